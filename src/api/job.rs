@@ -1,0 +1,167 @@
+//! The job resource: `/_api/job` and what is below it.
+//!
+//! Owns its paths, methods, parameters and status codes. How jobs live is `jobs`' and the store's.
+//! Invariant: `x-arango-async-id` stands on results and nowhere else, so that it tells a job's own
+//! `404` from this resource's.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::query::{number, parameter};
+use super::{json, text};
+use crate::call::{Answer, Call, Delivery, Owner, Receipt, empty};
+use crate::error::Error;
+use crate::job::stored::StoredResponse;
+use crate::job::{JobId, Stamp};
+use crate::jobs::Jobs;
+use crate::store::{JobKey, List, Lookup, Status};
+
+/// The field that carries a job's id.
+pub const ASYNC_ID: HeaderName = HeaderName::from_static("x-arango-async-id");
+
+/// The same under the name that the prose of ArangoDB's documentation gives it.
+const ASYNC_JOB_ID: HeaderName = HeaderName::from_static("x-arango-async-job-id");
+
+const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
+
+/// How many ids a list holds when `count` is absent.
+const DEFAULT_COUNT: usize = 100;
+
+const TRUE: &str = r#"{"result":true}"#;
+
+/// Answers a request for the job resource; `rest` is the path behind it.
+///
+/// # Errors
+/// What the resource itself has to say: `400`, `404`, `405`.
+pub fn answer(jobs: &Arc<Jobs>, call: &Call, rest: &str, query: &str) -> Result<Answer, Error> {
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let segments: Vec<&str> = rest.split('/').skip(1).collect();
+    match *call.request.method() {
+        Method::PUT => put(jobs, &call.owner, &segments),
+        Method::DELETE => delete(jobs, &call.owner, &segments, query),
+        _ => get(jobs, &call.owner, &segments, query),
+    }
+}
+
+fn get(jobs: &Jobs, owner: &Owner, segments: &[&str], query: &str) -> Result<Answer, Error> {
+    match segments {
+        [] => Err(Error::bad_parameter("")),
+        ["done"] => list(jobs, owner, List::Done, query),
+        ["pending"] => list(jobs, owner, List::Pending, query),
+        [id] => status(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
+        [id, "result"] => peek(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
+        [id, "log"] => log(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
+        _ => Err(Error::bad_parameter("")),
+    }
+}
+
+fn put(jobs: &Arc<Jobs>, owner: &Owner, segments: &[&str]) -> Result<Answer, Error> {
+    match segments {
+        [id] => collect(jobs, key(owner, id).ok_or(Error::not_found())?),
+        [id, "cancel"] => found(key(owner, id).is_some_and(|job| jobs.cancel(&job))),
+        _ => Err(Error::bad_parameter("")),
+    }
+}
+
+fn delete(jobs: &Jobs, owner: &Owner, segments: &[&str], query: &str) -> Result<Answer, Error> {
+    match segments {
+        ["all"] => {
+            jobs.store.forget_all(owner);
+            found(true)
+        }
+        ["expired"] => {
+            jobs.store.forget_before(owner, stamp(query)?);
+            found(true)
+        }
+        [id] => found(key(owner, id).is_some_and(|job| jobs.store.forget(&job))),
+        _ => Err(Error::bad_parameter("")),
+    }
+}
+
+fn key(owner: &Owner, segment: &str) -> Option<JobKey> {
+    JobId::parse(segment).map(|id| JobKey { owner: owner.clone(), id })
+}
+
+fn found(exists: bool) -> Result<Answer, Error> {
+    if exists { Ok(json(TRUE).into()) } else { Err(Error::not_found()) }
+}
+
+fn stamp(query: &str) -> Result<Stamp, Error> {
+    number(query, "stamp")
+        .and_then(Stamp::from_unix_seconds)
+        .ok_or(Error::bad_parameter("stamp is not a number"))
+}
+
+fn list(jobs: &Jobs, owner: &Owner, list: List, query: &str) -> Result<Answer, Error> {
+    let count = match parameter(query, "count") {
+        None => DEFAULT_COUNT,
+        Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            text.parse().unwrap_or(usize::MAX)
+        }
+        Some(_) => return Err(Error::bad_parameter("count is not a number")),
+    };
+    let ids = jobs.store.list(owner, list, count);
+    let quoted: Vec<String> = ids.iter().map(|id| format!("\"{id}\"")).collect();
+    Ok(json(format!("[{}]", quoted.join(","))).into())
+}
+
+fn status(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
+    match jobs.store.status(job) {
+        None => Err(Error::not_found()),
+        Some(Status::Done) => Ok(text("").into()),
+        Some(Status::Pending(progress)) => {
+            let mut response = empty(StatusCode::NO_CONTENT);
+            if let Some(line) = progress.and_then(|line| HeaderValue::try_from(line).ok()) {
+                response.headers_mut().insert(PROGRESS, line);
+            }
+            Ok(response.into())
+        }
+    }
+}
+
+fn log(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
+    jobs.store.log(job).map(|log| text(log).into()).ok_or(Error::not_found())
+}
+
+fn peek(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
+    answer_with(jobs.store.peek(job), job, Receipt::none)
+}
+
+fn collect(jobs: &Arc<Jobs>, job: JobKey) -> Result<Answer, Error> {
+    let lookup = jobs.store.collect(&job);
+    let receipt = || {
+        let (jobs, job) = (Arc::clone(jobs), job.clone());
+        Receipt::new(move |delivery| match delivery {
+            Delivery::Confirmed => jobs.store.confirm(&job),
+            Delivery::Failed => jobs.store.restore(&job),
+        })
+    };
+    answer_with(lookup, &job, receipt)
+}
+
+fn answer_with(
+    lookup: Lookup,
+    job: &JobKey,
+    receipt: impl FnOnce() -> Receipt,
+) -> Result<Answer, Error> {
+    match lookup {
+        Lookup::Unknown => Err(Error::not_found()),
+        Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
+        Lookup::Done(result) => Ok(Answer { receipt: receipt(), response: named(&result, job.id) }),
+    }
+}
+
+/// A result as its client gets it.
+fn named(result: &StoredResponse, id: JobId) -> http::Response<bytes::Bytes> {
+    let mut response = result.to_response();
+    for name in [ASYNC_ID, ASYNC_JOB_ID] {
+        response.headers_mut().insert(name, id_value(id));
+    }
+    response
+}
+
+/// The id as a field value.
+pub fn id_value(id: JobId) -> HeaderValue {
+    HeaderValue::try_from(id.to_string()).expect("digits are a field value")
+}

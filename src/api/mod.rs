@@ -1,0 +1,156 @@
+//! The built-in endpoints below `/_api/` and `/_admin/`, as a handler like any other.
+//!
+//! Owns the list of endpoints and their methods; what each does is in the files beside this one.
+//! Invariant: an endpoint that is not on the list is a `404` before anything is deferred.
+
+mod admin;
+mod collection;
+mod job;
+mod query;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use crate::call::{Call, empty};
+use crate::error::{Error, JSON};
+use crate::handler::{Handler, Outcome};
+use crate::job::execution::Execution;
+use crate::jobs::Jobs;
+pub use job::{ASYNC_ID, id_value};
+
+/// The path prefixes of the built-in endpoints; no route of the user's may stand below them.
+pub const PREFIXES: [&str; 2] = ["/_api/", "/_admin/"];
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// The built-in endpoints.
+pub struct Api {
+    jobs: Arc<Jobs>,
+}
+
+impl Api {
+    /// The endpoints over these jobs.
+    pub fn new(jobs: Arc<Jobs>) -> Self {
+        Self { jobs }
+    }
+}
+
+/// What a path below the prefixes names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint<'a> {
+    /// The job resource, with the path behind it.
+    Job(&'a str),
+    Version,
+    Time,
+    Sleep,
+    Echo,
+    Availability,
+    Collection,
+}
+
+impl<'a> Endpoint<'a> {
+    fn of(path: &'a str) -> Result<Self, Error> {
+        for prefix in ["/_api/job", "/_admin/job"] {
+            if let Some(rest) = path.strip_prefix(prefix)
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                return Ok(Self::Job(rest));
+            }
+        }
+        match path.strip_suffix('/').unwrap_or(path) {
+            "/_api/version" | "/_admin/version" => Ok(Self::Version),
+            "/_admin/time" => Ok(Self::Time),
+            "/_admin/sleep" => Ok(Self::Sleep),
+            "/_admin/echo" => Ok(Self::Echo),
+            "/_admin/server/availability" => Ok(Self::Availability),
+            "/_api/collection" => Ok(Self::Collection),
+            _ => Err(Error::NotFound("no such endpoint".into())),
+        }
+    }
+
+    /// The methods it has; `None`: all.
+    const fn allow(self) -> Option<&'static str> {
+        match self {
+            Self::Job(_) => Some("DELETE, GET, HEAD, OPTIONS, PUT"),
+            Self::Time | Self::Sleep | Self::Availability => Some("GET, HEAD, OPTIONS"),
+            Self::Collection => Some("OPTIONS, POST"),
+            Self::Version | Self::Echo => None,
+        }
+    }
+}
+
+impl Handler for Api {
+    fn check(&self, request: &Parts) -> Result<(), Error> {
+        Endpoint::of(request.uri.path()).map(drop)
+    }
+
+    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
+        let endpoint = Endpoint::of(call.request.uri().path())?;
+        let method = call.request.method();
+        if let Some(allow) = endpoint.allow() {
+            if method == Method::OPTIONS {
+                return Ok(options(allow).into());
+            }
+            if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
+                return Err(Error::MethodNotSupported(allow));
+            }
+        }
+        let query = call.request.uri().query().unwrap_or_default();
+        match endpoint {
+            Endpoint::Job(rest) => job::answer(&self.jobs, call, rest, query).map(Outcome::Answer),
+            Endpoint::Version => Ok(admin::version(query, self.jobs.store.name()).into()),
+            Endpoint::Time => Ok(admin::time().into()),
+            Endpoint::Sleep => admin::sleep(query, execution).map(Into::into),
+            Endpoint::Echo => Ok(admin::echo(call).into()),
+            Endpoint::Availability => admin::availability(&self.jobs).map(Into::into),
+            Endpoint::Collection => Err(collection::create(call.request.body())),
+        }
+    }
+}
+
+/// The answer to OPTIONS (RFC 9110 section 9.3.7).
+fn options(allow: &'static str) -> Response<Bytes> {
+    let mut response = empty(StatusCode::OK);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// A `200` with JSON.
+fn json(body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// A `200` with text, or with nothing.
+fn text(body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_endpoints() {
+        for (path, endpoint) in [
+            ("/_api/job", Some(Endpoint::Job(""))),
+            ("/_api/job/", Some(Endpoint::Job("/"))),
+            ("/_admin/job/12/cancel", Some(Endpoint::Job("/12/cancel"))),
+            ("/_api/jobs", None),
+            ("/_api/version/", Some(Endpoint::Version)),
+            ("/_admin/version", Some(Endpoint::Version)),
+            ("/_admin/server/availability", Some(Endpoint::Availability)),
+            ("/_api/", None),
+            ("/_admin/unknown", None),
+        ] {
+            assert_eq!(Endpoint::of(path).ok(), endpoint, "{path}");
+        }
+    }
+}

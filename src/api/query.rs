@@ -1,0 +1,46 @@
+//! Parameters of a query: `name=value` pairs between `&`, percent-encoded.
+//!
+//! Owns nothing else; what a value means is its endpoint's.
+
+use crate::handler::locate::decode;
+
+/// The first value of `name`, decoded; an empty one where there is no `=`. Bytes that are no UTF-8
+/// are replaced.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key)? == name.as_bytes())
+            .then(|| decode(value).unwrap_or_else(|| value.as_bytes().to_vec()))
+            .map(|value| String::from_utf8_lossy(&value).into_owned())
+    })
+}
+
+/// Whether `name` is switched on, as ArangoDB reads it.
+pub fn is_on(query: &str, name: &str) -> bool {
+    parameter(query, name).is_some_and(|value| {
+        matches!(value.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "y" | "1")
+    })
+}
+
+/// The value of `name` as a finite number.
+pub fn number(query: &str, name: &str) -> Option<f64> {
+    parameter(query, name)?.parse().ok().filter(|n: &f64| n.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_value_counts() {
+        let query = "a=1&count=%31%30&b&count=7&bad=%zz&d=yes";
+        assert_eq!(parameter(query, "count").as_deref(), Some("10"));
+        assert_eq!(parameter(query, "b").as_deref(), Some(""));
+        assert_eq!(parameter(query, "bad").as_deref(), Some("%zz"));
+        assert_eq!(parameter(query, "c"), None);
+        assert!(is_on(query, "d") && !is_on(query, "b"));
+        assert_eq!(number("t=1.5", "t"), Some(1.5));
+        assert_eq!(number("t=inf", "t"), None);
+        assert_eq!(number("t=", "t"), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! What travels between the rooms: a request with where it came from, and an answer with its receipt.
+//!
+//! Owns no behaviour of HTTP itself (the `http` crate's types carry that). Invariant: a [`Receipt`]
+//! is settled exactly once, whatever becomes of the connection: confirmed, or failed when dropped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+
+/// The authenticated user to whom a job belongs; the empty name where nobody needs to say who they are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// The owner of every job while deferd runs without authentication.
+    pub fn anonymous() -> Self {
+        Self(Arc::from(""))
+    }
+
+    /// The name as the log shows it: `-` for nobody.
+    pub fn as_log(&self) -> &str {
+        if self.0.is_empty() { "-" } else { &self.0 }
+    }
+}
+
+/// The two ends of the connection that a request came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+}
+
+/// A whole request: read to its last byte, checked, and with its target in origin-form.
+#[derive(Debug)]
+pub struct Call {
+    /// Method, target, fields and content.
+    pub request: Request<Vec<u8>>,
+    /// Where it came from.
+    pub connection: Connection,
+    /// Who sent it.
+    pub owner: Owner,
+}
+
+impl Call {
+    /// An estimate of the memory that the request holds while it waits, in bytes.
+    pub fn footprint(&self) -> usize {
+        let fields: usize =
+            self.request.headers().iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+        let target = self.request.uri().path_and_query().map_or(1, |t| t.as_str().len());
+        self.request.body().len() + fields + target
+    }
+}
+
+/// Whether the bytes of an answer went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Every byte was handed to the connection.
+    Confirmed,
+    /// The connection broke first.
+    Failed,
+}
+
+/// Tells the owner of an answer's content whether it was delivered.
+///
+/// A collected result is removed only when its receipt is confirmed; dropped unconfirmed, the
+/// result is back in the store.
+#[must_use]
+pub struct Receipt(Option<Box<dyn FnOnce(Delivery) + Send>>);
+
+impl Receipt {
+    /// The receipt of an answer whose loss concerns nobody.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// A receipt that calls `settle` once.
+    pub fn new(settle: impl FnOnce(Delivery) + Send + 'static) -> Self {
+        Self(Some(Box::new(settle)))
+    }
+
+    /// Whether anybody waits for the delivery.
+    pub const fn matters(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Says that every byte went out.
+    pub fn confirm(mut self) {
+        if let Some(settle) = self.0.take() {
+            settle(Delivery::Confirmed);
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(settle) = self.0.take() {
+            settle(Delivery::Failed);
+        }
+    }
+}
+
+/// A response on its way to the client.
+pub struct Answer {
+    /// Status code, fields and content; the front adds `date`, `content-length` and `connection`.
+    pub response: Response<Bytes>,
+    /// To be confirmed when the last byte went out.
+    pub receipt: Receipt,
+}
+
+impl From<Response<Bytes>> for Answer {
+    fn from(response: Response<Bytes>) -> Self {
+        Self { response, receipt: Receipt::none() }
+    }
+}
+
+/// An empty response of the given status code.
+pub fn empty(status: StatusCode) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_receipt_is_settled_once() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let note = |seen: &Arc<Mutex<Vec<Delivery>>>| {
+            let seen = Arc::clone(seen);
+            Receipt::new(move |delivery| seen.lock().unwrap().push(delivery))
+        };
+        note(&seen).confirm();
+        drop(note(&seen));
+        Receipt::none().confirm();
+        assert_eq!(*seen.lock().unwrap(), [Delivery::Confirmed, Delivery::Failed]);
+    }
+}

@@ -1,0 +1,321 @@
+//! The configuration: from arguments and a file to checked values.
+//!
+//! Owns every option: its name, its default, its form and its place in `--help`. Reading it has no
+//! effect beyond opening the `--config` file. Invariant: an error names the option, the value and what
+//! is wrong with it.
+
+mod route;
+mod value;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+pub use route::{RouteConfig, Target};
+
+/// `--help`.
+pub const HELP: &str = include_str!("help.txt");
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// Whether strangers may be listened to without credentials.
+    pub exposure: Exposure,
+    /// The routes beside the built-in ones.
+    pub routes: Vec<RouteConfig>,
+    /// Worker threads.
+    pub workers: usize,
+    /// Jobs that wait, at the most.
+    pub queue: usize,
+    /// Waiting requests and kept results, in bytes, at the most.
+    pub max_stored: usize,
+    /// A request's content, in bytes, at the most.
+    pub max_body: usize,
+    /// A request's head, in bytes, at the most.
+    pub max_head: usize,
+    /// What a script may write to stdout, in bytes, where its route says nothing else.
+    pub max_output: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// How long a result is kept.
+    pub ttl: Duration,
+    /// How long a job may run where its route says nothing else.
+    pub timeout: Duration,
+    /// How long the content of a request may take, beside a second for each KiB.
+    pub body_timeout: Duration,
+    /// How long running jobs have at the end.
+    pub grace: Duration,
+}
+
+/// Who can reach deferd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Only this host.
+    Loopback,
+    /// Anybody, and the operator said so: `--insecure`.
+    Insecure,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8529)),
+            exposure: Exposure::Loopback,
+            routes: Vec::new(),
+            workers: cores.max(2),
+            queue: 4096,
+            max_stored: 256 << 20,
+            max_body: 16 << 20,
+            max_head: 16 << 10,
+            max_output: 16 << 20,
+            max_connections: 512,
+            ttl: Duration::from_secs(24 * 3600),
+            timeout: Duration::from_secs(3600),
+            body_timeout: Duration::from_secs(20),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Serve.
+    Serve(Box<Config>),
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// What is wrong with the configuration, in words for the operator.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Invalid(String);
+
+impl Invalid {
+    /// An error that names the option, its value and what is wrong.
+    pub fn new(option: &str, value: &str, what: impl fmt::Display) -> Self {
+        Self(format!("{option} {value:?}: {what}"))
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+impl From<lexopt::Error> for Invalid {
+    fn from(error: lexopt::Error) -> Self {
+        Self(format!("{error}; see --help"))
+    }
+}
+
+/// Reads the arguments, and the files that they name. A later option replaces an earlier one, the
+/// command line replaces the file, and routes add up.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Invalid> {
+    let mut from_file = Settings::default();
+    let mut from_line = Settings::default();
+    let mut parser = lexopt::Parser::from_iter(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(Command::Help),
+            lexopt::Arg::Short('V') | lexopt::Arg::Long("version") => return Ok(Command::Version),
+            lexopt::Arg::Long("config") => from_file.read_file(Path::new(&parser.value()?))?,
+            lexopt::Arg::Long("insecure") => from_line.set("insecure", "", "--insecure")?,
+            lexopt::Arg::Long(name) if is_option(name) => {
+                let name = name.to_owned();
+                let value = parser.value()?;
+                let value = value
+                    .to_str()
+                    .ok_or_else(|| Invalid::new(&name, &value.to_string_lossy(), "not UTF-8"))?;
+                from_line.set(&name, value, &format!("--{name}"))?;
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let config = from_line.over(from_file);
+    config.check()?;
+    Ok(Command::Serve(Box::new(config)))
+}
+
+/// Sets one option of a configuration from its text.
+type Setter = fn(&mut Config, &str) -> Result<(), String>;
+
+/// Every option that takes a value, by name.
+const OPTIONS: [(&str, Setter); 14] = [
+    ("listen", |c, v| value::address(v).map(|v| c.listen = v)),
+    ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
+    ("workers", |c, v| value::count(v).map(|v| c.workers = v)),
+    ("queue", |c, v| value::count(v).map(|v| c.queue = v)),
+    ("max-stored", |c, v| value::size(v).map(|v| c.max_stored = v)),
+    ("max-body", |c, v| value::size(v).map(|v| c.max_body = v)),
+    ("max-head", |c, v| value::size(v).map(|v| c.max_head = v)),
+    ("max-output", |c, v| value::size(v).map(|v| c.max_output = v)),
+    ("max-connections", |c, v| value::count(v).map(|v| c.max_connections = v)),
+    ("ttl", |c, v| value::duration(v).map(|v| c.ttl = v)),
+    ("timeout", |c, v| value::duration(v).map(|v| c.timeout = v)),
+    ("body-timeout", |c, v| value::duration(v).map(|v| c.body_timeout = v)),
+    ("grace", |c, v| value::duration(v).map(|v| c.grace = v)),
+    ("insecure", |c, v| value::flag(v).map(|()| c.exposure = Exposure::Insecure)),
+];
+
+fn is_option(name: &str) -> bool {
+    OPTIONS.iter().any(|(option, _)| *option == name)
+}
+
+/// Settings in the order in which they were read.
+#[derive(Default)]
+struct Settings(Vec<(Setter, String)>);
+
+impl Settings {
+    /// Takes a setting, if it is one: it is tried on a configuration that nobody uses.
+    fn set(&mut self, name: &str, text: &str, place: &str) -> Result<(), Invalid> {
+        let option = OPTIONS.iter().find(|(option, _)| *option == name);
+        let (_, setter) =
+            option.ok_or_else(|| Invalid::new(place, text, "no such option; see --help"))?;
+        setter(&mut Config::default(), text).map_err(|what| Invalid::new(place, text, what))?;
+        self.0.push((*setter, text.to_owned()));
+        Ok(())
+    }
+
+    /// Reads a file: a line `name value` for each option, `#` before comments.
+    fn read_file(&mut self, path: &Path) -> Result<(), Invalid> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Invalid::new("--config", &shown, error))?;
+        for (n, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            self.set(name, value.trim(), &format!("{shown}:{}: {name}", n + 1))?;
+        }
+        Ok(())
+    }
+
+    /// The configuration that these settings make over those of a file.
+    fn over(self, file: Self) -> Config {
+        let mut config = Config::default();
+        for (setter, text) in file.0.iter().chain(&self.0) {
+            // Cannot fail: `set` has tried it.
+            let _ = setter(&mut config, text);
+        }
+        config
+    }
+}
+
+impl Config {
+    /// Checks what concerns more than one option.
+    fn check(&self) -> Result<(), Invalid> {
+        if self.exposure == Exposure::Loopback && !self.listen.ip().to_canonical().is_loopback() {
+            let what = "not a loopback address: anybody who reaches it could run the routes; \
+                        say --insecure if that is meant";
+            return Err(Invalid::new("--listen", &self.listen.to_string(), what));
+        }
+        for (n, route) in self.routes.iter().enumerate() {
+            if self.routes[..n].iter().any(|other| other.prefix == route.prefix) {
+                return Err(Invalid::new(
+                    "--route",
+                    &route.prefix,
+                    "this prefix has a route already",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Command, Invalid> {
+        parse(["deferd"].iter().chain(arguments).map(OsString::from))
+    }
+
+    fn config(arguments: &[&str]) -> Config {
+        match read(arguments) {
+            Ok(Command::Serve(config)) => *config,
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_are_read() {
+        assert_eq!(config(&[]), Config::default());
+        let read = config(&[
+            "--listen=[::1]:0",
+            "--ttl",
+            "5m",
+            "--max-stored",
+            "1G",
+            "--queue",
+            "7",
+            "--queue=8",
+        ]);
+        assert_eq!(read.listen, "[::1]:0".parse().unwrap());
+        assert_eq!((read.ttl, read.max_stored, read.queue), (Duration::from_secs(300), 1 << 30, 8));
+        assert_eq!(config(&["--insecure", "--listen", "0.0.0.0:1"]).exposure, Exposure::Insecure);
+        assert_eq!(super::parse(["x".into(), "-h".into()]), Ok(Command::Help));
+        assert_eq!(super::parse(["x".into(), "--version".into()]), Ok(Command::Version));
+    }
+
+    #[test]
+    fn an_error_names_the_option_the_value_and_what_is_wrong() {
+        for (arguments, part) in [
+            (&["--queue", "none"][..], "--queue \"none\": not a whole number"),
+            (&["--queue", "0"], "--queue \"0\": must be at least 1"),
+            (&["--ttl", "5"], "--ttl \"5\": no unit"),
+            (&["--max-body", "5X"], "--max-body \"5X\""),
+            (&["--listen", "localhost"], "--listen \"localhost\""),
+            (&["--listen", "0.0.0.0:80"], "--insecure"),
+            (&["--route", "x=run:."], "--route \"x=run:.\": the prefix does not begin with /"),
+            (&["--route", "/a=run:.", "--route", "/a=cgi:."], "has a route already"),
+            (&["--insecure=yes"], "insecure"),
+            (&["--nonsense"], "--nonsense"),
+            (&["stray"], "stray"),
+            (&["--queue"], "queue"),
+            (&["--config", "/nonexistent/file"], "--config \"/nonexistent/file\""),
+        ] {
+            let error = read(arguments).unwrap_err().to_string();
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_and_the_command_line_replaces_it() {
+        let path = std::env::temp_dir().join(format!("deferd-config-{}", std::process::id()));
+        let file = path.to_str().unwrap();
+        std::fs::write(&path, "# comment\n\nqueue 5\nttl\t10s\nroute /a=run:/tmp\ninsecure\n")
+            .unwrap();
+        let both = config(&["--ttl", "20s", "--config", file, "--route", "/b=cgi:/tmp"]);
+        assert_eq!((both.queue, both.ttl), (5, Duration::from_secs(20)));
+        assert_eq!(both.routes.len(), 2);
+        assert_eq!(both.exposure, Exposure::Insecure);
+        std::fs::write(&path, "queue 5\nttl soon\n").unwrap();
+        let error = read(&["--config", file]).unwrap_err().to_string();
+        assert!(error.contains(&format!("{file}:2: ttl \"soon\"")), "{error}");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn every_option_is_in_the_help_and_the_help_is_short() {
+        for (name, _) in OPTIONS {
+            assert!(HELP.contains(&format!("--{name}")), "{name}");
+        }
+        assert!(HELP.lines().count() <= 36, "more than a screen and a half");
+        assert!(HELP.lines().all(|line| line.chars().count() <= 80));
+    }
+}

@@ -1,0 +1,197 @@
+//! The one place where deferd's own errors get their status code, number and JSON body.
+//!
+//! Owns the table of errors that deferd itself can answer with (a script's or an upstream's own
+//! error answers pass through and never come here). Invariant: every body has the same four
+//! members in the same order, so that ArangoDB's drivers can read them.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+/// The content type of every JSON answer.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
+/// What stands behind the colon of an error message; empty where nothing more can be said.
+pub type Detail = Cow<'static, str>;
+
+/// An error that deferd itself answers with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// 400/400: the request, or one of its parameters, has no meaning here.
+    BadParameter(Detail),
+    /// 400/600: a body that should be JSON is not.
+    BadJson(Detail),
+    /// 400/1208: a collection name that no collection can have.
+    IllegalName,
+    /// 403/403: the thing exists and may not be run.
+    Forbidden(Detail),
+    /// 404/404: no such job, route, script or endpoint.
+    NotFound(Detail),
+    /// 404/1228: only the database `_system` exists.
+    UnknownDatabase,
+    /// 405/405, with the methods that the resource has.
+    MethodNotSupported(&'static str),
+    /// 408/408: the request was not complete in time.
+    RequestTimeout,
+    /// 410/21: the job was cancelled (RFC 9110 has no better code; ArangoDB chose it).
+    Cancelled,
+    /// 413/413: the content is larger than `--max-body`.
+    BodyTooLarge,
+    /// 414/414: the request target alone is larger than `--max-head`.
+    UriTooLong,
+    /// 417/417: an expectation other than `100-continue`.
+    ExpectationFailed,
+    /// 431/431: the head is larger than `--max-head`, or has too many fields.
+    FieldsTooLarge(Detail),
+    /// 500/500: a handler failed in a way that is deferd's fault.
+    Internal(Detail),
+    /// 501/501: understood, and not offered.
+    NotImplemented(Detail),
+    /// 502/502: the script or upstream gave no usable answer.
+    BadGateway(Detail),
+    /// 503/21003: the queue or the storage is full; trying again later may succeed.
+    QueueFull(Detail),
+    /// 503/503: deferd cannot serve this now: it is ending, or short of a resource.
+    Unavailable(Detail),
+    /// 504/504: the script or upstream did not answer within its time limit.
+    GatewayTimeout(Detail),
+    /// 505/505: neither HTTP/1.0 nor HTTP/1.1.
+    VersionNotSupported,
+}
+
+impl Error {
+    /// A `400` that says what is wrong with the request.
+    pub fn bad_parameter(detail: impl Into<Detail>) -> Self {
+        Self::BadParameter(detail.into())
+    }
+
+    /// The bare `404` of the job resource.
+    pub const fn not_found() -> Self {
+        Self::NotFound(Cow::Borrowed(""))
+    }
+
+    /// Status code, ArangoDB's error number, message and detail: one row for each error.
+    fn row(&self) -> (StatusCode, u16, &'static str, &str) {
+        match self {
+            Self::BadParameter(d) => (StatusCode::BAD_REQUEST, 400, "bad parameter", d),
+            Self::BadJson(d) => (StatusCode::BAD_REQUEST, 600, "invalid JSON", d),
+            Self::IllegalName => {
+                (StatusCode::BAD_REQUEST, 1208, "cannot create collection", "illegal name")
+            }
+            Self::Forbidden(d) => (StatusCode::FORBIDDEN, 403, "forbidden", d),
+            Self::NotFound(d) => (StatusCode::NOT_FOUND, 404, "not found", d),
+            Self::UnknownDatabase => (StatusCode::NOT_FOUND, 1228, "database not found", ""),
+            Self::MethodNotSupported(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, 405, "method not supported", "")
+            }
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, 408, "request timeout", ""),
+            Self::Cancelled => (StatusCode::GONE, 21, "canceled request", ""),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 413, "body too large", ""),
+            Self::UriTooLong => (StatusCode::URI_TOO_LONG, 414, "request target too long", ""),
+            Self::ExpectationFailed => {
+                (StatusCode::EXPECTATION_FAILED, 417, "expectation failed", "")
+            }
+            Self::FieldsTooLarge(d) => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, 431, "header fields too large", d)
+            }
+            Self::Internal(d) => (StatusCode::INTERNAL_SERVER_ERROR, 500, "internal error", d),
+            Self::NotImplemented(d) => (StatusCode::NOT_IMPLEMENTED, 501, "not implemented", d),
+            Self::BadGateway(d) => (StatusCode::BAD_GATEWAY, 502, "bad gateway", d),
+            Self::QueueFull(d) => (StatusCode::SERVICE_UNAVAILABLE, 21003, "queue is full", d),
+            Self::Unavailable(d) => {
+                (StatusCode::SERVICE_UNAVAILABLE, 503, "service unavailable", d)
+            }
+            Self::GatewayTimeout(d) => (StatusCode::GATEWAY_TIMEOUT, 504, "gateway timeout", d),
+            Self::VersionNotSupported => {
+                (StatusCode::HTTP_VERSION_NOT_SUPPORTED, 505, "HTTP version not supported", "")
+            }
+        }
+    }
+
+    /// The status code of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.row().0
+    }
+
+    /// The whole answer.
+    pub fn response(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.body()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, JSON);
+        match self {
+            Self::MethodNotSupported(allow) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::QueueFull(_) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Unavailable(_) => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+
+    /// The four members, in the order that ArangoDB 1.4 gives them: its C++ handlers put the
+    /// message second, its JavaScript actions (the collections) put it last.
+    fn body(&self) -> String {
+        let (status, number, message, detail) = self.row();
+        let mut text = message.to_owned();
+        if !detail.is_empty() {
+            let _ = write!(text, ": {detail}");
+        }
+        let text = serde_json::Value::from(text);
+        let code = status.as_u16();
+        match self {
+            Self::IllegalName | Self::BadJson(_) => {
+                format!(
+                    r#"{{"error":true,"code":{code},"errorNum":{number},"errorMessage":{text}}}"#
+                )
+            }
+            _ => {
+                format!(
+                    r#"{{"error":true,"errorMessage":{text},"code":{code},"errorNum":{number}}}"#
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_have_four_members_in_the_documented_order() {
+        let table = [
+            (
+                Error::bad_parameter(""),
+                r#"{"error":true,"errorMessage":"bad parameter","code":400,"errorNum":400}"#,
+            ),
+            (
+                Error::not_found(),
+                r#"{"error":true,"errorMessage":"not found","code":404,"errorNum":404}"#,
+            ),
+            (
+                Error::Cancelled,
+                r#"{"error":true,"errorMessage":"canceled request","code":410,"errorNum":21}"#,
+            ),
+            (
+                Error::IllegalName,
+                r#"{"error":true,"code":400,"errorNum":1208,"errorMessage":"cannot create collection: illegal name"}"#,
+            ),
+            (
+                Error::bad_parameter("stamp is not a \"number\""),
+                r#"{"error":true,"errorMessage":"bad parameter: stamp is not a \"number\"","code":400,"errorNum":400}"#,
+            ),
+        ];
+        for (error, body) in table {
+            assert_eq!(error.body(), body);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The accept loop: from a listening socket to one thread per connection.
+//!
+//! Owns the listening socket. Invariant: only [`Stopper::stop`] ends the loop; running out of
+//! descriptors, memory or threads costs the connection at hand, is told, and passes.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use super::head::Persistence;
+use super::reply::{self, Clock, Content};
+use super::slots::{Slot, Slots};
+use super::{Limits, connection};
+use crate::error::Error;
+use crate::service::Service;
+
+/// The stack of a connection's thread: its deepest path is JSON and the table of fields.
+const STACK: usize = 256 * 1024;
+
+/// How long the loop rests when the system gives it no more descriptors.
+const REST: Duration = Duration::from_millis(50);
+
+/// How often the same trouble is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// A socket that listens.
+pub struct Listening {
+    listener: TcpListener,
+    stop: Arc<OwnedFd>,
+    slots: Arc<Slots>,
+}
+
+/// Ends the accept loop from another thread.
+pub struct Stopper {
+    stop: Arc<OwnedFd>,
+    slots: Arc<Slots>,
+}
+
+impl Stopper {
+    /// Ends the accept loop: no new connections.
+    pub fn stop(&self) {
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+    }
+
+    /// Whether an answer is still on its way.
+    pub fn is_busy(&self) -> bool {
+        self.slots.busy() > 0
+    }
+}
+
+impl Listening {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn bind(address: SocketAddr, max_connections: usize) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(Self { listener, stop, slots: Slots::new(max_connections) })
+    }
+
+    /// The address, with the real port.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What ends this loop.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { stop: Arc::clone(&self.stop), slots: Arc::clone(&self.slots) }
+    }
+
+    /// Accepts connections until stopped, and then closes the listening socket.
+    pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) {
+        let mut trouble = Trouble::default();
+        while self.wait() {
+            match self.listener.accept() {
+                Ok((stream, peer)) => match self.slots.take(peer.ip()) {
+                    Some(slot) => spawn(stream, slot, service, limits, &mut trouble),
+                    None => turn_away(&stream, "too many connections", &mut trouble),
+                },
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    trouble.tell(&format!("cannot accept connections: {error}"));
+                    thread::sleep(REST);
+                }
+            }
+        }
+    }
+
+    /// Waits for a connection; `false` when stopped.
+    fn wait(&self) -> bool {
+        let mut fds =
+            [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
+        // An interrupted wait is an empty one: then `accept` would block.
+        let _ = poll(&mut fds, None);
+        fds[1].revents().is_empty()
+    }
+}
+
+/// Errors of `accept` that concern the connection and not the loop (accept(2)).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+    )
+}
+
+/// Starts the thread of a connection.
+fn spawn(
+    stream: TcpStream,
+    slot: Slot,
+    service: &Arc<Service>,
+    limits: &Arc<Limits>,
+    trouble: &mut Trouble,
+) {
+    let (service, limits) = (Arc::clone(service), Arc::clone(limits));
+    let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
+    // Shared, so that there is somebody to answer where there is no thread.
+    let stream = Arc::new(stream);
+    let its = Arc::clone(&stream);
+    let spawned = thread.spawn(move || connection::serve(&its, &slot, &service, &limits));
+    if let Err(error) = spawned {
+        turn_away(&stream, &format!("no thread for a connection: {error}"), trouble);
+    }
+}
+
+/// Answers `503` without waiting for anything, and closes.
+fn turn_away(mut stream: &TcpStream, why: &str, trouble: &mut Trouble) {
+    trouble.tell(why);
+    if stream.set_nonblocking(true).is_err() {
+        return;
+    }
+    // What has come already is taken out, because a reset could overtake the answer.
+    let _ = stream.read(&mut [0; 16 * 1024]);
+    let response = Error::Unavailable("too many connections".into()).response();
+    let (close, version) = (Persistence::Close, http::Version::HTTP_11);
+    let mut clock = Clock::default();
+    let _ = reply::write(&mut stream, &response, Content::Sent, close, version, &mut clock);
+}
+
+/// Tells of trouble that can come a thousand times a second, once in a while.
+#[derive(Default)]
+struct Trouble {
+    told: Option<Instant>,
+    untold: usize,
+}
+
+impl Trouble {
+    fn tell(&mut self, what: &str) {
+        if self.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            self.untold += 1;
+            return;
+        }
+        log::warn!("{what} ({} times before)", self.untold);
+        (self.told, self.untold) = (Some(Instant::now()), 0);
+    }
+}

@@ -1,0 +1,171 @@
+//! One connection: its requests one after the other, each through the same phases.
+//!
+//! Owns the order of the phases: read head → check → read content → call → write → again. What each
+//! phase means is in the files beside this one. Invariant: a receipt is confirmed after the last byte
+//! of its answer was written and the connection shows no error, and never otherwise.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Version};
+
+use super::head::{Expectation, Framing, Head, Persistence};
+use super::input::Input;
+use super::reply::{Clock, Content};
+use super::slots::Slot;
+use super::{Broken, Limits, body, head, reply};
+use crate::call::{Answer, Connection};
+use crate::service::Service;
+
+/// How long, and how much, a closing connection is read, so that its last answer is not lost to a
+/// reset (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// One connection.
+pub struct Exchange<'a> {
+    service: &'a Service,
+    limits: &'a Limits,
+    slot: &'a Slot,
+    stream: &'a TcpStream,
+    input: Input<&'a TcpStream>,
+    connection: Connection,
+    clock: Clock,
+}
+
+/// Serves a connection to its end.
+pub fn serve(stream: &TcpStream, slot: &Slot, service: &Service, limits: &Limits) {
+    let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+    let Ok((peer, local)) = ends else { return };
+    let ready = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_nodelay(true))
+        .and_then(|()| stream.set_write_timeout(Some(limits.write_time)));
+    if ready.is_err() {
+        return;
+    }
+    let input = Input::new(stream);
+    let connection = Connection { peer, local };
+    let clock = Clock::default();
+    let mut exchange = Exchange { service, limits, slot, stream, input, connection, clock };
+    while exchange.next() == Persistence::KeepAlive {}
+}
+
+impl Exchange<'_> {
+    /// Serves one request.
+    fn next(&mut self) -> Persistence {
+        match head::read(&mut self.input, self.limits) {
+            Ok(Some(head)) => {
+                let slot = self.slot;
+                let _busy = slot.begin_request();
+                self.answer(head)
+            }
+            Ok(None) => Persistence::Close,
+            Err(broken) => self.refuse(broken),
+        }
+    }
+
+    fn answer(&mut self, head: Head) -> Persistence {
+        let Head { mut parts, framing, persistence, expectation } = head;
+        let version = parts.version;
+        let content = if parts.method == Method::HEAD { Content::Omitted } else { Content::Sent };
+        let plan = match self.service.plan(&mut parts, &self.connection) {
+            Ok(plan) => plan,
+            Err(answer) if framing == Framing::Length(0) => {
+                return self.deliver(*answer, content, persistence, version);
+            }
+            Err(answer) => {
+                // Its content is still to come, and nobody will read it.
+                self.deliver(*answer, content, Persistence::Close, version);
+                return self.linger();
+            }
+        };
+        let expected = expectation == Expectation::Continue && framing != Framing::Length(0);
+        if expected && self.input.bytes().is_empty() && self.send_continue().is_err() {
+            return Persistence::Close;
+        }
+        let body = match body::read(&mut self.input, framing, self.limits) {
+            Ok(body) => body,
+            Err(broken) => return self.refuse(broken),
+        };
+        let answer = self.service.call(plan, Request::from_parts(parts, body), self.connection);
+        self.deliver(answer, content, persistence, version)
+    }
+
+    fn send_continue(&mut self) -> std::io::Result<()> {
+        let mut stream = self.stream;
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+    }
+
+    /// Writes an answer and settles its receipt.
+    fn deliver(
+        &mut self,
+        answer: Answer,
+        content: Content,
+        wanted: Persistence,
+        version: Version,
+    ) -> Persistence {
+        let Answer { response, receipt } = answer;
+        let asks_to_close = response.headers().contains_key(http::header::CONNECTION);
+        let ends = asks_to_close || self.service.is_draining();
+        let persistence = if ends { Persistence::Close } else { wanted };
+        let mut stream = self.stream;
+        let written =
+            reply::write(&mut stream, &response, content, persistence, version, &mut self.clock);
+        if let Err(error) = written {
+            log::debug!(
+                "peer={} left before its answer was written: {error}",
+                self.connection.peer
+            );
+            return Persistence::Close;
+        }
+        // A peer that is gone resets the connection; that may be known only now.
+        if receipt.matters() && !matches!(stream.take_error(), Ok(None)) {
+            log::debug!("peer={} left before its answer was delivered", self.connection.peer);
+            return Persistence::Close;
+        }
+        receipt.confirm();
+        persistence
+    }
+
+    /// Answers a request that is not one, and closes.
+    fn refuse(&mut self, broken: Broken) -> Persistence {
+        let Broken::Refused(error) = broken else { return Persistence::Close };
+        let response = error.response();
+        log_refused(&self.connection, &response);
+        let answer = Answer::from(response);
+        self.deliver(answer, Content::Sent, Persistence::Close, Version::HTTP_11);
+        self.linger()
+    }
+
+    /// Ends the answer and reads on for a moment, without looking at what comes.
+    fn linger(&mut self) -> Persistence {
+        let deadline = Instant::now() + LINGER;
+        let mut stream = self.stream;
+        let mut waste = [0; 4096];
+        let mut left = LINGER_BYTES;
+        let _ = stream.shutdown(Shutdown::Write);
+        while left > 0 {
+            let time = deadline.saturating_duration_since(Instant::now());
+            if time.is_zero() || stream.set_read_timeout(Some(time)).is_err() {
+                break;
+            }
+            match stream.read(&mut waste) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => left = left.saturating_sub(n),
+            }
+        }
+        Persistence::Close
+    }
+}
+
+fn log_refused(connection: &Connection, response: &http::Response<Bytes>) {
+    log::info!(
+        "request=- target=- peer={} owner=- route=- job=- status={} refused={}",
+        connection.peer,
+        response.status().as_u16(),
+        String::from_utf8_lossy(response.body()),
+    );
+}

@@ -1,0 +1,295 @@
+//! The head of a request: read, checked, and its framing decided (RFC 9112 sections 2 to 6).
+//!
+//! Owns every rule of strictness before the content. Pure over its input: sockets are `input`'s.
+//! Invariant: a head that any two readers could frame differently is refused.
+
+use std::io::Read;
+use std::time::Instant;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use super::input::{Input, Timed};
+use super::{Broken, Limits};
+use crate::error::Error;
+
+/// How many fields a head may have.
+const MAX_FIELDS: usize = 100;
+
+/// How the content of a request is delimited (RFC 9112 section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// By its length; zero where there is no content.
+    Length(u64),
+    /// By the chunked transfer coding.
+    Chunked,
+}
+
+/// What becomes of the connection after the answer (RFC 9112 section 9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// The next request may come.
+    KeepAlive,
+    /// It is closed.
+    Close,
+}
+
+/// Whether the client waits for a `100` before it sends the content (RFC 9110 section 10.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    /// It does.
+    Continue,
+    /// It does not.
+    None,
+}
+
+/// A request without its content.
+#[derive(Debug)]
+pub struct Head {
+    /// Method, target in origin-form, version and fields.
+    pub parts: Parts,
+    /// Where it ends.
+    pub framing: Framing,
+    /// What the client wants of the connection.
+    pub persistence: Persistence,
+    /// Whether the client waits.
+    pub expectation: Expectation,
+}
+
+/// Reads the next head. `None` when the client closes, or is idle, where no request has begun.
+///
+/// # Errors
+/// [`Broken`], with the error that the client should get.
+pub fn read<R: Read + Timed>(
+    input: &mut Input<R>,
+    limits: &Limits,
+) -> Result<Option<Head>, Broken> {
+    if input.bytes().is_empty() {
+        match input.fill(Instant::now() + limits.idle_time) {
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) => {}
+        }
+    }
+    let deadline = Instant::now() + limits.head_time;
+    let mut blank_line = Blank::Allowed;
+    let mut scanned = 0;
+    loop {
+        if input.bytes().starts_with(b"\r\n") && blank_line == Blank::Allowed {
+            // "SHOULD ignore at least one empty line received prior to the request-line" (2.2).
+            input.consume(2);
+            blank_line = Blank::Seen;
+            continue;
+        }
+        let bytes = input.bytes();
+        if let Some(len) = end_of_head(bytes, &mut scanned)? {
+            return if len > limits.max_head {
+                Err(too_large(bytes, limits).into())
+            } else {
+                let head = parse(&bytes[..len], limits)?;
+                input.consume(len);
+                Ok(Some(head))
+            };
+        }
+        if bytes.len() > limits.max_head {
+            return Err(too_large(bytes, limits).into());
+        }
+        if input.fill(deadline)? == 0 {
+            return Err(Broken::Gone);
+        }
+    }
+}
+
+/// Whether an empty line before the request line was skipped already.
+#[derive(PartialEq, Eq)]
+enum Blank {
+    Allowed,
+    Seen,
+}
+
+/// What is too large about a head: if not even the request line ends in time, that is it.
+fn too_large(bytes: &[u8], limits: &Limits) -> Error {
+    if bytes.iter().take(limits.max_head).any(|&b| b == b'\n') {
+        Error::FieldsTooLarge("the head is larger than --max-head".into())
+    } else {
+        Error::UriTooLong
+    }
+}
+
+/// The length of the head with its empty line, once that is there. Looks at each line once:
+/// `scanned` is where the next one begins. A line that does not end in CRLF is refused (2.2).
+fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error> {
+    while let Some(len) = bytes[*scanned..].iter().position(|&b| b == b'\n') {
+        let line = &bytes[*scanned..*scanned + len];
+        let Some(line) = line.strip_suffix(b"\r") else {
+            return Err(Error::bad_parameter("a line of the head ends in a bare line feed"));
+        };
+        *scanned += len + 1;
+        if line.is_empty() {
+            return Ok(Some(*scanned));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads a head that is there as a whole.
+fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
+    check_version(bytes)?;
+    let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
+        Ok(_) => return Err(Error::bad_parameter("the head is malformed")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Error::FieldsTooLarge("more than 100 fields".into()));
+        }
+        Err(error) => return Err(Error::bad_parameter(format!("the head is malformed: {error}"))),
+    }
+    let method = request.method.unwrap_or_default();
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| Error::bad_parameter("the method is not valid"))?;
+    let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut fields = fields(request.headers)?;
+    let uri = target(request.path.unwrap_or_default(), &method, &mut fields)?;
+    check_host(&fields, version)?;
+    let framing = framing(&fields, version)?;
+    if matches!(framing, Framing::Length(length) if length > limits.max_body as u64) {
+        return Err(Error::BodyTooLarge);
+    }
+    let persistence = persistence(&fields, version);
+    let expectation = expectation(&fields, version)?;
+    let mut parts = Request::new(()).into_parts().0;
+    (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, fields);
+    Ok(Head { parts, framing, persistence, expectation })
+}
+
+/// Tells a version that is not offered from a malformed request line: only HTTP/1.0 and 1.1 are.
+fn check_version(bytes: &[u8]) -> Result<(), Error> {
+    let line = bytes.split(|&b| b == b'\r').next().unwrap_or_default();
+    match line.rsplit(|&b| b == b' ').next() {
+        Some(b"HTTP/1.1" | b"HTTP/1.0") => Ok(()),
+        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Err(Error::VersionNotSupported)
+        }
+        _ => Err(Error::bad_parameter("the request line has no HTTP version")),
+    }
+}
+
+fn fields(lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Error> {
+    let mut fields = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let value = HeaderValue::from_bytes(line.value);
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(Error::bad_parameter("a field is not valid"));
+        };
+        fields.append(name, value);
+    }
+    Ok(fields)
+}
+
+/// The target in origin-form (RFC 9112 section 3.2). In absolute-form, its authority replaces `host`.
+fn target(target: &str, method: &Method, fields: &mut HeaderMap) -> Result<Uri, Error> {
+    let bad = || Error::bad_parameter("the request target is not valid");
+    if target.contains('#') || target.bytes().any(|b| b >= 0x7f) {
+        return Err(bad());
+    }
+    if target.starts_with('/') || (target == "*" && *method == Method::OPTIONS) {
+        return Ok(Uri::from(PathAndQuery::try_from(target).map_err(|_| bad())?));
+    }
+    let uri: Uri = target.parse().map_err(|_| bad())?;
+    let (Some("http" | "https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(bad());
+    };
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
+    if fields.get_all(HOST).iter().count() == 1 {
+        fields.insert(HOST, host);
+    }
+    uri.path_and_query().cloned().map(Uri::from).ok_or_else(bad)
+}
+
+/// Exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and it is one (section 3.2).
+fn check_host(fields: &HeaderMap, version: Version) -> Result<(), Error> {
+    let mut hosts = fields.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            let valid = host.is_empty()
+                || Authority::try_from(host.as_bytes()).is_ok_and(|a| !a.as_str().contains('@'));
+            if valid { Ok(()) } else { Err(Error::bad_parameter("host is not valid")) }
+        }
+        (None, _) if version == Version::HTTP_10 => Ok(()),
+        (None, _) => Err(Error::bad_parameter("host is missing")),
+        (Some(_), Some(_)) => Err(Error::bad_parameter("more than one host")),
+    }
+}
+
+/// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
+fn framing(fields: &HeaderMap, version: Version) -> Result<Framing, Error> {
+    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
+    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
+    match (lengths.next(), codings.next()) {
+        (None, None) => Ok(Framing::Length(0)),
+        (Some(_), Some(_)) => {
+            Err(Error::bad_parameter("both content-length and transfer-encoding"))
+        }
+        (Some(length), None) if lengths.next().is_none() => content_length(length),
+        (Some(_), None) => Err(Error::bad_parameter("more than one content-length")),
+        (None, Some(_)) if version == Version::HTTP_10 => {
+            Err(Error::bad_parameter("transfer-encoding in HTTP/1.0"))
+        }
+        (None, Some(coding)) if codings.next().is_none() => transfer_coding(coding),
+        (None, Some(_)) => Err(Error::bad_parameter("more than one transfer-encoding")),
+    }
+}
+
+fn content_length(value: &HeaderValue) -> Result<Framing, Error> {
+    let digits = value.to_str().ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit()));
+    let digits = digits.filter(|digits| !digits.is_empty());
+    let digits = digits.ok_or(Error::bad_parameter("content-length is not a number"))?;
+    // Only digits, so the one thing that can be wrong is that they are too many.
+    digits.parse().map(Framing::Length).map_err(|_| Error::BodyTooLarge)
+}
+
+/// Only `chunked` alone. A coding that is not offered, before a final `chunked`, is a `501`; without
+/// it the end of the content cannot be known (section 6.3).
+fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
+    let codings: Vec<&[u8]> =
+        value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).collect();
+    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    match codings.as_slice() {
+        [coding] if is_chunked(coding) => Ok(Framing::Chunked),
+        [others @ .., last] if is_chunked(last) && !others.iter().any(is_chunked) => {
+            Err(Error::NotImplemented("a transfer coding other than chunked".into()))
+        }
+        _ => Err(Error::bad_parameter("transfer-encoding does not end in chunked once")),
+    }
+}
+
+fn persistence(fields: &HeaderMap, version: Version) -> Persistence {
+    let has = |option: &[u8]| {
+        let values = fields.get_all(CONNECTION).iter();
+        let mut options = values.flat_map(|value| value.as_bytes().split(|&b| b == b','));
+        options.any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    let keeps = !has(b"close") && (version == Version::HTTP_11 || has(b"keep-alive"));
+    if keeps { Persistence::KeepAlive } else { Persistence::Close }
+}
+
+fn expectation(fields: &HeaderMap, version: Version) -> Result<Expectation, Error> {
+    match fields.get(EXPECT) {
+        // "MUST ignore that expectation" in HTTP/1.0 (RFC 9110 section 10.1.1).
+        Some(_) if version == Version::HTTP_10 => Ok(Expectation::None),
+        None => Ok(Expectation::None),
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Ok(Expectation::Continue)
+        }
+        Some(_) => Err(Error::ExpectationFailed),
+    }
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+pub mod tests;

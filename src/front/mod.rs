@@ -1,0 +1,52 @@
+//! The strict front: HTTP/1.1 over blocking sockets, one bounded thread per connection.
+//!
+//! Owns sockets, framing and deadlines. Knows nothing of jobs: a request goes to the service whole,
+//! an answer comes back whole, and its receipt is confirmed when the last byte went out. Invariants:
+//! every phase has a deadline; after a refused request the connection is closed, so that no byte
+//! behind it is ever read as a request; nothing that a client does ends the accept loop.
+
+mod accept;
+mod body;
+mod connection;
+mod head;
+mod input;
+mod reply;
+mod slots;
+
+pub use accept::{Listening, Stopper};
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// The bounds within which clients are served.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The request line and the fields together, in bytes.
+    pub max_head: usize,
+    /// The content of a request, in bytes.
+    pub max_body: usize,
+    /// From the first byte of a head to its last.
+    pub head_time: Duration,
+    /// For the content, beside a second for each KiB received.
+    pub body_time: Duration,
+    /// Without a byte of the answer being taken.
+    pub write_time: Duration,
+    /// From an answer to the first byte of the next request.
+    pub idle_time: Duration,
+}
+
+/// Why a request does not come to its end.
+#[derive(Debug)]
+pub enum Broken {
+    /// The client gets this error, then the connection is closed.
+    Refused(Error),
+    /// The client is gone, or idle for too long: there is nobody to answer.
+    Gone,
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}

@@ -1,0 +1,379 @@
+//! A child process from spawn to reaped, with all its pipes served at once by one thread.
+//!
+//! Owns the process, its group and its pipes. Does not know CGI. Invariants: stdin is fed while
+//! stdout and stderr are drained, so that no size deadlocks; when [`run`] returns, for whatever
+//! reason, the child is reaped, every process left in its group got SIGKILL, and every descriptor is
+//! closed. A program that wants to outlive its request must leave the group (`setsid`), as daemons do.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
+
+use super::stderr::Stderr;
+use crate::error::Error;
+use crate::job::execution::{Execution, Stop};
+
+/// How long a cancelled script has between SIGTERM and SIGKILL.
+const TERM_GRACE: Duration = Duration::from_secs(5);
+
+/// How often to look for the child's end where the kernel has no descriptor for it to give (before
+/// Linux 5.3, or none is left).
+const TICK: Duration = Duration::from_millis(10);
+
+/// How much is read from a pipe at once, at least, in bytes.
+const READ: usize = 4096;
+
+/// What is left in a pipe when the group is dead: at most what a pipe can hold (`pipe-max-size`).
+const MAX_PIPE: usize = 1 << 20;
+
+/// What to run.
+pub struct Script<'a> {
+    /// The real path of the program; it runs in its own directory.
+    pub program: &'a Path,
+    /// Its whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// All of its standard input.
+    pub stdin: &'a [u8],
+    /// How long it may run.
+    pub time_limit: Duration,
+    /// How much it may write to stdout, in bytes.
+    pub max_output: usize,
+}
+
+/// What came of it.
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All that it wrote to stdout.
+    pub stdout: Vec<u8>,
+}
+
+/// Runs a script to its end.
+///
+/// # Errors
+/// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Unavailable`] if
+/// deferd is short of what a process needs, [`Error::GatewayTimeout`] past its time limit,
+/// [`Error::Cancelled`] if it was stopped.
+pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> {
+    let name = script.program.file_name().unwrap_or_default().to_string_lossy();
+    let cannot = |error: io::Error| cannot_start(&name, &error);
+    // Before the child, so that nothing is started that could not be stopped.
+    let wake = Arc::new(
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| cannot(e.into()))?,
+    );
+    let waker = Arc::clone(&wake);
+    let _guard = execution.on_stop(move || {
+        let _ = rustix::io::write(&waker, &1u64.to_ne_bytes());
+    });
+    let mut group = Group::spawn(script).map_err(cannot)?;
+    let mut pipes =
+        Pipes::new(&mut group.leader, script, Stderr::new(execution, &name)).map_err(cannot)?;
+    let ending = watch(&mut group, &mut pipes, &wake, script, execution);
+    let status = group.end().map_err(|e| Error::Internal(e.to_string().into()))?;
+    pipes.drain();
+    let over = pipes.is_over();
+    let stdout = pipes.finish();
+    match ending {
+        Ending::Stopped => Err(Error::Cancelled),
+        Ending::TimedOut => Err(Error::GatewayTimeout("the script ran out of time".into())),
+        _ if over => Err(Error::BadGateway("the script wrote more than max-output".into())),
+        Ending::Exited | Ending::OverOutput => Ok(Output { status, stdout }),
+    }
+}
+
+/// What to tell the client when a script does not start, and what deferd's operator.
+fn cannot_start(name: &str, error: &io::Error) -> Error {
+    log::warn!("script={name} cannot be started: {error}");
+    match error.kind() {
+        // No such file: the script was found, so its interpreter is what is missing.
+        ErrorKind::NotFound => Error::BadGateway(
+            "cannot start the script: its interpreter (the #! line) is missing".into(),
+        ),
+        ErrorKind::PermissionDenied => Error::Forbidden("the script is not executable".into()),
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            Error::BadGateway("cannot start the script: it has no #! line and is no program".into())
+        }
+        _ => Error::Unavailable(format!("cannot start the script: {error}").into()),
+    }
+}
+
+/// Why the watch over a child ended.
+#[derive(PartialEq, Eq)]
+enum Ending {
+    Exited,
+    OverOutput,
+    TimedOut,
+    Stopped,
+}
+
+/// Serves the pipes until the child ends or has to be ended.
+fn watch(
+    group: &mut Group,
+    pipes: &mut Pipes<'_>,
+    wake: &OwnedFd,
+    script: &Script<'_>,
+    execution: &Execution,
+) -> Ending {
+    let deadline = Instant::now() + script.time_limit;
+    let mut kill_at = None;
+    loop {
+        match (execution.stopped(), kill_at) {
+            (Some(Stop::Kill), _) => return Ending::Stopped,
+            (Some(Stop::Cancel), None) => {
+                group.signal(Signal::TERM);
+                kill_at = Some(Instant::now() + TERM_GRACE);
+            }
+            _ => {}
+        }
+        let now = Instant::now();
+        if kill_at.is_some_and(|at| now >= at) {
+            return Ending::Stopped;
+        }
+        if kill_at.is_none() && now >= deadline {
+            return Ending::TimedOut;
+        }
+        if pipes.is_over() {
+            return Ending::OverOutput;
+        }
+        let timeout = kill_at.unwrap_or(deadline).saturating_duration_since(now);
+        if pipes.serve(group, wake, timeout) == Leader::Exited {
+            return if kill_at.is_some() { Ending::Stopped } else { Ending::Exited };
+        }
+    }
+}
+
+/// Whether the child, the leader of its group, still runs.
+#[derive(PartialEq, Eq)]
+enum Leader {
+    Runs,
+    Exited,
+}
+
+/// A child and the process group that it leads.
+struct Group {
+    leader: Child,
+    pid: Pid,
+    /// Readable when the leader has exited; `None` where the kernel gives none.
+    pidfd: Option<OwnedFd>,
+    status: Option<ExitStatus>,
+}
+
+impl Group {
+    fn spawn(script: &Script<'_>) -> io::Result<Self> {
+        let mut command = Command::new(script.program);
+        command
+            .env_clear()
+            .envs(script.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(script.program.parent().unwrap_or(Path::new("/")))
+            .stdin(if script.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let leader = command.spawn()?;
+        let pid = Pid::from_child(&leader);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
+        Ok(Self { leader, pid, pidfd, status: None })
+    }
+
+    /// Signals the whole group. The leader is not reaped yet, so the number is still its own.
+    fn signal(&self, signal: Signal) {
+        if self.status.is_none() {
+            let _ = kill_process_group(self.pid, signal);
+        }
+    }
+
+    /// Looks for the leader's end without reaping it: its number must stay taken.
+    fn leader(&self) -> Leader {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(self.pid), options) {
+            Ok(Some(_)) => Leader::Exited,
+            _ => Leader::Runs,
+        }
+    }
+
+    /// Kills what is left of the group and reaps the leader.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        self.signal(Signal::KILL);
+        let status = self.leader.wait()?;
+        self.status = Some(status);
+        Ok(status)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = self.end();
+        }
+    }
+}
+
+/// The three pipes of a child; each is closed as soon as it is of no more use.
+struct Pipes<'a> {
+    stdin: Option<(ChildStdin, &'a [u8])>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    output: Vec<u8>,
+    max_output: usize,
+    lines: Stderr<'a>,
+}
+
+impl<'a> Pipes<'a> {
+    fn new(child: &mut Child, script: &Script<'a>, lines: Stderr<'a>) -> io::Result<Self> {
+        let stdin = child.stdin.take().map(|pipe| (pipe, script.stdin));
+        let stdout = child.stdout.take().map(OwnedFd::from);
+        let stderr = child.stderr.take().map(OwnedFd::from);
+        let ends = stdin.iter().map(|(pipe, _)| pipe.as_fd());
+        for end in ends.chain(stdout.iter().chain(&stderr).map(AsFd::as_fd)) {
+            rustix::io::ioctl_fionbio(end, true)?;
+        }
+        let max_output = script.max_output;
+        Ok(Self { stdin, stdout, stderr, output: Vec::new(), max_output, lines })
+    }
+
+    fn is_over(&self) -> bool {
+        self.output.len() > self.max_output
+    }
+
+    /// Waits until something can be done, and does it.
+    fn serve(&mut self, group: &Group, wake: &OwnedFd, timeout: Duration) -> Leader {
+        let timeout = if group.pidfd.is_none() { timeout.min(TICK) } else { timeout };
+        let ready = self.wait(group, wake, timeout);
+        if ready.wake {
+            let _ = rustix::io::read(wake, &mut [0; 8]);
+        }
+        if ready.stdin {
+            self.feed();
+        }
+        if ready.stdout {
+            self.read_stdout();
+        }
+        if ready.stderr {
+            self.read_stderr();
+        }
+        if ready.leader || group.pidfd.is_none() { group.leader() } else { Leader::Runs }
+    }
+
+    fn wait(&self, group: &Group, wake: &OwnedFd, timeout: Duration) -> ReadyPipes {
+        let stdin = self.stdin.as_ref().map(|(pipe, _)| pipe.as_fd());
+        let stdout = self.stdout.as_ref().map(AsFd::as_fd);
+        let stderr = self.stderr.as_ref().map(AsFd::as_fd);
+        let pidfd = group.pidfd.as_ref().map(AsFd::as_fd);
+        let sources = [
+            (Some(wake.as_fd()), PollFlags::IN),
+            (stdin, PollFlags::OUT),
+            (stdout, PollFlags::IN),
+            (stderr, PollFlags::IN),
+            (pidfd, PollFlags::IN),
+        ];
+        let mut fds = Vec::with_capacity(sources.len());
+        for (fd, flags) in &sources {
+            if let Some(fd) = fd {
+                fds.push(PollFd::new(fd, *flags));
+            }
+        }
+        // An interrupted or failed wait is an empty one: the caller's loop looks at its clock.
+        let timeout = Timespec::try_from(timeout).ok();
+        let _ = poll(&mut fds, timeout.as_ref());
+        let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut next = |present: bool| present && fired.next() == Some(true);
+        ReadyPipes {
+            wake: next(true),
+            stdin: next(stdin.is_some()),
+            stdout: next(stdout.is_some()),
+            stderr: next(stderr.is_some()),
+            leader: next(pidfd.is_some()),
+        }
+    }
+
+    fn feed(&mut self) {
+        let Some((pipe, rest)) = &mut self.stdin else { return };
+        match pipe.write(rest) {
+            Ok(n) => *rest = &rest[n..],
+            Err(error) if is_transient(&error) => return,
+            // The script reads no more: that is its right.
+            Err(_) => *rest = &[],
+        }
+        if rest.is_empty() {
+            self.stdin = None;
+        }
+    }
+
+    /// Reads once from stdout; whether there may be more.
+    fn read_stdout(&mut self) -> bool {
+        self.output.reserve(READ);
+        let more = read_once(&mut self.stdout, |fd| {
+            rustix::io::read(fd, spare_capacity(&mut self.output))
+        });
+        more.is_some_and(|n| n > 0) && !self.is_over()
+    }
+
+    /// Reads once from stderr; how much that was.
+    fn read_stderr(&mut self) -> usize {
+        let mut buffer = [0; READ];
+        let n = read_once(&mut self.stderr, |fd| rustix::io::read(fd, &mut buffer)).unwrap_or(0);
+        self.lines.write(&buffer[..n]);
+        n
+    }
+
+    /// Reads what the pipes still hold. A process that left the group can keep them open, so this
+    /// waits for nothing and reads no more than a pipe can hold.
+    fn drain(&mut self) {
+        self.stdin = None;
+        let start = self.output.len();
+        while self.read_stdout() && self.output.len() - start < MAX_PIPE {}
+        let mut drained = 0;
+        loop {
+            let n = self.read_stderr();
+            drained += n;
+            if n == 0 || drained >= MAX_PIPE {
+                break;
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        self.lines.finish();
+        self.output
+    }
+}
+
+/// Which of the descriptors has something to do.
+struct ReadyPipes {
+    wake: bool,
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    leader: bool,
+}
+
+/// Reads once; at the end of the stream, or when it is broken, the pipe is closed. `None` when there
+/// is nothing to read.
+fn read_once(
+    pipe: &mut Option<OwnedFd>,
+    read: impl FnOnce(&OwnedFd) -> rustix::io::Result<usize>,
+) -> Option<usize> {
+    match read(pipe.as_ref()?) {
+        Err(error) if is_transient(&error.into()) => None,
+        Ok(0) | Err(_) => {
+            *pipe = None;
+            None
+        }
+        Ok(n) => Some(n),
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

@@ -1,0 +1,65 @@
+//! What runs a request: the trait of all handlers. The route table and the handlers stand beside it.
+//!
+//! A handler gets a whole request and the line to whoever may stop it, and gives a whole answer. It
+//! sees no store, no queue and no connection; whether it runs for a job or for a waiting client it
+//! cannot tell.
+
+pub mod cgi;
+pub mod child;
+pub mod environment;
+pub mod locate;
+pub mod routes;
+pub mod run;
+pub mod stderr;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::uri::PathAndQuery;
+
+use crate::call::{Answer, Call};
+use crate::error::Error;
+use crate::job::execution::Execution;
+
+/// What a handler comes to.
+pub enum Outcome {
+    /// The answer.
+    Answer(Answer),
+    /// The answer is that of `GET` on this target of ours (RFC 3875 section 6.2.2).
+    LocalRedirect(PathAndQuery),
+}
+
+impl<T: Into<Answer>> From<T> for Outcome {
+    fn from(answer: T) -> Self {
+        Self::Answer(answer.into())
+    }
+}
+
+/// Something that can run requests.
+pub trait Handler: Send + Sync {
+    /// Refuses what can never run, before the content is read and before a `202` is given.
+    ///
+    /// # Errors
+    /// The error that the client is answered with.
+    fn check(&self, request: &Parts) -> Result<(), Error>;
+
+    /// Runs the request to its end, or until `execution` is stopped.
+    ///
+    /// # Errors
+    /// The error that stands for the answer.
+    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error>;
+}
+
+/// What the scripts of one route have in common.
+#[derive(Clone, Debug)]
+pub struct ScriptRoute {
+    /// The path prefix of the route.
+    pub prefix: String,
+    /// The directory of the scripts, without symbolic links.
+    pub directory: PathBuf,
+    /// How long a script may run.
+    pub time_limit: Duration,
+    /// How much a script may write to stdout, in bytes.
+    pub max_output: usize,
+}

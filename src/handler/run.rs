@@ -1,0 +1,107 @@
+//! The `run:` target: plain programs whose stdout is the content and whose exit code is the status.
+//!
+//! Owns the translation of an exit status into a response. Starting and feeding the program is
+//! `child`'s. Invariant: exit 0 is `200` and nothing else is.
+
+use std::os::unix::process::ExitStatusExt;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use super::child::{self, Output, Script};
+use super::{Handler, Outcome, ScriptRoute, environment, locate};
+use crate::call::Call;
+use crate::error::Error;
+use crate::job::execution::Execution;
+
+const EXIT_CODE: HeaderName = HeaderName::from_static("x-exit-code");
+const EXIT_SIGNAL: HeaderName = HeaderName::from_static("x-exit-signal");
+
+/// Runs the plain programs of one directory.
+pub struct RunHandler {
+    route: ScriptRoute,
+}
+
+impl RunHandler {
+    /// The programs of this route.
+    pub fn new(route: ScriptRoute) -> Self {
+        Self { route }
+    }
+}
+
+impl Handler for RunHandler {
+    fn check(&self, request: &Parts) -> Result<(), Error> {
+        locate::locate(&self.route, request.uri.path()).map(drop)
+    }
+
+    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
+        run_script(&self.route, call, execution).map(|output| response(output).into())
+    }
+}
+
+/// Finds the script that a request names and runs it; the same for `run:` and `cgi:`.
+///
+/// # Errors
+/// Those of [`locate::locate`] and [`child::run`].
+pub fn run_script(
+    route: &ScriptRoute,
+    call: &Call,
+    execution: &Execution,
+) -> Result<Output, Error> {
+    let located = locate::locate(route, call.request.uri().path())?;
+    let script = Script {
+        program: &located.program,
+        environment: environment::of(call, route, &located),
+        stdin: call.request.body(),
+        time_limit: route.time_limit,
+        max_output: route.max_output,
+    };
+    child::run(&script, execution)
+}
+
+fn response(output: Output) -> Response<Bytes> {
+    let is_text = std::str::from_utf8(&output.stdout).is_ok();
+    // Boxed first: the spare capacity of the reading buffer must not be stored with the result.
+    let mut response = Response::new(Bytes::from(output.stdout.into_boxed_slice()));
+    let content_type =
+        if is_text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(signal) = output.status.signal() {
+        headers.insert(EXIT_SIGNAL, HeaderValue::from(signal));
+    } else if let Some(code) = output.status.code().filter(|&code| code != 0) {
+        headers.insert(EXIT_CODE, HeaderValue::from(code));
+    }
+    if !output.status.success() {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::ExitStatus;
+
+    #[test]
+    fn the_exit_status_becomes_the_status_code() {
+        for (raw, status, field) in [
+            (0, 200, None),
+            (3 << 8, 500, Some(("x-exit-code", "3"))),
+            (9, 500, Some(("x-exit-signal", "9"))),
+        ] {
+            let output = Output { status: ExitStatus::from_raw(raw), stdout: b"x".to_vec() };
+            let response = response(output);
+            assert_eq!(response.status().as_u16(), status);
+            let found: Vec<_> = response
+                .headers()
+                .iter()
+                .filter(|(name, _)| name.as_str().starts_with("x-exit"))
+                .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+                .collect();
+            assert_eq!(found, field.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A script's stderr, line by line: to the log, to the job's log tail, to its progress.
+//!
+//! Owns the splitting into lines. Invariant: a line without an end costs no more memory than the
+//! longest line that is shown, and nothing in a line can forge a second line of the log.
+
+use crate::job::execution::Execution;
+
+/// A longer line is shown in pieces of this length, in bytes.
+const MAX_LINE: usize = 4096;
+
+/// Splits what a script writes to stderr into lines.
+pub struct Stderr<'a> {
+    execution: &'a Execution,
+    script: &'a str,
+    line: Vec<u8>,
+}
+
+impl<'a> Stderr<'a> {
+    /// The stderr of `script`, run for `execution`.
+    pub fn new(execution: &'a Execution, script: &'a str) -> Self {
+        Self { execution, script, line: Vec::new() }
+    }
+
+    /// Takes what was read.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.execution.append_log(bytes);
+        for piece in bytes.split_inclusive(|&b| b == b'\n') {
+            for part in piece.chunks(MAX_LINE) {
+                self.line.extend_from_slice(part);
+                if self.line.ends_with(b"\n") || self.line.len() >= MAX_LINE {
+                    self.end_line();
+                }
+            }
+        }
+        // Tools that redraw one line end it with a carriage return: the log waits for the line's
+        // end, the progress does not.
+        if let Some(end) = self.line.iter().rposition(|&b| b == b'\r') {
+            self.show_progress(end);
+        }
+    }
+
+    /// The script has ended: what it wrote last is a line as well.
+    pub fn finish(mut self) {
+        if !self.line.is_empty() {
+            self.end_line();
+        }
+    }
+
+    fn end_line(&mut self) {
+        self.show_progress(self.line.len());
+        let text = String::from_utf8_lossy(&self.line);
+        log::info!(
+            "job={} script={} stderr: {}",
+            self.execution.job_as_log(),
+            self.script,
+            one_line(text.trim_end())
+        );
+        self.line.clear();
+    }
+
+    /// Makes the last part of the line that a carriage return (or its end) closes the progress.
+    fn show_progress(&self, end: usize) {
+        let text = String::from_utf8_lossy(&self.line[..end]);
+        if let Some(last) = text.trim_end().rsplit('\r').next() {
+            self.execution.set_progress(last);
+        }
+    }
+}
+
+/// The text with every control character escaped.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_the_last_line() {
+        let execution = Execution::default();
+        let mut stderr = Stderr::new(&execution, "test");
+        for (written, progress) in [
+            ("counting", None),
+            (" lines\nsor", Some("counting lines")),
+            ("ting\n\n", Some("sorting")),
+            ("10 %\r20 %\r30", Some("20 %")),
+            (" %\r", Some("30 %")),
+        ] {
+            stderr.write(written.as_bytes());
+            assert_eq!(execution.progress().as_deref(), progress, "after {written:?}");
+        }
+        stderr.write(b"\nbye");
+        stderr.finish();
+        assert_eq!(execution.progress().as_deref(), Some("bye"));
+        assert!(execution.log().ends_with(b"30 %\r\nbye"));
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        let execution = Execution::default();
+        let mut stderr = Stderr::new(&execution, "test");
+        stderr.write(&[b'x'; 3 * MAX_LINE + 7]);
+        assert_eq!(stderr.line.len(), 7);
+    }
+
+    #[test]
+    fn a_line_of_the_log_stays_one_line() {
+        assert_eq!(one_line("a\rb\x1b[2Kc"), "a\\rb\\u{1b}[2Kc");
+    }
+}

@@ -1,0 +1,294 @@
+//! The line between a running handler and everybody who wants something of it: stop it, see its progress.
+//!
+//! Owns the stop signal of each running handler, its last line of stderr and the tail of its log.
+//! Does not know what a handler is. Invariant: a stop that was asked for is never lost: it is seen
+//! by a handler that starts waiting, or registers its waker, after the fact.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::JobId;
+
+/// How much of a job's stderr is kept, in bytes.
+const LOG_TAIL: usize = 8 * 1024;
+
+/// How much of the last line `x-progress` shows, in characters.
+const PROGRESS_CHARS: usize = 100;
+
+/// How a handler is told to stop; the later is the harder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// End soon: a script gets SIGTERM and some seconds to tidy up.
+    Cancel,
+    /// End now.
+    Kill,
+}
+
+type Waker = Box<dyn Fn() + Send>;
+
+/// One run of a handler.
+#[derive(Default)]
+pub struct Execution {
+    /// The job it runs for; `None` for a client that waits.
+    job: Option<JobId>,
+    signal: Mutex<Signal>,
+    changed: Condvar,
+    stderr: Mutex<Stderr>,
+}
+
+#[derive(Default)]
+struct Signal {
+    /// Set by whoever stops the run; never taken back.
+    stop: Option<Stop>,
+    /// Set by a handler that waits in the kernel, dropped by its [`WakerGuard`].
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Stderr {
+    /// The last line that is not blank, made printable.
+    progress: String,
+    /// At most twice [`LOG_TAIL`], so that trimming costs O(1) a byte.
+    tail: Vec<u8>,
+}
+
+impl Execution {
+    /// The run of this job, or of a request that is not deferred.
+    pub fn new(job: Option<JobId>) -> Self {
+        Self { job, ..Self::default() }
+    }
+
+    /// The job's id as the log shows it: `-` where there is none.
+    pub fn job_as_log(&self) -> String {
+        self.job.map_or_else(|| "-".to_owned(), |id| id.to_string())
+    }
+
+    /// Asks the handler to stop. A harder request replaces a softer one.
+    pub fn stop(&self, stop: Stop) {
+        let mut signal = lock(&self.signal);
+        if signal.stop < Some(stop) {
+            signal.stop = Some(stop);
+            self.changed.notify_all();
+            if let Some(waker) = &signal.waker {
+                waker();
+            }
+        }
+    }
+
+    /// Whether, and how, the handler was asked to stop.
+    pub fn stopped(&self) -> Option<Stop> {
+        lock(&self.signal).stop
+    }
+
+    /// Waits for `span`, or until asked to stop.
+    ///
+    /// # Errors
+    /// The stop, if one was asked for.
+    pub fn sleep(&self, span: Duration) -> Result<(), Stop> {
+        let deadline = Instant::now() + span;
+        let mut signal = lock(&self.signal);
+        loop {
+            if let Some(stop) = signal.stop {
+                return Err(stop);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            signal =
+                self.changed.wait_timeout(signal, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Has `waker` called at each stop until the guard is dropped, and at once if there was one.
+    /// It must not block: it runs under the signal's lock.
+    pub fn on_stop(&self, waker: impl Fn() + Send + 'static) -> WakerGuard<'_> {
+        let mut signal = lock(&self.signal);
+        if signal.stop.is_some() {
+            waker();
+        }
+        signal.waker = Some(Box::new(waker));
+        WakerGuard(self)
+    }
+
+    /// Appends to the tail of the log.
+    pub fn append_log(&self, bytes: &[u8]) {
+        let tail = &mut lock(&self.stderr).tail;
+        tail.extend_from_slice(&bytes[bytes.len().saturating_sub(LOG_TAIL)..]);
+        if tail.len() > 2 * LOG_TAIL {
+            tail.drain(..tail.len() - LOG_TAIL);
+        }
+    }
+
+    /// Makes `line` the progress, unless nothing in it can be seen.
+    pub fn set_progress(&self, line: &str) {
+        let shown: String = line
+            .trim()
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .take(PROGRESS_CHARS)
+            .collect();
+        if !shown.is_empty() {
+            lock(&self.stderr).progress = shown;
+        }
+    }
+
+    /// The last line, printable, at most 100 characters.
+    pub fn progress(&self) -> Option<String> {
+        let progress = lock(&self.stderr).progress.clone();
+        (!progress.is_empty()).then_some(progress)
+    }
+
+    /// The last 8 KiB of the log.
+    pub fn log(&self) -> Vec<u8> {
+        let tail = &lock(&self.stderr).tail;
+        tail[tail.len().saturating_sub(LOG_TAIL)..].to_vec()
+    }
+}
+
+impl std::fmt::Debug for Execution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Execution").field("stopped", &self.stopped()).finish_non_exhaustive()
+    }
+}
+
+/// Keeps a waker registered.
+#[must_use]
+pub struct WakerGuard<'a>(&'a Execution);
+
+impl Drop for WakerGuard<'_> {
+    fn drop(&mut self) {
+        let waker = lock(&self.0.signal).waker.take();
+        drop(waker);
+    }
+}
+
+/// Every run under way, so that the end of deferd can stop them all.
+#[derive(Default)]
+pub struct Executions(Mutex<Runs>);
+
+#[derive(Default)]
+struct Runs {
+    next: u64,
+    running: HashMap<u64, Arc<Execution>>,
+    /// Set at the end: a run that begins later is stopped at once.
+    stop: Option<Stop>,
+}
+
+impl Executions {
+    /// Begins a run; it counts until the returned guard is dropped.
+    pub fn begin(&self, job: Option<JobId>) -> Run<'_> {
+        let execution = Arc::new(Execution::new(job));
+        let mut runs = lock(&self.0);
+        if let Some(stop) = runs.stop {
+            execution.stop(stop);
+        }
+        let key = runs.next;
+        runs.next += 1;
+        runs.running.insert(key, Arc::clone(&execution));
+        Run { runs: self, key, execution }
+    }
+
+    /// Stops every run, and those that begin from now on.
+    pub fn stop_all(&self, stop: Stop) {
+        let running: Vec<_> = {
+            let mut runs = lock(&self.0);
+            runs.stop = Some(stop);
+            runs.running.values().cloned().collect()
+        };
+        for execution in running {
+            execution.stop(stop);
+        }
+    }
+
+    /// How many runs are under way.
+    pub fn len(&self) -> usize {
+        lock(&self.0).running.len()
+    }
+
+    /// Whether nothing runs.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A run under way.
+pub struct Run<'a> {
+    runs: &'a Executions,
+    key: u64,
+    /// The line to its handler.
+    pub execution: Arc<Execution>,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        lock(&self.runs.0).running.remove(&self.key);
+    }
+}
+
+/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_stop_before_the_wait_is_not_lost() {
+        let execution = Execution::default();
+        execution.stop(Stop::Cancel);
+        assert_eq!(execution.sleep(Duration::from_secs(3600)), Err(Stop::Cancel));
+        let woken = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&woken);
+        let guard = execution.on_stop(move || {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        execution.stop(Stop::Cancel);
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "the same stop again is no news");
+        execution.stop(Stop::Kill);
+        assert_eq!(woken.load(Ordering::Relaxed), 2);
+        drop(guard);
+        assert_eq!(execution.stopped(), Some(Stop::Kill));
+    }
+
+    #[test]
+    fn progress_is_printable_short_and_never_blank() {
+        let execution = Execution::default();
+        execution.set_progress("50 %\tdone\u{7}");
+        execution.set_progress("   ");
+        assert_eq!(execution.progress().unwrap(), "50 %?done?");
+        execution.set_progress(&"x".repeat(300));
+        assert_eq!(execution.progress().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn the_log_keeps_its_last_8_kib() {
+        let execution = Execution::default();
+        for n in 0..5000 {
+            execution.append_log(format!("line {n}\n").as_bytes());
+        }
+        execution.append_log(&[b'.'; 100]);
+        let log = execution.log();
+        assert_eq!(log.len(), LOG_TAIL);
+        assert!(String::from_utf8(log).unwrap().contains("line 4999\n"));
+        execution.append_log(&[b'#'; 100_000]);
+        assert_eq!(execution.log(), [b'#'; LOG_TAIL]);
+    }
+
+    #[test]
+    fn a_run_that_begins_after_the_end_is_stopped() {
+        let runs = Executions::default();
+        let early = runs.begin(None);
+        runs.stop_all(Stop::Cancel);
+        let late = runs.begin(None);
+        assert_eq!(early.execution.stopped(), Some(Stop::Cancel));
+        assert_eq!(late.execution.stopped(), Some(Stop::Cancel));
+        drop((early, late));
+        assert!(runs.is_empty());
+    }
+}

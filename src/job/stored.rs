@@ -1,0 +1,86 @@
+//! A response at rest: the field lines as bytes and the content, in a fifth of the memory of a header map.
+//!
+//! Owns the conversion both ways and nothing else. Invariant: what comes out has the same status
+//! code, the same fields in the same order for each name, and the same content; the content is
+//! shared, never copied.
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+/// A response as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredResponse {
+    status: StatusCode,
+    /// `name: value\r\n`, as in an HTTP/1.1 message (RFC 9112 section 5).
+    fields: Box<[u8]>,
+    body: Bytes,
+}
+
+impl StoredResponse {
+    /// The memory that it is accounted with, in bytes.
+    pub fn footprint(&self) -> usize {
+        self.fields.len() + self.body.len()
+    }
+
+    /// The response as it was produced.
+    pub fn to_response(&self) -> Response<Bytes> {
+        let mut response = Response::new(self.body.clone());
+        *response.status_mut() = self.status;
+        for line in self.fields.split_inclusive(|&b| b == b'\n') {
+            if let Some((name, value)) = field(line) {
+                response.headers_mut().append(name, value);
+            }
+        }
+        response
+    }
+}
+
+impl From<Response<Bytes>> for StoredResponse {
+    fn from(response: Response<Bytes>) -> Self {
+        let mut fields = Vec::with_capacity(64 * response.headers().len());
+        for (name, value) in response.headers() {
+            fields.extend_from_slice(name.as_str().as_bytes());
+            fields.extend_from_slice(b": ");
+            fields.extend_from_slice(value.as_bytes());
+            fields.extend_from_slice(b"\r\n");
+        }
+        Self {
+            status: response.status(),
+            fields: fields.into_boxed_slice(),
+            // Moved, not cloned: a `Bytes` that was never shared needs no allocation of its own.
+            body: response.into_body(),
+        }
+    }
+}
+
+/// A field line of our own making: names hold no colon and values no line feed.
+fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let line = line.strip_suffix(b"\r\n")?;
+    let colon = line.iter().position(|&b| b == b':')?;
+    let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+    let value = HeaderValue::from_bytes(line.get(colon + 2..)?).ok()?;
+    Some((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_comes_back_as_it_went_in() {
+        let response = Response::builder()
+            .status(418)
+            .header("content-type", "text/plain")
+            .header("set-cookie", "a=1")
+            .header("set-cookie", "b=2; path=/")
+            .header("x-empty", "")
+            .header("x-bytes", HeaderValue::from_bytes(b"\xe4\xf6: \t;").unwrap())
+            .body(Bytes::from_static(b"short and stout"))
+            .unwrap();
+        let back = StoredResponse::from(response.clone()).to_response();
+        assert_eq!(back.status(), response.status());
+        assert_eq!(back.headers(), response.headers());
+        assert_eq!(back.body(), response.body());
+    }
+}

@@ -1,0 +1,109 @@
+//! The life of jobs: accepted into store and queue together, handed out, collected, cancelled.
+//!
+//! Owns the order in which store, queue and running executions are touched. Runs nothing itself
+//! (that is `workers`) and knows nothing of HTTP methods and paths (that is `api`). Invariant: a job is
+//! stored only with a place in the queue in hand, so a refused job leaves nothing behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::call::Call;
+use crate::error::Error;
+use crate::handler::routes::{RouteIndex, Routes};
+use crate::job::execution::Executions;
+use crate::job::{JobId, Stamp};
+use crate::queue::{Queue, Task};
+use crate::store::{JobKey, Keep, Refused, Store};
+
+/// All jobs of one deferd.
+pub struct Jobs {
+    /// Where they are kept.
+    pub store: Arc<dyn Store>,
+    /// Where they wait for a worker.
+    pub queue: Queue,
+    /// What runs now, jobs and synchronous requests alike.
+    pub executions: Executions,
+    /// Set once, when deferd begins to end.
+    draining: AtomicBool,
+}
+
+/// The moment that it is.
+pub fn now() -> Stamp {
+    Stamp::from(SystemTime::now())
+}
+
+impl Jobs {
+    /// No jobs yet.
+    pub fn new(store: Arc<dyn Store>, queue: Queue) -> Self {
+        Self { store, queue, executions: Executions::default(), draining: AtomicBool::new(false) }
+    }
+
+    /// Whether a request of `bytes` would be accepted at this moment.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, bytes: usize) -> Result<(), Error> {
+        if self.is_draining() {
+            return Err(Error::Unavailable("shutting down".into()));
+        }
+        if !self.store.has_room(bytes) {
+            return Err(storage_full());
+        }
+        Ok(())
+    }
+
+    /// Accepts a job.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] or [`Error::Unavailable`]; then nothing of it stays behind.
+    pub fn submit(
+        &self,
+        call: Call,
+        routes: &Routes,
+        route: RouteIndex,
+        keep: Keep,
+    ) -> Result<JobId, Error> {
+        self.check(0)?;
+        let permit = self
+            .queue
+            .reserve(|job| self.store.is_queued(job))
+            .ok_or(Error::QueueFull("".into()))?;
+        let owner = call.owner.clone();
+        let id = self.store.submit(call, keep, now()).map_err(|Refused::Full| storage_full())?;
+        let gate = routes.get(route).gate.clone();
+        self.queue.push(Task { job: JobKey { owner, id }, route, gate, permit });
+        Ok(id)
+    }
+
+    /// Cancels a job; `false` if it does not exist.
+    pub fn cancel(&self, job: &JobKey) -> bool {
+        let cancelled = self.store.cancel(job, now());
+        self.queue.mark_stale();
+        cancelled
+    }
+
+    /// Forgets every result that is older than `ttl`; returns how many.
+    pub fn expire(&self, ttl: Duration) -> usize {
+        self.store.expire_results(now().before(ttl))
+    }
+
+    /// Accepts no more jobs from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether deferd is ending.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing waits and nothing runs.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.executions.is_empty()
+    }
+}
+
+fn storage_full() -> Error {
+    Error::QueueFull("the stored jobs have reached --max-stored".into())
+}

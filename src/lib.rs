@@ -1,0 +1,38 @@
+//! deferd makes any HTTP request asynchronous: `202` and an id now, the whole response later, once.
+//!
+//! The binary is the product; this library is its inside, laid out so that it can be read and tested.
+//! There is no async runtime: connections and workers are threads, and every wait has a deadline.
+//!
+//! # Layout
+//!
+//! In the order in which a request meets the files:
+//!
+//! - `main`: arguments, logger, signals, exit codes.
+//! - [`config`]: every option, from text to checked values.
+//! - [`server`]: the wiring, from top to bottom, and the orderly end.
+//! - [`front`]: sockets. `accept` → `connection` → `head` → `body` → (service) → `reply`.
+//! - [`service`]: checks a request, then runs it or defers it; the access log.
+//! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for
+//!   scripts, `locate` finds them, `environment` prepares them, `child` runs them.
+//! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
+//! - [`jobs`]: the life of jobs, over store and queue.
+//! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
+//! - [`workers`]: the fixed pool that runs jobs; the janitor.
+//! - [`store`]: where jobs are kept: the promise, and `memory` which keeps it.
+//! - [`job`]: id, stamp, states and their transitions; the line to a running handler.
+//! - [`call`]: a request with its origin, an answer with its receipt.
+//! - [`error`]: the one table of deferd's own errors.
+
+pub mod api;
+pub mod call;
+pub mod config;
+pub mod error;
+pub mod front;
+pub mod handler;
+pub mod job;
+pub mod jobs;
+pub mod queue;
+pub mod server;
+pub mod service;
+pub mod store;
+pub mod workers;

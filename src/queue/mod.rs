@@ -1,0 +1,257 @@
+//! The one bounded queue between those who accept jobs and those who run them.
+//!
+//! Owns the permits that bound it, the channels to the workers, and the gates of the routes that
+//! run only so many jobs at once. Knows nothing of requests and results: a task is the name of a
+//! job. Invariant: whoever holds a [`Permit`] has a place in the queue, so that a job is stored only
+//! after its place is sure; the places are those of the jobs that were accepted and did not start.
+
+mod gate;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
+
+use crate::handler::routes::RouteIndex;
+use crate::store::JobKey;
+pub use gate::{Gate, Pass};
+
+/// A place in the queue, given back when dropped.
+#[must_use]
+pub struct Permit(Arc<AtomicUsize>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A job on its way to a worker.
+pub struct Task {
+    /// Which job.
+    pub job: JobKey,
+    /// The route that runs it.
+    pub route: RouteIndex,
+    /// The gate of that route, where it has one.
+    pub gate: Option<Arc<Gate>>,
+    /// Its place in the queue, to be dropped when it starts.
+    pub permit: Permit,
+}
+
+/// A task that may run now.
+pub struct Ready {
+    /// What to run.
+    pub task: Task,
+    /// Its place among the jobs of its route that run at once; `None` where the route has no limit.
+    pub pass: Option<Pass>,
+}
+
+/// The queue.
+pub struct Queue {
+    capacity: usize,
+    len: Arc<AtomicUsize>,
+    /// Whether a job was cancelled since the last purge: its task may still take up a place.
+    stale: AtomicBool,
+    /// Unbounded, because a bounded channel allocates all its slots at once: the permits bound it.
+    sender: Sender<Task>,
+    receiver: Receiver<Task>,
+    /// Tasks that waited at a gate and got through; they go first.
+    granted: Receiver<Ready>,
+    grant: Sender<Ready>,
+    /// Set once by the wiring, before the first task.
+    gates: Mutex<Vec<Arc<Gate>>>,
+}
+
+impl Queue {
+    /// A queue of at most `capacity` waiting jobs.
+    pub fn new(capacity: usize) -> Self {
+        let (sender, receiver) = unbounded();
+        let (grant, granted) = unbounded();
+        Self {
+            capacity,
+            len: Arc::default(),
+            stale: AtomicBool::new(false),
+            sender,
+            receiver,
+            granted,
+            grant,
+            gates: Mutex::default(),
+        }
+    }
+
+    /// A gate before this queue's workers that lets `limit` jobs of one route run at once.
+    pub fn new_gate(&self, limit: usize) -> Arc<Gate> {
+        let gate = Gate::new(limit, self.grant.clone());
+        self.gates().push(Arc::clone(&gate));
+        gate
+    }
+
+    fn gates(&self) -> MutexGuard<'_, Vec<Arc<Gate>>> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many jobs wait.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether no job waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes a place, if there is one. When the queue is full and jobs were cancelled, the tasks of
+    /// jobs that never start (`is_queued` says which still wait) are first dropped from it.
+    pub fn reserve(&self, is_queued: impl Fn(&JobKey) -> bool) -> Option<Permit> {
+        self.try_reserve().or_else(|| {
+            if self.stale.swap(false, Ordering::AcqRel) {
+                self.purge(is_queued);
+            }
+            self.try_reserve()
+        })
+    }
+
+    /// Says that a job was cancelled, so that its place in the queue may be free.
+    pub fn mark_stale(&self) {
+        self.stale.store(true, Ordering::Release);
+    }
+
+    fn try_reserve(&self) -> Option<Permit> {
+        let more = |len| (len < self.capacity).then_some(len + 1);
+        self.len.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Permit(Arc::clone(&self.len)))
+    }
+
+    /// Turns the whole queue round once and drops the dead from it. The order is kept: nothing is
+    /// pushed meanwhile, but by those who had a permit already.
+    fn purge(&self, is_queued: impl Fn(&JobKey) -> bool) {
+        for task in self.receiver.try_iter().take(self.receiver.len()) {
+            if is_queued(&task.job) {
+                self.push(task);
+            }
+        }
+        for gate in self.gates().iter() {
+            gate.purge(&is_queued);
+        }
+    }
+
+    /// Hands a task to the workers.
+    pub fn push(&self, task: Task) {
+        // Cannot fail: this queue holds a receiver itself.
+        let _ = self.sender.send(task);
+    }
+
+    /// Waits for a task that may run; tasks whose route is at its limit are left at its gate.
+    /// `None` when the queue is closed.
+    pub fn next(&self) -> Option<Ready> {
+        loop {
+            let task = select_biased! {
+                recv(self.granted) -> ready => return ready.ok(),
+                recv(self.receiver) -> task => task.ok()?,
+            };
+            match task.gate.clone() {
+                None => return Some(Ready { task, pass: None }),
+                Some(gate) => {
+                    if let Some(ready) = gate.admit(task) {
+                        return Some(ready);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::call::Owner;
+    use crate::error::Error;
+    use crate::job::{JobId, Stamp};
+
+    fn key(n: u64) -> JobKey {
+        let stamp = Stamp::from_unix_seconds(n as f64 / 1e6).unwrap();
+        JobKey { owner: Owner::anonymous(), id: JobId::next(None, stamp) }
+    }
+
+    fn push(queue: &Queue, n: u64, gate: Option<&Arc<Gate>>) -> bool {
+        let Some(permit) = queue.reserve(|job| *job != key(666)) else { return false };
+        queue.push(Task { job: key(n), route: RouteIndex(0), gate: gate.cloned(), permit });
+        true
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_a_started_job_makes_room() {
+        let queue = Queue::new(2);
+        assert!(push(&queue, 1, None) && push(&queue, 2, None));
+        assert!(!push(&queue, 3, None));
+        assert_eq!(queue.next().unwrap().task.job, key(1));
+        assert!(push(&queue, 3, None));
+    }
+
+    #[test]
+    fn cancelled_jobs_do_not_fill_the_queue_and_the_order_is_kept() {
+        let queue = Queue::new(4);
+        for n in [1, 666, 2, 3] {
+            assert!(push(&queue, n, None));
+        }
+        assert!(!push(&queue, 4, None), "nobody said that one was cancelled");
+        queue.mark_stale();
+        assert!(push(&queue, 4, None), "the dead one made room");
+        assert!(!push(&queue, 5, None));
+        let order: Vec<_> = (0..4).map(|_| queue.next().unwrap().task.job).collect();
+        assert_eq!(order, [key(1), key(2), key(3), key(4)]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_cancelled_job_at_a_gate_does_not_fill_the_queue() {
+        let queue = Queue::new(3);
+        let gate = queue.new_gate(1);
+        for (n, gate) in [(1, Some(&gate)), (666, Some(&gate)), (2, None)] {
+            assert!(push(&queue, n, gate));
+        }
+        let running = queue.next().unwrap();
+        assert_eq!(queue.next().unwrap().task.job, key(2), "the one between waits at the gate");
+        assert!(push(&queue, 3, None));
+        assert!(!push(&queue, 4, None));
+        queue.mark_stale();
+        assert!(push(&queue, 4, None));
+        drop(running);
+    }
+
+    #[test]
+    fn a_gate_delays_and_passes_on_in_order() {
+        let queue = Queue::new(8);
+        let gate = queue.new_gate(1);
+        for n in 1..=3 {
+            assert!(push(&queue, n, Some(&gate)));
+        }
+        assert!(push(&queue, 9, None));
+        let first = queue.next().unwrap();
+        assert_eq!(first.task.job, key(1));
+        let other = queue.next().unwrap();
+        assert_eq!(other.task.job, key(9), "the others do not stand in the way");
+        assert!(push(&queue, 10, None));
+        drop(first);
+        let second = queue.next().unwrap();
+        assert_eq!(second.task.job, key(2), "who waited at the gate goes first");
+        assert_eq!(queue.next().unwrap().task.job, key(10));
+        drop(second);
+        assert_eq!(queue.next().unwrap().task.job, key(3));
+    }
+
+    #[test]
+    fn a_caller_waits_in_line_and_gives_up_in_time() {
+        let gate = Queue::new(8).new_gate(1);
+        let pass = gate.enter(Duration::ZERO).unwrap();
+        assert!(matches!(gate.enter(Duration::from_millis(5)), Err(Error::GatewayTimeout(_))));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| gate.enter(Duration::from_secs(60)).is_ok());
+            drop(pass);
+            assert!(waiting.join().unwrap());
+        });
+        assert!(gate.enter(Duration::ZERO).is_ok(), "every pass came back");
+    }
+}

@@ -1,0 +1,195 @@
+//! The wiring: from a configuration to a running deferd, and to its orderly end.
+//!
+//! Owns the order in which everything is made and ended, readable from top to bottom. Handles no
+//! request. Invariant: nothing listens before every part that a request needs is there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::api::{self, Api};
+use crate::config::{Config, Invalid, RouteConfig, Target};
+use crate::front::{Limits, Listening, Stopper};
+use crate::handler::cgi::CgiHandler;
+use crate::handler::routes::{Route, Routes};
+use crate::handler::run::RunHandler;
+use crate::handler::{Handler, ScriptRoute};
+use crate::job::execution::Stop;
+use crate::jobs::Jobs;
+use crate::queue::Queue;
+use crate::service::Service;
+use crate::store::memory::MemoryStore;
+use crate::workers;
+
+/// From the first byte of a head to its last.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Without a byte of an answer being taken.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+/// Between two requests on a connection.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// How long killed jobs get to be reaped at the end.
+const REAP_TIME: Duration = Duration::from_secs(7);
+/// How long an immediate end waits for killed scripts to be reaped.
+const ABORT_TIME: Duration = Duration::from_secs(1);
+/// How often the end looks whether it may come.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A running deferd.
+pub struct Server {
+    jobs: Arc<Jobs>,
+    stopper: Stopper,
+    address: SocketAddr,
+    grace: Duration,
+}
+
+/// Why deferd does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration cannot be served: exit 2.
+    Invalid(Invalid),
+    /// The system refuses something: exit 1.
+    System(io::Error),
+}
+
+impl From<Invalid> for StartError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Starts everything; the last part to start is the one that accepts connections.
+///
+/// # Errors
+/// [`StartError`].
+pub fn start(config: &Config) -> Result<Server, StartError> {
+    let store = Arc::new(MemoryStore::new(config.max_stored));
+    let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue)));
+    let routes = Arc::new(routes(config, &jobs)?);
+    let listening = Listening::bind(config.listen, config.max_connections)
+        .map_err(|error| Invalid::new("--listen", &config.listen.to_string(), error))?;
+    let address = listening.local_addr()?;
+    let stopper = listening.stopper();
+    workers::start(config.workers, &jobs, &routes);
+    workers::start_janitor(&jobs, config.ttl)?;
+    let service = Arc::new(Service::new(routes, Arc::clone(&jobs)));
+    let limits = Arc::new(limits(config));
+    thread::Builder::new()
+        .name("accept".into())
+        .spawn(move || listening.serve(&service, &limits))?;
+    Ok(Server { jobs, stopper, address, grace: config.grace })
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        max_head: config.max_head,
+        max_body: config.max_body,
+        head_time: HEAD_TIME,
+        body_time: config.body_timeout,
+        write_time: WRITE_TIME,
+        idle_time: IDLE_TIME,
+    }
+}
+
+/// The route table: the built-in endpoints and the configured routes.
+fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
+    let mut routes = Vec::new();
+    for prefix in api::PREFIXES {
+        let handler = Box::new(Api::new(Arc::clone(jobs)));
+        let time_limit = config.timeout;
+        routes.push(Route { prefix: prefix.into(), gate: None, time_limit, handler });
+    }
+    for route in &config.routes {
+        let time_limit = route.timeout.unwrap_or(config.timeout);
+        let gate = route.concurrency.map(|limit| jobs.queue.new_gate(limit));
+        let handler = handler(route, config)?;
+        routes.push(Route { prefix: route.prefix.clone(), gate, time_limit, handler });
+    }
+    Ok(Routes::new(routes))
+}
+
+fn handler(route: &RouteConfig, config: &Config) -> Result<Box<dyn Handler>, Invalid> {
+    let (Target::Cgi(directory) | Target::Run(directory)) = &route.target;
+    let invalid = |what: io::Error| {
+        Invalid::new("--route", &route.prefix, format!("directory {}: {what}", directory.display()))
+    };
+    let real = directory.canonicalize().map_err(invalid)?;
+    if !real.is_dir() {
+        return Err(invalid(io::ErrorKind::NotADirectory.into()));
+    }
+    let script = ScriptRoute {
+        prefix: route.prefix.clone(),
+        directory: real,
+        time_limit: route.timeout.unwrap_or(config.timeout),
+        max_output: route.max_output.unwrap_or(config.max_output),
+    };
+    Ok(match route.target {
+        Target::Cgi(_) => Box::new(CgiHandler::new(script)),
+        Target::Run(_) => Box::new(RunHandler::new(script)),
+    })
+}
+
+impl Server {
+    /// The address that it listens on, with the real port.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends in order: no new connections, no new jobs; what waits and runs has the grace to end, is
+    /// then cancelled, and is reaped. Calls `hurry` now and then: when it says so, the end comes now.
+    pub fn end(&self, mut hurry: impl FnMut() -> bool) {
+        self.stopper.stop();
+        self.jobs.drain();
+        log::info!(
+            "ending: {} jobs wait, {} run",
+            self.jobs.queue.len(),
+            self.jobs.executions.len()
+        );
+        let mut waited = self.wait(self.grace, &mut hurry);
+        if waited == Waited::TooLong {
+            self.jobs.executions.stop_all(Stop::Cancel);
+            waited = self.wait(REAP_TIME, &mut hurry);
+        }
+        if waited != Waited::Idle {
+            self.jobs.executions.stop_all(Stop::Kill);
+            self.wait(ABORT_TIME, &mut || false);
+        }
+        workers::log_lost(&self.jobs.store.remaining());
+    }
+
+    /// Waits until nothing waits, runs or is being answered.
+    fn wait(&self, span: Duration, hurry: &mut impl FnMut() -> bool) -> Waited {
+        let deadline = Instant::now() + span;
+        loop {
+            if self.jobs.is_idle() && !self.stopper.is_busy() {
+                return Waited::Idle;
+            }
+            if hurry() {
+                return Waited::Hurried;
+            }
+            if Instant::now() >= deadline {
+                return Waited::TooLong;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+/// How a wait for the end of all work ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// All work is done.
+    Idle,
+    /// Not in time.
+    TooLong,
+    /// A second signal came.
+    Hurried,
+}

@@ -1,0 +1,230 @@
+//! Between the fronts and the rest: checks a request, then defers it or runs it.
+//!
+//! Owns the reading of `x-arango-async` and of the database prefix, the order of the checks, and the
+//! access log. Does no I/O of its own. Invariants: every check that needs no content is made by
+//! [`Service::plan`], before the content is read; what can never run never gets a `202`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+
+use crate::api::{ASYNC_ID, id_value};
+use crate::call::{Answer, Call, Connection, Owner, empty};
+use crate::error::Error;
+use crate::handler::routes::{RouteIndex, Routes};
+use crate::job::JobId;
+use crate::jobs::Jobs;
+use crate::store::Keep;
+
+const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
+
+/// How a request is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// While the client waits.
+    Synchronous,
+    /// With a `202`, and later with the result or with nothing.
+    Deferred(Keep),
+}
+
+/// A request that passed every check that needs no content.
+#[derive(Debug)]
+pub struct Plan {
+    route: RouteIndex,
+    mode: Mode,
+    owner: Owner,
+}
+
+/// What the fronts talk to.
+pub struct Service {
+    routes: Arc<Routes>,
+    jobs: Arc<Jobs>,
+    anonymous: Owner,
+}
+
+impl Service {
+    /// The service over these routes and jobs.
+    pub fn new(routes: Arc<Routes>, jobs: Arc<Jobs>) -> Self {
+        Self { routes, jobs, anonymous: Owner::anonymous() }
+    }
+
+    /// Whether deferd is ending, so that connections should not be kept.
+    pub fn is_draining(&self) -> bool {
+        self.jobs.is_draining()
+    }
+
+    /// Checks a request by its head. Rewrites its target to the one without database prefix.
+    ///
+    /// # Errors
+    /// The answer, if the request is refused.
+    pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
+        let begin = Instant::now();
+        self.checked(request).map_err(|error| {
+            let answer = Answer::from(error.response());
+            AccessLine::of(&request.method, &request.uri, connection, begin).write(
+                &self.anonymous,
+                "-",
+                &answer.response,
+            );
+            Box::new(answer)
+        })
+    }
+
+    fn checked(&self, request: &mut Parts) -> Result<Plan, Error> {
+        if let Some(uri) = without_database(&request.uri)? {
+            request.uri = uri;
+        }
+        let owner = self.anonymous.clone();
+        let route = self.routes.find(request.uri.path())?;
+        self.routes.get(route).handler.check(request)?;
+        let mode = mode(request);
+        if mode != Mode::Synchronous {
+            self.jobs.check(announced_length(request))?;
+        }
+        Ok(Plan { route, mode, owner })
+    }
+
+    /// Answers a whole request.
+    pub fn call(&self, plan: Plan, request: Request<Vec<u8>>, connection: Connection) -> Answer {
+        let Plan { route, mode, owner } = plan;
+        let line = AccessLine::of(request.method(), request.uri(), &connection, Instant::now());
+        let call = Call { request, connection, owner: owner.clone() };
+        let answer = match mode {
+            Mode::Synchronous => self.run(route, call),
+            Mode::Deferred(keep) => self.defer(route, call, keep),
+        };
+        let answer = answer.unwrap_or_else(|error| error.response().into());
+        line.write(&owner, &self.routes.get(route).prefix, &answer.response);
+        answer
+    }
+
+    /// Runs a request while its client waits, in line with the jobs of its route.
+    fn run(&self, index: RouteIndex, call: Call) -> Result<Answer, Error> {
+        let route = self.routes.get(index);
+        let gate = route.gate.as_ref();
+        let _pass = gate.map(|gate| gate.enter(route.time_limit)).transpose()?;
+        let run = self.jobs.executions.begin(None);
+        Ok(self.routes.run(index, call, &run.execution))
+    }
+
+    fn defer(&self, route: RouteIndex, call: Call, keep: Keep) -> Result<Answer, Error> {
+        let id = self.jobs.submit(call, &self.routes, route, keep)?;
+        Ok(accepted((keep == Keep::Result).then_some(id)).into())
+    }
+}
+
+/// The `202`, with the id where the result can be asked for.
+fn accepted(id: Option<JobId>) -> Response<Bytes> {
+    let mut response = empty(StatusCode::ACCEPTED);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(id) = id {
+        let location = HeaderValue::try_from(format!("/_api/job/{id}"));
+        headers.insert(LOCATION, location.expect("a path of digits is a field value"));
+        headers.insert(ASYNC_ID, id_value(id));
+    }
+    response
+}
+
+/// Reads `x-arango-async`: exactly `store` or `true`, once; anything else means nothing. OPTIONS is
+/// never deferred.
+fn mode(request: &Parts) -> Mode {
+    let mut values = request.headers.get_all(ASYNC).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Mode::Synchronous };
+    match value.as_bytes().trim_ascii() {
+        _ if request.method == Method::OPTIONS => Mode::Synchronous,
+        b"store" => Mode::Deferred(Keep::Result),
+        b"true" => Mode::Deferred(Keep::Nothing),
+        _ => Mode::Synchronous,
+    }
+}
+
+/// The content's length as announced; zero where it is not.
+fn announced_length(request: &Parts) -> usize {
+    let value = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// The target without `/_db/_system`; `None` where it has no database prefix.
+fn without_database(uri: &Uri) -> Result<Option<Uri>, Error> {
+    let Some(rest) = uri.path().strip_prefix("/_db/") else { return Ok(None) };
+    let (name, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if name != "_system" {
+        return Err(Error::UnknownDatabase);
+    }
+    let path = if path.is_empty() { "/" } else { path };
+    let target = match uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    target.map(|target| Some(Uri::from(target))).map_err(|_| Error::bad_parameter(""))
+}
+
+/// What the access log says of a request, taken before the request is handed on.
+struct AccessLine(Option<(Method, Uri, Connection, Instant)>);
+
+impl AccessLine {
+    fn of(method: &Method, uri: &Uri, connection: &Connection, begin: Instant) -> Self {
+        let wanted = log::log_enabled!(log::Level::Info);
+        Self(wanted.then(|| (method.clone(), uri.clone(), *connection, begin)))
+    }
+
+    fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>) {
+        let Some((method, uri, connection, begin)) = self.0 else { return };
+        let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok()).unwrap_or("-");
+        log::info!(
+            "request={method} target={uri} peer={} owner={} route={route} job={id} status={} bytes={} time={:.6}s",
+            connection.peer,
+            owner.as_log(),
+            response.status().as_u16(),
+            response.body().len(),
+            begin.elapsed().as_secs_f64(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_prefix_is_taken_off() {
+        for (target, rest) in [
+            ("/_db/_system/_api/job/7?count=1", Ok(Some("/_api/job/7?count=1"))),
+            ("/_db/_system", Ok(Some("/"))),
+            ("/_db/other/_api/version", Err(Error::UnknownDatabase)),
+            ("/_db/", Err(Error::UnknownDatabase)),
+            ("/_dbx/y", Ok(None)),
+        ] {
+            let found = without_database(&target.parse().unwrap());
+            assert_eq!(found, rest.map(|rest| rest.map(|r| r.parse().unwrap())), "{target}");
+        }
+    }
+
+    #[test]
+    fn only_store_and_true_defer() {
+        for (method, values, expected) in [
+            ("GET", &["store"][..], Mode::Deferred(Keep::Result)),
+            ("HEAD", &["true"], Mode::Deferred(Keep::Nothing)),
+            ("POST", &["\t store "], Mode::Deferred(Keep::Result)),
+            ("OPTIONS", &["store"], Mode::Synchronous),
+            ("GET", &["TRUE"], Mode::Synchronous),
+            ("GET", &["1"], Mode::Synchronous),
+            ("GET", &[""], Mode::Synchronous),
+            ("GET", &["store", "store"], Mode::Synchronous),
+            ("GET", &[], Mode::Synchronous),
+        ] {
+            let mut request = Request::builder().method(method);
+            for value in values {
+                request = request.header(ASYNC, *value);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(mode(&parts), expected, "{method} {values:?}");
+        }
+    }
+}
