@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 /// The content type of every JSON answer.
@@ -128,9 +128,6 @@ impl Error {
             }
             Self::QueueFull(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            Self::Unavailable(_) => {
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
         }

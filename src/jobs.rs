@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::execution::Executions;
 use crate::job::{JobId, Stamp};
-use crate::queue::{Queue, Task};
+use crate::queue::{Permit, Queue, Task};
 use crate::store::{JobKey, Keep, Refused, Store};
 
 /// All jobs of one deferd.
@@ -39,18 +39,24 @@ impl Jobs {
         Self { store, queue, executions: Executions::default(), draining: AtomicBool::new(false) }
     }
 
-    /// Whether a request of `bytes` would be accepted at this moment.
+    /// Whether a request with `bytes` of content would be accepted at this moment.
     ///
     /// # Errors
     /// Why not.
     pub fn check(&self, bytes: usize) -> Result<(), Error> {
-        if self.is_draining() {
-            return Err(Error::Unavailable("shutting down".into()));
-        }
         if !self.store.has_room(bytes) {
             return Err(storage_full());
         }
-        Ok(())
+        self.reserve().map(drop)
+    }
+
+    /// Takes a place in the queue.
+    fn reserve(&self) -> Result<Permit, Error> {
+        if self.is_draining() {
+            return Err(Error::Unavailable("shutting down".into()));
+        }
+        let permit = self.queue.reserve(|job| self.store.is_queued(job));
+        permit.ok_or(Error::QueueFull("".into()))
     }
 
     /// Accepts a job.
@@ -64,11 +70,7 @@ impl Jobs {
         route: RouteIndex,
         keep: Keep,
     ) -> Result<JobId, Error> {
-        self.check(0)?;
-        let permit = self
-            .queue
-            .reserve(|job| self.store.is_queued(job))
-            .ok_or(Error::QueueFull("".into()))?;
+        let permit = self.reserve()?;
         let owner = call.owner.clone();
         let id = self.store.submit(call, keep, now()).map_err(|Refused::Full| storage_full())?;
         let gate = routes.get(route).gate.clone();

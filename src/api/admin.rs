@@ -85,6 +85,8 @@ pub fn echo(call: &Call) -> Response<Bytes> {
 /// # Errors
 /// `503` while deferd ends.
 pub fn availability(jobs: &Jobs) -> Result<Response<Bytes>, Error> {
-    jobs.check(0)?;
+    if jobs.is_draining() {
+        return Err(Error::Unavailable("shutting down".into()));
+    }
     Ok(json(r#"{"error":false,"code":200,"mode":"default"}"#))
 }

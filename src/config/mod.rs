@@ -156,7 +156,7 @@ type Setter = fn(&mut Config, &str) -> Result<(), String>;
 const OPTIONS: [(&str, Setter); 14] = [
     ("listen", |c, v| value::address(v).map(|v| c.listen = v)),
     ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
-    ("workers", |c, v| value::count(v).map(|v| c.workers = v)),
+    ("workers", |c, v| value::threads(v).map(|v| c.workers = v)),
     ("queue", |c, v| value::count(v).map(|v| c.queue = v)),
     ("max-stored", |c, v| value::size(v).map(|v| c.max_stored = v)),
     ("max-body", |c, v| value::size(v).map(|v| c.max_body = v)),

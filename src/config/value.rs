@@ -25,6 +25,14 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of threads: at least one, and few enough to be had.
+///
+/// # Errors
+/// What is wrong.
+pub fn threads(text: &str) -> Result<usize, String> {
+    count(text).and_then(|n| if n <= 1024 { Ok(n) } else { Err("must be at most 1024".into()) })
+}
+
 /// A size in bytes, or with one of the units K, M and G (powers of 1024), at least one byte.
 ///
 /// # Errors

@@ -100,7 +100,7 @@ impl Listening {
     fn wait(&self) -> bool {
         let mut fds =
             [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
-        // An interrupted wait is an empty one: then `accept` would block.
+        // An interrupted wait is an empty one: `accept` finds nothing and does not block.
         let _ = poll(&mut fds, None);
         fds[1].revents().is_empty()
     }

@@ -108,9 +108,8 @@ impl Exchange<'_> {
         version: Version,
     ) -> Persistence {
         let Answer { response, receipt } = answer;
-        let asks_to_close = response.headers().contains_key(http::header::CONNECTION);
-        let ends = asks_to_close || self.service.is_draining();
-        let persistence = if ends { Persistence::Close } else { wanted };
+        let draining = self.service.is_draining();
+        let persistence = if draining { Persistence::Close } else { wanted };
         let mut stream = self.stream;
         let written =
             reply::write(&mut stream, &response, content, persistence, version, &mut self.clock);
