@@ -3,7 +3,8 @@
 //! Owns no behaviour of HTTP itself (the `http` crate's types carry that). Invariant: a [`Receipt`]
 //! is settled exactly once, whatever becomes of the connection: confirmed, or failed when dropped.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,19 +20,54 @@ impl Owner {
         Self(Arc::from(""))
     }
 
+    /// A user.
+    pub fn named(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+
+    /// The user's name; `None` for nobody in particular.
+    pub fn name(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(&self.0)
+    }
+
     /// The name as the log shows it: `-` for nobody.
     pub fn as_log(&self) -> &str {
-        if self.0.is_empty() { "-" } else { &self.0 }
+        self.name().unwrap_or("-")
     }
 }
 
-/// The two ends of the connection that a request came in on.
+/// The connection that a request came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// The address that the client connected to.
-    pub local: SocketAddr,
+pub enum Connection {
+    /// Over TCP.
+    Tcp {
+        /// The client's address.
+        peer: SocketAddr,
+        /// The address that the client connected to.
+        local: SocketAddr,
+    },
+    /// Over a Unix socket, whose clients have no address.
+    Unix,
+}
+
+impl Connection {
+    /// The client's address; that of this host for a Unix socket, whose clients are on it.
+    pub fn peer_ip(&self) -> IpAddr {
+        match self {
+            Self::Tcp { peer, .. } => peer.ip().to_canonical(),
+            Self::Unix => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+}
+
+/// The client, as the log shows it.
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { peer, .. } => peer.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
 }
 
 /// A whole request: read to its last byte, checked, and with its target in origin-form.
@@ -43,6 +79,8 @@ pub struct Call {
     pub connection: Connection,
     /// Who sent it.
     pub owner: Owner,
+    /// How the sender has proved that: `Basic` or `Bearer`.
+    pub auth_type: Option<&'static str>,
 }
 
 impl Call {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 /// The content type of every JSON answer.
@@ -26,6 +26,8 @@ pub enum Error {
     BadJson(Detail),
     /// 400/1208: a collection name that no collection can have.
     IllegalName,
+    /// 401/11: credentials are asked for, and these are none.
+    NotAuthorized,
     /// 403/403: the thing exists and may not be run.
     Forbidden(Detail),
     /// 404/404: no such job, route, script or endpoint.
@@ -81,6 +83,9 @@ impl Error {
             Self::IllegalName => {
                 (StatusCode::BAD_REQUEST, 1208, "cannot create collection", "illegal name")
             }
+            Self::NotAuthorized => {
+                (StatusCode::UNAUTHORIZED, 11, "not authorized to execute this request", "")
+            }
             Self::Forbidden(d) => (StatusCode::FORBIDDEN, 403, "forbidden", d),
             Self::NotFound(d) => (StatusCode::NOT_FOUND, 404, "not found", d),
             Self::UnknownDatabase => (StatusCode::NOT_FOUND, 1228, "database not found", ""),
@@ -125,6 +130,10 @@ impl Error {
         match self {
             Self::MethodNotSupported(allow) => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::NotAuthorized => {
+                let realm = r#"Basic realm="deferd", charset="UTF-8""#;
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(realm));
             }
             Self::QueueFull(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

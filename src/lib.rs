@@ -10,8 +10,11 @@
 //! - `main`: arguments, logger, signals, exit codes.
 //! - [`config`]: every option, from text to checked values.
 //! - [`server`]: the wiring, from top to bottom, and the orderly end.
-//! - [`front`]: sockets. `accept` → `connection` → `head` → `body` → (service) → `reply`.
-//! - [`service`]: checks a request, then runs it or defers it; the access log.
+//! - [`listen`]: the listening socket, made or handed over; readiness.
+//! - [`front`]: sockets. `accept` → `connection` → `head` → `body` → (service) → `reply`;
+//!   `tiny_http` is the other front.
+//! - [`service`]: checks a request, then runs it or defers it; the access log. `browser` says which
+//!   pages may ask, `auth` who.
 //! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for
 //!   scripts, `locate` finds them, `environment` prepares them, `child` runs them.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
@@ -24,6 +27,8 @@
 //! - [`error`]: the one table of deferd's own errors.
 
 pub mod api;
+pub mod auth;
+pub mod browser;
 pub mod call;
 pub mod config;
 pub mod error;
@@ -31,6 +36,7 @@ pub mod front;
 pub mod handler;
 pub mod job;
 pub mod jobs;
+pub mod listen;
 pub mod queue;
 pub mod server;
 pub mod service;

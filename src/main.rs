@@ -8,13 +8,16 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use deferd::config::{self, Command, Config};
+use deferd::listen;
 use deferd::server::{self, Server, StartError};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use rustix::event::{PollFd, PollFlags, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
     match config::parse(std::env::args_os()) {
         Ok(Command::Help) => print(config::HELP),
         Ok(Command::Version) => print(concat!("deferd ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Token(user)) => token(&user),
         Ok(Command::Serve(config)) => serve(&config),
         Err(invalid) => fail(2, &invalid),
     }
@@ -32,10 +35,18 @@ fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Prints a fresh token for its user, and the line for the file of `--auth`.
+fn token(user: &str) -> ExitCode {
+    match deferd::auth::new_token(user) {
+        Ok((token, line)) => print(&format!("token: {token}\nline for --auth: {line}\n")),
+        Err(what) => fail(2, &format!("token {user:?}: {what}")),
+    }
+}
+
 fn serve(config: &Config) -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     // Before anything listens, so that no signal finds nobody.
-    let mut signals = match signals() {
+    let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return fail(1, &format!("cannot handle signals: {error}")),
     };
@@ -45,30 +56,63 @@ fn serve(config: &Config) -> ExitCode {
         Err(StartError::System(error)) => return fail(1, &error),
     };
     announce(&server);
-    wait_for_signal(&mut signals);
-    let hurry = signals.set_nonblocking(true).is_ok();
-    server.end(|| hurry && signals.read(&mut [0]).is_ok_and(|n| n > 0));
+    listen::notify("READY=1");
+    while !signals.wait_for_end() {
+        server.reload();
+    }
+    listen::notify("STOPPING=1");
+    server.end(|| signals.ended_again());
     ExitCode::SUCCESS
 }
 
-/// One byte for each SIGTERM and SIGINT.
-fn signals() -> std::io::Result<UnixStream> {
-    let (signals, sender) = UnixStream::pair()?;
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+/// The signals that concern deferd, each as a byte to be read.
+struct Signals {
+    /// SIGTERM and SIGINT.
+    end: UnixStream,
+    /// SIGHUP.
+    reload: UnixStream,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let pipe = |signals: &[i32]| -> std::io::Result<UnixStream> {
+            let (receiver, sender) = UnixStream::pair()?;
+            receiver.set_nonblocking(true)?;
+            for &signal in signals {
+                signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+            }
+            Ok(receiver)
+        };
+        Ok(Self { end: pipe(&[SIGTERM, SIGINT])?, reload: pipe(&[SIGHUP])? })
     }
-    Ok(signals)
+
+    /// Waits for a signal; `true` for the end, `false` for a reload.
+    fn wait_for_end(&mut self) -> bool {
+        loop {
+            let mut fds =
+                [PollFd::new(&self.end, PollFlags::IN), PollFd::new(&self.reload, PollFlags::IN)];
+            // An interrupted wait finds nothing to read.
+            let _ = poll(&mut fds, None);
+            if self.ended_again() {
+                return true;
+            }
+            // Several signals that came together are one.
+            if self.reload.read(&mut [0; 64]).is_ok_and(|n| n > 0) {
+                return false;
+            }
+        }
+    }
+
+    /// Whether another signal to end came.
+    fn ended_again(&mut self) -> bool {
+        self.end.read(&mut [0]).is_ok_and(|n| n > 0)
+    }
 }
 
 /// The first line of stdout is for whoever started deferd with port 0; nobody may be reading it.
 fn announce(server: &Server) {
     let mut stdout = std::io::stdout();
-    let _ = writeln!(stdout, "listening on http://{}", server.address());
+    let _ = writeln!(stdout, "listening on {}", server.address());
     let _ = stdout.flush();
-    log::info!("deferd {} listening on http://{}", env!("CARGO_PKG_VERSION"), server.address());
-}
-
-/// Waits for the first signal; the second finds [`Server::end`] waiting.
-fn wait_for_signal(signals: &mut UnixStream) {
-    while !matches!(signals.read(&mut [0]), Ok(1)) {}
+    log::info!("deferd {} listening on {}", env!("CARGO_PKG_VERSION"), server.address());
 }

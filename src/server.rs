@@ -4,20 +4,25 @@
 //! request. Invariant: nothing listens before every part that a request needs is there.
 
 use std::io;
-use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::api::{self, Api};
-use crate::config::{Config, Invalid, RouteConfig, Target};
-use crate::front::{Limits, Listening, Stopper};
+use crate::auth::Auth;
+use crate::browser::{HostCheck, Policy};
+use crate::config::{Config, FrontKind, Invalid, RouteConfig, Target};
+#[cfg(feature = "tiny_http")]
+use crate::front;
+use crate::front::{Limits, Listener, Listening, Stopper};
 use crate::handler::cgi::CgiHandler;
 use crate::handler::routes::{Route, Routes};
 use crate::handler::run::RunHandler;
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
+use crate::listen::{self, Address, Bound, SocketFile};
 use crate::queue::Queue;
 use crate::service::Service;
 use crate::store::memory::MemoryStore;
@@ -40,9 +45,19 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A running deferd.
 pub struct Server {
     jobs: Arc<Jobs>,
-    stopper: Stopper,
-    address: SocketAddr,
+    service: Arc<Service>,
+    front: Front,
+    address: Address,
+    /// Removed with the server.
+    _file: Option<SocketFile>,
     grace: Duration,
+}
+
+/// The front that serves, as the end needs it.
+enum Front {
+    Strict(Stopper),
+    #[cfg(feature = "tiny_http")]
+    TinyHttp(front::tiny_http::Busy),
 }
 
 /// Why deferd does not start.
@@ -71,21 +86,74 @@ impl From<io::Error> for StartError {
 /// # Errors
 /// [`StartError`].
 pub fn start(config: &Config) -> Result<Server, StartError> {
+    let Bound { listener, address, file } = listen::bind(&config.listen)
+        .map_err(|error| Invalid::new("--listen", &config.listen.to_string(), error))?;
+    config.check_exposure(&address)?;
+    let auth = config.auth.as_deref().map(auth).transpose()?;
     let store = Arc::new(MemoryStore::new(config.max_stored));
     let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue)));
     let routes = Arc::new(routes(config, &jobs)?);
-    let listening = Listening::bind(config.listen, config.max_connections)
-        .map_err(|error| Invalid::new("--listen", &config.listen.to_string(), error))?;
-    let address = listening.local_addr()?;
-    let stopper = listening.stopper();
     workers::start(config.workers, &jobs, &routes);
     workers::start_janitor(&jobs, config.ttl)?;
-    let service = Arc::new(Service::new(routes, Arc::clone(&jobs)));
+    let policy = policy(config, &address);
+    let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy));
+    let front = serve(config, listener, &service)?;
+    Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
+}
+
+fn auth(path: &Path) -> Result<Auth, Invalid> {
+    Auth::load(path).map_err(|what| Invalid::new("--auth", &path.display().to_string(), what))
+}
+
+/// What web pages may do; on a Unix socket they can do nothing, so there the host does not matter.
+fn policy(config: &Config, address: &Address) -> Policy {
+    let local = matches!(address, Address::Tcp(_)) && address.is_local();
+    let host_check =
+        if local && config.auth.is_none() { HostCheck::Loopback } else { HostCheck::Any };
+    let (allow_origin, allow_host) = (config.allow_origin.clone(), config.allow_host.clone());
+    Policy { allow_origin, allow_host, host_check }
+}
+
+/// Starts the front.
+fn serve(config: &Config, listener: Listener, service: &Arc<Service>) -> io::Result<Front> {
     let limits = Arc::new(limits(config));
-    thread::Builder::new()
-        .name("accept".into())
-        .spawn(move || listening.serve(&service, &limits))?;
-    Ok(Server { jobs, stopper, address, grace: config.grace })
+    match config.front {
+        FrontKind::Strict => {
+            let listening = Listening::new(listener, config.max_connections)?;
+            let stopper = listening.stopper();
+            let service = Arc::clone(service);
+            let thread = thread::Builder::new().name("accept".into());
+            thread.spawn(move || listening.serve(&service, &limits))?;
+            Ok(Front::Strict(stopper))
+        }
+        #[cfg(feature = "tiny_http")]
+        FrontKind::TinyHttp => {
+            let server = front::tiny_http::TinyHttp::new(listener)?;
+            let busy = server.busy();
+            server.serve(service, &limits)?;
+            Ok(Front::TinyHttp(busy))
+        }
+    }
+}
+
+impl Front {
+    /// Takes no new connections, as far as that can be told.
+    fn stop(&self) {
+        match self {
+            Self::Strict(stopper) => stopper.stop(),
+            #[cfg(feature = "tiny_http")]
+            Self::TinyHttp(_) => {}
+        }
+    }
+
+    /// Whether an answer is still on its way.
+    fn is_busy(&self) -> bool {
+        match self {
+            Self::Strict(stopper) => stopper.is_busy(),
+            #[cfg(feature = "tiny_http")]
+            Self::TinyHttp(busy) => busy.is_busy(),
+        }
+    }
 }
 
 fn limits(config: &Config) -> Limits {
@@ -139,14 +207,19 @@ fn handler(route: &RouteConfig, config: &Config) -> Result<Box<dyn Handler>, Inv
 
 impl Server {
     /// The address that it listens on, with the real port.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Reads again what can change while it runs: the users.
+    pub fn reload(&self) {
+        self.service.reload();
     }
 
     /// Ends in order: no new connections, no new jobs; what waits and runs has the grace to end, is
     /// then cancelled, and is reaped. Calls `hurry` now and then: when it says so, the end comes now.
     pub fn end(&self, mut hurry: impl FnMut() -> bool) {
-        self.stopper.stop();
+        self.front.stop();
         self.jobs.drain();
         log::info!(
             "ending: {} jobs wait, {} run",
@@ -169,7 +242,7 @@ impl Server {
     fn wait(&self, span: Duration, hurry: &mut impl FnMut() -> bool) -> Waited {
         let deadline = Instant::now() + span;
         loop {
-            if self.jobs.is_idle() && !self.stopper.is_busy() {
+            if self.jobs.is_idle() && !self.front.is_busy() {
                 return Waited::Idle;
             }
             if hurry() {

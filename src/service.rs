@@ -13,7 +13,9 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
-use crate::api::{ASYNC_ID, id_value};
+use crate::api::{self, ASYNC_ID, id_value};
+use crate::auth::Auth;
+use crate::browser::{self, Foreign, Policy};
 use crate::call::{Answer, Call, Connection, Owner, empty};
 use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
@@ -38,19 +40,33 @@ pub struct Plan {
     route: RouteIndex,
     mode: Mode,
     owner: Owner,
+    auth_type: Option<&'static str>,
+    foreign: Foreign,
 }
 
 /// What the fronts talk to.
 pub struct Service {
     routes: Arc<Routes>,
     jobs: Arc<Jobs>,
+    policy: Policy,
+    /// `None`: everybody is welcome.
+    auth: Option<Auth>,
     anonymous: Owner,
 }
 
 impl Service {
-    /// The service over these routes and jobs.
-    pub fn new(routes: Arc<Routes>, jobs: Arc<Jobs>) -> Self {
-        Self { routes, jobs, anonymous: Owner::anonymous() }
+    /// The service over these routes and jobs, for whom `auth` and `policy` let in.
+    pub fn new(routes: Arc<Routes>, jobs: Arc<Jobs>, auth: Option<Auth>, policy: Policy) -> Self {
+        Self { routes, jobs, policy, auth, anonymous: Owner::anonymous() }
+    }
+
+    /// Reads the users again, where there are any, and tells the log.
+    pub fn reload(&self) {
+        let Some(auth) = &self.auth else { return };
+        match auth.reload() {
+            Ok(users) => log::info!("the auth file is read again: {users} users"),
+            Err(what) => log::error!("the auth file stays as it was read before: {what}"),
+        }
     }
 
     /// Whether deferd is ending, so that connections should not be kept.
@@ -61,44 +77,60 @@ impl Service {
     /// Checks a request by its head. Rewrites its target to the one without database prefix.
     ///
     /// # Errors
-    /// The answer, if the request is refused.
+    /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = Instant::now();
-        self.checked(request).map_err(|error| {
-            let answer = Answer::from(error.response());
-            AccessLine::of(&request.method, &request.uri, connection, begin).write(
-                &self.anonymous,
-                "-",
-                &answer.response,
-            );
-            Box::new(answer)
+        let foreign = self.policy.check(request);
+        let planned = match foreign.clone() {
+            Ok(foreign) => match browser::preflight(request, &foreign) {
+                Some(response) => Err(response),
+                None => self.checked(request, foreign).map_err(|error| error.response()),
+            },
+            Err(error) => Err(error.response()),
+        };
+        planned.map_err(|mut response| {
+            browser::disclose(&mut response, foreign.unwrap_or_default());
+            let line = AccessLine::of(&request.method, &request.uri, connection, begin);
+            line.write(&self.anonymous, "-", &response);
+            Box::new(response.into())
         })
     }
 
-    fn checked(&self, request: &mut Parts) -> Result<Plan, Error> {
-        if let Some(uri) = without_database(&request.uri)? {
+    fn checked(&self, request: &mut Parts, foreign: Foreign) -> Result<Plan, Error> {
+        let inner = without_database(&request.uri);
+        let caller = match &self.auth {
+            // A load balancer asks this, and has no credentials.
+            Some(_) if is_open(request, &inner) => None,
+            Some(auth) => Some(auth.authenticate(&request.headers)?),
+            None => None,
+        };
+        if let Some(uri) = inner? {
             request.uri = uri;
         }
-        let owner = self.anonymous.clone();
         let route = self.routes.find(request.uri.path())?;
         self.routes.get(route).handler.check(request)?;
         let mode = mode(request);
         if mode != Mode::Synchronous {
             self.jobs.check(announced_length(request))?;
         }
-        Ok(Plan { route, mode, owner })
+        let (owner, auth_type) = match caller {
+            Some(caller) => (caller.owner, Some(caller.auth_type)),
+            None => (self.anonymous.clone(), None),
+        };
+        Ok(Plan { route, mode, owner, auth_type, foreign })
     }
 
     /// Answers a whole request.
     pub fn call(&self, plan: Plan, request: Request<Vec<u8>>, connection: Connection) -> Answer {
-        let Plan { route, mode, owner } = plan;
+        let Plan { route, mode, owner, auth_type, foreign } = plan;
         let line = AccessLine::of(request.method(), request.uri(), &connection, Instant::now());
-        let call = Call { request, connection, owner: owner.clone() };
+        let call = Call { request, connection, owner: owner.clone(), auth_type };
         let answer = match mode {
             Mode::Synchronous => self.run(route, call),
             Mode::Deferred(keep) => self.defer(route, call, keep),
         };
-        let answer = answer.unwrap_or_else(|error| error.response().into());
+        let mut answer = answer.unwrap_or_else(|error| error.response().into());
+        browser::disclose(&mut answer.response, foreign);
         line.write(&owner, &self.routes.get(route).prefix, &answer.response);
         answer
     }
@@ -150,6 +182,13 @@ fn announced_length(request: &Parts) -> usize {
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
+/// Whether nobody needs to say who they are for this request. Deferred, it would need an owner.
+fn is_open(request: &Parts, inner: &Result<Option<Uri>, Error>) -> bool {
+    let uri = inner.as_ref().ok().and_then(Option::as_ref).unwrap_or(&request.uri);
+    let path = uri.path().strip_suffix('/').unwrap_or(uri.path());
+    path == api::OPEN && mode(request) == Mode::Synchronous
+}
+
 /// The target without `/_db/_system`; `None` where it has no database prefix.
 fn without_database(uri: &Uri) -> Result<Option<Uri>, Error> {
     let Some(rest) = uri.path().strip_prefix("/_db/") else { return Ok(None) };
@@ -179,7 +218,7 @@ impl AccessLine {
         let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok()).unwrap_or("-");
         log::info!(
             "request={method} target={uri} peer={} owner={} route={route} job={id} status={} bytes={} time={:.6}s",
-            connection.peer,
+            connection,
             owner.as_log(),
             response.status().as_u16(),
             response.body().len(),

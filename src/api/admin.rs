@@ -71,7 +71,7 @@ pub fn echo(call: &Call) -> Response<Bytes> {
         "path": uri.path(),
         "query": uri.query(),
         "protocol": format!("{:?}", request.version()),
-        "client": call.connection.peer.to_string(),
+        "client": call.connection.to_string(),
         "user": call.owner.as_log(),
         "headers": headers,
         "body": String::from_utf8_lossy(request.body()),

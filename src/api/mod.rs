@@ -25,6 +25,9 @@ pub use job::{ASYNC_ID, id_value};
 /// The path prefixes of the built-in endpoints; no route of the user's may stand below them.
 pub const PREFIXES: [&str; 2] = ["/_api/", "/_admin/"];
 
+/// The endpoint that never asks for credentials.
+pub const OPEN: &str = "/_admin/server/availability";
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The built-in endpoints.
@@ -66,7 +69,7 @@ impl<'a> Endpoint<'a> {
             "/_admin/time" => Ok(Self::Time),
             "/_admin/sleep" => Ok(Self::Sleep),
             "/_admin/echo" => Ok(Self::Echo),
-            "/_admin/server/availability" => Ok(Self::Availability),
+            OPEN => Ok(Self::Availability),
             "/_api/collection" => Ok(Self::Collection),
             _ => Err(Error::NotFound("no such endpoint".into())),
         }

@@ -10,10 +10,13 @@ mod value;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lexopt::ValueExt;
 pub use route::{RouteConfig, Target};
+
+use crate::listen::Address;
 
 /// `--help`.
 pub const HELP: &str = include_str!("help.txt");
@@ -22,7 +25,15 @@ pub const HELP: &str = include_str!("help.txt");
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The address to listen on.
-    pub listen: SocketAddr,
+    pub listen: Address,
+    /// Which front serves it.
+    pub front: FrontKind,
+    /// The file of the users; `None` where nobody needs to say who they are.
+    pub auth: Option<PathBuf>,
+    /// Origins whose pages may send requests.
+    pub allow_origin: Vec<String>,
+    /// Names in `host` beside those of this host.
+    pub allow_host: Vec<String>,
     /// Whether strangers may be listened to without credentials.
     pub exposure: Exposure,
     /// The routes beside the built-in ones.
@@ -51,6 +62,16 @@ pub struct Config {
     pub grace: Duration,
 }
 
+/// A front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrontKind {
+    /// For everybody.
+    Strict,
+    /// tiny_http's accept loop, for trusted callers only.
+    #[cfg(feature = "tiny_http")]
+    TinyHttp,
+}
+
 /// Who can reach deferd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
@@ -64,7 +85,11 @@ impl Default for Config {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8529)),
+            listen: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 8529))),
+            front: FrontKind::Strict,
+            auth: None,
+            allow_origin: Vec::new(),
+            allow_host: Vec::new(),
             exposure: Exposure::Loopback,
             routes: Vec::new(),
             workers: cores.max(2),
@@ -91,6 +116,8 @@ pub enum Command {
     Help,
     /// Print the version.
     Version,
+    /// Make a token for this user.
+    Token(String),
 }
 
 /// What is wrong with the configuration, in words for the operator.
@@ -141,6 +168,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
                     .ok_or_else(|| Invalid::new(&name, &value.to_string_lossy(), "not UTF-8"))?;
                 from_line.set(&name, value, &format!("--{name}"))?;
             }
+            lexopt::Arg::Value(word) if word == "token" => {
+                let user =
+                    parser.value().map_err(|_| Invalid::new("token", "", "USER is missing"))?;
+                return Ok(Command::Token(user.string()?));
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -153,8 +185,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 14] = [
+const OPTIONS: [(&str, Setter); 18] = [
     ("listen", |c, v| value::address(v).map(|v| c.listen = v)),
+    ("front", |c, v| front(v).map(|v| c.front = v)),
+    ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
+    ("allow-origin", |c, v| value::origin(v).map(|v| c.allow_origin.push(v))),
+    ("allow-host", |c, v| value::host(v).map(|v| c.allow_host.push(v))),
     ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
     ("workers", |c, v| value::threads(v).map(|v| c.workers = v)),
     ("queue", |c, v| value::count(v).map(|v| c.queue = v)),
@@ -216,14 +252,43 @@ impl Settings {
     }
 }
 
+fn front(text: &str) -> Result<FrontKind, String> {
+    match text {
+        "strict" => Ok(FrontKind::Strict),
+        #[cfg(feature = "tiny_http")]
+        "tiny_http" => Ok(FrontKind::TinyHttp),
+        #[cfg(not(feature = "tiny_http"))]
+        "tiny_http" => Err("this deferd was built without it".into()),
+        _ => Err("neither strict nor tiny_http".into()),
+    }
+}
+
 impl Config {
+    /// Checks whether `address` may be listened on: a service manager can hand over another one than
+    /// the configured.
+    ///
+    /// # Errors
+    /// [`Invalid`], with what to do.
+    pub fn check_exposure(&self, address: &Address) -> Result<(), Invalid> {
+        if address.is_local() {
+            return Ok(());
+        }
+        if self.exposure == Exposure::Loopback && self.auth.is_none() {
+            let what = "not a loopback address: anybody who reaches it could run the routes; \
+                        say --auth FILE, or --insecure if that is meant";
+            return Err(Invalid::new("--listen", &address.to_string(), what));
+        }
+        if self.front != FrontKind::Strict {
+            let what = "not a loopback address, and --front tiny_http is for trusted callers only; \
+                        use --front strict";
+            return Err(Invalid::new("--listen", &address.to_string(), what));
+        }
+        Ok(())
+    }
+
     /// Checks what concerns more than one option.
     fn check(&self) -> Result<(), Invalid> {
-        if self.exposure == Exposure::Loopback && !self.listen.ip().to_canonical().is_loopback() {
-            let what = "not a loopback address: anybody who reaches it could run the routes; \
-                        say --insecure if that is meant";
-            return Err(Invalid::new("--listen", &self.listen.to_string(), what));
-        }
+        self.check_exposure(&self.listen)?;
         for (n, route) in self.routes.iter().enumerate() {
             if self.routes[..n].iter().any(|other| other.prefix == route.prefix) {
                 return Err(Invalid::new(
@@ -265,7 +330,8 @@ mod tests {
             "7",
             "--queue=8",
         ]);
-        assert_eq!(read.listen, "[::1]:0".parse().unwrap());
+        assert_eq!(read.listen, Address::Tcp("[::1]:0".parse().unwrap()));
+        assert_eq!(config(&["--listen", "unix:/run/x"]).listen, Address::Unix("/run/x".into()));
         assert_eq!((read.ttl, read.max_stored, read.queue), (Duration::from_secs(300), 1 << 30, 8));
         assert_eq!(config(&["--insecure", "--listen", "0.0.0.0:1"]).exposure, Exposure::Insecure);
         assert_eq!(super::parse(["x".into(), "-h".into()]), Ok(Command::Help));
@@ -281,6 +347,13 @@ mod tests {
             (&["--max-body", "5X"], "--max-body \"5X\""),
             (&["--listen", "localhost"], "--listen \"localhost\""),
             (&["--listen", "0.0.0.0:80"], "--insecure"),
+            (&["--listen", "unix:"], "--listen \"unix:\""),
+            (&["--front", "fast"], "neither strict nor tiny_http"),
+            (&["--allow-origin", "ui.example"], "--allow-origin \"ui.example\""),
+            (&["--allow-host", "nas:80"], "--allow-host \"nas:80\""),
+            (&["token"], "USER is missing"),
+            #[cfg(feature = "tiny_http")]
+            (&["--insecure", "--front=tiny_http", "--listen=0.0.0.0:80"], "trusted callers only"),
             (&["--route", "x=run:."], "--route \"x=run:.\": the prefix does not begin with /"),
             (&["--route", "/a=run:.", "--route", "/a=cgi:."], "has a route already"),
             (&["--insecure=yes"], "insecure"),
@@ -315,7 +388,7 @@ mod tests {
         for (name, _) in OPTIONS {
             assert!(HELP.contains(&format!("--{name}")), "{name}");
         }
-        assert!(HELP.lines().count() <= 36, "more than a screen and a half");
+        assert!(HELP.lines().count() <= 40, "more than a screen and a half");
         assert!(HELP.lines().all(|line| line.chars().count() <= 80));
     }
 }

@@ -2,15 +2,51 @@
 //!
 //! Owns their syntax. Errors say what is wrong; which option it was, the caller adds.
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// An address with its port.
+use crate::listen::Address;
+
+/// A TCP address with its port, or `unix:` and a path.
 ///
 /// # Errors
 /// What is wrong.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "not an address and port, as 127.0.0.1:8529 or [::1]:8529".into())
+pub fn address(text: &str) -> Result<Address, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return self::path(path).map(Address::Unix);
+    }
+    let address = text.parse().map(Address::Tcp);
+    address.map_err(|_| "not an address, as 127.0.0.1:8529, [::1]:8529 or unix:/path".into())
+}
+
+/// The path of a file.
+///
+/// # Errors
+/// What is wrong.
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("not a path".into()) } else { Ok(text.into()) }
+}
+
+/// An origin, as browsers send it, or `*` for all.
+///
+/// # Errors
+/// What is wrong.
+pub fn origin(text: &str) -> Result<String, String> {
+    let name = text.split_once("://").map_or("", |(_, name)| name);
+    let is_origin = !name.is_empty() && !name.contains('/');
+    if text == "*" || text == "null" || is_origin {
+        return Ok(text.to_owned());
+    }
+    Err("not an origin, as https://ui.example:8080, null or *".into())
+}
+
+/// A host name, without a port.
+///
+/// # Errors
+/// What is wrong.
+pub fn host(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && !text.contains(['/', ':', '@', ' ']);
+    if is_name { Ok(text.to_owned()) } else { Err("not a host name, without a port".into()) }
 }
 
 /// A number, at least one.

@@ -4,7 +4,6 @@
 //! descriptors, memory or threads costs the connection at hand, is told, and passes.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
@@ -15,7 +14,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use super::head::Persistence;
 use super::reply::{self, Clock, Content};
 use super::slots::{Slot, Slots};
+use super::stream::{Listener, Stream};
 use super::{Limits, connection};
+use crate::call::Connection;
 use crate::error::Error;
 use crate::service::Service;
 
@@ -30,7 +31,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A socket that listens.
 pub struct Listening {
-    listener: TcpListener,
+    listener: Listener,
     stop: Arc<OwnedFd>,
     slots: Arc<Slots>,
 }
@@ -54,23 +55,13 @@ impl Stopper {
 }
 
 impl Listening {
-    /// Binds the address.
+    /// Takes over a socket that listens and does not block.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn bind(address: SocketAddr, max_connections: usize) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
+    pub fn new(listener: Listener, max_connections: usize) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         Ok(Self { listener, stop, slots: Slots::new(max_connections) })
-    }
-
-    /// The address, with the real port.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 
     /// What ends this loop.
@@ -83,8 +74,10 @@ impl Listening {
         let mut trouble = Trouble::default();
         while self.wait() {
             match self.listener.accept() {
-                Ok((stream, peer)) => match self.slots.take(peer.ip()) {
-                    Some(slot) => spawn(stream, slot, service, limits, &mut trouble),
+                Ok((stream, connection)) => match self.slots.take(&connection) {
+                    Some(slot) => {
+                        spawn(stream, connection, slot, service, limits, &mut trouble);
+                    }
                     None => turn_away(&stream, "too many connections", &mut trouble),
                 },
                 Err(error) if is_of_one_connection(&error) => {}
@@ -116,7 +109,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Starts the thread of a connection.
 fn spawn(
-    stream: TcpStream,
+    stream: Stream,
+    connection: Connection,
     slot: Slot,
     service: &Arc<Service>,
     limits: &Arc<Limits>,
@@ -127,14 +121,15 @@ fn spawn(
     // Shared, so that there is somebody to answer where there is no thread.
     let stream = Arc::new(stream);
     let its = Arc::clone(&stream);
-    let spawned = thread.spawn(move || connection::serve(&its, &slot, &service, &limits));
+    let serve = move || connection::serve(&its, connection, &slot, &service, &limits);
+    let spawned = thread.spawn(serve);
     if let Err(error) = spawned {
         turn_away(&stream, &format!("no thread for a connection: {error}"), trouble);
     }
 }
 
 /// Answers `503` without waiting for anything, and closes.
-fn turn_away(mut stream: &TcpStream, why: &str, trouble: &mut Trouble) {
+fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     trouble.tell(why);
     if stream.set_nonblocking(true).is_err() {
         return;

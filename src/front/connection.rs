@@ -5,7 +5,6 @@
 //! of its answer was written and the connection shows no error, and never otherwise.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
 use super::reply::{Clock, Content};
 use super::slots::Slot;
+use super::stream::Stream;
 use super::{Broken, Limits, body, head, reply};
 use crate::call::{Answer, Connection};
 use crate::service::Service;
@@ -29,25 +29,24 @@ pub struct Exchange<'a> {
     service: &'a Service,
     limits: &'a Limits,
     slot: &'a Slot,
-    stream: &'a TcpStream,
-    input: Input<&'a TcpStream>,
+    stream: &'a Stream,
+    input: Input<&'a Stream>,
     connection: Connection,
     clock: Clock,
 }
 
 /// Serves a connection to its end.
-pub fn serve(stream: &TcpStream, slot: &Slot, service: &Service, limits: &Limits) {
-    let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
-    let Ok((peer, local)) = ends else { return };
-    let ready = stream
-        .set_nonblocking(false)
-        .and_then(|()| stream.set_nodelay(true))
-        .and_then(|()| stream.set_write_timeout(Some(limits.write_time)));
-    if ready.is_err() {
+pub fn serve(
+    stream: &Stream,
+    connection: Connection,
+    slot: &Slot,
+    service: &Service,
+    limits: &Limits,
+) {
+    if stream.prepare(limits.write_time).is_err() {
         return;
     }
     let input = Input::new(stream);
-    let connection = Connection { peer, local };
     let clock = Clock::default();
     let mut exchange = Exchange { service, limits, slot, stream, input, connection, clock };
     while exchange.next() == Persistence::KeepAlive {}
@@ -114,15 +113,12 @@ impl Exchange<'_> {
         let written =
             reply::write(&mut stream, &response, content, persistence, version, &mut self.clock);
         if let Err(error) = written {
-            log::debug!(
-                "peer={} left before its answer was written: {error}",
-                self.connection.peer
-            );
+            log::debug!("peer={} left before its answer was written: {error}", self.connection);
             return Persistence::Close;
         }
         // A peer that is gone resets the connection; that may be known only now.
-        if receipt.matters() && !matches!(stream.take_error(), Ok(None)) {
-            log::debug!("peer={} left before its answer was delivered", self.connection.peer);
+        if receipt.matters() && stream.is_broken() {
+            log::debug!("peer={} left before its answer was delivered", self.connection);
             return Persistence::Close;
         }
         receipt.confirm();
@@ -145,10 +141,10 @@ impl Exchange<'_> {
         let mut stream = self.stream;
         let mut waste = [0; 4096];
         let mut left = LINGER_BYTES;
-        let _ = stream.shutdown(Shutdown::Write);
+        stream.end_writing();
         while left > 0 {
             let time = deadline.saturating_duration_since(Instant::now());
-            if time.is_zero() || stream.set_read_timeout(Some(time)).is_err() {
+            if time.is_zero() || stream.set_read_time(time).is_err() {
                 break;
             }
             match stream.read(&mut waste) {
@@ -163,7 +159,7 @@ impl Exchange<'_> {
 fn log_refused(connection: &Connection, response: &http::Response<Bytes>) {
     log::info!(
         "request=- target=- peer={} owner=- route=- job=- status={} refused={}",
-        connection.peer,
+        connection,
         response.status().as_u16(),
         String::from_utf8_lossy(response.body()),
     );

@@ -150,18 +150,34 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| Error::bad_parameter("the method is not valid"))?;
     let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut fields = fields(request.headers)?;
-    let uri = target(request.path.unwrap_or_default(), &method, &mut fields)?;
-    check_host(&fields, version)?;
-    let framing = framing(&fields, version)?;
-    if matches!(framing, Framing::Length(length) if length > limits.max_body as u64) {
-        return Err(Error::BodyTooLarge);
+    let fields = fields(request.headers)?;
+    Head::new(method, request.path.unwrap_or_default(), version, fields, limits)
+}
+
+impl Head {
+    /// A head of these parts, if they go together.
+    ///
+    /// # Errors
+    /// `400`, `413`, `417` or `501`.
+    pub fn new(
+        method: Method,
+        request_target: &str,
+        version: Version,
+        mut fields: HeaderMap,
+        limits: &Limits,
+    ) -> Result<Self, Error> {
+        let uri = target(request_target, &method, &mut fields)?;
+        check_host(&fields, version)?;
+        let framing = framing(&fields, version)?;
+        if matches!(framing, Framing::Length(length) if length > limits.max_body as u64) {
+            return Err(Error::BodyTooLarge);
+        }
+        let persistence = persistence(&fields, version);
+        let expectation = expectation(&fields, version)?;
+        let mut parts = Request::new(()).into_parts().0;
+        (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, fields);
+        Ok(Self { parts, framing, persistence, expectation })
     }
-    let persistence = persistence(&fields, version);
-    let expectation = expectation(&fields, version)?;
-    let mut parts = Request::new(()).into_parts().0;
-    (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, fields);
-    Ok(Head { parts, framing, persistence, expectation })
 }
 
 /// Tells a version that is not offered from a malformed request line: only HTTP/1.0 and 1.1 are.

@@ -4,10 +4,10 @@
 //! the buffer for the next one, and each is used once.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::Broken;
+use super::stream::Stream;
 use crate::error::Error;
 
 /// What is read at once into the buffer, in bytes.
@@ -22,9 +22,9 @@ pub trait Timed {
     fn set_read_time(&mut self, time: Duration) -> io::Result<()>;
 }
 
-impl Timed for &TcpStream {
+impl Timed for &Stream {
     fn set_read_time(&mut self, time: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(time))
+        Stream::set_read_time(self, time)
     }
 }
 

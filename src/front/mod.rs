@@ -1,6 +1,7 @@
-//! The strict front: HTTP/1.1 over blocking sockets, one bounded thread per connection.
+//! The fronts. The strict one, in the files beside this: HTTP/1.1 over blocking sockets, one bounded
+//! thread per connection. The other, in `tiny_http`, is that crate's accept loop before the same service.
 //!
-//! Owns sockets, framing and deadlines. Knows nothing of jobs: a request goes to the service whole,
+//! The strict front owns sockets, framing and deadlines. Knows nothing of jobs: a request goes to the service whole,
 //! an answer comes back whole, and its receipt is confirmed when the last byte went out. Invariants:
 //! every phase has a deadline; after a refused request the connection is closed, so that no byte
 //! behind it is ever read as a request; nothing that a client does ends the accept loop.
@@ -12,8 +13,12 @@ mod head;
 mod input;
 mod reply;
 mod slots;
+mod stream;
+#[cfg(feature = "tiny_http")]
+pub mod tiny_http;
 
 pub use accept::{Listening, Stopper};
+pub use stream::Listener;
 
 use std::time::Duration;
 

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::call::Connection;
+
 /// The places for connections.
 pub struct Slots {
     capacity: usize,
@@ -28,9 +30,9 @@ impl Slots {
         Arc::new(Self { capacity, taken: Mutex::default(), busy: AtomicUsize::new(0) })
     }
 
-    /// Takes a place for a connection from `peer`; `None` if there is none left for it.
-    pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Slot> {
-        let peer = peer.to_canonical();
+    /// Takes a place for a connection; `None` if there is none left for it.
+    pub fn take(self: &Arc<Self>, connection: &Connection) -> Option<Slot> {
+        let peer = connection.peer_ip();
         let mut taken = self.lock();
         let of_peer = taken.by_peer.get(&peer).copied().unwrap_or(0);
         let most = if peer.is_loopback() { self.capacity } else { self.capacity.div_ceil(2) };
@@ -95,9 +97,13 @@ mod tests {
     #[test]
     fn a_foreign_peer_holds_half_at_most_and_loopback_all() {
         let slots = Slots::new(4);
-        let foreign: IpAddr = "192.0.2.1".parse().unwrap();
-        let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
-        let local: IpAddr = "127.0.0.1".parse().unwrap();
+        let from = |peer: &str| Connection::Tcp {
+            peer: peer.parse().unwrap(),
+            local: "127.0.0.1:1".parse().unwrap(),
+        };
+        let foreign = &from("192.0.2.1:1");
+        let mapped = &from("[::ffff:192.0.2.1]:2");
+        let local = &from("127.0.0.1:3");
         let first = slots.take(foreign).unwrap();
         let second = slots.take(mapped).unwrap();
         assert!(slots.take(foreign).is_none());

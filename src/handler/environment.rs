@@ -12,7 +12,7 @@ use http::header::{
 
 use super::ScriptRoute;
 use super::locate::Located;
-use crate::call::Call;
+use crate::call::{Call, Connection};
 
 /// The PATH of scripts where deferd was started without one.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -20,7 +20,8 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// The environment, name by name.
 pub fn of(call: &Call, route: &ScriptRoute, script: &Located) -> Vec<(OsString, OsString)> {
     let request = &call.request;
-    let peer = call.connection.peer.ip().to_canonical().to_string();
+    let peer = call.connection.peer_ip().to_string();
+    let (address, port) = server(call);
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let mut environment: Vec<(OsString, OsString)> = Vec::with_capacity(32);
     let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
@@ -33,10 +34,14 @@ pub fn of(call: &Call, route: &ScriptRoute, script: &Located) -> Vec<(OsString, 
     set("REMOTE_HOST", peer.into());
     set("REQUEST_METHOD", request.method().as_str().into());
     set("SCRIPT_NAME", OsString::from_vec(script.script_name.clone()));
-    set("SERVER_NAME", server_name(call).into());
-    set("SERVER_PORT", call.connection.local.port().to_string().into());
+    set("SERVER_NAME", address.into());
+    set("SERVER_PORT", port.into());
     set("SERVER_PROTOCOL", format!("{:?}", request.version()).into());
     set("SERVER_SOFTWARE", concat!("deferd/", env!("CARGO_PKG_VERSION")).into());
+    if let (Some(name), Some(auth_type)) = (call.owner.name(), call.auth_type) {
+        set("AUTH_TYPE", auth_type.into());
+        set("REMOTE_USER", name.into());
+    }
     if !script.path_info.is_empty() {
         set("PATH_TRANSLATED", path_translated(route, script));
     }
@@ -54,11 +59,18 @@ pub fn of(call: &Call, route: &ScriptRoute, script: &Located) -> Vec<(OsString, 
     environment
 }
 
-/// The host that the client asked for, without its port; else the address that it connected to.
-fn server_name(call: &Call) -> String {
+/// The host that the client asked for, without its port, else the address that it connected to; and
+/// the port that it connected to, which a Unix socket does not have.
+fn server(call: &Call) -> (String, String) {
     let host = call.request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let authority = host.and_then(|host| host.parse::<http::uri::Authority>().ok());
-    authority.map_or_else(|| call.connection.local.ip().to_string(), |a| a.host().to_owned())
+    let name = authority.map(|authority| authority.host().to_owned());
+    match call.connection {
+        Connection::Tcp { local, .. } => {
+            (name.unwrap_or_else(|| local.ip().to_string()), local.port().to_string())
+        }
+        Connection::Unix => (name.unwrap_or_else(|| "localhost".to_owned()), "0".to_owned()),
+    }
 }
 
 /// The path info as a file below the route's directory (RFC 3875 section 4.1.6).

@@ -1,0 +1,278 @@
+//! Who may come in: users and the hashes of their tokens, from a file.
+//!
+//! Owns the file's form, the reading of `authorization`, and new tokens. A token is 256 random bits, so
+//! a plain SHA-256 of it is enough: there is nothing to guess. Invariant: how long a check takes depends
+//! on how many users there are, and not on whether the name or the token is right.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hmac_sha256::Hash;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use rustix::rand::{GetRandomFlags, getrandom};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::call::Owner;
+use crate::error::Error;
+
+/// The users of one file.
+pub struct Auth {
+    path: PathBuf,
+    users: RwLock<Arc<[User]>>,
+}
+
+struct User {
+    owner: Owner,
+    /// Hashed, so that names of all lengths compare in the same time.
+    name_hash: [u8; 32],
+    token_hash: [u8; 32],
+}
+
+/// An authenticated caller.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who it is.
+    pub owner: Owner,
+    /// How it proved that: `Basic` or `Bearer` (RFC 3875 section 4.1.1).
+    pub auth_type: &'static str,
+}
+
+impl Auth {
+    /// Reads the users.
+    ///
+    /// # Errors
+    /// In words, what is wrong with the file and what to do.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let users = RwLock::new(read(path)?);
+        Ok(Self { path: path.to_owned(), users })
+    }
+
+    /// Reads the file again; returns how many users there are now.
+    ///
+    /// # Errors
+    /// What is wrong with the file; then the users stay as they were.
+    pub fn reload(&self) -> Result<usize, String> {
+        let users = read(&self.path)?;
+        let count = users.len();
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
+        Ok(count)
+    }
+
+    /// Finds out who sent these fields.
+    ///
+    /// # Errors
+    /// [`Error::NotAuthorized`] where that is nobody.
+    pub fn authenticate(&self, fields: &HeaderMap) -> Result<Caller, Error> {
+        let mut values = fields.get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Err(Error::NotAuthorized);
+        };
+        let credentials = Credentials::read(value.as_bytes()).ok_or(Error::NotAuthorized)?;
+        let users = Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner));
+        let mut found = None;
+        for user in users.iter() {
+            // Every user is compared, and no comparison ends early.
+            if bool::from(credentials.are_of(user)) {
+                found = Some(user);
+            }
+        }
+        let auth_type = credentials.auth_type;
+        found
+            .map(|user| Caller { owner: user.owner.clone(), auth_type })
+            .ok_or(Error::NotAuthorized)
+    }
+}
+
+/// What a client shows, hashed.
+struct Credentials {
+    auth_type: &'static str,
+    /// `None` for Bearer, where the token alone says who it is.
+    name_hash: Option<[u8; 32]>,
+    token_hash: [u8; 32],
+}
+
+impl Credentials {
+    /// Reads Basic (RFC 7617; the password is the token) or Bearer (RFC 6750).
+    fn read(value: &[u8]) -> Option<Self> {
+        let space = value.iter().position(|&b| b == b' ')?;
+        let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
+        if scheme.eq_ignore_ascii_case(b"bearer") {
+            let token_hash = Hash::hash(rest);
+            return Some(Self { auth_type: "Bearer", name_hash: None, token_hash });
+        }
+        if !scheme.eq_ignore_ascii_case(b"basic") {
+            return None;
+        }
+        let pair = BASE64_STANDARD.decode(rest).ok()?;
+        let colon = pair.iter().position(|&b| b == b':')?;
+        let (name, token) = (&pair[..colon], &pair[colon + 1..]);
+        Some(Self {
+            auth_type: "Basic",
+            name_hash: Some(Hash::hash(name)),
+            token_hash: Hash::hash(token),
+        })
+    }
+
+    fn are_of(&self, user: &User) -> Choice {
+        let name = self.name_hash.map_or(Choice::from(1), |hash| hash.ct_eq(&user.name_hash));
+        name & self.token_hash.ct_eq(&user.token_hash)
+    }
+}
+
+fn read(path: &Path) -> Result<Arc<[User]>, String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let mode = file.metadata().map_err(|error| error.to_string())?.mode();
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "other users have access to it (mode {:03o}); chmod 600 it",
+            mode & 0o777
+        ));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    let mut users: Vec<User> = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let user = user(line).map_err(|what| format!("line {}: {what}", n + 1))?;
+        if users.iter().any(|other| other.owner == user.owner) {
+            return Err(format!("line {}: this user has a line already", n + 1));
+        }
+        users.push(user);
+    }
+    if users.is_empty() {
+        return Err("it names no user; `deferd token USER` prints a line for one".into());
+    }
+    Ok(users.into())
+}
+
+/// Reads `user:sha256-hex-of-token`.
+fn user(line: &str) -> Result<User, &'static str> {
+    const FORM: &str = "not of the form user:sha256-hex-of-token";
+    let (name, hex) = line.rsplit_once(':').ok_or(FORM)?;
+    check_name(name)?;
+    let bytes = hex.as_bytes();
+    let mut token_hash = [0; 32];
+    if bytes.len() != 64 {
+        return Err(FORM);
+    }
+    for (byte, pair) in token_hash.iter_mut().zip(bytes.chunks(2)) {
+        let pair = std::str::from_utf8(pair).map_err(|_| FORM)?;
+        let is_hex = pair.bytes().all(|b| b.is_ascii_hexdigit());
+        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| is_hex).ok_or(FORM)?;
+    }
+    Ok(User { owner: Owner::named(name), name_hash: Hash::hash(name.as_bytes()), token_hash })
+}
+
+/// A user name is what Basic can carry and a log line can show.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
+    if name.is_empty() || !name.chars().all(plain) || name == "-" {
+        return Err(
+            "a user name is not empty, not -, and has no colon, blank or control character",
+        );
+    }
+    Ok(())
+}
+
+/// A fresh token for a user, and the line for the file.
+///
+/// # Errors
+/// Where the name cannot be one, or the system has no randomness.
+pub fn new_token(name: &str) -> Result<(String, String), String> {
+    check_name(name)?;
+    let mut random = [0; 32];
+    let got = getrandom(&mut random, GetRandomFlags::empty()).map_err(io::Error::from);
+    if got.map_err(|error| error.to_string())? != random.len() {
+        return Err("the system gave too little randomness".into());
+    }
+    let token = hex(&random);
+    let line = format!("{name}:{}", hex(&Hash::hash(token.as_bytes())));
+    Ok((token, line))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn file(text: &str, mode: u32) -> Result<Auth, String> {
+        static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("deferd-auth-{}-{n}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let auth = Auth::load(&path);
+        std::fs::remove_file(&path).unwrap();
+        auth
+    }
+
+    fn asks(auth: &Auth, value: &str) -> Option<String> {
+        let mut fields = HeaderMap::new();
+        fields.insert(AUTHORIZATION, value.parse().unwrap());
+        auth.authenticate(&fields).ok().map(|caller| caller.owner.as_log().to_owned())
+    }
+
+    #[test]
+    fn users_are_who_they_are() {
+        let (ann, line) = new_token("ann").unwrap();
+        let (bob, other) = new_token("bob").unwrap();
+        assert_ne!(ann, bob);
+        let auth = file(&format!("# users\n\n{line}\n{other}\n"), 0o600).unwrap();
+        let basic = |pair: String| format!("Basic {}", BASE64_STANDARD.encode(pair));
+        for (value, who) in [
+            (basic(format!("ann:{ann}")), Some("ann")),
+            (basic(format!("bob:{bob}")), Some("bob")),
+            (basic(format!("ann:{bob}")), None),
+            (basic(format!("eve:{ann}")), None),
+            (basic(format!(":{ann}")), None),
+            (basic("ann:".into()), None),
+            (basic("ann".into()), None),
+            (format!("bearer  {bob}"), Some("bob")),
+            (format!("Bearer {}", &bob[1..]), None),
+            ("Bearer ".into(), None),
+            ("Basic %%%".into(), None),
+            (format!("Digest {ann}"), None),
+            (ann, None),
+        ] {
+            assert_eq!(asks(&auth, &value).as_deref(), who, "{value}");
+        }
+        assert!(auth.authenticate(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn files_that_are_refused() {
+        let (_, line) = new_token("ann").unwrap();
+        for (text, mode, part) in [
+            (line.clone(), 0o644, "chmod 600"),
+            (line.clone(), 0o640, "chmod 600"),
+            (String::new(), 0o600, "no user"),
+            ("ann".into(), 0o600, "line 1: not of the form"),
+            ("ann:abc".into(), 0o600, "line 1: not of the form"),
+            (format!("{line}\n{line}"), 0o600, "line 2: this user has a line already"),
+            (line.replace("ann", "a b"), 0o600, "line 1: a user name"),
+            (format!("ann:{}", "+1".repeat(32)), 0o600, "not of the form"),
+        ] {
+            let error = file(&text, mode).err().unwrap();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        assert!(Auth::load(Path::new("/nonexistent")).is_err());
+        assert!(new_token("a:b").is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! The sockets beneath: TCP and Unix alike.
+//!
+//! Owns the difference between the two and nothing else. Invariant: whatever a phase does with a
+//! connection works on both.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use crate::call::Connection;
+
+/// A listening socket.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix.
+    Unix(UnixListener),
+}
+
+/// A connection.
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+/// Calls the same method of whichever it is.
+macro_rules! either {
+    ($self:expr, $it:ident => $call:expr) => {
+        match $self {
+            Stream::Tcp($it) => $call,
+            Stream::Unix($it) => $call,
+        }
+    };
+}
+
+impl Listener {
+    /// Accepts a connection, with its ends.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn accept(&self) -> io::Result<(Stream, Connection)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                let local = stream.local_addr()?;
+                Ok((Stream::Tcp(stream), Connection::Tcp { peer, local }))
+            }
+            Self::Unix(listener) => Ok((Stream::Unix(listener.accept()?.0), Connection::Unix)),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+impl Stream {
+    /// Makes it ready to be served: blocking, without delay for small writes, and each write bounded.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn prepare(&self, write_time: Duration) -> io::Result<()> {
+        if let Self::Tcp(stream) = self {
+            stream.set_nodelay(true)?;
+        }
+        self.set_nonblocking(false)?;
+        either!(self, s => s.set_write_timeout(Some(write_time)))
+    }
+
+    /// Switches between waiting and not.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        either!(self, s => s.set_nonblocking(nonblocking))
+    }
+
+    /// Bounds each read.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn set_read_time(&self, time: Duration) -> io::Result<()> {
+        either!(self, s => s.set_read_timeout(Some(time)))
+    }
+
+    /// Says that nothing more will be written.
+    pub fn end_writing(&self) {
+        let _ = either!(self, s => s.shutdown(Shutdown::Write));
+    }
+
+    /// Whether the connection has broken meanwhile.
+    pub fn is_broken(&self) -> bool {
+        !matches!(either!(self, s => s.take_error()), Ok(None))
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        either!(*self, s => (&mut &*s).read(target))
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        either!(*self, s => (&mut &*s).write(bytes))
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        either!(*self, s => (&mut &*s).write_vectored(parts))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
