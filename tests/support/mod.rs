@@ -8,6 +8,8 @@
     reason = "each suite uses its part of the harness; a test may panic"
 )]
 
+pub mod hold;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -108,6 +110,28 @@ impl Reply {
         assert!(json["errorMessage"].is_string() && json.as_object().unwrap().len() == 4, "{json}");
         assert_eq!(reply.id(), None, "an error of the job manager has no id");
         reply
+    }
+}
+
+impl Reply {
+    /// Asserts a job's result that is one of deferd's own errors: unlike those of the job resource, it
+    /// has an id.
+    #[track_caller]
+    pub fn expect_job_error(self, status: u16, number: u16) -> Self {
+        let reply = self.expect(status);
+        assert!(reply.id().is_some(), "{reply:?}");
+        let json = reply.json();
+        assert_eq!(json["code"], status, "{json}");
+        assert_eq!(json["errorNum"], number, "{json}");
+        reply
+    }
+
+    /// Asserts that it is no job's result: neither of the id fields is there.
+    #[track_caller]
+    pub fn without_id(self) -> Self {
+        assert_eq!(self.header("x-arango-async-id"), None, "{self:?}");
+        assert_eq!(self.header("x-arango-async-job-id"), None, "{self:?}");
+        self
     }
 }
 
