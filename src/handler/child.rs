@@ -76,6 +76,10 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     let _guard = execution.on_stop(move || {
         let _ = rustix::io::write(&waker, &1u64.to_ne_bytes());
     });
+    // A job whose turn comes after the grace has ended must not even begin.
+    if execution.stopped().is_some() {
+        return Err(Error::Cancelled);
+    }
     let mut group = Group::spawn(script).map_err(cannot)?;
     let mut pipes =
         Pipes::new(&mut group.leader, script, Stderr::new(execution, &name)).map_err(cannot)?;
