@@ -191,6 +191,11 @@ impl Pending {
         }
     }
 
+    /// Whether it was cancelled while it ran, so that its handler's answer will not be its result.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.phase, Phase::Running { cancelled: Cancelled::Yes, .. })
+    }
+
     /// The last line that the running job wrote to stderr.
     pub fn progress(&self) -> Option<String> {
         match &self.phase {

@@ -144,12 +144,13 @@ impl State {
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
         let request = pending.footprint;
+        let finished = if pending.is_cancelled() { Finished::Dropped } else { Finished::Kept };
         let done = Box::new(pending.finish(response, now));
         let result = done.footprint();
         jobs.done.put(job.id, now, done);
         jobs.result_bytes += result;
         self.stored = self.stored - request + result;
-        Finished::Kept
+        finished
     }
 
     /// Forgets at most [`BATCH`] of the owner's results that are stamped before `before`, and

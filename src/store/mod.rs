@@ -90,12 +90,12 @@ pub enum List {
     Done,
 }
 
-/// What became of a finished job's result.
+/// What became of the response that a job finished with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finished {
     /// It can be collected.
     Kept,
-    /// Nobody asked for it, or its job was forgotten.
+    /// Nobody asked for it, its job was forgotten, or it was cancelled and has `410` instead.
     Dropped,
 }
 
