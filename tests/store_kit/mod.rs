@@ -1,0 +1,170 @@
+//! What the suites over the `Store` trait share: jobs to submit, results to finish with, racers.
+//!
+//! Knows no store. Every job is built from a number, and its request and its result say that number,
+//! so that a result can be told from any other.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each suite uses its part of the kit; a test may panic"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use bytes::Bytes;
+use deferd::call::{Call, Connection, Owner};
+use deferd::job::execution::Execution;
+use deferd::job::stored::StoredResponse;
+use deferd::job::{JobId, Stamp};
+use deferd::store::{Finished, JobKey, Keep, List, Lookup, Store};
+use http::{Request, Response};
+
+/// The capacity that every store of these suites is opened with, in bytes.
+pub const CAPACITY: usize = 1 << 20;
+
+/// Opens an empty store of [`CAPACITY`] bytes.
+pub type Open = fn() -> Arc<dyn Store>;
+
+/// When the results of these suites come to be.
+pub const THEN: f64 = 1000.0;
+/// A moment after that: everything is stamped before it.
+pub const LATER: f64 = 2000.0;
+
+/// The moment `seconds` after the epoch.
+pub fn at(seconds: f64) -> Stamp {
+    Stamp::from_unix_seconds(seconds).unwrap()
+}
+
+/// The request of job `n`.
+pub fn call(n: usize, owner: &Owner) -> Call {
+    let request = Request::post(format!("/job/{n}")).body(format!("request {n}").into_bytes());
+    let here = "127.0.0.1:1".parse().unwrap();
+    let connection = Connection { peer: here, local: here };
+    Call { request: request.unwrap(), connection, owner: owner.clone() }
+}
+
+/// The result of job `n`.
+pub fn response(n: usize) -> Response<Bytes> {
+    Response::builder().header("x-job", n).body(Bytes::from(format!("result {n}"))).unwrap()
+}
+
+/// A number that stands for a job, and the job.
+pub struct Job {
+    pub n: usize,
+    pub key: JobKey,
+}
+
+impl Job {
+    /// Asserts that this is the job's own result.
+    #[track_caller]
+    pub fn assert_result(&self, result: &StoredResponse) {
+        assert_eq!(*result, StoredResponse::from(response(self.n)), "the result of another job");
+    }
+}
+
+/// The id and the owner of a job of nobody in particular.
+pub fn key(id: JobId) -> JobKey {
+    JobKey { owner: Owner::anonymous(), id }
+}
+
+pub fn submit(store: &dyn Store, n: usize, keep: Keep) -> Job {
+    let id = store.submit(call(n, &Owner::anonymous()), keep, at(THEN)).expect("there is room");
+    Job { n, key: key(id) }
+}
+
+/// Starts a job and returns the line to its handler; `None` if it does not wait any more.
+pub fn start(store: &dyn Store, job: &Job) -> Option<Arc<Execution>> {
+    let execution = Arc::new(Execution::new(Some(job.key.id)));
+    let started = store.start(&job.key, &execution, at(THEN))?;
+    assert_eq!(started.call.request.body(), format!("request {}", job.n).as_bytes());
+    Some(execution)
+}
+
+pub fn finish(store: &dyn Store, job: &Job) -> Finished {
+    store.finish(&job.key, response(job.n), at(THEN))
+}
+
+/// How far a batch is when the race begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    Queued,
+    Running,
+    Done,
+    InDelivery,
+}
+
+/// Submits jobs and takes each of them so far.
+pub fn batch(store: &dyn Store, size: usize, until: Until) -> Vec<Job> {
+    let jobs: Vec<Job> = (0..size).map(|n| submit(store, n, Keep::Result)).collect();
+    for job in &jobs {
+        if until != Until::Queued {
+            start(store, job).expect("it waits");
+        }
+        if matches!(until, Until::Done | Until::InDelivery) {
+            assert_eq!(finish(store, job), Finished::Kept);
+        }
+        if until == Until::InDelivery {
+            job.assert_result(&collected(store, job).expect("it is done"));
+        }
+    }
+    jobs
+}
+
+/// Collects; `None` if there is nothing to collect.
+pub fn collected(store: &dyn Store, job: &Job) -> Option<StoredResponse> {
+    match store.collect(&job.key) {
+        Lookup::Done(result) => Some(result),
+        Lookup::Unknown | Lookup::Pending => None,
+    }
+}
+
+/// Collects a job's own result and confirms it; whether there was one.
+#[track_caller]
+pub fn deliver(store: &dyn Store, job: &Job) -> bool {
+    let Some(result) = collected(store, job) else { return false };
+    job.assert_result(&result);
+    store.confirm(&job.key);
+    true
+}
+
+/// Asserts that nothing is left: no record, no list entry, not one byte on the accounts.
+#[track_caller]
+pub fn assert_empty(store: &dyn Store, jobs: &[Job]) {
+    for job in jobs {
+        assert_eq!(store.status(&job.key), None, "job {}", job.n);
+        assert!(collected(store, job).is_none() && !store.forget(&job.key), "job {}", job.n);
+    }
+    for list in [List::Pending, List::Done] {
+        assert_eq!(store.list(&Owner::anonymous(), list, usize::MAX), []);
+    }
+    assert_eq!(store.remaining(), []);
+    assert!(store.has_room(CAPACITY), "bytes of removed jobs are still on the accounts");
+    assert!(!store.has_room(CAPACITY + 1), "more bytes were taken off than were put on");
+}
+
+/// One side of a race.
+pub type Racer<'a, R> = &'a (dyn Fn() -> R + Sync);
+
+/// Lets the racers go at the same moment; what each of them returns.
+pub fn race<R: Send>(racers: &[Racer<R>]) -> Vec<R> {
+    let ready = AtomicUsize::new(0);
+    let run = |racer: Racer<R>| {
+        // Not a barrier: woken one after the other, the first would have won already.
+        ready.fetch_add(1, Ordering::AcqRel);
+        while ready.load(Ordering::Acquire) < racers.len() {
+            thread::yield_now();
+        }
+        racer()
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = racers.iter().map(|racer| scope.spawn(|| run(*racer))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// How many answers are yes.
+pub fn count(answers: impl IntoIterator<Item = bool>) -> usize {
+    answers.into_iter().filter(|&yes| yes).count()
+}

@@ -1,0 +1,464 @@
+//! Races over the `Store` trait: two threads or more want the same jobs, thousands of times.
+//!
+//! Each race is a function over a fresh store, so that every store can be run through the same
+//! list. In each round the racers go through one batch in the same order, so that they meet often;
+//! what must hold does not depend on who wins. After each round the accounts must be exact.
+
+#![allow(clippy::unwrap_used)]
+
+mod store_kit;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use deferd::call::Owner;
+use deferd::job::execution::Stop;
+use deferd::job::stored::StoredResponse;
+use deferd::store::memory::MemoryStore;
+use deferd::store::{Finished, Keep, List, Lookup, Refused, Status, Store};
+use store_kit::*;
+
+const ROUNDS: usize = 250;
+/// Jobs in a round: enough for the racers to be under way together.
+const BATCH: usize = 32;
+/// How long the longest race may take before it is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The list of races, run over one store.
+macro_rules! races {
+    ($store:ident by $open:path: $($race:ident)*) => {
+        mod $store {
+            $(#[test] fn $race() { super::$race($open); })*
+        }
+    };
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(CAPACITY))
+}
+
+races! { in_memory by super::memory:
+    a_request_is_handed_to_one_worker
+    a_result_is_handed_to_one_collector
+    a_result_survives_failed_deliveries_and_is_delivered_once
+    a_result_is_delivered_or_expires_never_both
+    a_result_is_delivered_or_deleted_never_both
+    a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
+    a_collector_cannot_hide_results_from_a_deletion_in_bulk
+    a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
+    deleting_all_stops_no_job_and_leaves_none
+    cancelling_wins_or_the_worker_is_told
+    a_cancelled_job_says_so_or_was_finished_before
+    a_job_never_vanishes_between_its_states
+    a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
+    a_full_store_takes_exactly_what_fits
+    ids_are_unique_and_increase
+    every_result_arrives_once_from_many_producers
+}
+
+/// Runs rounds on one store: what a round leaves behind shows in the next.
+fn rounds(open: Open, round: impl Fn(&dyn Store)) {
+    let store = open();
+    for _ in 0..ROUNDS {
+        round(&*store);
+    }
+}
+
+fn nobody() -> Owner {
+    Owner::anonymous()
+}
+
+fn a_request_is_handed_to_one_worker(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Queued);
+        let work = || count(jobs.iter().map(|job| start(store, job).is_some()));
+        let started = race(&[&work, &work, &work]);
+        assert_eq!(started.iter().sum::<usize>(), BATCH);
+        for job in &jobs {
+            assert_eq!(finish(store, job), Finished::Kept);
+            assert!(deliver(store, job));
+        }
+        assert_empty(store, &jobs);
+    });
+}
+
+fn a_result_is_handed_to_one_collector(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Done);
+        let collect = || count(jobs.iter().map(|job| deliver(store, job)));
+        let delivered = race(&[&collect, &collect, &collect]);
+        assert_eq!(delivered.iter().sum::<usize>(), BATCH);
+        assert_empty(store, &jobs);
+    });
+}
+
+fn a_result_survives_failed_deliveries_and_is_delivered_once(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Done);
+        let fail = || {
+            for job in jobs.iter().filter(|job| collected(store, job).is_some()) {
+                store.restore(&job.key);
+            }
+            0
+        };
+        let collect = || count(jobs.iter().map(|job| deliver(store, job)));
+        let delivered: usize = race(&[&fail, &collect, &fail, &collect]).into_iter().sum();
+        // A collector finds nothing while another one's delivery is under way, and may come again.
+        assert_eq!(delivered + collect(), BATCH);
+        assert_empty(store, &jobs);
+    });
+}
+
+fn a_result_is_delivered_or_expires_never_both(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Done);
+        let collect = || {
+            let mut delivered = 0;
+            for job in jobs.iter().filter(|job| collected(store, job).is_some()) {
+                if job.n.is_multiple_of(2) {
+                    store.confirm(&job.key);
+                    delivered += 1;
+                } else {
+                    store.restore(&job.key);
+                }
+            }
+            delivered
+        };
+        let expire = || (0..4).map(|_| store.expire_results(at(LATER))).sum();
+        let gone: usize = race(&[&collect, &expire, &expire]).into_iter().sum();
+        // What was in delivery at that moment came back, and expires now.
+        assert_eq!(gone + store.expire_results(at(LATER)), BATCH);
+        assert_empty(store, &jobs);
+    });
+}
+
+fn a_result_is_delivered_or_deleted_never_both(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Done);
+        let collect = || {
+            let mut delivered = 0;
+            for job in jobs.iter().filter(|job| collected(store, job).is_some()) {
+                if job.n.is_multiple_of(2) {
+                    store.confirm(&job.key);
+                    delivered += 1;
+                } else {
+                    store.restore(&job.key);
+                }
+            }
+            delivered
+        };
+        let delete = || count(jobs.iter().map(|job| store.forget(&job.key)));
+        let gone: usize = race(&[&collect, &delete, &delete]).into_iter().sum();
+        assert_eq!(
+            gone + delete(),
+            BATCH,
+            "a job in delivery cannot be deleted, a restored one can"
+        );
+        assert_empty(store, &jobs);
+    });
+}
+
+/// The deletions in bulk that reach results in delivery.
+const BULK: [fn(&dyn Store); 2] =
+    [|store| store.forget_all(&nobody()), |store| store.forget_before(&nobody(), at(LATER))];
+
+fn a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk(open: Open) {
+    rounds(open, |store| {
+        for delete in BULK {
+            let jobs = batch(store, BATCH, Until::InDelivery);
+            let restore = || jobs.iter().for_each(|job| store.restore(&job.key));
+            race(&[&restore, &|| delete(store)]);
+            restore();
+            assert_empty(store, &jobs);
+        }
+    });
+}
+
+fn a_collector_cannot_hide_results_from_a_deletion_in_bulk(open: Open) {
+    let store = &*open();
+    // More than one hold of a lock can take, and so fewer rounds.
+    for round in 0..ROUNDS / 10 {
+        let jobs = batch(store, 600, Until::Done);
+        let collect = || {
+            for job in jobs.iter().rev().filter(|job| collected(store, job).is_some()) {
+                if job.n.is_multiple_of(2) {
+                    store.confirm(&job.key);
+                } else {
+                    store.restore(&job.key);
+                }
+            }
+        };
+        race(&[&collect, &|| BULK[round % 2](store), &collect]);
+        assert_empty(store, &jobs);
+    }
+}
+
+fn a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Running);
+        let work = || {
+            let kept = jobs.iter().map(|job| (job, finish(store, job)));
+            count(kept.map(|(job, kept)| deliver(store, job) && kept == Finished::Kept))
+        };
+        let delete = || count(jobs.iter().map(|job| store.forget(&job.key)));
+        let gone: usize = race(&[&work, &delete]).into_iter().sum();
+        // The rest was in delivery when it was to be deleted: delivered, so `gone` counts it.
+        assert_eq!(gone, BATCH);
+        assert_empty(store, &jobs);
+    });
+}
+
+fn deleting_all_stops_no_job_and_leaves_none(open: Open) {
+    rounds(open, |store| {
+        for delete in BULK {
+            let jobs = batch(store, BATCH, Until::Queued);
+            let work = || {
+                for job in &jobs {
+                    start(store, job).expect("a forgotten job runs");
+                    finish(store, job);
+                }
+            };
+            race(&[&work, &|| delete(store)]);
+            assert_empty(store, &jobs);
+        }
+    });
+}
+
+fn cancelling_wins_or_the_worker_is_told(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Queued);
+        let cancelled = Mutex::new(Vec::new());
+        let cancel = || {
+            let all = jobs.iter().map(|job| store.cancel(&job.key, at(THEN))).collect::<Vec<_>>();
+            cancelled.lock().unwrap().extend(all);
+            Vec::new()
+        };
+        let work = || jobs.iter().map(|job| start(store, job)).collect::<Vec<_>>();
+        let started = race(&[&cancel, &work]).pop().unwrap();
+        assert_eq!(cancelled.into_inner().unwrap(), [true; BATCH], "each of them existed");
+        for (job, execution) in jobs.iter().zip(started) {
+            assert!(!store.is_queued(&job.key));
+            if let Some(execution) = execution {
+                assert_eq!(store.status(&job.key), Some(Status::Pending(None)));
+                assert_eq!(execution.stopped(), Some(Stop::Cancel));
+                finish(store, job);
+            }
+            assert_eq!(status_of(collected(store, job)), 410);
+            store.confirm(&job.key);
+        }
+        assert_empty(store, &jobs);
+    });
+}
+
+fn status_of(result: Option<StoredResponse>) -> u16 {
+    result.expect("a result").to_response().status().as_u16()
+}
+
+fn a_cancelled_job_says_so_or_was_finished_before(open: Open) {
+    rounds(open, |store| {
+        let jobs: Vec<Job> = (0..BATCH).map(|n| submit(store, n, Keep::Result)).collect();
+        let executions: Vec<_> = jobs.iter().map(|job| start(store, job).unwrap()).collect();
+        let cancel = || {
+            assert!(jobs.iter().all(|job| store.cancel(&job.key, at(THEN))), "each existed");
+            Vec::new()
+        };
+        let work = || jobs.iter().map(|job| finish(store, job)).collect::<Vec<_>>();
+        let finished = race(&[&cancel, &work]).pop().unwrap();
+        for ((job, execution), finished) in jobs.iter().zip(executions).zip(finished) {
+            let result = collected(store, job).expect("a cancelled job has a result too");
+            if execution.stopped().is_some() {
+                assert_eq!(status_of(Some(result)), 410);
+                assert_eq!(finished, Finished::Dropped, "the handler's own answer is lost");
+            } else {
+                job.assert_result(&result);
+                assert_eq!(finished, Finished::Kept);
+            }
+            store.confirm(&job.key);
+        }
+        assert_empty(store, &jobs);
+    });
+}
+
+fn a_job_never_vanishes_between_its_states(open: Open) {
+    rounds(open, |store| {
+        let jobs = batch(store, BATCH, Until::Queued);
+        let work = || {
+            for job in &jobs {
+                if job.n.is_multiple_of(4) {
+                    store.cancel(&job.key, at(THEN));
+                } else {
+                    start(store, job).expect("it waits");
+                    finish(store, job);
+                }
+            }
+        };
+        let look = || {
+            for job in &jobs {
+                let before = store.status(&job.key).expect("the job exists");
+                let result = store.peek(&job.key);
+                let after = store.status(&job.key).expect("the job exists");
+                match result {
+                    Lookup::Unknown => panic!("the job exists"),
+                    Lookup::Pending => assert_ne!(before, Status::Done),
+                    Lookup::Done(_) => assert_eq!(after, Status::Done),
+                }
+            }
+            let ids = store.remaining();
+            assert_eq!(ids.len(), BATCH);
+            assert!(ids.iter().collect::<HashSet<_>>().len() == BATCH, "{ids:?}");
+        };
+        race(&[&work, &look, &look]);
+        store.forget_all(&nobody());
+        assert_empty(store, &jobs);
+    });
+}
+
+fn a_job_that_nobody_waits_for_runs_and_is_listed_nowhere(open: Open) {
+    rounds(open, |store| {
+        let work = || {
+            for n in 0..BATCH {
+                let job = submit(store, n, Keep::Nothing);
+                assert!(!store.forget(&job.key) && !store.cancel(&job.key, at(THEN)));
+                assert!(store.is_queued(&job.key));
+                start(store, &job).expect("nothing but a worker reaches it");
+                assert_eq!(store.status(&job.key), None);
+                assert_eq!(finish(store, &job), Finished::Dropped);
+                assert!(collected(store, &job).is_none());
+            }
+        };
+        let sweep = || {
+            for _ in 0..BATCH / 4 {
+                BULK.iter().for_each(|delete| delete(store));
+                assert_eq!(store.expire_results(at(LATER)), 0);
+                assert_eq!(store.list(&nobody(), List::Pending, 9), []);
+                assert_eq!(store.list(&nobody(), List::Done, 9), []);
+            }
+        };
+        race(&[&work, &work, &sweep]);
+        assert_empty(store, &[]);
+    });
+}
+
+fn a_full_store_takes_exactly_what_fits(open: Open) {
+    const BODY: usize = 64 * 1024;
+    rounds(open, |store| {
+        let large = || {
+            let mut call = call(0, &nobody());
+            call.request.body_mut().resize(BODY, b'.');
+            call
+        };
+        let footprint = large().footprint();
+        let fill = || {
+            let mut accepted = Vec::new();
+            loop {
+                match store.submit(large(), Keep::Result, at(THEN)) {
+                    Ok(id) => accepted.push(id),
+                    Err(Refused::Full) => return accepted,
+                }
+            }
+        };
+        let accepted = race(&[&fill, &fill, &fill]).concat();
+        assert_eq!(accepted.len(), CAPACITY / footprint);
+        assert!(store.has_room(CAPACITY % footprint) && !store.has_room(CAPACITY % footprint + 1));
+        // Their work takes up its room until it is done, wanted or not.
+        store.forget_all(&nobody());
+        assert!(!store.has_room(footprint));
+        let jobs: Vec<Job> = accepted.into_iter().map(|id| Job { n: 0, key: key(id) }).collect();
+        jobs.iter().for_each(|job| {
+            assert_eq!(finish(store, job), Finished::Dropped);
+        });
+        assert_empty(store, &jobs);
+    });
+}
+
+fn ids_are_unique_and_increase(open: Open) {
+    rounds(open, |store| {
+        // The clock of each thread stands still or steps back.
+        let submit_all = || {
+            let times = (0..BATCH).map(|n| at(THEN - (n % 7) as f64));
+            let calls = times.map(|now| store.submit(call(0, &nobody()), Keep::Result, now));
+            calls.collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let ids = race(&[&submit_all, &submit_all, &submit_all]);
+        assert!(ids.iter().all(|ids| ids.is_sorted_by(|a, b| a < b)));
+        let all: HashSet<_> = ids.concat().into_iter().collect();
+        assert_eq!(all.len(), 3 * BATCH);
+        assert!(store.list(&nobody(), List::Pending, usize::MAX).is_sorted_by(|a, b| a < b));
+        store.forget_all(&nobody());
+        for n in all {
+            store.finish(&key(n), response(0), at(THEN));
+        }
+        assert_empty(store, &[]);
+    });
+}
+
+/// Producers, workers and collectors at once, on a store that is full most of the time; each
+/// collector breaks off every third delivery.
+fn every_result_arrives_once_from_many_producers(open: Open) {
+    const JOBS: usize = 4000;
+    let store = open();
+    let (next, delivered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let numbers = Mutex::new(HashMap::new());
+    let seen = Mutex::new(vec![0_u8; JOBS]);
+    let deadline = Instant::now() + PATIENCE;
+    let is_under_way = || {
+        assert!(Instant::now() < deadline, "a result was lost, or a thread was");
+        delivered.load(Ordering::Acquire) < JOBS
+    };
+    let (to_workers, tasks) = crossbeam_channel::unbounded::<Job>();
+    let produce = || {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= JOBS {
+                return;
+            }
+            let id = loop {
+                let mut call = call(n, &nobody());
+                call.request.headers_mut().insert("x-ballast", "x".repeat(8000).parse().unwrap());
+                match store.submit(call, Keep::Result, at(THEN)) {
+                    Ok(id) => break id,
+                    Err(Refused::Full) => assert!(is_under_way()),
+                }
+                thread::yield_now();
+            };
+            numbers.lock().unwrap().insert(id, n);
+            to_workers.send(Job { n, key: key(id) }).unwrap();
+        }
+    };
+    let work = || {
+        while is_under_way() {
+            let Ok(job) = tasks.try_recv() else {
+                thread::yield_now();
+                continue;
+            };
+            start(&*store, &job).expect("it waits");
+            assert_eq!(finish(&*store, &job), Finished::Kept);
+        }
+    };
+    let collect = || {
+        let mut turn = 0;
+        while is_under_way() {
+            for id in store.list(&nobody(), List::Done, 16) {
+                let n = numbers.lock().unwrap()[&id];
+                let job = Job { n, key: key(id) };
+                let Some(result) = collected(&*store, &job) else { continue };
+                job.assert_result(&result);
+                turn += 1;
+                if turn % 3 == 0 {
+                    store.restore(&job.key);
+                    continue;
+                }
+                store.confirm(&job.key);
+                seen.lock().unwrap()[n] += 1;
+                delivered.fetch_add(1, Ordering::AcqRel);
+            }
+            thread::yield_now();
+        }
+    };
+    race(&[&produce, &produce, &work, &work, &collect, &collect]);
+    assert!(seen.lock().unwrap().iter().all(|&times| times == 1));
+    assert_empty(&*store, &[]);
+}
