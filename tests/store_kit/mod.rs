@@ -41,8 +41,8 @@ pub fn at(seconds: f64) -> Stamp {
 pub fn call(n: usize, owner: &Owner) -> Call {
     let request = Request::post(format!("/job/{n}")).body(format!("request {n}").into_bytes());
     let here = "127.0.0.1:1".parse().unwrap();
-    let connection = Connection { peer: here, local: here };
-    Call { request: request.unwrap(), connection, owner: owner.clone() }
+    let connection = Connection::Tcp { peer: here, local: here };
+    Call { request: request.unwrap(), connection, owner: owner.clone(), auth_type: None }
 }
 
 /// The result of job `n`.
