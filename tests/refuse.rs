@@ -99,9 +99,9 @@ fn a_malformed_request_is_400_and_no_job() {
     let deferd = Deferd::start(&[]);
     for head in [
         "GET /_api/version HTTP/1.1\r\nx-arango-async: store\r\n\r\n",
-        "GET /_api/ver sion HTTP/1.1\r\nhost: h\r\nx-arango-async: store\r\n\r\n",
-        "PUT /_api/job/  HTTP/1.1\r\nhost: h\r\nx-arango-async: store\r\n\r\n",
-        "POST /_api/version HTTP/1.1\r\nhost: h\r\nx-arango-async: store\r\ncontent-length: x\r\n\r\n",
+        "GET /_api/ver sion HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n\r\n",
+        "PUT /_api/job/  HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n\r\n",
+        "POST /_api/version HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\ncontent-length: x\r\n\r\n",
     ] {
         let mut client = deferd.client();
         client.send(head.as_bytes());
@@ -118,7 +118,7 @@ fn a_body_cut_short_is_never_a_job() {
     let mut client = deferd.client();
     client.send(
         format!(
-            "POST /run/c-touch?{} HTTP/1.1\r\nhost: h\r\nx-arango-async: store\r\n\
+            "POST /run/c-touch?{} HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n\
              content-length: 10\r\n\r\nhalf",
             file.display()
         )
@@ -139,7 +139,7 @@ fn a_body_over_max_body_is_413_and_no_job() {
     let deferd = Deferd::start(&["--max-body", "1K"]);
     let chunked = |size: usize| {
         let mut client = deferd.client();
-        let head = "POST /_admin/echo HTTP/1.1\r\nhost: h\r\nx-arango-async: store\r\n\
+        let head = "POST /_admin/echo HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n\
                     transfer-encoding: chunked\r\n\r\n";
         let body = "x".repeat(size / 2);
         let chunk = format!("{:x}\r\n{body}\r\n", body.len());
@@ -162,7 +162,7 @@ fn an_announced_length_over_max_body_is_refused_without_waiting_for_it() {
     for length in ["1025", "30000000000", "99999999999999999999999"] {
         let mut client = deferd.client();
         client.send(
-            format!("POST /_api/version HTTP/1.1\r\nhost: h\r\nx-arango-async: store\r\ncontent-length: {length}\r\n\r\n")
+            format!("POST /_api/version HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\ncontent-length: {length}\r\n\r\n")
                 .as_bytes(),
         );
         client.try_read("POST").unwrap().expect_error(413, 413).without_id();
@@ -245,7 +245,7 @@ fn contents_that_wait_count_for_max_stored() {
     let mut chunked = deferd.client();
     chunked.send(
         format!(
-            "POST /_api/version HTTP/1.1\r\nhost: h\r\nx-arango-async: store\r\n\
+            "POST /_api/version HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n\
              transfer-encoding: chunked\r\n\r\n5dc\r\n{}\r\n0\r\n\r\n",
             "x".repeat(1500)
         )

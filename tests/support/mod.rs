@@ -37,6 +37,12 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts")
 }
 
+/// The front to test: the contract is the same on both, so each suite that holds it runs on both.
+fn front() -> Vec<String> {
+    let front = std::env::var("DEFERD_TEST_FRONT").unwrap_or_else(|_| "strict".to_owned());
+    if front == "strict" { Vec::new() } else { vec!["--front".to_owned(), front] }
+}
+
 /// A directory that is removed with the test.
 pub struct TempDir(pub PathBuf);
 
@@ -315,6 +321,7 @@ impl Deferd {
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])
+            .args(front())
             .args(arguments)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
