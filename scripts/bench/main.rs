@@ -1,0 +1,31 @@
+//! The figures that deferd is measured by, one subcommand each: `scripts/bench-*` run them.
+//!
+//! They print and never fail on speed. Both sides of every ratio are measured in one run, in turn, so
+//! that whatever else the machine does falls on both. Everything that is started is ended, and every
+//! wait ends within [`server::TIME_LIMIT`].
+//!
+//! - [`scripts`]: a script job beside the bare fork+exec of the same script.
+//! - [`memory`]: sizes, start, and what a hundred thousand results cost.
+//! - [`front`]: the strict front beside a bare loop over sockets.
+//! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
+
+mod bare;
+mod client;
+mod front;
+mod memory;
+mod sample;
+mod scripts;
+mod server;
+
+fn main() {
+    // Cargo adds `--bench`.
+    match std::env::args().skip(1).find(|argument| !argument.starts_with("--")).as_deref() {
+        Some("scripts") => scripts::print(),
+        Some("memory") => memory::print(),
+        Some("front") => front::print(),
+        Some("bare") => bare::serve(),
+        _ => println!("Usage: cargo bench --bench figures -- scripts | memory | front"),
+    }
+}

@@ -1,0 +1,196 @@
+//! What deferd weighs: its file, its start, its memory at rest, and results by the hundred thousand.
+//!
+//! Two deferds stand side by side, one with few results and one with many, and are asked in turn.
+
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::client::{Client, deferred, request};
+use super::sample::{ROUNDS, Sample, row, title};
+use super::server::Server;
+
+const MIB: f64 = 1024.0 * 1024.0;
+const STARTS: usize = 20;
+const MANY: usize = 100_000;
+const FEW: usize = 1000;
+/// Per round: 5 040 in all.
+const SUBMISSIONS: usize = 720;
+/// Per round, of everything else.
+const REQUESTS: usize = 100;
+
+/// Prints the figures.
+pub fn print() {
+    title(&format!("memory: the binary, its start, and {MANY} results"));
+    at_rest();
+    let mut few = Side::start();
+    let mut many = Side::start();
+    grow(&mut many);
+    submit(&mut few, &mut many);
+    few.client.store(&few.job, FEW);
+    ask(&mut few, &mut many);
+    delete(&mut few, &mut many);
+}
+
+fn at_rest() {
+    let size = std::fs::metadata(env!("CARGO_BIN_EXE_deferd")).unwrap().len() as f64;
+    row("binary, MiB (target <= 2.0)", format_args!("{:>9.2}", size / MIB));
+    let (mut ready, mut resident) = (Sample::default(), Sample::default());
+    for _ in 0..STARTS {
+        let begin = Instant::now();
+        let server = Server::deferd("info", &[]);
+        ready.push(begin.elapsed().as_secs_f64() * 1e3);
+        thread::sleep(Duration::from_millis(200));
+        resident.push(server.resident() / MIB);
+    }
+    row("exec to listening, ms, of 20 (target <= 20)", format_args!("{ready:.1}"));
+    row("resident at rest, MiB, of 20 (target <= 4)", format_args!("{resident:.2}"));
+}
+
+/// A deferd with some results.
+struct Side {
+    server: Server,
+    client: Client,
+    job: Vec<u8>,
+}
+
+impl Side {
+    fn start() -> Self {
+        let server = Server::deferd("warn", &[]);
+        let client = Client::new(server.address);
+        // Its content is formatted, so the result owns memory of its own.
+        Self { server, client, job: deferred("/_admin/time") }
+    }
+
+    fn submit(&mut self) -> (f64, String) {
+        let begin = Instant::now();
+        let id = self.client.submit(&self.job);
+        (micros(begin), id)
+    }
+
+    /// Waits for the result and collects it; the time of the collection.
+    fn collect(&mut self, id: &str) -> f64 {
+        self.client.wait_done(id, Duration::ZERO);
+        let collect = request("PUT", &format!("/_api/job/{id}"));
+        let begin = Instant::now();
+        let reply = self.client.exchange(&collect);
+        assert_eq!(reply.status, 200);
+        micros(begin)
+    }
+
+    fn time_of(&mut self, request: &[u8]) -> f64 {
+        let begin = Instant::now();
+        let reply = self.client.exchange(request);
+        assert_eq!(reply.status, 200);
+        micros(begin)
+    }
+}
+
+fn micros(begin: Instant) -> f64 {
+    begin.elapsed().as_secs_f64() * 1e6
+}
+
+/// Fills a deferd, and says what that takes.
+fn grow(side: &mut Side) {
+    let (_, id) = side.submit();
+    side.client.wait_done(&id, Duration::ZERO);
+    let body = side.client.exchange(&request("PUT", &format!("/_api/job/{id}"))).body.len();
+    let before = side.server.resident();
+    let begin = Instant::now();
+    side.client.store(&side.job, MANY);
+    let seconds = begin.elapsed().as_secs_f64();
+    let each = (side.server.resident() - before) / MANY as f64 - body as f64;
+    row(
+        &format!("bytes per result beside its {body} (target <= 400)"),
+        format_args!("{each:>9.0}"),
+    );
+    row(
+        &format!("resident with {MANY}, MiB"),
+        format_args!("{:>9.1}", side.server.resident() / MIB),
+    );
+    row("stored through one connection, jobs/s", format_args!("{:>9.0}", MANY as f64 / seconds));
+}
+
+/// The latencies of one kind of request on both sides.
+#[derive(Default)]
+struct Pair {
+    few: Sample,
+    many: Sample,
+    /// Of the medians, round by round.
+    ratio: Sample,
+}
+
+impl Pair {
+    /// Measures both sides in turn.
+    fn measure(count: usize, mut both: impl FnMut() -> (f64, f64)) -> Self {
+        let mut pair = Self::default();
+        for _ in 0..ROUNDS {
+            let (mut few, mut many) = (Sample::default(), Sample::default());
+            for _ in 0..count {
+                let (of_few, of_many) = both();
+                few.push(of_few);
+                many.push(of_many);
+                pair.few.push(of_few);
+                pair.many.push(of_many);
+            }
+            pair.ratio.push(many.median() / few.median());
+        }
+        pair
+    }
+
+    fn print(&self, what: &str, few: &str) {
+        for (stored, sample) in [(few, &self.few), (&MANY.to_string(), &self.many)] {
+            let (median, p99) = (sample.median(), sample.quantile(0.99));
+            row(
+                &format!("{what}, {stored} stored, µs"),
+                format_args!("{median:>9.1}  p99 {p99:.0}"),
+            );
+        }
+        row(&format!("{what}, ratio of the medians"), format_args!("{:.3}", self.ratio));
+    }
+}
+
+fn submit(few: &mut Side, many: &mut Side) {
+    println!();
+    Pair::measure(SUBMISSIONS, || {
+        let (of_few, few_id) = few.submit();
+        let (of_many, many_id) = many.submit();
+        few.collect(&few_id);
+        many.collect(&many_id);
+        (of_few, of_many)
+    })
+    .print("submit", "none");
+}
+
+fn ask(few: &mut Side, many: &mut Side) {
+    let few_stored = FEW.to_string();
+    let list = request("GET", "/_api/job/done?count=100");
+    Pair::measure(REQUESTS, || (few.time_of(&list), many.time_of(&list)))
+        .print("list of 100", &few_stored);
+    Pair::measure(REQUESTS, || {
+        // Submitted just before, so that as many stay stored.
+        let (_, few_id) = few.submit();
+        let (_, many_id) = many.submit();
+        (few.collect(&few_id), many.collect(&many_id))
+    })
+    .print("collect", &few_stored);
+    let expired = request("DELETE", "/_api/job/expired?stamp=1");
+    Pair::measure(REQUESTS, || (few.time_of(&expired), many.time_of(&expired)))
+        .print("expire none of them", &few_stored);
+}
+
+/// Deletes everything by its age.
+fn delete(few: &mut Side, many: &mut Side) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let everything = format!("/_api/job/expired?stamp={}", now.as_secs() + 3600);
+    let everything = request("DELETE", &everything);
+    let mut of_few = Sample::default();
+    for _ in 0..ROUNDS {
+        of_few.push(few.time_of(&everything) / 1e3);
+        few.client.store(&few.job, FEW);
+    }
+    let of_many = many.time_of(&everything) / 1e3;
+    row(&format!("expire all {FEW}, ms"), format_args!("{of_few:.2}"));
+    row(&format!("expire all {MANY}, ms, once"), format_args!("{of_many:>9.1}"));
+    let resident = many.server.resident() / MIB;
+    row("resident after that, MiB", format_args!("{resident:>9.1}"));
+}

@@ -1,0 +1,85 @@
+//! A server under measurement: deferd, or what it is compared with; killed when dropped.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// No benchmark takes longer.
+pub const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// A server that says `listening on http://ADDRESS`.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Starts deferd on a free port; what it logs goes to `/dev/null`.
+    pub fn deferd(log: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments).env("RUST_LOG", log);
+        Self::start(&mut command)
+    }
+
+    /// Starts the bare loop, which is this program itself.
+    pub fn bare() -> Self {
+        Self::start(Command::new(std::env::current_exe().unwrap()).arg("bare"))
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on http://");
+        let address = address.unwrap_or_else(|| panic!("it says {line:?}")).parse().unwrap();
+        Self { child, address }
+    }
+
+    /// Its resident memory, in bytes.
+    pub fn resident(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * 1024.0
+    }
+
+    /// Its [`processor_time`].
+    pub fn processor_time(&self) -> f64 {
+        processor_time(self.child.id())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks again and again until the answer is yes.
+pub fn wait_until(rest: Duration, mut holds: impl FnMut() -> bool) {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    let begin = *BEGIN.get_or_init(Instant::now);
+    while !holds() {
+        assert!(begin.elapsed() < TIME_LIMIT, "no end within {TIME_LIMIT:?}");
+        thread::sleep(rest);
+    }
+}
+
+/// What a process and the children that it has reaped took of the processors so far, in seconds.
+pub fn processor_time(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name, in parentheses, may hold anything; the field behind it is the third.
+    let fields = stat[stat.rfind(')').unwrap() + 1..].split_whitespace();
+    // utime, stime, cutime, cstime: in hundredths of a second, whatever the kernel counts in.
+    let ticks = fields.skip(14 - 3).take(4).map(|ticks| ticks.parse::<f64>().unwrap());
+    ticks.sum::<f64>() / 100.0
+}
