@@ -33,7 +33,9 @@ pub struct Located {
 pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
     let none = || Error::NotFound("no such script".into());
     let rest = path.strip_prefix(route.prefix.as_str()).ok_or_else(none)?;
-    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    // One slash parts prefix and script; a second one would be an empty segment.
+    let rest = if route.prefix.ends_with('/') { Some(rest) } else { rest.strip_prefix('/') };
+    let rest = rest.ok_or_else(none)?;
     let mut file = route.directory.clone();
     let mut script_name = route.prefix.trim_end_matches('/').as_bytes().to_vec();
     let mut end = 0;
