@@ -259,3 +259,30 @@ fn chunked_content_reaches_the_script_whole_and_with_its_length() {
         }
     }
 }
+
+/// What the descriptors of this process lead to.
+fn links() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    // The directory's own descriptor is gone by the time it is looked at.
+    let links = entries.filter_map(|path| std::fs::read_link(path).ok());
+    links.map(|link| link.display().to_string()).collect()
+}
+
+#[test]
+fn a_script_inherits_its_three_pipes_and_no_other_descriptor() {
+    let deferd = start();
+    let mut client = deferd.client();
+    // Pipes and sockets of others, that it might inherit.
+    let _idle = [deferd.client(), deferd.client()];
+    let ids: Vec<_> = (0..20).map(|_| client.store("POST", "/run/s-descriptors", b"x")).collect();
+    let script = fixtures().canonicalize().unwrap().join("s-descriptors").display().to_string();
+    // What the tests themselves were started with is not deferd's, and the shell holds the script.
+    let outer = links();
+    for id in ids {
+        let text = client.result(&id).expect(200).text();
+        let ours = |line: &&str| *line != script && !outer.iter().any(|other| other == line);
+        let inherited: Vec<_> = text.lines().filter(ours).collect();
+        assert_eq!(inherited.len(), 3, "{text}");
+        assert!(inherited.iter().all(|line| line.starts_with("pipe:")), "{text}");
+    }
+}

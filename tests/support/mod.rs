@@ -422,12 +422,13 @@ pub fn processes() -> Vec<Process> {
     .collect()
 }
 
-/// The processes that have this text in their environment: a script that was asked with it as its
-/// query, and all that it started, in whatever group they are.
-pub fn running_with(mark: &str) -> Vec<u32> {
-    let has_mark = |pid: u32| {
+/// The processes that have this query in their environment: a script that was asked with it, and all
+/// that it started, in whatever group they are. Zombies have no environment.
+pub fn running_with_query(query: &str) -> Vec<u32> {
+    let variable = format!("QUERY_STRING={query}");
+    let has_it = |pid: u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.windows(mark.len()).any(|bytes| bytes == mark.as_bytes())
+        environment.split(|&b| b == 0).any(|entry| entry == variable.as_bytes())
     };
-    processes().into_iter().map(|p| p.pid).filter(|&pid| has_mark(pid)).collect()
+    processes().into_iter().map(|p| p.pid).filter(|&pid| has_it(pid)).collect()
 }
