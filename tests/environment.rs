@@ -21,7 +21,8 @@ fn start() -> Deferd {
     let fixtures = fixtures().display().to_string();
     let cgi = format!("/cgi/=cgi:{fixtures}");
     let run = format!("/run/=run:{fixtures}");
-    Deferd::start_by(command, &["--route", &cgi, "--route", &run])
+    let hosts = ["--allow-host", "example.org", "--allow-host", "192.0.2.7"];
+    Deferd::start_by(command, &[&["--route", &cgi, "--route", &run], &hosts[..]].concat())
 }
 
 /// The environment that `s-environ` answers with, whether its header block was read or not.
