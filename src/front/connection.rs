@@ -12,6 +12,7 @@ use http::{Method, Request, Version};
 
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
+use super::output::Output;
 use super::reply::{Clock, Content};
 use super::slots::Slot;
 use super::stream::Stream;
@@ -31,6 +32,7 @@ pub struct Exchange<'a> {
     slot: &'a Slot,
     stream: &'a Stream,
     input: Input<&'a Stream>,
+    output: Output<'a>,
     connection: Connection,
     clock: Clock,
 }
@@ -43,12 +45,12 @@ pub fn serve(
     service: &Service,
     limits: &Limits,
 ) {
-    if stream.prepare(limits.write_time).is_err() {
+    let Ok(output) = stream.prepare().and_then(|()| Output::new(stream, limits.write_time)) else {
         return;
-    }
+    };
     let input = Input::new(stream);
     let clock = Clock::default();
-    let mut exchange = Exchange { service, limits, slot, stream, input, connection, clock };
+    let mut exchange = Exchange { service, limits, slot, stream, input, output, connection, clock };
     while exchange.next() == Persistence::KeepAlive {}
 }
 
@@ -94,8 +96,7 @@ impl Exchange<'_> {
     }
 
     fn send_continue(&mut self) -> std::io::Result<()> {
-        let mut stream = self.stream;
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.output.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
     }
 
     /// Writes an answer and settles its receipt.
@@ -109,15 +110,14 @@ impl Exchange<'_> {
         let Answer { response, receipt } = answer;
         let draining = self.service.is_draining();
         let persistence = if draining { Persistence::Close } else { wanted };
-        let mut stream = self.stream;
-        let written =
-            reply::write(&mut stream, &response, content, persistence, version, &mut self.clock);
+        let Self { output, clock, .. } = self;
+        let written = reply::write(output, &response, content, persistence, version, clock);
         if let Err(error) = written {
             log::debug!("peer={} left before its answer was written: {error}", self.connection);
             return Persistence::Close;
         }
         // A peer that is gone resets the connection; that may be known only now.
-        if receipt.matters() && stream.is_broken() {
+        if receipt.matters() && self.stream.is_broken() {
             log::debug!("peer={} left before its answer was delivered", self.connection);
             return Persistence::Close;
         }

@@ -11,6 +11,7 @@ mod body;
 mod connection;
 mod head;
 mod input;
+mod output;
 mod reply;
 mod slots;
 mod stream;

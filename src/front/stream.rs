@@ -64,16 +64,23 @@ impl AsFd for Listener {
 }
 
 impl Stream {
-    /// Makes it ready to be served: blocking, without delay for small writes, and each write bounded.
+    /// Makes it ready to be served: blocking, and without delay for small writes.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn prepare(&self, write_time: Duration) -> io::Result<()> {
+    pub fn prepare(&self) -> io::Result<()> {
         if let Self::Tcp(stream) = self {
             stream.set_nodelay(true)?;
         }
-        self.set_nonblocking(false)?;
-        either!(self, s => s.set_write_timeout(Some(write_time)))
+        self.set_nonblocking(false)
+    }
+
+    /// Bounds each write.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn set_write_time(&self, time: Duration) -> io::Result<()> {
+        either!(self, s => s.set_write_timeout(Some(time)))
     }
 
     /// Switches between waiting and not.

@@ -1,0 +1,73 @@
+//! The bytes to a client: written for as long as it takes some of them now and then.
+//!
+//! Owns the bound on how long a client may take nothing. Does not know what the bytes mean. Invariant:
+//! a write fails only if not one byte could be handed over for the whole of that time.
+
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::time::{Duration, Instant};
+
+use super::stream::Stream;
+
+/// A blocking write that times out with some of its bytes taken reports those, and not when they were
+/// taken: so each attempt is short, and what one of them misses is this part of the time at the most.
+const ATTEMPTS: u32 = 30;
+
+/// Where answers are written.
+pub struct Output<'a> {
+    stream: &'a Stream,
+    time: Duration,
+}
+
+impl<'a> Output<'a> {
+    /// Writes to `stream`, which may take nothing for `time`.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn new(stream: &'a Stream, time: Duration) -> io::Result<Self> {
+        stream.set_write_time(time / ATTEMPTS)?;
+        Ok(Self { stream, time })
+    }
+}
+
+impl Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let begin = Instant::now();
+        loop {
+            match (&mut &*self.stream).write_vectored(parts) {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+                        && begin.elapsed() < self.time => {}
+                written => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn one_who_takes_nothing_is_given_up_after_the_time_and_not_twice_that() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = Stream::Tcp(listener.accept().unwrap().0);
+        let time = Duration::from_secs(2);
+        let mut output = Output::new(&stream, time).unwrap();
+        let begin = Instant::now();
+        let error = output.write_all(&vec![0; 32 << 20]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        let waited = begin.elapsed();
+        assert!(time <= waited && waited < 2 * time, "{waited:?}");
+    }
+}
