@@ -1,0 +1,125 @@
+//! What must hold after every case, and the means of the cases: what deferd holds, and rude writing.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::support::{Client, Deferd, PATIENCE, eventually, fixtures};
+
+/// By how much the resident memory may have grown, in KiB: an allocator does not give back every page.
+const GROWTH: usize = 8 * 1024;
+
+/// The same after hundreds of threads: the C library keeps their stacks, arenas and caches for the
+/// next crowd. It is a price paid once: it does not grow with the crowds that follow.
+const CROWD_GROWTH: usize = 16 * 1024;
+
+/// Runs a case, and checks that nothing of it is left.
+#[track_caller]
+pub fn unharmed(deferd: &Deferd, case: impl FnOnce()) {
+    unharmed_within(deferd, GROWTH, case);
+}
+
+/// The same for a case of hundreds of connections at once.
+#[track_caller]
+pub fn unharmed_by_crowd(deferd: &Deferd, case: impl FnOnce()) {
+    unharmed_within(deferd, CROWD_GROWTH, case);
+}
+
+#[track_caller]
+fn unharmed_within(deferd: &Deferd, growth: usize, case: impl FnOnce()) {
+    raise_descriptor_limit();
+    // Warmed up, so that what is made once is there before.
+    deferd.client().get("/_admin/echo").expect(200);
+    no_connection(deferd);
+    let (memory, threads, descriptors) = (memory(deferd), deferd.threads(), deferd.descriptors());
+    case();
+    eventually("an honest request is answered within a second", || is_served(deferd));
+    no_connection(deferd);
+    eventually("no thread is left", || deferd.threads() <= threads);
+    eventually("no descriptor is left", || deferd.descriptors() <= descriptors);
+    let mut now = 0;
+    let deadline = Instant::now() + PATIENCE / 4;
+    while Instant::now() < deadline {
+        now = self::memory(deferd);
+        if now <= memory + growth {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(now <= memory + growth, "resident memory grew from {memory} to {now} KiB");
+    assert!(deferd.children().is_empty(), "a script is left");
+    assert!(!deferd.log().contains("panicked"), "{}", deferd.log());
+}
+
+/// Whether an honest client on a connection of its own is answered within a second. It may be turned
+/// away: then it is not.
+pub fn is_served(deferd: &Deferd) -> bool {
+    let begin = Instant::now();
+    let mut stream = TcpStream::connect(deferd.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let sent = stream.write_all(b"GET /_api/version HTTP/1.1\r\nhost: a\r\n\r\n");
+    let mut start = [0; 12];
+    let answered = sent.and_then(|()| stream.read_exact(&mut start));
+    answered.is_ok() && start == *b"HTTP/1.1 200" && begin.elapsed() < Duration::from_secs(1)
+}
+
+/// The threads that serve a connection.
+pub fn connections(deferd: &Deferd) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", deferd.pid())).unwrap();
+    let names = tasks.filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("comm")).ok());
+    names.filter(|name| name == "connection\n").count()
+}
+
+/// Waits until no connection is served.
+#[track_caller]
+pub fn no_connection(deferd: &Deferd) {
+    eventually("no thread of a connection is left", || connections(deferd) == 0);
+}
+
+/// The resident memory, in KiB.
+pub fn memory(deferd: &Deferd) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", deferd.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Writes as much as the other side takes before it closes; how much that was.
+pub fn pour(client: &Client, bytes: &[u8]) -> usize {
+    let mut socket = client.socket();
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match socket.write(&bytes[sent..]) {
+            Ok(n) => sent += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+/// Has the C library give back freed memory at once. Left alone it hoards large blocks, see
+/// `hoarding`; the cases that are about something else are kept clear of that.
+pub fn without_hoarding() -> Deferd {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.env("MALLOC_TRIM_THRESHOLD_", "131072");
+    let route = format!("/run/=run:{}", fixtures().display());
+    Deferd::start_by(command, &["--route", &route])
+}
+
+/// A bare connection.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Crowds of connections need descriptors on this side too.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).unwrap();
+}
