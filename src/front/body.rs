@@ -12,8 +12,8 @@ use super::input::{Input, Timed};
 use super::{Broken, Limits};
 use crate::error::Error;
 
-/// By how much the buffer of the content grows, at least, in bytes.
-const STEP: usize = 64 * 1024;
+/// By how much the buffer of the content grows, at least, in bytes: what one byte can cost.
+const STEP: usize = 8 * 1024;
 
 /// The longest line with a chunk size, extensions included, in bytes.
 const MAX_CHUNK_LINE: usize = 4096;

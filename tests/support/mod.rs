@@ -322,6 +322,8 @@ impl Deferd {
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])
             .args(front())
+            // The name that requests written by hand have in `host`.
+            .args(["--allow-host", "a"])
             .args(arguments)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
