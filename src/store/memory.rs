@@ -32,7 +32,7 @@ struct State {
     /// The jobs that somebody can still ask for.
     owners: BTreeMap<Owner, Jobs>,
     /// The jobs whose result nobody wants, until they have run.
-    unwanted: HashMap<JobId, Box<Pending>>,
+    unwanted: HashMap<JobKey, Box<Pending>>,
     /// Footprints of all records, in bytes.
     stored: usize,
 }
@@ -127,8 +127,8 @@ impl State {
     }
 
     /// Forgets a pending job: its record stays, unlisted, until it has run.
-    fn forget_pending(&mut self, id: JobId, record: Box<Pending>) {
-        self.unwanted.insert(id, record);
+    fn forget_pending(&mut self, job: JobKey, record: Box<Pending>) {
+        self.unwanted.insert(job, record);
     }
 
     /// Takes the footprint of a removed result off the accounts.
@@ -176,7 +176,7 @@ impl State {
         while let Some(jobs) = self.owners.get_mut(owner)
             && let Some((id, record)) = jobs.pending.take_before(before)
         {
-            self.forget_pending(id, record);
+            self.forget_pending(JobKey { owner: owner.clone(), id }, record);
         }
         self.tidy(owner);
     }
@@ -221,7 +221,7 @@ impl Store for MemoryStore {
         state.stored += pending.footprint;
         match keep {
             Keep::Result => state.owners.entry(owner).or_default().pending.put(id, now, pending),
-            Keep::Nothing => state.forget_pending(id, pending),
+            Keep::Nothing => state.forget_pending(JobKey { owner, id }, pending),
         }
         Ok(id)
     }
@@ -234,7 +234,7 @@ impl Store for MemoryStore {
         let state = self.lock();
         let listed = state.jobs(&job.owner).and_then(|jobs| jobs.pending.get(job.id));
         listed
-            .or_else(|| state.unwanted.get(&job.id).map(Box::as_ref))
+            .or_else(|| state.unwanted.get(job).map(Box::as_ref))
             .is_some_and(|pending| matches!(pending.phase, Phase::Queued { .. }))
     }
 
@@ -244,14 +244,14 @@ impl Store for MemoryStore {
         let pending = owners
             .get_mut(&job.owner)
             .and_then(|jobs| jobs.pending.get_mut(job.id))
-            .or_else(|| unwanted.get_mut(&job.id).map(Box::as_mut))?;
+            .or_else(|| unwanted.get_mut(job).map(Box::as_mut))?;
         let call = pending.start(execution, now)?;
         Some(Started { call, created: pending.created })
     }
 
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
         let mut state = self.lock();
-        if let Some(pending) = state.unwanted.remove(&job.id) {
+        if let Some(pending) = state.unwanted.remove(job) {
             state.stored -= pending.footprint;
             return Finished::Dropped;
         }
@@ -338,7 +338,7 @@ impl Store for MemoryStore {
         if let Some(record) = &result {
             state.discharge(&job.owner, record.footprint());
         } else if let Some(record) = jobs.pending.take(job.id) {
-            state.forget_pending(job.id, record);
+            state.forget_pending(job.clone(), record);
         } else {
             return false;
         }
@@ -353,7 +353,7 @@ impl Store for MemoryStore {
         let Some(jobs) = state.owners.remove(owner) else { return };
         state.stored -= jobs.result_bytes;
         for ((_, id), record) in jobs.pending.by_stamp {
-            state.forget_pending(id, record);
+            state.forget_pending(JobKey { owner: owner.clone(), id }, record);
         }
         drop(state);
         drop((jobs.done, jobs.in_delivery));

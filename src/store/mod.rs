@@ -45,7 +45,7 @@ pub enum Refused {
 }
 
 /// The name of a job together with its owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JobKey {
     /// To whom it belongs.
     pub owner: Owner,
