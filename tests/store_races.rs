@@ -6,41 +6,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod store_kit;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::sync::Mutex;
 
-use deferd::call::Owner;
 use deferd::job::execution::Stop;
 use deferd::job::stored::StoredResponse;
-use deferd::store::memory::MemoryStore;
-use deferd::store::{Finished, Keep, List, Lookup, Refused, Status, Store};
+use deferd::store::{Finished, Keep, List, Lookup, Status, Store};
 use store_kit::*;
 
-const ROUNDS: usize = 250;
-/// Jobs in a round: enough for the racers to be under way together.
-const BATCH: usize = 32;
-/// How long the longest race may take before it is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The list of races, run over one store.
-macro_rules! races {
-    ($store:ident by $open:path: $($race:ident)*) => {
-        mod $store {
-            $(#[test] fn $race() { super::$race($open); })*
-        }
-    };
-}
-
-fn memory() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(CAPACITY))
-}
-
-races! { in_memory by super::memory:
+suite! { in_memory by memory:
     a_request_is_handed_to_one_worker
     a_result_is_handed_to_one_collector
     a_result_survives_failed_deliveries_and_is_delivered_once
@@ -54,21 +31,6 @@ races! { in_memory by super::memory:
     a_cancelled_job_says_so_or_was_finished_before
     a_job_never_vanishes_between_its_states
     a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
-    a_full_store_takes_exactly_what_fits
-    ids_are_unique_and_increase
-    every_result_arrives_once_from_many_producers
-}
-
-/// Runs rounds on one store: what a round leaves behind shows in the next.
-fn rounds(open: Open, round: impl Fn(&dyn Store)) {
-    let store = open();
-    for _ in 0..ROUNDS {
-        round(&*store);
-    }
-}
-
-fn nobody() -> Owner {
-    Owner::anonymous()
 }
 
 fn a_request_is_handed_to_one_worker(open: Open) {
@@ -340,125 +302,4 @@ fn a_job_that_nobody_waits_for_runs_and_is_listed_nowhere(open: Open) {
         race(&[&work, &work, &sweep]);
         assert_empty(store, &[]);
     });
-}
-
-fn a_full_store_takes_exactly_what_fits(open: Open) {
-    const BODY: usize = 64 * 1024;
-    rounds(open, |store| {
-        let large = || {
-            let mut call = call(0, &nobody());
-            call.request.body_mut().resize(BODY, b'.');
-            call
-        };
-        let footprint = large().footprint();
-        let fill = || {
-            let mut accepted = Vec::new();
-            loop {
-                match store.submit(large(), Keep::Result, at(THEN)) {
-                    Ok(id) => accepted.push(id),
-                    Err(Refused::Full) => return accepted,
-                }
-            }
-        };
-        let accepted = race(&[&fill, &fill, &fill]).concat();
-        assert_eq!(accepted.len(), CAPACITY / footprint);
-        assert!(store.has_room(CAPACITY % footprint) && !store.has_room(CAPACITY % footprint + 1));
-        // Their work takes up its room until it is done, wanted or not.
-        store.forget_all(&nobody());
-        assert!(!store.has_room(footprint));
-        let jobs: Vec<Job> = accepted.into_iter().map(|id| Job { n: 0, key: key(id) }).collect();
-        jobs.iter().for_each(|job| {
-            assert_eq!(finish(store, job), Finished::Dropped);
-        });
-        assert_empty(store, &jobs);
-    });
-}
-
-fn ids_are_unique_and_increase(open: Open) {
-    rounds(open, |store| {
-        // The clock of each thread stands still or steps back.
-        let submit_all = || {
-            let times = (0..BATCH).map(|n| at(THEN - (n % 7) as f64));
-            let calls = times.map(|now| store.submit(call(0, &nobody()), Keep::Result, now));
-            calls.collect::<Result<Vec<_>, _>>().unwrap()
-        };
-        let ids = race(&[&submit_all, &submit_all, &submit_all]);
-        assert!(ids.iter().all(|ids| ids.is_sorted_by(|a, b| a < b)));
-        let all: HashSet<_> = ids.concat().into_iter().collect();
-        assert_eq!(all.len(), 3 * BATCH);
-        assert!(store.list(&nobody(), List::Pending, usize::MAX).is_sorted_by(|a, b| a < b));
-        store.forget_all(&nobody());
-        for n in all {
-            store.finish(&key(n), response(0), at(THEN));
-        }
-        assert_empty(store, &[]);
-    });
-}
-
-/// Producers, workers and collectors at once, on a store that is full most of the time; each
-/// collector breaks off every third delivery.
-fn every_result_arrives_once_from_many_producers(open: Open) {
-    const JOBS: usize = 4000;
-    let store = open();
-    let (next, delivered) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let numbers = Mutex::new(HashMap::new());
-    let seen = Mutex::new(vec![0_u8; JOBS]);
-    let deadline = Instant::now() + PATIENCE;
-    let is_under_way = || {
-        assert!(Instant::now() < deadline, "a result was lost, or a thread was");
-        delivered.load(Ordering::Acquire) < JOBS
-    };
-    let (to_workers, tasks) = crossbeam_channel::unbounded::<Job>();
-    let produce = || {
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= JOBS {
-                return;
-            }
-            let id = loop {
-                let mut call = call(n, &nobody());
-                call.request.headers_mut().insert("x-ballast", "x".repeat(8000).parse().unwrap());
-                match store.submit(call, Keep::Result, at(THEN)) {
-                    Ok(id) => break id,
-                    Err(Refused::Full) => assert!(is_under_way()),
-                }
-                thread::yield_now();
-            };
-            numbers.lock().unwrap().insert(id, n);
-            to_workers.send(Job { n, key: key(id) }).unwrap();
-        }
-    };
-    let work = || {
-        while is_under_way() {
-            let Ok(job) = tasks.try_recv() else {
-                thread::yield_now();
-                continue;
-            };
-            start(&*store, &job).expect("it waits");
-            assert_eq!(finish(&*store, &job), Finished::Kept);
-        }
-    };
-    let collect = || {
-        let mut turn = 0;
-        while is_under_way() {
-            for id in store.list(&nobody(), List::Done, 16) {
-                let n = numbers.lock().unwrap()[&id];
-                let job = Job { n, key: key(id) };
-                let Some(result) = collected(&*store, &job) else { continue };
-                job.assert_result(&result);
-                turn += 1;
-                if turn % 3 == 0 {
-                    store.restore(&job.key);
-                    continue;
-                }
-                store.confirm(&job.key);
-                seen.lock().unwrap()[n] += 1;
-                delivered.fetch_add(1, Ordering::AcqRel);
-            }
-            thread::yield_now();
-        }
-    };
-    race(&[&produce, &produce, &work, &work, &collect, &collect]);
-    assert!(seen.lock().unwrap().iter().all(|&times| times == 1));
-    assert_empty(&*store, &[]);
 }

@@ -18,6 +18,7 @@ use deferd::call::{Call, Connection, Owner};
 use deferd::job::execution::Execution;
 use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, Stamp};
+use deferd::store::memory::MemoryStore;
 use deferd::store::{Finished, JobKey, Keep, List, Lookup, Store};
 use http::{Request, Response};
 
@@ -26,6 +27,26 @@ pub const CAPACITY: usize = 1 << 20;
 
 /// Opens an empty store of [`CAPACITY`] bytes.
 pub type Open = fn() -> Arc<dyn Store>;
+
+/// Runs a list of tests, each of them a function over [`Open`], on one store.
+macro_rules! suite {
+    ($store:ident by $open:path: $($property:ident)*) => {
+        mod $store {
+            use super::store_kit::*;
+            $(#[test] fn $property() { super::$property($open); })*
+        }
+    };
+}
+
+/// The store in memory.
+pub fn memory() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(CAPACITY))
+}
+
+/// How often a race is run.
+pub const ROUNDS: usize = 250;
+/// Jobs in a round: enough for the racers to be under way together.
+pub const BATCH: usize = 32;
 
 /// When the results of these suites come to be.
 pub const THEN: f64 = 1000.0;
@@ -64,13 +85,18 @@ impl Job {
     }
 }
 
+/// The owner of every job of the races.
+pub fn nobody() -> Owner {
+    Owner::anonymous()
+}
+
 /// The id and the owner of a job of nobody in particular.
 pub fn key(id: JobId) -> JobKey {
-    JobKey { owner: Owner::anonymous(), id }
+    JobKey { owner: nobody(), id }
 }
 
 pub fn submit(store: &dyn Store, n: usize, keep: Keep) -> Job {
-    let id = store.submit(call(n, &Owner::anonymous()), keep, at(THEN)).expect("there is room");
+    let id = store.submit(call(n, &nobody()), keep, at(THEN)).expect("there is room");
     Job { n, key: key(id) }
 }
 
@@ -112,11 +138,13 @@ pub fn batch(store: &dyn Store, size: usize, until: Until) -> Vec<Job> {
     jobs
 }
 
-/// Collects; `None` if there is nothing to collect.
+/// Collects a job that is done; `None` if it is gone or in delivery.
+#[track_caller]
 pub fn collected(store: &dyn Store, job: &Job) -> Option<StoredResponse> {
     match store.collect(&job.key) {
         Lookup::Done(result) => Some(result),
-        Lookup::Unknown | Lookup::Pending => None,
+        Lookup::Unknown => None,
+        Lookup::Pending => panic!("job {} was done already", job.n),
     }
 }
 
@@ -137,11 +165,19 @@ pub fn assert_empty(store: &dyn Store, jobs: &[Job]) {
         assert!(collected(store, job).is_none() && !store.forget(&job.key), "job {}", job.n);
     }
     for list in [List::Pending, List::Done] {
-        assert_eq!(store.list(&Owner::anonymous(), list, usize::MAX), []);
+        assert_eq!(store.list(&nobody(), list, usize::MAX), []);
     }
     assert_eq!(store.remaining(), []);
     assert!(store.has_room(CAPACITY), "bytes of removed jobs are still on the accounts");
     assert!(!store.has_room(CAPACITY + 1), "more bytes were taken off than were put on");
+}
+
+/// Runs rounds on one store: what a round leaves behind shows in the next.
+pub fn rounds(open: Open, round: impl Fn(&dyn Store)) {
+    let store = open();
+    for _ in 0..ROUNDS {
+        round(&*store);
+    }
 }
 
 /// One side of a race.

@@ -1,0 +1,426 @@
+//! The store against a model: random operations, one after the other, must have the same answers.
+//!
+//! The model is a plain map that does everything by looking at every job. After each operation the
+//! two are compared whole: each job's status, result and log, the lists, and the accounts to the
+//! byte. A failure prints the seed and the operations that led to it.
+
+#![allow(clippy::unwrap_used)]
+
+#[macro_use]
+mod store_kit;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use deferd::call::Owner;
+use deferd::error::Error;
+use deferd::job::execution::{Execution, Stop};
+use deferd::job::stored::StoredResponse;
+use deferd::job::{JobId, Stamp};
+use deferd::store::{Finished, JobKey, Keep, List, Lookup, Status, Store};
+use store_kit::*;
+
+const SEQUENCES: u64 = 2000;
+const OPERATIONS: usize = 50;
+
+suite! { in_memory by memory:
+    a_store_answers_as_a_plain_map_does
+}
+
+fn a_store_answers_as_a_plain_map_does(open: Open) {
+    for seed in 1..=SEQUENCES {
+        let store = open();
+        let mut trial = Trial::new(&*store, seed);
+        for _ in 0..OPERATIONS {
+            trial.step();
+            trial.compare();
+        }
+        trial.end();
+    }
+}
+
+/// Everybody for whom a job can be submitted.
+fn owners() -> Vec<Owner> {
+    vec![Owner::anonymous(), Owner::named("alice"), Owner::named("bob")]
+}
+
+/// A pseudo-random sequence (xorshift64*), the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
+    }
+}
+
+/// What the model knows of a job.
+struct Entry {
+    owner: Owner,
+    n: usize,
+    created: Stamp,
+    /// What its request is accounted with.
+    request: usize,
+    /// Fire and forget, or forgotten since: nobody can ask for it.
+    wanted: bool,
+    state: State,
+}
+
+enum State {
+    Queued,
+    Running { execution: Arc<Execution> },
+    Done { finished: Stamp, result: StoredResponse, log: Vec<u8>, in_delivery: bool },
+}
+
+impl Entry {
+    fn is_pending(&self) -> bool {
+        !matches!(self.state, State::Done { .. })
+    }
+
+    fn is_collectable(&self) -> bool {
+        matches!(self.state, State::Done { in_delivery: false, .. })
+    }
+
+    fn is_visible(&self) -> bool {
+        self.wanted && (self.is_pending() || self.is_collectable())
+    }
+
+    fn stamp(&self) -> Stamp {
+        match self.state {
+            State::Done { finished, .. } => finished,
+            State::Queued | State::Running { .. } => self.created,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.state {
+            State::Done { result, log, .. } => result.footprint() + log.len(),
+            State::Queued | State::Running { .. } => self.request,
+        }
+    }
+
+    fn log(&self) -> Vec<u8> {
+        match &self.state {
+            State::Queued => Vec::new(),
+            State::Running { execution } => execution.log(),
+            State::Done { log, .. } => log.clone(),
+        }
+    }
+
+    /// What this job's work ends with: `410` where it was cancelled.
+    fn finish(&mut self, cancelled: bool, now: Stamp) {
+        let response = if cancelled { Error::Cancelled.response() } else { response(self.n) };
+        let (result, log) = (StoredResponse::from(response), self.log());
+        self.state = State::Done { finished: now, result, log, in_delivery: false };
+    }
+}
+
+/// A store, its model, and what was done to both.
+struct Trial<'a> {
+    store: &'a dyn Store,
+    model: BTreeMap<JobId, Entry>,
+    last: Option<JobId>,
+    submitted: usize,
+    random: Random,
+    trace: Trace,
+}
+
+/// Says on failure how it came to it.
+struct Trace {
+    seed: u64,
+    lines: RefCell<Vec<String>>,
+}
+
+impl Trace {
+    fn note(&self, line: String) {
+        self.lines.borrow_mut().push(line);
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}:\n{}", self.seed, self.lines.borrow().join("\n"));
+        }
+    }
+}
+
+impl<'a> Trial<'a> {
+    fn new(store: &'a dyn Store, seed: u64) -> Self {
+        let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let trace = Trace { seed, lines: RefCell::default() };
+        Self { store, model: BTreeMap::new(), last: None, submitted: 0, random, trace }
+    }
+
+    /// A clock that often stands still and often steps back.
+    fn now(&mut self) -> Stamp {
+        at(self.random.below(12) as f64)
+    }
+
+    /// Any job that ever was, or one that never was.
+    fn pick(&mut self) -> JobKey {
+        let owners = owners();
+        let owner = owners[self.random.below(owners.len())].clone();
+        let known = self.model.len();
+        let nth = self.random.below(known + 1);
+        let id = self.model.keys().nth(nth).copied();
+        let id = id.or(self.last).unwrap_or(JobId::parse("7").unwrap());
+        // Mostly of its own owner, sometimes of another.
+        let own = self.model.get(&id).map(|entry| entry.owner.clone());
+        let owner = own.filter(|_| self.random.below(4) != 0).unwrap_or(owner);
+        JobKey { owner, id }
+    }
+
+    /// The job as its owner sees it.
+    fn visible(&mut self, key: &JobKey) -> Option<&mut Entry> {
+        let entry = self.model.get_mut(&key.id)?;
+        (entry.owner == key.owner && entry.is_visible()).then_some(entry)
+    }
+
+    fn step(&mut self) {
+        match self.random.below(20) {
+            0..=3 => self.submit(),
+            4..=6 => self.start(),
+            7..=9 => self.finish(),
+            10..=11 => self.write_log(),
+            12..=13 => self.collect(),
+            14 => self.confirm(),
+            15 => self.restore(),
+            16 => self.cancel(),
+            17 => self.forget(),
+            _ => match self.random.below(6) {
+                0 => self.forget_all(),
+                1..=3 => self.forget_before(),
+                _ => self.expire(),
+            },
+        }
+    }
+
+    fn submit(&mut self) {
+        let (n, now) = (self.submitted, self.now());
+        self.submitted += 1;
+        let owners = owners();
+        let owner = owners[self.random.below(owners.len())].clone();
+        let wanted = self.random.below(6) != 0;
+        let keep = if wanted { Keep::Result } else { Keep::Nothing };
+        let call = call(n, &owner);
+        let request = call.footprint();
+        let id = self.store.submit(call, keep, now).expect("there is room");
+        self.trace.note(format!("submit {id} {keep:?} at {now:?}"));
+        assert!(self.last < Some(id), "ids increase");
+        self.last = Some(id);
+        let entry = Entry { owner, n, created: now, request, wanted, state: State::Queued };
+        self.model.insert(id, entry);
+    }
+
+    fn start(&mut self) {
+        let (key, now) = (self.pick(), self.now());
+        self.trace.note(format!("start {}", key.id));
+        let execution = Arc::new(Execution::new(Some(key.id)));
+        let started = self.store.start(&key, &execution, now);
+        match self.model.get_mut(&key.id) {
+            Some(entry) if entry.owner == key.owner && matches!(entry.state, State::Queued) => {
+                let started = started.expect("it waits");
+                assert_eq!(started.created, entry.created);
+                assert_eq!(started.call.request.uri().path(), format!("/job/{}", entry.n));
+                entry.state = State::Running { execution };
+            }
+            _ => assert!(started.is_none(), "it does not wait"),
+        }
+    }
+
+    /// Only workers finish jobs, and only those that they were handed.
+    fn finish(&mut self) {
+        let (key, now) = (self.pick(), self.now());
+        let Some(entry) = self.model.get_mut(&key.id) else { return };
+        let State::Running { execution } = &entry.state else { return };
+        let cancelled = execution.stopped().is_some();
+        let key = JobKey { owner: entry.owner.clone(), id: key.id };
+        self.trace.note(format!("finish {} at {now:?}", key.id));
+        let finished = self.store.finish(&key, response(entry.n), now);
+        let kept = entry.wanted && !cancelled;
+        assert_eq!(finished, if kept { Finished::Kept } else { Finished::Dropped });
+        if entry.wanted {
+            entry.finish(cancelled, now);
+        } else {
+            self.model.remove(&key.id);
+        }
+    }
+
+    /// The handler writes to its stderr, which no store knows of.
+    fn write_log(&mut self) {
+        let (key, size) = (self.pick(), self.random.below(300));
+        let Some(Entry { state: State::Running { execution }, .. }) = self.model.get(&key.id)
+        else {
+            return;
+        };
+        self.trace.note(format!("write {size} bytes from {}", key.id));
+        execution.append_log(&vec![b'a' + (size % 26) as u8; size]);
+        execution.set_progress(&format!("{size} bytes"));
+    }
+
+    fn collect(&mut self) {
+        let key = self.pick();
+        self.trace.note(format!("collect {}", key.id));
+        let found = self.store.collect(&key);
+        let expected = self.visible(&key);
+        assert_lookup(&found, expected.as_deref());
+        if let Some(Entry { state: State::Done { in_delivery, .. }, .. }) = expected {
+            *in_delivery = true;
+        }
+    }
+
+    fn confirm(&mut self) {
+        let key = self.in_delivery();
+        self.trace.note(format!("confirm {}", key.id));
+        self.store.confirm(&key);
+        self.model.retain(|id, entry| {
+            let delivered = !entry.is_pending() && !entry.is_collectable();
+            *id != key.id || entry.owner != key.owner || !delivered
+        });
+    }
+
+    fn restore(&mut self) {
+        let key = self.in_delivery();
+        self.trace.note(format!("restore {}", key.id));
+        self.store.restore(&key);
+        if let Some(entry) = self.model.get_mut(&key.id)
+            && entry.owner == key.owner
+            && let State::Done { in_delivery, .. } = &mut entry.state
+        {
+            *in_delivery = false;
+        }
+    }
+
+    /// A job in delivery, if there is one: any other is hardly ever confirmed.
+    fn in_delivery(&mut self) -> JobKey {
+        let mut jobs = self.model.iter();
+        let found = jobs.find(|(_, entry)| !entry.is_pending() && !entry.is_collectable());
+        let found = found.map(|(&id, entry)| JobKey { owner: entry.owner.clone(), id });
+        found.filter(|_| self.random.below(4) != 0).unwrap_or_else(|| self.pick())
+    }
+
+    fn cancel(&mut self) {
+        let (key, now) = (self.pick(), self.now());
+        self.trace.note(format!("cancel {} at {now:?}", key.id));
+        let cancelled = self.store.cancel(&key, now);
+        let expected = self.visible(&key);
+        assert_eq!(cancelled, expected.is_some());
+        let Some(entry) = expected else { return };
+        match &entry.state {
+            State::Queued => entry.finish(true, now),
+            State::Running { execution } => assert_eq!(execution.stopped(), Some(Stop::Cancel)),
+            State::Done { .. } => {}
+        }
+    }
+
+    fn forget(&mut self) {
+        let key = self.pick();
+        self.trace.note(format!("forget {}", key.id));
+        let forgotten = self.store.forget(&key);
+        assert_eq!(forgotten, self.visible(&key).is_some());
+        if forgotten {
+            self.forget_those(|id, _| *id == key.id);
+        }
+    }
+
+    fn forget_all(&mut self) {
+        let owner = self.pick().owner;
+        self.trace.note("forget all".into());
+        self.store.forget_all(&owner);
+        self.forget_those(|_, entry| entry.owner == owner);
+    }
+
+    fn forget_before(&mut self) {
+        let (owner, before) = (self.pick().owner, self.now());
+        self.trace.note(format!("forget before {before:?}"));
+        self.store.forget_before(&owner, before);
+        self.forget_those(|_, entry| entry.owner == owner && entry.stamp() < before);
+    }
+
+    fn expire(&mut self) {
+        let before = self.now();
+        self.trace.note(format!("expire before {before:?}"));
+        let expired = self.store.expire_results(before);
+        let count = self.model.len();
+        self.forget_those(|_, entry| entry.is_collectable() && entry.stamp() < before);
+        assert_eq!(expired, count - self.model.len());
+    }
+
+    /// Results go at once; what is under way goes on, and nobody can ask for it.
+    fn forget_those(&mut self, which: impl Fn(&JobId, &Entry) -> bool) {
+        self.model.retain(|id, entry| !which(id, entry) || entry.is_pending());
+        for (id, entry) in &mut self.model {
+            entry.wanted &= !which(id, entry);
+        }
+    }
+
+    /// Compares everything that can be asked for.
+    fn compare(&mut self) {
+        let store = self.store;
+        for (&id, entry) in &self.model {
+            let key = JobKey { owner: entry.owner.clone(), id };
+            let seen = entry.is_visible().then_some(entry);
+            assert_eq!(store.status(&key), seen.map(status), "status of {id}");
+            assert_eq!(store.log(&key), seen.map(Entry::log), "log of {id}");
+            assert_lookup(&store.peek(&key), seen);
+            assert_eq!(store.is_queued(&key), matches!(entry.state, State::Queued), "{id}");
+        }
+        for owner in owners() {
+            let count = self.random.below(8);
+            self.compare_lists(&owner, count);
+            self.compare_lists(&owner, usize::MAX);
+        }
+        let mut remaining = store.remaining();
+        remaining.sort();
+        let visible = self.model.iter().filter(|(_, entry)| entry.is_visible());
+        assert_eq!(remaining, visible.map(|(id, _)| *id).collect::<Vec<_>>());
+        let stored: usize = self.model.values().map(Entry::bytes).sum();
+        assert!(store.has_room(CAPACITY - stored), "more on the accounts than {stored} bytes");
+        assert!(!store.has_room(CAPACITY - stored + 1), "less on the accounts than {stored} bytes");
+    }
+
+    fn compare_lists(&self, owner: &Owner, count: usize) {
+        for list in [List::Pending, List::Done] {
+            let expected = self.model.iter().filter(|(_, entry)| {
+                let listed = entry.is_pending() == (list == List::Pending);
+                listed && entry.is_visible() && entry.owner == *owner
+            });
+            let expected: Vec<JobId> = expected.map(|(id, _)| *id).take(count).collect();
+            assert_eq!(self.store.list(owner, list, count), expected, "{list:?}, {count}");
+        }
+    }
+
+    /// Lets everything run to its end, and go.
+    fn end(mut self) {
+        owners().iter().for_each(|owner| self.store.forget_all(owner));
+        self.forget_those(|_, _| true);
+        self.compare();
+        for (id, entry) in std::mem::take(&mut self.model) {
+            let key = JobKey { owner: entry.owner, id };
+            assert_eq!(self.store.finish(&key, response(entry.n), at(THEN)), Finished::Dropped);
+        }
+        self.compare();
+    }
+}
+
+fn status(entry: &Entry) -> Status {
+    match &entry.state {
+        State::Queued => Status::Pending(None),
+        State::Running { execution } => Status::Pending(execution.progress()),
+        State::Done { .. } => Status::Done,
+    }
+}
+
+#[track_caller]
+fn assert_lookup(found: &Lookup, expected: Option<&Entry>) {
+    match (found, expected.map(|entry| &entry.state)) {
+        (Lookup::Unknown, None) => {}
+        (Lookup::Pending, Some(State::Queued | State::Running { .. })) => {}
+        (Lookup::Done(found), Some(State::Done { result, .. })) => assert_eq!(found, result),
+        (found, _) => panic!("found {found:?}, expected {:?}", expected.map(status)),
+    }
+}
