@@ -16,7 +16,6 @@ mod expectations;
 mod floods;
 mod framing;
 mod heads;
-mod hoarding;
 mod resets;
 mod scarcity;
 mod shapes;
