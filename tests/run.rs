@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{Client, Deferd, Reply, TempDir, eventually};
+use support::{Client, Deferd, Reply, TempDir, eventually, running_with_query};
 
 /// The answer to a request, and the result of the same as a job.
 #[track_caller]
@@ -126,6 +126,28 @@ fn a_script_that_closes_its_pipes_is_waited_for() {
     let reply = client.result(&id).expect(500);
     assert_eq!(reply.header("x-exit-code"), Some("3"));
     assert_eq!(reply.text(), "early");
+}
+
+/// A deferd that is stopped cannot have read it before: the script's end and its last words are
+/// there at once.
+#[test]
+fn what_the_pipes_hold_when_a_script_ends_is_not_lost() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let dir = TempDir::new();
+    let query = dir.0.display().to_string();
+    let id = client.store("GET", &format!("/run/s-burst?{query}"), b"");
+    eventually("it runs", || {
+        client.get(&format!("/_api/job/{id}")).header("x-progress") == Some("running")
+    });
+    deferd.signal("-STOP");
+    std::fs::write(dir.join("go"), "").unwrap();
+    eventually("the script ends", || running_with_query(&query).is_empty());
+    deferd.signal("-CONT");
+    client.wait_done(&id);
+    let log = client.get(&format!("/_api/job/{id}/log")).expect(200).text();
+    assert_eq!(log, format!("{}end\n", ".".repeat(8188)));
+    assert_eq!(client.result(&id).expect(200).body, vec![0; 20_000]);
 }
 
 /// The processor time that a process has used, in clock ticks (10 ms).
