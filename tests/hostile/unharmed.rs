@@ -100,8 +100,8 @@ pub fn pour(client: &Client, bytes: &[u8]) -> usize {
     sent
 }
 
-/// Has the C library give back freed memory at once. Left alone it hoards large blocks, see
-/// `hoarding`; the cases that are about something else are kept clear of that.
+/// Has the C library give back freed memory at once. Left alone, glibc hoards large blocks that were
+/// freed; the cases that are about something else are kept clear of that.
 pub fn without_hoarding() -> Deferd {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env("MALLOC_TRIM_THRESHOLD_", "131072");
