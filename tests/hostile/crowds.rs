@@ -68,7 +68,7 @@ fn every_one_of_many_kept_connections_is_served() {
 }
 
 /// A row of section 10. Without `TCP_NODELAY` the second of two answers waits for the client's delayed
-/// acknowledgement of the first, 40 ms at least and every time: so one quick pair is proof enough.
+/// acknowledgement of the first, 40 ms at least.
 #[test]
 fn answers_do_not_wait_for_acknowledgements() {
     let deferd = Deferd::start(&[]);
@@ -88,6 +88,8 @@ fn answers_do_not_wait_for_acknowledgements() {
         for _ in 0..50 {
             pair();
         }
-        eventually("a pair of answers is quick", || pair() < Duration::from_millis(25));
+        let mut times: Vec<_> = (0..51).map(|_| pair()).collect();
+        times.sort();
+        assert!(times[25] < Duration::from_millis(30), "{times:?}");
     });
 }
