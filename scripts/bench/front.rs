@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, deferred, request};
-use super::sample::{Meter, ROUNDS, TURNS, row, title};
+use super::sample::{Meter, ROUNDS, row, title};
 use super::server::{Server, wait_until};
 
 const CONNECTIONS: usize = 64;
@@ -13,8 +13,12 @@ const CONNECTIONS: usize = 64;
 /// them before it reads, so that there is always something to answer.
 const THREADS: usize = 2;
 
+/// How often the sides take turns within a round: often, so that what else the machine does falls on
+/// both.
+const TURNS: usize = 16;
+
 /// One turn of one side.
-const SPAN: Duration = Duration::from_millis(320);
+const SPAN: Duration = Duration::from_millis(80);
 
 /// Prints the figures.
 pub fn print() {

@@ -6,9 +6,6 @@ use std::time::Instant;
 /// How often each side of a ratio is measured.
 pub const ROUNDS: usize = 7;
 
-/// How often the sides take turns within a round, so that what else the machine does falls on all.
-pub const TURNS: usize = 4;
-
 /// What was measured, once a round.
 #[derive(Default)]
 pub struct Sample(Vec<f64>);

@@ -11,8 +11,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::client::{Client, deferred, request};
-use super::sample::{Meter, ROUNDS, TURNS, row, title};
+use super::sample::{Meter, ROUNDS, row, title};
 use super::server::{Server, processor_time};
+
+/// How often the sides take turns within a round, so that what else the machine does falls on all.
+const TURNS: usize = 4;
 
 /// Scripts in one turn of one side.
 const SCRIPTS: usize = 250;
