@@ -230,6 +230,7 @@ impl From<Stop> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::{Connection, Owner};
 
     #[test]
     fn only_the_canonical_form_is_an_id() {
@@ -262,6 +263,24 @@ mod tests {
         let third = JobId::next(Some(second), Stamp(5));
         assert!(first < second && second < third);
         assert_eq!(JobId::next(Some(third), Stamp(2_000_000)), JobId(2_000_000));
+    }
+
+    #[test]
+    fn a_job_cancelled_while_it_runs_ends_with_410_whatever_its_handler_says() {
+        for cancel in [true, false] {
+            let request = http::Request::new(Vec::new());
+            let (connection, owner) = (Connection::Unix, Owner::anonymous());
+            let call = Call { request, connection, owner, auth_type: None };
+            let mut pending = Pending::queued(call, Stamp(1));
+            assert!(pending.cancel_running().is_none(), "it waits");
+            let execution = Arc::new(Execution::default());
+            assert!(pending.start(&execution, Stamp(2)).is_some());
+            assert!(pending.start(&execution, Stamp(2)).is_none(), "a request is given out once");
+            assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
+            let done = pending.finish(Response::new(Bytes::from_static(b"too late")), Stamp(3));
+            let status = done.response.to_response().status().as_u16();
+            assert_eq!(status, if cancel { 410 } else { 200 });
+        }
     }
 
     #[test]
