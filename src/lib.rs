@@ -21,7 +21,7 @@
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
 //! - [`workers`]: the fixed pool that runs jobs; the janitor.
-//! - [`store`]: where jobs are kept: the promise, and `memory` which keeps it.
+//! - [`store`]: where jobs are kept: the promise, `memory` which keeps it, and its `shelf`.
 //! - [`job`]: id, stamp, states and their transitions; the line to a running handler.
 //! - [`call`]: a request with its origin, an answer with its receipt.
 //! - [`error`]: the one table of deferd's own errors.

@@ -74,21 +74,24 @@ fn a_result_survives_failed_deliveries_and_is_delivered_once(open: Open) {
     });
 }
 
+/// Collects every result that is there, and delivers every other one; how many that were.
+fn deliver_every_other(store: &dyn Store, jobs: &[Job]) -> usize {
+    let mut delivered = 0;
+    for job in jobs.iter().filter(|job| collected(store, job).is_some()) {
+        if job.n.is_multiple_of(2) {
+            store.confirm(&job.key);
+            delivered += 1;
+        } else {
+            store.restore(&job.key);
+        }
+    }
+    delivered
+}
+
 fn a_result_is_delivered_or_expires_never_both(open: Open) {
     rounds(open, |store| {
         let jobs = batch(store, BATCH, Until::Done);
-        let collect = || {
-            let mut delivered = 0;
-            for job in jobs.iter().filter(|job| collected(store, job).is_some()) {
-                if job.n.is_multiple_of(2) {
-                    store.confirm(&job.key);
-                    delivered += 1;
-                } else {
-                    store.restore(&job.key);
-                }
-            }
-            delivered
-        };
+        let collect = || deliver_every_other(store, &jobs);
         let expire = || (0..4).map(|_| store.expire_results(at(LATER))).sum();
         let gone: usize = race(&[&collect, &expire, &expire]).into_iter().sum();
         // What was in delivery at that moment came back, and expires now.
@@ -100,18 +103,7 @@ fn a_result_is_delivered_or_expires_never_both(open: Open) {
 fn a_result_is_delivered_or_deleted_never_both(open: Open) {
     rounds(open, |store| {
         let jobs = batch(store, BATCH, Until::Done);
-        let collect = || {
-            let mut delivered = 0;
-            for job in jobs.iter().filter(|job| collected(store, job).is_some()) {
-                if job.n.is_multiple_of(2) {
-                    store.confirm(&job.key);
-                    delivered += 1;
-                } else {
-                    store.restore(&job.key);
-                }
-            }
-            delivered
-        };
+        let collect = || deliver_every_other(store, &jobs);
         let delete = || count(jobs.iter().map(|job| store.forget(&job.key)));
         let gone: usize = race(&[&collect, &delete, &delete]).into_iter().sum();
         assert_eq!(

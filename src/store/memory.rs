@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use http::Response;
 
+use super::shelf::Shelf;
 use super::{Finished, JobKey, Keep, List, Lookup, Refused, Started, Status, Store};
 use crate::call::{Call, Owner};
 use crate::error::Error;
@@ -61,56 +62,6 @@ impl Jobs {
             Reach::Everything => done.or_else(|| self.in_delivery.take_before(before)),
         };
         taken.map(|(_, record)| record)
-    }
-}
-
-/// Records ordered by timestamp, for expiry, with the way from an id to them.
-struct Shelf<T> {
-    by_stamp: BTreeMap<(Stamp, JobId), Box<T>>,
-    stamps: BTreeMap<JobId, Stamp>,
-}
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Self { by_stamp: BTreeMap::new(), stamps: BTreeMap::new() }
-    }
-}
-
-impl<T> Shelf<T> {
-    fn put(&mut self, id: JobId, stamp: Stamp, record: Box<T>) {
-        self.stamps.insert(id, stamp);
-        self.by_stamp.insert((stamp, id), record);
-    }
-
-    fn take(&mut self, id: JobId) -> Option<Box<T>> {
-        let stamp = self.stamps.remove(&id)?;
-        self.by_stamp.remove(&(stamp, id))
-    }
-
-    fn get(&self, id: JobId) -> Option<&T> {
-        let stamp = *self.stamps.get(&id)?;
-        self.by_stamp.get(&(stamp, id)).map(Box::as_ref)
-    }
-
-    fn get_mut(&mut self, id: JobId) -> Option<&mut T> {
-        let stamp = *self.stamps.get(&id)?;
-        self.by_stamp.get_mut(&(stamp, id)).map(Box::as_mut)
-    }
-
-    fn ids(&self) -> impl Iterator<Item = JobId> {
-        self.stamps.keys().copied()
-    }
-
-    /// Takes the oldest record, if it is stamped strictly before `before`.
-    fn take_before(&mut self, before: Stamp) -> Option<(JobId, Box<T>)> {
-        let oldest = self.by_stamp.first_entry().filter(|entry| entry.key().0 < before)?;
-        let ((_, id), record) = oldest.remove_entry();
-        self.stamps.remove(&id);
-        Some((id, record))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.stamps.is_empty()
     }
 }
 
@@ -352,7 +303,7 @@ impl Store for MemoryStore {
         let mut state = self.lock();
         let Some(jobs) = state.owners.remove(owner) else { return };
         state.stored -= jobs.result_bytes;
-        for ((_, id), record) in jobs.pending.by_stamp {
+        for (id, record) in jobs.pending.into_records() {
             state.forget_pending(JobKey { owner: owner.clone(), id }, record);
         }
         drop(state);

@@ -17,6 +17,7 @@
 //! - **Never evicts.** At `--max-stored` new jobs are refused; results are kept.
 
 pub mod memory;
+mod shelf;
 
 use std::sync::Arc;
 

@@ -9,6 +9,7 @@
 )]
 
 pub mod hold;
+mod processes;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,6 +19,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+pub use processes::*;
 
 /// How long anything may take before a test gives up: long, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -388,49 +391,4 @@ impl Drop for Deferd {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The children of a process, zombies included.
-pub fn children_of(pid: u32) -> Vec<u32> {
-    processes().into_iter().filter(|p| p.parent == pid).map(|p| p.pid).collect()
-}
-
-/// The processes of a group.
-pub fn group_members(group: u32) -> Vec<u32> {
-    processes().into_iter().filter(|p| p.group == group && p.state != "Z").map(|p| p.pid).collect()
-}
-
-/// A line of the process table.
-pub struct Process {
-    pub pid: u32,
-    pub state: String,
-    pub parent: u32,
-    pub group: u32,
-}
-
-/// The process table.
-pub fn processes() -> Vec<Process> {
-    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything.
-        let mut rest = stat[stat.rfind(')')? + 1..].split_whitespace();
-        let state = rest.next()?.to_owned();
-        let parent = rest.next()?.parse().ok()?;
-        let group = rest.next()?.parse().ok()?;
-        Some(Process { pid, state, parent, group })
-    })
-    .collect()
-}
-
-/// The processes that have this query in their environment: a script that was asked with it, and all
-/// that it started, in whatever group they are. Zombies have no environment.
-pub fn running_with_query(query: &str) -> Vec<u32> {
-    let variable = format!("QUERY_STRING={query}");
-    let has_it = |pid: u32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&b| b == 0).any(|entry| entry == variable.as_bytes())
-    };
-    processes().into_iter().map(|p| p.pid).filter(|&pid| has_it(pid)).collect()
 }
