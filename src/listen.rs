@@ -38,6 +38,14 @@ impl Address {
             Self::Unix(_) => true,
         }
     }
+
+    /// As `--listen` takes it.
+    pub fn as_option(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.to_string(),
+            Self::Unix(_) => self.to_string(),
+        }
+    }
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

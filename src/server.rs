@@ -86,8 +86,8 @@ impl From<io::Error> for StartError {
 /// # Errors
 /// [`StartError`].
 pub fn start(config: &Config) -> Result<Server, StartError> {
-    let Bound { listener, address, file } = listen::bind(&config.listen)
-        .map_err(|error| Invalid::new("--listen", &config.listen.to_string(), error))?;
+    let Bound { listener, address, file } =
+        listen::bind(&config.listen).map_err(|error| cannot_listen(&config.listen, &error))?;
     config.check_exposure(&address)?;
     let auth = config.auth.as_deref().map(auth).transpose()?;
     let store = Arc::new(MemoryStore::new(config.max_stored));
@@ -99,6 +99,15 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy));
     let front = serve(config, listener, &service)?;
     Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
+}
+
+fn cannot_listen(address: &Address, error: &io::Error) -> Invalid {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there: end it, or choose another",
+        io::ErrorKind::PermissionDenied => "; choose a port from 1024 on, or a path you may write",
+        _ => "",
+    };
+    Invalid::new("--listen", &address.as_option(), format!("{error}{remedy}"))
 }
 
 fn auth(path: &Path) -> Result<Auth, Invalid> {

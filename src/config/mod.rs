@@ -276,12 +276,12 @@ impl Config {
         if self.exposure == Exposure::Loopback && self.auth.is_none() {
             let what = "not a loopback address: anybody who reaches it could run the routes; \
                         say --auth FILE, or --insecure if that is meant";
-            return Err(Invalid::new("--listen", &address.to_string(), what));
+            return Err(Invalid::new("--listen", &address.as_option(), what));
         }
         if self.front != FrontKind::Strict {
             let what = "not a loopback address, and --front tiny_http is for trusted callers only; \
                         use --front strict";
-            return Err(Invalid::new("--listen", &address.to_string(), what));
+            return Err(Invalid::new("--listen", &address.as_option(), what));
         }
         Ok(())
     }
@@ -346,6 +346,7 @@ mod tests {
             (&["--ttl", "5"], "--ttl \"5\": no unit"),
             (&["--max-body", "5X"], "--max-body \"5X\""),
             (&["--listen", "localhost"], "--listen \"localhost\""),
+            (&["--listen", "0.0.0.0:80"], "--listen \"0.0.0.0:80\": not a loopback address"),
             (&["--listen", "0.0.0.0:80"], "--insecure"),
             (&["--listen", "unix:"], "--listen \"unix:\""),
             (&["--front", "fast"], "neither strict nor tiny_http"),
