@@ -74,7 +74,7 @@ impl fmt::Display for Connection {
 #[derive(Debug)]
 pub struct Call {
     /// Method, target, fields and content.
-    pub request: Request<Vec<u8>>,
+    pub request: Request<Bytes>,
     /// Where it came from.
     pub connection: Connection,
     /// Who sent it.

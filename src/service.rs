@@ -121,7 +121,7 @@ impl Service {
     }
 
     /// Answers a whole request.
-    pub fn call(&self, plan: Plan, request: Request<Vec<u8>>, connection: Connection) -> Answer {
+    pub fn call(&self, plan: Plan, request: Request<Bytes>, connection: Connection) -> Answer {
         let Plan { route, mode, owner, auth_type, foreign } = plan;
         let line = AccessLine::of(request.method(), request.uri(), &connection, Instant::now());
         let call = Call { request, connection, owner: owner.clone(), auth_type };

@@ -30,7 +30,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
     rounds(open, |store| {
         let large = || {
             let mut call = call(0, &nobody());
-            call.request.body_mut().resize(BODY, b'.');
+            *call.request.body_mut() = vec![b'.'; BODY].into();
             call
         };
         let footprint = large().footprint();

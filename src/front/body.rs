@@ -7,6 +7,8 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::head::Framing;
 use super::input::{Input, Timed};
 use super::{Broken, Limits};
@@ -29,7 +31,7 @@ pub fn read<R: Read + Timed>(
     input: &mut Input<R>,
     framing: Framing,
     limits: &Limits,
-) -> Result<Vec<u8>, Broken> {
+) -> Result<Bytes, Broken> {
     let mut reader =
         Reader { input, begin: Instant::now(), time: limits.body_time, content: Vec::new() };
     match framing {
@@ -39,7 +41,7 @@ pub fn read<R: Read + Timed>(
         }
         Framing::Chunked => reader.read_chunks(limits)?,
     }
-    Ok(reader.content)
+    Ok(reader.content.into())
 }
 
 struct Reader<'a, R> {
@@ -152,7 +154,7 @@ mod tests {
     use super::super::head::tests::limits;
     use super::*;
 
-    fn chunked(bytes: &str) -> Result<(Vec<u8>, usize), Broken> {
+    fn chunked(bytes: &str) -> Result<(Bytes, usize), Broken> {
         let mut input = Input::new(bytes.as_bytes());
         let content = read(&mut input, Framing::Chunked, &limits())?;
         let mut rest = input.bytes().len();
@@ -220,7 +222,7 @@ mod tests {
     fn what_follows_a_length_is_left() {
         let mut input = Input::new(&b"helloGET /"[..]);
         input.fill(Instant::now() + Duration::from_secs(1)).unwrap();
-        assert_eq!(read(&mut input, Framing::Length(5), &limits()).unwrap(), b"hello");
+        assert_eq!(read(&mut input, Framing::Length(5), &limits()).unwrap(), "hello");
         assert_eq!(input.bytes(), b"GET /");
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use tiny_http::Server;
@@ -185,7 +186,7 @@ fn body(
     request: &mut tiny_http::Request,
     framing: Framing,
     max_body: usize,
-) -> Result<Vec<u8>, Error> {
+) -> Result<Bytes, Error> {
     let mut body = Vec::new();
     let cut = |_| Error::bad_parameter("the content is cut short");
     request.as_reader().take(max_body as u64 + 1).read_to_end(&mut body).map_err(cut)?;
@@ -194,6 +195,6 @@ fn body(
     }
     match framing {
         Framing::Length(length) if length != body.len() as u64 => Err(cut(io::Error::other(""))),
-        _ => Ok(body),
+        _ => Ok(body.into()),
     }
 }

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
@@ -93,7 +94,7 @@ impl Routes {
 /// for those that describe the content.
 fn redirected(call: Call, target: PathAndQuery) -> Call {
     let (old, _) = call.request.into_parts();
-    let mut request = Request::new(Vec::new());
+    let mut request = Request::new(Bytes::new());
     *request.method_mut() = if old.method == Method::HEAD { Method::HEAD } else { Method::GET };
     *request.uri_mut() = Uri::from(target);
     *request.version_mut() = old.version;

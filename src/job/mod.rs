@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_job_cancelled_while_it_runs_ends_with_410_whatever_its_handler_says() {
         for cancel in [true, false] {
-            let request = http::Request::new(Vec::new());
+            let request = http::Request::new(Bytes::new());
             let (connection, owner) = (Connection::Unix, Owner::anonymous());
             let call = Call { request, connection, owner, auth_type: None };
             let mut pending = Pending::queued(call, Stamp(1));

@@ -60,7 +60,7 @@ pub fn at(seconds: f64) -> Stamp {
 
 /// The request of job `n`.
 pub fn call(n: usize, owner: &Owner) -> Call {
-    let request = Request::post(format!("/job/{n}")).body(format!("request {n}").into_bytes());
+    let request = Request::post(format!("/job/{n}")).body(format!("request {n}").into());
     let here = "127.0.0.1:1".parse().unwrap();
     let connection = Connection::Tcp { peer: here, local: here };
     Call { request: request.unwrap(), connection, owner: owner.clone(), auth_type: None }
