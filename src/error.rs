@@ -46,10 +46,14 @@ pub enum Error {
     UriTooLong,
     /// 417/417: an expectation other than `100-continue`.
     ExpectationFailed,
+    /// 422/422: the idempotency key stands for another request.
+    KeyReused,
     /// 431/431: the head is larger than `--max-head`, or has too many fields.
     FieldsTooLarge(Detail),
     /// 500/500: a handler failed in a way that is deferd's fault.
     Internal(Detail),
+    /// 500/500: the job ran when deferd ended without warning, and is not to be run again.
+    Interrupted,
     /// 501/501: understood, and not offered.
     NotImplemented(Detail),
     /// 502/502: the script or upstream gave no usable answer.
@@ -99,10 +103,15 @@ impl Error {
             Self::ExpectationFailed => {
                 (StatusCode::EXPECTATION_FAILED, 417, "expectation failed", "")
             }
+            Self::KeyReused => {
+                let detail = "it was sent with another request before";
+                (StatusCode::UNPROCESSABLE_ENTITY, 422, "idempotency-key reused", detail)
+            }
             Self::FieldsTooLarge(d) => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, 431, "header fields too large", d)
             }
             Self::Internal(d) => (StatusCode::INTERNAL_SERVER_ERROR, 500, "internal error", d),
+            Self::Interrupted => (StatusCode::INTERNAL_SERVER_ERROR, 500, "interrupted", ""),
             Self::NotImplemented(d) => (StatusCode::NOT_IMPLEMENTED, 501, "not implemented", d),
             Self::BadGateway(d) => (StatusCode::BAD_GATEWAY, 502, "bad gateway", d),
             Self::QueueFull(d) => (StatusCode::SERVICE_UNAVAILABLE, 21003, "queue is full", d),

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::call::Call;
 use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::execution::Executions;
 use crate::job::{JobId, Stamp};
 use crate::queue::{Permit, Queue, Task};
-use crate::store::{JobKey, Keep, Refused, Store};
+use crate::store::{Accepted, Failing, JobKey, Refused, Store, Submission};
 
 /// All jobs of one deferd.
 pub struct Jobs {
@@ -44,9 +43,7 @@ impl Jobs {
     /// # Errors
     /// Why not.
     pub fn check(&self, bytes: usize) -> Result<(), Error> {
-        if !self.store.has_room(bytes) {
-            return Err(storage_full());
-        }
+        self.store.check(bytes)?;
         self.reserve().map(drop)
     }
 
@@ -59,27 +56,37 @@ impl Jobs {
         permit.ok_or(Error::QueueFull("".into()))
     }
 
-    /// Accepts a job.
+    /// Accepts a job; one that was accepted before under the same key is not run again.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] or [`Error::Unavailable`]; then nothing of it stays behind.
+    /// [`Error::QueueFull`], [`Error::Unavailable`] or [`Error::KeyReused`]; then nothing of it stays
+    /// behind.
     pub fn submit(
         &self,
-        call: Call,
+        submission: Submission,
         routes: &Routes,
         route: RouteIndex,
-        keep: Keep,
     ) -> Result<JobId, Error> {
+        let owner = submission.call.owner.clone();
+        if let Some(key) = &submission.key
+            && let Some(id) = self.store.recall(&owner, key)?
+        {
+            return Ok(id);
+        }
         let permit = self.reserve()?;
-        let owner = call.owner.clone();
-        let id = self.store.submit(call, keep, now()).map_err(|Refused::Full| storage_full())?;
-        let gate = routes.get(route).gate.clone();
-        self.queue.push(Task { job: JobKey { owner, id }, route, gate, permit });
-        Ok(id)
+        let accepted = self.store.submit(submission, now())?;
+        if let Accepted::New(id) = accepted {
+            let gate = routes.get(route).gate.clone();
+            self.queue.push(Task { job: JobKey { owner, id }, route, gate, permit });
+        }
+        Ok(accepted.id())
     }
 
     /// Cancels a job; `false` if it does not exist.
-    pub fn cancel(&self, job: &JobKey) -> bool {
+    ///
+    /// # Errors
+    /// [`Failing`]: it is cancelled, and that is not durable yet.
+    pub fn cancel(&self, job: &JobKey) -> Result<bool, Failing> {
         let cancelled = self.store.cancel(job, now());
         self.queue.mark_stale();
         cancelled
@@ -106,6 +113,18 @@ impl Jobs {
     }
 }
 
-fn storage_full() -> Error {
-    Error::QueueFull("the stored jobs have reached --max-stored".into())
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::QueueFull("the stored jobs have reached --max-stored".into()),
+            Refused::KeyReused => Self::KeyReused,
+            Refused::Failing => Failing.into(),
+        }
+    }
+}
+
+impl From<Failing> for Error {
+    fn from(_: Failing) -> Self {
+        Self::Unavailable("the store on disk is failing; try again later".into())
+    }
 }

@@ -21,8 +21,10 @@
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
 //! - [`workers`]: the fixed pool that runs jobs; the janitor.
-//! - [`store`]: where jobs are kept: the promise, `memory` which keeps it, and its `shelf`.
-//! - [`job`]: id, stamp, states and their transitions; the line to a running handler.
+//! - [`store`]: where jobs are kept: the promise, and the stores that keep it. `ledger` knows the state
+//!   of every job, with `shelf` and `keys`; `memory` holds it.
+//! - [`job`]: id, stamp, states and their transitions; the line to a running handler; requests and
+//!   responses at rest.
 //! - [`call`]: a request with its origin, an answer with its receipt.
 //! - [`error`]: the one table of deferd's own errors.
 

@@ -25,6 +25,7 @@ use crate::jobs::Jobs;
 use crate::listen::{self, Address, Bound, SocketFile};
 use crate::queue::Queue;
 use crate::service::Service;
+use crate::store::StartRecord;
 use crate::store::memory::MemoryStore;
 use crate::workers;
 
@@ -181,14 +182,16 @@ fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
     let mut routes = Vec::new();
     for prefix in api::PREFIXES {
         let handler = Box::new(Api::new(Arc::clone(jobs)));
-        let time_limit = config.timeout;
-        routes.push(Route { prefix: prefix.into(), gate: None, time_limit, handler });
+        let (time_limit, start_record) = (config.timeout, StartRecord::Soon);
+        let prefix = prefix.into();
+        routes.push(Route { prefix, gate: None, time_limit, start_record, handler });
     }
     for route in &config.routes {
         let time_limit = route.timeout.unwrap_or(config.timeout);
         let gate = route.concurrency.map(|limit| jobs.queue.new_gate(limit));
         let handler = handler(route, config)?;
-        routes.push(Route { prefix: route.prefix.clone(), gate, time_limit, handler });
+        let (prefix, start_record) = (route.prefix.clone(), route.start_record);
+        routes.push(Route { prefix, gate, time_limit, start_record, handler });
     }
     Ok(Routes::new(routes))
 }
@@ -244,7 +247,7 @@ impl Server {
             self.jobs.executions.stop_all(Stop::Kill);
             self.wait(ABORT_TIME, &mut || false);
         }
-        workers::log_lost(&self.jobs.store.remaining());
+        workers::log_lost(&self.jobs.store.close());
     }
 
     /// Waits until nothing waits, runs or is being answered.

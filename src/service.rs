@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::JobId;
 use crate::jobs::Jobs;
-use crate::store::Keep;
+use crate::store::{Keep, Submission};
 
 const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
 
@@ -145,7 +145,8 @@ impl Service {
     }
 
     fn defer(&self, route: RouteIndex, call: Call, keep: Keep) -> Result<Answer, Error> {
-        let id = self.jobs.submit(call, &self.routes, route, keep)?;
+        let submission = Submission { call, keep, key: None };
+        let id = self.jobs.submit(submission, &self.routes, route)?;
         Ok(accepted((keep == Keep::Result).then_some(id)).into())
     }
 }

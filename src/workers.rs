@@ -41,7 +41,8 @@ fn run(task: Task, jobs: &Jobs, routes: &Routes) {
     let Task { job, route, permit, .. } = task;
     let run = jobs.executions.begin(Some(job.id));
     let started_at = now();
-    let Some(started) = jobs.store.start(&job, &run.execution, started_at) else { return };
+    let record = routes.get(route).start_record;
+    let Some(started) = jobs.store.start(&job, &run.execution, record, started_at) else { return };
     drop(permit);
     let method = started.call.request.method().clone();
     let answer = routes.run(route, *started.call, &run.execution);

@@ -37,18 +37,23 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
         let fill = || {
             let mut accepted = Vec::new();
             loop {
-                match store.submit(large(), Keep::Result, at(THEN)) {
+                match offer(store, large(), Keep::Result, at(THEN)) {
                     Ok(id) => accepted.push(id),
-                    Err(Refused::Full) => return accepted,
+                    Err(refused) => {
+                        assert_eq!(refused, Refused::Full);
+                        return accepted;
+                    }
                 }
             }
         };
         let accepted = race(&[&fill, &fill, &fill]).concat();
         assert_eq!(accepted.len(), CAPACITY / footprint);
-        assert!(store.has_room(CAPACITY % footprint) && !store.has_room(CAPACITY % footprint + 1));
+        assert!(
+            has_room(store, CAPACITY % footprint) && !has_room(store, CAPACITY % footprint + 1)
+        );
         // Their work takes up its room until it is done, wanted or not.
-        store.forget_all(&nobody());
-        assert!(!store.has_room(footprint));
+        store.forget_all(&nobody()).unwrap();
+        assert!(!has_room(store, footprint));
         let jobs: Vec<Job> = accepted.into_iter().map(|id| Job { n: 0, key: key(id) }).collect();
         jobs.iter().for_each(|job| {
             assert_eq!(finish(store, job), Finished::Dropped);
@@ -62,7 +67,7 @@ fn ids_are_unique_and_increase(open: Open) {
         // The clock of each thread stands still or steps back.
         let submit_all = || {
             let times = (0..BATCH).map(|n| at(THEN - (n % 7) as f64));
-            let calls = times.map(|now| store.submit(call(0, &nobody()), Keep::Result, now));
+            let calls = times.map(|now| offer(store, call(0, &nobody()), Keep::Result, now));
             calls.collect::<Result<Vec<_>, _>>().unwrap()
         };
         let ids = race(&[&submit_all, &submit_all, &submit_all]);
@@ -70,7 +75,7 @@ fn ids_are_unique_and_increase(open: Open) {
         let all: HashSet<_> = ids.concat().into_iter().collect();
         assert_eq!(all.len(), 3 * BATCH);
         assert!(store.list(&nobody(), List::Pending, usize::MAX).is_sorted_by(|a, b| a < b));
-        store.forget_all(&nobody());
+        store.forget_all(&nobody()).unwrap();
         for n in all {
             store.finish(&key(n), response(0), at(THEN));
         }
@@ -101,9 +106,9 @@ fn every_result_arrives_once_from_many_producers(open: Open) {
             let id = loop {
                 let mut call = call(n, &nobody());
                 call.request.headers_mut().insert("x-ballast", "x".repeat(8000).parse().unwrap());
-                match store.submit(call, Keep::Result, at(THEN)) {
+                match offer(&*store, call, Keep::Result, at(THEN)) {
                     Ok(id) => break id,
-                    Err(Refused::Full) => assert!(is_under_way()),
+                    Err(refused) => assert!(refused == Refused::Full && is_under_way()),
                 }
                 thread::yield_now();
             };

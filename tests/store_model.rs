@@ -18,7 +18,7 @@ use deferd::error::Error;
 use deferd::job::execution::{Execution, Stop};
 use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, Stamp};
-use deferd::store::{Finished, JobKey, Keep, List, Lookup, Status, Store};
+use deferd::store::{Finished, JobKey, Keep, List, Lookup, StartRecord, Status, Store};
 use store_kit::*;
 
 const SEQUENCES: u64 = 2000;
@@ -208,7 +208,7 @@ impl<'a> Trial<'a> {
         let keep = if wanted { Keep::Result } else { Keep::Nothing };
         let call = call(n, &owner);
         let request = call.footprint();
-        let id = self.store.submit(call, keep, now).expect("there is room");
+        let id = offer(self.store, call, keep, now).expect("there is room");
         self.trace.note(format!("submit {id} {keep:?} at {now:?}"));
         assert!(self.last < Some(id), "ids increase");
         self.last = Some(id);
@@ -220,7 +220,7 @@ impl<'a> Trial<'a> {
         let (key, now) = (self.pick(), self.now());
         self.trace.note(format!("start {}", key.id));
         let execution = Arc::new(Execution::new(Some(key.id)));
-        let started = self.store.start(&key, &execution, now);
+        let started = self.store.start(&key, &execution, StartRecord::Before, now);
         match self.model.get_mut(&key.id) {
             Some(entry) if entry.owner == key.owner && matches!(entry.state, State::Queued) => {
                 let started = started.expect("it waits");
@@ -306,7 +306,7 @@ impl<'a> Trial<'a> {
     fn cancel(&mut self) {
         let (key, now) = (self.pick(), self.now());
         self.trace.note(format!("cancel {} at {now:?}", key.id));
-        let cancelled = self.store.cancel(&key, now);
+        let cancelled = self.store.cancel(&key, now).unwrap();
         let expected = self.visible(&key);
         assert_eq!(cancelled, expected.is_some());
         let Some(entry) = expected else { return };
@@ -320,7 +320,7 @@ impl<'a> Trial<'a> {
     fn forget(&mut self) {
         let key = self.pick();
         self.trace.note(format!("forget {}", key.id));
-        let forgotten = self.store.forget(&key);
+        let forgotten = self.store.forget(&key).unwrap();
         assert_eq!(forgotten, self.visible(&key).is_some());
         if forgotten {
             self.forget_those(|id, _| *id == key.id);
@@ -330,14 +330,14 @@ impl<'a> Trial<'a> {
     fn forget_all(&mut self) {
         let owner = self.pick().owner;
         self.trace.note("forget all".into());
-        self.store.forget_all(&owner);
+        self.store.forget_all(&owner).unwrap();
         self.forget_those(|_, entry| entry.owner == owner);
     }
 
     fn forget_before(&mut self) {
         let (owner, before) = (self.pick().owner, self.now());
         self.trace.note(format!("forget before {before:?}"));
-        self.store.forget_before(&owner, before);
+        self.store.forget_before(&owner, before).unwrap();
         self.forget_those(|_, entry| entry.owner == owner && entry.stamp() < before);
     }
 
@@ -365,7 +365,7 @@ impl<'a> Trial<'a> {
             let key = JobKey { owner: entry.owner.clone(), id };
             let seen = entry.is_visible().then_some(entry);
             assert_eq!(store.status(&key), seen.map(status), "status of {id}");
-            assert_eq!(store.log(&key), seen.map(Entry::log), "log of {id}");
+            assert_eq!(store.log(&key).unwrap(), seen.map(Entry::log), "log of {id}");
             assert_lookup(&store.peek(&key), seen);
             assert_eq!(store.is_queued(&key), matches!(entry.state, State::Queued), "{id}");
         }
@@ -379,8 +379,11 @@ impl<'a> Trial<'a> {
         let visible = self.model.iter().filter(|(_, entry)| entry.is_visible());
         assert_eq!(remaining, visible.map(|(id, _)| *id).collect::<Vec<_>>());
         let stored: usize = self.model.values().map(Entry::bytes).sum();
-        assert!(store.has_room(CAPACITY - stored), "more on the accounts than {stored} bytes");
-        assert!(!store.has_room(CAPACITY - stored + 1), "less on the accounts than {stored} bytes");
+        assert!(has_room(store, CAPACITY - stored), "more on the accounts than {stored} bytes");
+        assert!(
+            !has_room(store, CAPACITY - stored + 1),
+            "less on the accounts than {stored} bytes"
+        );
     }
 
     fn compare_lists(&self, owner: &Owner, count: usize) {
@@ -396,7 +399,7 @@ impl<'a> Trial<'a> {
 
     /// Lets everything run to its end, and go.
     fn end(mut self) {
-        owners().iter().for_each(|owner| self.store.forget_all(owner));
+        owners().iter().for_each(|owner| self.store.forget_all(owner).unwrap());
         self.forget_those(|_, _| true);
         self.compare();
         for (id, entry) in std::mem::take(&mut self.model) {

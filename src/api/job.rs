@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::job::stored::StoredResponse;
 use crate::job::{JobId, Stamp};
 use crate::jobs::Jobs;
-use crate::store::{JobKey, List, Lookup, Status};
+use crate::store::{Failing, JobKey, List, Lookup, Status};
 
 /// The field that carries a job's id.
 pub const ASYNC_ID: HeaderName = HeaderName::from_static("x-arango-async-id");
@@ -59,7 +59,10 @@ fn get(jobs: &Jobs, owner: &Owner, segments: &[&str], query: &str) -> Result<Ans
 fn put(jobs: &Arc<Jobs>, owner: &Owner, segments: &[&str]) -> Result<Answer, Error> {
     match segments {
         [id] => collect(jobs, key(owner, id).ok_or(Error::not_found())?),
-        [id, "cancel"] => found(key(owner, id).is_some_and(|job| jobs.cancel(&job))),
+        [id, "cancel"] => found(match key(owner, id) {
+            Some(job) => jobs.cancel(&job)?,
+            None => false,
+        }),
         _ => Err(Error::bad_parameter("")),
     }
 }
@@ -67,14 +70,17 @@ fn put(jobs: &Arc<Jobs>, owner: &Owner, segments: &[&str]) -> Result<Answer, Err
 fn delete(jobs: &Jobs, owner: &Owner, segments: &[&str], query: &str) -> Result<Answer, Error> {
     match segments {
         ["all"] => {
-            jobs.store.forget_all(owner);
+            jobs.store.forget_all(owner)?;
             found(true)
         }
         ["expired"] => {
-            jobs.store.forget_before(owner, stamp(query)?);
+            jobs.store.forget_before(owner, stamp(query)?)?;
             found(true)
         }
-        [id] => found(key(owner, id).is_some_and(|job| jobs.store.forget(&job))),
+        [id] => found(match key(owner, id) {
+            Some(job) => jobs.store.forget(&job)?,
+            None => false,
+        }),
         _ => Err(Error::bad_parameter("")),
     }
 }
@@ -121,7 +127,7 @@ fn status(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
 }
 
 fn log(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
-    jobs.store.log(job).map(|log| text(log).into()).ok_or(Error::not_found())
+    jobs.store.log(job)?.map(|log| text(log).into()).ok_or(Error::not_found())
 }
 
 fn peek(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
@@ -148,6 +154,7 @@ fn answer_with(
     match lookup {
         Lookup::Unknown => Err(Error::not_found()),
         Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
+        Lookup::Unreadable => Err(Failing.into()),
         Lookup::Done(result) => Ok(Answer { receipt: receipt(), response: named(&result, job.id) }),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::value;
 use crate::api;
+use crate::store::StartRecord;
 
 /// A route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct RouteConfig {
     pub concurrency: Option<usize>,
     /// How much its scripts may write to stdout, where not as `--max-output` says.
     pub max_output: Option<usize>,
+    /// What has to be known of its jobs after a crash: `rerun=yes` runs them again.
+    pub start_record: StartRecord,
 }
 
 /// What stands behind a route.
@@ -41,8 +44,14 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
     let mut rest = rest.split(',');
     let target = target(rest.next().unwrap_or_default())?;
     let prefix = checked_prefix(prefix)?.to_owned();
-    let mut route =
-        RouteConfig { prefix, target, timeout: None, concurrency: None, max_output: None };
+    let mut route = RouteConfig {
+        prefix,
+        target,
+        timeout: None,
+        concurrency: None,
+        max_output: None,
+        start_record: StartRecord::Before,
+    };
     for option in rest {
         let (name, text) = option
             .split_once('=')
@@ -51,11 +60,20 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
             "timeout" => value::duration(text).map(|v| route.timeout = Some(v)),
             "concurrency" => value::count(text).map(|v| route.concurrency = Some(v)),
             "max-output" => value::size(text).map(|v| route.max_output = Some(v)),
-            _ => Err("no such option of a route: timeout, concurrency, max-output".into()),
+            "rerun" => rerun(text).map(|v| route.start_record = v),
+            _ => Err("no such option of a route: timeout, concurrency, max-output, rerun".into()),
         }
         .map_err(|what| format!("{name} {text:?}: {what}"))?;
     }
     Ok(route)
+}
+
+fn rerun(text: &str) -> Result<StartRecord, String> {
+    match text {
+        "yes" => Ok(StartRecord::Never),
+        "no" => Ok(StartRecord::Before),
+        _ => Err("neither yes nor no".into()),
+    }
 }
 
 fn checked_prefix(prefix: &str) -> Result<&str, String> {
@@ -93,7 +111,9 @@ mod tests {
         assert_eq!(route.target, Target::Cgi("/srv/a=b".into()));
         assert_eq!(route.timeout, Some(Duration::from_secs(5)));
         assert_eq!((route.concurrency, route.max_output), (Some(1), Some(1 << 20)));
+        assert_eq!(route.start_record, StartRecord::Before);
         assert_eq!(parse("/=run:x").unwrap().target, Target::Run("x".into()));
+        assert_eq!(parse("/=run:x,rerun=yes").unwrap().start_record, StartRecord::Never);
     }
 
     #[test]
@@ -113,6 +133,7 @@ mod tests {
             ("/x=run:y,timeout=5", "timeout \"5\": no unit"),
             ("/x=run:y,colour=red", "no such option of a route"),
             ("/x=run:y,concurrency=0", "at least 1"),
+            ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

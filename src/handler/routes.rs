@@ -17,6 +17,7 @@ use crate::call::{Answer, Call};
 use crate::error::Error;
 use crate::job::execution::Execution;
 use crate::queue::Gate;
+use crate::store::StartRecord;
 
 /// How many local redirects are followed for one request: as many as Apache follows.
 const MAX_LOCAL_REDIRECTS: usize = 10;
@@ -33,6 +34,8 @@ pub struct Route {
     pub gate: Option<Arc<Gate>>,
     /// How long a request of this route may take.
     pub time_limit: Duration,
+    /// What has to be known of its jobs after a crash.
+    pub start_record: StartRecord,
     /// What runs its requests.
     pub handler: Box<dyn Handler>,
 }

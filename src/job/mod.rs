@@ -14,6 +14,7 @@
 //! state carries exactly what exists in it, so that nothing can be asked of a job too early.
 
 pub mod execution;
+pub mod message;
 pub mod stored;
 
 use std::fmt;
@@ -23,10 +24,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::Response;
 
-use crate::call::Call;
 use crate::error::Error;
 use execution::{Execution, Stop};
-use stored::StoredResponse;
+use stored::StoredResult;
 
 /// The number that names a job: decimal, 64-bit, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,24 +91,24 @@ impl From<SystemTime> for Stamp {
     }
 }
 
-/// A job whose result is not there yet.
+/// A job whose result is not there yet; `Q` is a request as its store keeps it.
 #[derive(Debug)]
-pub struct Pending {
+pub struct Pending<Q> {
     /// When it was accepted.
     pub created: Stamp,
-    /// The memory that its request is accounted with, in bytes.
+    /// What its request is accounted with, in bytes.
     pub footprint: usize,
     /// How far it is.
-    pub phase: Phase,
+    pub phase: Phase<Q>,
 }
 
 /// How far a pending job is.
 #[derive(Debug)]
-pub enum Phase {
-    /// It waits for a worker; the request is here.
+pub enum Phase<Q> {
+    /// It waits for a worker.
     Queued {
         /// What will run.
-        call: Box<Call>,
+        request: Q,
     },
     /// A worker runs it; the request is with the worker.
     Running {
@@ -118,6 +118,11 @@ pub enum Phase {
         execution: Arc<Execution>,
         /// Whether somebody cancelled it: then that is its result, whatever the handler says.
         cancelled: Cancelled,
+    },
+    /// Its result is decided and on its way into the store.
+    Ending {
+        /// The last of what it wrote to stderr.
+        log: Box<[u8]>,
     },
 }
 
@@ -130,29 +135,33 @@ pub enum Cancelled {
     No,
 }
 
-/// A job with a result.
+/// A job with a result; `R` is a result as its store keeps it.
 #[derive(Debug)]
-pub struct Done {
+pub struct Done<R> {
     /// When it was accepted.
     pub created: Stamp,
     /// When its result came to be; the stamp by which it expires.
     pub finished: Stamp,
+    /// What its result is accounted with, in bytes.
+    pub footprint: usize,
     /// The result.
-    pub response: StoredResponse,
-    /// The last of what it wrote to stderr.
-    pub log: Box<[u8]>,
+    pub result: R,
 }
 
-impl Pending {
+impl<Q> Pending<Q> {
     /// A job that waits.
-    pub fn queued(call: Call, now: Stamp) -> Self {
-        let footprint = call.footprint();
-        Self { created: now, footprint, phase: Phase::Queued { call: Box::new(call) } }
+    pub const fn queued(request: Q, footprint: usize, now: Stamp) -> Self {
+        Self { created: now, footprint, phase: Phase::Queued { request } }
+    }
+
+    /// Whether it waits for a worker.
+    pub const fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued { .. })
     }
 
     /// Hands the request to a worker; `None` if one has it already.
-    pub fn start(&mut self, execution: &Arc<Execution>, now: Stamp) -> Option<Box<Call>> {
-        if !matches!(self.phase, Phase::Queued { .. }) {
+    pub fn start(&mut self, execution: &Arc<Execution>, now: Stamp) -> Option<Q> {
+        if !self.is_queued() {
             return None;
         }
         let running = Phase::Running {
@@ -161,29 +170,32 @@ impl Pending {
             cancelled: Cancelled::No,
         };
         match std::mem::replace(&mut self.phase, running) {
-            Phase::Queued { call } => Some(call),
-            Phase::Running { .. } => None,
+            Phase::Queued { request } => Some(request),
+            Phase::Running { .. } | Phase::Ending { .. } => None,
         }
     }
 
-    /// Ends the job: its result is `response`, or `410` if it was cancelled in time.
-    pub fn finish(self, response: Response<Bytes>, now: Stamp) -> Done {
-        let (log, cancelled) = match self.phase {
-            Phase::Queued { .. } => (Box::default(), Cancelled::No),
-            Phase::Running { execution, cancelled, .. } => (execution.log().into(), cancelled),
+    /// Decides the result: `response`, or `410` if the job was cancelled in time, and says which.
+    /// From now on it can be neither started nor cancelled.
+    pub fn end(&mut self, response: Response<Bytes>) -> (StoredResult, Cancelled) {
+        let cancelled = match self.phase {
+            Phase::Running { cancelled, .. } => cancelled,
+            Phase::Queued { .. } | Phase::Ending { .. } => Cancelled::No,
         };
         let response = match cancelled {
-            Cancelled::Yes => StoredResponse::from(Error::Cancelled.response()),
-            Cancelled::No => StoredResponse::from(response),
+            Cancelled::Yes => Error::Cancelled.response(),
+            Cancelled::No => response,
         };
-        Done { created: self.created, finished: now, response, log }
+        let log: Box<[u8]> = self.log().into();
+        self.phase = Phase::Ending { log: log.clone() };
+        (StoredResult { response: response.into(), log }, cancelled)
     }
 
     /// Cancels a running job: marks it and returns the line to its handler. `None` for a job that
-    /// waits: that one is [finished](Self::finish) instead.
+    /// does not run: one that waits is [ended](Self::end) instead.
     pub fn cancel_running(&mut self) -> Option<Arc<Execution>> {
         match &mut self.phase {
-            Phase::Queued { .. } => None,
+            Phase::Queued { .. } | Phase::Ending { .. } => None,
             Phase::Running { execution, cancelled, .. } => {
                 *cancelled = Cancelled::Yes;
                 Some(Arc::clone(execution))
@@ -191,15 +203,10 @@ impl Pending {
         }
     }
 
-    /// Whether it was cancelled while it ran, so that its handler's answer will not be its result.
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self.phase, Phase::Running { cancelled: Cancelled::Yes, .. })
-    }
-
     /// The last line that the running job wrote to stderr.
     pub fn progress(&self) -> Option<String> {
         match &self.phase {
-            Phase::Queued { .. } => None,
+            Phase::Queued { .. } | Phase::Ending { .. } => None,
             Phase::Running { execution, .. } => execution.progress(),
         }
     }
@@ -209,14 +216,8 @@ impl Pending {
         match &self.phase {
             Phase::Queued { .. } => Vec::new(),
             Phase::Running { execution, .. } => execution.log(),
+            Phase::Ending { log } => log.to_vec(),
         }
-    }
-}
-
-impl Done {
-    /// The memory that the result is accounted with, in bytes.
-    pub fn footprint(&self) -> usize {
-        self.response.footprint() + self.log.len()
     }
 }
 
@@ -230,7 +231,7 @@ impl From<Stop> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{Connection, Owner};
+    use crate::call::{Call, Connection, Owner};
 
     #[test]
     fn only_the_canonical_form_is_an_id() {
@@ -271,15 +272,16 @@ mod tests {
             let request = http::Request::new(Bytes::new());
             let (connection, owner) = (Connection::Unix, Owner::anonymous());
             let call = Call { request, connection, owner, auth_type: None };
-            let mut pending = Pending::queued(call, Stamp(1));
+            let mut pending = Pending::queued(call, 0, Stamp(1));
             assert!(pending.cancel_running().is_none(), "it waits");
             let execution = Arc::new(Execution::default());
             assert!(pending.start(&execution, Stamp(2)).is_some());
             assert!(pending.start(&execution, Stamp(2)).is_none(), "a request is given out once");
             assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
-            let done = pending.finish(Response::new(Bytes::from_static(b"too late")), Stamp(3));
-            let status = done.response.to_response().status().as_u16();
+            let (result, _) = pending.end(Response::new(Bytes::from_static(b"too late")));
+            let status = result.response.to_response().status().as_u16();
             assert_eq!(status, if cancel { 410 } else { 200 });
+            assert!(pending.cancel_running().is_none(), "its result is decided");
         }
     }
 

@@ -5,20 +5,36 @@
 //! shared, never copied.
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-/// A response as the store keeps it.
+/// A response as a store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredResponse {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     /// `name: value\r\n`, as in an HTTP/1.1 message (RFC 9112 section 5).
-    fields: Box<[u8]>,
-    body: Bytes,
+    pub(super) fields: Box<[u8]>,
+    pub(super) body: Bytes,
+}
+
+/// What a job leaves behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredResult {
+    /// What will be collected.
+    pub response: StoredResponse,
+    /// The last of what the job wrote to stderr.
+    pub log: Box<[u8]>,
+}
+
+impl StoredResult {
+    /// What it is accounted with, in bytes.
+    pub fn footprint(&self) -> usize {
+        self.response.footprint() + self.log.len()
+    }
 }
 
 impl StoredResponse {
-    /// The memory that it is accounted with, in bytes.
+    /// What it is accounted with, in bytes.
     pub fn footprint(&self) -> usize {
         self.fields.len() + self.body.len()
     }
@@ -27,11 +43,7 @@ impl StoredResponse {
     pub fn to_response(&self) -> Response<Bytes> {
         let mut response = Response::new(self.body.clone());
         *response.status_mut() = self.status;
-        for line in self.fields.split_inclusive(|&b| b == b'\n') {
-            if let Some((name, value)) = field(line) {
-                response.headers_mut().append(name, value);
-            }
-        }
+        read_fields(&self.fields, response.headers_mut());
         response
     }
 }
@@ -39,17 +51,31 @@ impl StoredResponse {
 impl From<Response<Bytes>> for StoredResponse {
     fn from(response: Response<Bytes>) -> Self {
         let mut fields = Vec::with_capacity(64 * response.headers().len());
-        for (name, value) in response.headers() {
-            fields.extend_from_slice(name.as_str().as_bytes());
-            fields.extend_from_slice(b": ");
-            fields.extend_from_slice(value.as_bytes());
-            fields.extend_from_slice(b"\r\n");
-        }
+        write_fields(response.headers(), &mut fields);
         Self {
             status: response.status(),
             fields: fields.into_boxed_slice(),
             // Moved, not cloned: a `Bytes` that was never shared needs no allocation of its own.
             body: response.into_body(),
+        }
+    }
+}
+
+/// Appends `name: value\r\n` for each field.
+pub(super) fn write_fields(fields: &HeaderMap, lines: &mut Vec<u8>) {
+    for (name, value) in fields {
+        lines.extend_from_slice(name.as_str().as_bytes());
+        lines.extend_from_slice(b": ");
+        lines.extend_from_slice(value.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Reads field lines of our own making.
+pub(super) fn read_fields(lines: &[u8], fields: &mut HeaderMap) {
+    for line in lines.split_inclusive(|&b| b == b'\n') {
+        if let Some((name, value)) = field(line) {
+            fields.append(name, value);
         }
     }
 }

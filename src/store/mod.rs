@@ -15,7 +15,11 @@
 //! - **Cost**, with n jobs: submit, start, finish, collect O(log n); a list of k ids O(k); expiring
 //!   k jobs O(k log n). No lock is held while the memory of many jobs is freed.
 //! - **Never evicts.** At `--max-stored` new jobs are refused; results are kept.
+//! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
+//!   ways to forget is as durable as the store is; a result is so before its job is done.
 
+pub mod keys;
+pub mod ledger;
 pub mod memory;
 mod shelf;
 
@@ -38,11 +42,67 @@ pub enum Keep {
     Nothing,
 }
 
+/// A job on offer.
+pub struct Submission {
+    /// What to run, and for whom.
+    pub call: Call,
+    /// What becomes of the result.
+    pub keep: Keep,
+    /// By what the client names this submission, where it does.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// The client's name for a submission, and what was submitted under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The content of `idempotency-key`: printable ASCII.
+    pub key: Box<str>,
+    /// A digest of all that makes the request what it is: method, target, content.
+    pub fingerprint: [u8; 32],
+}
+
+/// A job that was accepted, now or before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is to be run.
+    New(JobId),
+    /// This submission was accepted before, under the same key: there is nothing more to run.
+    Known(JobId),
+}
+
+impl Accepted {
+    /// The job's id.
+    pub const fn id(self) -> JobId {
+        match self {
+            Self::New(id) | Self::Known(id) => id,
+        }
+    }
+}
+
 /// Why a job was not accepted; nothing of it stays behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Waiting requests and kept results have reached `--max-stored`.
     Full,
+    /// The idempotency key stands for another request.
+    KeyReused,
+    /// The store cannot make it durable now.
+    Failing,
+}
+
+/// The store cannot make it durable, or read it, now: what was asked for may yet happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing;
+
+/// When a store records that a job was started, so that it is not run again after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartRecord {
+    /// Before [`Store::start`] returns: the job must not have its effects twice.
+    Before,
+    /// Soon: having its effects twice would do no harm.
+    Soon,
+    /// Never: the job is to be run again.
+    Never,
 }
 
 /// The name of a job together with its owner.
@@ -80,6 +140,8 @@ pub enum Lookup {
     Pending,
     /// Its result.
     Done(StoredResponse),
+    /// Its result is there and cannot be read now.
+    Unreadable,
 }
 
 /// Which of the two lists.
@@ -108,26 +170,44 @@ pub trait Store: Send + Sync {
     /// Accepts a job.
     ///
     /// # Errors
-    /// [`Refused`] when the job would not fit; nothing of it stays behind.
-    fn submit(&self, call: Call, keep: Keep, now: Stamp) -> Result<JobId, Refused>;
+    /// [`Refused`]; then nothing of it stays behind.
+    fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused>;
+
+    /// The job that was accepted under this key already; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Refused::KeyReused`] where the key stands for another request.
+    fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused>;
 
     /// Whether a request of `bytes` would be accepted at this moment.
-    fn has_room(&self, bytes: usize) -> bool;
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self, bytes: usize) -> Result<(), Refused>;
 
     /// Whether the job still waits for a worker (forgotten ones do too, cancelled ones do not).
     fn is_queued(&self, job: &JobKey) -> bool;
 
     /// Hands a waiting job to a worker; `None` if it does not wait any more.
-    fn start(&self, job: &JobKey, execution: &Arc<Execution>, now: Stamp) -> Option<Started>;
+    fn start(
+        &self,
+        job: &JobKey,
+        execution: &Arc<Execution>,
+        record: StartRecord,
+        now: Stamp,
+    ) -> Option<Started>;
 
-    /// Ends a running job with its result.
+    /// Ends a running job with its result, which can be collected once it is durable.
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished;
 
     /// The status of a job; `None` if it does not exist.
     fn status(&self, job: &JobKey) -> Option<Status>;
 
     /// The last 8 KiB of the job's stderr; `None` if it does not exist.
-    fn log(&self, job: &JobKey) -> Option<Vec<u8>>;
+    ///
+    /// # Errors
+    /// [`Failing`] if it cannot be read now.
+    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, Failing>;
 
     /// The result, which stays.
     fn peek(&self, job: &JobKey) -> Lookup;
@@ -144,23 +224,45 @@ pub trait Store: Send + Sync {
 
     /// Cancels a job: one that waits is done with `410`, a running one is told to stop, a done one
     /// stays as it is. `false` if it does not exist.
-    fn cancel(&self, job: &JobKey, now: Stamp) -> bool;
+    ///
+    /// # Errors
+    /// [`Failing`]: it is cancelled, and that is not durable yet.
+    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, Failing>;
 
     /// Forgets a job; `false` if it does not exist.
-    fn forget(&self, job: &JobKey) -> bool;
+    ///
+    /// # Errors
+    /// [`Failing`]: it is forgotten, and that is not durable yet; so for all that forget.
+    fn forget(&self, job: &JobKey) -> Result<bool, Failing>;
 
     /// Forgets every job of `owner`.
-    fn forget_all(&self, owner: &Owner);
+    ///
+    /// # Errors
+    /// [`Failing`].
+    fn forget_all(&self, owner: &Owner) -> Result<(), Failing>;
 
     /// Forgets the jobs of `owner` that are stamped strictly before `before`.
-    fn forget_before(&self, owner: &Owner, before: Stamp);
+    ///
+    /// # Errors
+    /// [`Failing`].
+    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), Failing>;
 
-    /// Forgets every result, whoever owns it, that came to be strictly before `before`; returns how many.
+    /// Forgets every result, whoever owns it, that came to be strictly before `before`, and the
+    /// idempotency keys of jobs accepted before that and gone; returns how many results.
     fn expire_results(&self, before: Stamp) -> usize;
 
     /// At most `count` ids of `owner`, ascending.
     fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId>;
 
-    /// Every id, whoever owns it, of both lists: what the end of a volatile store loses.
+    /// Every id, whoever owns it, of both lists.
     fn remaining(&self) -> Vec<JobId>;
+
+    /// Waits until all that was handed over before is durable.
+    ///
+    /// # Errors
+    /// [`Failing`] where that cannot be had now.
+    fn flush(&self) -> Result<(), Failing>;
+
+    /// Ends orderly; the ids of the jobs that end with the process.
+    fn close(&self) -> Vec<JobId>;
 }

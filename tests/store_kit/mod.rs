@@ -19,7 +19,9 @@ use deferd::job::execution::Execution;
 use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, Stamp};
 use deferd::store::memory::MemoryStore;
-use deferd::store::{Finished, JobKey, Keep, List, Lookup, Store};
+use deferd::store::{
+    Accepted, Finished, JobKey, Keep, List, Lookup, Refused, StartRecord, Store, Submission,
+};
 use http::{Request, Response};
 
 /// The capacity that every store of these suites is opened with, in bytes.
@@ -96,14 +98,24 @@ pub fn key(id: JobId) -> JobKey {
 }
 
 pub fn submit(store: &dyn Store, n: usize, keep: Keep) -> Job {
-    let id = store.submit(call(n, &nobody()), keep, at(THEN)).expect("there is room");
+    let id = offer(store, call(n, &nobody()), keep, at(THEN)).expect("there is room");
     Job { n, key: key(id) }
+}
+
+/// Submits a call.
+pub fn offer(store: &dyn Store, call: Call, keep: Keep, now: Stamp) -> Result<JobId, Refused> {
+    store.submit(Submission { call, keep, key: None }, now).map(Accepted::id)
+}
+
+/// Whether so many bytes would fit.
+pub fn has_room(store: &dyn Store, bytes: usize) -> bool {
+    store.check(bytes).is_ok()
 }
 
 /// Starts a job and returns the line to its handler; `None` if it does not wait any more.
 pub fn start(store: &dyn Store, job: &Job) -> Option<Arc<Execution>> {
     let execution = Arc::new(Execution::new(Some(job.key.id)));
-    let started = store.start(&job.key, &execution, at(THEN))?;
+    let started = store.start(&job.key, &execution, StartRecord::Before, at(THEN))?;
     assert_eq!(started.call.request.body(), format!("request {}", job.n).as_bytes());
     Some(execution)
 }
@@ -144,6 +156,7 @@ pub fn collected(store: &dyn Store, job: &Job) -> Option<StoredResponse> {
     match store.collect(&job.key) {
         Lookup::Done(result) => Some(result),
         Lookup::Unknown => None,
+        Lookup::Unreadable => panic!("job {} cannot be read", job.n),
         Lookup::Pending => panic!("job {} was done already", job.n),
     }
 }
@@ -162,14 +175,18 @@ pub fn deliver(store: &dyn Store, job: &Job) -> bool {
 pub fn assert_empty(store: &dyn Store, jobs: &[Job]) {
     for job in jobs {
         assert_eq!(store.status(&job.key), None, "job {}", job.n);
-        assert!(collected(store, job).is_none() && !store.forget(&job.key), "job {}", job.n);
+        assert!(
+            collected(store, job).is_none() && !store.forget(&job.key).unwrap(),
+            "job {}",
+            job.n
+        );
     }
     for list in [List::Pending, List::Done] {
         assert_eq!(store.list(&nobody(), list, usize::MAX), []);
     }
     assert_eq!(store.remaining(), []);
-    assert!(store.has_room(CAPACITY), "bytes of removed jobs are still on the accounts");
-    assert!(!store.has_room(CAPACITY + 1), "more bytes were taken off than were put on");
+    assert!(has_room(store, CAPACITY), "bytes of removed jobs are still on the accounts");
+    assert!(!has_room(store, CAPACITY + 1), "more bytes were taken off than were put on");
 }
 
 /// Runs rounds on one store: what a round leaves behind shows in the next.

@@ -1,0 +1,126 @@
+//! Requests and responses as plain HTTP/1.1 messages (`message/http`, RFC 9112 section 10.1), for stores
+//! that outlive the process.
+//!
+//! Owns that form, and nothing of where it is kept. The content runs to the end of the message, whatever
+//! its fields say. Invariant: what is read is what was written; anything else is `None`, never a
+//! different message.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Uri, Version};
+
+use super::stored::{StoredResponse, read_fields, write_fields};
+
+/// A request's message up to its content.
+pub fn request_head(request: &Request<Bytes>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(256);
+    head.extend_from_slice(request.method().as_str().as_bytes());
+    head.push(b' ');
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    head.extend_from_slice(target.as_bytes());
+    let version = if request.version() == Version::HTTP_10 { "1.0" } else { "1.1" };
+    head.extend_from_slice(format!(" HTTP/{version}\r\n").as_bytes());
+    write_fields(request.headers(), &mut head);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// Reads a request's message.
+pub fn read_request(message: Bytes) -> Option<Request<Bytes>> {
+    let (line, fields, body) = split(&message)?;
+    let mut words = std::str::from_utf8(line).ok()?.split(' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    let mut request = Request::new(message.slice(body..));
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).ok()?;
+    *request.uri_mut() = target.parse::<Uri>().ok()?;
+    *request.version_mut() = match version {
+        "HTTP/1.0" => Version::HTTP_10,
+        "HTTP/1.1" => Version::HTTP_11,
+        _ => return None,
+    };
+    read_fields(fields, request.headers_mut());
+    Some(request)
+}
+
+/// A response's message up to its content.
+pub fn response_head(response: &StoredResponse) -> Vec<u8> {
+    let status = response.status;
+    let reason = status.canonical_reason().unwrap_or("");
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    head.extend_from_slice(&response.fields);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// A response's content.
+pub const fn response_body(response: &StoredResponse) -> &Bytes {
+    &response.body
+}
+
+/// Reads a response's message.
+pub fn read_response(message: Bytes) -> Option<StoredResponse> {
+    let (line, fields, body) = split(&message)?;
+    let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    let status = StatusCode::from_bytes(code).ok()?;
+    Some(StoredResponse { status, fields: fields.into(), body: message.slice(body..) })
+}
+
+/// The first line, the field lines, and where the content begins.
+fn split(message: &[u8]) -> Option<(&[u8], &[u8], usize)> {
+    let line = message.windows(2).position(|two| two == b"\r\n")?;
+    // The empty line may follow the first at once: so the search begins at that one's end.
+    let end = line + message[line..].windows(4).position(|four| four == b"\r\n\r\n")?;
+    Some((&message[..line], message.get(line + 2..end + 2)?, end + 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderValue, Response};
+
+    fn joined(mut head: Vec<u8>, body: &[u8]) -> Bytes {
+        head.extend_from_slice(body);
+        head.into()
+    }
+
+    #[test]
+    fn a_request_is_a_readable_message_and_comes_back() {
+        let request = Request::put("/run/x?q=%20")
+            .header("x-a", "1")
+            .header("x-b", "2")
+            .header("x-a", HeaderValue::from_bytes(b"\xff\t;").unwrap())
+            .version(Version::HTTP_10)
+            .body(Bytes::from_static(b"\r\n\r\nbody"))
+            .unwrap();
+        let message = joined(request_head(&request), request.body());
+        assert!(message.starts_with(b"PUT /run/x?q=%20 HTTP/1.0\r\nx-a: 1\r\n"));
+        let back = read_request(message).unwrap();
+        assert_eq!((back.method(), back.uri()), (request.method(), request.uri()));
+        assert_eq!((back.version(), back.body()), (request.version(), request.body()));
+        assert_eq!(back.headers(), request.headers());
+    }
+
+    #[test]
+    fn a_response_is_a_readable_message_and_comes_back() {
+        for response in [
+            Response::builder().status(418).header("x-a", "1").body("short".into()).unwrap(),
+            Response::builder().status(204).body(Bytes::new()).unwrap(),
+            Response::builder().status(799).body(Bytes::from_static(b"\r\n")).unwrap(),
+        ] {
+            let stored = StoredResponse::from(response);
+            let message = joined(response_head(&stored), response_body(&stored));
+            assert!(message.starts_with(format!("HTTP/1.1 {}", stored.status.as_str()).as_bytes()));
+            assert_eq!(read_response(message), Some(stored));
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_none() {
+        for text in ["", "\r\n\r\n", "GET /\r\n\r\n", "GET / HTTP/2\r\n\r\n", "GET / HTTP/1.1\r\n"]
+        {
+            assert!(read_request(Bytes::from_static(text.as_bytes())).is_none(), "{text:?}");
+        }
+        for text in ["", "HTTP/1.1 \r\n\r\n", "HTTP/1.1 99 x\r\n\r\n", "200 OK\r\n\r\n"] {
+            assert!(read_response(Bytes::from_static(text.as_bytes())).is_none(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! What every store knows of its jobs: the states of all of them, as plain data.
+//!
+//! Owns the shelves of each owner, the accounts, the ids and the idempotency keys, whatever a store keeps of
+//! requests (`Q`) and results (`R`). Does no I/O and takes no lock: a store holds it under its mutex.
+//! Invariants: a job's record is on exactly one shelf; `stored` equals the footprints of all records,
+//! keys, and submissions that are charged and not accepted yet; no method frees the memory of many jobs,
+//! they are handed out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::keys::{self, Keys};
+use super::shelf::Shelf;
+use super::{Finished, IdempotencyKey, JobKey, Keep, List, Refused, Status};
+use crate::call::Owner;
+use crate::job::execution::Execution;
+use crate::job::{Done, JobId, Pending, Stamp};
+
+/// How many jobs are forgotten by one call.
+const BATCH: usize = 512;
+
+/// The states of all jobs.
+pub struct Ledger<Q, R> {
+    /// `--max-stored`, in bytes.
+    capacity: usize,
+    /// The last id that was given out.
+    last: Option<JobId>,
+    /// The jobs that somebody can still ask for.
+    owners: BTreeMap<Owner, Jobs<Q, R>>,
+    /// The jobs whose result nobody wants, until they have run.
+    unwanted: HashMap<JobKey, Box<Pending<Q>>>,
+    keys: Keys,
+    /// In bytes.
+    stored: usize,
+}
+
+/// The jobs of one owner. Made by the first of them, dropped when the last is gone.
+struct Jobs<Q, R> {
+    pending: Shelf<Pending<Q>>,
+    done: Shelf<Done<R>>,
+    /// Collected, and neither confirmed nor restored yet.
+    in_delivery: Shelf<Done<R>>,
+    /// Footprints of `done` and `in_delivery`, so that forgetting all of them needs no count.
+    result_bytes: usize,
+}
+
+/// Results that were taken off, to be dropped without the lock.
+pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
+
+/// How far a deletion by time reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Results that can be collected.
+    Results,
+    /// Results in delivery too: if their delivery fails, they do not come back.
+    Everything,
+}
+
+/// What an attempt to cancel a job comes to.
+pub enum Cancel<'a, Q> {
+    /// There is no such job.
+    Unknown,
+    /// It has its result already, or that is decided.
+    NoEffect,
+    /// It runs: this is the line to its handler.
+    Running(Arc<Execution>),
+    /// It waits: it is to be ended.
+    Queued(&'a mut Pending<Q>),
+}
+
+/// What a job is found to be.
+pub enum Found<'a, Q, R> {
+    /// There is no such job.
+    Unknown,
+    /// It has no result yet.
+    Pending(&'a Pending<Q>),
+    /// It has a result.
+    Done(&'a Done<R>),
+}
+
+/// What was forgotten of a job.
+pub enum Forgotten<R> {
+    /// It waits or runs: its work goes on.
+    Pending,
+    /// Its result.
+    Result(Box<Done<R>>),
+}
+
+/// The shelves of an owner all of whose jobs were forgotten.
+pub struct Cleared<R> {
+    /// The jobs whose work goes on.
+    pub pending: Vec<JobId>,
+    done: Shelf<Done<R>>,
+    in_delivery: Shelf<Done<R>>,
+}
+
+impl<R> Cleared<R> {
+    /// The jobs whose results are gone.
+    pub fn results(&self) -> impl Iterator<Item = JobId> {
+        self.done.ids().chain(self.in_delivery.ids())
+    }
+}
+
+impl<Q, R> Default for Jobs<Q, R> {
+    fn default() -> Self {
+        let (pending, done, in_delivery) = <_>::default();
+        Self { pending, done, in_delivery, result_bytes: 0 }
+    }
+}
+
+impl<Q, R> Jobs<Q, R> {
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.done.is_empty() && self.in_delivery.is_empty()
+    }
+
+    /// Takes the oldest result that came to be before `before`, if there is one.
+    fn take_result(&mut self, before: Stamp, reach: Reach) -> Option<(JobId, Box<Done<R>>)> {
+        let done = self.done.take_before(before);
+        match reach {
+            Reach::Results => done,
+            Reach::Everything => done.or_else(|| self.in_delivery.take_before(before)),
+        }
+    }
+}
+
+/// Accepting jobs.
+impl<Q, R> Ledger<Q, R> {
+    /// No jobs yet, and room for `capacity` bytes; the next id will be greater than `last`.
+    pub fn new(capacity: usize, last: Option<JobId>) -> Self {
+        let (owners, unwanted, keys) = <_>::default();
+        Self { capacity, last, owners, unwanted, keys, stored: 0 }
+    }
+
+    /// Whether so many bytes would still fit.
+    ///
+    /// # Errors
+    /// [`Refused::Full`].
+    pub const fn check(&self, bytes: usize) -> Result<(), Refused> {
+        if self.stored.saturating_add(bytes) > self.capacity {
+            return Err(Refused::Full);
+        }
+        Ok(())
+    }
+
+    /// Puts a submission on the accounts before it is accepted.
+    ///
+    /// # Errors
+    /// [`Refused::Full`].
+    pub fn charge(&mut self, bytes: usize) -> Result<(), Refused> {
+        self.check(bytes)?;
+        self.stored += bytes;
+        Ok(())
+    }
+
+    /// Takes a submission that was charged and is not accepted off the accounts.
+    pub const fn discharge(&mut self, bytes: usize) {
+        self.stored -= bytes;
+    }
+
+    /// The job that was accepted under this key.
+    ///
+    /// # Errors
+    /// [`Refused::KeyReused`].
+    pub fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
+        self.keys.get(owner, key)
+    }
+
+    /// The next id.
+    pub fn next_id(&mut self, now: Stamp) -> JobId {
+        let id = JobId::next(self.last, now);
+        self.last = Some(id);
+        id
+    }
+
+    /// The last id that was given out.
+    pub const fn last_id(&self) -> Option<JobId> {
+        self.last
+    }
+
+    /// Accepts a job whose footprint, and that of its key, is charged.
+    pub fn accept(
+        &mut self,
+        job: JobKey,
+        pending: Box<Pending<Q>>,
+        keep: Keep,
+        key: Option<&IdempotencyKey>,
+    ) {
+        if let Some(key) = key {
+            self.keys.put(&job, key, pending.created);
+        }
+        match keep {
+            Keep::Result => {
+                let jobs = self.owners.entry(job.owner).or_default();
+                jobs.pending.put(job.id, pending.created, pending);
+            }
+            Keep::Nothing => self.forget_pending(job, pending),
+        }
+    }
+
+    /// Puts a result on the shelf that a store has found where it keeps them; it counts, whatever
+    /// the capacity.
+    pub fn found_result(&mut self, job: JobKey, done: Box<Done<R>>) {
+        self.stored += done.footprint;
+        let jobs = self.owners.entry(job.owner).or_default();
+        jobs.result_bytes += done.footprint;
+        jobs.done.put(job.id, done.finished, done);
+    }
+
+    /// Accepts a job that a store has found where it keeps them; it counts, whatever the capacity.
+    pub fn found_pending(&mut self, job: JobKey, pending: Box<Pending<Q>>, keep: Keep) {
+        self.stored += pending.footprint;
+        self.accept(job, pending, keep, None);
+    }
+
+    /// Takes over a key that a store has found where it keeps them.
+    pub fn found_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
+        self.stored += key.footprint();
+        self.keys.put(job, key, accepted);
+    }
+}
+
+/// Running them.
+impl<Q, R> Ledger<Q, R> {
+    /// A job that waits or runs, forgotten or not.
+    pub fn pending(&self, job: &JobKey) -> Option<&Pending<Q>> {
+        let listed = self.owners.get(&job.owner).and_then(|jobs| jobs.pending.get(job.id));
+        listed.or_else(|| self.unwanted.get(job).map(Box::as_ref))
+    }
+
+    /// The same, to be changed.
+    pub fn pending_mut(&mut self, job: &JobKey) -> Option<&mut Pending<Q>> {
+        let listed = self.owners.get_mut(&job.owner).and_then(|jobs| jobs.pending.get_mut(job.id));
+        listed.or_else(|| self.unwanted.get_mut(job).map(Box::as_mut))
+    }
+
+    /// Whether nobody can ask for the job: it is forgotten, or was fired so.
+    pub fn is_unwanted(&self, job: &JobKey) -> bool {
+        self.unwanted.contains_key(job)
+    }
+
+    /// Replaces a pending job by its result; where nobody wants that, by nothing.
+    pub fn complete(&mut self, job: &JobKey, result: R, footprint: usize, now: Stamp) -> Finished {
+        if let Some(pending) = self.unwanted.remove(job) {
+            self.stored -= pending.footprint;
+            return Finished::Dropped;
+        }
+        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
+        let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
+        let done = Done { created: pending.created, finished: now, footprint, result };
+        jobs.done.put(job.id, now, Box::new(done));
+        jobs.result_bytes += footprint;
+        self.stored = self.stored - pending.footprint + footprint;
+        Finished::Kept
+    }
+
+    /// Cancels a job: a running one is marked, one that waits is handed out to be ended.
+    pub fn cancel(&mut self, job: &JobKey) -> Cancel<'_, Q> {
+        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Cancel::Unknown };
+        let is_done = jobs.done.get(job.id).is_some();
+        match jobs.pending.get_mut(job.id) {
+            None if is_done => Cancel::NoEffect,
+            None => Cancel::Unknown,
+            Some(pending) if pending.is_queued() => Cancel::Queued(pending),
+            Some(pending) => pending.cancel_running().map_or(Cancel::NoEffect, Cancel::Running),
+        }
+    }
+}
+
+/// Asking for them.
+impl<Q, R> Ledger<Q, R> {
+    /// The job as its owner sees it.
+    pub fn find(&self, job: &JobKey) -> Found<'_, Q, R> {
+        let Some(jobs) = self.owners.get(&job.owner) else { return Found::Unknown };
+        match jobs.done.get(job.id) {
+            Some(done) => Found::Done(done),
+            None => jobs.pending.get(job.id).map_or(Found::Unknown, Found::Pending),
+        }
+    }
+
+    /// The status of a job; `None` if it does not exist.
+    pub fn status(&self, job: &JobKey) -> Option<Status> {
+        match self.find(job) {
+            Found::Unknown => None,
+            Found::Pending(pending) => Some(Status::Pending(pending.progress())),
+            Found::Done(_) => Some(Status::Done),
+        }
+    }
+
+    /// Moves a result into delivery, where there is one to be collected.
+    pub fn deliver(&mut self, job: &JobKey) -> Option<&Done<R>> {
+        let jobs = self.owners.get_mut(&job.owner)?;
+        let done = jobs.done.take(job.id)?;
+        jobs.in_delivery.put(job.id, done.finished, done);
+        jobs.in_delivery.get(job.id)
+    }
+
+    /// Takes a result that was delivered off the shelf.
+    pub fn confirm(&mut self, job: &JobKey) -> Option<Box<Done<R>>> {
+        let jobs = self.owners.get_mut(&job.owner)?;
+        let done = jobs.in_delivery.take(job.id)?;
+        self.take_off(&job.owner, done.footprint);
+        self.tidy(&job.owner);
+        Some(done)
+    }
+
+    /// Puts a result whose delivery failed back.
+    pub fn restore(&mut self, job: &JobKey) {
+        let Some(jobs) = self.owners.get_mut(&job.owner) else { return };
+        if let Some(done) = jobs.in_delivery.take(job.id) {
+            jobs.done.put(job.id, done.finished, done);
+        }
+    }
+
+    /// At most `count` ids of `owner`, ascending.
+    pub fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId> {
+        let Some(jobs) = self.owners.get(owner) else { return Vec::new() };
+        match list {
+            List::Pending => jobs.pending.ids().take(count).collect(),
+            List::Done => jobs.done.ids().take(count).collect(),
+        }
+    }
+
+    /// Every id of both lists, whoever owns it.
+    pub fn ids(&self) -> Vec<JobId> {
+        let shelves = self.owners.values();
+        shelves.flat_map(|jobs| jobs.pending.ids().chain(jobs.done.ids())).collect()
+    }
+}
+
+/// Forgetting them.
+impl<Q, R> Ledger<Q, R> {
+    /// Forgets a job; `None` if it does not exist.
+    pub fn forget(&mut self, job: &JobKey) -> Option<Forgotten<R>> {
+        let jobs = self.owners.get_mut(&job.owner)?;
+        let forgotten = match jobs.done.take(job.id) {
+            Some(done) => {
+                self.take_off(&job.owner, done.footprint);
+                Forgotten::Result(done)
+            }
+            None => {
+                let pending = jobs.pending.take(job.id)?;
+                self.forget_pending(job.clone(), pending);
+                Forgotten::Pending
+            }
+        };
+        self.tidy(&job.owner);
+        Some(forgotten)
+    }
+
+    /// Forgets every job of an owner.
+    pub fn forget_all(&mut self, owner: &Owner) -> Option<Cleared<R>> {
+        let jobs = self.owners.remove(owner)?;
+        self.stored -= jobs.result_bytes;
+        let pending: Vec<JobId> = jobs.pending.ids().collect();
+        for (id, record) in jobs.pending.into_records() {
+            self.forget_pending(JobKey { owner: owner.clone(), id }, record);
+        }
+        Some(Cleared { pending, done: jobs.done, in_delivery: jobs.in_delivery })
+    }
+
+    /// Forgets the owner's pending jobs that are stamped before `before`: as many as the queue
+    /// holds at the most, and nothing is freed.
+    pub fn forget_pending_before(&mut self, owner: &Owner, before: Stamp) -> Vec<JobId> {
+        let mut forgotten = Vec::new();
+        while let Some(jobs) = self.owners.get_mut(owner)
+            && let Some((id, record)) = jobs.pending.take_before(before)
+        {
+            self.forget_pending(JobKey { owner: owner.clone(), id }, record);
+            forgotten.push(id);
+        }
+        self.tidy(owner);
+        forgotten
+    }
+
+    /// Forgets at most [`BATCH`] of the owner's results that are stamped before `before`.
+    pub fn forget_batch(&mut self, owner: &Owner, before: Stamp, reach: Reach) -> Results<R> {
+        let mut results = Vec::new();
+        let Some(jobs) = self.owners.get_mut(owner) else { return results };
+        while results.len() < BATCH
+            && let Some(result) = jobs.take_result(before, reach)
+        {
+            results.push(result);
+        }
+        self.take_off(owner, results.iter().map(|(_, done)| done.footprint).sum());
+        self.tidy(owner);
+        results
+    }
+
+    /// Everybody who has jobs.
+    pub fn owners(&self) -> Vec<Owner> {
+        self.owners.keys().cloned().collect()
+    }
+
+    /// Forgets the keys of jobs that were accepted before `before` and are gone.
+    pub fn expire_keys(&mut self, before: Stamp) -> Vec<(Owner, Box<str>)> {
+        let Self { owners, unwanted, keys, .. } = self;
+        let expired = keys.expire(before, |job| {
+            let listed = owners.get(&job.owner).is_some_and(|jobs| jobs.has(job.id));
+            listed || unwanted.contains_key(job)
+        });
+        let bytes: usize = expired.iter().map(|(_, key)| keys::footprint(key)).sum();
+        self.stored -= bytes;
+        expired
+    }
+
+    /// Removes the owner's shelves if nothing is on them.
+    fn tidy(&mut self, owner: &Owner) {
+        if self.owners.get(owner).is_some_and(Jobs::is_empty) {
+            self.owners.remove(owner);
+        }
+    }
+
+    /// Forgets a pending job: its record stays, unlisted, until it has run.
+    fn forget_pending(&mut self, job: JobKey, record: Box<Pending<Q>>) {
+        self.unwanted.insert(job, record);
+    }
+
+    /// Takes removed results off the accounts.
+    fn take_off(&mut self, owner: &Owner, bytes: usize) {
+        self.stored -= bytes;
+        if let Some(jobs) = self.owners.get_mut(owner) {
+            jobs.result_bytes -= bytes;
+        }
+    }
+}
+
+impl<Q, R> Jobs<Q, R> {
+    fn has(&self, id: JobId) -> bool {
+        let pending = self.pending.get(id).is_some();
+        pending || self.done.get(id).is_some() || self.in_delivery.get(id).is_some()
+    }
+}
