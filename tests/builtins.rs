@@ -211,6 +211,14 @@ fn a_collection_that_is_no_json_is_400_600_and_a_legal_one_501() {
 }
 
 #[test]
+fn the_list_of_collections_is_empty_as_none_can_be_created() {
+    let deferd = Deferd::start(&[]);
+    let reply = both(&mut deferd.client(), "GET", "/_api/collection", b"").expect(200);
+    assert_eq!(reply.text(), r#"{"error":false,"code":200,"result":[]}"#);
+    both(&mut deferd.client(), "DELETE", "/_api/collection", b"").expect_error(405, 405);
+}
+
+#[test]
 fn options_is_answered_with_the_methods_of_the_endpoint() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();

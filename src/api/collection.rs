@@ -1,16 +1,30 @@
-//! What of the collections exists so far: the check of a new one's name.
+//! What of the collections exists so far: the list of none, and the check of a new one's name.
 //!
 //! Owns the rules for names (ArangoDB 1.4: a letter first, or `_` for a system collection; then
 //! letters, digits, `_`, `-`; at most 64). Keeps nothing: a legal name is answered with `501`.
 
+use bytes::Bytes;
+use http::{Method, Response};
 use serde_json::Value;
 
+use super::json;
 use crate::error::Error;
 
 const MAX_NAME: usize = 64;
 
+/// The list as ArangoDB 3 has it. python-arango asks for it to see whether it is connected.
+const NONE: &str = r#"{"error":false,"code":200,"result":[]}"#;
+
+/// The list, or the answer to a request for a new collection.
+///
+/// # Errors
+/// What [`create`] gives.
+pub fn answer(method: &Method, body: &[u8]) -> Result<Response<Bytes>, Error> {
+    if method == Method::POST { Err(create(body)) } else { Ok(json(NONE)) }
+}
+
 /// The answer to a request for a new collection: as there are none yet, always an error.
-pub fn create(body: &[u8]) -> Error {
+fn create(body: &[u8]) -> Error {
     // Nothing at all is a missing name, not broken JSON, as ArangoDB has it.
     let parsed = if body.trim_ascii().is_empty() {
         Value::Null

@@ -80,7 +80,7 @@ impl<'a> Endpoint<'a> {
         match self {
             Self::Job(_) => Some("DELETE, GET, HEAD, OPTIONS, PUT"),
             Self::Time | Self::Sleep | Self::Availability => Some("GET, HEAD, OPTIONS"),
-            Self::Collection => Some("OPTIONS, POST"),
+            Self::Collection => Some("GET, HEAD, OPTIONS, POST"),
             Self::Version | Self::Echo => None,
         }
     }
@@ -110,7 +110,7 @@ impl Handler for Api {
             Endpoint::Sleep => admin::sleep(query, execution).map(Into::into),
             Endpoint::Echo => Ok(admin::echo(call).into()),
             Endpoint::Availability => admin::availability(&self.jobs).map(Into::into),
-            Endpoint::Collection => Err(collection::create(call.request.body())),
+            Endpoint::Collection => collection::answer(method, call.request.body()).map(Into::into),
         }
     }
 }

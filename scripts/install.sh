@@ -1,0 +1,31 @@
+# What the scripts that test with other people's programs have in common; read by them with `.`.
+# Everything is installed once: a second run finds it.
+
+export DEBIAN_FRONTEND=noninteractive
+
+# Installs Debian packages, each by the program that it is wanted for: PROGRAM=PACKAGE...
+install_packages() {
+    missing=
+    for wanted in "$@"; do
+        command -v "${wanted%%=*}" >/dev/null || missing="$missing ${wanted#*=}"
+    done
+    [ -n "$missing" ] || return 0
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list of names
+    apt-get install -qq --no-install-recommends $missing >/dev/null
+}
+
+# Makes a virtual environment in DIR with what REQUIREMENTS lists.
+install_python() {
+    dir=$1 requirements=$2
+    cmp -s "$requirements" "$dir/installed" && return 0
+    rm -rf "$dir"
+    if ! python3 -m venv "$dir" >/dev/null 2>&1; then
+        rm -rf "$dir"
+        apt-get update -qq
+        apt-get install -qq --no-install-recommends python3 python3-venv >/dev/null
+        python3 -m venv "$dir"
+    fi
+    "$dir/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$dir/installed"
+}
