@@ -372,7 +372,7 @@ impl<Q, R> Ledger<Q, R> {
         forgotten
     }
 
-    /// Forgets at most [`BATCH`] of the owner's results that are stamped before `before`.
+    /// Forgets at most `BATCH` of the owner's results that are stamped before `before`.
     pub fn forget_batch(&mut self, owner: &Owner, before: Stamp, reach: Reach) -> Results<R> {
         let mut results = Vec::new();
         let Some(jobs) = self.owners.get_mut(owner) else { return results };
