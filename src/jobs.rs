@@ -13,7 +13,7 @@ use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::execution::Executions;
 use crate::job::{JobId, Stamp};
 use crate::queue::{Permit, Queue, Task};
-use crate::store::{Accepted, Failing, JobKey, Refused, Store, Submission};
+use crate::store::{Accepted, Begun, Failing, JobKey, Recovered, Refused, Store, Submission};
 
 /// All jobs of one deferd.
 pub struct Jobs {
@@ -80,6 +80,28 @@ impl Jobs {
             self.queue.push(Task { job: JobKey { owner, id }, route, gate, permit });
         }
         Ok(accepted.id())
+    }
+
+    /// Takes over the jobs that the store has found where it keeps them: those that wait run in
+    /// their order, however many they are; those that ran are done with `500`, unless their route
+    /// says that they run again. Returns how many of each.
+    pub fn recover(&self, found: Vec<Recovered>, routes: &Routes) -> (usize, usize) {
+        let (mut queued, mut interrupted) = (0, 0);
+        for Recovered { job, path, begun } in found {
+            let result = match routes.find(&path) {
+                Err(error) => error,
+                Ok(route) if begun == Begun::No || routes.get(route).runs_again() => {
+                    let (gate, permit) = (routes.get(route).gate.clone(), self.queue.admit());
+                    self.queue.push(Task { job, route, gate, permit });
+                    queued += 1;
+                    continue;
+                }
+                Ok(_) => Error::Interrupted,
+            };
+            self.store.finish(&job, result.response(), now());
+            interrupted += 1;
+        }
+        (queued, interrupted)
     }
 
     /// Cancels a job; `false` if it does not exist.

@@ -25,8 +25,9 @@ use crate::jobs::Jobs;
 use crate::listen::{self, Address, Bound, SocketFile};
 use crate::queue::Queue;
 use crate::service::Service;
-use crate::store::StartRecord;
+use crate::store::disk::DiskStore;
 use crate::store::memory::MemoryStore;
+use crate::store::{Recovered, StartRecord, Store};
 use crate::workers;
 
 /// From the first byte of a head to its last.
@@ -91,15 +92,34 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
         listen::bind(&config.listen).map_err(|error| cannot_listen(&config.listen, &error))?;
     config.check_exposure(&address)?;
     let auth = config.auth.as_deref().map(auth).transpose()?;
-    let store = Arc::new(MemoryStore::new(config.max_stored));
+    let (store, found) = store(config)?;
     let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue)));
     let routes = Arc::new(routes(config, &jobs)?);
+    if let Some(directory) = &config.data {
+        let known = jobs.store.remaining().len();
+        let (queued, interrupted) = jobs.recover(found, &routes);
+        log::info!(
+            "data={} jobs={known} queued={queued} interrupted={interrupted}",
+            directory.display()
+        );
+    }
     workers::start(config.workers, &jobs, &routes);
     workers::start_janitor(&jobs, config.ttl)?;
     let policy = policy(config, &address);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy));
     let front = serve(config, listener, &service)?;
     Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
+}
+
+/// The store, and what it has found that is not done.
+fn store(config: &Config) -> Result<(Arc<dyn Store>, Vec<Recovered>), Invalid> {
+    let Some(directory) = &config.data else {
+        return Ok((Arc::new(MemoryStore::new(config.max_stored)), Vec::new()));
+    };
+    let opened = DiskStore::open(directory, config.max_stored, config.durability);
+    let (store, found) =
+        opened.map_err(|what| Invalid::new("--data", &directory.display().to_string(), what))?;
+    Ok((Arc::new(store), found))
 }
 
 fn cannot_listen(address: &Address, error: &io::Error) -> Invalid {

@@ -25,6 +25,18 @@ suite! { in_memory by memory:
     every_result_arrives_once_from_many_producers
 }
 
+suite! { on_disk by disk:
+    a_full_store_takes_exactly_what_fits
+    ids_are_unique_and_increase
+    every_result_arrives_once_from_many_producers
+}
+
+suite! { on_disk_relaxed by relaxed:
+    a_full_store_takes_exactly_what_fits
+    ids_are_unique_and_increase
+    every_result_arrives_once_from_many_producers
+}
+
 fn a_full_store_takes_exactly_what_fits(open: Open) {
     const BODY: usize = 64 * 1024;
     rounds(open, |store| {

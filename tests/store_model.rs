@@ -28,6 +28,14 @@ suite! { in_memory by memory:
     a_store_answers_as_a_plain_map_does
 }
 
+suite! { on_disk by disk:
+    a_store_answers_as_a_plain_map_does
+}
+
+suite! { on_disk_relaxed by relaxed:
+    a_store_answers_as_a_plain_map_does
+}
+
 fn a_store_answers_as_a_plain_map_does(open: Open) {
     for seed in 1..=SEQUENCES {
         let store = open();
@@ -241,6 +249,7 @@ impl<'a> Trial<'a> {
         let key = JobKey { owner: entry.owner.clone(), id: key.id };
         self.trace.note(format!("finish {} at {now:?}", key.id));
         let finished = self.store.finish(&key, response(entry.n), now);
+        self.store.flush().unwrap();
         let kept = entry.wanted && !cancelled;
         assert_eq!(finished, if kept { Finished::Kept } else { Finished::Dropped });
         if entry.wanted {
@@ -307,6 +316,7 @@ impl<'a> Trial<'a> {
         let (key, now) = (self.pick(), self.now());
         self.trace.note(format!("cancel {} at {now:?}", key.id));
         let cancelled = self.store.cancel(&key, now).unwrap();
+        self.store.flush().unwrap();
         let expected = self.visible(&key);
         assert_eq!(cancelled, expected.is_some());
         let Some(entry) = expected else { return };

@@ -33,6 +33,38 @@ suite! { in_memory by memory:
     a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
 }
 
+suite! { on_disk by disk:
+    a_request_is_handed_to_one_worker
+    a_result_is_handed_to_one_collector
+    a_result_survives_failed_deliveries_and_is_delivered_once
+    a_result_is_delivered_or_expires_never_both
+    a_result_is_delivered_or_deleted_never_both
+    a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
+    a_collector_cannot_hide_results_from_a_deletion_in_bulk
+    a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
+    deleting_all_stops_no_job_and_leaves_none
+    cancelling_wins_or_the_worker_is_told
+    a_cancelled_job_says_so_or_was_finished_before
+    a_job_never_vanishes_between_its_states
+    a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
+}
+
+suite! { on_disk_relaxed by relaxed:
+    a_request_is_handed_to_one_worker
+    a_result_is_handed_to_one_collector
+    a_result_survives_failed_deliveries_and_is_delivered_once
+    a_result_is_delivered_or_expires_never_both
+    a_result_is_delivered_or_deleted_never_both
+    a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
+    a_collector_cannot_hide_results_from_a_deletion_in_bulk
+    a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
+    deleting_all_stops_no_job_and_leaves_none
+    cancelling_wins_or_the_worker_is_told
+    a_cancelled_job_says_so_or_was_finished_before
+    a_job_never_vanishes_between_its_states
+    a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
+}
+
 fn a_request_is_handed_to_one_worker(open: Open) {
     rounds(open, |store| {
         let jobs = batch(store, BATCH, Until::Queued);
@@ -205,6 +237,7 @@ fn cancelling_wins_or_the_worker_is_told(open: Open) {
                 assert_eq!(execution.stopped(), Some(Stop::Cancel));
                 finish(store, job);
             }
+            store.flush().unwrap();
             assert_eq!(status_of(collected(store, job)), 410);
             store.confirm(&job.key);
         }
@@ -229,6 +262,7 @@ fn a_cancelled_job_says_so_or_was_finished_before(open: Open) {
         };
         let work = || jobs.iter().map(|job| finish(store, job)).collect::<Vec<_>>();
         let finished = race(&[&cancel, &work]).pop().unwrap();
+        store.flush().unwrap();
         for ((job, execution), finished) in jobs.iter().zip(executions).zip(finished) {
             let result = collected(store, job).expect("a cancelled job has a result too");
             if execution.stopped().is_some() {

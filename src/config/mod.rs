@@ -17,6 +17,7 @@ use lexopt::ValueExt;
 pub use route::{RouteConfig, Target};
 
 use crate::listen::Address;
+use crate::store::disk::Durability;
 
 /// `--help`.
 pub const HELP: &str = include_str!("help.txt");
@@ -36,6 +37,10 @@ pub struct Config {
     pub allow_host: Vec<String>,
     /// Whether strangers may be listened to without credentials.
     pub exposure: Exposure,
+    /// Where jobs are kept; `None`: in memory.
+    pub data: Option<PathBuf>,
+    /// When what is kept there has to be on disk.
+    pub durability: Durability,
     /// The routes beside the built-in ones.
     pub routes: Vec<RouteConfig>,
     /// Worker threads.
@@ -91,6 +96,8 @@ impl Default for Config {
             allow_origin: Vec::new(),
             allow_host: Vec::new(),
             exposure: Exposure::Loopback,
+            data: None,
+            durability: Durability::Commit,
             routes: Vec::new(),
             workers: cores.max(2),
             queue: 4096,
@@ -185,13 +192,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 18] = [
+const OPTIONS: [(&str, Setter); 20] = [
     ("listen", |c, v| value::address(v).map(|v| c.listen = v)),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
     ("allow-origin", |c, v| value::origin(v).map(|v| c.allow_origin.push(v))),
     ("allow-host", |c, v| value::host(v).map(|v| c.allow_host.push(v))),
     ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
+    ("data", |c, v| value::path(v).map(|v| c.data = Some(v))),
+    ("durability", |c, v| durability(v).map(|v| c.durability = v)),
     ("workers", |c, v| value::threads(v).map(|v| c.workers = v)),
     ("queue", |c, v| value::count(v).map(|v| c.queue = v)),
     ("max-stored", |c, v| value::size(v).map(|v| c.max_stored = v)),
@@ -263,6 +272,14 @@ fn front(text: &str) -> Result<FrontKind, String> {
     }
 }
 
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "commit" => Ok(Durability::Commit),
+        "relaxed" => Ok(Durability::Relaxed),
+        _ => Err("neither commit nor relaxed".into()),
+    }
+}
+
 impl Config {
     /// Checks whether `address` may be listened on: a service manager can hand over another one than
     /// the configured.
@@ -289,6 +306,10 @@ impl Config {
     /// Checks what concerns more than one option.
     fn check(&self) -> Result<(), Invalid> {
         self.check_exposure(&self.listen)?;
+        if self.data.is_none() && self.durability != Durability::Commit {
+            let what = "there is nothing to be durable without --data DIR";
+            return Err(Invalid::new("--durability", "relaxed", what));
+        }
         for (n, route) in self.routes.iter().enumerate() {
             if self.routes[..n].iter().any(|other| other.prefix == route.prefix) {
                 return Err(Invalid::new(
@@ -349,6 +370,9 @@ mod tests {
             (&["--listen", "0.0.0.0:80"], "--listen \"0.0.0.0:80\": not a loopback address"),
             (&["--listen", "0.0.0.0:80"], "--insecure"),
             (&["--listen", "unix:"], "--listen \"unix:\""),
+            (&["--durability", "some"], "neither commit nor relaxed"),
+            (&["--durability", "relaxed"], "without --data DIR"),
+            (&["--data", ""], "--data \"\": not a path"),
             (&["--front", "fast"], "neither strict nor tiny_http"),
             (&["--allow-origin", "ui.example"], "--allow-origin \"ui.example\""),
             (&["--allow-host", "nas:80"], "--allow-host \"nas:80\""),

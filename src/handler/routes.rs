@@ -40,6 +40,13 @@ pub struct Route {
     pub handler: Box<dyn Handler>,
 }
 
+impl Route {
+    /// Whether a job that ran when the process ended is to be run again.
+    pub fn runs_again(&self) -> bool {
+        self.start_record == StartRecord::Never
+    }
+}
+
 /// The route table.
 pub struct Routes(Vec<Route>);
 

@@ -39,6 +39,16 @@ impl JobId {
         text.parse().ok().filter(|_| canonical).map(Self)
     }
 
+    /// The id of this number; `None` for zero.
+    pub fn new(number: u64) -> Option<Self> {
+        (number != 0).then_some(Self(number))
+    }
+
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
     /// The id that follows `last` at `now`: microseconds since the epoch, or the next number where
     /// the clock stands still or stepped back. So ids increase strictly, sort by time, differ from
     /// those before a restart, and fit a JavaScript number until the year 2255.
@@ -65,6 +75,16 @@ impl Stamp {
     pub fn from_unix_seconds(seconds: f64) -> Option<Self> {
         // `as` saturates: the far future and the time before the epoch are clamped.
         seconds.is_finite().then(|| Self((seconds * 1e6).ceil() as u64))
+    }
+
+    /// The moment so many microseconds after the epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the epoch.
+    pub const fn micros(self) -> u64 {
+        self.0
     }
 
     /// Seconds since the epoch.

@@ -111,6 +111,12 @@ impl Queue {
         })
     }
 
+    /// Takes a place, whether there is one or not: for jobs that were accepted before.
+    pub fn admit(&self) -> Permit {
+        self.len.fetch_add(1, Ordering::AcqRel);
+        Permit(Arc::clone(&self.len))
+    }
+
     /// Says that a job was cancelled, so that its place in the queue may be free.
     pub fn mark_stale(&self) {
         self.stale.store(true, Ordering::Release);

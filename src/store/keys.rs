@@ -21,6 +21,7 @@ pub struct Keys {
 
 /// What was accepted under a key.
 struct Known {
+    accepted: Stamp,
     id: JobId,
     fingerprint: [u8; 32],
 }
@@ -37,7 +38,14 @@ impl Keys {
     pub fn put(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
         let name = (job.owner.clone(), key.key.clone());
         self.by_stamp.insert((accepted, job.owner.clone(), key.key.clone()));
-        self.by_key.insert(name, Known { id: job.id, fingerprint: key.fingerprint });
+        self.by_key.insert(name, Known { accepted, id: job.id, fingerprint: key.fingerprint });
+    }
+
+    /// Takes a key out.
+    pub fn take(&mut self, owner: &Owner, key: &str) {
+        if let Some(known) = self.by_key.remove(&(owner.clone(), key.into())) {
+            self.by_stamp.remove(&(known.accepted, owner.clone(), key.into()));
+        }
     }
 
     /// The job that was accepted under a key.
@@ -66,8 +74,9 @@ impl Keys {
             && let Some((_, owner, key)) = self.by_stamp.pop_first()
         {
             let name = (owner, key);
-            let Some(known) = self.by_key.get(&name) else { continue };
+            let Some(known) = self.by_key.get_mut(&name) else { continue };
             if is_there(&JobKey { owner: name.0.clone(), id: known.id }) {
+                known.accepted = before;
                 kept.push((before, name.0, name.1));
             } else {
                 self.by_key.remove(&name);

@@ -57,7 +57,7 @@ pub enum Reach {
 }
 
 /// What an attempt to cancel a job comes to.
-pub enum Cancel<'a, Q> {
+pub enum Cancel {
     /// There is no such job.
     Unknown,
     /// It has its result already, or that is decided.
@@ -65,7 +65,7 @@ pub enum Cancel<'a, Q> {
     /// It runs: this is the line to its handler.
     Running(Arc<Execution>),
     /// It waits: it is to be ended.
-    Queued(&'a mut Pending<Q>),
+    Queued,
 }
 
 /// What a job is found to be.
@@ -79,11 +79,12 @@ pub enum Found<'a, Q, R> {
 }
 
 /// What was forgotten of a job.
+#[must_use]
 pub enum Forgotten<R> {
     /// It waits or runs: its work goes on.
     Pending,
-    /// Its result.
-    Result(Box<Done<R>>),
+    /// Its result, to be dropped without the lock.
+    Result(#[expect(dead_code, reason = "it is there to be dropped")] Box<Done<R>>),
 }
 
 /// The shelves of an owner all of whose jobs were forgotten.
@@ -215,7 +216,17 @@ impl<Q, R> Ledger<Q, R> {
     /// Takes over a key that a store has found where it keeps them.
     pub fn found_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
         self.stored += key.footprint();
+        self.put_key(job, key, accepted);
+    }
+
+    /// Records a key, which is charged, before its job is accepted.
+    pub fn put_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
         self.keys.put(job, key, accepted);
+    }
+
+    /// Takes a key back whose job was not accepted; it is still charged.
+    pub fn take_key(&mut self, owner: &Owner, key: &str) {
+        self.keys.take(owner, key);
     }
 }
 
@@ -253,14 +264,14 @@ impl<Q, R> Ledger<Q, R> {
         Finished::Kept
     }
 
-    /// Cancels a job: a running one is marked, one that waits is handed out to be ended.
-    pub fn cancel(&mut self, job: &JobKey) -> Cancel<'_, Q> {
+    /// Cancels a job: a running one is marked, one that waits is left to be ended.
+    pub fn cancel(&mut self, job: &JobKey) -> Cancel {
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Cancel::Unknown };
         let is_done = jobs.done.get(job.id).is_some();
         match jobs.pending.get_mut(job.id) {
             None if is_done => Cancel::NoEffect,
             None => Cancel::Unknown,
-            Some(pending) if pending.is_queued() => Cancel::Queued(pending),
+            Some(pending) if pending.is_queued() => Cancel::Queued,
             Some(pending) => pending.cancel_running().map_or(Cancel::NoEffect, Cancel::Running),
         }
     }

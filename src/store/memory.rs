@@ -160,7 +160,7 @@ impl Store for MemoryStore {
                 drop(ledger);
                 execution.stop(Stop::Cancel);
             }
-            Cancel::Queued(_) => {
+            Cancel::Queued => {
                 end(&mut ledger, job, Error::Cancelled.response(), now);
             }
         }

@@ -18,8 +18,9 @@
 //! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
 //!   ways to forget is as durable as the store is; a result is so before its job is done.
 
-pub mod keys;
-pub mod ledger;
+pub mod disk;
+mod keys;
+mod ledger;
 pub mod memory;
 mod shelf;
 
@@ -93,6 +94,26 @@ pub enum Refused {
 /// The store cannot make it durable, or read it, now: what was asked for may yet happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing;
+
+/// A job that a store has found where it keeps them, and that is not done.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Which.
+    pub job: JobKey,
+    /// The path of its target, by which its route is found.
+    pub path: String,
+    /// Whether it ran when the process ended.
+    pub begun: Begun,
+}
+
+/// Whether a job was started before the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It was, and that was recorded.
+    Yes,
+    /// It was not, or it is to be run again.
+    No,
+}
 
 /// When a store records that a job was started, so that it is not run again after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,483 @@
+//! The durable store: the ledger in memory, requests and results in one file, one writer.
+//!
+//! Owns what is waited for and what is not. Submissions, cancellations and deletions wait for the commit
+//! that makes them durable; starts wait where a job must not run twice; results are handed over, and
+//! done when they are durable; collecting and asking never wait for a commit. What is kept and in what
+//! form is `tables` and `record`, when it is written is `writer`, where to is `file` and `open`.
+//! Invariant: what this store has said is so after a crash; what it has not said may be so or not.
+
+mod file;
+mod open;
+mod record;
+mod shared;
+mod tables;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use http::Response;
+use redb::StorageBackend;
+
+use self::open::Directory;
+use self::record::{Record, State};
+use self::shared::{Guarded, Pace, Reply, Request, Shared, Then};
+use self::tables::{Change, Fault, NewJob, Tables};
+use self::writer::Writer;
+use super::ledger::{Cancel, Forgotten, Found, Reach};
+use super::{
+    Accepted, Begun, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused,
+    StartRecord, Started, Status, Store, Submission,
+};
+use crate::call::{Call, Owner};
+use crate::error::Error;
+use crate::job::execution::{Execution, Stop};
+use crate::job::{JobId, Pending, Stamp, message};
+
+/// How long a worker rests between two attempts to read a request from a disk that fails.
+const REST: Duration = Duration::from_millis(500);
+/// How long the end waits for a disk that fails.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// When a change has to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Before the answer that tells of it.
+    Commit,
+    /// At most 50 ms after it was made, whatever was answered.
+    Relaxed,
+}
+
+/// Jobs on disk.
+pub struct DiskStore {
+    shared: Arc<Shared>,
+    durability: Durability,
+    /// The writer's last word.
+    lost: Receiver<Vec<JobId>>,
+    /// Held for as long as the store is open; `None` where it is over something else.
+    _directory: Option<Arc<Directory>>,
+}
+
+/// Whether a change came to be durable.
+type Outcome = Receiver<Result<(), Failing>>;
+
+/// What an offer comes to.
+enum Offered {
+    /// A job that is there when the outcome says so, at once where there is none.
+    New(JobId, Option<Outcome>),
+    /// The job of an earlier one.
+    Known(JobId),
+}
+
+type Open = Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>;
+
+impl DiskStore {
+    /// Opens the store in a directory, which is made if need be, for requests and results of
+    /// `capacity` bytes; and the jobs in it that are not done, by id.
+    ///
+    /// # Errors
+    /// In words: what is wrong with it, and what to do.
+    pub fn open(
+        path: &Path,
+        capacity: usize,
+        durability: Durability,
+    ) -> Result<(Self, Vec<Recovered>), String> {
+        let directory = Arc::new(Directory::open(path)?);
+        let file = directory.file()?;
+        let open = move || {
+            file.rewrite_unsynced()?;
+            Tables::open(file.clone())
+        };
+        let opened = Self::over(Box::new(open), capacity, durability);
+        let (mut store, recovered) = opened.map_err(|fault| directory.refusal(&fault))?;
+        store._directory = Some(directory);
+        Ok((store, recovered))
+    }
+
+    /// Opens the store over any storage that can be opened again and again.
+    ///
+    /// # Errors
+    /// In words: what is wrong with it.
+    pub fn with_backend<B: StorageBackend + Clone>(
+        backend: B,
+        capacity: usize,
+        durability: Durability,
+    ) -> Result<(Self, Vec<Recovered>), String> {
+        let open = move || Tables::open(backend.clone());
+        Self::over(Box::new(open), capacity, durability).map_err(|fault| fault.to_string())
+    }
+
+    fn over(
+        open: Open,
+        capacity: usize,
+        durability: Durability,
+    ) -> Result<(Self, Vec<Recovered>), Fault> {
+        let tables = open()?;
+        let (ledger, recovered) = open::ledger(tables.contents()?, capacity);
+        let (orders, received) = unbounded();
+        let pace = match durability {
+            Durability::Commit => Pace::Urgent,
+            Durability::Relaxed => Pace::Lazy,
+        };
+        let shared = Shared::new(Guarded::new(ledger, orders, pace), tables, open);
+        let (last_word, lost) = bounded(1);
+        let writer = Writer::new(Arc::clone(&shared), received, durability, last_word);
+        thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
+        Ok((Self { shared, durability, lost, _directory: None }, recovered))
+    }
+
+    /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
+    /// reach the disk in their order.
+    fn offer(&self, offer: Offer) -> Result<Offered, Refused> {
+        let Offer { call, record, head, submission_key: key, bytes } = offer;
+        let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
+        let keep = record.keep();
+        let mut state = self.shared.lock();
+        if let Some(key) = &key
+            && let Some(id) = state.ledger.recall(&owner, key)?
+        {
+            return Ok(Offered::Known(id));
+        }
+        state.ledger.charge(bytes)?;
+        let id = state.ledger.next_id(now);
+        let job = JobKey { owner, id };
+        if let Some(key) = &key {
+            state.ledger.put_key(&job, key, now);
+        }
+        let request = (head, call.request.body().clone());
+        let change = Change::Accept(Box::new(NewJob { id, record, request, key }));
+        if self.durability == Durability::Relaxed && state.is_leased(id) {
+            let pending = Box::new(Pending::queued(Request::Here(call), footprint, now));
+            state.ledger.accept(job.clone(), pending, keep, None);
+            state.order(change, Then::Settle(job), Reply::None, Pace::Lazy);
+            return Ok(Offered::New(id, None));
+        }
+        let pending = Box::new(Pending::queued(Request::OnDisk, footprint, now));
+        Ok(Offered::New(id, Some(state.ask(change, Then::Accept(job, pending, keep)))))
+    }
+
+    /// Takes a submission that was refused off the accounts.
+    fn withdraw(&self, owner: &Owner, key: Option<&IdempotencyKey>, bytes: usize) {
+        let mut state = self.shared.lock();
+        state.ledger.discharge(bytes);
+        if let Some(key) = key {
+            state.ledger.take_key(owner, &key.key);
+        }
+    }
+
+    /// Reads a request, if need be again and again; `None` when the job was stopped meanwhile, or its
+    /// request is damaged: then it has its result.
+    fn fetch(&self, job: &JobKey, execution: &Execution, now: Stamp) -> Option<Box<Call>> {
+        let error = loop {
+            match self.shared.with_tables(|tables| tables.request(job.id)) {
+                Ok(Some(call)) => return Some(call),
+                Ok(None) => break Error::Internal("the stored request is damaged".into()),
+                Err(_) if self.shared.is_closed() => return None,
+                Err(fault) => log::debug!("job={} its request cannot be read: {fault}", job.id),
+            }
+            if execution.sleep(REST).is_err() {
+                break Error::Cancelled;
+            }
+        };
+        self.finish(job, error.response(), now);
+        None
+    }
+
+    /// A result that the ledger says is there.
+    fn response(&self, job: &JobKey) -> Lookup {
+        match self.shared.with_tables(|tables| tables.response(job.id)) {
+            Ok(Some(response)) => Lookup::Done(response),
+            // Deleted in bulk since.
+            Ok(None) => Lookup::Unknown,
+            Err(fault) => {
+                log::debug!("job={} its result cannot be read: {fault}", job.id);
+                Lookup::Unreadable
+            }
+        }
+    }
+
+    /// Forgets the owner's results that are stamped before `before`; returns how many.
+    fn forget_results(&self, owner: &Owner, before: Stamp, reach: Reach) -> usize {
+        let mut count = 0;
+        loop {
+            let mut state = self.shared.lock();
+            let batch = state.ledger.forget_batch(owner, before, reach);
+            if batch.is_empty() {
+                return count;
+            }
+            count += batch.len();
+            state.put_off(Change::Remove(batch.iter().map(|(id, _)| *id).collect()));
+            // Before the batch is.
+            drop(state);
+        }
+    }
+
+    /// Waits until what was changed before is durable, where that is promised.
+    fn settled(&self) -> Result<(), Failing> {
+        match self.durability {
+            Durability::Commit => self.flush(),
+            Durability::Relaxed => Ok(()),
+        }
+    }
+}
+
+/// A submission with all that can be made of it before it has an id.
+struct Offer {
+    call: Box<Call>,
+    record: Record,
+    /// Its message up to the content.
+    head: Vec<u8>,
+    submission_key: Option<IdempotencyKey>,
+    /// What it is accounted with, the key included.
+    bytes: usize,
+}
+
+impl Offer {
+    fn of(submission: Submission, now: Stamp) -> Self {
+        let Submission { call, keep, key } = submission;
+        let footprint = call.footprint();
+        let state = State::Pending {
+            begun: Begun::No,
+            keep,
+            connection: call.connection,
+            auth_type: call.auth_type,
+            path: call.request.uri().path().to_owned(),
+        };
+        let record = Record { owner: call.owner.clone(), created: now, footprint, state };
+        let head = message::request_head(&call.request);
+        let bytes = footprint + key.as_ref().map_or(0, IdempotencyKey::footprint);
+        Self { call: Box::new(call), record, head, submission_key: key, bytes }
+    }
+}
+
+/// The outcome of a change; a store that was closed meanwhile does not say.
+fn wait(outcome: &Outcome) -> Result<(), Failing> {
+    outcome.recv().unwrap_or(Err(Failing))
+}
+
+impl Store for DiskStore {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
+    fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
+        self.check(0)?;
+        let offer = Offer::of(submission, now);
+        let (owner, key) = (offer.record.owner.clone(), offer.submission_key.clone());
+        let bytes = offer.bytes;
+        match self.offer(offer)? {
+            Offered::New(id, None) => Ok(Accepted::New(id)),
+            Offered::New(id, Some(outcome)) => wait(&outcome).map_or_else(
+                |Failing| {
+                    self.withdraw(&owner, key.as_ref(), bytes);
+                    Err(Refused::Failing)
+                },
+                |()| Ok(Accepted::New(id)),
+            ),
+            // It may be on its way yet.
+            Offered::Known(id) => {
+                self.settled().map_or(Err(Refused::Failing), |()| Ok(Accepted::Known(id)))
+            }
+        }
+    }
+
+    fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
+        let found = self.shared.lock().ledger.recall(owner, key)?;
+        match found.map(|id| self.settled().map(|()| id)) {
+            None => Ok(None),
+            Some(Ok(id)) => Ok(Some(id)),
+            Some(Err(Failing)) => Err(Refused::Failing),
+        }
+    }
+
+    fn check(&self, bytes: usize) -> Result<(), Refused> {
+        if self.shared.is_failing() {
+            return Err(Refused::Failing);
+        }
+        self.shared.lock().ledger.check(bytes)
+    }
+
+    fn is_queued(&self, job: &JobKey) -> bool {
+        self.shared.lock().ledger.pending(job).is_some_and(Pending::is_queued)
+    }
+
+    fn start(
+        &self,
+        job: &JobKey,
+        execution: &Arc<Execution>,
+        record: StartRecord,
+        now: Stamp,
+    ) -> Option<Started> {
+        let mut state = self.shared.lock();
+        let pending = state.ledger.pending_mut(job)?;
+        let request = pending.start(execution, now)?;
+        let created = pending.created;
+        let recorded = match (record, self.durability) {
+            (StartRecord::Never, _) => None,
+            (StartRecord::Before, Durability::Commit) => Some(state.insist(Change::Start(job.id))),
+            (StartRecord::Before | StartRecord::Soon, _) => {
+                state.put_off(Change::Start(job.id));
+                None
+            }
+        };
+        drop(state);
+        if recorded.is_some_and(|recorded| wait(&recorded).is_err()) {
+            // The end came first: the job is still queued where it counts.
+            return None;
+        }
+        let call = match request {
+            Request::Here(call) => call,
+            Request::OnDisk => self.fetch(job, execution, now)?,
+        };
+        Some(Started { call, created })
+    }
+
+    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
+        let mut state = self.shared.lock();
+        let finished = state.end(job, response, now);
+        self.shared.wait_for_ease(state);
+        finished
+    }
+
+    fn status(&self, job: &JobKey) -> Option<Status> {
+        self.shared.lock().ledger.status(job)
+    }
+
+    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, Failing> {
+        match self.shared.lock().ledger.find(job) {
+            Found::Unknown => return Ok(None),
+            Found::Pending(pending) => return Ok(Some(pending.log())),
+            Found::Done(_) => {}
+        }
+        self.shared.with_tables(|tables| tables.log(job.id)).map(Some).map_err(|_| Failing)
+    }
+
+    fn peek(&self, job: &JobKey) -> Lookup {
+        match self.shared.lock().ledger.find(job) {
+            Found::Unknown => return Lookup::Unknown,
+            Found::Pending(_) => return Lookup::Pending,
+            Found::Done(_) => {}
+        }
+        self.response(job)
+    }
+
+    fn collect(&self, job: &JobKey) -> Lookup {
+        let mut state = self.shared.lock();
+        if state.ledger.deliver(job).is_none() {
+            return match state.ledger.find(job) {
+                Found::Pending(_) => Lookup::Pending,
+                Found::Unknown | Found::Done(_) => Lookup::Unknown,
+            };
+        }
+        drop(state);
+        let found = self.response(job);
+        if !matches!(found, Lookup::Done(_)) {
+            self.restore(job);
+        }
+        found
+    }
+
+    fn confirm(&self, job: &JobKey) {
+        let mut state = self.shared.lock();
+        if state.ledger.confirm(job).is_some() {
+            state.put_off(Change::Remove(vec![job.id]));
+        }
+    }
+
+    fn restore(&self, job: &JobKey) {
+        self.shared.lock().ledger.restore(job);
+    }
+
+    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, Failing> {
+        let mut state = self.shared.lock();
+        match state.ledger.cancel(job) {
+            Cancel::Unknown => return Ok(false),
+            // Its result may be on its way yet, but was not brought about by this.
+            Cancel::NoEffect => return Ok(true),
+            Cancel::Running(execution) => {
+                drop(state);
+                execution.stop(Stop::Cancel);
+                return Ok(true);
+            }
+            Cancel::Queued => {}
+        }
+        state.end(job, Error::Cancelled.response(), now);
+        drop(state);
+        self.settled().map(|()| true)
+    }
+
+    fn forget(&self, job: &JobKey) -> Result<bool, Failing> {
+        let mut state = self.shared.lock();
+        let change = match state.ledger.forget(job) {
+            None => return Ok(false),
+            Some(Forgotten::Pending) => Change::Forget(vec![job.id]),
+            Some(Forgotten::Result(_)) => Change::Remove(vec![job.id]),
+        };
+        state.put_off(change);
+        drop(state);
+        self.settled().map(|()| true)
+    }
+
+    fn forget_all(&self, owner: &Owner) -> Result<(), Failing> {
+        let mut state = self.shared.lock();
+        let cleared = state.ledger.forget_all(owner);
+        if let Some(cleared) = &cleared {
+            state.put_off(Change::Forget(cleared.pending.clone()));
+            state.put_off(Change::Remove(cleared.results().collect()));
+        }
+        // Before what was cleared is.
+        drop(state);
+        self.settled()
+    }
+
+    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), Failing> {
+        let mut state = self.shared.lock();
+        let pending = state.ledger.forget_pending_before(owner, before);
+        state.put_off(Change::Forget(pending));
+        drop(state);
+        self.forget_results(owner, before, Reach::Everything);
+        self.settled()
+    }
+
+    fn expire_results(&self, before: Stamp) -> usize {
+        let owners = self.shared.lock().ledger.owners();
+        let expired =
+            owners.iter().map(|owner| self.forget_results(owner, before, Reach::Results)).sum();
+        let mut state = self.shared.lock();
+        let keys = state.ledger.expire_keys(before);
+        if !keys.is_empty() {
+            state.put_off(Change::RemoveKeys(keys));
+        }
+        expired
+    }
+
+    fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId> {
+        self.shared.lock().ledger.list(owner, list, count)
+    }
+
+    fn remaining(&self) -> Vec<JobId> {
+        self.shared.lock().ledger.ids()
+    }
+
+    fn flush(&self) -> Result<(), Failing> {
+        let outcome = self.shared.lock().ask(Change::Nothing, Then::Nothing);
+        wait(&outcome)
+    }
+
+    fn close(&self) -> Vec<JobId> {
+        // The writer ends when it has written all that was handed over.
+        self.shared.lock().orders = None;
+        self.lost.recv_timeout(CLOSE_TIME).unwrap_or_default()
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        // A second time it does nothing.
+        self.close();
+    }
+}

@@ -1,0 +1,278 @@
+//! What is kept of a job beside its messages: a few lines of text that a person can read.
+//!
+//! Owns the form of those lines, `name: value` each, and of the lines of an idempotency key. Does no I/O.
+//! Invariant: what is read is what was written; a record that lacks a line, or has one that means nothing,
+//! is `None`.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use crate::call::{Connection, Owner};
+use crate::job::{JobId, Stamp};
+use crate::store::{Begun, IdempotencyKey, Keep};
+
+/// A job, as the table of jobs has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// To whom it belongs.
+    pub owner: Owner,
+    /// When it was accepted.
+    pub created: Stamp,
+    /// What its request or its result is accounted with, in bytes.
+    pub footprint: usize,
+    /// How far it is.
+    pub state: State,
+}
+
+/// How far a job is, as far as that must be known after a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its request waits, or ran when the process ended.
+    Pending {
+        /// Whether it was started.
+        begun: Begun,
+        /// What becomes of its result.
+        keep: Keep,
+        /// Where the request came from.
+        connection: Connection,
+        /// How its sender proved who it is.
+        auth_type: Option<&'static str>,
+        /// The path of its target, by which its route is found.
+        path: String,
+    },
+    /// Its result is there.
+    Done {
+        /// Since when.
+        finished: Stamp,
+    },
+}
+
+impl Record {
+    /// What becomes of its result.
+    pub const fn keep(&self) -> Keep {
+        match self.state {
+            State::Pending { keep, .. } => keep,
+            State::Done { .. } => Keep::Result,
+        }
+    }
+
+    /// The lines.
+    pub fn to_text(&self) -> String {
+        let mut text = String::with_capacity(192);
+        let state = match &self.state {
+            State::Pending { begun: Begun::No, .. } => "queued",
+            State::Pending { begun: Begun::Yes, .. } => "running",
+            State::Done { .. } => "done",
+        };
+        let mut line = |name: &str, value: &dyn std::fmt::Display| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name}: {value}");
+        };
+        line("state", &state);
+        line("owner", &self.owner.name().unwrap_or(""));
+        line("created", &self.created.micros());
+        line("bytes", &self.footprint);
+        match &self.state {
+            State::Done { finished } => line("finished", &finished.micros()),
+            State::Pending { keep, connection, auth_type, path, .. } => {
+                line("result", &if *keep == Keep::Result { "kept" } else { "dropped" });
+                match connection {
+                    Connection::Tcp { peer, local } => {
+                        line("peer", peer);
+                        line("local", local);
+                    }
+                    Connection::Unix => line("peer", &"unix"),
+                }
+                if let Some(auth_type) = auth_type {
+                    line("auth-type", auth_type);
+                }
+                line("path", path);
+            }
+        }
+        text
+    }
+
+    /// Reads the lines.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let lines = Lines::read(bytes)?;
+        let begun = match lines.get("state")? {
+            "queued" => Some(Begun::No),
+            "running" => Some(Begun::Yes),
+            "done" => None,
+            _ => return None,
+        };
+        let owner = lines.get("owner")?;
+        let owner = if owner.is_empty() { Owner::anonymous() } else { Owner::named(owner) };
+        let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
+        let state = match begun {
+            None => State::Done { finished: lines.stamp("finished")? },
+            Some(begun) => State::Pending {
+                begun,
+                keep: lines.keep()?,
+                connection: lines.connection()?,
+                auth_type: lines.auth_type()?,
+                path: lines.get("path")?.to_owned(),
+            },
+        };
+        Some(Self { owner, created, footprint, state })
+    }
+}
+
+/// A key, as the table of keys has it under [`key_name`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The job that was accepted under it.
+    pub id: JobId,
+    /// When.
+    pub accepted: Stamp,
+    /// What was submitted.
+    pub fingerprint: [u8; 32],
+}
+
+/// Under what a key is kept: a user's name has no line feed.
+pub fn key_name(owner: &Owner, key: &str) -> String {
+    format!("{}\n{key}", owner.name().unwrap_or(""))
+}
+
+impl KeyRecord {
+    /// The lines.
+    pub fn to_text(&self) -> String {
+        let mut text = format!("job: {}\naccepted: {}\n", self.id, self.accepted.micros());
+        text.push_str("fingerprint: ");
+        for byte in self.fingerprint {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text.push('\n');
+        text
+    }
+
+    /// Reads the lines, and the name under which they stand.
+    pub fn read(name: &str, bytes: &[u8]) -> Option<(Owner, IdempotencyKey, Self)> {
+        let lines = Lines::read(bytes)?;
+        let (owner, key) = name.split_once('\n')?;
+        let owner = if owner.is_empty() { Owner::anonymous() } else { Owner::named(owner) };
+        let mut fingerprint = [0; 32];
+        let hex = lines.get("fingerprint")?;
+        if hex.len() != 64 || !hex.is_ascii() {
+            return None;
+        }
+        for (n, byte) in fingerprint.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).ok()?;
+        }
+        let (id, accepted) = (JobId::parse(lines.get("job")?)?, lines.stamp("accepted")?);
+        Some((
+            owner,
+            IdempotencyKey { key: key.into(), fingerprint },
+            Self { id, accepted, fingerprint },
+        ))
+    }
+}
+
+/// The lines of a record.
+struct Lines<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Lines<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        text.lines().map(|line| line.split_once(": ")).collect::<Option<_>>().map(Self)
+    }
+
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
+
+    fn stamp(&self, name: &str) -> Option<Stamp> {
+        self.get(name)?.parse().ok().map(Stamp::from_micros)
+    }
+
+    fn keep(&self) -> Option<Keep> {
+        match self.get("result")? {
+            "kept" => Some(Keep::Result),
+            "dropped" => Some(Keep::Nothing),
+            _ => None,
+        }
+    }
+
+    fn connection(&self) -> Option<Connection> {
+        let peer = self.get("peer")?;
+        if peer == "unix" {
+            return Some(Connection::Unix);
+        }
+        let address = |text: &str| text.parse::<SocketAddr>().ok();
+        Some(Connection::Tcp { peer: address(peer)?, local: address(self.get("local")?)? })
+    }
+
+    fn auth_type(&self) -> Option<Option<&'static str>> {
+        match self.get("auth-type") {
+            None => Some(None),
+            Some("Basic") => Some(Some("Basic")),
+            Some("Bearer") => Some(Some("Bearer")),
+            Some(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        let at = Stamp::from_micros;
+        let tcp = Connection::Tcp {
+            peer: "[::1]:5".parse().unwrap(),
+            local: "127.0.0.1:1".parse().unwrap(),
+        };
+        let pending = |begun, keep, connection, auth_type| State::Pending {
+            begun,
+            keep,
+            connection,
+            auth_type,
+            path: "/a: b".into(),
+        };
+        [
+            ("ann", pending(Begun::No, Keep::Result, tcp, Some("Basic"))),
+            ("", pending(Begun::Yes, Keep::Nothing, Connection::Unix, None)),
+            ("b: c", State::Done { finished: at(u64::MAX) }),
+        ]
+        .map(|(name, state)| {
+            let owner = if name.is_empty() { Owner::anonymous() } else { Owner::named(name) };
+            Record { owner, created: at(7), footprint: 99, state }
+        })
+        .to_vec()
+    }
+
+    #[test]
+    fn a_record_comes_back() {
+        for record in records() {
+            assert_eq!(Record::read(record.to_text().as_bytes()), Some(record));
+        }
+    }
+
+    #[test]
+    fn a_record_that_lacks_a_line_is_none() {
+        for record in records() {
+            let text = record.to_text();
+            for line in text.lines().filter(|line| !line.starts_with("auth-type")) {
+                let rest = text.replace(&format!("{line}\n"), "");
+                assert_eq!(Record::read(rest.as_bytes()), None, "{line}");
+            }
+        }
+        assert_eq!(Record::read(b"\xff"), None);
+        assert_eq!(Record::read(b"no colon"), None);
+    }
+
+    #[test]
+    fn a_key_comes_back() {
+        let owner = Owner::named("ann");
+        let record = KeyRecord {
+            id: JobId::parse("12").unwrap(),
+            accepted: Stamp::from_micros(3),
+            fingerprint: std::array::from_fn(|n| n as u8 * 8),
+        };
+        let name = key_name(&owner, "a\"b");
+        let read = KeyRecord::read(&name, record.to_text().as_bytes()).unwrap();
+        let key = IdempotencyKey { key: "a\"b".into(), fingerprint: record.fingerprint };
+        assert_eq!(read, (owner, key, record));
+        assert_eq!(KeyRecord::read(&name, b"job: 1\naccepted: 1\nfingerprint: 00\n"), None);
+    }
+}

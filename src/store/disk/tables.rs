@@ -1,0 +1,399 @@
+//! The tables: what is on disk, changed by whole transactions and read beside them.
+//!
+//! Owns their names, their format's version and how each change falls upon them. Nothing else names redb,
+//! but for the file beneath. Invariants: a file of another format is refused and not touched; a
+//! transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in
+//! redb, which means damage, is a [`Fault`].
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
+    TableError, WriteTransaction,
+};
+
+use super::record::{KeyRecord, Record, State, key_name};
+use crate::call::{Call, Owner};
+use crate::job::JobId;
+use crate::job::message;
+use crate::job::stored::{StoredResponse, StoredResult};
+use crate::store::{Begun, IdempotencyKey, Keep};
+
+/// The version of all that is defined here and in `record`.
+const FORMAT: u64 = 1;
+
+/// Names to numbers: `format`, and `last`, above which no id was given out.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("deferd");
+/// Ids to records.
+const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
+/// Ids to messages: the request of a pending job, the response of a done one.
+const MESSAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("messages");
+/// Ids to the last that a done job wrote to stderr, where it wrote anything.
+const LOGS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("logs");
+/// Owners and idempotency keys to the jobs that were accepted under them.
+const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+
+/// For pages of the file, in bytes: the kernel keeps those that are often read, too.
+const CACHE: usize = 2 << 20;
+
+/// A change of what is on disk.
+#[derive(Debug)]
+pub enum Change {
+    /// None: to wait for those before.
+    Nothing,
+    /// A job is there.
+    Accept(Box<NewJob>),
+    /// A job runs.
+    Start(JobId),
+    /// A pending job is done.
+    Finish(JobId, Box<(Record, StoredResult)>),
+    /// Nobody can ask for these jobs any more: results go, pending jobs go on.
+    Forget(Vec<JobId>),
+    /// These jobs are gone.
+    Remove(Vec<JobId>),
+    /// This job, which may have been accepted, was not.
+    Withdraw(Box<NewJob>),
+    /// These keys stand for nothing any more.
+    RemoveKeys(Vec<(Owner, Box<str>)>),
+}
+
+/// A job that comes to be.
+#[derive(Debug)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// All but its request.
+    pub record: Record,
+    /// Its request's message up to the content, and that.
+    pub request: (Vec<u8>, Bytes),
+    /// Its idempotency key.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl Change {
+    /// About how much memory it holds, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Accept(job) => job.request.0.len() + job.request.1.len(),
+            Self::Finish(_, end) => end.1.footprint(),
+            Self::Forget(ids) | Self::Remove(ids) => 8 * ids.len(),
+            Self::Nothing | Self::Start(_) | Self::Withdraw(_) | Self::RemoveKeys(_) => 0,
+        }
+    }
+
+    /// What takes it back, where it is the acceptance of a job: without its request, which is not
+    /// needed for that.
+    #[must_use]
+    pub fn withdrawn(self) -> Self {
+        match self {
+            Self::Accept(mut job) => {
+                job.request = <_>::default();
+                Self::Withdraw(job)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Why the tables could not be read or changed.
+#[derive(Debug)]
+pub struct Fault(String);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self(error.into().to_string())
+    }
+}
+
+impl Fault {
+    /// A fault in words.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// Runs what redb may panic at when the file was damaged behind its back.
+fn guarded<T>(run: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(Fault::new("redb panicked: the file is damaged")))
+}
+
+/// What is on disk when it is opened.
+#[derive(Default)]
+pub struct Contents {
+    /// Every job.
+    pub jobs: Vec<(JobId, Record)>,
+    /// Every key.
+    pub keys: Vec<(Owner, IdempotencyKey, KeyRecord)>,
+    /// Above this, no id was given out.
+    pub last: Option<JobId>,
+}
+
+/// The tables of one open file.
+pub struct Tables(Database);
+
+impl Tables {
+    /// Opens the tables of a file, or makes them where it is empty.
+    ///
+    /// # Errors
+    /// [`Fault`] where it is none of deferd's files, or damaged.
+    pub fn open(backend: impl StorageBackend) -> Result<Self, Fault> {
+        guarded(|| {
+            let is_new = backend.len().map_err(redb::StorageError::from)? == 0;
+            let mut builder = Database::builder();
+            // Otherwise damage would show at some later time, or never.
+            builder.set_cache_size(CACHE).set_check_integrity_on_open(!is_new);
+            let tables = Self(builder.create_with_backend(backend)?);
+            tables.check_format()?;
+            Ok(tables)
+        })
+    }
+
+    fn check_format(&self) -> Result<(), Fault> {
+        let read = self.0.begin_read()?;
+        let found = match read.open_table(META) {
+            Ok(meta) => meta.get("format")?.map(|version| version.value()),
+            Err(TableError::TableDoesNotExist(_)) if read.list_tables()?.next().is_none() => {
+                return self.make();
+            }
+            Err(TableError::TableDoesNotExist(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        match found {
+            Some(FORMAT) => Ok(()),
+            Some(other) => Err(Fault(format!(
+                "its format is {other}, and this deferd knows {FORMAT}: use the deferd that wrote it"
+            ))),
+            None => Err(Fault::new("it is a database of another program")),
+        }
+    }
+
+    /// Makes the tables of a new file.
+    fn make(&self) -> Result<(), Fault> {
+        let write = self.0.begin_write()?;
+        write.open_table(META)?.insert("format", FORMAT)?;
+        write.open_table(JOBS)?;
+        write.open_table(MESSAGES)?;
+        write.open_table(LOGS)?;
+        write.open_table(KEYS)?;
+        Ok(write.commit()?)
+    }
+
+    /// Reads everything but messages and logs.
+    ///
+    /// # Errors
+    /// [`Fault`], which names the record that cannot be read.
+    pub fn contents(&self) -> Result<Contents, Fault> {
+        guarded(|| {
+            let mut contents = Contents::default();
+            let read = self.0.begin_read()?;
+            for row in read.open_table(JOBS)?.iter()? {
+                let (id, record) = row?;
+                let known = JobId::new(id.value()).zip(Record::read(record.value()));
+                let damaged = || Fault(format!("the record of job {} is damaged", id.value()));
+                contents.jobs.push(known.ok_or_else(damaged)?);
+            }
+            for row in read.open_table(KEYS)?.iter()? {
+                let (name, record) = row?;
+                let known = KeyRecord::read(name.value(), record.value());
+                let damaged = || Fault(format!("the record of key {:?} is damaged", name.value()));
+                contents.keys.push(known.ok_or_else(damaged)?);
+            }
+            let last = read.open_table(META)?.get("last")?.map(|last| last.value());
+            contents.last = last.and_then(JobId::new);
+            Ok(contents)
+        })
+    }
+
+    /// Makes these changes durable, all of them or none; no id above `last` was given out.
+    ///
+    /// # Errors
+    /// [`Fault`]; then the tables must be opened anew.
+    pub fn commit<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Change>,
+        last: Option<JobId>,
+    ) -> Result<(), Fault> {
+        guarded(|| {
+            let mut write = self.0.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            let mut open = OpenTables::of(&write)?;
+            for change in changes {
+                open.apply(change)?;
+            }
+            drop(open);
+            if let Some(last) = last {
+                write.open_table(META)?.insert("last", last.number())?;
+            }
+            Ok(write.commit()?)
+        })
+    }
+
+    /// The request of a pending job; `None` where there is none, or none that can be understood.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn request(&self, id: JobId) -> Result<Option<Box<Call>>, Fault> {
+        let Some((record, message)) = self.job(id)? else { return Ok(None) };
+        let State::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
+        let Some(request) = message::read_request(message) else { return Ok(None) };
+        Ok(Some(Box::new(Call { request, connection, owner: record.owner, auth_type })))
+    }
+
+    /// The response of a done job; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Fault`], also where it cannot be understood.
+    pub fn response(&self, id: JobId) -> Result<Option<StoredResponse>, Fault> {
+        let Some(message) = self.read(MESSAGES, id)? else { return Ok(None) };
+        let damaged = || Fault(format!("the response of job {id} is damaged"));
+        message::read_response(message).map(Some).ok_or_else(damaged)
+    }
+
+    /// The log of a done job; empty where there is none.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn log(&self, id: JobId) -> Result<Vec<u8>, Fault> {
+        Ok(self.read(LOGS, id)?.map(Vec::from).unwrap_or_default())
+    }
+
+    fn job(&self, id: JobId) -> Result<Option<(Record, Bytes)>, Fault> {
+        guarded(|| {
+            let read = self.0.begin_read()?;
+            let record = read.open_table(JOBS)?.get(id.number())?;
+            let message = read.open_table(MESSAGES)?.get(id.number())?;
+            let both = record.zip(message);
+            Ok(both.and_then(|(record, message)| {
+                Some((Record::read(record.value())?, Bytes::copy_from_slice(message.value())))
+            }))
+        })
+    }
+
+    fn read(
+        &self,
+        table: TableDefinition<'_, u64, &'static [u8]>,
+        id: JobId,
+    ) -> Result<Option<Bytes>, Fault> {
+        guarded(|| {
+            let row = self.0.begin_read()?.open_table(table)?.get(id.number())?;
+            Ok(row.map(|value| Bytes::copy_from_slice(value.value())))
+        })
+    }
+}
+
+/// The tables within one transaction.
+struct OpenTables<'a> {
+    jobs: Table<'a, u64, &'static [u8]>,
+    messages: Table<'a, u64, &'static [u8]>,
+    logs: Table<'a, u64, &'static [u8]>,
+    keys: Table<'a, &'static str, &'static [u8]>,
+}
+
+impl<'a> OpenTables<'a> {
+    fn of(write: &'a WriteTransaction) -> Result<Self, Fault> {
+        Ok(Self {
+            jobs: write.open_table(JOBS)?,
+            messages: write.open_table(MESSAGES)?,
+            logs: write.open_table(LOGS)?,
+            keys: write.open_table(KEYS)?,
+        })
+    }
+
+    fn apply(&mut self, change: &Change) -> Result<(), Fault> {
+        match change {
+            Change::Nothing => Ok(()),
+            Change::Accept(job) => self.accept(job),
+            Change::Start(id) => self.update(*id, |state| {
+                if let State::Pending { begun, .. } = state {
+                    *begun = Begun::Yes;
+                }
+            }),
+            Change::Finish(id, end) => self.finish(*id, &end.0, &end.1),
+            Change::Forget(ids) => ids.iter().try_for_each(|&id| self.forget(id)),
+            Change::Remove(ids) => ids.iter().try_for_each(|&id| self.remove(id)),
+            Change::Withdraw(job) => {
+                self.remove(job.id)?;
+                let key = job.key.iter();
+                key.map(|key| &key.key).try_for_each(|key| self.remove_key(&job.record.owner, key))
+            }
+            Change::RemoveKeys(keys) => {
+                keys.iter().try_for_each(|(owner, key)| self.remove_key(owner, key))
+            }
+        }
+    }
+
+    fn accept(&mut self, job: &NewJob) -> Result<(), Fault> {
+        self.jobs.insert(job.id.number(), job.record.to_text().as_bytes())?;
+        self.put_message(job.id, &job.request.0, &job.request.1)?;
+        if let Some(IdempotencyKey { key, fingerprint }) = &job.key {
+            let (id, accepted) = (job.id, job.record.created);
+            let record = KeyRecord { id, accepted, fingerprint: *fingerprint };
+            let name = key_name(&job.record.owner, key);
+            self.keys.insert(name.as_str(), record.to_text().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, id: JobId, record: &Record, result: &StoredResult) -> Result<(), Fault> {
+        self.jobs.insert(id.number(), record.to_text().as_bytes())?;
+        let head = message::response_head(&result.response);
+        self.put_message(id, &head, message::response_body(&result.response))?;
+        if !result.log.is_empty() {
+            self.logs.insert(id.number(), &*result.log)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a message without joining its parts in memory first.
+    fn put_message(&mut self, id: JobId, head: &[u8], body: &[u8]) -> Result<(), Fault> {
+        let mut place = self.messages.insert_reserve(id.number(), head.len() + body.len())?;
+        let bytes = place.as_mut();
+        bytes[..head.len()].copy_from_slice(head);
+        bytes[head.len()..].copy_from_slice(body);
+        Ok(())
+    }
+
+    fn update(&mut self, id: JobId, change: impl FnOnce(&mut State)) -> Result<(), Fault> {
+        let record = self.record(id)?;
+        let Some(mut record) = record else { return Ok(()) };
+        change(&mut record.state);
+        self.jobs.insert(id.number(), record.to_text().as_bytes())?;
+        Ok(())
+    }
+
+    fn record(&self, id: JobId) -> Result<Option<Record>, Fault> {
+        Ok(self.jobs.get(id.number())?.and_then(|row| Record::read(row.value())))
+    }
+
+    fn forget(&mut self, id: JobId) -> Result<(), Fault> {
+        match self.record(id)?.map(|record| record.state) {
+            Some(State::Pending { .. }) => self.update(id, |state| {
+                if let State::Pending { keep, .. } = state {
+                    *keep = Keep::Nothing;
+                }
+            }),
+            Some(State::Done { .. }) | None => self.remove(id),
+        }
+    }
+
+    fn remove_key(&mut self, owner: &Owner, key: &str) -> Result<(), Fault> {
+        self.keys.remove(key_name(owner, key).as_str())?;
+        Ok(())
+    }
+
+    fn remove(&mut self, id: JobId) -> Result<(), Fault> {
+        self.jobs.remove(id.number())?;
+        self.messages.remove(id.number())?;
+        self.logs.remove(id.number())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,243 @@
+//! The one writer: changes that come together go to disk together.
+//!
+//! Owns the batch, the moment of its commit, and what happens when that fails. Invariants: the order of
+//! changes is kept; a change that somebody may rely on is tried again until it is durable; a submission
+//! that was refused leaves nothing behind, not even when the disk took it and said that it did not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::Durability;
+use super::shared::{Guarded, Order, Pace, Reply, Request, Shared, Then};
+use super::tables::{Change, Fault};
+use crate::job::{JobId, Phase};
+use crate::store::{Failing, JobKey};
+
+/// How long a change that nobody waits for waits for company.
+const LAZY: Duration = Duration::from_millis(20);
+/// The same where everything is such a change; less than the 50 ms that are promised, for the commit.
+const RELAXED: Duration = Duration::from_millis(40);
+/// How much goes into one commit, in changes and in bytes: redb holds it in memory.
+const MAX_CHANGES: usize = 1024;
+const MAX_BYTES: usize = 8 << 20;
+/// How long a disk that failed is left alone.
+const REST: Duration = Duration::from_secs(1);
+/// How often the same trouble is told.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How far above the last id the ids are that may be given out without being on disk, in their
+/// unit, microseconds: ten minutes.
+const LEASE: u64 = 600_000_000;
+
+/// The writer's own side.
+pub struct Writer {
+    shared: Arc<Shared>,
+    orders: Receiver<Order>,
+    durability: Durability,
+    batch: Vec<Order>,
+    /// Up to which id the ids may be given out that are not on disk, once the batch is.
+    lease: Option<JobId>,
+    /// When the last trouble was told.
+    told: Option<Instant>,
+    /// Told at the end: the jobs that were accepted and are not durable.
+    lost: Sender<Vec<JobId>>,
+}
+
+impl Writer {
+    /// A writer of what comes from `orders`.
+    pub const fn new(
+        shared: Arc<Shared>,
+        orders: Receiver<Order>,
+        durability: Durability,
+        lost: Sender<Vec<JobId>>,
+    ) -> Self {
+        Self { shared, orders, durability, batch: Vec::new(), lease: None, told: None, lost }
+    }
+
+    /// Writes until the store is closed and everything is written, or cannot be.
+    pub fn run(mut self) {
+        let mut written = Ok(());
+        while written.is_ok() && self.gather() {
+            written = self.commit();
+        }
+        let lost = self.batch.iter().filter_map(|order| match &order.then {
+            Then::Settle(job) => Some(job.id),
+            _ => None,
+        });
+        let lost = lost.collect();
+        if written.is_ok() {
+            self.sign_off();
+        }
+        self.batch.clear();
+        self.shared.abandon();
+        self.shared.shut();
+        // Whoever closed the store may have lost patience.
+        let _ = self.lost.send(lost);
+    }
+
+    /// Collects the next batch; `false` when there will be none.
+    fn gather(&mut self) -> bool {
+        let Ok(first) = self.orders.recv() else { return false };
+        let lag = if self.durability == Durability::Relaxed { RELAXED } else { LAZY };
+        let deadline = Instant::now() + lag;
+        let (mut bytes, mut urgent) = (0, false);
+        let mut next = Some(first);
+        while let Some(order) = next {
+            bytes += order.change.size();
+            urgent |= order.pace == Pace::Urgent;
+            self.batch.push(order);
+            if self.batch.len() >= MAX_CHANGES || bytes >= MAX_BYTES {
+                break;
+            }
+            let wait = || if urgent { None } else { self.orders.recv_deadline(deadline).ok() };
+            next = self.orders.try_recv().ok().or_else(wait);
+        }
+        true
+    }
+
+    /// Commits the batch, however long that takes; an error when the store was closed before it
+    /// could be done.
+    fn commit(&mut self) -> Result<(), Failing> {
+        if let Err(fault) = self.try_commit() {
+            log::debug!("a commit failed, and is tried once more: {fault}");
+            self.shared.reopen();
+            if let Err(fault) = self.try_commit() {
+                self.persist(fault)?;
+            }
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn try_commit(&mut self) -> Result<(), Fault> {
+        let last = self.last_id();
+        self.lease = last.filter(|_| self.durability == Durability::Relaxed);
+        let changes = self.batch.iter().map(|order| &order.change);
+        self.shared.with_tables(|tables| tables.commit(changes, last))
+    }
+
+    /// Above which id none was given out, and none will be before the next commit.
+    fn last_id(&self) -> Option<JobId> {
+        let accepts = self.batch.iter().any(|order| matches!(order.change, Change::Accept(_)));
+        match self.durability {
+            Durability::Commit if !accepts => None,
+            Durability::Commit => self.shared.last_id(),
+            Durability::Relaxed => {
+                let last = self.shared.last_id()?;
+                JobId::new(last.number().saturating_add(LEASE))
+            }
+        }
+    }
+
+    /// Tries again and again; everybody who waits is told meanwhile, and so are those who come.
+    fn persist(&mut self, mut fault: Fault) -> Result<(), Failing> {
+        self.shared.set_failing(true);
+        loop {
+            self.tell(&fault);
+            self.batch.iter_mut().for_each(refuse);
+            // At once, so that results can be read meanwhile.
+            self.shared.reopen();
+            let open = self.rest();
+            match self.try_commit() {
+                Ok(()) => break,
+                Err(_) if !open => return Err(Failing),
+                Err(other) => fault = other,
+            }
+        }
+        self.shared.set_failing(false);
+        self.told = None;
+        log::info!("the store on disk works again");
+        Ok(())
+    }
+
+    /// Leaves the disk alone for a while; `false` when the store was closed.
+    fn rest(&mut self) -> bool {
+        let until = Instant::now() + REST;
+        loop {
+            match self.orders.recv_deadline(until) {
+                Ok(mut order) => {
+                    refuse(&mut order);
+                    self.batch.push(order);
+                }
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn tell(&mut self, fault: &Fault) {
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            log::error!(
+                "the store on disk fails, new jobs are refused until it works again: {fault}"
+            );
+            self.told = Some(Instant::now());
+        }
+    }
+
+    /// Lets the ledger and those who wait know that the batch is durable.
+    fn settle(&mut self) {
+        let mut waste = Vec::new();
+        let mut arrived = 0;
+        let mut state = self.shared.lock();
+        for order in &mut self.batch {
+            if let Then::Complete(..) = &order.then {
+                arrived += order.change.size();
+            }
+            waste.extend(learn(&mut state, std::mem::replace(&mut order.then, Then::Nothing)));
+        }
+        if let Some(lease) = self.lease {
+            state.lease(lease);
+        }
+        self.shared.ease(state, arrived);
+        for order in self.batch.drain(..) {
+            match order.reply {
+                Reply::None => {}
+                // Nobody may be waiting any more.
+                Reply::Outcome(reply) | Reply::Durable(reply) => drop(reply.send(Ok(()))),
+            }
+        }
+    }
+
+    /// Says exactly where the ids ended.
+    fn sign_off(&self) {
+        let last = self.shared.last_id();
+        let signed = self.shared.with_tables(|tables| tables.commit(std::iter::empty(), last));
+        if let Err(fault) = signed {
+            log::warn!("the store on disk could not be closed in order: {fault}");
+        }
+    }
+}
+
+/// What the ledger learns; what it returns is to be dropped without the lock.
+fn learn(state: &mut Guarded, then: Then) -> Option<Request> {
+    match then {
+        Then::Nothing => {}
+        Then::Accept(job, pending, keep) => state.ledger.accept(job, pending, keep, None),
+        Then::Complete(job, footprint, now) => {
+            state.ledger.complete(&job, (), footprint, now);
+        }
+        Then::Settle(job) => return settle_request(state, &job),
+    }
+    None
+}
+
+fn settle_request(state: &mut Guarded, job: &JobKey) -> Option<Request> {
+    match &mut state.ledger.pending_mut(job)?.phase {
+        Phase::Queued { request } => Some(std::mem::replace(request, Request::OnDisk)),
+        Phase::Running { .. } | Phase::Ending { .. } => None,
+    }
+}
+
+/// Tells whoever waits that it will take a while. A submission is taken back: from the disk too,
+/// which may have it.
+fn refuse(order: &mut Order) {
+    let Reply::Outcome(reply) = &order.reply else { return };
+    let _ = reply.send(Err(Failing));
+    order.reply = Reply::None;
+    if let Change::Accept(_) = &order.change {
+        order.then = Then::Nothing;
+        let change = std::mem::replace(&mut order.change, Change::Nothing);
+        order.change = change.withdrawn();
+    }
+}
