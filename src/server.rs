@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::api::{self, Api};
+use crate::api::{self, Access, Api};
 use crate::auth::Auth;
 use crate::browser::{HostCheck, Policy};
 use crate::config::{Config, FrontKind, Invalid, RouteConfig, Target};
@@ -200,8 +200,9 @@ fn limits(config: &Config) -> Limits {
 /// The route table: the built-in endpoints and the configured routes.
 fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
     let mut routes = Vec::new();
+    let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
     for prefix in api::PREFIXES {
-        let handler = Box::new(Api::new(Arc::clone(jobs)));
+        let handler = Box::new(Api::new(Arc::clone(jobs), access));
         let (time_limit, start_record) = (config.timeout, StartRecord::Soon);
         let prefix = prefix.into();
         routes.push(Route { prefix, gate: None, time_limit, start_record, handler });

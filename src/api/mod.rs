@@ -6,6 +6,7 @@
 mod admin;
 mod collection;
 mod job;
+mod openapi;
 mod query;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::handler::{Handler, Outcome};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;
 pub use job::{ASYNC_ID, id_value};
+pub use openapi::Access;
 
 /// The path prefixes of the built-in endpoints; no route of the user's may stand below them.
 pub const PREFIXES: [&str; 2] = ["/_api/", "/_admin/"];
@@ -28,17 +30,21 @@ pub const PREFIXES: [&str; 2] = ["/_api/", "/_admin/"];
 /// The endpoint that never asks for credentials.
 pub const OPEN: &str = "/_admin/server/availability";
 
+/// The endpoint that describes them all.
+const DESCRIPTION: &str = "/_api/openapi.json";
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The built-in endpoints.
 pub struct Api {
     jobs: Arc<Jobs>,
+    access: Access,
 }
 
 impl Api {
-    /// The endpoints over these jobs.
-    pub fn new(jobs: Arc<Jobs>) -> Self {
-        Self { jobs }
+    /// The endpoints over these jobs, which say of themselves who may ask.
+    pub fn new(jobs: Arc<Jobs>, access: Access) -> Self {
+        Self { jobs, access }
     }
 }
 
@@ -52,8 +58,21 @@ enum Endpoint<'a> {
     Sleep,
     Echo,
     Availability,
+    Description,
     Collection,
 }
+
+/// The endpoints with one path each, but for the job resource.
+const TABLE: [(&str, Endpoint<'static>); 8] = [
+    ("/_api/version", Endpoint::Version),
+    ("/_admin/version", Endpoint::Version),
+    ("/_admin/time", Endpoint::Time),
+    ("/_admin/sleep", Endpoint::Sleep),
+    ("/_admin/echo", Endpoint::Echo),
+    (OPEN, Endpoint::Availability),
+    (DESCRIPTION, Endpoint::Description),
+    ("/_api/collection", Endpoint::Collection),
+];
 
 impl<'a> Endpoint<'a> {
     fn of(path: &'a str) -> Result<Self, Error> {
@@ -64,22 +83,18 @@ impl<'a> Endpoint<'a> {
                 return Ok(Self::Job(rest));
             }
         }
-        match path.strip_suffix('/').unwrap_or(path) {
-            "/_api/version" | "/_admin/version" => Ok(Self::Version),
-            "/_admin/time" => Ok(Self::Time),
-            "/_admin/sleep" => Ok(Self::Sleep),
-            "/_admin/echo" => Ok(Self::Echo),
-            OPEN => Ok(Self::Availability),
-            "/_api/collection" => Ok(Self::Collection),
-            _ => Err(Error::NotFound("no such endpoint".into())),
-        }
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let found = TABLE.iter().find(|(known, _)| *known == path);
+        found.map(|(_, endpoint)| *endpoint).ok_or(Error::NotFound("no such endpoint".into()))
     }
 
     /// The methods it has; `None`: all.
     const fn allow(self) -> Option<&'static str> {
         match self {
             Self::Job(_) => Some("DELETE, GET, HEAD, OPTIONS, PUT"),
-            Self::Time | Self::Sleep | Self::Availability => Some("GET, HEAD, OPTIONS"),
+            Self::Time | Self::Sleep | Self::Availability | Self::Description => {
+                Some("GET, HEAD, OPTIONS")
+            }
             Self::Collection => Some("GET, HEAD, OPTIONS, POST"),
             Self::Version | Self::Echo => None,
         }
@@ -110,6 +125,7 @@ impl Handler for Api {
             Endpoint::Sleep => admin::sleep(query, execution).map(Into::into),
             Endpoint::Echo => Ok(admin::echo(call).into()),
             Endpoint::Availability => admin::availability(&self.jobs).map(Into::into),
+            Endpoint::Description => Ok(openapi::describe(self.access).into()),
             Endpoint::Collection => collection::answer(method, call.request.body()).map(Into::into),
         }
     }

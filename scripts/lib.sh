@@ -29,3 +29,12 @@ install_python() {
     "$dir/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
     cp "$requirements" "$dir/installed"
 }
+
+# Writes FILE for --auth, with the user `root`, and prints the token.
+make_user() (
+    umask 077
+    cargo build --quiet --locked
+    lines=$("${CARGO_TARGET_DIR:-target}/debug/deferd" token root)
+    echo "$lines" | sed -n 's/^line for --auth: //p' >"$1"
+    echo "$lines" | sed -n 's/^token: //p'
+)
