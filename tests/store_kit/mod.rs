@@ -14,6 +14,7 @@ mod volume;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use deferd::call::{Call, Connection, Owner};
@@ -61,8 +62,11 @@ pub fn relaxed() -> Arc<dyn Store> {
 
 /// The store on this disk.
 fn on(volume: Volume, durability: Durability) -> Arc<dyn Store> {
-    Arc::new(DiskStore::with_backend(volume, CAPACITY, durability).unwrap().0)
+    Arc::new(DiskStore::with_backend(volume, CAPACITY, durability, REST).unwrap().0)
 }
+
+/// How long a store leaves a disk alone that failed.
+pub const REST: Duration = Duration::from_millis(2);
 
 /// How often a race is run.
 pub const ROUNDS: usize = 250;

@@ -11,6 +11,8 @@ mod open;
 mod record;
 mod shared;
 mod tables;
+mod trial;
+mod unsynced;
 mod writer;
 
 use std::path::Path;
@@ -27,6 +29,7 @@ use self::open::Directory;
 use self::record::{Record, State};
 use self::shared::{Guarded, Pace, Reply, Request, Shared, Then};
 use self::tables::{Change, Fault, NewJob, Tables};
+use self::unsynced::Unsynced;
 use self::writer::Writer;
 use super::ledger::{Cancel, Forgotten, Found, Reach};
 use super::{
@@ -38,8 +41,8 @@ use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
 use crate::job::{JobId, Pending, Stamp, message};
 
-/// How long a worker rests between two attempts to read a request from a disk that fails.
-const REST: Duration = Duration::from_millis(500);
+/// How long a disk that failed is left alone.
+const REST: Duration = Duration::from_secs(1);
 /// How long the end waits for a disk that fails.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
@@ -56,6 +59,8 @@ pub enum Durability {
 pub struct DiskStore {
     shared: Arc<Shared>,
     durability: Durability,
+    /// How long a disk that failed is left alone.
+    rest: Duration,
     /// The writer's last word.
     lost: Receiver<Vec<JobId>>,
     /// Held for as long as the store is open; `None` where it is over something else.
@@ -69,8 +74,17 @@ type Outcome = Receiver<Result<(), Failing>>;
 enum Offered {
     /// A job that is there when the outcome says so, at once where there is none.
     New(JobId, Option<Outcome>),
-    /// The job of an earlier one.
-    Known(JobId),
+    /// The job of an earlier one, which may be on its way yet.
+    Known(JobId, Certain),
+}
+
+/// Whether the job of an idempotency key is sure to be accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certain {
+    /// It is.
+    Yes,
+    /// It may yet be refused.
+    NotYet,
 }
 
 type Open = Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>;
@@ -87,18 +101,14 @@ impl DiskStore {
         durability: Durability,
     ) -> Result<(Self, Vec<Recovered>), String> {
         let directory = Arc::new(Directory::open(path)?);
-        let file = directory.file()?;
-        let open = move || {
-            file.rewrite_unsynced()?;
-            Tables::open(file.clone())
-        };
-        let opened = Self::over(Box::new(open), capacity, durability);
+        let opened = Self::over(directory.file()?, capacity, durability, REST);
         let (mut store, recovered) = opened.map_err(|fault| directory.refusal(&fault))?;
         store._directory = Some(directory);
         Ok((store, recovered))
     }
 
-    /// Opens the store over any storage that can be opened again and again.
+    /// Opens the store over any storage that can be opened again and again. When that fails it is
+    /// left alone for `rest` before the next attempt.
     ///
     /// # Errors
     /// In words: what is wrong with it.
@@ -106,18 +116,28 @@ impl DiskStore {
         backend: B,
         capacity: usize,
         durability: Durability,
+        rest: Duration,
     ) -> Result<(Self, Vec<Recovered>), String> {
-        let open = move || Tables::open(backend.clone());
-        Self::over(Box::new(open), capacity, durability).map_err(|fault| fault.to_string())
+        let is_empty = backend.len().map(|len| len == 0).map_err(|error| error.to_string())?;
+        let made = if is_empty { Tables::make(backend.clone()) } else { Ok(()) };
+        let opened = made.and_then(|()| Self::over(backend, capacity, durability, rest));
+        opened.map_err(|fault| fault.to_string())
     }
 
-    fn over(
-        open: Open,
+    fn over<B: StorageBackend + Clone>(
+        backend: B,
         capacity: usize,
         durability: Durability,
+        rest: Duration,
     ) -> Result<(Self, Vec<Recovered>), Fault> {
+        let storage = Unsynced::new(backend);
+        let open: Open = Box::new(move || {
+            storage.rewrite()?;
+            Tables::open(storage.clone())
+        });
         let tables = open()?;
         let (ledger, recovered) = open::ledger(tables.contents()?, capacity);
+        tables.accept()?;
         let (orders, received) = unbounded();
         let pace = match durability {
             Durability::Commit => Pace::Urgent,
@@ -125,9 +145,9 @@ impl DiskStore {
         };
         let shared = Shared::new(Guarded::new(ledger, orders, pace), tables, open);
         let (last_word, lost) = bounded(1);
-        let writer = Writer::new(Arc::clone(&shared), received, durability, last_word);
+        let writer = Writer::new(Arc::clone(&shared), received, durability, rest, last_word);
         thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
-        Ok((Self { shared, durability, lost, _directory: None }, recovered))
+        Ok((Self { shared, durability, rest, lost, _directory: None }, recovered))
     }
 
     /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
@@ -138,9 +158,9 @@ impl DiskStore {
         let keep = record.keep();
         let mut state = self.shared.lock();
         if let Some(key) = &key
-            && let Some(id) = state.ledger.recall(&owner, key)?
+            && let Some((id, certain)) = self.known(&state, &owner, key)?
         {
-            return Ok(Offered::Known(id));
+            return Ok(Offered::Known(id, certain));
         }
         state.ledger.charge(bytes)?;
         let id = state.ledger.next_id(now);
@@ -160,12 +180,36 @@ impl DiskStore {
         Ok(Offered::New(id, Some(state.ask(change, Then::Accept(job, pending, keep)))))
     }
 
-    /// Takes a submission that was refused off the accounts.
-    fn withdraw(&self, owner: &Owner, key: Option<&IdempotencyKey>, bytes: usize) {
-        let mut state = self.shared.lock();
-        state.ledger.discharge(bytes);
-        if let Some(key) = key {
-            state.ledger.take_key(owner, &key.key);
+    /// The job that was offered under this key.
+    fn known(
+        &self,
+        state: &Guarded,
+        owner: &Owner,
+        key: &IdempotencyKey,
+    ) -> Result<Option<(JobId, Certain)>, Refused> {
+        let found = state.ledger.recall(owner, key)?;
+        // Those who were answered before a commit are accepted, and so are those that were leased
+        // since: the refused have lost their keys.
+        let sure = |id| self.durability == Durability::Relaxed && state.is_leased(id);
+        Ok(found.map(|id| (id, if sure(id) { Certain::Yes } else { Certain::NotYet })))
+    }
+
+    /// Waits until the job of a key is accepted, or is not.
+    fn settle(
+        &self,
+        owner: &Owner,
+        key: &IdempotencyKey,
+        id: JobId,
+        certain: Certain,
+    ) -> Result<JobId, Refused> {
+        if certain == Certain::Yes {
+            return Ok(id);
+        }
+        self.flush().map_err(|Failing| Refused::Failing)?;
+        match self.shared.lock().ledger.recall(owner, key) {
+            Ok(Some(found)) if found == id => Ok(id),
+            // Refused meanwhile.
+            _ => Err(Refused::Failing),
         }
     }
 
@@ -173,13 +217,13 @@ impl DiskStore {
     /// request is damaged: then it has its result.
     fn fetch(&self, job: &JobKey, execution: &Execution, now: Stamp) -> Option<Box<Call>> {
         let error = loop {
-            match self.shared.with_tables(|tables| tables.request(job.id)) {
+            match self.shared.read(|tables| tables.request(job.id)) {
                 Ok(Some(call)) => return Some(call),
                 Ok(None) => break Error::Internal("the stored request is damaged".into()),
                 Err(_) if self.shared.is_closed() => return None,
                 Err(fault) => log::debug!("job={} its request cannot be read: {fault}", job.id),
             }
-            if execution.sleep(REST).is_err() {
+            if execution.sleep(self.rest).is_err() {
                 break Error::Cancelled;
             }
         };
@@ -189,7 +233,7 @@ impl DiskStore {
 
     /// A result that the ledger says is there.
     fn response(&self, job: &JobKey) -> Lookup {
-        match self.shared.with_tables(|tables| tables.response(job.id)) {
+        match self.shared.read(|tables| tables.response(job.id)) {
             Ok(Some(response)) => Lookup::Done(response),
             // Deleted in bulk since.
             Ok(None) => Lookup::Unknown,
@@ -268,30 +312,23 @@ impl Store for DiskStore {
         self.check(0)?;
         let offer = Offer::of(submission, now);
         let (owner, key) = (offer.record.owner.clone(), offer.submission_key.clone());
-        let bytes = offer.bytes;
-        match self.offer(offer)? {
-            Offered::New(id, None) => Ok(Accepted::New(id)),
-            Offered::New(id, Some(outcome)) => wait(&outcome).map_or_else(
-                |Failing| {
-                    self.withdraw(&owner, key.as_ref(), bytes);
-                    Err(Refused::Failing)
-                },
-                |()| Ok(Accepted::New(id)),
-            ),
-            // It may be on its way yet.
-            Offered::Known(id) => {
-                self.settled().map_or(Err(Refused::Failing), |()| Ok(Accepted::Known(id)))
+        match (self.offer(offer)?, key) {
+            (Offered::New(id, None), _) => Ok(Accepted::New(id)),
+            (Offered::New(id, Some(outcome)), _) => match wait(&outcome) {
+                Ok(()) => Ok(Accepted::New(id)),
+                Err(Failing) => Err(Refused::Failing),
+            },
+            (Offered::Known(id, certain), Some(key)) => {
+                self.settle(&owner, &key, id, certain).map(Accepted::Known)
             }
+            // Only a key makes it known.
+            (Offered::Known(..), None) => Err(Refused::Failing),
         }
     }
 
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
-        let found = self.shared.lock().ledger.recall(owner, key)?;
-        match found.map(|id| self.settled().map(|()| id)) {
-            None => Ok(None),
-            Some(Ok(id)) => Ok(Some(id)),
-            Some(Err(Failing)) => Err(Refused::Failing),
-        }
+        let known = self.known(&self.shared.lock(), owner, key)?;
+        known.map(|(id, certain)| self.settle(owner, key, id, certain)).transpose()
     }
 
     fn check(&self, bytes: usize) -> Result<(), Refused> {
@@ -353,7 +390,7 @@ impl Store for DiskStore {
             Found::Pending(pending) => return Ok(Some(pending.log())),
             Found::Done(_) => {}
         }
-        self.shared.with_tables(|tables| tables.log(job.id)).map(Some).map_err(|_| Failing)
+        self.shared.read(|tables| tables.log(job.id)).map(Some).map_err(|_| Failing)
     }
 
     fn peek(&self, job: &JobKey) -> Lookup {

@@ -83,7 +83,7 @@ impl Directory {
             _ => Err(error),
         })?;
         let file = DiskFile::open(&new)?;
-        drop(Tables::open(file.clone())?);
+        Tables::make(file.clone())?;
         fs::rename(&new, path)?;
         File::open(&self.path)?.sync_all()?;
         Ok(file)

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use http::Response;
 
 use super::record::{Record, State};
-use super::tables::{Change, Fault, Tables};
+use super::tables::{Change, Fault, NewJob, Tables};
 use crate::call::Call;
 use crate::job::{Cancelled, JobId, Pending, Phase, Stamp};
 use crate::store::ledger::Ledger;
@@ -43,6 +43,14 @@ pub struct Order {
     pub reply: Reply,
     /// Whether it is worth a commit of its own.
     pub pace: Pace,
+}
+
+impl Order {
+    /// Whether nothing depends on it.
+    pub fn is_void(&self) -> bool {
+        let nothing = matches!(self.then, Then::Nothing) && matches!(self.reply, Reply::None);
+        nothing && self.change.is_void()
+    }
 }
 
 /// What the ledger learns when a change is durable.
@@ -85,6 +93,8 @@ pub struct Shared {
     open: Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>,
     /// Set by the writer while commits fail.
     failing: AtomicBool,
+    /// Set when the tables could not be read, until the writer has seen to it.
+    doubted: AtomicBool,
     /// Notified when the backlog became smaller.
     eased: Condvar,
 }
@@ -144,6 +154,16 @@ impl Guarded {
         self.order(change, Then::Nothing, Reply::None, Pace::Lazy);
     }
 
+    /// Takes a submission that is refused off the accounts.
+    pub fn withdraw(&mut self, job: &NewJob) {
+        let Record { owner, footprint, .. } = &job.record;
+        self.ledger.discharge(*footprint);
+        if let Some(key) = &job.key {
+            self.ledger.discharge(key.footprint());
+            self.ledger.take_key(owner, &key.key);
+        }
+    }
+
     /// Ends a pending job with `response`, or `410` if it was cancelled in time, and hands that over.
     pub fn end(&mut self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
         let unwanted = self.ledger.is_unwanted(job);
@@ -181,6 +201,7 @@ impl Shared {
             tables: RwLock::new(Ok(tables)),
             open,
             failing: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             eased: Condvar::new(),
         })
     }
@@ -189,6 +210,24 @@ impl Shared {
     /// between any two statements.
     pub fn lock(&self) -> MutexGuard<'_, Guarded> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the tables. Where that fails the writer is called: after one failure redb refuses
+    /// everything until it is opened anew.
+    ///
+    /// # Errors
+    /// [`Fault`], also where they are not open.
+    pub fn read<T>(&self, run: impl FnOnce(&Tables) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.with_tables(run).inspect_err(|_| {
+            if !self.doubted.swap(true, Ordering::AcqRel) {
+                self.lock().put_off(Change::Nothing);
+            }
+        })
+    }
+
+    /// Forgets that the tables could not be read: what comes will show.
+    pub fn trust(&self) {
+        self.doubted.store(false, Ordering::Release);
     }
 
     /// Uses the tables.
@@ -207,14 +246,15 @@ impl Shared {
     pub fn reopen(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         // The old one first: it lets go of the file.
-        *tables = Err(String::new());
-        *tables = (self.open)().map_err(|fault| fault.to_string());
+        close(std::mem::replace(&mut *tables, Err(String::new())));
+        let opened = (self.open)().and_then(|tables| tables.accept().map(|()| tables));
+        *tables = opened.map_err(|fault| fault.to_string());
     }
 
     /// Closes the tables for good.
     pub fn shut(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        *tables = Err("the store is closed".into());
+        close(std::mem::replace(&mut *tables, Err("the store is closed".into())));
     }
 
     /// Whether commits fail at the moment.
@@ -258,5 +298,11 @@ impl Shared {
     /// The last id that was given out.
     pub fn last_id(&self) -> Option<JobId> {
         self.lock().ledger.last_id()
+    }
+}
+
+fn close(tables: Result<Tables, String>) {
+    if let Ok(Err(fault)) = tables.map(Tables::close) {
+        log::debug!("the tables could not be closed in order: {fault}");
     }
 }

@@ -15,6 +15,7 @@ use redb::{
 };
 
 use super::record::{KeyRecord, Record, State, key_name};
+use super::trial::{Accept, Trial};
 use crate::call::{Call, Owner};
 use crate::job::JobId;
 use crate::job::message;
@@ -83,6 +84,16 @@ impl Change {
         }
     }
 
+    /// Whether it changes nothing.
+    pub const fn is_void(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Forget(ids) | Self::Remove(ids) => ids.is_empty(),
+            Self::RemoveKeys(keys) => keys.is_empty(),
+            Self::Accept(_) | Self::Start(_) | Self::Finish(..) | Self::Withdraw(_) => false,
+        }
+    }
+
     /// What takes it back, where it is the acceptance of a job: without its request, which is not
     /// needed for that.
     #[must_use]
@@ -138,34 +149,71 @@ pub struct Contents {
 }
 
 /// The tables of one open file.
-pub struct Tables(Database);
+pub struct Tables {
+    database: Database,
+    trial: Box<dyn Accept>,
+}
 
 impl Tables {
-    /// Opens the tables of a file, or makes them where it is empty.
+    /// Opens the tables of a file, which is not changed before they are [accepted](Self::accept).
     ///
     /// # Errors
     /// [`Fault`] where it is none of deferd's files, or damaged.
-    pub fn open(backend: impl StorageBackend) -> Result<Self, Fault> {
+    pub fn open(storage: impl StorageBackend + Clone) -> Result<Self, Fault> {
         guarded(|| {
-            let is_new = backend.len().map_err(redb::StorageError::from)? == 0;
+            let trial = Trial::new(storage)?;
             let mut builder = Database::builder();
             // Otherwise damage would show at some later time, or never.
-            builder.set_cache_size(CACHE).set_check_integrity_on_open(!is_new);
-            let tables = Self(builder.create_with_backend(backend)?);
+            builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+            if trial.len()? == 0 {
+                return Err(Fault::new("it is empty"));
+            }
+            let database = builder.create_with_backend(trial.clone())?;
+            let tables = Self { database, trial: Box::new(trial) };
             tables.check_format()?;
             Ok(tables)
         })
     }
 
+    /// Makes the tables of a file that is empty.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn make(storage: impl StorageBackend) -> Result<(), Fault> {
+        guarded(|| {
+            let database = Database::builder().create_with_backend(storage)?;
+            let write = database.begin_write()?;
+            write.open_table(META)?.insert("format", FORMAT)?;
+            write.open_table(JOBS)?;
+            write.open_table(MESSAGES)?;
+            write.open_table(LOGS)?;
+            write.open_table(KEYS)?;
+            write.commit()?;
+            Ok(database.close()?)
+        })
+    }
+
+    /// Allows the file to be changed.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn accept(&self) -> Result<(), Fault> {
+        Ok(self.trial.accept()?)
+    }
+
+    /// Closes them, so that they need not be repaired when they are opened again.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn close(self) -> Result<(), Fault> {
+        guarded(|| Ok(self.database.close()?))
+    }
+
     fn check_format(&self) -> Result<(), Fault> {
-        let read = self.0.begin_read()?;
-        let found = match read.open_table(META) {
+        let found = match self.database.begin_read()?.open_table(META) {
             Ok(meta) => meta.get("format")?.map(|version| version.value()),
-            Err(TableError::TableDoesNotExist(_)) if read.list_tables()?.next().is_none() => {
-                return self.make();
-            }
-            Err(TableError::TableDoesNotExist(_)) => None,
-            Err(error) => return Err(error.into()),
+            Err(TableError::Storage(error)) => return Err(error.into()),
+            Err(_) => None,
         };
         match found {
             Some(FORMAT) => Ok(()),
@@ -176,17 +224,6 @@ impl Tables {
         }
     }
 
-    /// Makes the tables of a new file.
-    fn make(&self) -> Result<(), Fault> {
-        let write = self.0.begin_write()?;
-        write.open_table(META)?.insert("format", FORMAT)?;
-        write.open_table(JOBS)?;
-        write.open_table(MESSAGES)?;
-        write.open_table(LOGS)?;
-        write.open_table(KEYS)?;
-        Ok(write.commit()?)
-    }
-
     /// Reads everything but messages and logs.
     ///
     /// # Errors
@@ -194,7 +231,7 @@ impl Tables {
     pub fn contents(&self) -> Result<Contents, Fault> {
         guarded(|| {
             let mut contents = Contents::default();
-            let read = self.0.begin_read()?;
+            let read = self.database.begin_read()?;
             for row in read.open_table(JOBS)?.iter()? {
                 let (id, record) = row?;
                 let known = JobId::new(id.value()).zip(Record::read(record.value()));
@@ -223,7 +260,7 @@ impl Tables {
         last: Option<JobId>,
     ) -> Result<(), Fault> {
         guarded(|| {
-            let mut write = self.0.begin_write()?;
+            let mut write = self.database.begin_write()?;
             write.set_durability(Durability::Immediate)?;
             let mut open = OpenTables::of(&write)?;
             for change in changes {
@@ -268,7 +305,7 @@ impl Tables {
 
     fn job(&self, id: JobId) -> Result<Option<(Record, Bytes)>, Fault> {
         guarded(|| {
-            let read = self.0.begin_read()?;
+            let read = self.database.begin_read()?;
             let record = read.open_table(JOBS)?.get(id.number())?;
             let message = read.open_table(MESSAGES)?.get(id.number())?;
             let both = record.zip(message);
@@ -284,7 +321,7 @@ impl Tables {
         id: JobId,
     ) -> Result<Option<Bytes>, Fault> {
         guarded(|| {
-            let row = self.0.begin_read()?.open_table(table)?.get(id.number())?;
+            let row = self.database.begin_read()?.open_table(table)?.get(id.number())?;
             Ok(row.map(|value| Bytes::copy_from_slice(value.value())))
         })
     }

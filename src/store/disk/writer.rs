@@ -22,8 +22,6 @@ const RELAXED: Duration = Duration::from_millis(40);
 /// How much goes into one commit, in changes and in bytes: redb holds it in memory.
 const MAX_CHANGES: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
-/// How long a disk that failed is left alone.
-const REST: Duration = Duration::from_secs(1);
 /// How often the same trouble is told.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How far above the last id the ids are that may be given out without being on disk, in their
@@ -35,24 +33,30 @@ pub struct Writer {
     shared: Arc<Shared>,
     orders: Receiver<Order>,
     durability: Durability,
+    /// How long a disk that failed is left alone.
+    rest: Duration,
     batch: Vec<Order>,
     /// Up to which id the ids may be given out that are not on disk, once the batch is.
     lease: Option<JobId>,
     /// When the last trouble was told.
     told: Option<Instant>,
+    /// Whether the trouble was told, and that it is over was not.
+    is_end_owed: bool,
     /// Told at the end: the jobs that were accepted and are not durable.
     lost: Sender<Vec<JobId>>,
 }
 
 impl Writer {
     /// A writer of what comes from `orders`.
-    pub const fn new(
+    pub fn new(
         shared: Arc<Shared>,
         orders: Receiver<Order>,
         durability: Durability,
+        rest: Duration,
         lost: Sender<Vec<JobId>>,
     ) -> Self {
-        Self { shared, orders, durability, batch: Vec::new(), lease: None, told: None, lost }
+        let (batch, lease, told, is_end_owed) = <_>::default();
+        Self { shared, orders, durability, rest, batch, lease, told, is_end_owed, lost }
     }
 
     /// Writes until the store is closed and everything is written, or cannot be.
@@ -111,6 +115,7 @@ impl Writer {
     }
 
     fn try_commit(&mut self) -> Result<(), Fault> {
+        self.shared.trust();
         let last = self.last_id();
         self.lease = last.filter(|_| self.durability == Durability::Relaxed);
         let changes = self.batch.iter().map(|order| &order.change);
@@ -135,7 +140,8 @@ impl Writer {
         self.shared.set_failing(true);
         loop {
             self.tell(&fault);
-            self.batch.iter_mut().for_each(refuse);
+            let batch = std::mem::take(&mut self.batch);
+            self.batch.extend(batch.into_iter().filter_map(|order| refuse(order, &self.shared)));
             // At once, so that results can be read meanwhile.
             self.shared.reopen();
             let open = self.rest();
@@ -146,19 +152,21 @@ impl Writer {
             }
         }
         self.shared.set_failing(false);
-        self.told = None;
-        log::info!("the store on disk works again");
+        // Told only where the trouble was: a disk may fail and work by turns.
+        if std::mem::take(&mut self.is_end_owed) {
+            log::info!("the store on disk works again");
+        }
         Ok(())
     }
 
     /// Leaves the disk alone for a while; `false` when the store was closed.
     fn rest(&mut self) -> bool {
-        let until = Instant::now() + REST;
+        let until = Instant::now() + self.rest;
         loop {
             match self.orders.recv_deadline(until) {
-                Ok(mut order) => {
-                    refuse(&mut order);
-                    self.batch.push(order);
+                Ok(order) => {
+                    let refused = refuse(order, &self.shared);
+                    self.batch.extend(refused);
                 }
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -172,6 +180,7 @@ impl Writer {
                 "the store on disk fails, new jobs are refused until it works again: {fault}"
             );
             self.told = Some(Instant::now());
+            self.is_end_owed = true;
         }
     }
 
@@ -229,15 +238,20 @@ fn settle_request(state: &mut Guarded, job: &JobKey) -> Option<Request> {
     }
 }
 
-/// Tells whoever waits that it will take a while. A submission is taken back: from the disk too,
-/// which may have it.
-fn refuse(order: &mut Order) {
-    let Reply::Outcome(reply) = &order.reply else { return };
-    let _ = reply.send(Err(Failing));
-    order.reply = Reply::None;
-    if let Change::Accept(_) = &order.change {
-        order.then = Then::Nothing;
-        let change = std::mem::replace(&mut order.change, Change::Nothing);
-        order.change = change.withdrawn();
+/// Tells whoever waits that it will take a while. A submission is taken back: off the accounts, and
+/// off the disk, which may have it. What remains to be done, if anything does: a disk that fails for
+/// days must not fill the memory with what nobody waits for any more.
+fn refuse(mut order: Order, shared: &Shared) -> Option<Order> {
+    if let Reply::Outcome(_) = &order.reply {
+        if let Change::Accept(job) = &order.change {
+            shared.lock().withdraw(job);
+            order.then = Then::Nothing;
+            order.change = order.change.withdrawn();
+        }
+        // Only now, when nothing of it is left.
+        if let Reply::Outcome(reply) = std::mem::replace(&mut order.reply, Reply::None) {
+            let _ = reply.send(Err(Failing));
+        }
     }
+    (!order.is_void()).then_some(order)
 }

@@ -1,0 +1,160 @@
+//! A trial: storage that is read, and not written before what it holds was understood.
+//!
+//! Owns what redb writes while it opens a file, since it repairs first and is asked later whose file it
+//! is. Knows nothing of tables. Invariant: until [`Trial::accept`] the storage beneath is as it was; then
+//! everything is written, the header last, when all that it points to is durable.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use redb::StorageBackend;
+
+/// In what portions writes are held back, in bytes.
+const BLOCK: usize = 4096;
+
+/// Storage on trial; its clones are the same.
+#[derive(Clone, Debug)]
+pub struct Trial<B> {
+    storage: B,
+    held: Arc<RwLock<Option<Held>>>,
+}
+
+/// What was written since the trial began; `None` in its place when it is over.
+#[derive(Debug, Default)]
+struct Held {
+    /// How long the storage is.
+    beneath: u64,
+    /// How long it is to be.
+    len: u64,
+    blocks: BTreeMap<u64, Box<[u8; BLOCK]>>,
+}
+
+impl<B: StorageBackend> Trial<B> {
+    /// Begins a trial.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn new(storage: B) -> io::Result<Self> {
+        let len = storage.len()?;
+        let held = Held { beneath: len, len, blocks: BTreeMap::new() };
+        Ok(Self { storage, held: Arc::new(RwLock::new(Some(held))) })
+    }
+
+    fn held(&self) -> RwLockReadGuard<'_, Option<Held>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held_mut(&self) -> RwLockWriteGuard<'_, Option<Held>> {
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The block of this number, as it is in the storage.
+    fn block(&self, number: u64) -> io::Result<Box<[u8; BLOCK]>> {
+        let mut block = Box::new([0; BLOCK]);
+        let from = number * BLOCK as u64;
+        let there = self.storage.len()?.saturating_sub(from).min(BLOCK as u64);
+        self.storage.read(from, &mut block[..there as usize])?;
+        Ok(block)
+    }
+}
+
+/// What can be asked of a trial whatever it is on.
+pub trait Accept: Send + Sync {
+    /// Ends the trial: everything that was held back is written, and from now on nothing is.
+    ///
+    /// # Errors
+    /// Those of the storage; then the trial goes on.
+    fn accept(&self) -> io::Result<()>;
+}
+
+impl<B: StorageBackend> Accept for Trial<B> {
+    fn accept(&self) -> io::Result<()> {
+        let mut held = self.held_mut();
+        let Some(Held { len, blocks, beneath }) = &*held else { return Ok(()) };
+        if beneath != len {
+            self.storage.set_len(*len)?;
+        }
+        let write = |number: u64, block: &[u8; BLOCK]| {
+            let from = number * BLOCK as u64;
+            let there = len.saturating_sub(from).min(BLOCK as u64);
+            self.storage.write(from, &block[..there as usize])
+        };
+        for (&number, block) in blocks.range(1..) {
+            write(number, block)?;
+        }
+        // Also what was there before: whoever wrote it may not have come to sync it.
+        self.storage.sync_data()?;
+        if let Some(header) = blocks.get(&0) {
+            write(0, header)?;
+            self.storage.sync_data()?;
+        }
+        *held = None;
+        Ok(())
+    }
+}
+
+/// The parts of a range of bytes, by block: its number, where the part is in it, and in the range.
+fn parts(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let (at, from) = (offset + done as u64, done);
+        let within = (at % BLOCK as u64) as usize;
+        let part = (BLOCK - within).min(length - done);
+        done += part;
+        (part > 0).then_some((at / BLOCK as u64, within, from..from + part))
+    })
+}
+
+impl<B: StorageBackend> StorageBackend for Trial<B> {
+    fn len(&self) -> io::Result<u64> {
+        self.held().as_ref().map_or_else(|| self.storage.len(), |held| Ok(held.len))
+    }
+
+    fn read(&self, offset: u64, target: &mut [u8]) -> io::Result<()> {
+        let held = self.held();
+        let Some(held) = held.as_ref() else { return self.storage.read(offset, target) };
+        if offset + target.len() as u64 > held.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let there = held.beneath.saturating_sub(offset).min(target.len() as u64) as usize;
+        self.storage.read(offset, &mut target[..there])?;
+        target[there..].fill(0);
+        for (number, within, part) in parts(offset, target.len()) {
+            if let Some(block) = held.blocks.get(&number) {
+                let length = part.len();
+                target[part].copy_from_slice(&block[within..within + length]);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        match self.held_mut().as_mut() {
+            None => return self.storage.set_len(len),
+            Some(held) => held.len = len,
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.held().is_some() { Ok(()) } else { self.storage.sync_data() }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.held().is_none() {
+            return self.storage.write(offset, bytes);
+        }
+        let mut held = self.held_mut();
+        let Some(held) = held.as_mut() else { return self.storage.write(offset, bytes) };
+        for (number, within, part) in parts(offset, bytes.len()) {
+            let block = match held.blocks.entry(number) {
+                Entry::Occupied(block) => block.into_mut(),
+                Entry::Vacant(place) => place.insert(self.block(number)?),
+            };
+            block[within..within + part.len()].copy_from_slice(&bytes[part]);
+        }
+        Ok(())
+    }
+}

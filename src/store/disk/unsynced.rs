@@ -1,0 +1,103 @@
+//! What was written and not synced: kept in mind, so that a sync that failed can be made good.
+//!
+//! Owns the ranges that were written since the last sync. Knows nothing of files and jobs. Invariant: until
+//! a sync succeeds, every range written since the last one that did can be written again, because a
+//! kernel may hold what a failed sync gave up for clean.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::StorageBackend;
+
+/// Storage that can be written again; its clones are the same.
+#[derive(Clone, Debug)]
+pub struct Unsynced<B> {
+    storage: B,
+    written: Arc<Mutex<Ranges>>,
+}
+
+/// Ranges of bytes, from offset to end, none of which overlap or touch.
+#[derive(Debug, Default)]
+struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    fn add(&mut self, mut from: u64, mut to: u64) {
+        while let Some((&other, &end)) = self.0.range(..=to).next_back()
+            && end >= from
+        {
+            self.0.remove(&other);
+            (from, to) = (from.min(other), to.max(end));
+        }
+        self.0.insert(from, to);
+    }
+}
+
+impl<B: StorageBackend> Unsynced<B> {
+    /// Over storage of which everything is synced.
+    pub fn new(storage: B) -> Self {
+        Self { storage, written: Arc::default() }
+    }
+
+    fn written(&self) -> MutexGuard<'_, Ranges> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what was not synced once more, as it reads now: so the next sync has it all to do.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn rewrite(&self) -> io::Result<()> {
+        let len = self.storage.len()?;
+        let mut bytes = Vec::new();
+        for (&from, &to) in &self.written().0 {
+            let length = to.min(len).saturating_sub(from);
+            bytes.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
+            self.storage.read(from, &mut bytes)?;
+            self.storage.write(from, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: StorageBackend> StorageBackend for Unsynced<B> {
+    fn len(&self) -> io::Result<u64> {
+        self.storage.len()
+    }
+
+    fn read(&self, offset: u64, target: &mut [u8]) -> io::Result<()> {
+        self.storage.read(offset, target)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.storage.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // Taken before, so that what is written meanwhile stays.
+        let synced = std::mem::take(&mut *self.written());
+        self.storage.sync_data().inspect_err(|_| {
+            let mut written = self.written();
+            synced.0.into_iter().for_each(|(from, to)| written.add(from, to));
+        })
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.written().add(offset, offset + bytes.len() as u64);
+        self.storage.write(offset, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        let mut ranges = Ranges::default();
+        for (from, to) in [(10, 20), (40, 50), (0, 5), (20, 30), (12, 14), (4, 10), (29, 41)] {
+            ranges.add(from, to);
+        }
+        assert_eq!(ranges.0.into_iter().collect::<Vec<_>>(), [(0, 50)]);
+    }
+}
