@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 
 /// The authenticated user to whom a job belongs; the empty name where nobody needs to say who they are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,6 +154,11 @@ impl From<Response<Bytes>> for Answer {
         Self { response, receipt: Receipt::none() }
     }
 }
+
+/// An extension of a response to HEAD whose handler did not make the content of GET: the length that
+/// this would have, if that is known.
+#[derive(Clone, Debug)]
+pub struct LengthOfGet(pub Option<HeaderValue>);
 
 /// An empty response of the given status code.
 pub fn empty(status: StatusCode) -> Response<Bytes> {

@@ -14,9 +14,10 @@
 //! - [`front`]: sockets. `accept` → `connection` → `head` → `body` → (service) → `reply`;
 //!   `tiny_http` is the other front.
 //! - [`service`]: checks a request, then runs it or defers it; the access log. `browser` says which
-//!   pages may ask, `auth` who.
+//!   pages may ask, `auth` who, `prefer` how a client wants to be answered.
 //! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for
-//!   scripts, `locate` finds them, `environment` prepares them, `child` runs them.
+//!   scripts, `locate` finds them, `environment` prepares them, `child` runs them; `upstream` calls
+//!   another service, and `hop_by_hop` says which fields end here.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
@@ -41,6 +42,7 @@ pub mod handler;
 pub mod job;
 pub mod jobs;
 pub mod listen;
+pub mod prefer;
 pub mod queue;
 pub mod server;
 pub mod service;

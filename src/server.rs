@@ -9,16 +9,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http::Uri;
+
 use crate::api::{self, Access, Api};
 use crate::auth::Auth;
 use crate::browser::{HostCheck, Policy};
-use crate::config::{Config, FrontKind, Invalid, RouteConfig, Target};
+use crate::config::{CONNECT_TIMEOUT, Config, FrontKind, Invalid, RouteConfig, Target};
 #[cfg(feature = "tiny_http")]
 use crate::front;
 use crate::front::{Limits, Listener, Listening, Stopper};
 use crate::handler::cgi::CgiHandler;
 use crate::handler::routes::{Route, Routes};
 use crate::handler::run::RunHandler;
+use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
@@ -218,7 +221,18 @@ fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
 }
 
 fn handler(route: &RouteConfig, config: &Config) -> Result<Box<dyn Handler>, Invalid> {
-    let (Target::Cgi(directory) | Target::Run(directory)) = &route.target;
+    match &route.target {
+        Target::Cgi(directory) => {
+            script(route, config, directory).map(|script| Box::new(CgiHandler::new(script)) as _)
+        }
+        Target::Run(directory) => {
+            script(route, config, directory).map(|script| Box::new(RunHandler::new(script)) as _)
+        }
+        Target::Upstream(uri) => Ok(Box::new(UpstreamHandler::new(upstream(route, config, uri)?))),
+    }
+}
+
+fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<ScriptRoute, Invalid> {
     let invalid = |what: io::Error| {
         Invalid::new("--route", &route.prefix, format!("directory {}: {what}", directory.display()))
     };
@@ -226,15 +240,27 @@ fn handler(route: &RouteConfig, config: &Config) -> Result<Box<dyn Handler>, Inv
     if !real.is_dir() {
         return Err(invalid(io::ErrorKind::NotADirectory.into()));
     }
-    let script = ScriptRoute {
+    Ok(ScriptRoute {
         prefix: route.prefix.clone(),
         directory: real,
         time_limit: route.timeout.unwrap_or(config.timeout),
         max_output: route.max_output.unwrap_or(config.max_output),
+    })
+}
+
+fn upstream(route: &RouteConfig, config: &Config, uri: &Uri) -> Result<UpstreamRoute, Invalid> {
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return Err(Invalid::new("--route", &route.prefix, "the target has no host"));
     };
-    Ok(match route.target {
-        Target::Cgi(_) => Box::new(CgiHandler::new(script)),
-        Target::Run(_) => Box::new(RunHandler::new(script)),
+    Ok(UpstreamRoute {
+        prefix: route.prefix.clone(),
+        scheme: scheme.clone(),
+        authority: authority.clone(),
+        path: uri.path().to_owned(),
+        time_limit: route.timeout.unwrap_or(config.timeout),
+        connect_limit: route.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        max_output: route.max_output.unwrap_or(config.max_output),
+        max_head: config.max_head,
     })
 }
 

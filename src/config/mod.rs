@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lexopt::ValueExt;
-pub use route::{RouteConfig, Target};
+pub use route::{CONNECT_TIMEOUT, RouteConfig, Target};
 
 use crate::listen::Address;
 use crate::store::disk::Durability;

@@ -5,6 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+use http::uri::Authority;
+
 use super::value;
 use crate::api;
 use crate::store::StartRecord;
@@ -20,11 +23,17 @@ pub struct RouteConfig {
     pub timeout: Option<Duration>,
     /// How many of its jobs run at once, where not as many as there are workers.
     pub concurrency: Option<usize>,
-    /// How much its scripts may write to stdout, where not as `--max-output` says.
+    /// How much its scripts may write to stdout, or its upstream answer, where not as `--max-output`
+    /// says.
     pub max_output: Option<usize>,
     /// What has to be known of its jobs after a crash: `rerun=yes` runs them again.
     pub start_record: StartRecord,
+    /// How long connecting to its upstream may take, where not [`CONNECT_TIMEOUT`].
+    pub connect_timeout: Option<Duration>,
 }
+
+/// How long connecting to an upstream may take where its route says nothing else.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What stands behind a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +42,8 @@ pub enum Target {
     Cgi(PathBuf),
     /// Plain programs below a directory.
     Run(PathBuf),
+    /// An HTTP service.
+    Upstream(Uri),
 }
 
 /// Reads a route.
@@ -51,19 +62,13 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         concurrency: None,
         max_output: None,
         start_record: StartRecord::Before,
+        connect_timeout: None,
     };
     for option in rest {
         let (name, text) = option
             .split_once('=')
             .ok_or_else(|| format!("{option:?} is not of the form option=value"))?;
-        match name {
-            "timeout" => value::duration(text).map(|v| route.timeout = Some(v)),
-            "concurrency" => value::count(text).map(|v| route.concurrency = Some(v)),
-            "max-output" => value::size(text).map(|v| route.max_output = Some(v)),
-            "rerun" => rerun(text).map(|v| route.start_record = v),
-            _ => Err("no such option of a route: timeout, concurrency, max-output, rerun".into()),
-        }
-        .map_err(|what| format!("{name} {text:?}: {what}"))?;
+        set(&mut route, name, text).map_err(|what| format!("{name} {text:?}: {what}"))?;
     }
     Ok(route)
 }
@@ -75,6 +80,24 @@ fn rerun(text: &str) -> Result<StartRecord, String> {
         _ => Err("neither yes nor no".into()),
     }
 }
+
+/// Sets one option.
+fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
+    match name {
+        "timeout" => value::duration(text).map(|v| route.timeout = Some(v)),
+        "concurrency" => value::count(text).map(|v| route.concurrency = Some(v)),
+        "max-output" => value::size(text).map(|v| route.max_output = Some(v)),
+        "rerun" => rerun(text).map(|v| route.start_record = v),
+        _ if !matches!(route.target, Target::Upstream(_)) => {
+            Err(format!("no such option of a route to scripts: {OPTIONS}"))
+        }
+        "connect-timeout" => value::duration(text).map(|v| route.connect_timeout = Some(v)),
+        _ => Err(format!("no such option of a route: {OPTIONS}, {OF_UPSTREAMS}")),
+    }
+}
+
+const OPTIONS: &str = "timeout, concurrency, max-output, rerun";
+const OF_UPSTREAMS: &str = "connect-timeout";
 
 fn checked_prefix(prefix: &str) -> Result<&str, String> {
     let own =
@@ -96,8 +119,33 @@ fn target(text: &str) -> Result<Target, String> {
     match text.split_once(':') {
         Some(("cgi", directory)) if !directory.is_empty() => Ok(Target::Cgi(directory.into())),
         Some(("run", directory)) if !directory.is_empty() => Ok(Target::Run(directory.into())),
-        _ => Err("the target is neither cgi:DIR nor run:DIR".into()),
+        Some(("http" | "https", rest)) if rest.starts_with("//") => {
+            upstream(text).map(Target::Upstream)
+        }
+        _ => Err("the target is neither cgi:DIR, run:DIR nor http://HOST[:PORT]/PATH".into()),
     }
+}
+
+fn upstream(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error| format!("the target is no URL: {error}"))?;
+    let authority = uri.authority().map_or("", Authority::as_str);
+    if authority.contains('@') {
+        return Err(
+            "the target must have no user in it: clients bring their own credentials".into()
+        );
+    }
+    let host = uri.host().unwrap_or_default();
+    // The port of `host:` or `host:99999` is none.
+    if host.is_empty() || (authority.len() > host.len() && uri.port_u16().is_none()) {
+        return Err("the target has no host, or a port that is none".into());
+    }
+    if text.contains(['?', '#']) {
+        return Err("the target must end with its path: the query is the client's".into());
+    }
+    if uri.scheme_str() == Some("https") && cfg!(not(feature = "tls")) {
+        return Err("this deferd was built without https: build it with the feature tls".into());
+    }
+    Ok(uri)
 }
 
 #[cfg(test)]
@@ -114,6 +162,10 @@ mod tests {
         assert_eq!(route.start_record, StartRecord::Before);
         assert_eq!(parse("/=run:x").unwrap().target, Target::Run("x".into()));
         assert_eq!(parse("/=run:x,rerun=yes").unwrap().start_record, StartRecord::Never);
+        let route = parse("/llm/=http://[::1]:11434/v1,connect-timeout=300ms").unwrap();
+        let uri: Uri = "http://[::1]:11434/v1".parse().unwrap();
+        assert_eq!(route.target, Target::Upstream(uri));
+        assert_eq!(route.connect_timeout, Some(Duration::from_millis(300)));
     }
 
     #[test]
@@ -134,6 +186,17 @@ mod tests {
             ("/x=run:y,colour=red", "no such option of a route"),
             ("/x=run:y,concurrency=0", "at least 1"),
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
+            ("/x=run:y,connect-timeout=1s", "no such option of a route to scripts"),
+            ("/x=http:y", "neither cgi:DIR"),
+            ("/x=http://", "no URL"),
+            ("/x=http://h:/", "a port that is none"),
+            ("/x=http://h:99999/", "a port that is none"),
+            ("/x=http://u:p@h/", "no user"),
+            ("/x=http://h/?q=1", "end with its path"),
+            ("/x=http://h/#f", "end with its path"),
+            #[cfg(not(feature = "tls"))]
+            ("/x=https://h/", "without https"),
+            ("/x=ftp://h/", "neither cgi:DIR"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -1,7 +1,8 @@
 //! Writing an answer: status line, fields and content (RFC 9112 sections 4 and 6).
 //!
 //! Owns the fields that belong to the connection: `date`, `content-length`, `connection`. Invariant:
-//! the content-length is that of the content, whatever a handler said; `204` and `304` have none.
+//! the content-length is that of the content, whatever a handler said (to HEAD, what it says of GET's);
+//! `204` and `304` have none.
 
 use std::io::{self, IoSlice, Write};
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{Response, StatusCode, Version};
 
 use super::head::Persistence;
+use crate::call::LengthOfGet;
 
 /// Content up to this size is copied behind the head; larger content is written from where it is.
 const SMALL: usize = 4096;
@@ -69,8 +71,10 @@ pub fn write(
         put(&mut head, "date", clock.date().as_bytes());
     }
     let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if has_content {
-        write!(head, "content-length: {}\r\n", body.len())?;
+    match response.extensions().get::<LengthOfGet>().filter(|_| content == Content::Omitted) {
+        Some(LengthOfGet(Some(length))) => put(&mut head, "content-length", length.as_bytes()),
+        None if has_content => write!(head, "content-length: {}\r\n", body.len())?,
+        _ => {}
     }
     match (persistence, version) {
         (Persistence::Close, _) => put(&mut head, "connection", b"close"),

@@ -8,12 +8,13 @@
 use std::os::unix::process::ExitStatusExt;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode};
 
 use super::child::Output;
+use super::hop_by_hop::{self, Direction};
 use super::run::run_script;
 use super::{Handler, Outcome, ScriptRoute, locate};
 use crate::call::Call;
@@ -24,25 +25,6 @@ use crate::job::execution::Execution;
 const MAX_FIELDS: usize = 100;
 
 const STATUS: HeaderName = HeaderName::from_static("status");
-
-/// Fields of a script's response that do not reach the client.
-const NOT_PASSED: [&str; 11] = [
-    // Hop-by-hop (RFC 9110 section 7.6.1): the connection to the client is deferd's own.
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    // The content that came is the content: its length is known.
-    "content-length",
-    // Whether an answer is a job's own result is deferd's to say.
-    "x-arango-async-id",
-    "x-arango-async-job-id",
-    // CGI's own (section 6.3.3).
-    "status",
-];
 
 /// Runs the CGI scripts of one directory.
 pub struct CgiHandler {
@@ -137,19 +119,9 @@ fn status(fields: &HeaderMap) -> Result<Option<StatusCode>, Error> {
 }
 
 fn passed(mut fields: HeaderMap) -> HeaderMap {
-    // Fields that Connection names are hop-by-hop as well.
-    let named: Vec<HeaderName> = fields
-        .get_all(http::header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect();
-    for name in named.iter().filter(|&name| *name != CONTENT_LENGTH && *name != CONTENT_TYPE) {
-        fields.remove(name);
-    }
-    for name in NOT_PASSED {
-        fields.remove(name);
-    }
+    hop_by_hop::strip(&mut fields, Direction::Response);
+    // CGI's own (section 6.3.3).
+    fields.remove(STATUS);
     fields
 }
 

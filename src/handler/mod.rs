@@ -7,10 +7,12 @@
 pub mod cgi;
 pub mod child;
 pub mod environment;
+pub mod hop_by_hop;
 pub mod locate;
 pub mod routes;
 pub mod run;
 pub mod stderr;
+pub mod upstream;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -10,6 +10,7 @@
 
 pub mod hold;
 mod processes;
+pub mod upstream;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};

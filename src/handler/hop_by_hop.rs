@@ -1,0 +1,117 @@
+//! Fields that end at deferd: those of one connection, and those that deferd says anew.
+//!
+//! Owns the one table of them, for requests to an upstream and for responses of scripts and upstreams.
+//! Invariant: what is not in the table, and not named by `connection`, passes unchanged.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To an upstream.
+    Request,
+    /// From a script or an upstream.
+    Response,
+}
+
+/// In which messages a field ends here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Requests,
+    Responses,
+    Both,
+}
+
+use Ends::{Both, Requests, Responses};
+
+const TABLE: [(&str, Ends); 20] = [
+    // Of the connection (RFC 9110 section 7.6.1).
+    ("connection", Both),
+    ("keep-alive", Both),
+    ("proxy-connection", Both),
+    ("te", Both),
+    ("trailer", Both),
+    ("transfer-encoding", Both),
+    ("upgrade", Both),
+    // Between a proxy and its client (section 11.7).
+    ("proxy-authenticate", Both),
+    ("proxy-authentication-info", Both),
+    ("proxy-authorization", Both),
+    // The content is whole when it goes on: its length is known, and nobody waits for a `100`.
+    ("content-length", Both),
+    ("expect", Requests),
+    // The upstream's own name stands here; the client's is in x-forwarded-host.
+    ("host", Requests),
+    // What deferd has done already.
+    ("x-arango-async", Requests),
+    ("x-http-method-override", Requests),
+    ("x-http-method", Requests),
+    ("x-method-override", Requests),
+    // Whether an answer is a job's own result, and how often it was tried, is deferd's to say.
+    ("x-arango-async-id", Responses),
+    ("x-arango-async-job-id", Responses),
+    ("x-attempts", Responses),
+];
+
+/// Removes the fields that end here.
+pub fn strip(fields: &mut HeaderMap, direction: Direction) {
+    // What `connection` names belongs to the connection too, but it cannot take what the content
+    // needs to be understood.
+    let named: Vec<HeaderName> = fields
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| ![CONTENT_LENGTH, CONTENT_TYPE].contains(name))
+        .collect();
+    for name in named {
+        fields.remove(name);
+    }
+    let here = match direction {
+        Direction::Request => Requests,
+        Direction::Response => Responses,
+    };
+    for (name, ends) in TABLE {
+        if ends == Both || ends == here {
+            fields.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn left(direction: Direction, names: &[(&'static str, &'static str)]) -> Vec<String> {
+        let mut fields = HeaderMap::new();
+        for (name, value) in names {
+            fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        strip(&mut fields, direction);
+        let mut left: Vec<String> = fields.keys().map(ToString::to_string).collect();
+        left.sort();
+        left
+    }
+
+    #[test]
+    fn what_connection_names_ends_here_but_for_what_the_content_needs() {
+        let fields = [
+            ("connection", "close, X-Hop"),
+            ("connection", "content-type"),
+            ("x-hop", "1"),
+            ("x-end", "1"),
+            ("content-type", "a/b"),
+        ];
+        for direction in [Direction::Request, Direction::Response] {
+            assert_eq!(left(direction, &fields), ["content-type", "x-end"]);
+        }
+    }
+
+    #[test]
+    fn a_field_of_one_direction_passes_in_the_other() {
+        let fields = [("host", "a"), ("x-attempts", "1"), ("te", "trailers")];
+        assert_eq!(left(Direction::Request, &fields), ["x-attempts"]);
+        assert_eq!(left(Direction::Response, &fields), ["host"]);
+    }
+}

@@ -1,0 +1,259 @@
+//! The `http://` target: any HTTP service behind a path prefix.
+//!
+//! Owns the call from a request to an answer: once more where a kept connection was stale, and in words
+//! where it fails. What is sent is `request`'s, the connection `socket`'s. HTTP itself is ureq's, which
+//! follows no redirect here, decodes no content, adds no field of its own and takes no status code for
+//! an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
+//! its time limit, and at once when it is stopped.
+
+mod request;
+mod resolve;
+mod socket;
+
+use std::io::{self, ErrorKind, Read};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{Method, Response};
+use ureq::{Agent, Body};
+
+use super::hop_by_hop::{self, Direction};
+use super::{Handler, Outcome};
+use crate::call::{Call, LengthOfGet};
+use crate::error::Error;
+use crate::job::execution::Execution;
+use socket::{Line, Phase};
+
+/// How long a connection to an upstream is kept without use: less than the 5 s after which the most
+/// impatient of the common servers close theirs.
+const IDLE_TIME: Duration = Duration::from_secs(4);
+
+/// How many connections without use are kept to an upstream.
+const MAX_IDLE: usize = 16;
+
+/// How large the head of an upstream's answer may be, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// An upstream, and within which bounds it is called.
+#[derive(Clone, Debug)]
+pub struct UpstreamRoute {
+    /// The path prefix of the route.
+    pub prefix: String,
+    /// `http` or, with the feature `tls`, `https`.
+    pub scheme: Scheme,
+    /// Host and port.
+    pub authority: Authority,
+    /// What replaces the prefix.
+    pub path: String,
+    /// How long a call may take.
+    pub time_limit: Duration,
+    /// How long it may take until there is a connection.
+    pub connect_limit: Duration,
+    /// How large the answer's content may be, in bytes.
+    pub max_output: usize,
+    /// How large the head of a request can be, in bytes.
+    pub max_head: usize,
+}
+
+/// Calls one upstream.
+pub struct UpstreamHandler {
+    route: UpstreamRoute,
+    agent: Agent,
+}
+
+impl UpstreamHandler {
+    /// The upstream of this route. Nothing is connected before the first call.
+    pub fn new(route: UpstreamRoute) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .allow_non_standard_methods(true)
+            // Nothing that the client did not send, and no proxy out of the environment.
+            .user_agent("")
+            .accept("")
+            .accept_encoding("")
+            .proxy(None)
+            .input_buffer_size(MAX_HEAD)
+            .max_response_header_size(MAX_HEAD)
+            // The longest line of a request must fit: deferd's own fields beside the client's.
+            .output_buffer_size(route.max_head + 4096)
+            .max_idle_age(IDLE_TIME)
+            .max_idle_connections(MAX_IDLE)
+            .max_idle_connections_per_host(MAX_IDLE);
+        let agent = socket::agent(config);
+        Self { route, agent }
+    }
+}
+
+impl Handler for UpstreamHandler {
+    fn check(&self, request: &Parts) -> Result<(), Error> {
+        if request.method == Method::CONNECT {
+            return Err(Error::NotImplemented("CONNECT".into()));
+        }
+        request::target(&self.route, &request.uri).map(drop)
+    }
+
+    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
+        let line = Line::open(execution, self.limits())?;
+        let answer = self.call(call, &line).and_then(|response| {
+            line.set_phase(Phase::Receiving);
+            self.answer(call.request.method(), response)
+        });
+        answer.map(Into::into).map_err(|failure| self.error(failure, &line, execution))
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug)]
+enum Failure {
+    /// The request itself cannot be forwarded.
+    Refused(Error),
+    /// The connection, or what came over it.
+    Broken(ureq::Error),
+    /// The answer is one that only an answer to another request could be: in a transfer coding that was
+    /// not asked for, or a switch of protocols.
+    Unasked,
+    /// The content is larger than `max-output`.
+    TooLarge,
+}
+
+impl From<ureq::Error> for Failure {
+    fn from(error: ureq::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl UpstreamHandler {
+    fn limits(&self) -> (Instant, Duration) {
+        (Instant::now() + self.route.time_limit, self.route.connect_limit)
+    }
+
+    /// Sends the request and receives the head of the answer. A kept connection may have been closed by
+    /// the upstream while it was idle; where nothing of an answer came, an idempotent request is safe
+    /// to send again (RFC 9112 section 9.3.1). Each attempt uses up one such connection.
+    fn call(&self, call: &Call, line: &Line<'_>) -> Result<Response<Body>, Failure> {
+        loop {
+            let request = request::forwarded(&self.route, call).map_err(Failure::Refused)?;
+            line.begin();
+            let sent = match request::content(call) {
+                Some(content) => self.agent.run(request.map(|()| content)),
+                None => self.agent.run(request),
+            };
+            match sent {
+                Err(error) if line.is_stale() && call.request.method().is_idempotent() => {
+                    log::debug!("upstream={} a kept connection was closed: {error}", self.name());
+                }
+                sent => return Ok(sent?),
+            }
+        }
+    }
+
+    /// Receives the content of an answer.
+    fn answer(
+        &self,
+        method: &Method,
+        response: Response<Body>,
+    ) -> Result<Response<Bytes>, Failure> {
+        let (mut parts, body) = response.into_parts();
+        let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+        let is_coded = !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if is_coded || parts.status.is_informational() {
+            return Err(Failure::Unasked);
+        }
+        let length = parts.headers.get(CONTENT_LENGTH).cloned();
+        hop_by_hop::strip(&mut parts.headers, Direction::Response);
+        let mut content = Vec::new();
+        let most = self.route.max_output as u64;
+        // One byte more than allowed tells that there is more.
+        let mut reader = body.into_reader().take(most.saturating_add(1));
+        reader.read_to_end(&mut content).map_err(ureq::Error::from)?;
+        if content.len() as u64 > most {
+            return Err(Failure::TooLarge);
+        }
+        // Boxed first: the spare capacity of the reading buffer must not be stored with the result.
+        let mut response = Response::new(Bytes::from(content.into_boxed_slice()));
+        *response.status_mut() = parts.status;
+        *response.headers_mut() = parts.headers;
+        if *method == Method::HEAD {
+            response.extensions_mut().insert(LengthOfGet(length));
+        }
+        Ok(response)
+    }
+
+    /// What to tell the client, and what deferd's operator, who alone is told the address.
+    fn error(&self, failure: Failure, line: &Line<'_>, execution: &Execution) -> Error {
+        if execution.stopped().is_some() {
+            return Error::Cancelled;
+        }
+        let phase = line.phase();
+        let (error, cause) = match failure {
+            Failure::Refused(error) => return error,
+            Failure::Unasked => (bad(INVALID), "101, or a transfer coding".to_owned()),
+            Failure::TooLarge => (bad(TOO_LARGE), TOO_LARGE.to_owned()),
+            Failure::Broken(cause) => (phase.error(&cause), cause.to_string()),
+        };
+        let (job, upstream) = (execution.job_as_log(), self.name());
+        let status = error.status().as_u16();
+        log::warn!("job={job} upstream={upstream} status={status} phase={phase:?}: {cause}");
+        error
+    }
+
+    /// The upstream, as the log shows it.
+    fn name(&self) -> &str {
+        self.route.authority.as_str()
+    }
+}
+
+const INVALID: &str = "its answer is not valid HTTP";
+const TOO_LARGE: &str = "its answer is larger than max-output";
+
+fn bad(what: &str) -> Error {
+    Error::BadGateway(format!("the upstream: {what}").into())
+}
+
+impl Phase {
+    /// How a failure in this phase reads.
+    fn error(self, cause: &ureq::Error) -> Error {
+        let kind = match cause {
+            ureq::Error::Io(error) if is_shortage(error) => {
+                return Error::Unavailable("no connection to the upstream can be opened".into());
+            }
+            ureq::Error::Io(error) => error.kind(),
+            ureq::Error::LargeResponseHeader(..) => {
+                return bad("the head of its answer is too large");
+            }
+            ureq::Error::Protocol(_) | ureq::Error::Http(_) => {
+                return bad(INVALID);
+            }
+            #[cfg(feature = "tls")]
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
+                return bad("no secure connection");
+            }
+            _ => ErrorKind::Other,
+        };
+        let late =
+            |what: &'static str| Error::GatewayTimeout(format!("the upstream: {what}").into());
+        match (self, kind) {
+            (Self::Resolving, _) => bad("its name cannot be resolved"),
+            (Self::Connecting, ErrorKind::TimedOut) => bad("no connection in time"),
+            (Self::Connecting, _) => bad("cannot connect"),
+            (Self::Sending, ErrorKind::TimedOut) => late("it did not take the request in time"),
+            (Self::Sending, _) => bad("the connection broke while the request was sent"),
+            (Self::Waiting, ErrorKind::TimedOut) => late("no answer in time"),
+            (Self::Waiting, _) => bad("it closed the connection without an answer"),
+            (Self::Receiving, ErrorKind::TimedOut) => late("its answer was not complete in time"),
+            (Self::Receiving, _) => bad("its answer broke off"),
+        }
+    }
+}
+
+/// Whether the system is short of what a connection needs: that is not the upstream's fault.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    short.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}

@@ -1,0 +1,191 @@
+//! From a client's request to the one that the upstream gets.
+//!
+//! Owns target and fields; sends nothing. Invariants: the target stays below the route's path, whatever
+//! the upstream makes of dots and escapes; of deferd's own concerns (its credentials, its fields, its
+//! preferences) nothing goes on.
+
+use std::net::IpAddr;
+
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, Request};
+
+use super::UpstreamRoute;
+use crate::call::Call;
+use crate::error::Error;
+use crate::handler::hop_by_hop::{self, Direction};
+use crate::handler::locate::decode;
+use crate::prefer::{self, PREFER};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The request for the upstream, without its content.
+///
+/// # Errors
+/// Those of [`target`].
+pub fn forwarded(route: &UpstreamRoute, call: &Call) -> Result<Request<()>, Error> {
+    let mut request = Request::new(());
+    *request.method_mut() = call.request.method().clone();
+    *request.uri_mut() = target(route, call.request.uri())?;
+    *request.headers_mut() = fields(call);
+    Ok(request)
+}
+
+/// What is sent as the content, an empty one included where the method or the client has one
+/// (RFC 9110 section 8.6); none with HEAD, whose content has no meaning.
+pub fn content(call: &Call) -> Option<&[u8]> {
+    let request = &call.request;
+    let method = request.method();
+    let expected = [Method::POST, Method::PUT, Method::PATCH].contains(method)
+        || request.headers().contains_key(http::header::CONTENT_LENGTH);
+    let has_content = (expected || !request.body().is_empty()) && method != Method::HEAD;
+    has_content.then_some(request.body())
+}
+
+/// The upstream's target: the prefix replaced, the query kept.
+///
+/// # Errors
+/// [`Error::BadParameter`] for a path with dot segments: an upstream that resolves them would leave the
+/// route's path.
+pub fn target(route: &UpstreamRoute, uri: &Uri) -> Result<Uri, Error> {
+    let path = uri.path();
+    let rest = path.strip_prefix(route.prefix.as_str()).unwrap_or(path);
+    if has_dot_segment(rest) {
+        return Err(Error::bad_parameter("the path has a dot segment"));
+    }
+    let base = route.path.as_str();
+    // One slash where they meet.
+    let (base, rest) = match (base.ends_with('/'), rest.strip_prefix('/')) {
+        (true, Some(rest)) => (base, rest.to_owned()),
+        (false, None) if !rest.is_empty() => (base, format!("/{rest}")),
+        _ => (base, rest.to_owned()),
+    };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let bad = |_| Error::bad_parameter("the target cannot be forwarded");
+    let target = PathAndQuery::try_from(format!("{base}{rest}{query}")).map_err(bad)?;
+    let builder = Uri::builder().scheme(route.scheme.clone()).authority(route.authority.clone());
+    builder.path_and_query(target).build().map_err(|error| bad_target(&error))
+}
+
+fn bad_target(error: &http::Error) -> Error {
+    Error::bad_parameter(format!("the target cannot be forwarded: {error}"))
+}
+
+/// Whether a segment is `.` or `..` to any reader: escaped, with an escaped slash, or a backslash for one.
+fn has_dot_segment(path: &str) -> bool {
+    let decoded = decode(path).unwrap_or_else(|| path.as_bytes().to_vec());
+    let mut segments = decoded.split(|&b| b == b'/' || b == b'\\');
+    segments.any(|segment| matches!(segment, b"." | b".."))
+}
+
+fn fields(call: &Call) -> HeaderMap {
+    let mut fields = call.request.headers().clone();
+    let host = fields.get(HOST).cloned();
+    let preferences = prefer::forwarded(&fields);
+    hop_by_hop::strip(&mut fields, Direction::Request);
+    if call.auth_type.is_some() {
+        // They were deferd's. Without --auth they are the upstream's to check.
+        fields.remove(AUTHORIZATION);
+    }
+    fields.remove(PREFER);
+    if let Some(preferences) = preferences {
+        fields.insert(PREFER, preferences);
+    }
+    add_forwarded(&mut fields, call.connection.peer_ip(), host);
+    fields.append(VIA, HeaderValue::from_static("1.1 deferd"));
+    fields
+}
+
+/// Adds where the request came from. What a proxy on this host has said of its own client stays; from
+/// elsewhere it could be anybody's invention.
+fn add_forwarded(fields: &mut HeaderMap, peer: IpAddr, host: Option<HeaderValue>) {
+    let by_own_proxy = peer.is_loopback();
+    let before = fields.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let mut hops: Vec<&[u8]> = before.collect();
+    let peer = peer.to_string();
+    hops.push(peer.as_bytes());
+    if let Ok(hops) = HeaderValue::from_bytes(&hops.join(&b", "[..])) {
+        fields.insert(FORWARDED_FOR, hops);
+    }
+    let proto = HeaderValue::from_static("http");
+    for (name, value) in [(FORWARDED_HOST, host), (FORWARDED_PROTO, Some(proto))] {
+        if by_own_proxy && fields.contains_key(&name) {
+            continue;
+        }
+        fields.remove(&name);
+        if let Some(value) = value {
+            fields.insert(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn route(prefix: &str, path: &str) -> UpstreamRoute {
+        UpstreamRoute {
+            prefix: prefix.into(),
+            scheme: http::uri::Scheme::HTTP,
+            authority: "up.example:81".parse().unwrap(),
+            path: path.into(),
+            time_limit: Duration::from_secs(1),
+            connect_limit: Duration::from_secs(1),
+            max_output: 1,
+            max_head: 1,
+        }
+    }
+
+    #[test]
+    fn the_prefix_is_replaced_and_the_query_kept() {
+        for (prefix, path, asked, sent) in [
+            ("/llm/", "/", "/llm/v1/chat?x=%2F..", "/v1/chat?x=%2F.."),
+            ("/llm/", "/api/", "/llm/v1", "/api/v1"),
+            ("/llm/", "/api", "/llm/v1", "/api/v1"),
+            ("/llm", "/api/", "/llm/v1", "/api/v1"),
+            ("/llm", "/api", "/llm/v1", "/api/v1"),
+            ("/llm", "/api", "/llm", "/api"),
+            ("/llm/", "/", "/llm/", "/"),
+            ("/llm/", "/", "/llm/?q", "/?q"),
+            ("/", "/", "/a//b/", "/a//b/"),
+            ("/x/", "/", "/x/%zz%2e", "/%zz%2e"),
+        ] {
+            let sent_uri = target(&route(prefix, path), &asked.parse().unwrap()).unwrap();
+            assert_eq!(sent_uri.to_string(), format!("http://up.example:81{sent}"), "{asked}");
+        }
+    }
+
+    #[test]
+    fn no_target_leaves_the_path_of_its_route() {
+        for path in ["..", "a/../b", "./a", "%2e%2E/a", "a%2f..%2fb", "..%5ca", "a/..", "%2e"] {
+            let found = target(&route("/x/", "/api/"), &format!("/x/{path}").parse().unwrap());
+            assert!(matches!(found, Err(Error::BadParameter(_))), "{path}: {found:?}");
+        }
+        for path in ["...", ".a", "a..", "%2e%2e%2e", "a/..b"] {
+            let found = target(&route("/x/", "/api/"), &format!("/x/{path}").parse().unwrap());
+            assert!(found.is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_a_proxy_on_this_host_is_believed() {
+        for (peer, host, proto) in [
+            ("127.0.0.1", "outer", "https"),
+            ("::1", "outer", "https"),
+            ("192.0.2.7", "me", "http"),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(FORWARDED_FOR, HeaderValue::from_static("198.51.100.1"));
+            fields.insert(FORWARDED_HOST, HeaderValue::from_static("outer"));
+            fields.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+            let own = Some(HeaderValue::from_static("me"));
+            add_forwarded(&mut fields, peer.parse().unwrap(), own);
+            assert_eq!(fields[FORWARDED_FOR], format!("198.51.100.1, {peer}"));
+            assert_eq!(fields[FORWARDED_HOST], host);
+            assert_eq!(fields[FORWARDED_PROTO], proto);
+        }
+    }
+}

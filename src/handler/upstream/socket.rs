@@ -1,0 +1,405 @@
+//! The connection to an upstream, as ureq uses it: a socket whose every wait can be stopped.
+//!
+//! Owns connecting, reading and writing, each bounded by the call's time limit and by its stop. ureq
+//! keeps connections and hands them from call to call, but tells them nothing of the call; every wait
+//! of a call happens in its own thread, so the [`Line`] of the current call is found there. Invariant:
+//! nothing here waits but [`Line::wait`].
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+use ureq::Agent;
+use ureq::config::{Config, ConfigBuilder};
+use ureq::typestate::AgentScope;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+
+use super::resolve::{self, Found};
+use crate::error::Error;
+use crate::job::execution::{Execution, WakerGuard};
+
+/// How far a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its host's address is looked for.
+    Resolving,
+    /// A connection is opened.
+    Connecting,
+    /// The request is written.
+    Sending,
+    /// Nothing of an answer has come yet.
+    Waiting,
+    /// Some of the answer has come.
+    Receiving,
+}
+
+/// Where the connection of a call came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was kept after an earlier call.
+    Kept,
+    /// It was opened for this call.
+    Fresh,
+}
+
+/// What the sockets of a call need to know of it.
+struct Current {
+    wake: Arc<Wake>,
+    /// Of the whole call.
+    deadline: Instant,
+    connect_limit: Duration,
+    /// When the waits of this phase end: the deadline, or that of connecting.
+    limit: Cell<Instant>,
+    phase: Cell<Phase>,
+    origin: Cell<Origin>,
+}
+
+/// Tells a call that it is stopped.
+struct Wake {
+    /// Set first.
+    stopped: AtomicBool,
+    /// Readable from then on.
+    event: OwnedFd,
+}
+
+thread_local! {
+    /// The call that this thread makes.
+    static CURRENT: RefCell<Option<Rc<Current>>> = const { RefCell::new(None) };
+}
+
+/// The line from a call to its sockets; closed when dropped.
+pub struct Line<'a> {
+    current: Rc<Current>,
+    _waker: WakerGuard<'a>,
+}
+
+impl<'a> Line<'a> {
+    /// Opens the line of a call in this thread, with its deadline and how long connecting may take.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where no descriptor is left, [`Error::Cancelled`] where it was stopped
+    /// before it began.
+    pub fn open(
+        execution: &'a Execution,
+        (deadline, connect_limit): (Instant, Duration),
+    ) -> Result<Self, Error> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let short = |error| Error::Unavailable(format!("cannot call the upstream: {error}").into());
+        let wake = Wake { stopped: AtomicBool::new(false), event: event.map_err(short)? };
+        let wake = Arc::new(wake);
+        let waker = Arc::clone(&wake);
+        let guard = execution.on_stop(move || {
+            waker.stopped.store(true, Ordering::Release);
+            let _ = rustix::io::write(&waker.event, &1u64.to_ne_bytes());
+        });
+        if execution.stopped().is_some() {
+            return Err(Error::Cancelled);
+        }
+        let (phase, origin) = (Cell::new(Phase::Sending), Cell::new(Origin::Kept));
+        let limit = Cell::new(deadline);
+        let current = Rc::new(Current { wake, deadline, connect_limit, limit, phase, origin });
+        CURRENT.set(Some(Rc::clone(&current)));
+        Ok(Self { current, _waker: guard })
+    }
+
+    /// Begins an attempt: over a kept connection, unless one is opened.
+    pub fn begin(&self) {
+        self.current.origin.set(Origin::Kept);
+        self.current.begin_sending();
+    }
+
+    /// How far the call is.
+    pub fn phase(&self) -> Phase {
+        self.current.phase.get()
+    }
+
+    /// Says how far the call is.
+    pub fn set_phase(&self, phase: Phase) {
+        self.current.phase.set(phase);
+    }
+
+    /// Whether the attempt failed because a kept connection was closed: nothing of an answer came, and
+    /// that was neither for lack of time nor a stop.
+    pub fn is_stale(&self) -> bool {
+        self.current.origin.get() == Origin::Kept
+            && matches!(self.phase(), Phase::Sending | Phase::Waiting)
+            && self.current.may_go_on().is_ok()
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        CURRENT.set(None);
+    }
+}
+
+impl Current {
+    /// That of this thread.
+    fn get() -> io::Result<Rc<Self>> {
+        let current = CURRENT.with_borrow(Option::clone);
+        current.ok_or_else(|| io::Error::other("a connection outside of a call"))
+    }
+
+    /// Waits until `fd` is ready for what `flags` say.
+    ///
+    /// # Errors
+    /// As [`may_go_on`](Self::may_go_on).
+    fn wait(&self, fd: impl AsFd, flags: PollFlags) -> io::Result<()> {
+        loop {
+            let left = self.limit.get().saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            let mut fds = [PollFd::new(&fd, flags), PollFd::new(&self.wake.event, PollFlags::IN)];
+            // An interrupted wait is an empty one: the loop looks at its clock.
+            let _ = poll(&mut fds, timeout.as_ref());
+            let ready = !fds[0].revents().is_empty();
+            self.may_go_on()?;
+            if ready {
+                return Ok(());
+            }
+        }
+    }
+
+    /// # Errors
+    /// If the call was stopped, and `TimedOut` past the limit of this phase.
+    fn may_go_on(&self) -> io::Result<()> {
+        if self.wake.stopped.load(Ordering::Acquire) {
+            return Err(io::Error::other("stopped"));
+        }
+        if Instant::now() >= self.limit.get() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
+    /// A connection is to be opened.
+    fn begin_connecting(&self) {
+        self.origin.set(Origin::Fresh);
+        self.phase.set(Phase::Resolving);
+        self.limit.set(self.deadline.min(Instant::now() + self.connect_limit));
+    }
+
+    /// There is a connection.
+    fn begin_sending(&self) {
+        self.phase.set(Phase::Sending);
+        self.limit.set(self.deadline);
+    }
+
+    /// Goes on from `from` to `to`; a TLS handshake reads and writes too, and is still connecting.
+    fn advance(&self, from: Phase, to: Phase) {
+        if self.phase.get() == from {
+            self.phase.set(to);
+        }
+    }
+}
+
+/// ureq over sockets of ours.
+pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
+    let sockets = Sockets;
+    #[cfg(feature = "tls")]
+    let (config, sockets) = {
+        use ureq::tls::{RootCerts, TlsConfig};
+        use ureq::unversioned::transport::RustlsConnector;
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        (config.tls_config(tls), sockets.chain(RustlsConnector::default()))
+    };
+    Agent::with_parts(config.build(), sockets.chain(Opened), AtConnect)
+}
+
+/// Leaves names to the connector: ureq would look them up for kept connections too.
+#[derive(Debug)]
+struct AtConnect;
+
+impl Resolver for AtConnect {
+    fn resolve(
+        &self,
+        _: &http::Uri,
+        _: &Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        Ok(self.empty())
+    }
+}
+
+/// Opens connections.
+#[derive(Debug)]
+struct Sockets;
+
+impl Connector for Sockets {
+    type Out = Socket;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Socket>, ureq::Error> {
+        let current = Current::get()?;
+        current.begin_connecting();
+        let addresses = addresses(details.uri, &current)?;
+        current.phase.set(Phase::Connecting);
+        let stream = open(&addresses, &current)?;
+        let config = details.config;
+        let sizes = (config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(Socket {
+            stream,
+            sizes,
+            buffers: LazyBuffers::new(sizes.0, sizes.1),
+            cut: Cut::No,
+        }))
+    }
+}
+
+/// Says that connecting is done, TLS included.
+#[derive(Debug)]
+struct Opened;
+
+impl<T: Transport> Connector<T> for Opened {
+    type Out = T;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails<'_>,
+        chained: Option<T>,
+    ) -> Result<Option<T>, ureq::Error> {
+        Current::get()?.begin_sending();
+        Ok(chained)
+    }
+}
+
+fn addresses(uri: &http::Uri, current: &Current) -> io::Result<Vec<SocketAddr>> {
+    let default = if uri.scheme() == Some(&http::uri::Scheme::HTTPS) { 443 } else { 80 };
+    let port = uri.port_u16().unwrap_or(default);
+    match resolve::addresses(uri.host().unwrap_or_default(), port)? {
+        Found::Addresses(addresses) => Ok(addresses),
+        Found::Lookup(lookup) => {
+            current.wait(&lookup.ready, PollFlags::IN)?;
+            lookup.answer()
+        }
+    }
+}
+
+/// Connects to the first address that accepts. Each gets an equal share of the time that is left, so
+/// that one behind which nobody is does not use up all of it.
+fn open(addresses: &[SocketAddr], current: &Current) -> io::Result<TcpStream> {
+    let limit = current.limit.get();
+    let mut last = io::Error::from(ErrorKind::NotFound);
+    for (n, address) in addresses.iter().enumerate() {
+        let left = limit.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
+        current.limit.set(Instant::now() + share);
+        let opened = open_one(address, current);
+        current.limit.set(limit);
+        match opened {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+        current.may_go_on()?;
+    }
+    Err(last)
+}
+
+fn open_one(address: &SocketAddr, current: &Current) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    match connect(&socket, address) {
+        Err(error) if error == rustix::io::Errno::INPROGRESS => {
+            current.wait(&socket, PollFlags::OUT)?;
+            sockopt::socket_error(&socket)??;
+        }
+        connected => connected?,
+    }
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Whether the upstream takes no more of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    No,
+    Yes,
+}
+
+/// A connection.
+struct Socket {
+    /// Does not block.
+    stream: TcpStream,
+    /// Of the buffers, in bytes: for what comes and for what goes.
+    sizes: (usize, usize),
+    buffers: LazyBuffers,
+    cut: Cut,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").finish_non_exhaustive()
+    }
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        let current = Current::get()?;
+        let mut bytes = &self.buffers.output()[..amount];
+        while !bytes.is_empty() && self.cut == Cut::No {
+            match (&self.stream).write(bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    current.wait(&self.stream, PollFlags::OUT)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // It may have answered before it had read everything: what it said is still to be read.
+                Err(_) => self.cut = Cut::Yes,
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        let current = Current::get()?;
+        current.advance(Phase::Sending, Phase::Waiting);
+        let buffer = self.buffers.input_append_buf();
+        if buffer.is_empty() {
+            return Err(ureq::Error::LargeResponseHeader(self.sizes.0, self.sizes.0));
+        }
+        let n = loop {
+            match (&self.stream).read(buffer) {
+                Ok(n) => break n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    current.wait(&self.stream, PollFlags::IN)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // ureq takes a reset for the end of content that has no other.
+                Err(error) => return Err(io::Error::other(error).into()),
+            }
+        };
+        // Looked at between any two reads, so that one who always has more to say is stopped too.
+        current.may_go_on()?;
+        if n > 0 {
+            current.advance(Phase::Waiting, Phase::Receiving);
+        }
+        self.buffers.input_appended(n);
+        Ok(n > 0)
+    }
+
+    /// Asked before it is kept, and before it is used again. An idle connection needs no buffers.
+    fn is_open(&mut self) -> bool {
+        if self.buffers.input().is_empty() {
+            self.buffers = LazyBuffers::new(self.sizes.0, self.sizes.1);
+        }
+        let quiet =
+            matches!((&self.stream).read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock);
+        quiet && self.cut == Cut::No
+    }
+}
