@@ -6,6 +6,7 @@
 //! an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
 //! its time limit, and at once when it is stopped.
 
+mod line;
 mod request;
 mod resolve;
 mod socket;
@@ -25,7 +26,7 @@ use super::{Handler, Outcome};
 use crate::call::{Call, LengthOfGet};
 use crate::error::Error;
 use crate::job::execution::Execution;
-use socket::{Line, Phase};
+use line::{Line, Phase};
 
 /// How long a connection to an upstream is kept without use: less than the 5 s after which the most
 /// impatient of the common servers close theirs.

@@ -1,21 +1,14 @@
 //! The connection to an upstream, as ureq uses it: a socket whose every wait can be stopped.
 //!
-//! Owns connecting, reading and writing, each bounded by the call's time limit and by its stop. ureq
-//! keeps connections and hands them from call to call, but tells them nothing of the call; every wait
-//! of a call happens in its own thread, so the [`Line`] of the current call is found there. Invariant:
-//! nothing here waits but [`Line::wait`].
+//! Owns connecting, reading and writing. Invariant: nothing here waits but by the call's
+//! [line](super::line), so that each wait is bounded by the call's time limit and by its stop.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 use ureq::Agent;
 use ureq::config::{Config, ConfigBuilder};
@@ -25,180 +18,8 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
+use super::line::{Current, Phase};
 use super::resolve::{self, Found};
-use crate::error::Error;
-use crate::job::execution::{Execution, WakerGuard};
-
-/// How far a call is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Its host's address is looked for.
-    Resolving,
-    /// A connection is opened.
-    Connecting,
-    /// The request is written.
-    Sending,
-    /// Nothing of an answer has come yet.
-    Waiting,
-    /// Some of the answer has come.
-    Receiving,
-}
-
-/// Where the connection of a call came from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// It was kept after an earlier call.
-    Kept,
-    /// It was opened for this call.
-    Fresh,
-}
-
-/// What the sockets of a call need to know of it.
-struct Current {
-    wake: Arc<Wake>,
-    /// Of the whole call.
-    deadline: Instant,
-    connect_limit: Duration,
-    /// When the waits of this phase end: the deadline, or that of connecting.
-    limit: Cell<Instant>,
-    phase: Cell<Phase>,
-    origin: Cell<Origin>,
-}
-
-/// Tells a call that it is stopped.
-struct Wake {
-    /// Set first.
-    stopped: AtomicBool,
-    /// Readable from then on.
-    event: OwnedFd,
-}
-
-thread_local! {
-    /// The call that this thread makes.
-    static CURRENT: RefCell<Option<Rc<Current>>> = const { RefCell::new(None) };
-}
-
-/// The line from a call to its sockets; closed when dropped.
-pub struct Line<'a> {
-    current: Rc<Current>,
-    _waker: WakerGuard<'a>,
-}
-
-impl<'a> Line<'a> {
-    /// Opens the line of a call in this thread, with its deadline and how long connecting may take.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] where no descriptor is left, [`Error::Cancelled`] where it was stopped
-    /// before it began.
-    pub fn open(
-        execution: &'a Execution,
-        (deadline, connect_limit): (Instant, Duration),
-    ) -> Result<Self, Error> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let short = |error| Error::Unavailable(format!("cannot call the upstream: {error}").into());
-        let wake = Wake { stopped: AtomicBool::new(false), event: event.map_err(short)? };
-        let wake = Arc::new(wake);
-        let waker = Arc::clone(&wake);
-        let guard = execution.on_stop(move || {
-            waker.stopped.store(true, Ordering::Release);
-            let _ = rustix::io::write(&waker.event, &1u64.to_ne_bytes());
-        });
-        if execution.stopped().is_some() {
-            return Err(Error::Cancelled);
-        }
-        let (phase, origin) = (Cell::new(Phase::Sending), Cell::new(Origin::Kept));
-        let limit = Cell::new(deadline);
-        let current = Rc::new(Current { wake, deadline, connect_limit, limit, phase, origin });
-        CURRENT.set(Some(Rc::clone(&current)));
-        Ok(Self { current, _waker: guard })
-    }
-
-    /// Begins an attempt: over a kept connection, unless one is opened.
-    pub fn begin(&self) {
-        self.current.origin.set(Origin::Kept);
-        self.current.begin_sending();
-    }
-
-    /// How far the call is.
-    pub fn phase(&self) -> Phase {
-        self.current.phase.get()
-    }
-
-    /// Says how far the call is.
-    pub fn set_phase(&self, phase: Phase) {
-        self.current.phase.set(phase);
-    }
-
-    /// Whether the attempt failed because a kept connection was closed: nothing of an answer came, and
-    /// that was neither for lack of time nor a stop.
-    pub fn is_stale(&self) -> bool {
-        self.current.origin.get() == Origin::Kept
-            && matches!(self.phase(), Phase::Sending | Phase::Waiting)
-            && self.current.may_go_on().is_ok()
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        CURRENT.set(None);
-    }
-}
-
-impl Current {
-    /// That of this thread.
-    fn get() -> io::Result<Rc<Self>> {
-        let current = CURRENT.with_borrow(Option::clone);
-        current.ok_or_else(|| io::Error::other("a connection outside of a call"))
-    }
-
-    /// Waits until `fd` is ready for what `flags` say.
-    ///
-    /// # Errors
-    /// As [`may_go_on`](Self::may_go_on).
-    fn wait(&self, fd: impl AsFd, flags: PollFlags) -> io::Result<()> {
-        loop {
-            let left = self.limit.get().saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).ok();
-            let mut fds = [PollFd::new(&fd, flags), PollFd::new(&self.wake.event, PollFlags::IN)];
-            // An interrupted wait is an empty one: the loop looks at its clock.
-            let _ = poll(&mut fds, timeout.as_ref());
-            let ready = !fds[0].revents().is_empty();
-            self.may_go_on()?;
-            if ready {
-                return Ok(());
-            }
-        }
-    }
-
-    /// # Errors
-    /// If the call was stopped, and `TimedOut` past the limit of this phase.
-    fn may_go_on(&self) -> io::Result<()> {
-        if self.wake.stopped.load(Ordering::Acquire) {
-            return Err(io::Error::other("stopped"));
-        }
-        if Instant::now() >= self.limit.get() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
-
-    /// A connection is to be opened.
-    fn begin_connecting(&self) {
-        self.origin.set(Origin::Fresh);
-        self.phase.set(Phase::Resolving);
-        self.limit.set(self.deadline.min(Instant::now() + self.connect_limit));
-    }
-
-    /// There is a connection.
-    fn begin_sending(&self) {
-        self.phase.set(Phase::Sending);
-        self.limit.set(self.deadline);
-    }
-
-    /// Goes on from `from` to `to`; a TLS handshake reads and writes too, and is still connecting.
-    fn advance(&self, from: Phase, to: Phase) {
-        if self.phase.get() == from {
-            self.phase.set(to);
-        }
-    }
-}
 
 /// ureq over sockets of ours.
 pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {

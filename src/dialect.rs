@@ -1,0 +1,259 @@
+//! The dialects in which a client says how its request is to be treated: ArangoDB's field, RFC 7240,
+//! `idempotency-key`, and the fields that replace the method.
+//!
+//! Owns their reading. Does nothing about them: that is the service's. Invariants: `x-arango-async` wins
+//! over `prefer`; OPTIONS is never deferred.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hmac_sha256::Hash;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request};
+
+use crate::error::Error;
+use crate::prefer::Preferences;
+use crate::store::{IdempotencyKey, Keep};
+
+const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// In the order in which they count.
+const METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
+/// How long an idempotency key may be, in bytes.
+const MAX_KEY: usize = 255;
+
+/// How a request is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// While the client waits.
+    Synchronous,
+    /// With a `202`, because of `x-arango-async`.
+    Deferred(Keep),
+    /// With a `202`, because of `prefer: respond-async`; but with the plain response if that is there
+    /// within this time.
+    Preferred(Duration),
+}
+
+impl Mode {
+    /// That of a request: `x-arango-async`, if it is exactly `store` or `true`, and there once; else
+    /// `prefer`.
+    pub fn of(request: &Parts, preferences: Preferences) -> Self {
+        if request.method == Method::OPTIONS {
+            return Self::Synchronous;
+        }
+        let mut values = request.headers.get_all(ASYNC).iter();
+        let value = values.next().filter(|_| values.next().is_none());
+        match value.map(|value| value.as_bytes().trim_ascii()) {
+            Some(b"store") => Self::Deferred(Keep::Result),
+            Some(b"true") => Self::Deferred(Keep::Nothing),
+            _ if preferences.respond_async => Self::Preferred(preferences.wait.unwrap_or_default()),
+            _ => Self::Synchronous,
+        }
+    }
+
+    /// What becomes of the result; `None` where there is no job.
+    pub const fn keep(self) -> Option<Keep> {
+        match self {
+            Self::Synchronous => None,
+            Self::Deferred(keep) => Some(keep),
+            Self::Preferred(_) => Some(Keep::Result),
+        }
+    }
+}
+
+/// Gives a POST the method that it stands for: not every client can send PUT and DELETE.
+///
+/// # Errors
+/// `400` where that is no method.
+pub fn override_method(request: &mut Parts) -> Result<(), Error> {
+    if request.method != Method::POST {
+        return Ok(());
+    }
+    let mut fields = METHOD_OVERRIDES.into_iter().filter_map(|name| request.headers.get(name));
+    let Some(value) = fields.next() else { return Ok(()) };
+    let name = value.as_bytes().trim_ascii().to_ascii_uppercase();
+    request.method = Method::from_bytes(&name)
+        .map_err(|_| Error::bad_parameter("the method that is to replace POST is none"))?;
+    Ok(())
+}
+
+/// The client's name for its submission, where it gives one: a string as in RFC 9651 section 3.3.3, or, as
+/// many clients send it, the same without quotes.
+///
+/// # Errors
+/// `400` where it is neither, or too long.
+pub fn idempotency_key(request: &Parts) -> Result<Option<Box<str>>, Error> {
+    let mut lines = request.headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = lines.next() else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(Error::bad_parameter("more than one idempotency-key"));
+    }
+    let key = key(value).ok_or(Error::bad_parameter(
+        "idempotency-key is neither a quoted string nor a word of visible ASCII",
+    ))?;
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(Error::bad_parameter("idempotency-key is not of 1 to 255 bytes"));
+    }
+    Ok(Some(key.into_boxed_str()))
+}
+
+fn key(value: &HeaderValue) -> Option<String> {
+    let text = value.to_str().ok()?.trim();
+    if text.starts_with('"') {
+        return quoted(text);
+    }
+    let plain = |b: u8| b.is_ascii_graphic() && !b"\",;\\".contains(&b);
+    text.bytes().all(plain).then(|| text.to_owned())
+}
+
+/// A quoted string; parameters behind it have no meaning here.
+fn quoted(text: &str) -> Option<String> {
+    let mut key = String::new();
+    let mut rest = text.strip_prefix('"')?.chars();
+    loop {
+        match rest.next()? {
+            '"' => break,
+            '\\' => key.push(rest.next().filter(|c| matches!(c, '"' | '\\'))?),
+            c if c == ' ' || c.is_ascii_graphic() => key.push(c),
+            _ => return None,
+        }
+    }
+    let behind = rest.as_str().trim_start();
+    (behind.is_empty() || behind.starts_with(';')).then_some(key)
+}
+
+/// A key together with the request that it stands for from now on.
+pub fn keyed(key: Box<str>, request: &Request<Bytes>, keep: Keep) -> IdempotencyKey {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let keep = match keep {
+        Keep::Result => "store",
+        Keep::Nothing => "true",
+    };
+    let mut hash = Hash::new();
+    for part in [keep.as_bytes(), request.method().as_str().as_bytes(), target.as_bytes()] {
+        // With their lengths, so that no two requests are alike but for where a part ends.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(request.body());
+    IdempotencyKey { key, fingerprint: hash.finalize() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(method: &str, fields: &[(HeaderName, &str)]) -> Parts {
+        let mut request = Request::builder().method(method);
+        for (name, value) in fields {
+            request = request.header(name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn only_store_and_true_defer() {
+        for (method, values, expected) in [
+            ("GET", &["store"][..], Mode::Deferred(Keep::Result)),
+            ("PUT", &[" store\t"], Mode::Deferred(Keep::Result)),
+            ("HEAD", &["true"], Mode::Deferred(Keep::Nothing)),
+            ("OPTIONS", &["store"], Mode::Synchronous),
+            ("GET", &["Store"], Mode::Synchronous),
+            ("GET", &["TRUE"], Mode::Synchronous),
+            ("GET", &["1"], Mode::Synchronous),
+            ("GET", &[""], Mode::Synchronous),
+            ("GET", &["store", "store"], Mode::Synchronous),
+            ("GET", &[], Mode::Synchronous),
+        ] {
+            let fields: Vec<_> = values.iter().map(|value| (ASYNC, *value)).collect();
+            let mode = Mode::of(&parts(method, &fields), Preferences::default());
+            assert_eq!(mode, expected, "{method} {values:?}");
+        }
+    }
+
+    #[test]
+    fn arango_s_field_wins_over_the_preference() {
+        let wait = Duration::from_secs(3);
+        let preferences = Preferences { respond_async: true, wait: Some(wait) };
+        for (method, fields, expected) in [
+            ("GET", &[][..], Mode::Preferred(wait)),
+            ("GET", &[(ASYNC, "true")], Mode::Deferred(Keep::Nothing)),
+            ("GET", &[(ASYNC, "1")], Mode::Preferred(wait)),
+            ("OPTIONS", &[], Mode::Synchronous),
+        ] {
+            assert_eq!(Mode::of(&parts(method, fields), preferences), expected, "{fields:?}");
+        }
+        let preferences = Preferences { respond_async: false, wait: Some(wait) };
+        assert_eq!(Mode::of(&parts("GET", &[]), preferences), Mode::Synchronous);
+    }
+
+    #[test]
+    fn a_post_can_stand_for_another_method() {
+        let [first, second, third] = METHOD_OVERRIDES;
+        for (method, fields, expected) in [
+            ("POST", &[(first.clone(), "PUT")][..], Some("PUT")),
+            ("POST", &[(second.clone(), "delete")], Some("DELETE")),
+            ("POST", &[(third, " PATCH ")], Some("PATCH")),
+            ("POST", &[(second.clone(), "DELETE"), (first.clone(), "PUT")], Some("PUT")),
+            ("POST", &[], Some("POST")),
+            ("GET", &[(first.clone(), "PUT")], Some("GET")),
+            ("POST", &[(first.clone(), "no method")], None),
+            ("POST", &[(first, "")], None),
+        ] {
+            let mut request = parts(method, fields);
+            let found = override_method(&mut request).ok().map(|()| request.method.to_string());
+            assert_eq!(found.as_deref(), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn idempotency_keys() {
+        let longest = "k".repeat(255);
+        let quoted_longest = format!("\"{longest}\"");
+        for (value, expected) in [
+            ("\"8e03978e\"", Some("8e03978e")),
+            ("8e03978e-40d5-43dd-bc93-6894a57f9324", Some("8e03978e-40d5-43dd-bc93-6894a57f9324")),
+            ("\"a \\\"b\\\" \\\\\"; x=1", Some("a \"b\" \\")),
+            ("\"\"", None),
+            ("", None),
+            ("\"open", None),
+            ("\"a\"b", None),
+            ("\"a\\b\"", None),
+            ("two words", None),
+            ("a,b", None),
+            (quoted_longest.as_str(), Some(longest.as_str())),
+            (&format!("{longest}k"), None),
+        ] {
+            let found = idempotency_key(&parts("PUT", &[(IDEMPOTENCY_KEY, value)]));
+            assert_eq!(found.ok().flatten().as_deref(), expected, "{value}");
+        }
+        assert_eq!(idempotency_key(&parts("PUT", &[])), Ok(None));
+        let twice = [(IDEMPOTENCY_KEY, "a"), (IDEMPOTENCY_KEY, "a")];
+        assert!(idempotency_key(&parts("PUT", &twice)).is_err());
+    }
+
+    #[test]
+    fn a_fingerprint_is_that_of_method_target_content_and_what_becomes_of_the_result() {
+        let of = |method: &str, target: &str, body: &'static [u8], keep| {
+            let request = Request::builder().method(method).uri(target);
+            keyed("k".into(), &request.body(Bytes::from_static(body)).unwrap(), keep).fingerprint
+        };
+        let first = of("PUT", "/a", b"x", Keep::Result);
+        assert_eq!(of("PUT", "/a", b"x", Keep::Result), first);
+        for other in [
+            of("POST", "/a", b"x", Keep::Result),
+            of("PUT", "/a?", b"x", Keep::Result),
+            of("PUT", "/ax", b"", Keep::Result),
+            of("PUT", "/a", b"y", Keep::Result),
+            of("PUT", "/a", b"x", Keep::Nothing),
+        ] {
+            assert_ne!(other, first);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The bell: who waits for which job, and is woken when that is done or gone.
+//!
+//! Owns the threads that wait. Knows nothing of states: the ledger rings whenever a job stops being
+//! pending, and who was woken looks for themselves. Invariant: whoever registers before they look misses
+//! no ring; a ring takes only the bell's own lock, so it may come under a store's.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use super::JobKey;
+
+/// How often somebody who waits looks around for reasons that ring no bell, as a client that left.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Wakes those who wait for a job.
+#[derive(Default)]
+pub struct Bell(Mutex<HashMap<JobKey, Vec<Thread>>>);
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobKey, Vec<Thread>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes all who wait for this job.
+    pub fn ring(&self, job: &JobKey) {
+        if let Some(threads) = self.lock().get(job) {
+            threads.iter().for_each(Thread::unpark);
+        }
+    }
+
+    /// Wakes everybody.
+    pub fn ring_all(&self) {
+        self.lock().values().flatten().for_each(Thread::unpark);
+    }
+
+    /// Waits for `span`, or until `is_over` says so: asked at first, at each ring, and twice a second.
+    pub fn wait(&self, job: &JobKey, span: Duration, is_over: impl Fn() -> bool) {
+        let deadline = Instant::now() + span;
+        let _place = Place::take(self, job);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if is_over() || left.is_zero() {
+                return;
+            }
+            thread::park_timeout(left.min(LOOK));
+        }
+    }
+}
+
+/// This thread among those who wait, until dropped.
+struct Place<'a> {
+    bell: &'a Bell,
+    job: &'a JobKey,
+}
+
+impl<'a> Place<'a> {
+    fn take(bell: &'a Bell, job: &'a JobKey) -> Self {
+        bell.lock().entry(job.clone()).or_default().push(thread::current());
+        Self { bell, job }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let own = thread::current().id();
+        let mut waiting = self.bell.lock();
+        if let Some(threads) = waiting.get_mut(self.job) {
+            threads.retain(|thread| thread.id() != own);
+            if threads.is_empty() {
+                waiting.remove(self.job);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use crate::call::Owner;
+    use crate::job::{JobId, Stamp};
+
+    fn job(seconds: f64) -> JobKey {
+        let stamp = Stamp::from_unix_seconds(seconds).unwrap();
+        JobKey { owner: Owner::anonymous(), id: JobId::next(None, stamp) }
+    }
+
+    #[test]
+    fn all_who_wait_for_a_job_are_woken_and_leave_nothing_behind() {
+        let (bell, over, woken) = (Bell::default(), AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for n in 0..8 {
+                let (bell, over, woken) = (&bell, &over, &woken);
+                scope.spawn(move || {
+                    bell.wait(&job(f64::from(n % 2)), Duration::from_secs(3600), || {
+                        over.load(Ordering::SeqCst)
+                    });
+                    woken.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            while bell.lock().values().map(Vec::len).sum::<usize>() < 8 {
+                thread::yield_now();
+            }
+            over.store(true, Ordering::SeqCst);
+            bell.ring(&job(0.0));
+            bell.ring(&job(1.0));
+        });
+        assert_eq!(woken.into_inner(), 8);
+        assert!(bell.lock().is_empty());
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_they_wanted_or_for_what_is_over() {
+        let bell = Bell::default();
+        bell.wait(&job(1.0), Duration::from_millis(1), || false);
+        bell.wait(&job(1.0), Duration::from_secs(3600), || true);
+        assert!(bell.lock().is_empty());
+    }
+}
