@@ -20,7 +20,7 @@ use crate::error::Error;
 /// The fields of an answer that a page may read, beside those that it always may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-arango-async-id, x-arango-async-job-id, x-progress, location, retry-after, \
-     x-exit-code, x-exit-signal",
+     preference-applied, x-attempts, x-exit-code, x-exit-signal",
 );
 const METHODS: HeaderValue = HeaderValue::from_static("DELETE, GET, HEAD, PATCH, POST, PUT");
 /// How long a browser may remember a preflight, in seconds: as ArangoDB.

@@ -93,6 +93,12 @@ impl Call {
     }
 }
 
+/// The client of a request, while the answer is not there.
+pub trait Peer {
+    /// Whether it has left, as far as that can be seen.
+    fn is_gone(&self) -> bool;
+}
+
 /// Whether the bytes of an answer went out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {

@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::call::{Delivery, Peer, Receipt};
 use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::execution::Executions;
 use crate::job::{JobId, Stamp};
 use crate::queue::{Permit, Queue, Task};
-use crate::store::{Accepted, Begun, Failing, JobKey, Recovered, Refused, Store, Submission};
+use crate::store::bell::Bell;
+use crate::store::{
+    Accepted, Begun, Failing, JobKey, Recovered, Refused, Status, Store, Submission,
+};
 
 /// All jobs of one deferd.
 pub struct Jobs {
@@ -23,8 +27,12 @@ pub struct Jobs {
     pub queue: Queue,
     /// What runs now, jobs and synchronous requests alike.
     pub executions: Executions,
+    /// What wakes those who wait for a job.
+    bell: Arc<Bell>,
     /// Set once, when deferd begins to end.
     draining: AtomicBool,
+    /// Set once, when nobody may wait for a job any more.
+    closing: AtomicBool,
 }
 
 /// The moment that it is.
@@ -35,7 +43,9 @@ pub fn now() -> Stamp {
 impl Jobs {
     /// No jobs yet.
     pub fn new(store: Arc<dyn Store>, queue: Queue) -> Self {
-        Self { store, queue, executions: Executions::default(), draining: AtomicBool::new(false) }
+        let bell = store.bell();
+        let (executions, draining, closing) = <_>::default();
+        Self { store, queue, executions, bell, draining, closing }
     }
 
     /// Whether a request with `bytes` of content would be accepted at this moment.
@@ -112,6 +122,29 @@ impl Jobs {
         let cancelled = self.store.cancel(job, now());
         self.queue.mark_stale();
         cancelled
+    }
+
+    /// Waits for `span`, or until the job is done or gone, its client is, or deferd ends.
+    pub fn wait(&self, job: &JobKey, span: Duration, peer: &dyn Peer) {
+        self.bell.wait(job, span, || {
+            let is_pending = matches!(self.store.status(job), Some(Status::Pending(_)));
+            !is_pending || self.closing.load(Ordering::Acquire) || peer.is_gone()
+        });
+    }
+
+    /// Lets nobody wait any longer.
+    pub fn end_waits(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.bell.ring_all();
+    }
+
+    /// The receipt for a result that was collected: it settles what becomes of the job.
+    pub fn receipt(self: &Arc<Self>, job: JobKey) -> Receipt {
+        let jobs = Arc::clone(self);
+        Receipt::new(move |delivery| match delivery {
+            Delivery::Confirmed => jobs.store.confirm(&job),
+            Delivery::Failed => jobs.store.restore(&job),
+        })
     }
 
     /// Forgets every result that is older than `ttl`; returns how many.

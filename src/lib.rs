@@ -14,7 +14,7 @@
 //! - [`front`]: sockets. `accept` → `connection` → `head` → `body` → (service) → `reply`;
 //!   `tiny_http` is the other front.
 //! - [`service`]: checks a request, then runs it or defers it; the access log. `browser` says which
-//!   pages may ask, `auth` who, `prefer` how a client wants to be answered.
+//!   pages may ask, `auth` who, `dialect` (and in it `prefer`) how a client wants to be answered.
 //! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for
 //!   scripts, `locate` finds them, `environment` prepares them, `child` runs them; `upstream` calls
 //!   another service, and `hop_by_hop` says which fields end here.
@@ -36,6 +36,7 @@ pub mod auth;
 pub mod browser;
 pub mod call;
 pub mod config;
+pub mod dialect;
 pub mod error;
 pub mod front;
 pub mod handler;

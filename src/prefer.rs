@@ -11,6 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// The field.
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 
+/// The field that says which preferences were heeded (section 3).
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
 /// What a client prefers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Preferences {

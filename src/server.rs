@@ -109,7 +109,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     workers::start(config.workers, &jobs, &routes);
     workers::start_janitor(&jobs, config.ttl)?;
     let policy = policy(config, &address);
-    let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy));
+    let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
     let front = serve(config, listener, &service)?;
     Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
 }
@@ -288,6 +288,7 @@ impl Server {
         let mut waited = self.wait(self.grace, &mut hurry);
         if waited == Waited::TooLong {
             self.jobs.executions.stop_all(Stop::Cancel);
+            self.jobs.end_waits();
             waited = self.wait(REAP_TIME, &mut hurry);
         }
         if waited != Waited::Idle {

@@ -1,44 +1,43 @@
 //! Between the fronts and the rest: checks a request, then defers it or runs it.
 //!
-//! Owns the reading of `x-arango-async` and of the database prefix, the order of the checks, and the
-//! access log. Does no I/O of its own. Invariants: every check that needs no content is made by
+//! Owns the order of the checks, the reading of the database prefix, and the access log; how a client
+//! says what it wants is `dialect`'s. Does no I/O of its own. A client that prefers to wait for a job does
+//! so here, in its connection's thread. Invariants: every check that needs no content is made by
 //! [`Service::plan`], before the content is read; what can never run never gets a `202`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 
 use crate::api::{self, ASYNC_ID, id_value};
 use crate::auth::Auth;
 use crate::browser::{self, Foreign, Policy};
-use crate::call::{Answer, Call, Connection, Owner, empty};
+use crate::call::{Answer, Call, Connection, Owner, Peer, empty};
+use crate::dialect::{self, Mode};
 use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::JobId;
 use crate::jobs::Jobs;
-use crate::store::{Keep, Submission};
+use crate::prefer::{PREFER, PREFERENCE_APPLIED, Preferences};
+use crate::store::{JobKey, Keep, Lookup, Submission};
 
-const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
-
-/// How a request is to be answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// While the client waits.
-    Synchronous,
-    /// With a `202`, and later with the result or with nothing.
-    Deferred(Keep),
-}
+/// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
+const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
 /// A request that passed every check that needs no content.
 #[derive(Debug)]
 pub struct Plan {
     route: RouteIndex,
     mode: Mode,
+    /// By what the client names the job.
+    key: Option<Box<str>>,
+    /// The job that the client asks after, and how long it would wait for it.
+    awaited: Option<(JobKey, Duration)>,
     owner: Owner,
     auth_type: Option<&'static str>,
     foreign: Foreign,
@@ -52,12 +51,21 @@ pub struct Service {
     /// `None`: everybody is welcome.
     auth: Option<Auth>,
     anonymous: Owner,
+    /// `--max-wait`.
+    max_wait: Duration,
 }
 
 impl Service {
-    /// The service over these routes and jobs, for whom `auth` and `policy` let in.
-    pub fn new(routes: Arc<Routes>, jobs: Arc<Jobs>, auth: Option<Auth>, policy: Policy) -> Self {
-        Self { routes, jobs, policy, auth, anonymous: Owner::anonymous() }
+    /// The service over these routes and jobs, for whom `auth` and `policy` let in. Clients may wait for
+    /// a job for `max_wait`.
+    pub fn new(
+        routes: Arc<Routes>,
+        jobs: Arc<Jobs>,
+        auth: Option<Auth>,
+        policy: Policy,
+        max_wait: Duration,
+    ) -> Self {
+        Self { routes, jobs, policy, auth, anonymous: Owner::anonymous(), max_wait }
     }
 
     /// Reads the users again, where there are any, and tells the log.
@@ -74,7 +82,8 @@ impl Service {
         self.jobs.is_draining()
     }
 
-    /// Checks a request by its head. Rewrites its target to the one without database prefix.
+    /// Checks a request by its head. Rewrites its method to the one that it stands for, and its target to
+    /// the one without database prefix.
     ///
     /// # Errors
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
@@ -97,6 +106,7 @@ impl Service {
     }
 
     fn checked(&self, request: &mut Parts, foreign: Foreign) -> Result<Plan, Error> {
+        dialect::override_method(request)?;
         let inner = without_database(&request.uri);
         let caller = match &self.auth {
             // A load balancer asks this, and has no credentials.
@@ -109,27 +119,57 @@ impl Service {
         }
         let route = self.routes.find(request.uri.path())?;
         self.routes.get(route).handler.check(request)?;
-        let mode = mode(request);
-        if mode != Mode::Synchronous {
-            self.jobs.check(announced_length(request))?;
-        }
         let (owner, auth_type) = match caller {
             Some(caller) => (caller.owner, Some(caller.auth_type)),
             None => (self.anonymous.clone(), None),
         };
-        Ok(Plan { route, mode, owner, auth_type, foreign })
+        let preferences = Preferences::of(&request.headers);
+        let mode = Mode::of(request, preferences);
+        let (mut key, mut awaited) = (None, None);
+        match preferences.wait {
+            _ if mode != Mode::Synchronous => key = dialect::idempotency_key(request)?,
+            Some(span) => {
+                let id = api::awaited(&request.method, request.uri.path());
+                awaited = id.map(|id| (JobKey { owner: owner.clone(), id }, span));
+            }
+            None => {}
+        }
+        // What has a key may be known already, and then needs no room.
+        if mode != Mode::Synchronous && key.is_none() {
+            self.jobs.check(announced_length(request))?;
+        }
+        Ok(Plan { route, mode, key, awaited, owner, auth_type, foreign })
     }
 
-    /// Answers a whole request.
-    pub fn call(&self, plan: Plan, request: Request<Bytes>, connection: Connection) -> Answer {
-        let Plan { route, mode, owner, auth_type, foreign } = plan;
+    /// Answers a whole request, which `peer` waits for.
+    pub fn call(
+        &self,
+        plan: Plan,
+        request: Request<Bytes>,
+        connection: Connection,
+        peer: &dyn Peer,
+    ) -> Answer {
+        let Plan { route, mode, key, awaited, owner, auth_type, foreign } = plan;
         let line = AccessLine::of(request.method(), request.uri(), &connection, Instant::now());
         let call = Call { request, connection, owner: owner.clone(), auth_type };
+        let preferred = awaited.is_some() || matches!(mode, Mode::Preferred(_));
+        if let Some((job, span)) = &awaited {
+            self.jobs.wait(job, (*span).min(self.max_wait), peer);
+        }
         let answer = match mode {
             Mode::Synchronous => self.run(route, call),
-            Mode::Deferred(keep) => self.defer(route, call, keep),
+            Mode::Deferred(keep) => self
+                .submit(route, call, keep, key)
+                .map(|job| accepted((keep == Keep::Result).then_some(job.id)).into()),
+            Mode::Preferred(span) => {
+                let job = self.submit(route, call, Keep::Result, key);
+                job.map(|job| self.answer_in_time(job, span, peer))
+            }
         };
         let mut answer = answer.unwrap_or_else(|error| error.response().into());
+        if preferred {
+            answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
+        }
         browser::disclose(&mut answer.response, foreign);
         line.write(&owner, &self.routes.get(route).prefix, &answer.response);
         answer
@@ -144,10 +184,34 @@ impl Service {
         Ok(self.routes.run(index, call, &run.execution))
     }
 
-    fn defer(&self, route: RouteIndex, call: Call, keep: Keep) -> Result<Answer, Error> {
-        let submission = Submission { call, keep, key: None };
+    fn submit(
+        &self,
+        route: RouteIndex,
+        call: Call,
+        keep: Keep,
+        key: Option<Box<str>>,
+    ) -> Result<JobKey, Error> {
+        let owner = call.owner.clone();
+        let key = key.map(|key| dialect::keyed(key, &call.request, keep));
+        let submission = Submission { call, keep, key };
         let id = self.jobs.submit(submission, &self.routes, route)?;
-        Ok(accepted((keep == Keep::Result).then_some(id)).into())
+        Ok(JobKey { owner, id })
+    }
+
+    /// The job's result, as the plain response that it is, if it is there within `span`; else the `202`
+    /// (RFC 7240 section 4.3).
+    fn answer_in_time(&self, job: JobKey, span: Duration, peer: &dyn Peer) -> Answer {
+        if !span.is_zero() {
+            self.jobs.wait(&job, span.min(self.max_wait), peer);
+            if let Lookup::Done(result) = self.jobs.store.collect(&job) {
+                return Answer { response: result.to_response(), receipt: self.jobs.receipt(job) };
+            }
+        }
+        let mut response = accepted(Some(job.id));
+        let headers = response.headers_mut();
+        headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
+        headers.insert(RETRY_AFTER, ASK_AGAIN);
+        response.into()
     }
 }
 
@@ -164,19 +228,6 @@ fn accepted(id: Option<JobId>) -> Response<Bytes> {
     response
 }
 
-/// Reads `x-arango-async`: exactly `store` or `true`, once; anything else means nothing. OPTIONS is
-/// never deferred.
-fn mode(request: &Parts) -> Mode {
-    let mut values = request.headers.get_all(ASYNC).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Mode::Synchronous };
-    match value.as_bytes().trim_ascii() {
-        _ if request.method == Method::OPTIONS => Mode::Synchronous,
-        b"store" => Mode::Deferred(Keep::Result),
-        b"true" => Mode::Deferred(Keep::Nothing),
-        _ => Mode::Synchronous,
-    }
-}
-
 /// The content's length as announced; zero where it is not.
 fn announced_length(request: &Parts) -> usize {
     let value = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
@@ -187,7 +238,7 @@ fn announced_length(request: &Parts) -> usize {
 fn is_open(request: &Parts, inner: &Result<Option<Uri>, Error>) -> bool {
     let uri = inner.as_ref().ok().and_then(Option::as_ref).unwrap_or(&request.uri);
     let path = uri.path().strip_suffix('/').unwrap_or(uri.path());
-    path == api::OPEN && mode(request) == Mode::Synchronous
+    path == api::OPEN && Mode::of(request, Preferences::of(&request.headers)) == Mode::Synchronous
 }
 
 /// The target without `/_db/_system`; `None` where it has no database prefix.
@@ -243,28 +294,6 @@ mod tests {
         ] {
             let found = without_database(&target.parse().unwrap());
             assert_eq!(found, rest.map(|rest| rest.map(|r| r.parse().unwrap())), "{target}");
-        }
-    }
-
-    #[test]
-    fn only_store_and_true_defer() {
-        for (method, values, expected) in [
-            ("GET", &["store"][..], Mode::Deferred(Keep::Result)),
-            ("HEAD", &["true"], Mode::Deferred(Keep::Nothing)),
-            ("POST", &["\t store "], Mode::Deferred(Keep::Result)),
-            ("OPTIONS", &["store"], Mode::Synchronous),
-            ("GET", &["TRUE"], Mode::Synchronous),
-            ("GET", &["1"], Mode::Synchronous),
-            ("GET", &[""], Mode::Synchronous),
-            ("GET", &["store", "store"], Mode::Synchronous),
-            ("GET", &[], Mode::Synchronous),
-        ] {
-            let mut request = Request::builder().method(method);
-            for value in values {
-                request = request.header(ASYNC, *value);
-            }
-            let (parts, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(mode(&parts), expected, "{method} {values:?}");
         }
     }
 }

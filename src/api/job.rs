@@ -9,8 +9,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::query::{number, parameter};
-use super::{json, text};
-use crate::call::{Answer, Call, Delivery, Owner, Receipt, empty};
+use super::{Endpoint, json, text};
+use crate::call::{Answer, Call, Owner, Receipt, empty};
 use crate::error::Error;
 use crate::job::stored::StoredResponse;
 use crate::job::{JobId, Stamp};
@@ -41,6 +41,19 @@ pub fn answer(jobs: &Arc<Jobs>, call: &Call, rest: &str, query: &str) -> Result<
         Method::PUT => put(jobs, &call.owner, &segments),
         Method::DELETE => delete(jobs, &call.owner, &segments, query),
         _ => get(jobs, &call.owner, &segments, query),
+    }
+}
+
+/// The job that a request asks after, so that its client may prefer to wait for it. `path` is that of the
+/// whole target.
+pub fn awaited(method: &Method, path: &str) -> Option<JobId> {
+    let Ok(Endpoint::Job(rest)) = Endpoint::of(path) else { return None };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let segments: Vec<&str> = rest.split('/').skip(1).collect();
+    match (method, segments.as_slice()) {
+        (&Method::GET | &Method::HEAD | &Method::PUT, [id])
+        | (&Method::GET | &Method::HEAD, [id, "result"]) => JobId::parse(id),
+        _ => None,
     }
 }
 
@@ -135,15 +148,7 @@ fn peek(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
 }
 
 fn collect(jobs: &Arc<Jobs>, job: JobKey) -> Result<Answer, Error> {
-    let lookup = jobs.store.collect(&job);
-    let receipt = || {
-        let (jobs, job) = (Arc::clone(jobs), job.clone());
-        Receipt::new(move |delivery| match delivery {
-            Delivery::Confirmed => jobs.store.confirm(&job),
-            Delivery::Failed => jobs.store.restore(&job),
-        })
-    };
-    answer_with(lookup, &job, receipt)
+    answer_with(jobs.store.collect(&job), &job, || jobs.receipt(job.clone()))
 }
 
 fn answer_with(

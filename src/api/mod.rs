@@ -12,20 +12,21 @@ mod query;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response};
 
-use crate::call::{Call, empty};
+use crate::call::Call;
 use crate::error::{Error, JSON};
-use crate::handler::{Handler, Outcome};
+use crate::handler::{ANY_METHOD, Handler, Outcome, options};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;
-pub use job::{ASYNC_ID, id_value};
+pub use job::{ASYNC_ID, awaited, id_value};
 pub use openapi::Access;
 
-/// The path prefixes of the built-in endpoints; no route of the user's may stand below them.
-pub const PREFIXES: [&str; 2] = ["/_api/", "/_admin/"];
+/// The path prefixes of the built-in endpoints; no route of the user's may stand below them. `*` is the
+/// server itself, which can only be asked for its options (RFC 9112 section 3.2.4).
+pub const PREFIXES: [&str; 3] = ["/_api/", "/_admin/", "*"];
 
 /// The endpoint that never asks for credentials.
 pub const OPEN: &str = "/_admin/server/availability";
@@ -53,6 +54,8 @@ impl Api {
 enum Endpoint<'a> {
     /// The job resource, with the path behind it.
     Job(&'a str),
+    /// The server itself.
+    Server,
     Version,
     Time,
     Sleep,
@@ -83,6 +86,9 @@ impl<'a> Endpoint<'a> {
                 return Ok(Self::Job(rest));
             }
         }
+        if path == "*" {
+            return Ok(Self::Server);
+        }
         let path = path.strip_suffix('/').unwrap_or(path);
         let found = TABLE.iter().find(|(known, _)| *known == path);
         found.map(|(_, endpoint)| *endpoint).ok_or(Error::NotFound("no such endpoint".into()))
@@ -96,7 +102,7 @@ impl<'a> Endpoint<'a> {
                 Some("GET, HEAD, OPTIONS")
             }
             Self::Collection => Some("GET, HEAD, OPTIONS, POST"),
-            Self::Version | Self::Echo => None,
+            Self::Server | Self::Version | Self::Echo => None,
         }
     }
 }
@@ -109,17 +115,19 @@ impl Handler for Api {
     fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
         let endpoint = Endpoint::of(call.request.uri().path())?;
         let method = call.request.method();
-        if let Some(allow) = endpoint.allow() {
-            if method == Method::OPTIONS {
-                return Ok(options(allow).into());
-            }
-            if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
-                return Err(Error::MethodNotSupported(allow));
-            }
+        let allow = endpoint.allow();
+        if method == Method::OPTIONS {
+            return Ok(options(allow.unwrap_or(ANY_METHOD)).into());
+        }
+        if let Some(allow) = allow
+            && !allow.split(", ").any(|allowed| allowed == method.as_str())
+        {
+            return Err(Error::MethodNotSupported(allow));
         }
         let query = call.request.uri().query().unwrap_or_default();
         match endpoint {
             Endpoint::Job(rest) => job::answer(&self.jobs, call, rest, query).map(Outcome::Answer),
+            Endpoint::Server => Ok(options(ANY_METHOD).into()),
             Endpoint::Version => Ok(admin::version(query, self.jobs.store.name()).into()),
             Endpoint::Time => Ok(admin::time().into()),
             Endpoint::Sleep => admin::sleep(query, execution).map(Into::into),
@@ -129,13 +137,6 @@ impl Handler for Api {
             Endpoint::Collection => collection::answer(method, call.request.body()).map(Into::into),
         }
     }
-}
-
-/// The answer to OPTIONS (RFC 9110 section 9.3.7).
-fn options(allow: &'static str) -> Response<Bytes> {
-    let mut response = empty(StatusCode::OK);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-    response
 }
 
 /// A `200` with JSON.

@@ -65,6 +65,8 @@ pub struct Config {
     pub body_timeout: Duration,
     /// How long running jobs have at the end.
     pub grace: Duration,
+    /// How long a client may wait for a job that it asks after.
+    pub max_wait: Duration,
 }
 
 /// A front.
@@ -110,6 +112,7 @@ impl Default for Config {
             timeout: Duration::from_secs(3600),
             body_timeout: Duration::from_secs(20),
             grace: Duration::from_secs(30),
+            max_wait: Duration::from_secs(60),
         }
     }
 }
@@ -192,7 +195,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 20] = [
+const OPTIONS: [(&str, Setter); 21] = [
     ("listen", |c, v| value::address(v).map(|v| c.listen = v)),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
@@ -212,6 +215,7 @@ const OPTIONS: [(&str, Setter); 20] = [
     ("timeout", |c, v| value::duration(v).map(|v| c.timeout = v)),
     ("body-timeout", |c, v| value::duration(v).map(|v| c.body_timeout = v)),
     ("grace", |c, v| value::duration(v).map(|v| c.grace = v)),
+    ("max-wait", |c, v| value::duration(v).map(|v| c.max_wait = v)),
     ("insecure", |c, v| value::flag(v).map(|()| c.exposure = Exposure::Insecure)),
 ];
 

@@ -91,7 +91,8 @@ impl Exchange<'_> {
             Ok(body) => body,
             Err(broken) => return self.refuse(broken),
         };
-        let answer = self.service.call(plan, Request::from_parts(parts, body), self.connection);
+        let request = Request::from_parts(parts, body);
+        let answer = self.service.call(plan, request, self.connection, self.stream);
         self.deliver(answer, content, persistence, version)
     }
 

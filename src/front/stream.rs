@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use crate::call::Connection;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::call::{Connection, Peer};
 
 /// A listening socket.
 pub enum Listener {
@@ -107,6 +109,14 @@ impl Stream {
     /// Whether the connection has broken meanwhile.
     pub fn is_broken(&self) -> bool {
         !matches!(either!(self, s => s.take_error()), Ok(None))
+    }
+}
+
+impl Peer for Stream {
+    /// One who has said that nothing more will come waits for nothing either.
+    fn is_gone(&self) -> bool {
+        let mut fds = [either!(self, s => PollFd::new(s, PollFlags::RDHUP))];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0)
     }
 }
 

@@ -20,7 +20,7 @@ use tiny_http::Server;
 use super::head::{Framing, Head, Persistence};
 use super::reply::{self, Clock, Content};
 use super::{Limits, Listener};
-use crate::call::{Answer, Connection};
+use crate::call::{Answer, Connection, Peer};
 use crate::error::Error;
 use crate::service::Service;
 
@@ -157,9 +157,21 @@ impl Receiver {
             Err(answer) => return *answer,
         };
         match body(request, framing, self.limits.max_body) {
-            Ok(body) => self.service.call(plan, Request::from_parts(parts, body), connection),
+            Ok(body) => {
+                let request = Request::from_parts(parts, body);
+                self.service.call(plan, request, connection, &Unseen)
+            }
             Err(error) => error.response().into(),
         }
+    }
+}
+
+/// A client whose connection tiny_http keeps to itself: that it has left shows when it is answered.
+struct Unseen;
+
+impl Peer for Unseen {
+    fn is_gone(&self) -> bool {
+        false
     }
 }
 

@@ -17,10 +17,13 @@ pub mod upstream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
+use http::{HeaderValue, Response, StatusCode};
 
-use crate::call::{Answer, Call};
+use crate::call::{Answer, Call, empty};
 use crate::error::Error;
 use crate::job::execution::Execution;
 
@@ -51,6 +54,16 @@ pub trait Handler: Send + Sync {
     /// # Errors
     /// The error that stands for the answer.
     fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error>;
+}
+
+/// The methods of what takes any.
+pub const ANY_METHOD: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+
+/// The answer to OPTIONS (RFC 9110 section 9.3.7).
+pub fn options(allow: &'static str) -> Response<Bytes> {
+    let mut response = empty(StatusCode::OK);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
 }
 
 /// What the scripts of one route have in common.

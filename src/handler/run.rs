@@ -8,10 +8,10 @@ use std::os::unix::process::ExitStatusExt;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::child::{self, Output, Script};
-use super::{Handler, Outcome, ScriptRoute, environment, locate};
+use super::{ANY_METHOD, Handler, Outcome, ScriptRoute, environment, locate, options};
 use crate::call::Call;
 use crate::error::Error;
 use crate::job::execution::Execution;
@@ -37,6 +37,10 @@ impl Handler for RunHandler {
     }
 
     fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
+        if call.request.method() == Method::OPTIONS {
+            // A plain program knows of no methods: it would do its work.
+            return Ok(options(ANY_METHOD).into());
+        }
         run_script(&self.route, call, execution).map(|output| response(output).into())
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::bell::Bell;
 use super::keys::{self, Keys};
 use super::shelf::Shelf;
 use super::{Finished, IdempotencyKey, JobKey, Keep, List, Refused, Status};
@@ -30,6 +31,8 @@ pub struct Ledger<Q, R> {
     /// The jobs whose result nobody wants, until they have run.
     unwanted: HashMap<JobKey, Box<Pending<Q>>>,
     keys: Keys,
+    /// Rung whenever a job stops being pending for its owner.
+    bell: Arc<Bell>,
     /// In bytes.
     stored: usize,
 }
@@ -128,8 +131,13 @@ impl<Q, R> Jobs<Q, R> {
 impl<Q, R> Ledger<Q, R> {
     /// No jobs yet, and room for `capacity` bytes; the next id will be greater than `last`.
     pub fn new(capacity: usize, last: Option<JobId>) -> Self {
-        let (owners, unwanted, keys) = <_>::default();
-        Self { capacity, last, owners, unwanted, keys, stored: 0 }
+        let (owners, unwanted, keys, bell) = <_>::default();
+        Self { capacity, last, owners, unwanted, keys, bell, stored: 0 }
+    }
+
+    /// What wakes those who wait for a job.
+    pub const fn bell(&self) -> &Arc<Bell> {
+        &self.bell
     }
 
     /// Whether so many bytes would still fit.
@@ -261,6 +269,7 @@ impl<Q, R> Ledger<Q, R> {
         jobs.done.put(job.id, now, Box::new(done));
         jobs.result_bytes += footprint;
         self.stored = self.stored - pending.footprint + footprint;
+        self.bell.ring(job);
         Finished::Kept
     }
 
@@ -423,6 +432,7 @@ impl<Q, R> Ledger<Q, R> {
 
     /// Forgets a pending job: its record stays, unlisted, until it has run.
     fn forget_pending(&mut self, job: JobKey, record: Box<Pending<Q>>) {
+        self.bell.ring(&job);
         self.unwanted.insert(job, record);
     }
 

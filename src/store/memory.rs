@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use http::Response;
 
+use super::bell::Bell;
 use super::ledger::{Cancel, Forgotten, Found, Ledger, Reach};
 use super::{
     Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Refused, StartRecord,
@@ -108,6 +109,10 @@ impl Store for MemoryStore {
 
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
         end(&mut self.lock(), job, response, now)
+    }
+
+    fn bell(&self) -> Arc<Bell> {
+        Arc::clone(self.lock().bell())
     }
 
     fn status(&self, job: &JobKey) -> Option<Status> {

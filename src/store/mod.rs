@@ -18,6 +18,7 @@
 //! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
 //!   ways to forget is as durable as the store is; a result is so before its job is done.
 
+pub mod bell;
 pub mod disk;
 mod keys;
 mod ledger;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
+
+use bell::Bell;
 
 use crate::call::{Call, Owner};
 use crate::job::execution::Execution;
@@ -220,6 +223,9 @@ pub trait Store: Send + Sync {
 
     /// Ends a running job with its result, which can be collected once it is durable.
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished;
+
+    /// What rings when a job is done or gone.
+    fn bell(&self) -> Arc<Bell>;
 
     /// The status of a job; `None` if it does not exist.
     fn status(&self, job: &JobKey) -> Option<Status>;

@@ -31,6 +31,7 @@ use self::shared::{Guarded, Pace, Reply, Request, Shared, Then};
 use self::tables::{Change, Fault, NewJob, Tables};
 use self::unsynced::Unsynced;
 use self::writer::Writer;
+use super::bell::Bell;
 use super::ledger::{Cancel, Forgotten, Found, Reach};
 use super::{
     Accepted, Begun, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused,
@@ -378,6 +379,10 @@ impl Store for DiskStore {
         let finished = state.end(job, response, now);
         self.shared.wait_for_ease(state);
         finished
+    }
+
+    fn bell(&self) -> Arc<Bell> {
+        Arc::clone(self.shared.lock().ledger.bell())
     }
 
     fn status(&self, job: &JobKey) -> Option<Status> {
