@@ -7,6 +7,7 @@
 //! - [`scripts`]: a script job beside the bare fork+exec of the same script.
 //! - [`memory`]: sizes, start, and what a hundred thousand results cost.
 //! - [`front`]: the strict front beside a bare loop over sockets.
+//! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
 //! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
@@ -18,6 +19,7 @@ mod memory;
 mod sample;
 mod scripts;
 mod server;
+mod store;
 
 fn main() {
     // Cargo adds `--bench`.
@@ -25,7 +27,8 @@ fn main() {
         Some("scripts") => scripts::print(),
         Some("memory") => memory::print(),
         Some("front") => front::print(),
+        Some("store") => store::print(),
         Some("bare") => bare::serve(),
-        _ => println!("Usage: cargo bench --bench figures -- scripts | memory | front"),
+        _ => println!("Usage: cargo bench --bench figures -- scripts | memory | front | store"),
     }
 }

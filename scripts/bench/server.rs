@@ -24,6 +24,12 @@ impl Server {
         Self::start(&mut command)
     }
 
+    /// Starts deferd under a command that takes another as its last arguments, and ends with it.
+    pub fn under(command: &mut Command, arguments: &[&str]) -> Self {
+        command.arg(env!("CARGO_BIN_EXE_deferd")).args(["--listen", "127.0.0.1:0"]);
+        Self::start(command.args(arguments).env("RUST_LOG", "warn"))
+    }
+
     /// Starts the bare loop, which is this program itself.
     pub fn bare() -> Self {
         Self::start(Command::new(std::env::current_exe().unwrap()).arg("bare"))
