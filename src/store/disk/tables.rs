@@ -25,16 +25,23 @@ use crate::store::{Begun, IdempotencyKey, Keep};
 /// The version of all that is defined here and in `record`.
 const FORMAT: u64 = 1;
 
-/// Names to numbers: `format`, and `last`, above which no id was given out.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("deferd");
-/// Ids to records.
-const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
+/// All tables are of one type: redb's code is generic, and each type of table another 100 KiB of it.
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// Names to numbers, in decimal: `format`, and `last`, above which no id was given out.
+const META: Definition = TableDefinition::new("deferd");
+/// Ids, their bytes in network order, to records.
+const JOBS: Definition = TableDefinition::new("jobs");
 /// Ids to messages: the request of a pending job, the response of a done one.
-const MESSAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("messages");
+const MESSAGES: Definition = TableDefinition::new("messages");
 /// Ids to the last that a done job wrote to stderr, where it wrote anything.
-const LOGS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("logs");
+const LOGS: Definition = TableDefinition::new("logs");
 /// Owners and idempotency keys to the jobs that were accepted under them.
-const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+const KEYS: Definition = TableDefinition::new("keys");
+
+/// Names in the first table.
+const FORMAT_NAME: &[u8] = b"format";
+const LAST_NAME: &[u8] = b"last";
 
 /// For pages of the file, in bytes: the kernel keeps those that are often read, too.
 const CACHE: usize = 2 << 20;
@@ -183,7 +190,7 @@ impl Tables {
         guarded(|| {
             let database = Database::builder().create_with_backend(storage)?;
             let write = database.begin_write()?;
-            write.open_table(META)?.insert("format", FORMAT)?;
+            write.open_table(META)?.insert(FORMAT_NAME, FORMAT.to_string().as_bytes())?;
             write.open_table(JOBS)?;
             write.open_table(MESSAGES)?;
             write.open_table(LOGS)?;
@@ -211,7 +218,7 @@ impl Tables {
 
     fn check_format(&self) -> Result<(), Fault> {
         let found = match self.database.begin_read()?.open_table(META) {
-            Ok(meta) => meta.get("format")?.map(|version| version.value()),
+            Ok(meta) => meta.get(FORMAT_NAME)?.and_then(|version| number(version.value())),
             Err(TableError::Storage(error)) => return Err(error.into()),
             Err(_) => None,
         };
@@ -234,18 +241,19 @@ impl Tables {
             let read = self.database.begin_read()?;
             for row in read.open_table(JOBS)?.iter()? {
                 let (id, record) = row?;
-                let known = JobId::new(id.value()).zip(Record::read(record.value()));
-                let damaged = || Fault(format!("the record of job {} is damaged", id.value()));
+                let known = read_id(id.value()).zip(Record::read(record.value()));
+                let damaged = || Fault(format!("the record of job {:?} is damaged", id.value()));
                 contents.jobs.push(known.ok_or_else(damaged)?);
             }
             for row in read.open_table(KEYS)?.iter()? {
                 let (name, record) = row?;
-                let known = KeyRecord::read(name.value(), record.value());
-                let damaged = || Fault(format!("the record of key {:?} is damaged", name.value()));
+                let name = String::from_utf8_lossy(name.value());
+                let known = KeyRecord::read(&name, record.value());
+                let damaged = || Fault(format!("the record of key {name:?} is damaged"));
                 contents.keys.push(known.ok_or_else(damaged)?);
             }
-            let last = read.open_table(META)?.get("last")?.map(|last| last.value());
-            contents.last = last.and_then(JobId::new);
+            let last = read.open_table(META)?.get(LAST_NAME)?;
+            contents.last = last.and_then(|last| number(last.value())).and_then(JobId::new);
             Ok(contents)
         })
     }
@@ -268,7 +276,7 @@ impl Tables {
             }
             drop(open);
             if let Some(last) = last {
-                write.open_table(META)?.insert("last", last.number())?;
+                write.open_table(META)?.insert(LAST_NAME, last.to_string().as_bytes())?;
             }
             Ok(write.commit()?)
         })
@@ -306,8 +314,8 @@ impl Tables {
     fn job(&self, id: JobId) -> Result<Option<(Record, Bytes)>, Fault> {
         guarded(|| {
             let read = self.database.begin_read()?;
-            let record = read.open_table(JOBS)?.get(id.number())?;
-            let message = read.open_table(MESSAGES)?.get(id.number())?;
+            let record = read.open_table(JOBS)?.get(key(id).as_slice())?;
+            let message = read.open_table(MESSAGES)?.get(key(id).as_slice())?;
             let both = record.zip(message);
             Ok(both.and_then(|(record, message)| {
                 Some((Record::read(record.value())?, Bytes::copy_from_slice(message.value())))
@@ -315,24 +323,35 @@ impl Tables {
         })
     }
 
-    fn read(
-        &self,
-        table: TableDefinition<'_, u64, &'static [u8]>,
-        id: JobId,
-    ) -> Result<Option<Bytes>, Fault> {
+    fn read(&self, table: Definition, id: JobId) -> Result<Option<Bytes>, Fault> {
         guarded(|| {
-            let row = self.database.begin_read()?.open_table(table)?.get(id.number())?;
+            let row = self.database.begin_read()?.open_table(table)?.get(key(id).as_slice())?;
             Ok(row.map(|value| Bytes::copy_from_slice(value.value())))
         })
     }
 }
 
+/// An id as a key: ids in their order are keys in theirs.
+const fn key(id: JobId) -> [u8; 8] {
+    id.number().to_be_bytes()
+}
+
+fn read_id(key: &[u8]) -> Option<JobId> {
+    key.try_into().ok().map(u64::from_be_bytes).and_then(JobId::new)
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+type OpenTable<'a> = Table<'a, &'static [u8], &'static [u8]>;
+
 /// The tables within one transaction.
 struct OpenTables<'a> {
-    jobs: Table<'a, u64, &'static [u8]>,
-    messages: Table<'a, u64, &'static [u8]>,
-    logs: Table<'a, u64, &'static [u8]>,
-    keys: Table<'a, &'static str, &'static [u8]>,
+    jobs: OpenTable<'a>,
+    messages: OpenTable<'a>,
+    logs: OpenTable<'a>,
+    keys: OpenTable<'a>,
 }
 
 impl<'a> OpenTables<'a> {
@@ -369,30 +388,31 @@ impl<'a> OpenTables<'a> {
     }
 
     fn accept(&mut self, job: &NewJob) -> Result<(), Fault> {
-        self.jobs.insert(job.id.number(), job.record.to_text().as_bytes())?;
+        self.jobs.insert(key(job.id).as_slice(), job.record.to_text().as_bytes())?;
         self.put_message(job.id, &job.request.0, &job.request.1)?;
-        if let Some(IdempotencyKey { key, fingerprint }) = &job.key {
+        if let Some(IdempotencyKey { key: name, fingerprint }) = &job.key {
             let (id, accepted) = (job.id, job.record.created);
             let record = KeyRecord { id, accepted, fingerprint: *fingerprint };
-            let name = key_name(&job.record.owner, key);
-            self.keys.insert(name.as_str(), record.to_text().as_bytes())?;
+            let name = key_name(&job.record.owner, name);
+            self.keys.insert(name.as_bytes(), record.to_text().as_bytes())?;
         }
         Ok(())
     }
 
     fn finish(&mut self, id: JobId, record: &Record, result: &StoredResult) -> Result<(), Fault> {
-        self.jobs.insert(id.number(), record.to_text().as_bytes())?;
+        self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
         let head = message::response_head(&result.response);
         self.put_message(id, &head, message::response_body(&result.response))?;
         if !result.log.is_empty() {
-            self.logs.insert(id.number(), &*result.log)?;
+            self.logs.insert(key(id).as_slice(), &*result.log)?;
         }
         Ok(())
     }
 
     /// Writes a message without joining its parts in memory first.
     fn put_message(&mut self, id: JobId, head: &[u8], body: &[u8]) -> Result<(), Fault> {
-        let mut place = self.messages.insert_reserve(id.number(), head.len() + body.len())?;
+        let mut place =
+            self.messages.insert_reserve(key(id).as_slice(), head.len() + body.len())?;
         let bytes = place.as_mut();
         bytes[..head.len()].copy_from_slice(head);
         bytes[head.len()..].copy_from_slice(body);
@@ -403,12 +423,12 @@ impl<'a> OpenTables<'a> {
         let record = self.record(id)?;
         let Some(mut record) = record else { return Ok(()) };
         change(&mut record.state);
-        self.jobs.insert(id.number(), record.to_text().as_bytes())?;
+        self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
         Ok(())
     }
 
     fn record(&self, id: JobId) -> Result<Option<Record>, Fault> {
-        Ok(self.jobs.get(id.number())?.and_then(|row| Record::read(row.value())))
+        Ok(self.jobs.get(key(id).as_slice())?.and_then(|row| Record::read(row.value())))
     }
 
     fn forget(&mut self, id: JobId) -> Result<(), Fault> {
@@ -423,14 +443,15 @@ impl<'a> OpenTables<'a> {
     }
 
     fn remove_key(&mut self, owner: &Owner, key: &str) -> Result<(), Fault> {
-        self.keys.remove(key_name(owner, key).as_str())?;
+        self.keys.remove(key_name(owner, key).as_bytes())?;
         Ok(())
     }
 
     fn remove(&mut self, id: JobId) -> Result<(), Fault> {
-        self.jobs.remove(id.number())?;
-        self.messages.remove(id.number())?;
-        self.logs.remove(id.number())?;
+        let key = key(id);
+        self.jobs.remove(key.as_slice())?;
+        self.messages.remove(key.as_slice())?;
+        self.logs.remove(key.as_slice())?;
         Ok(())
     }
 }
