@@ -8,6 +8,8 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::file::DiskFile;
 use super::record::{Record, State};
@@ -23,6 +25,10 @@ const FILE: &str = "jobs.redb";
 const NEW_FILE: &str = "jobs.redb.new";
 /// What a running deferd holds locked.
 const LOCK: &str = "lock";
+/// How long to wait for the lock, and how often to look: a script that a deferd was about to run when
+/// it was killed holds it until it is executed.
+const LOCK_TIME: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A directory that this process has for itself.
 pub struct Directory {
@@ -43,12 +49,17 @@ impl Directory {
         let named = |error: &dyn Display| format!("{}: {error}", path.join(LOCK).display());
         let options = File::options().create(true).append(true).open(path.join(LOCK));
         let lock = options.map_err(|error| named(&error))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: lock }),
-            Err(TryLockError::WouldBlock) => {
-                Err("another deferd uses it: end that one, or choose another directory".into())
+        let deadline = Instant::now() + LOCK_TIME;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path, _lock: lock }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOOK),
+                Err(TryLockError::WouldBlock) => {
+                    let what = "another deferd uses it: end that one, or choose another directory";
+                    return Err(what.into());
+                }
+                Err(TryLockError::Error(error)) => return Err(named(&error)),
             }
-            Err(TryLockError::Error(error)) => Err(named(&error)),
         }
     }
 
