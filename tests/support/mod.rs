@@ -47,6 +47,14 @@ fn front() -> Vec<String> {
     if front == "strict" { Vec::new() } else { vec!["--front".to_owned(), front] }
 }
 
+/// Options that are added to those of every test, so that a suite can be run over another store:
+/// `DEFERD_TEST_OPTIONS="--data DIR"`. `DIR` stands for a directory of the test's own.
+fn added_options(dir: &TempDir) -> Vec<String> {
+    let options = std::env::var("DEFERD_TEST_OPTIONS").unwrap_or_default();
+    let own = dir.join("data").display().to_string();
+    options.split_whitespace().map(|word| word.replace("DIR", &own)).collect()
+}
+
 /// A directory that is removed with the test.
 pub struct TempDir(pub PathBuf);
 
@@ -326,6 +334,7 @@ impl Deferd {
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])
             .args(front())
+            .args(added_options(&dir))
             // The name that requests written by hand have in `host`.
             .args(["--allow-host", "a"])
             .args(arguments)

@@ -1,0 +1,220 @@
+//! The job as its clients may see it, and the search for an order that explains what they saw.
+//!
+//! A history is explained if its operations can be put in one order, each at some moment between its
+//! request and its answer, with the job's own steps (start, finish, expire) anywhere between them, such that a
+//! single job answers each as it was answered (Herlihy and Wing: linearizability). Jobs are independent: what
+//! concerns all of them, lists and deletions in bulk, is looked at as an operation on each.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Submit,
+    Status,
+    Peek,
+    Collect,
+    /// A collection whose client goes away: it may take the result or not, and deliver it or not.
+    Abandon,
+    Cancel,
+    Forget,
+    ForgetAll,
+    /// By a stamp that every job is before.
+    ForgetExpired,
+    /// By a stamp that no job is before.
+    ForgetNone,
+    ListDone,
+    ListPending,
+}
+
+/// What it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// `202`, or `{"result":true}`, or nothing is known.
+    Yes,
+    /// `204`.
+    Pending,
+    /// `200` without a result.
+    Done,
+    /// The job's own response.
+    Result,
+    /// The response of a job that was cancelled.
+    Cancelled,
+    /// `404`.
+    Unknown,
+    /// The list has the job, or has not.
+    Listed(bool),
+}
+
+/// An operation with its answer, and the time that it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    pub client: usize,
+    pub operation: Operation,
+    pub answer: Answer,
+    pub begin: Instant,
+    /// `None`: its client did not wait, and it may come to pass at any time.
+    pub end: Option<Instant>,
+}
+
+/// How a job ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Ending {
+    Result,
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Absent,
+    Queued,
+    Running,
+    /// It was told to end.
+    Ending,
+    /// It has come to its result, which is not on disk yet: too late to cancel, too early to collect.
+    Decided,
+    Done(Ending),
+    /// Taken by a client that has gone away.
+    Taken(Ending),
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct State {
+    phase: Phase,
+    /// Collections whose clients have gone away, and which have not taken the result.
+    abandoned: u8,
+}
+
+/// What there is beside the operations.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub expiry: Expiry,
+    pub commit: Commit,
+}
+
+/// When results expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    Never,
+    AnyTime,
+}
+
+/// When a result that a job has come to is there for its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    AtOnce,
+    /// When it is on disk.
+    Later,
+}
+
+impl State {
+    const FIRST: Self = Self { phase: Phase::Absent, abandoned: 0 };
+
+    fn with(self, phase: Phase) -> Self {
+        Self { phase, ..self }
+    }
+
+    /// The states that the job may come to by itself.
+    fn steps(self, rules: Rules) -> Vec<Self> {
+        match self.phase {
+            Phase::Absent | Phase::Gone => Vec::new(),
+            Phase::Queued => vec![self.with(Phase::Running)],
+            Phase::Running if rules.commit == Commit::Later => vec![self.with(Phase::Decided)],
+            Phase::Running | Phase::Decided => vec![self.with(Phase::Done(Ending::Result))],
+            Phase::Ending => vec![self.with(Phase::Done(Ending::Cancelled))],
+            Phase::Taken(ending) => vec![self.with(Phase::Done(ending)), self.with(Phase::Gone)],
+            Phase::Done(ending) => {
+                let mut steps = Vec::new();
+                if self.abandoned > 0 {
+                    steps.push(Self { phase: Phase::Taken(ending), abandoned: self.abandoned - 1 });
+                }
+                if rules.expiry == Expiry::AnyTime {
+                    steps.push(self.with(Phase::Gone));
+                }
+                steps
+            }
+        }
+    }
+
+    /// The state behind an operation that is answered so; `None` if it cannot be.
+    fn after(self, operation: Operation, answer: Answer, rules: Rules) -> Option<Self> {
+        use Operation as O;
+        if operation == O::Abandon {
+            return Some(Self { abandoned: self.abandoned + 1, ..self });
+        }
+        let (expected, phase) = match (operation, self.phase) {
+            (O::Submit, Phase::Absent) => (Answer::Yes, Phase::Queued),
+            (O::Submit, _) => return None,
+            (O::ForgetNone, phase) => (Answer::Yes, phase),
+            (O::ForgetAll | O::ForgetExpired, Phase::Absent) => (Answer::Yes, Phase::Absent),
+            (O::ForgetAll | O::ForgetExpired, _) => (Answer::Yes, Phase::Gone),
+            (O::ListDone, phase) => (Answer::Listed(matches!(phase, Phase::Done(_))), phase),
+            (O::ListPending, phase) => (Answer::Listed(phase.is_pending()), phase),
+            (_, phase @ (Phase::Absent | Phase::Taken(_) | Phase::Gone)) => {
+                (Answer::Unknown, phase)
+            }
+            (O::Forget, _) => (Answer::Yes, Phase::Gone),
+            (O::Cancel, Phase::Queued) if rules.commit == Commit::Later => {
+                (Answer::Yes, Phase::Ending)
+            }
+            (O::Cancel, Phase::Queued) => (Answer::Yes, Phase::Done(Ending::Cancelled)),
+            (O::Cancel, Phase::Running) => (Answer::Yes, Phase::Ending),
+            (O::Cancel, phase) => (Answer::Yes, phase),
+            (O::Status, phase @ Phase::Done(_)) => (Answer::Done, phase),
+            (O::Peek, phase @ Phase::Done(ending)) => (ending.answer(), phase),
+            (O::Collect, Phase::Done(ending)) => (ending.answer(), Phase::Gone),
+            (_, phase) => (Answer::Pending, phase),
+        };
+        (answer == expected).then_some(self.with(phase))
+    }
+}
+
+impl Phase {
+    fn is_pending(self) -> bool {
+        matches!(self, Self::Queued | Self::Running | Self::Ending | Self::Decided)
+    }
+}
+
+impl Ending {
+    fn answer(self) -> Answer {
+        match self {
+            Self::Result => Answer::Result,
+            Self::Cancelled => Answer::Cancelled,
+        }
+    }
+}
+
+/// Whether some order of these events explains all of them.
+pub fn is_explained(events: &[Event], rules: Rules) -> bool {
+    assert!(events.len() < 128, "an event is a bit");
+    let waited = mask(events.iter().map(|event| event.end.is_some()));
+    // An event may be next as long as none that is left had ended before it began.
+    let before: Vec<u128> = events
+        .iter()
+        .map(|event| mask(events.iter().map(|e| e.end.is_some_and(|end| end < event.begin))))
+        .collect();
+    let mut seen = HashSet::from([(0, State::FIRST)]);
+    let mut open = vec![(0_u128, State::FIRST)];
+    while let Some((passed, state)) = open.pop() {
+        if passed & waited == waited {
+            return true;
+        }
+        let steps = state.steps(rules).into_iter().map(|state| (passed, state));
+        let events = events.iter().enumerate().filter_map(|(n, event)| {
+            let may_be_next = passed & (1 << n) == 0 && before[n] & !passed == 0;
+            let state =
+                may_be_next.then(|| state.after(event.operation, event.answer, rules))??;
+            Some((passed | 1 << n, state))
+        });
+        let next = steps.chain(events).filter(|next| seen.insert(*next));
+        open.extend(next);
+    }
+    false
+}
+
+/// The bits of those that are true.
+fn mask(bits: impl Iterator<Item = bool>) -> u128 {
+    bits.enumerate().map(|(n, bit)| u128::from(bit) << n).sum()
+}
