@@ -22,8 +22,10 @@ const THREADS: usize = 2;
 const TURNS: usize = 4;
 /// One turn of one side.
 const SPAN: Duration = Duration::from_millis(120);
-/// How often syncs are counted.
+/// How often syncs are counted, and the store is opened.
 const TRACED: usize = 3;
+/// The results that are opened.
+const MANY: usize = 100_000;
 /// What the bare loop writes at once: a page.
 const PAGE: usize = 4096;
 
@@ -33,6 +35,7 @@ pub fn print() {
     let directory = Directory::new("bench-store");
     speed(&directory.0);
     syncs(&directory.0);
+    opening(&directory.0);
 }
 
 /// A directory on the target's disk, removed with this.
@@ -150,6 +153,34 @@ impl Bare {
             count += 1;
         }
         f64::from(count) / begin.elapsed().as_secs_f64()
+    }
+}
+
+/// Opens many stored results, after a kill and after an orderly end.
+fn opening(directory: &Path) {
+    let data = directory.join("many");
+    let arguments = ["--data", data.to_str().unwrap(), "--max-stored", "1G"];
+    let server = Server::deferd("warn", &arguments);
+    Client::new(server.address).store(&deferred("/_admin/time"), MANY);
+    drop(server);
+    type End = fn(Server);
+    for (what, end) in [("a kill", drop as End), ("an orderly end", Server::end)] {
+        let (mut span, mut resident) = (Sample::default(), Sample::default());
+        for round in 0..=TRACED {
+            let begin = Instant::now();
+            let server = Server::deferd("warn", &arguments);
+            // The first was opened after whatever came before.
+            if round > 0 {
+                span.push(begin.elapsed().as_secs_f64());
+                resident.push(server.resident() / (1024.0 * 1024.0));
+            }
+            let list = request("GET", "/_api/job/done?count=10000");
+            let ids = Client::new(server.address).exchange(&list).body;
+            assert_eq!(ids.split(|&b| b == b',').count(), 10_000);
+            end(server);
+        }
+        row(&format!("opening {MANY} after {what}, s (target <= 2)"), format_args!("{span:.2}"));
+        row("resident then, MiB", format_args!("{resident:.1}"));
     }
 }
 
