@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::bell::Bell;
 use super::keys::{self, Keys};
-use super::shelf::Shelf;
+pub use super::shelf::Reach;
+use super::shelf::{Cleared, Jobs, Results};
 use super::{Finished, IdempotencyKey, JobKey, Keep, List, Refused, Status};
 use crate::call::Owner;
 use crate::job::execution::Execution;
@@ -35,28 +36,6 @@ pub struct Ledger<Q, R> {
     bell: Arc<Bell>,
     /// In bytes.
     stored: usize,
-}
-
-/// The jobs of one owner. Made by the first of them, dropped when the last is gone.
-struct Jobs<Q, R> {
-    pending: Shelf<Pending<Q>>,
-    done: Shelf<Done<R>>,
-    /// Collected, and neither confirmed nor restored yet.
-    in_delivery: Shelf<Done<R>>,
-    /// Footprints of `done` and `in_delivery`, so that forgetting all of them needs no count.
-    result_bytes: usize,
-}
-
-/// Results that were taken off, to be dropped without the lock.
-pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
-
-/// How far a deletion by time reaches.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// Results that can be collected.
-    Results,
-    /// Results in delivery too: if their delivery fails, they do not come back.
-    Everything,
 }
 
 /// What an attempt to cancel a job comes to.
@@ -88,43 +67,6 @@ pub enum Forgotten<R> {
     Pending,
     /// Its result, to be dropped without the lock.
     Result(#[expect(dead_code, reason = "it is there to be dropped")] Box<Done<R>>),
-}
-
-/// The shelves of an owner all of whose jobs were forgotten.
-pub struct Cleared<R> {
-    /// The jobs whose work goes on.
-    pub pending: Vec<JobId>,
-    done: Shelf<Done<R>>,
-    in_delivery: Shelf<Done<R>>,
-}
-
-impl<R> Cleared<R> {
-    /// The jobs whose results are gone.
-    pub fn results(&self) -> impl Iterator<Item = JobId> {
-        self.done.ids().chain(self.in_delivery.ids())
-    }
-}
-
-impl<Q, R> Default for Jobs<Q, R> {
-    fn default() -> Self {
-        let (pending, done, in_delivery) = <_>::default();
-        Self { pending, done, in_delivery, result_bytes: 0 }
-    }
-}
-
-impl<Q, R> Jobs<Q, R> {
-    fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.done.is_empty() && self.in_delivery.is_empty()
-    }
-
-    /// Takes the oldest result that came to be before `before`, if there is one.
-    fn take_result(&mut self, before: Stamp, reach: Reach) -> Option<(JobId, Box<Done<R>>)> {
-        let done = self.done.take_before(before);
-        match reach {
-            Reach::Results => done,
-            Reach::Everything => done.or_else(|| self.in_delivery.take_before(before)),
-        }
-    }
 }
 
 /// Accepting jobs.
@@ -375,7 +317,7 @@ impl<Q, R> Ledger<Q, R> {
         for (id, record) in jobs.pending.into_records() {
             self.forget_pending(JobKey { owner: owner.clone(), id }, record);
         }
-        Some(Cleared { pending, done: jobs.done, in_delivery: jobs.in_delivery })
+        Some(Cleared::new(pending, jobs.done, jobs.in_delivery))
     }
 
     /// Forgets the owner's pending jobs that are stamped before `before`: as many as the queue
@@ -442,12 +384,5 @@ impl<Q, R> Ledger<Q, R> {
         if let Some(jobs) = self.owners.get_mut(owner) {
             jobs.result_bytes -= bytes;
         }
-    }
-}
-
-impl<Q, R> Jobs<Q, R> {
-    fn has(&self, id: JobId) -> bool {
-        let pending = self.pending.get(id).is_some();
-        pending || self.done.get(id).is_some() || self.in_delivery.get(id).is_some()
     }
 }

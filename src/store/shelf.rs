@@ -1,11 +1,11 @@
-//! A shelf of the memory store: records ordered by timestamp, for expiry, and found by id.
+//! A shelf: records ordered by timestamp, for expiry, and found by id; and the shelves of one owner.
 //!
-//! Owns the two orders and keeps them in step. Knows nothing of states, owners and locks. Invariant: an id
-//! is in both maps or in neither.
+//! Owns the two orders and keeps them in step. Knows nothing of transitions and locks. Invariant: an id is in
+//! both maps of its shelf or in neither.
 
 use std::collections::BTreeMap;
 
-use crate::job::{JobId, Stamp};
+use crate::job::{Done, JobId, Pending, Stamp};
 
 /// Records ordered by timestamp, for expiry, with the way from an id to them.
 pub struct Shelf<T> {
@@ -65,5 +65,82 @@ impl<T> Shelf<T> {
     /// Whether nothing is on it.
     pub fn is_empty(&self) -> bool {
         self.stamps.is_empty()
+    }
+}
+
+/// The jobs of one owner. Made by the first of them, dropped when the last is gone.
+pub struct Jobs<Q, R> {
+    /// Queued or running.
+    pub pending: Shelf<Pending<Q>>,
+    /// With a result.
+    pub done: Shelf<Done<R>>,
+    /// Collected, and neither confirmed nor restored yet.
+    pub in_delivery: Shelf<Done<R>>,
+    /// Footprints of `done` and `in_delivery`, so that forgetting all of them needs no count.
+    pub result_bytes: usize,
+}
+
+/// Results that were taken off, to be dropped without the lock.
+pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
+
+/// How far a deletion by time reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Results that can be collected.
+    Results,
+    /// Results in delivery too: if their delivery fails, they do not come back.
+    Everything,
+}
+
+/// The shelves of an owner all of whose jobs were forgotten.
+pub struct Cleared<R> {
+    /// The jobs whose work goes on.
+    pub pending: Vec<JobId>,
+    done: Shelf<Done<R>>,
+    in_delivery: Shelf<Done<R>>,
+}
+
+impl<R> Cleared<R> {
+    /// The ids of the one shelf, and the others.
+    pub const fn new(
+        pending: Vec<JobId>,
+        done: Shelf<Done<R>>,
+        in_delivery: Shelf<Done<R>>,
+    ) -> Self {
+        Self { pending, done, in_delivery }
+    }
+
+    /// The jobs whose results are gone.
+    pub fn results(&self) -> impl Iterator<Item = JobId> {
+        self.done.ids().chain(self.in_delivery.ids())
+    }
+}
+
+impl<Q, R> Default for Jobs<Q, R> {
+    fn default() -> Self {
+        let (pending, done, in_delivery) = <_>::default();
+        Self { pending, done, in_delivery, result_bytes: 0 }
+    }
+}
+
+impl<Q, R> Jobs<Q, R> {
+    /// Whether nothing is on any of them.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.done.is_empty() && self.in_delivery.is_empty()
+    }
+
+    /// Takes the oldest result that came to be before `before`, if there is one.
+    pub fn take_result(&mut self, before: Stamp, reach: Reach) -> Option<(JobId, Box<Done<R>>)> {
+        let done = self.done.take_before(before);
+        match reach {
+            Reach::Results => done,
+            Reach::Everything => done.or_else(|| self.in_delivery.take_before(before)),
+        }
+    }
+
+    /// Whether the job is on one of them.
+    pub fn has(&self, id: JobId) -> bool {
+        let pending = self.pending.get(id).is_some();
+        pending || self.done.get(id).is_some() || self.in_delivery.get(id).is_some()
     }
 }
