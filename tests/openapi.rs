@@ -133,6 +133,9 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
 
         // What every operation has in common. A refusal may end its connection.
         seen.note(&operation, &operation.send(&mut client, "1", &[ASYNC]).expect(202));
+        let named = [ASYNC, ("idempotency-key", "first")];
+        client.request("GET", "/_admin/echo?first", &named, b"").expect(202);
+        seen.note(&operation, &operation.send(&mut deferd.client(), "1", &named).expect(422));
         seen.note(&operation, &operation.send(&mut full.client(), "1", &[ASYNC]).expect(503));
         let foreign = [("origin", "http://elsewhere.example")];
         seen.note(&operation, &operation.send(&mut deferd.client(), "1", &foreign).expect(403));

@@ -52,11 +52,12 @@ const fn row(
 }
 
 /// What every operation may answer with, as it can be deferred, and refused before it is run.
-const COMMON: [(&str, &str); 5] = [
+const COMMON: [(&str, &str); 6] = [
     ("202", "Accepted"),
     ("400", "Refused"),
     ("403", "Refused"),
     ("413", "Refused"),
+    ("422", "Refused"),
     ("503", "Busy"),
 ];
 
@@ -113,7 +114,7 @@ impl Operation {
     fn describe(&self, method: &str, access: Access) -> Value {
         let first = self.methods.starts_with(method);
         let id = if first { self.id.to_owned() } else { format!("{}-{method}", self.id) };
-        let names = self.parameters.split_whitespace().chain(["async"]);
+        let names = self.parameters.split_whitespace().chain(["async", "prefer", "key"]);
         let mut operation = value!({
             "operationId": id,
             "summary": self.summary,
