@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::execution::Executions;
 use crate::job::{JobId, Stamp};
-use crate::queue::{Permit, Queue, Task};
+use crate::queue::{Permit, Queue, Task, Turn};
 use crate::store::bell::Bell;
 use crate::store::{
     Accepted, Begun, Failing, JobKey, Recovered, Refused, Status, Store, Submission,
@@ -87,7 +87,8 @@ impl Jobs {
         let accepted = self.store.submit(submission, now())?;
         if let Accepted::New(id) = accepted {
             let gate = routes.get(route).gate.clone();
-            self.queue.push(Task { job: JobKey { owner, id }, route, gate, permit });
+            let (job, turn) = (JobKey { owner, id }, Turn::First);
+            self.queue.push(Task { job, route, gate, permit, turn });
         }
         Ok(accepted.id())
     }
@@ -102,7 +103,7 @@ impl Jobs {
                 Err(error) => error,
                 Ok(route) if begun == Begun::No || routes.get(route).runs_again() => {
                     let (gate, permit) = (routes.get(route).gate.clone(), self.queue.admit());
-                    self.queue.push(Task { job, route, gate, permit });
+                    self.queue.push(Task { job, route, gate, permit, turn: Turn::First });
                     queued += 1;
                     continue;
                 }

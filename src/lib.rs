@@ -17,11 +17,11 @@
 //!   pages may ask, `auth` who, `dialect` (and in it `prefer`) how a client wants to be answered.
 //! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for
 //!   scripts, `locate` finds them, `environment` prepares them, `child` runs them; `upstream` calls
-//!   another service, and `hop_by_hop` says which fields end here.
+//!   another service, `hop_by_hop` says which fields end here, and `retry` when it is called again.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
-//! - [`workers`]: the fixed pool that runs jobs; the janitor.
+//! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that are tried again.
 //! - [`store`]: where jobs are kept: the promise, and the stores that keep it. `ledger` knows the state
 //!   of every job, with `shelf` and `keys`; `memory` holds it; `disk` keeps what it says: `shared`
 //!   hands changes to the one `writer`, which puts `record`s and messages into `tables`, in a `file`
@@ -32,6 +32,7 @@
 //! - [`error`]: the one table of deferd's own errors.
 
 pub mod api;
+pub mod attempts;
 pub mod auth;
 pub mod browser;
 pub mod call;

@@ -106,7 +106,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
             directory.display()
         );
     }
-    workers::start(config.workers, &jobs, &routes);
+    workers::start(config.workers, &jobs, &routes)?;
     workers::start_janitor(&jobs, config.ttl)?;
     let policy = policy(config, &address);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
@@ -208,14 +208,15 @@ fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
         let handler = Box::new(Api::new(Arc::clone(jobs), access));
         let (time_limit, start_record) = (config.timeout, StartRecord::Soon);
         let prefix = prefix.into();
-        routes.push(Route { prefix, gate: None, time_limit, start_record, handler });
+        routes.push(Route { prefix, gate: None, time_limit, start_record, retry: None, handler });
     }
     for route in &config.routes {
         let time_limit = route.timeout.unwrap_or(config.timeout);
         let gate = route.concurrency.map(|limit| jobs.queue.new_gate(limit));
         let handler = handler(route, config)?;
         let (prefix, start_record) = (route.prefix.clone(), route.start_record);
-        routes.push(Route { prefix, gate, time_limit, start_record, handler });
+        let retry = route.retry;
+        routes.push(Route { prefix, gate, time_limit, start_record, retry, handler });
     }
     Ok(Routes::new(routes))
 }

@@ -181,7 +181,7 @@ impl Service {
         let gate = route.gate.as_ref();
         let _pass = gate.map(|gate| gate.enter(route.time_limit)).transpose()?;
         let run = self.jobs.executions.begin(None);
-        Ok(self.routes.run(index, call, &run.execution))
+        Ok(self.routes.run(index, &call, &run.execution))
     }
 
     fn submit(

@@ -8,6 +8,7 @@
 //! - [`memory`]: sizes, start, and what a hundred thousand results cost.
 //! - [`front`]: the strict front beside a bare loop over sockets.
 //! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
+//! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
 //! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
@@ -20,6 +21,7 @@ mod sample;
 mod scripts;
 mod server;
 mod store;
+mod upstream;
 
 fn main() {
     // Cargo adds `--bench`.
@@ -28,7 +30,10 @@ fn main() {
         Some("memory") => memory::print(),
         Some("front") => front::print(),
         Some("store") => store::print(),
+        Some("upstream") => upstream::print(),
         Some("bare") => bare::serve(),
-        _ => println!("Usage: cargo bench --bench figures -- scripts | memory | front | store"),
+        _ => println!(
+            "Usage: cargo bench --bench figures -- scripts | memory | front | store | upstream"
+        ),
     }
 }

@@ -10,6 +10,7 @@ use http::uri::Authority;
 
 use super::value;
 use crate::api;
+use crate::handler::retry::{Methods, Retry};
 use crate::store::StartRecord;
 
 /// A route as it was configured.
@@ -30,10 +31,15 @@ pub struct RouteConfig {
     pub start_record: StartRecord,
     /// How long connecting to its upstream may take, where not [`CONNECT_TIMEOUT`].
     pub connect_timeout: Option<Duration>,
+    /// Whether its jobs are tried again.
+    pub retry: Option<Retry>,
 }
 
 /// How long connecting to an upstream may take where its route says nothing else.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Before the second attempt at a job, where its route says nothing else.
+const BACKOFF: Duration = Duration::from_secs(1);
 
 /// What stands behind a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +69,18 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         max_output: None,
         start_record: StartRecord::Before,
         connect_timeout: None,
+        retry: None,
     };
     for option in rest {
         let (name, text) = option
             .split_once('=')
             .ok_or_else(|| format!("{option:?} is not of the form option=value"))?;
         set(&mut route, name, text).map_err(|what| format!("{name} {text:?}: {what}"))?;
+    }
+    if route.retry.is_some_and(|retry| retry.most == 0) {
+        return Err(
+            "backoff and unsafe say how to try again, and retry=N how often: it is missing".into(),
+        );
     }
     Ok(route)
 }
@@ -92,12 +104,35 @@ fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
             Err(format!("no such option of a route to scripts: {OPTIONS}"))
         }
         "connect-timeout" => value::duration(text).map(|v| route.connect_timeout = Some(v)),
+        "retry" => value::count(text).and_then(|v| retry(route, |r| r.most = few(v))),
+        "backoff" => value::duration(text).and_then(|v| retry(route, |r| r.backoff = v)),
+        "unsafe" => methods(text).and_then(|v| retry(route, |r| r.methods = v)),
         _ => Err(format!("no such option of a route: {OPTIONS}, {OF_UPSTREAMS}")),
     }
 }
 
+/// Changes how the jobs of a route are tried again; that they are is said by `retry` alone.
+fn retry(route: &mut RouteConfig, change: impl FnOnce(&mut Retry)) -> Result<(), String> {
+    let none = Retry { most: 0, backoff: BACKOFF, methods: Methods::Idempotent };
+    change(route.retry.get_or_insert(none));
+    Ok(())
+}
+
+/// More than this many attempts come to nothing in the time that anybody waits.
+fn few(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX - 1)
+}
+
+fn methods(text: &str) -> Result<Methods, String> {
+    match text {
+        "yes" => Ok(Methods::All),
+        "no" => Ok(Methods::Idempotent),
+        _ => Err("neither yes nor no".into()),
+    }
+}
+
 const OPTIONS: &str = "timeout, concurrency, max-output, rerun";
-const OF_UPSTREAMS: &str = "connect-timeout";
+const OF_UPSTREAMS: &str = "connect-timeout, retry, backoff, unsafe";
 
 fn checked_prefix(prefix: &str) -> Result<&str, String> {
     let own =
@@ -165,7 +200,12 @@ mod tests {
         let route = parse("/llm/=http://[::1]:11434/v1,connect-timeout=300ms").unwrap();
         let uri: Uri = "http://[::1]:11434/v1".parse().unwrap();
         assert_eq!(route.target, Target::Upstream(uri));
-        assert_eq!(route.connect_timeout, Some(Duration::from_millis(300)));
+        assert_eq!((route.connect_timeout, route.retry), (Some(Duration::from_millis(300)), None));
+        let route = parse("/x=http://h,retry=3,backoff=5s,unsafe=yes").unwrap();
+        let backoff = Duration::from_secs(5);
+        assert_eq!(route.retry, Some(Retry { most: 3, backoff, methods: Methods::All }));
+        let retry = parse("/x=http://h,retry=1").unwrap().retry.unwrap();
+        assert_eq!((retry.backoff, retry.methods), (BACKOFF, Methods::Idempotent));
     }
 
     #[test]
@@ -187,6 +227,11 @@ mod tests {
             ("/x=run:y,concurrency=0", "at least 1"),
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
             ("/x=run:y,connect-timeout=1s", "no such option of a route to scripts"),
+            ("/x=run:y,retry=2", "no such option of a route to scripts"),
+            ("/x=http://h/,retry=0", "at least 1"),
+            ("/x=http://h/,backoff=1s", "it is missing"),
+            ("/x=http://h/,unsafe=yes", "it is missing"),
+            ("/x=http://h/,retry=1,unsafe=1", "neither yes nor no"),
             ("/x=http:y", "neither cgi:DIR"),
             ("/x=http://", "no URL"),
             ("/x=http://h:/", "a port that is none"),

@@ -9,6 +9,7 @@ pub mod child;
 pub mod environment;
 pub mod hop_by_hop;
 pub mod locate;
+pub mod retry;
 pub mod routes;
 pub mod run;
 pub mod stderr;

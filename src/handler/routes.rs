@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
+use super::retry::Retry;
 use super::{Handler, Outcome};
 use crate::call::{Answer, Call};
 use crate::error::Error;
@@ -36,6 +37,8 @@ pub struct Route {
     pub time_limit: Duration,
     /// What has to be known of its jobs after a crash.
     pub start_record: StartRecord,
+    /// Whether its jobs are tried again.
+    pub retry: Option<Retry>,
     /// What runs its requests.
     pub handler: Box<dyn Handler>,
 }
@@ -71,8 +74,13 @@ impl Routes {
         &self.0[index.0]
     }
 
+    /// Whether any route tries its jobs again.
+    pub fn has_retry(&self) -> bool {
+        self.0.iter().any(|route| route.retry.is_some())
+    }
+
     /// Runs a request by the handler of its route, following local redirects.
-    pub fn run(&self, index: RouteIndex, call: Call, execution: &Execution) -> Answer {
+    pub fn run(&self, index: RouteIndex, call: &Call, execution: &Execution) -> Answer {
         let run = || self.follow(index, call, execution);
         let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             log::error!("route={} its handler panicked", self.get(index).prefix);
@@ -84,15 +92,18 @@ impl Routes {
     fn follow(
         &self,
         mut index: RouteIndex,
-        mut call: Call,
+        call: &Call,
         execution: &Execution,
     ) -> Result<Answer, Error> {
+        let mut redirect = None;
         for _ in 0..=MAX_LOCAL_REDIRECTS {
-            match self.get(index).handler.run(&call, execution)? {
+            let call = redirect.as_ref().unwrap_or(call);
+            match self.get(index).handler.run(call, execution)? {
                 Outcome::Answer(answer) => return Ok(answer),
                 Outcome::LocalRedirect(target) => {
-                    call = redirected(call, target);
-                    index = self.find(call.request.uri().path())?;
+                    let next = redirected(call, target);
+                    index = self.find(next.request.uri().path())?;
+                    redirect = Some(next);
                 }
             }
         }
@@ -102,17 +113,18 @@ impl Routes {
 
 /// The request that a local redirect stands for: a GET of the new target with the same fields, but
 /// for those that describe the content.
-fn redirected(call: Call, target: PathAndQuery) -> Call {
-    let (old, _) = call.request.into_parts();
+fn redirected(call: &Call, target: PathAndQuery) -> Call {
+    let old = &call.request;
     let mut request = Request::new(Bytes::new());
-    *request.method_mut() = if old.method == Method::HEAD { Method::HEAD } else { Method::GET };
+    *request.method_mut() = if old.method() == Method::HEAD { Method::HEAD } else { Method::GET };
     *request.uri_mut() = Uri::from(target);
-    *request.version_mut() = old.version;
-    *request.headers_mut() = old.headers;
+    *request.version_mut() = old.version();
+    *request.headers_mut() = old.headers().clone();
     for name in [http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH] {
         request.headers_mut().remove(name);
     }
-    Call { request, ..call }
+    let (connection, owner, auth_type) = (call.connection, call.owner.clone(), call.auth_type);
+    Call { request, connection, owner, auth_type }
 }
 
 /// Whether `prefix` covers `path`: up to a slash, or the whole of it.

@@ -104,12 +104,19 @@ impl Execution {
     /// Has `waker` called at each stop until the guard is dropped, and at once if there was one.
     /// It must not block: it runs under the signal's lock.
     pub fn on_stop(&self, waker: impl Fn() + Send + 'static) -> WakerGuard<'_> {
+        self.set_waker(waker);
+        WakerGuard(self)
+    }
+
+    /// The same, until the next waker replaces it.
+    pub fn set_waker(&self, waker: impl Fn() + Send + 'static) {
         let mut signal = lock(&self.signal);
         if signal.stop.is_some() {
             waker();
         }
-        signal.waker = Some(Box::new(waker));
-        WakerGuard(self)
+        let before = signal.waker.replace(Box::new(waker));
+        drop(signal);
+        drop(before);
     }
 
     /// Appends to the tail of the log.
@@ -166,7 +173,7 @@ impl Drop for WakerGuard<'_> {
 
 /// Every run under way, so that the end of deferd can stop them all.
 #[derive(Default)]
-pub struct Executions(Mutex<Runs>);
+pub struct Executions(Arc<Mutex<Runs>>);
 
 #[derive(Default)]
 struct Runs {
@@ -178,7 +185,7 @@ struct Runs {
 
 impl Executions {
     /// Begins a run; it counts until the returned guard is dropped.
-    pub fn begin(&self, job: Option<JobId>) -> Run<'_> {
+    pub fn begin(&self, job: Option<JobId>) -> Run {
         let execution = Arc::new(Execution::new(job));
         let mut runs = lock(&self.0);
         if let Some(stop) = runs.stop {
@@ -187,7 +194,7 @@ impl Executions {
         let key = runs.next;
         runs.next += 1;
         runs.running.insert(key, Arc::clone(&execution));
-        Run { runs: self, key, execution }
+        Run { runs: Arc::clone(&self.0), key, execution }
     }
 
     /// Stops every run, and those that begin from now on.
@@ -214,16 +221,16 @@ impl Executions {
 }
 
 /// A run under way.
-pub struct Run<'a> {
-    runs: &'a Executions,
+pub struct Run {
+    runs: Arc<Mutex<Runs>>,
     key: u64,
     /// The line to its handler.
     pub execution: Arc<Execution>,
 }
 
-impl Drop for Run<'_> {
+impl Drop for Run {
     fn drop(&mut self) {
-        lock(&self.runs.0).running.remove(&self.key);
+        lock(&self.runs).running.remove(&self.key);
     }
 }
 

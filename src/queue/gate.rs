@@ -86,7 +86,7 @@ impl Gate {
 
     /// Drops the jobs from the line that do not wait any more.
     pub fn purge(&self, is_queued: impl Fn(&JobKey) -> bool) {
-        let alive = |w: &Waiter| matches!(w, Waiter::Job(task) if is_queued(&task.job));
+        let alive = |w: &Waiter| matches!(w, Waiter::Job(task) if task.is_alive(&is_queued));
         self.lock().waiting.retain(|w| matches!(w, Waiter::Caller(_)) || alive(w));
     }
 

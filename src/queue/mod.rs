@@ -36,6 +36,24 @@ pub struct Task {
     pub gate: Option<Arc<Gate>>,
     /// Its place in the queue, to be dropped when it starts.
     pub permit: Permit,
+    /// Whether it has run before.
+    pub turn: Turn,
+}
+
+/// Whether a task has been with a worker before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It waits to be started.
+    First,
+    /// It comes for its next attempt: to the store it runs.
+    Again,
+}
+
+impl Task {
+    /// Whether it is still to be run; `is_queued` says so of those that wait to be started.
+    fn is_alive(&self, is_queued: impl Fn(&JobKey) -> bool) -> bool {
+        self.turn == Turn::Again || is_queued(&self.job)
+    }
 }
 
 /// A task that may run now.
@@ -111,7 +129,8 @@ impl Queue {
         })
     }
 
-    /// Takes a place, whether there is one or not: for jobs that were accepted before.
+    /// Takes a place, whether there is one or not: for jobs that were accepted before. So what waits for
+    /// another attempt leaves less room for new jobs.
     pub fn admit(&self) -> Permit {
         self.len.fetch_add(1, Ordering::AcqRel);
         Permit(Arc::clone(&self.len))
@@ -132,7 +151,7 @@ impl Queue {
     /// pushed meanwhile, but by those who had a permit already.
     fn purge(&self, is_queued: impl Fn(&JobKey) -> bool) {
         for task in self.receiver.try_iter().take(self.receiver.len()) {
-            if is_queued(&task.job) {
+            if task.is_alive(&is_queued) {
                 self.push(task);
             }
         }
@@ -183,7 +202,8 @@ mod tests {
 
     fn push(queue: &Queue, n: u64, gate: Option<&Arc<Gate>>) -> bool {
         let Some(permit) = queue.reserve(|job| *job != key(666)) else { return false };
-        queue.push(Task { job: key(n), route: RouteIndex(0), gate: gate.cloned(), permit });
+        let (job, route, turn) = (key(n), RouteIndex(0), Turn::First);
+        queue.push(Task { job, route, gate: gate.cloned(), permit, turn });
         true
     }
 
