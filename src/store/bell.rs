@@ -1,8 +1,10 @@
 //! The bell: who waits for which job, and is woken when that is done or gone.
 //!
 //! Owns the threads that wait. Knows nothing of states: the ledger rings whenever a job stops being
-//! pending, and who was woken looks for themselves. Invariant: whoever registers before they look misses
-//! no ring; a ring takes only the bell's own lock, so it may come under a store's.
+//! pending, and who was woken looks for themselves. A ring wakes one of those who wait for the job, and
+//! each who leaves wakes the next two: all at once would only stand in line for the store's lock.
+//! Invariant: whoever registers before they look misses no ring; a ring takes only the bell's own lock,
+//! so it may come under a store's.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,8 +27,8 @@ impl Bell {
 
     /// Wakes all who wait for this job.
     pub fn ring(&self, job: &JobKey) {
-        if let Some(threads) = self.lock().get(job) {
-            threads.iter().for_each(Thread::unpark);
+        if let Some(first) = self.lock().get(job).and_then(|threads| threads.first()) {
+            first.unpark();
         }
     }
 
@@ -66,12 +68,15 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let own = thread::current().id();
         let mut waiting = self.bell.lock();
-        if let Some(threads) = waiting.get_mut(self.job) {
-            threads.retain(|thread| thread.id() != own);
-            if threads.is_empty() {
-                waiting.remove(self.job);
-            }
+        let Some(threads) = waiting.get_mut(self.job) else { return };
+        threads.retain(|thread| thread.id() != own);
+        let next: Vec<Thread> = threads.iter().take(2).cloned().collect();
+        if threads.is_empty() {
+            waiting.remove(self.job);
         }
+        drop(waiting);
+        // Whatever this one left for: who has no reason to leave sleeps on.
+        next.iter().for_each(Thread::unpark);
     }
 }
 
