@@ -105,6 +105,27 @@ fn submissions_at_the_same_time_are_one_job_that_runs_once() {
 }
 
 #[test]
+fn a_key_outlives_a_restart_with_a_store_on_disk() {
+    let dir = TempDir::new();
+    let data = dir.join("data");
+    let arguments = ["--data", data.to_str().unwrap()];
+    let (target, file) = append(&dir);
+    let mut deferd = Deferd::with_scripts("", &arguments);
+    let mut client = deferd.client();
+    let id = submit(&mut client, "k", &target, b"x\n").expect(202).id().unwrap().to_owned();
+    client.result(&id).expect(200);
+    deferd.signal("-TERM");
+    deferd.wait();
+    let deferd = Deferd::with_scripts("", &arguments);
+    let mut client = deferd.client();
+    assert_eq!(submit(&mut client, "k", &target, b"x\n").expect(202).id(), Some(id.as_str()));
+    submit(&mut client, "k", &target, b"y\n").expect_error(422, 422);
+    let next = submit(&mut client, "other", &target, b"x\n").expect(202);
+    client.result(next.id().unwrap()).expect(200);
+    assert_eq!(runs(&file), 2);
+}
+
+#[test]
 fn a_known_submission_needs_no_place_in_a_full_queue() {
     let deferd = Deferd::with_scripts("", &["--workers", "1", "--queue", "1"]);
     let mut client = deferd.client();
