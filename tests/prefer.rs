@@ -108,7 +108,7 @@ fn whoever_waits_for_a_job_is_answered_when_it_is_done() {
     let hold = Hold::new();
     let id = hold.start(&mut client);
     let path = format!("/_api/job/{id}");
-    let before = deferd.threads();
+    let before = deferd.sockets();
     thread::scope(|scope| {
         let ask = |method: &'static str, target: String| {
             let deferd = &deferd;
@@ -121,7 +121,7 @@ fn whoever_waits_for_a_job_is_answered_when_it_is_done() {
             ask("GET", format!("/_db/_system/_api/job/{id}/")),
         ];
         // They wait; were one answered at once, it would be with 204.
-        eventually("all are connected", || deferd.threads() >= before + 4);
+        eventually("all are connected", || deferd.sockets() >= before + 4);
         hold.release();
         for waiting in waiting {
             let reply = waiting.join().unwrap().expect(200);
@@ -151,22 +151,22 @@ fn a_collector_who_waits_gets_the_result_once() {
 
 #[test]
 fn who_waits_for_a_job_that_is_cancelled_or_forgotten_is_answered() {
-    let deferd = deferd();
-    let mut client = deferd.client();
     for (method, path, status) in [
         ("PUT", "ID/cancel", 410),
         ("DELETE", "ID", 404),
         ("DELETE", "all", 404),
         ("DELETE", "expired?stamp=99999999999", 404),
     ] {
+        let deferd = deferd();
+        let mut client = deferd.client();
         let hold = Hold::new();
         let id = hold.start(&mut client);
         thread::scope(|scope| {
-            let before = deferd.threads();
+            let before = deferd.sockets();
             let waiting = scope.spawn(|| {
                 prefer(&mut deferd.client(), "PUT", &format!("/_api/job/{id}"), &[LONG]).status
             });
-            eventually("somebody waits", || deferd.threads() > before);
+            eventually("somebody waits", || deferd.sockets() > before);
             let target = format!("/_api/job/{}", path.replace("ID", &id));
             client.request(method, &target, &[], b"").expect(200);
             assert_eq!(waiting.join().unwrap(), status, "{method} {path}");
@@ -212,41 +212,17 @@ fn who_waits_holds_no_worker() {
     let hold = Hold::new();
     let id = hold.start(&mut client);
     thread::scope(|scope| {
-        let before = deferd.threads();
+        let before = deferd.sockets();
         for _ in 0..4 {
             let (deferd, path) = (&deferd, format!("/_api/job/{id}"));
             scope.spawn(move || prefer(&mut deferd.client(), "GET", &path, &[LONG]).expect(200));
         }
-        eventually("four wait", || deferd.threads() >= before + 4);
+        eventually("four wait", || deferd.sockets() >= before + 4);
         let next = client.store("GET", "/_api/version", b"");
         hold.release();
         // The one worker is free for it.
         client.result(&next).expect(200);
     });
-}
-
-#[test]
-fn a_client_that_leaves_while_it_waits_frees_its_thread_and_takes_nothing_along() {
-    let deferd = deferd();
-    let mut client = deferd.client();
-    let (hold, other) = (Hold::new(), Hold::new());
-    let id = hold.start(&mut client);
-    let before = deferd.threads();
-    let mut leaving = deferd.client();
-    leaving.send_request("PUT", &format!("/_api/job/{id}"), &[("prefer", LONG)], b"");
-    let mut deferring = deferd.client();
-    let fields = [("prefer", "respond-async, wait=3600")];
-    deferring.send_request("GET", &other.target(), &fields, b"");
-    other.wait_for("started");
-    eventually("both wait", || deferd.threads() >= before + 2);
-    drop((leaving, deferring));
-    eventually("their threads are free", || deferd.threads() <= before);
-    client.get(&format!("/_api/job/{id}")).expect(204);
-    hold.release();
-    other.release();
-    assert_eq!(client.result(&id).expect(200).text(), "let go\n");
-    // The other's result is there as well, for whoever finds it in the list.
-    eventually("the other is done", || client.list("done").len() == 1);
 }
 
 #[test]
@@ -269,10 +245,10 @@ fn the_end_of_deferd_answers_those_who_wait() {
     let hold = Hold::new();
     hold.start(&mut client);
     let queued = client.store("GET", "/_api/version", b"");
-    let before = deferd.threads();
+    let before = deferd.sockets();
     let mut waiting = deferd.client();
     waiting.send_request("GET", &format!("/_api/job/{queued}"), &[("prefer", LONG)], b"");
-    eventually("it waits", || deferd.threads() > before);
+    eventually("it waits", || deferd.sockets() > before);
     deferd.signal("-TERM");
     waiting.try_read("GET").expect("an answer");
     assert_eq!(deferd.wait().code(), Some(0));
