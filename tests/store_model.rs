@@ -53,18 +53,6 @@ fn owners() -> Vec<Owner> {
     vec![Owner::anonymous(), Owner::named("alice"), Owner::named("bob")]
 }
 
-/// A pseudo-random sequence (xorshift64*), the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
-    }
-}
-
 /// What the model knows of a job.
 struct Entry {
     owner: Owner,
@@ -158,7 +146,7 @@ impl Drop for Trace {
 
 impl<'a> Trial<'a> {
     fn new(store: &'a dyn Store, seed: u64) -> Self {
-        let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let random = Random::new(seed);
         let trace = Trace { seed, lines: RefCell::default() };
         Self { store, model: BTreeMap::new(), last: None, submitted: 0, random, trace }
     }

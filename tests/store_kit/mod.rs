@@ -5,6 +5,7 @@
 
 #![allow(
     dead_code,
+    unused_macros,
     clippy::unwrap_used,
     reason = "each suite uses its part of the kit; a test may panic"
 )]
@@ -24,10 +25,11 @@ use deferd::job::{JobId, Stamp};
 use deferd::store::disk::{DiskStore, Durability};
 use deferd::store::memory::MemoryStore;
 use deferd::store::{
-    Accepted, Finished, JobKey, Keep, List, Lookup, Refused, StartRecord, Store, Submission,
+    Accepted, Finished, JobKey, Keep, List, Lookup, Recovered, Refused, StartRecord, Store,
+    Submission,
 };
 use http::{Request, Response};
-pub use volume::Volume;
+pub use volume::*;
 
 /// The capacity that every store of these suites is opened with, in bytes.
 pub const CAPACITY: usize = 1 << 20;
@@ -62,11 +64,43 @@ pub fn relaxed() -> Arc<dyn Store> {
 
 /// The store on this disk.
 fn on(volume: Volume, durability: Durability) -> Arc<dyn Store> {
-    Arc::new(DiskStore::with_backend(volume, CAPACITY, durability, REST).unwrap().0)
+    Arc::new(open(&volume, durability).unwrap().0)
+}
+
+/// Opens the store on a disk.
+pub fn open(
+    volume: &Volume,
+    durability: Durability,
+) -> Result<(DiskStore, Vec<Recovered>), String> {
+    DiskStore::with_backend(volume.clone(), CAPACITY, durability, REST)
 }
 
 /// How long a store leaves a disk alone that failed.
 pub const REST: Duration = Duration::from_millis(2);
+
+/// A pseudo-random sequence (xorshift64*), the same for the same seed.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// The sequence of a seed that is not zero.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
+    }
+
+    /// One of these.
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len())]
+    }
+}
 
 /// How often a race is run.
 pub const ROUNDS: usize = 250;
