@@ -10,6 +10,7 @@
     reason = "each suite uses its part of the kit; a test may panic"
 )]
 
+pub mod promise;
 mod volume;
 
 use std::sync::Arc;

@@ -27,6 +27,8 @@ struct Disk {
     faults: Faults,
     /// What fails, and how many calls of its kind came since.
     plan: Option<(Plan, usize)>,
+    /// How long it can be.
+    limit: Option<u64>,
 }
 
 /// What changes a disk.
@@ -181,6 +183,11 @@ impl Volume {
         self.disk().plan = plan.map(|plan| (plan, 0));
     }
 
+    /// Is this long from now on; `None` for as long as it is asked to.
+    pub fn limit(&self, limit: Option<u64>) {
+        self.disk().limit = limit;
+    }
+
     /// How many calls there were.
     pub fn faults(&self) -> Faults {
         self.disk().faults
@@ -243,6 +250,9 @@ impl StorageBackend for Volume {
         let mut disk = self.disk();
         if disk.call(Kind::SetLen).is_some() {
             return Err(error());
+        }
+        if disk.limit.is_some_and(|limit| len > limit.max(disk.bytes.len() as u64)) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         disk.done(Event::SetLen(len));
         Ok(())

@@ -132,10 +132,7 @@ impl DiskStore {
         rest: Duration,
     ) -> Result<(Self, Vec<Recovered>), Fault> {
         let storage = Unsynced::new(backend);
-        let open: Open = Box::new(move || {
-            storage.rewrite()?;
-            Tables::open(storage.clone())
-        });
+        let open: Open = Box::new(move || Tables::open(storage.clone()));
         let tables = open()?;
         let (ledger, recovered) = open::ledger(tables.contents()?, capacity);
         tables.accept()?;
@@ -261,10 +258,10 @@ impl DiskStore {
         }
     }
 
-    /// Waits until what was changed before is durable, where that is promised.
-    fn settled(&self) -> Result<(), Failing> {
+    /// Waits until what was changed before is durable, or what was removed, where that is promised.
+    fn settled(&self, change: Change) -> Result<(), Failing> {
         match self.durability {
-            Durability::Commit => self.flush(),
+            Durability::Commit => wait(&self.shared.ask(change)),
             Durability::Relaxed => Ok(()),
         }
     }
@@ -449,7 +446,7 @@ impl Store for DiskStore {
         }
         state.end(job, Error::Cancelled.response(), now);
         drop(state);
-        self.settled().map(|()| true)
+        self.settled(Change::Nothing).map(|()| true)
     }
 
     fn forget(&self, job: &JobKey) -> Result<bool, Failing> {
@@ -461,7 +458,7 @@ impl Store for DiskStore {
         };
         state.put_off(change);
         drop(state);
-        self.settled().map(|()| true)
+        self.settled(Change::Settled).map(|()| true)
     }
 
     fn forget_all(&self, owner: &Owner) -> Result<(), Failing> {
@@ -473,7 +470,7 @@ impl Store for DiskStore {
         }
         // Before what was cleared is.
         drop(state);
-        self.settled()
+        self.settled(Change::Settled)
     }
 
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), Failing> {
@@ -482,7 +479,7 @@ impl Store for DiskStore {
         state.put_off(Change::Forget(pending));
         drop(state);
         self.forget_results(owner, before, Reach::Everything);
-        self.settled()
+        self.settled(Change::Settled)
     }
 
     fn expire_results(&self, before: Stamp) -> usize {
@@ -506,8 +503,7 @@ impl Store for DiskStore {
     }
 
     fn flush(&self) -> Result<(), Failing> {
-        let outcome = self.shared.lock().ask(Change::Nothing, Then::Nothing);
-        wait(&outcome)
+        wait(&self.shared.ask(Change::Nothing))
     }
 
     fn close(&self) -> Vec<JobId> {

@@ -230,6 +230,11 @@ impl Shared {
         self.doubted.store(false, Ordering::Release);
     }
 
+    /// Asks the writer for a change that the ledger need not learn of.
+    pub fn ask(&self, change: Change) -> Receiver<Result<(), Failing>> {
+        self.lock().ask(change, Then::Nothing)
+    }
+
     /// Uses the tables.
     ///
     /// # Errors
@@ -242,13 +247,17 @@ impl Shared {
         tables.as_ref().map_err(Fault::new).and_then(run)
     }
 
-    /// Opens the tables anew, after a fault: until then redb refuses even to read.
+    /// Opens the tables anew, after a fault: until then redb refuses even to read. Where they have
+    /// not been changed since they were opened last, and can be read, they are left as they are.
     pub fn reopen(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let in_doubt = self.doubted.swap(false, Ordering::AcqRel);
+        if !in_doubt && tables.as_ref().is_ok_and(Tables::is_on_trial) {
+            return;
+        }
         // The old one first: it lets go of the file.
         close(std::mem::replace(&mut *tables, Err(String::new())));
-        let opened = (self.open)().and_then(|tables| tables.accept().map(|()| tables));
-        *tables = opened.map_err(|fault| fault.to_string());
+        *tables = (self.open)().map_err(|fault| fault.to_string());
     }
 
     /// Closes the tables for good.

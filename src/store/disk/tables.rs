@@ -16,6 +16,7 @@ use redb::{
 
 use super::record::{KeyRecord, Record, State, key_name};
 use super::trial::{Accept, Trial};
+use super::unsynced::Unsynced;
 use crate::call::{Call, Owner};
 use crate::job::JobId;
 use crate::job::message;
@@ -43,6 +44,13 @@ const KEYS: Definition = TableDefinition::new("keys");
 const FORMAT_NAME: &[u8] = b"format";
 const LAST_NAME: &[u8] = b"last";
 
+/// Where room is tried out; empty outside of a transaction.
+const SPARE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("spare");
+
+/// What a change that takes room must leave of it in the file, in bytes: so that on a full disk jobs
+/// can be removed, which takes some pages before it makes any free.
+const SPARE_ROOM: usize = 120 << 10;
+
 /// For pages of the file, in bytes: the kernel keeps those that are often read, too.
 const CACHE: usize = 2 << 20;
 
@@ -51,6 +59,8 @@ const CACHE: usize = 2 << 20;
 pub enum Change {
     /// None: to wait for those before.
     Nothing,
+    /// None: to wait for those before that make room.
+    Settled,
     /// A job is there.
     Accept(Box<NewJob>),
     /// A job runs.
@@ -87,17 +97,42 @@ impl Change {
             Self::Accept(job) => job.request.0.len() + job.request.1.len(),
             Self::Finish(_, end) => end.1.footprint(),
             Self::Forget(ids) | Self::Remove(ids) => 8 * ids.len(),
-            Self::Nothing | Self::Start(_) | Self::Withdraw(_) | Self::RemoveKeys(_) => 0,
+            Self::Nothing
+            | Self::Settled
+            | Self::Start(_)
+            | Self::Withdraw(_)
+            | Self::RemoveKeys(_) => 0,
         }
     }
 
     /// Whether it changes nothing.
     pub const fn is_void(&self) -> bool {
         match self {
-            Self::Nothing => true,
+            Self::Nothing | Self::Settled => true,
             Self::Forget(ids) | Self::Remove(ids) => ids.is_empty(),
             Self::RemoveKeys(keys) => keys.is_empty(),
             Self::Accept(_) | Self::Start(_) | Self::Finish(..) | Self::Withdraw(_) => false,
+        }
+    }
+
+    /// Whether it takes room in the file that it may not get.
+    pub const fn takes_room(&self) -> bool {
+        matches!(self, Self::Accept(_) | Self::Finish(..))
+    }
+
+    /// Whether it makes room in the file.
+    pub const fn makes_room(&self) -> bool {
+        let removes = matches!(self, Self::Remove(_) | Self::RemoveKeys(_) | Self::Withdraw(_));
+        removes || matches!(self, Self::Forget(_))
+    }
+
+    /// The jobs that it changes.
+    pub fn jobs(&self) -> &[JobId] {
+        match self {
+            Self::Nothing | Self::Settled | Self::RemoveKeys(_) => &[],
+            Self::Accept(job) | Self::Withdraw(job) => std::slice::from_ref(&job.id),
+            Self::Start(id) | Self::Finish(id, _) => std::slice::from_ref(id),
+            Self::Forget(ids) | Self::Remove(ids) => ids,
         }
     }
 
@@ -166,7 +201,7 @@ impl Tables {
     ///
     /// # Errors
     /// [`Fault`] where it is none of deferd's files, or damaged.
-    pub fn open(storage: impl StorageBackend + Clone) -> Result<Self, Fault> {
+    pub fn open(storage: Unsynced<impl StorageBackend + Clone>) -> Result<Self, Fault> {
         guarded(|| {
             let trial = Trial::new(storage)?;
             let mut builder = Database::builder();
@@ -195,17 +230,23 @@ impl Tables {
             write.open_table(MESSAGES)?;
             write.open_table(LOGS)?;
             write.open_table(KEYS)?;
+            write.open_table(SPARE)?;
             write.commit()?;
             Ok(database.close()?)
         })
     }
 
-    /// Allows the file to be changed.
+    /// Allows the file to be changed: it has to be before a commit.
     ///
     /// # Errors
-    /// [`Fault`].
+    /// [`Fault`]; the tables can be read all the same.
     pub fn accept(&self) -> Result<(), Fault> {
         Ok(self.trial.accept()?)
+    }
+
+    /// Whether they were not accepted yet.
+    pub fn is_on_trial(&self) -> bool {
+        self.trial.is_on()
     }
 
     /// Closes them, so that they need not be repaired when they are opened again.
@@ -213,6 +254,7 @@ impl Tables {
     /// # Errors
     /// [`Fault`].
     pub fn close(self) -> Result<(), Fault> {
+        self.trial.end();
         guarded(|| Ok(self.database.close()?))
     }
 
@@ -271,10 +313,17 @@ impl Tables {
             let mut write = self.database.begin_write()?;
             write.set_durability(Durability::Immediate)?;
             let mut open = OpenTables::of(&write)?;
+            let mut takes_room = false;
             for change in changes {
+                takes_room |= change.takes_room();
                 open.apply(change)?;
             }
             drop(open);
+            if takes_room {
+                let mut spare = write.open_table(SPARE)?;
+                drop(spare.insert_reserve(0, SPARE_ROOM)?);
+                spare.remove(0)?;
+            }
             if let Some(last) = last {
                 write.open_table(META)?.insert(LAST_NAME, last.to_string().as_bytes())?;
             }
@@ -366,7 +415,7 @@ impl<'a> OpenTables<'a> {
 
     fn apply(&mut self, change: &Change) -> Result<(), Fault> {
         match change {
-            Change::Nothing => Ok(()),
+            Change::Nothing | Change::Settled => Ok(()),
             Change::Accept(job) => self.accept(job),
             Change::Start(id) => self.update(*id, |state| {
                 if let State::Pending { begun, .. } = state {

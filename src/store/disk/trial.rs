@@ -1,15 +1,20 @@
 //! A trial: storage that is read, and not written before what it holds was understood.
 //!
-//! Owns what redb writes while it opens a file, since it repairs first and is asked later whose file it
-//! is. Knows nothing of tables. Invariant: until [`Trial::accept`] the storage beneath is as it was; then
-//! everything is written, the header last, when all that it points to is durable.
+//! Owns what redb writes while it opens a file: it repairs first and is asked later whose file it is, and
+//! it writes where a disk may only allow to read. Knows nothing of tables. Invariants: until it is
+//! accepted the storage beneath is as it was; then everything is written, the header last, when all that
+//! it points to is durable. At its end the storage is not made shorter: on a disk that is full then, it
+//! would get no room to remove anything.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::StorageBackend;
+
+use super::unsynced::Unsynced;
 
 /// In what portions writes are held back, in bytes.
 const BLOCK: usize = 4096;
@@ -17,8 +22,9 @@ const BLOCK: usize = 4096;
 /// Storage on trial; its clones are the same.
 #[derive(Clone, Debug)]
 pub struct Trial<B> {
-    storage: B,
+    storage: Unsynced<B>,
     held: Arc<RwLock<Option<Held>>>,
+    is_ending: Arc<AtomicBool>,
 }
 
 /// What was written since the trial began; `None` in its place when it is over.
@@ -36,10 +42,11 @@ impl<B: StorageBackend> Trial<B> {
     ///
     /// # Errors
     /// Those of the storage.
-    pub fn new(storage: B) -> io::Result<Self> {
+    pub fn new(storage: Unsynced<B>) -> io::Result<Self> {
         let len = storage.len()?;
         let held = Held { beneath: len, len, blocks: BTreeMap::new() };
-        Ok(Self { storage, held: Arc::new(RwLock::new(Some(held))) })
+        let (held, is_ending) = (Arc::new(RwLock::new(Some(held))), Arc::default());
+        Ok(Self { storage, held, is_ending })
     }
 
     fn held(&self) -> RwLockReadGuard<'_, Option<Held>> {
@@ -67,12 +74,19 @@ pub trait Accept: Send + Sync {
     /// # Errors
     /// Those of the storage; then the trial goes on.
     fn accept(&self) -> io::Result<()>;
+
+    /// Whether the trial goes on.
+    fn is_on(&self) -> bool;
+
+    /// Says that what comes is the end.
+    fn end(&self);
 }
 
 impl<B: StorageBackend> Accept for Trial<B> {
     fn accept(&self) -> io::Result<()> {
         let mut held = self.held_mut();
         let Some(Held { len, blocks, beneath }) = &*held else { return Ok(()) };
+        self.storage.rewrite()?;
         if beneath != len {
             self.storage.set_len(*len)?;
         }
@@ -92,6 +106,14 @@ impl<B: StorageBackend> Accept for Trial<B> {
         }
         *held = None;
         Ok(())
+    }
+
+    fn is_on(&self) -> bool {
+        self.held().is_some()
+    }
+
+    fn end(&self) {
+        self.is_ending.store(true, Ordering::Release);
     }
 }
 
@@ -132,6 +154,7 @@ impl<B: StorageBackend> StorageBackend for Trial<B> {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         match self.held_mut().as_mut() {
+            None if self.is_ending.load(Ordering::Acquire) && len < self.storage.len()? => {}
             None => return self.storage.set_len(len),
             Some(held) => held.len = len,
         }

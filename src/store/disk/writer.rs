@@ -4,6 +4,7 @@
 //! changes is kept; a change that somebody may rely on is tried again until it is durable; a submission
 //! that was refused leaves nothing behind, not even when the disk took it and said that it did not.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,11 +116,16 @@ impl Writer {
     }
 
     fn try_commit(&mut self) -> Result<(), Fault> {
-        self.shared.trust();
         let last = self.last_id();
         self.lease = last.filter(|_| self.durability == Durability::Relaxed);
         let changes = self.batch.iter().map(|order| &order.change);
-        self.shared.with_tables(|tables| tables.commit(changes, last))
+        self.shared.with_tables(|tables| {
+            tables.accept()?;
+            tables.commit(changes, last)
+        })?;
+        // What could not be read has nothing to do with this opening any more.
+        self.shared.trust();
+        Ok(())
     }
 
     /// Above which id none was given out, and none will be before the next commit.
@@ -140,10 +146,9 @@ impl Writer {
         self.shared.set_failing(true);
         loop {
             self.tell(&fault);
-            let batch = std::mem::take(&mut self.batch);
-            self.batch.extend(batch.into_iter().filter_map(|order| refuse(order, &self.shared)));
-            // At once, so that results can be read meanwhile.
-            self.shared.reopen();
+            self.refuse(is_hopeless);
+            self.make_room();
+            self.refuse(|_| true);
             let open = self.rest();
             match self.try_commit() {
                 Ok(()) => break,
@@ -162,14 +167,41 @@ impl Writer {
     /// Leaves the disk alone for a while; `false` when the store was closed.
     fn rest(&mut self) -> bool {
         let until = Instant::now() + self.rest;
-        loop {
+        while Instant::now() < until {
             match self.orders.recv_deadline(until) {
-                Ok(order) => {
-                    let refused = refuse(order, &self.shared);
-                    self.batch.extend(refused);
+                Ok(order) if is_hopeless(&order) => {
+                    self.batch.extend(refused(order, &self.shared));
                 }
-                Err(RecvTimeoutError::Timeout) => return true,
+                Ok(order) => self.batch.push(order),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    /// Commits what makes room, without that which cannot be had before there is some; and opens the
+    /// tables, so that results can be read meanwhile.
+    fn make_room(&mut self) {
+        self.shared.reopen();
+        let (room, rest) = part(std::mem::take(&mut self.batch));
+        self.batch = room;
+        if !self.batch.is_empty() {
+            match self.try_commit() {
+                Ok(()) => self.settle(),
+                Err(_) => self.shared.reopen(),
+            }
+        }
+        self.batch.extend(rest);
+    }
+
+    /// Refuses these orders.
+    fn refuse(&mut self, which: impl Fn(&Order) -> bool) {
+        for order in std::mem::take(&mut self.batch) {
+            if which(&order) {
+                self.batch.extend(refused(order, &self.shared));
+            } else {
+                self.batch.push(order);
             }
         }
     }
@@ -238,10 +270,40 @@ fn settle_request(state: &mut Guarded, job: &JobKey) -> Option<Request> {
     }
 }
 
+/// Whether a disk that failed, perhaps because it is full, need not be asked before this is refused.
+const fn is_hopeless(order: &Order) -> bool {
+    !matches!(order.change, Change::Settled)
+}
+
+/// Parts orders into those that make room and the others; either part keeps its order, and the first
+/// can go before the second: what would have to come after another stays behind it.
+fn part(orders: Vec<Order>) -> (Vec<Order>, Vec<Order>) {
+    let (mut room, mut rest) = (Vec::new(), Vec::new());
+    let mut waiting = HashSet::new();
+    let (mut keys_wait, mut room_waits) = (false, false);
+    for order in orders {
+        let change = &order.change;
+        let goes = match change {
+            Change::Settled => !room_waits,
+            Change::RemoveKeys(_) => !keys_wait,
+            change => change.makes_room() && !change.jobs().iter().any(|id| waiting.contains(id)),
+        };
+        if goes {
+            room.push(order);
+        } else {
+            waiting.extend(change.jobs().iter().copied());
+            keys_wait |= matches!(change, Change::Accept(_));
+            room_waits |= change.makes_room();
+            rest.push(order);
+        }
+    }
+    (room, rest)
+}
+
 /// Tells whoever waits that it will take a while. A submission is taken back: off the accounts, and
 /// off the disk, which may have it. What remains to be done, if anything does: a disk that fails for
 /// days must not fill the memory with what nobody waits for any more.
-fn refuse(mut order: Order, shared: &Shared) -> Option<Order> {
+fn refused(mut order: Order, shared: &Shared) -> Option<Order> {
     if let Reply::Outcome(_) = &order.reply {
         if let Change::Accept(job) = &order.change {
             shared.lock().withdraw(job);
