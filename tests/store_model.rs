@@ -2,11 +2,12 @@
 //!
 //! The model is a plain map that does everything by looking at every job. After each operation the
 //! two are compared whole: each job's status, result and log, the lists, and the accounts to the
-//! byte. A failure prints the seed and the operations that led to it.
+//! byte. Now and then a store on disk is closed or crashes, and is opened again on what is left: then what
+//! ran waits again, what was in delivery can be collected, and nothing else has changed. A failure
+//! prints the seed and the operations that led to it.
 
 #![allow(clippy::unwrap_used)]
 
-#[macro_use]
 mod store_kit;
 
 use std::cell::RefCell;
@@ -18,34 +19,61 @@ use deferd::error::Error;
 use deferd::job::execution::{Execution, Stop};
 use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, Stamp};
-use deferd::store::{Finished, JobKey, Keep, List, Lookup, StartRecord, Status, Store};
+use deferd::store::disk::Durability;
+use deferd::store::memory::MemoryStore;
+use deferd::store::{Begun, Finished, JobKey, Keep, List, Lookup, StartRecord, Status, Store};
 use store_kit::*;
 
 const SEQUENCES: u64 = 2000;
+/// The same for a store on disk.
+const ON_DISK: u64 = 600;
 const OPERATIONS: usize = 50;
 
-suite! { in_memory by memory:
-    a_store_answers_as_a_plain_map_does
+#[test]
+fn a_store_in_memory_answers_as_a_plain_map_does() {
+    (1..=SEQUENCES).for_each(|seed| run(seed, Box::new(MemoryStore::new(CAPACITY)), None));
 }
 
-suite! { on_disk by disk:
-    a_store_answers_as_a_plain_map_does
+#[test]
+fn a_store_on_disk_answers_as_a_plain_map_does_over_crashes() {
+    (1..=ON_DISK).for_each(|seed| run_on_disk(seed, Durability::Commit));
 }
 
-suite! { on_disk_relaxed by relaxed:
-    a_store_answers_as_a_plain_map_does
+#[test]
+fn a_relaxed_store_answers_as_a_plain_map_does_over_crashes() {
+    (1..=ON_DISK).for_each(|seed| run_on_disk(seed, Durability::Relaxed));
 }
 
-fn a_store_answers_as_a_plain_map_does(open: Open) {
-    for seed in 1..=SEQUENCES {
-        let store = open();
-        let mut trial = Trial::new(&*store, seed);
-        for _ in 0..OPERATIONS {
-            trial.step();
-            trial.compare();
-        }
-        trial.end();
+fn run_on_disk(seed: u64, durability: Durability) {
+    let volume = Volume::default();
+    let store = Box::new(open(&volume, durability).unwrap().0);
+    run(seed, store, Some(Disk { volume, durability }));
+}
+
+fn run(seed: u64, store: Box<dyn Store>, disk: Option<Disk>) {
+    let mut trial = Trial::new(store, disk, seed);
+    for _ in 0..OPERATIONS {
+        trial.step();
+        trial.compare();
     }
+    trial.end();
+}
+
+/// What a store is on that can be opened again.
+struct Disk {
+    volume: Volume,
+    durability: Durability,
+}
+
+/// How a store ends before it is opened again.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// In order.
+    Closed,
+    /// Without warning, when everything was durable.
+    CrashedAfterFlush,
+    /// Without warning.
+    Crashed,
 }
 
 /// Everybody for whom a job can be submitted.
@@ -62,6 +90,8 @@ struct Entry {
     request: usize,
     /// Fire and forget, or forgotten since: nobody can ask for it.
     wanted: bool,
+    /// It was started at some time.
+    begun: bool,
     state: State,
 }
 
@@ -98,6 +128,13 @@ impl Entry {
         }
     }
 
+    /// Nobody is taking it any more.
+    fn deliver_again(&mut self) {
+        if let State::Done { in_delivery, .. } = &mut self.state {
+            *in_delivery = false;
+        }
+    }
+
     fn log(&self) -> Vec<u8> {
         match &self.state {
             State::Queued => Vec::new(),
@@ -115,9 +152,12 @@ impl Entry {
 }
 
 /// A store, its model, and what was done to both.
-struct Trial<'a> {
-    store: &'a dyn Store,
+struct Trial {
+    store: Box<dyn Store>,
+    disk: Option<Disk>,
     model: BTreeMap<JobId, Entry>,
+    /// What is gone, and after a crash may be there again.
+    fading: BTreeMap<JobId, Entry>,
     last: Option<JobId>,
     submitted: usize,
     random: Random,
@@ -144,11 +184,12 @@ impl Drop for Trace {
     }
 }
 
-impl<'a> Trial<'a> {
-    fn new(store: &'a dyn Store, seed: u64) -> Self {
+impl Trial {
+    fn new(store: Box<dyn Store>, disk: Option<Disk>, seed: u64) -> Self {
         let random = Random::new(seed);
         let trace = Trace { seed, lines: RefCell::default() };
-        Self { store, model: BTreeMap::new(), last: None, submitted: 0, random, trace }
+        let (model, fading) = (BTreeMap::new(), BTreeMap::new());
+        Self { store, disk, model, fading, last: None, submitted: 0, random, trace }
     }
 
     /// A clock that often stands still and often steps back.
@@ -177,7 +218,8 @@ impl<'a> Trial<'a> {
     }
 
     fn step(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(21) {
+            20 => self.reopen(),
             0..=3 => self.submit(),
             4..=6 => self.start(),
             7..=9 => self.finish(),
@@ -204,11 +246,12 @@ impl<'a> Trial<'a> {
         let keep = if wanted { Keep::Result } else { Keep::Nothing };
         let call = call(n, &owner);
         let request = call.footprint();
-        let id = offer(self.store, call, keep, now).expect("there is room");
+        let id = offer(&*self.store, call, keep, now).expect("there is room");
         self.trace.note(format!("submit {id} {keep:?} at {now:?}"));
         assert!(self.last < Some(id), "ids increase");
         self.last = Some(id);
-        let entry = Entry { owner, n, created: now, request, wanted, state: State::Queued };
+        let entry =
+            Entry { owner, n, created: now, request, wanted, begun: false, state: State::Queued };
         self.model.insert(id, entry);
     }
 
@@ -223,6 +266,7 @@ impl<'a> Trial<'a> {
                 assert_eq!(started.created, entry.created);
                 assert_eq!(started.call.request.uri().path(), format!("/job/{}", entry.n));
                 entry.state = State::Running { execution };
+                entry.begun = true;
             }
             _ => assert!(started.is_none(), "it does not wait"),
         }
@@ -274,10 +318,10 @@ impl<'a> Trial<'a> {
         let key = self.in_delivery();
         self.trace.note(format!("confirm {}", key.id));
         self.store.confirm(&key);
-        self.model.retain(|id, entry| {
-            let delivered = !entry.is_pending() && !entry.is_collectable();
-            *id != key.id || entry.owner != key.owner || !delivered
+        let delivered = self.model.extract_if(key.id..=key.id, |_, entry| {
+            entry.owner == key.owner && !entry.is_pending() && !entry.is_collectable()
         });
+        self.fading.extend(delivered);
     }
 
     fn restore(&mut self) {
@@ -344,8 +388,57 @@ impl<'a> Trial<'a> {
         self.trace.note(format!("expire before {before:?}"));
         let expired = self.store.expire_results(before);
         let count = self.model.len();
-        self.forget_those(|_, entry| entry.is_collectable() && entry.stamp() < before);
+        let gone =
+            self.model.extract_if(.., |_, entry| entry.is_collectable() && entry.stamp() < before);
+        self.fading.extend(gone);
         assert_eq!(expired, count - self.model.len());
+    }
+
+    /// Ends the store and opens it again on what is left.
+    fn reopen(&mut self) {
+        let Some(Disk { volume, durability }) = &self.disk else { return };
+        let durability = *durability;
+        // What a relaxed store has not flushed may be lost: that has suites of its own.
+        let ends = [End::Closed, End::CrashedAfterFlush, End::Crashed];
+        let ends = if durability == Durability::Commit { &ends[..] } else { &ends[..2] };
+        let end = *self.random.pick(ends);
+        self.trace.note(format!("{end:?}"));
+        let left = match end {
+            End::Closed => {
+                self.store.close();
+                volume.bytes()
+            }
+            End::CrashedAfterFlush => {
+                self.store.flush().unwrap();
+                volume.medium().image(&mut self.random)
+            }
+            End::Crashed => volume.medium().image(&mut self.random),
+        };
+        let volume = Volume::of(left);
+        let (store, found) = open(&volume, durability).expect("it opens");
+        (self.store, self.disk) = (Box::new(store), Some(Disk { volume, durability }));
+        for (id, mut entry) in std::mem::take(&mut self.fading) {
+            let key = JobKey { owner: entry.owner.clone(), id };
+            let is_back = self.store.status(&key).is_some();
+            assert!(!is_back || matches!(end, End::Crashed), "{id} is back");
+            if is_back {
+                entry.deliver_again();
+                self.model.insert(id, entry);
+            }
+        }
+        for entry in self.model.values_mut() {
+            match &mut entry.state {
+                State::Running { .. } => entry.state = State::Queued,
+                State::Queued | State::Done { .. } => entry.deliver_again(),
+            }
+        }
+        let pending = self.model.iter().filter(|(_, entry)| entry.is_pending());
+        let expected = pending.map(|(&id, entry)| {
+            let begun = if entry.begun { Begun::Yes } else { Begun::No };
+            (JobKey { owner: entry.owner.clone(), id }, format!("/job/{}", entry.n), begun)
+        });
+        let found = found.into_iter().map(|found| (found.job, found.path, found.begun));
+        assert!(found.eq(expected), "what waits or ran");
     }
 
     /// Results go at once; what is under way goes on, and nobody can ask for it.
@@ -358,7 +451,7 @@ impl<'a> Trial<'a> {
 
     /// Compares everything that can be asked for.
     fn compare(&mut self) {
-        let store = self.store;
+        let store = &*self.store;
         for (&id, entry) in &self.model {
             let key = JobKey { owner: entry.owner.clone(), id };
             let seen = entry.is_visible().then_some(entry);

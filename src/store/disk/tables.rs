@@ -45,7 +45,7 @@ const FORMAT_NAME: &[u8] = b"format";
 const LAST_NAME: &[u8] = b"last";
 
 /// Where room is tried out; empty outside of a transaction.
-const SPARE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("spare");
+const SPARE: Definition = TableDefinition::new("spare");
 
 /// What a change that takes room must leave of it in the file, in bytes: so that on a full disk jobs
 /// can be removed, which takes some pages before it makes any free.
@@ -283,8 +283,12 @@ impl Tables {
             let read = self.database.begin_read()?;
             for row in read.open_table(JOBS)?.iter()? {
                 let (id, record) = row?;
+                let name = || {
+                    let bytes = || String::from_utf8_lossy(id.value()).into_owned();
+                    read_id(id.value()).map_or_else(bytes, |id| id.to_string())
+                };
                 let known = read_id(id.value()).zip(Record::read(record.value()));
-                let damaged = || Fault(format!("the record of job {:?} is damaged", id.value()));
+                let damaged = || Fault(format!("the record of job {} is damaged", name()));
                 contents.jobs.push(known.ok_or_else(damaged)?);
             }
             for row in read.open_table(KEYS)?.iter()? {
@@ -321,8 +325,8 @@ impl Tables {
             drop(open);
             if takes_room {
                 let mut spare = write.open_table(SPARE)?;
-                drop(spare.insert_reserve(0, SPARE_ROOM)?);
-                spare.remove(0)?;
+                drop(spare.insert_reserve(&b""[..], SPARE_ROOM)?);
+                spare.remove(&b""[..])?;
             }
             if let Some(last) = last {
                 write.open_table(META)?.insert(LAST_NAME, last.to_string().as_bytes())?;
