@@ -51,4 +51,11 @@ impl Hold {
     pub fn release(&self) {
         std::fs::write(self.file("go"), "").unwrap();
     }
+
+    /// Removes what it has left, so that it can be run again.
+    pub fn forget(&self) {
+        for what in ["started", "ended", "go"] {
+            let _ = std::fs::remove_file(self.file(what));
+        }
+    }
 }
