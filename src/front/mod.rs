@@ -12,6 +12,8 @@ mod connection;
 mod head;
 mod input;
 mod output;
+#[cfg(test)]
+mod random_tests;
 mod reply;
 mod slots;
 mod stream;

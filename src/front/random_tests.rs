@@ -1,0 +1,474 @@
+//! Random input: mutated requests through the readers of head and content.
+//!
+//! What the readers accept must end where two other readings see its end: `httparse`'s, and one of
+//! RFC 9112's framing rules that is written here and shares nothing with the readers. A failure prints
+//! the seed of its case.
+
+use std::io::{self, ErrorKind, Read};
+use std::time::{Duration, Instant};
+
+use super::head::tests::limits;
+use super::input::{Input, Timed};
+use super::{Broken, body, head};
+
+const CASES: u64 = 8_000;
+
+/// What stands behind each request.
+const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nhost: next\r\n\r\n";
+
+/// What a mutation inserts: the pieces on which readers differ.
+const PIECES: &[&[u8]] = &[
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\n\n",
+    b" ",
+    b"\t",
+    b"\r\n ",
+    b"\0",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b":",
+    b";",
+    b",",
+    b"=",
+    b"\"",
+    b"+",
+    b"-",
+    b"_",
+    b"0",
+    b"5",
+    b"a",
+    b"F",
+    b"0x",
+    b"5;",
+    b"0\r\n\r\n",
+    b"5\r\nhello\r\n",
+    b"HTTP/1.0",
+    b"HTTP/1.1",
+    b"HTTP/2.0",
+    b"http/1.1",
+    b"chunked",
+    b", chunked",
+    b"gzip, ",
+    b"identity",
+    b"content-length: 5\r\n",
+    b"Content-Length:0\r\n",
+    b"content-length : 5\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"Transfer-Encoding:\tCHUNKED \r\n",
+    b"transfer-encoding: x\r\n",
+    b"host: b\r\n",
+    b"expect: 100-continue\r\n",
+    b"connection: close\r\n",
+    b"x:\r\n",
+    b"18446744073709551621",
+    b"GET / HTTP/1.1\r\n",
+];
+
+/// A pseudo-random sequence (splitmix64); its seed is printed when its test fails.
+struct Random {
+    state: u64,
+    seed: u64,
+}
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self { state: seed, seed }
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+impl Drop for Random {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}", self.seed);
+        }
+    }
+}
+
+/// A well-formed request, and what it means.
+struct Sample {
+    bytes: Vec<u8>,
+    content: Vec<u8>,
+}
+
+/// Content, in bytes that look like framing.
+fn content(random: &mut Random) -> Vec<u8> {
+    let length = random.below(100);
+    (0..length).map(|_| random.of(b"ab05 :;\r\n\0\xff")).collect()
+}
+
+fn chunks(random: &mut Random, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = content;
+    while !rest.is_empty() {
+        let (chunk, others) = rest.split_at(1 + random.below(rest.len()));
+        let zeros = random.of(&["", "", "0", "000"]);
+        let extension = random.of(&["", "", ";a", ";a=b", " ;a=\"b c\""]);
+        bytes.extend(format!("{zeros}{:x}{extension}\r\n", chunk.len()).into_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+        rest = others;
+    }
+    bytes.extend_from_slice(random.of(&[&b"0\r\n"[..], b"000\r\n", b"0;last\r\n"]));
+    bytes.extend_from_slice(random.of(&[&b""[..], b"", b"x: y\r\n", b"content-length: 9\r\n"]));
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+fn sample(random: &mut Random) -> Sample {
+    let target = random.of(&["/", "/a?b=c", "http://example.org/a", "//x/..%2f"]);
+    let method = random.of(&["GET", "POST", "PUT", "x-y"]);
+    let mut lines = vec![random.of(&["host: a", "Host:a:80", "HOST: \t[::1]  "]).to_owned()];
+    let content = if random.one_in(4) { Vec::new() } else { content(random) };
+    let mut version = "HTTP/1.1";
+    let mut payload = content.clone();
+    if random.one_in(2) {
+        payload = chunks(random, &content);
+        lines.push(random.of(&["transfer-encoding: chunked", "Transfer-Encoding:CHUNKED "]).into());
+    } else {
+        version = random.of(&["HTTP/1.0", "HTTP/1.1"]);
+        if !content.is_empty() || random.one_in(2) {
+            let zeros = random.of(&["", "", "00"]);
+            lines.push(format!("content-length: {zeros}{}", content.len()));
+        }
+    }
+    for _ in 0..random.below(4) {
+        let others =
+            ["x: y", "x:", "connection: close", "a-b: c, d; e=\"f:g\"", "cookie: \t a=\u{e4}"];
+        lines.push(random.of(&others).into());
+    }
+    // Any order of the fields will do.
+    let by = random.below(lines.len());
+    lines.rotate_left(by);
+    let blank = if random.one_in(8) { "\r\n" } else { "" };
+    let head = format!("{blank}{method} {target} {version}\r\n{}\r\n\r\n", lines.join("\r\n"));
+    Sample { bytes: [head.into_bytes(), payload].concat(), content }
+}
+
+fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
+    let at = random.below(bytes.len());
+    let end = (at + 1 + random.below(12)).min(bytes.len());
+    match random.below(9) {
+        0 => bytes[at] = random.below(256) as u8,
+        1 => bytes[at] ^= 0x20,
+        2 => drop(bytes.drain(at..end)),
+        3 => drop(bytes.remove(at)),
+        4 => {
+            let piece = bytes[at..end].to_vec();
+            let to = random.below(bytes.len());
+            drop(bytes.splice(to..to, piece));
+        }
+        5 if bytes.len() > 1 && random.one_in(4) => bytes.truncate(at.max(1)),
+        7 => {
+            if let Some(version) = bytes.windows(8).position(|w| w == b"HTTP/1.1") {
+                bytes[version + 7] = random.of(b"0002");
+            }
+        }
+        // At the beginning of a line, where whole fields and chunks fit, or of a value.
+        6 => {
+            let starts: Vec<_> = (0..bytes.len())
+                .filter(|&i| bytes[..i].ends_with(b"\n") || bytes[..i].ends_with(b": "))
+                .collect();
+            let to = if starts.is_empty() { 0 } else { random.of(&starts) };
+            drop(bytes.splice(to..to, random.of(PIECES).iter().copied()));
+        }
+        _ => drop(bytes.splice(at..at, random.of(PIECES).iter().copied())),
+    }
+    if bytes.is_empty() {
+        bytes.push(b'x');
+    }
+}
+
+/// What was accepted: the content, and how many bytes the request took with it.
+#[derive(Debug, PartialEq, Eq)]
+struct Accepted {
+    content: Vec<u8>,
+    end: usize,
+}
+
+/// Hands over bytes in pieces of random length, with interruptions.
+struct Pieces<'a> {
+    bytes: &'a [u8],
+    random: Random,
+    most: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        if self.random.one_in(5) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let most = target.len().min(1 + self.random.below(self.most));
+        self.bytes.read(&mut target[..most])
+    }
+}
+
+impl Timed for Pieces<'_> {
+    fn set_read_time(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the readers make of the first request.
+fn first_reading<R: Read + Timed>(source: R, length: usize) -> Result<Option<Accepted>, Broken> {
+    let mut input = Input::new(source);
+    let Some(head) = head::read(&mut input, &limits())? else { return Ok(None) };
+    let content = body::read(&mut input, head.framing, &limits())?.to_vec();
+    let mut rest = input.bytes().len();
+    while let Ok(n @ 1..) = input.fill(Instant::now() + Duration::from_secs(60)) {
+        rest += n;
+    }
+    Ok(Some(Accepted { content, end: length - rest }))
+}
+
+fn accepted(bytes: &[u8]) -> Option<Accepted> {
+    first_reading(bytes, bytes.len()).ok().flatten()
+}
+
+fn accepted_in_pieces(bytes: &[u8], seed: u64) -> Option<Accepted> {
+    let mut random = Random::new(seed);
+    let most = random.of(&[1, 3, 40]);
+    first_reading(Pieces { bytes, random, most }, bytes.len()).ok().flatten()
+}
+
+/// A request as a failure shows it.
+fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+/// A cursor over lines that end in CRLF and have no other CR or LF in them.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = &self.bytes[self.at..];
+        let end = rest.iter().position(|b| matches!(b, b'\r' | b'\n'))?;
+        let ends_well = rest[end..].starts_with(b"\r\n");
+        self.at += end + 2;
+        ends_well.then(|| &rest[..end])
+    }
+
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(n)?)?;
+        self.at += n;
+        Some(taken)
+    }
+}
+
+/// RFC 9112 sections 2.2, 3, 5, 6 and 7.1 once more: `None` where a request is malformed, ambiguous, or
+/// not whole.
+fn second_reading(bytes: &[u8]) -> Option<Accepted> {
+    let mut lines = Lines { bytes, at: 0 };
+    let mut request_line = lines.next()?;
+    if request_line.is_empty() {
+        request_line = lines.next()?;
+    }
+    let words: Vec<_> = request_line.split(|&b| b == b' ').collect();
+    let &[method, target, version] = words.as_slice() else { return None };
+    if method.is_empty() || target.is_empty() {
+        return None;
+    }
+    let chunks_are_known = match version {
+        b"HTTP/1.0" => false,
+        b"HTTP/1.1" => true,
+        _ => return None,
+    };
+    let (mut hosts, mut lengths, mut codings) = (0, Vec::new(), Vec::new());
+    loop {
+        let line = lines.next()?;
+        if line.is_empty() {
+            break;
+        }
+        let colon = line.iter().position(|&b| b == b':')?;
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+        if name.is_empty() || !name.iter().all(is_token) || line.contains(&0) {
+            return None;
+        }
+        match name.to_ascii_lowercase().as_slice() {
+            b"host" => hosts += 1,
+            b"content-length" => lengths.push(value),
+            b"transfer-encoding" => codings.push(value.to_ascii_lowercase()),
+            _ => {}
+        }
+    }
+    if hosts > 1 || (hosts == 0 && chunks_are_known) {
+        return None;
+    }
+    let content = match (lengths.as_slice(), codings.as_slice()) {
+        ([], []) => Vec::new(),
+        ([length], []) if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
+            let length = String::from_utf8_lossy(length).parse().ok()?;
+            lines.take(length)?.to_vec()
+        }
+        ([], [coding]) if coding == b"chunked" && chunks_are_known => second_chunks(&mut lines)?,
+        _ => return None,
+    };
+    Some(Accepted { content, end: lines.at })
+}
+
+fn second_chunks(lines: &mut Lines<'_>) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    loop {
+        let line = lines.next()?;
+        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let behind = &line[digits..];
+        let extension = behind.trim_ascii_start();
+        if digits == 0 || !(behind.is_empty() || extension.starts_with(b";")) {
+            return None;
+        }
+        let size = u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+        if size == 0 {
+            break;
+        }
+        content.extend_from_slice(lines.take(usize::try_from(size).ok()?)?);
+        if !lines.next()?.is_empty() {
+            return None;
+        }
+    }
+    while !lines.next()?.is_empty() {}
+    Some(content)
+}
+
+/// `httparse`'s view of the whole request, from the first byte of the connection.
+fn reading_of_httparse(bytes: &[u8]) -> Option<Accepted> {
+    let mut lines = [httparse::EMPTY_HEADER; 100];
+    let mut request = httparse::Request::new(&mut lines);
+    let Ok(httparse::Status::Complete(mut at)) = request.parse(bytes) else { return None };
+    let value = |name: &str| {
+        let field = request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(field.value).ok()
+    };
+    let mut content = Vec::new();
+    if value("transfer-encoding").is_some() {
+        loop {
+            let chunk = httparse::parse_chunk_size(&bytes[at..]);
+            let Ok(httparse::Status::Complete((used, size))) = chunk else { return None };
+            at += used;
+            if size == 0 {
+                break;
+            }
+            content.extend_from_slice(&bytes[at..at + size as usize]);
+            at += size as usize + 2;
+        }
+        let mut trailer = [httparse::EMPTY_HEADER; 100];
+        match httparse::parse_headers(&bytes[at..], &mut trailer) {
+            Ok(httparse::Status::Complete((used, _))) => at += used,
+            // The trailer is dropped unread, whatever its lines look like.
+            _ => return second_reading(bytes),
+        }
+    } else if let Some(length) = value("content-length") {
+        let length: usize = length.parse().ok()?;
+        content.extend_from_slice(&bytes[at..at + length]);
+        at += length;
+    }
+    Some(Accepted { content, end: at })
+}
+
+#[test]
+fn a_well_formed_request_is_read_to_its_end_and_no_further() {
+    for seed in 0..CASES / 10 {
+        let random = &mut Random::new(seed);
+        let Sample { bytes, content } = sample(random);
+        let expected = Some(Accepted { content, end: bytes.len() });
+        let with_next = [&bytes, NEXT].concat();
+        assert_eq!(accepted(&with_next), expected, "{}", shown(&with_next));
+        assert_eq!(second_reading(&with_next), expected, "the test's own: {}", shown(&bytes));
+    }
+}
+
+#[test]
+fn a_request_cut_anywhere_is_never_taken_for_a_whole_one() {
+    for seed in 0..CASES / 100 {
+        let random = &mut Random::new(seed);
+        let Sample { bytes, .. } = sample(random);
+        for cut in 0..bytes.len() {
+            assert_eq!(accepted(&bytes[..cut]), None, "{}", shown(&bytes[..cut]));
+        }
+    }
+}
+
+#[test]
+fn what_is_accepted_ends_where_two_other_readings_see_its_end() {
+    let (mut chunked, mut by_length) = (0, 0);
+    for seed in 0..CASES {
+        let random = &mut Random::new(seed);
+        let Sample { bytes, .. } = sample(random);
+        let mut bytes = [&bytes, NEXT].concat();
+        for _ in 0..1 + random.below(4) {
+            mutate(random, &mut bytes);
+        }
+        let Some(first) = accepted(&bytes) else { continue };
+        assert_eq!(second_reading(&bytes).as_ref(), Some(&first), "{}", shown(&bytes));
+        assert_eq!(
+            reading_of_httparse(&bytes).as_ref(),
+            Some(&first),
+            "httparse: {}",
+            shown(&bytes)
+        );
+        let is_chunked = shown(&bytes).to_ascii_lowercase().contains("transfer-encoding");
+        *(if is_chunked { &mut chunked } else { &mut by_length }) += 1;
+    }
+    // Else nothing was tried.
+    assert!(chunked as u64 > CASES / 20 && by_length as u64 > CASES / 20, "{chunked} {by_length}");
+}
+
+#[test]
+fn how_bytes_come_in_pieces_changes_nothing() {
+    for seed in 0..CASES {
+        let random = &mut Random::new(seed);
+        let Sample { mut bytes, .. } = sample(random);
+        for _ in 0..random.below(3) {
+            mutate(random, &mut bytes);
+        }
+        assert_eq!(accepted_in_pieces(&bytes, seed), accepted(&bytes), "{}", shown(&bytes));
+    }
+}
+
+#[test]
+fn noise_is_survived() {
+    for seed in 0..CASES {
+        let random = &mut Random::new(seed);
+        let length = random.below(300);
+        let pick = |_| {
+            if random.one_in(2) {
+                random.of(PIECES).to_vec()
+            } else {
+                vec![random.below(256) as u8]
+            }
+        };
+        let bytes: Vec<u8> = (0..length).map(pick).collect::<Vec<_>>().concat();
+        if let Some(first) = accepted(&bytes) {
+            assert_eq!(second_reading(&bytes), Some(first), "{}", shown(&bytes));
+        }
+        // Content of chunks, too, whatever stands in them.
+        let bytes =
+            [b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", &bytes[..]]
+                .concat();
+        if let Some(first) = accepted(&bytes) {
+            assert_eq!(second_reading(&bytes), Some(first), "{}", shown(&bytes));
+        }
+    }
+}
