@@ -28,6 +28,7 @@
 //!   that stands a `trial` first, and is written again where it is `unsynced`.
 //! - [`job`]: id, stamp, states and their transitions; the line to a running handler; requests and
 //!   responses at rest.
+//! - [`content`]: content while it comes, and where it lives.
 //! - [`call`]: a request with its origin, an answer with its receipt.
 //! - [`error`]: the one table of deferd's own errors.
 
@@ -37,6 +38,7 @@ pub mod auth;
 pub mod browser;
 pub mod call;
 pub mod config;
+pub mod content;
 pub mod dialect;
 pub mod error;
 pub mod front;

@@ -4,7 +4,7 @@
 //! that is cut short is an error, never a shorter body; memory follows what has come, not what was
 //! announced.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,10 +12,8 @@ use bytes::Bytes;
 use super::head::Framing;
 use super::input::{Input, Timed};
 use super::{Broken, Limits};
+use crate::content::ContentBuffer;
 use crate::error::Error;
-
-/// By how much the buffer of the content grows, at least, in bytes: what one byte can cost.
-const STEP: usize = 8 * 1024;
 
 /// The longest line with a chunk size, extensions included, in bytes.
 const MAX_CHUNK_LINE: usize = 4096;
@@ -32,8 +30,8 @@ pub fn read<R: Read + Timed>(
     framing: Framing,
     limits: &Limits,
 ) -> Result<Bytes, Broken> {
-    let mut reader =
-        Reader { input, begin: Instant::now(), time: limits.body_time, content: Vec::new() };
+    let content = ContentBuffer::default();
+    let mut reader = Reader { input, begin: Instant::now(), time: limits.body_time, content };
     match framing {
         Framing::Length(length) => {
             let length = usize::try_from(length).map_err(|_| Error::BodyTooLarge)?;
@@ -41,14 +39,14 @@ pub fn read<R: Read + Timed>(
         }
         Framing::Chunked => reader.read_chunks(limits)?,
     }
-    Ok(reader.content.into())
+    Ok(reader.content.freeze())
 }
 
 struct Reader<'a, R> {
     input: &'a mut Input<R>,
     begin: Instant,
     time: Duration,
-    content: Vec<u8>,
+    content: ContentBuffer,
 }
 
 impl<R: Read + Timed> Reader<'_, R> {
@@ -62,24 +60,18 @@ impl<R: Read + Timed> Reader<'_, R> {
         let end = self.content.len() + length;
         let buffered = self.input.bytes();
         let buffered = &buffered[..buffered.len().min(length)];
-        if length <= STEP {
-            self.content.reserve_exact(length);
-        }
-        self.content.extend_from_slice(buffered);
+        self.content.extend(buffered).map_err(|error| no_room(&error))?;
         let used = buffered.len();
         self.input.consume(used);
         while self.content.len() < end {
             let deadline = self.deadline();
-            let filled = self.content.len();
-            // Half as much again: few copies, and never much more than what has come.
-            let step = (end - filled).min(STEP.max(filled / 2));
-            self.content.reserve_exact(step);
-            self.content.resize(filled + step, 0);
-            let n = self.input.read_into(&mut self.content[filled..], deadline)?;
-            self.content.truncate(filled + n);
+            let left = end - self.content.len();
+            let room = self.content.room(left).map_err(|error| no_room(&error))?;
+            let n = self.input.read_into(room, deadline)?;
             if n == 0 {
                 return Err(Broken::Gone);
             }
+            self.content.advance(n);
         }
         Ok(())
     }
@@ -134,6 +126,11 @@ impl<R: Read + Timed> Reader<'_, R> {
             }
         }
     }
+}
+
+/// The error of a request whose content finds no memory.
+pub fn no_room(error: &io::Error) -> Error {
+    Error::Unavailable(format!("no memory for the content: {error}").into())
 }
 
 /// The size in a chunk's first line; what is behind a semicolon is an extension, and ignored.

@@ -7,7 +7,6 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -70,9 +69,7 @@ fn outcome(output: Output, path: &str) -> Result<Outcome, Error> {
         return Ok(Outcome::LocalRedirect(target));
     }
     let redirect = location.map(|_| StatusCode::FOUND);
-    let body = Bytes::from(output.stdout).slice(start..);
-    // Copied: a slice would keep the header block and the buffer's spare capacity in memory.
-    let mut response = Response::new(Bytes::copy_from_slice(&body));
+    let mut response = Response::new(output.stdout.freeze_from(start));
     *response.status_mut() = status.or(redirect).unwrap_or(StatusCode::OK);
     *response.headers_mut() = passed(fields);
     Ok(response.into())
@@ -128,11 +125,19 @@ fn passed(mut fields: HeaderMap) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::ContentBuffer;
+    use bytes::Bytes;
     use std::process::ExitStatus;
+
+    fn written(stdout: &str) -> ContentBuffer {
+        let mut buffer = ContentBuffer::default();
+        buffer.extend(stdout.as_bytes()).unwrap();
+        buffer
+    }
 
     fn read(stdout: &str) -> Result<Outcome, Error> {
         let status = ExitStatus::from_raw(0);
-        outcome(Output { status, stdout: stdout.as_bytes().to_vec() }, "/test")
+        outcome(Output { status, stdout: written(stdout) }, "/test")
     }
 
     fn answer(stdout: &str) -> Response<Bytes> {
@@ -196,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_script_that_was_killed_gives_no_response() {
-        let stdout = b"Content-Type: text/plain\n\nhalf of".to_vec();
+        let stdout = written("Content-Type: text/plain\n\nhalf of");
         let output = Output { status: ExitStatus::from_raw(9), stdout };
         assert!(matches!(outcome(output, "/test"), Err(Error::BadGateway(_))));
     }

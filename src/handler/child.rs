@@ -14,13 +14,13 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
 };
 
 use super::stderr::Stderr;
+use crate::content::ContentBuffer;
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
 
@@ -31,7 +31,7 @@ const TERM_GRACE: Duration = Duration::from_secs(5);
 /// Linux 5.3, or none is left).
 const TICK: Duration = Duration::from_millis(10);
 
-/// How much is read from a pipe at once, at least, in bytes.
+/// How much is read from stderr at once, in bytes.
 const READ: usize = 4096;
 
 /// What is left in a pipe when the group is dead: at most what a pipe can hold (`pipe-max-size`).
@@ -56,7 +56,7 @@ pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
     /// All that it wrote to stdout.
-    pub stdout: Vec<u8>,
+    pub stdout: ContentBuffer,
 }
 
 /// Runs a script to its end.
@@ -86,13 +86,12 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     let ending = watch(&mut group, &mut pipes, &wake, script, execution);
     let status = group.end().map_err(|e| Error::Internal(e.to_string().into()))?;
     pipes.drain();
-    let over = pipes.is_over();
+    let over = pipes.over();
     let stdout = pipes.finish();
     match ending {
         Ending::Stopped => Err(Error::Cancelled),
         Ending::TimedOut => Err(Error::GatewayTimeout("the script ran out of time".into())),
-        _ if over => Err(Error::BadGateway("the script wrote more than max-output".into())),
-        Ending::Exited | Ending::OverOutput => Ok(Output { status, stdout }),
+        Ending::Exited | Ending::OverOutput => over.map_or(Ok(Output { status, stdout }), Err),
     }
 }
 
@@ -228,7 +227,9 @@ struct Pipes<'a> {
     stdin: Option<(ChildStdin, &'a [u8])>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    output: Vec<u8>,
+    output: ContentBuffer,
+    /// Why no more of the output can be taken.
+    no_room: Option<io::Error>,
     max_output: usize,
     lines: Stderr<'a>,
 }
@@ -243,11 +244,28 @@ impl<'a> Pipes<'a> {
             rustix::io::ioctl_fionbio(end, true)?;
         }
         let max_output = script.max_output;
-        Ok(Self { stdin, stdout, stderr, output: Vec::new(), max_output, lines })
+        Ok(Self {
+            stdin,
+            stdout,
+            stderr,
+            output: ContentBuffer::default(),
+            no_room: None,
+            max_output,
+            lines,
+        })
     }
 
     fn is_over(&self) -> bool {
-        self.output.len() > self.max_output
+        self.no_room.is_some() || self.output.len() > self.max_output
+    }
+
+    /// What is wrong with the output, if it [is over](Self::is_over).
+    fn over(&self) -> Option<Error> {
+        if let Some(error) = &self.no_room {
+            let what = format!("no memory for what the script writes: {error}");
+            return Some(Error::Unavailable(what.into()));
+        }
+        self.is_over().then(|| Error::BadGateway("the script wrote more than max-output".into()))
     }
 
     /// Waits until something can be done, and does it.
@@ -316,11 +334,16 @@ impl<'a> Pipes<'a> {
 
     /// Reads once from stdout; whether there may be more.
     fn read_stdout(&mut self) -> bool {
-        self.output.reserve(READ);
-        let more = read_once(&mut self.stdout, |fd| {
-            rustix::io::read(fd, spare_capacity(&mut self.output))
-        });
-        more.is_some_and(|n| n > 0) && !self.is_over()
+        let room = match self.output.room(usize::MAX) {
+            Ok(room) => room,
+            Err(error) => {
+                self.no_room = Some(error);
+                return false;
+            }
+        };
+        let read = read_once(&mut self.stdout, |fd| rustix::io::read(fd, room));
+        self.output.advance(read.unwrap_or(0));
+        read.is_some_and(|n| n > 0) && !self.is_over()
     }
 
     /// Reads once from stderr; how much that was.
@@ -347,7 +370,7 @@ impl<'a> Pipes<'a> {
         }
     }
 
-    fn finish(self) -> Vec<u8> {
+    fn finish(self) -> ContentBuffer {
         self.lines.finish();
         self.output
     }

@@ -67,8 +67,7 @@ pub fn run_script(
 
 fn response(output: Output) -> Response<Bytes> {
     let is_text = std::str::from_utf8(&output.stdout).is_ok();
-    // Boxed first: the spare capacity of the reading buffer must not be stored with the result.
-    let mut response = Response::new(Bytes::from(output.stdout.into_boxed_slice()));
+    let mut response = Response::new(output.stdout.freeze());
     let content_type =
         if is_text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
     let headers = response.headers_mut();
@@ -87,6 +86,7 @@ fn response(output: Output) -> Response<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::ContentBuffer;
     use std::process::ExitStatus;
 
     #[test]
@@ -96,7 +96,8 @@ mod tests {
             (3 << 8, 500, Some(("x-exit-code", "3"))),
             (9, 500, Some(("x-exit-signal", "9"))),
         ] {
-            let output = Output { status: ExitStatus::from_raw(raw), stdout: b"x".to_vec() };
+            let output =
+                Output { status: ExitStatus::from_raw(raw), stdout: ContentBuffer::default() };
             let response = response(output);
             assert_eq!(response.status().as_u16(), status);
             let found: Vec<_> = response

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use crate::support::{Client, Deferd, eventually};
 use crate::unharmed;
-use crate::unharmed::{connections, no_connection, without_hoarding};
+use crate::unharmed::{connections, no_connection};
 
 /// A connection whose end is a reset: an answer lies unread in it (RFC 1122 section 4.2.2.13).
 fn about_to_reset(deferd: &Deferd) -> Client {
@@ -80,7 +80,7 @@ fn a_reset_while_the_request_runs_is_survived() {
 
 #[test]
 fn a_reset_while_the_answer_is_written_is_survived() {
-    let deferd = without_hoarding();
+    let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         for _ in 0..3 {
             let mut client = deferd.client();
@@ -94,7 +94,7 @@ fn a_reset_while_the_answer_is_written_is_survived() {
 /// The answer to a collection is the only copy: it must outlive the connection that broke.
 #[test]
 fn a_reset_while_a_result_is_collected_leaves_the_result() {
-    let deferd = without_hoarding();
+    let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         let mut honest = deferd.client();
         let id = honest.store("GET", "/run/h-big", b"");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Client, Deferd, eventually};
 use crate::unharmed;
-use crate::unharmed::{connections, is_served, without_hoarding};
+use crate::unharmed::{connections, is_served, no_connection};
 
 /// Asks for 16 MiB, and waits until the answer has begun.
 fn ask_for_much(deferd: &Deferd) -> Client {
@@ -18,7 +18,7 @@ fn ask_for_much(deferd: &Deferd) -> Client {
 
 #[test]
 fn an_answer_that_nobody_takes_holds_up_nobody_else_and_ends_with_its_client() {
-    let deferd = without_hoarding();
+    let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         let silent = [ask_for_much(&deferd), ask_for_much(&deferd), ask_for_much(&deferd)];
         eventually("others are served", || is_served(&deferd));
@@ -31,7 +31,7 @@ fn an_answer_that_nobody_takes_holds_up_nobody_else_and_ends_with_its_client() {
 /// Contract: cut after 30 s in which not one byte was taken. Twice as long would be too much.
 #[test]
 fn a_client_that_takes_nothing_is_cut_after_thirty_seconds() {
-    let deferd = without_hoarding();
+    let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         let begin = Instant::now();
         let silent = ask_for_much(&deferd);
@@ -48,7 +48,7 @@ fn a_client_that_takes_nothing_is_cut_after_thirty_seconds() {
 /// One who takes a little now and then is slow, not gone.
 #[test]
 fn a_client_that_takes_its_time_gets_the_whole_answer() {
-    let deferd = without_hoarding();
+    let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         let mut slow = ask_for_much(&deferd);
         // The buffers of both sides are full for a while, several times.
@@ -59,5 +59,43 @@ fn a_client_that_takes_its_time_gets_the_whole_answer() {
         let reply = slow.try_read("GET").expect("an answer").expect(200);
         assert_eq!(reply.body.len(), 16 << 20);
         slow.get("/_api/version").expect(200);
+    });
+}
+
+/// An allocator that keeps what was freed, for later, would have kept a hundred MiB of these.
+#[test]
+fn large_answers_and_contents_leave_no_memory() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let content = vec![b'x'; 16 << 20];
+    unharmed(&deferd, || {
+        for _ in 0..2 {
+            let waiting: Vec<_> = (0..6).map(|_| ask_for_much(&deferd)).collect();
+            for mut client in waiting {
+                assert_eq!(client.try_read("GET").unwrap().expect(200).body.len(), 16 << 20);
+            }
+            thread::scope(|scope| {
+                for target in ["/run/s-cat", "/run/s-cat", "/run/s-exit", "/run/s-exit"] {
+                    scope.spawn(|| {
+                        let mut client = deferd.client();
+                        client.request("POST", target, &[], &content);
+                    });
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn large_results_leave_no_memory() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let content = vec![b'x'; 16 << 20];
+    unharmed(&deferd, || {
+        let mut client = deferd.client();
+        let ids: Vec<_> = (0..6).map(|_| client.store("POST", "/run/s-cat", &content)).collect();
+        for id in ids {
+            assert_eq!(client.result(&id).expect(200).body.len(), content.len());
+        }
+        drop(client);
+        no_connection(&deferd);
     });
 }

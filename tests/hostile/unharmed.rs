@@ -2,12 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::support::{Client, Deferd, PATIENCE, eventually, fixtures};
+use crate::support::{Client, Deferd, PATIENCE, eventually};
 
 /// By how much the resident memory may have grown, in KiB: an allocator does not give back every page.
 const GROWTH: usize = 8 * 1024;
@@ -98,15 +97,6 @@ pub fn pour(client: &Client, bytes: &[u8]) -> usize {
         }
     }
     sent
-}
-
-/// Has the C library give back freed memory at once. Left alone, glibc hoards large blocks that were
-/// freed; the cases that are about something else are kept clear of that.
-pub fn without_hoarding() -> Deferd {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
-    command.env("MALLOC_TRIM_THRESHOLD_", "131072");
-    let route = format!("/run/=run:{}", fixtures().display());
-    Deferd::start_by(command, &["--route", &route])
 }
 
 /// A bare connection.
