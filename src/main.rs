@@ -44,7 +44,7 @@ fn token(user: &str) -> ExitCode {
 }
 
 fn serve(config: &Config) -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    start_log();
     // Before anything listens, so that no signal finds nobody.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -63,6 +63,14 @@ fn serve(config: &Config) -> ExitCode {
     listen::notify("STOPPING=1");
     server.end(|| signals.ended_again());
     ExitCode::SUCCESS
+}
+
+fn start_log() {
+    let env = env_logger::Env::default().default_filter_or("info");
+    let mut log = env_logger::Builder::from_env(env);
+    #[cfg(feature = "tiny_http")]
+    log.filter_module(deferd::front::tiny_http::LOG_TARGET, log::LevelFilter::Off);
+    log.init();
 }
 
 /// The signals that concern deferd, each as a byte to be read.

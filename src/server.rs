@@ -17,7 +17,7 @@ use crate::browser::{HostCheck, Policy};
 use crate::config::{CONNECT_TIMEOUT, Config, FrontKind, Invalid, RouteConfig, Target};
 #[cfg(feature = "tiny_http")]
 use crate::front;
-use crate::front::{Limits, Listener, Listening, Stopper};
+use crate::front::{InHand, Limits, Listener, Listening, Stopper};
 use crate::handler::cgi::CgiHandler;
 use crate::handler::routes::{Route, Routes};
 use crate::handler::run::RunHandler;
@@ -62,7 +62,7 @@ pub struct Server {
 enum Front {
     Strict(Stopper),
     #[cfg(feature = "tiny_http")]
-    TinyHttp(front::tiny_http::Busy),
+    TinyHttp(front::tiny_http::Stopper),
 }
 
 /// Why deferd does not start.
@@ -162,29 +162,29 @@ fn serve(config: &Config, listener: Listener, service: &Arc<Service>) -> io::Res
         #[cfg(feature = "tiny_http")]
         FrontKind::TinyHttp => {
             let server = front::tiny_http::TinyHttp::new(listener)?;
-            let busy = server.busy();
+            let stopper = server.stopper();
             server.serve(service, &limits)?;
-            Ok(Front::TinyHttp(busy))
+            Ok(Front::TinyHttp(stopper))
         }
     }
 }
 
 impl Front {
-    /// Takes no new connections, as far as that can be told.
+    /// Takes no new connections.
     fn stop(&self) {
         match self {
             Self::Strict(stopper) => stopper.stop(),
             #[cfg(feature = "tiny_http")]
-            Self::TinyHttp(_) => {}
+            Self::TinyHttp(stopper) => stopper.stop(),
         }
     }
 
-    /// Whether an answer is still on its way.
-    fn is_busy(&self) -> bool {
+    /// The requests that are being answered.
+    fn in_hand(&self) -> &InHand {
         match self {
-            Self::Strict(stopper) => stopper.is_busy(),
+            Self::Strict(stopper) => stopper.in_hand(),
             #[cfg(feature = "tiny_http")]
-            Self::TinyHttp(busy) => busy.is_busy(),
+            Self::TinyHttp(stopper) => stopper.in_hand(),
         }
     }
 }
@@ -299,11 +299,25 @@ impl Server {
         workers::log_lost(&self.jobs.store.close());
     }
 
-    /// Waits until nothing waits, runs or is being answered.
+    /// Whether nothing waits, runs or is being answered; then no request begins any more.
+    fn is_over(&self) -> bool {
+        let in_hand = self.front.in_hand();
+        if !self.jobs.is_idle() || !in_hand.close_if_idle() {
+            return false;
+        }
+        // The last request that was in hand may have been a job's, from before the drain.
+        let over = self.jobs.is_idle();
+        if !over {
+            in_hand.reopen();
+        }
+        over
+    }
+
+    /// Waits until all is over.
     fn wait(&self, span: Duration, hurry: &mut impl FnMut() -> bool) -> Waited {
         let deadline = Instant::now() + span;
         loop {
-            if self.jobs.is_idle() && !self.front.is_busy() {
+            if self.is_over() {
                 return Waited::Idle;
             }
             if hurry() {

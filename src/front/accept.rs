@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::head::Persistence;
 use super::reply::{self, Clock, Content};
-use super::slots::{Slot, Slots};
+use super::slots::{InHand, Slot, Slots};
 use super::stream::{Listener, Stream};
 use super::{Limits, connection};
 use crate::call::Connection;
@@ -48,9 +48,9 @@ impl Stopper {
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
     }
 
-    /// Whether an answer is still on its way.
-    pub fn is_busy(&self) -> bool {
-        self.slots.busy() > 0
+    /// The requests that are being answered.
+    pub fn in_hand(&self) -> &InHand {
+        self.slots.in_hand()
     }
 }
 

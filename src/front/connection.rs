@@ -60,8 +60,13 @@ impl Exchange<'_> {
         match head::read(&mut self.input, self.limits) {
             Ok(Some(head)) => {
                 let slot = self.slot;
-                let _busy = slot.begin_request();
-                self.answer(head)
+                let Some(_busy) = slot.begin_request() else { return Persistence::Close };
+                let persistence = self.answer(head);
+                if persistence == Persistence::Close && !self.input.bytes().is_empty() {
+                    // What is left unread would reset the connection, and that overtake the answer.
+                    return self.linger();
+                }
+                persistence
             }
             Ok(None) => Persistence::Close,
             Err(broken) => self.refuse(broken),

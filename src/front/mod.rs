@@ -21,6 +21,7 @@ mod stream;
 pub mod tiny_http;
 
 pub use accept::{Listening, Stopper};
+pub use slots::InHand;
 pub use stream::Listener;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Who may be connected: so many at once, and no peer more than half of them.
 //!
-//! Owns the count of connections and of requests in their hands. Invariant: a count goes down exactly
-//! when the guard that raised it is dropped.
+//! Owns the count of connections and of requests in their hands. Invariants: a count goes down exactly
+//! when the guard that raised it is dropped; once closed, no request begins.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,8 +14,7 @@ use crate::call::Connection;
 pub struct Slots {
     capacity: usize,
     taken: Mutex<Taken>,
-    /// Requests that were read and whose answer is not written yet.
-    busy: AtomicUsize,
+    in_hand: InHand,
 }
 
 #[derive(Default)]
@@ -27,7 +26,7 @@ struct Taken {
 impl Slots {
     /// `capacity` free places.
     pub fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { capacity, taken: Mutex::default(), busy: AtomicUsize::new(0) })
+        Arc::new(Self { capacity, taken: Mutex::default(), in_hand: InHand::default() })
     }
 
     /// Takes a place for a connection; `None` if there is none left for it.
@@ -44,9 +43,9 @@ impl Slots {
         Some(Slot { slots: Arc::clone(self), peer })
     }
 
-    /// How many requests are being answered.
-    pub fn busy(&self) -> usize {
-        self.busy.load(Ordering::Acquire)
+    /// The requests that are being answered.
+    pub const fn in_hand(&self) -> &InHand {
+        &self.in_hand
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -61,10 +60,9 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Counts a request as being answered until the guard is dropped.
-    pub fn begin_request(&self) -> Busy<'_> {
-        self.slots.busy.fetch_add(1, Ordering::AcqRel);
-        Busy(&self.slots)
+    /// [`InHand::begin`] of this front.
+    pub fn begin_request(&self) -> Option<Busy<'_>> {
+        self.slots.in_hand.begin()
     }
 }
 
@@ -81,12 +79,39 @@ impl Drop for Slot {
     }
 }
 
+/// How many requests were read and are not answered to the last byte; or that there will be no more.
+#[derive(Default)]
+pub struct InHand(AtomicUsize);
+
+/// No request begins any more.
+const CLOSED: usize = usize::MAX;
+
+impl InHand {
+    /// Counts a request as being answered until the guard is dropped; `None` when it must not begin,
+    /// because the end would cut its answer.
+    pub fn begin(&self) -> Option<Busy<'_>> {
+        let more = |count| (count != CLOSED).then(|| count + 1);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Busy(self))
+    }
+
+    /// Lets no request begin any more, if none is being answered at this moment; whether that is so.
+    pub fn close_if_idle(&self) -> bool {
+        let closed = self.0.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire);
+        matches!(closed, Ok(_) | Err(CLOSED))
+    }
+
+    /// Takes back that it was closed.
+    pub fn reopen(&self) {
+        let _ = self.0.compare_exchange(CLOSED, 0, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
 /// A request that is being answered.
-pub struct Busy<'a>(&'a Slots);
+pub struct Busy<'a>(&'a InHand);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -113,5 +138,18 @@ mod tests {
         let all = [slots.take(local).unwrap(), slots.take(local).unwrap()];
         drop((others, all));
         assert!(slots.lock().by_peer.is_empty() && slots.lock().total == 0);
+    }
+    #[test]
+    fn what_is_in_hand_is_ended_before_the_end_and_nothing_begins_behind_it() {
+        let in_hand = InHand::default();
+        let (first, second) = (in_hand.begin().unwrap(), in_hand.begin().unwrap());
+        drop(first);
+        assert!(!in_hand.close_if_idle());
+        assert!(in_hand.begin().is_some());
+        drop(second);
+        assert!(in_hand.close_if_idle() && in_hand.close_if_idle());
+        assert!(in_hand.begin().is_none());
+        in_hand.reopen();
+        assert!(in_hand.begin().is_some());
     }
 }

@@ -6,11 +6,13 @@
 //! from a body cut short, a panic caught, a dead accept loop told. Invariant: a receipt is confirmed
 //! only after its answer was written without error.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -19,28 +21,72 @@ use tiny_http::Server;
 
 use super::head::{Framing, Head, Persistence};
 use super::reply::{self, Clock, Content};
-use super::{Limits, Listener};
+use super::{InHand, Limits, Listener, body};
 use crate::call::{Answer, Connection, Peer};
+use crate::content::ContentBuffer;
 use crate::error::Error;
 use crate::service::Service;
 
 /// Threads that take requests from the accept loop; so many synchronous ones run at once.
 const RECEIVERS: usize = 64;
 
+/// How long the end tries to wake the accept loop.
+const WAKE_TIME: Duration = Duration::from_secs(1);
+
+/// Under which name tiny_http itself logs. Of no use: it calls the orderly end of its loop an error, and
+/// what there is to tell this front tells.
+pub const LOG_TARGET: &str = "tiny_http";
+
 /// A server of this front.
 pub struct TinyHttp {
     server: Arc<Server>,
-    busy: Arc<AtomicUsize>,
+    in_hand: Arc<InHand>,
+    accepting: Accepting,
     local: Connection,
 }
 
-/// Whether answers are on their way, for the end.
-pub struct Busy(Arc<AtomicUsize>);
+/// The listening socket, beside tiny_http's handle of it; `None` once nothing is accepted any more.
+type Accepting = Arc<Mutex<Option<Listener>>>;
 
-impl Busy {
-    /// Whether an answer is still on its way.
-    pub fn is_busy(&self) -> bool {
-        self.0.load(Ordering::Acquire) > 0
+fn end_accepting(accepting: &Accepting) -> Option<Listener> {
+    accepting.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Ends the accept loop from another thread, and knows what is being answered.
+pub struct Stopper {
+    in_hand: Arc<InHand>,
+    accepting: Accepting,
+}
+
+impl Stopper {
+    /// Ends the accept loop: no new connections. Those that are there are served on.
+    ///
+    /// tiny_http's loop ends at the first error of `accept`. So the socket is told not to wait, and one
+    /// more connection has the loop come back to it. Shutting the socket down would do as well, but
+    /// not for the service manager that may have handed it over.
+    pub fn stop(&self) {
+        let Some(listener) = end_accepting(&self.accepting) else { return };
+        if let Err(error) = wake(&listener) {
+            log::warn!("tiny_http may accept more connections until the end: {error}");
+        }
+    }
+
+    /// The requests that are being answered.
+    pub fn in_hand(&self) -> &InHand {
+        &self.in_hand
+    }
+}
+
+fn wake(listener: &Listener) -> io::Result<()> {
+    match listener {
+        Listener::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            TcpStream::connect_timeout(&listener.local_addr()?, WAKE_TIME).map(drop)
+        }
+        Listener::Unix(listener) => {
+            listener.set_nonblocking(true)?;
+            UnixStream::connect_addr(&listener.local_addr()?).map(drop)
+        }
     }
 }
 
@@ -50,6 +96,7 @@ impl TinyHttp {
     /// # Errors
     /// Those of the system, and of tiny_http.
     pub fn new(listener: Listener) -> io::Result<Self> {
+        let accepting = Arc::new(Mutex::new(Some(listener.try_clone()?)));
         let (listener, local): (tiny_http::Listener, _) = match listener {
             Listener::Tcp(listener) => {
                 // Accepted sockets inherit it; without, answers over 1 KiB take 40 ms longer.
@@ -64,16 +111,16 @@ impl TinyHttp {
             }
         };
         let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
-        Ok(Self { server: Arc::new(server), busy: Arc::default(), local })
+        Ok(Self { server: Arc::new(server), in_hand: Arc::default(), accepting, local })
     }
 
-    /// Whether answers are on their way.
-    pub fn busy(&self) -> Busy {
-        Busy(Arc::clone(&self.busy))
+    /// What ends its accept loop.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { in_hand: Arc::clone(&self.in_hand), accepting: Arc::clone(&self.accepting) }
     }
 
-    /// Starts the threads that take requests. They end with the process: tiny_http's accept loop can
-    /// be told to end, but its connections cannot.
+    /// Starts the threads that take requests. They end with the process: the accept loop can be told to
+    /// end, but tiny_http's connections cannot.
     ///
     /// # Errors
     /// When no thread can be had.
@@ -81,7 +128,8 @@ impl TinyHttp {
         for _ in 0..RECEIVERS {
             let receiver = Receiver {
                 server: Arc::clone(&self.server),
-                busy: Arc::clone(&self.busy),
+                in_hand: Arc::clone(&self.in_hand),
+                accepting: Arc::clone(&self.accepting),
                 local: self.local,
                 service: Arc::clone(service),
                 limits: Arc::clone(limits),
@@ -95,7 +143,8 @@ impl TinyHttp {
 
 struct Receiver {
     server: Arc<Server>,
-    busy: Arc<AtomicUsize>,
+    in_hand: Arc<InHand>,
+    accepting: Accepting,
     local: Connection,
     service: Arc<Service>,
     limits: Arc<Limits>,
@@ -106,17 +155,20 @@ impl Receiver {
         loop {
             match self.server.recv() {
                 Ok(request) => {
-                    self.busy.fetch_add(1, Ordering::AcqRel);
+                    let Some(_busy) = self.in_hand.begin() else { return };
                     // Its own code can panic while it answers (a `te` field with `q=nan`).
                     let answered = catch_unwind(AssertUnwindSafe(|| self.answer(request)));
-                    self.busy.fetch_sub(1, Ordering::AcqRel);
                     if answered.is_err() {
                         log::error!("tiny_http panicked; its client gets no answer");
                     }
                 }
+                // Its accept loop is over, and tells that once; the connections go on.
                 Err(error) => {
-                    log::error!("tiny_http accepts no more connections, restart deferd: {error}");
-                    return;
+                    if end_accepting(&self.accepting).is_some() {
+                        log::error!(
+                            "tiny_http accepts no more connections, restart deferd: {error}"
+                        );
+                    }
                 }
             }
         }
@@ -156,7 +208,7 @@ impl Receiver {
             Ok(plan) => plan,
             Err(answer) => return *answer,
         };
-        match body(request, framing, self.limits.max_body) {
+        match content(request, framing, self.limits.max_body) {
             Ok(body) => {
                 let request = Request::from_parts(parts, body);
                 self.service.call(plan, request, connection, &Unseen)
@@ -194,19 +246,25 @@ fn head(request: &tiny_http::Request, limits: &Limits) -> Result<Head, Error> {
 }
 
 /// The whole content.
-fn body(
+fn content(
     request: &mut tiny_http::Request,
     framing: Framing,
     max_body: usize,
 ) -> Result<Bytes, Error> {
-    let mut body = Vec::new();
+    let mut body = ContentBuffer::default();
     let cut = |_| Error::bad_parameter("the content is cut short");
-    request.as_reader().take(max_body as u64 + 1).read_to_end(&mut body).map_err(cut)?;
-    if body.len() > max_body {
-        return Err(Error::BodyTooLarge);
+    loop {
+        let room = body.room(max_body + 1 - body.len()).map_err(|error| body::no_room(&error))?;
+        match request.as_reader().read(room).map_err(cut)? {
+            0 => break,
+            n => body.advance(n),
+        }
+        if body.len() > max_body {
+            return Err(Error::BodyTooLarge);
+        }
     }
     match framing {
         Framing::Length(length) if length != body.len() as u64 => Err(cut(io::Error::other(""))),
-        _ => Ok(body.into()),
+        _ => Ok(body.freeze()),
     }
 }

@@ -8,6 +8,7 @@
     reason = "each suite uses its part of the harness; a test may panic"
 )]
 
+mod front;
 pub mod hold;
 mod processes;
 pub mod upstream;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use front::*;
 pub use processes::*;
 
 /// How long anything may take before a test gives up: long, because the machine may be busy.
@@ -39,12 +41,6 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// The scripts of the tests.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts")
-}
-
-/// The front to test: the contract is the same on both, so each suite that holds it runs on both.
-fn front() -> Vec<String> {
-    let front = std::env::var("DEFERD_TEST_FRONT").unwrap_or_else(|_| "strict".to_owned());
-    if front == "strict" { Vec::new() } else { vec!["--front".to_owned(), front] }
 }
 
 /// Options that are added to those of every test, so that a suite can be run over another store:
@@ -160,11 +156,16 @@ pub struct Client {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::try_new(address).unwrap()
+    }
+
+    /// The same where it is no wonder if nobody listens.
+    pub fn try_new(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream) }
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     pub fn socket(&self) -> &TcpStream {
@@ -333,7 +334,7 @@ impl Deferd {
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])
-            .args(front())
+            .args(front_arguments())
             .args(added_options(&dir))
             // The name that requests written by hand have in `host`.
             .args(["--allow-host", "a"])
