@@ -9,7 +9,7 @@ use std::net::TcpStream;
 
 use rustix::net::sockopt::set_socket_linger;
 use support::upstream::{Then, Upstream};
-use support::{Deferd, eventually};
+use support::{Ability, Deferd, eventually, lacks};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -142,6 +142,9 @@ fn what_is_not_http_is_no_answer() {
 
 #[test]
 fn interim_answers_are_passed_over() {
+    if lacks(Ability::Interim) {
+        return;
+    }
     let upstream = Upstream::answering(
         format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n{OK}"),
         || Then::Keep,

@@ -24,8 +24,6 @@ pub enum Ability {
     Strangers,
     /// Fields behind the last chunk: to it the content is broken.
     Trailers,
-    /// A request has no thread of its own: that it waits cannot be seen from outside.
-    Waiting,
 }
 
 fn is_tiny_http() -> bool {
