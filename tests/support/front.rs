@@ -31,10 +31,10 @@ fn is_tiny_http() -> bool {
 }
 
 /// Whether the front under test lacks this. What is left out because of that is told.
-pub fn lacks(hole: Ability) -> bool {
+pub fn lacks(ability: Ability) -> bool {
     let lacks = is_tiny_http();
     if lacks {
-        eprintln!("left out on tiny_http: {hole:?}");
+        eprintln!("left out on tiny_http: {ability:?}");
     }
     lacks
 }
