@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -26,8 +26,8 @@ struct Told {
     stored: Vec<(String, String)>,
     /// The words of jobs whose results are dropped.
     forgotten: Vec<String>,
-    /// The ids of results that came whole.
-    collected: BTreeSet<String>,
+    /// The ids of results that came whole, and their status codes.
+    collected: BTreeMap<String, u16>,
     /// How many synchronous requests were cancelled by the end of the grace.
     cancelled: usize,
 }
@@ -119,7 +119,7 @@ impl Visitor<'_> {
         let id = id.clone();
         let reply = self.ask("PUT", &format!("/_api/job/{id}"), "", "")?;
         if reply.id() == Some(&id) {
-            assert!(self.told.collected.insert(id), "collected twice");
+            assert_eq!(self.told.collected.insert(id, reply.status), None, "collected twice");
         }
         Some(())
     }
@@ -164,7 +164,7 @@ fn lost(log: &str) -> BTreeSet<&str> {
 #[track_caller]
 fn assert_accounted_for(told: &Told, lost: &BTreeSet<&str>) {
     for (id, _) in &told.stored {
-        let collected = told.collected.contains(id);
+        let collected = told.collected.contains_key(id);
         assert_ne!(collected, lost.contains(id.as_str()), "{id}: collected is {collected}");
     }
 }
@@ -191,10 +191,8 @@ fn past_the_grace_every_202_is_collected_or_told_as_lost() {
         assert_accounted_for(told, &lost);
         for (id, word) in &told.stored {
             let runs = words.iter().filter(|w| *w == word).count();
-            assert!(
-                runs == 1 || (runs == 0 && lost.contains(id.as_str())),
-                "{word} ran {runs} times"
-            );
+            let cancelled = told.collected.get(id) == Some(&410) || lost.contains(id.as_str());
+            assert!(runs == 1 || (runs == 0 && cancelled), "{word} ran {runs} times");
         }
     }
 }
