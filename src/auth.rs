@@ -76,18 +76,22 @@ impl Auth {
         };
         let credentials = Credentials::read(value.as_bytes()).ok_or(Error::NotAuthorized)?;
         let users = Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner));
-        let mut found = None;
-        for user in users.iter() {
-            // Every user is compared, and no comparison ends early.
-            if bool::from(credentials.are_of(user)) {
-                found = Some(user);
-            }
-        }
         let auth_type = credentials.auth_type;
-        found
+        find(users.iter(), &credentials)
             .map(|user| Caller { owner: user.owner.clone(), auth_type })
             .ok_or(Error::NotAuthorized)
     }
+}
+
+/// Whose credentials these are. Every user is compared, and no comparison ends early.
+fn find<'a>(users: impl Iterator<Item = &'a User>, credentials: &Credentials) -> Option<&'a User> {
+    let mut found = None;
+    for user in users {
+        if bool::from(credentials.are_of(user)) {
+            found = Some(user);
+        }
+    }
+    found
 }
 
 /// What a client shows, hashed.
@@ -254,6 +258,28 @@ mod tests {
             assert_eq!(asks(&auth, &value).as_deref(), who, "{value}");
         }
         assert!(auth.authenticate(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn every_user_is_compared_whoever_asks() {
+        let users = ["ann", "bob", "eve"].map(|name| {
+            let (token, line) = new_token(name).unwrap();
+            (token, user(&line).unwrap())
+        });
+        let asks = |name: &str, token: &str| {
+            let pair = BASE64_STANDARD.encode(format!("{name}:{token}"));
+            let credentials = Credentials::read(format!("Basic {pair}").as_bytes()).unwrap();
+            let mut compared = 0;
+            let all = users.iter().map(|(_, user)| user).inspect(|_| compared += 1);
+            let who = find(all, &credentials).map(|user| user.owner.as_log().to_owned());
+            (who, compared)
+        };
+        for (token, user) in &users {
+            let name = user.owner.as_log();
+            assert_eq!(asks(name, token), (Some(name.to_owned()), users.len()));
+            assert_eq!(asks(name, "wrong"), (None, users.len()));
+            assert_eq!(asks("nobody", token), (None, users.len()));
+        }
     }
 
     #[test]

@@ -7,12 +7,14 @@
 //! - [`scripts`]: a script job beside the bare fork+exec of the same script.
 //! - [`memory`]: sizes, start, and what a hundred thousand results cost.
 //! - [`front`]: the strict front beside a bare loop over sockets.
+//! - [`auth`]: refusals of an unknown user beside those of a wrong token.
 //! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
 //! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
 //! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
+mod auth;
 mod bare;
 mod client;
 mod front;
@@ -29,11 +31,12 @@ fn main() {
         Some("scripts") => scripts::print(),
         Some("memory") => memory::print(),
         Some("front") => front::print(),
+        Some("auth") => auth::print(),
         Some("store") => store::print(),
         Some("upstream") => upstream::print(),
         Some("bare") => bare::serve(),
         _ => println!(
-            "Usage: cargo bench --bench figures -- scripts | memory | front | store | upstream"
+            "Usage: cargo bench --bench figures -- scripts | memory | front | auth | store | upstream"
         ),
     }
 }
