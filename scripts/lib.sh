@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # What the scripts that test with other people's programs have in common; read by them with `.`.
 # Everything is installed once: a second run finds it.
 
