@@ -153,9 +153,13 @@ impl Jobs {
         self.store.expire_results(now().before(ttl))
     }
 
-    /// Accepts no more jobs from now on.
+    /// Accepts no more jobs from now on. Those that wait run yet, unless the store keeps them for the
+    /// next deferd.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        if self.store.outlives_the_process() {
+            self.queue.close();
+        }
     }
 
     /// Whether deferd is ending.
@@ -163,9 +167,9 @@ impl Jobs {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Whether nothing waits and nothing runs.
+    /// Whether nothing runs, and nothing waits to run.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.executions.is_empty()
+        (self.queue.is_closed() || self.queue.is_empty()) && self.executions.is_empty()
     }
 }
 

@@ -276,8 +276,8 @@ impl Server {
         self.service.reload();
     }
 
-    /// Ends in order: no new connections, no new jobs; what waits and runs has the grace to end, is
-    /// then cancelled, and is reaped. Calls `hurry` now and then: when it says so, the end comes now.
+    /// Ends in order: no new connections, no new jobs; what runs has the grace to end, and what waits
+    /// with the memory store too; then it is cancelled, and reaped. Calls `hurry` now and then: when it says so, the end comes now.
     pub fn end(&self, mut hurry: impl FnMut() -> bool) {
         self.front.stop();
         self.jobs.drain();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -111,7 +111,12 @@ impl Service {
         let caller = match &self.auth {
             // A load balancer asks this, and has no credentials.
             Some(_) if is_open(request, &inner) => None,
-            Some(auth) => Some(auth.authenticate(&request.headers)?),
+            Some(auth) => {
+                let caller = auth.authenticate(&request.headers)?;
+                // They were deferd's: no handler and no disk has any business with them.
+                request.headers.remove(AUTHORIZATION);
+                Some(caller)
+            }
             None => None,
         };
         if let Some(uri) = inner? {

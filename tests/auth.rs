@@ -194,3 +194,20 @@ fn a_file_that_others_can_read_is_refused() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("--auth") && error.contains(&file) && error.contains("chmod 600"));
 }
+
+#[test]
+fn credentials_are_not_among_what_is_kept() {
+    let data = TempDir::new();
+    let store = data.join("store").display().to_string();
+    let guarded = Guarded::start(&["--data", &store]);
+    let mut client = guarded.deferd.client();
+    let id = submit(&mut client, &guarded.ann, "/_admin/echo");
+    wait_done(&mut client, &guarded.ann, &id);
+    submit(&mut client, &guarded.ann, "/_admin/sleep?duration=3600");
+    let kept = fs::read(data.join("store/jobs.redb")).unwrap();
+    let has = |what: &str| kept.windows(what.len()).any(|bytes| bytes == what.as_bytes());
+    let token = guarded.ann.strip_prefix("Bearer ").unwrap();
+    assert!(has("x-arango-async: store") && !has(token), "the token is on the disk");
+    let result = ask(&mut client, &guarded.ann, "PUT", &format!("/_api/job/{id}")).text();
+    assert!(result.contains("/_admin/echo") && !result.contains(token), "{result}");
+}

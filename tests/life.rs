@@ -154,6 +154,27 @@ fn the_results_that_the_end_loses_are_logged() {
 }
 
 #[test]
+fn what_waits_on_disk_is_left_for_the_next_deferd() {
+    let (data, hold) = (TempDir::new(), Hold::new());
+    let store = data.join("store").display().to_string();
+    let arguments = ["--data", store.as_str(), "--workers", "1", "--grace", "1h"];
+    let mut deferd = Deferd::with_scripts("", &arguments);
+    let [mut watcher, mut client] = clients(&deferd);
+    let running = hold.start(&mut client);
+    let waiting = [(); 2].map(|()| client.store("GET", "/_api/version", b""));
+    drain(&deferd, "-TERM", &mut watcher);
+    hold.release();
+    assert_eq!(deferd.wait().code(), Some(0));
+    assert!(!deferd.log().contains("lost"), "{}", deferd.log());
+    let deferd = Deferd::with_scripts("", &arguments);
+    let mut client = deferd.client();
+    client.result(&running).expect(200);
+    for id in waiting {
+        client.result(&id).expect(200);
+    }
+}
+
+#[test]
 fn a_result_expires_its_time_after_it_came_to_be_and_no_pending_job_does() {
     let deferd = Deferd::with_scripts("", &["--ttl", "300ms", "--workers", "2"]);
     let mut client = deferd.client();

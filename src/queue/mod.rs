@@ -7,10 +7,11 @@
 
 mod gate;
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 
 use crate::handler::routes::RouteIndex;
 use crate::store::JobKey;
@@ -78,6 +79,9 @@ pub struct Queue {
     grant: Sender<Ready>,
     /// Set once by the wiring, before the first task.
     gates: Mutex<Vec<Arc<Gate>>>,
+    /// Dropped to close the queue.
+    open: Mutex<Option<Sender<Infallible>>>,
+    closed: Receiver<Infallible>,
 }
 
 impl Queue {
@@ -85,6 +89,7 @@ impl Queue {
     pub fn new(capacity: usize) -> Self {
         let (sender, receiver) = unbounded();
         let (grant, granted) = unbounded();
+        let (open, closed) = bounded(0);
         Self {
             capacity,
             len: Arc::default(),
@@ -94,7 +99,19 @@ impl Queue {
             granted,
             grant,
             gates: Mutex::default(),
+            open: Mutex::new(Some(open)),
+            closed,
         }
+    }
+
+    /// Lets no more jobs start: those that wait stay where they are kept.
+    pub fn close(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether no more jobs start.
+    pub fn is_closed(&self) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// A gate before this queue's workers that lets `limit` jobs of one route run at once.
@@ -171,6 +188,7 @@ impl Queue {
     pub fn next(&self) -> Option<Ready> {
         loop {
             let task = select_biased! {
+                recv(self.closed) -> _ => return None,
                 recv(self.granted) -> ready => return ready.ok(),
                 recv(self.receiver) -> task => task.ok()?,
             };
@@ -214,6 +232,18 @@ mod tests {
         assert!(!push(&queue, 3, None));
         assert_eq!(queue.next().unwrap().task.job, key(1));
         assert!(push(&queue, 3, None));
+    }
+
+    #[test]
+    fn a_closed_queue_gives_out_nothing_and_wakes_who_waits() {
+        let queue = Queue::new(2);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.next().is_none());
+            queue.close();
+            assert!(waiting.join().unwrap());
+        });
+        assert!(push(&queue, 1, None), "a job that was accepted meanwhile stays");
+        assert!(queue.next().is_none() && queue.is_closed() && queue.len() == 1);
     }
 
     #[test]

@@ -64,6 +64,10 @@ impl Store for MemoryStore {
         "memory"
     }
 
+    fn outlives_the_process(&self) -> bool {
+        false
+    }
+
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
         let Submission { call, keep, key } = submission;
         let (owner, footprint) = (call.owner.clone(), call.footprint());

@@ -191,6 +191,9 @@ pub trait Store: Send + Sync {
     /// Its name in `/_api/version?details=true`.
     fn name(&self) -> &'static str;
 
+    /// Whether what is in it is there when the process has ended.
+    fn outlives_the_process(&self) -> bool;
+
     /// Accepts a job.
     ///
     /// # Errors

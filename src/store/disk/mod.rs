@@ -306,6 +306,10 @@ impl Store for DiskStore {
         "disk"
     }
 
+    fn outlives_the_process(&self) -> bool {
+        true
+    }
+
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
         self.check(0)?;
         let offer = Offer::of(submission, now);
