@@ -14,7 +14,7 @@ mod support;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use model::{Answer, Commit, Event, Expiry, Operation, Rules, is_explained};
+use model::{Answer, Event, Expiry, Operation, Rules, is_explained};
 use support::Deferd;
 
 /// Each is a few histories.
@@ -27,8 +27,7 @@ fn variable(name: &str) -> Option<u64> {
 /// Goes through all rounds; how many histories were explained.
 fn explain(options: &[&str], expiry: Expiry) {
     let deferd = Deferd::start(options);
-    let on_disk = std::env::var("DEFERD_TEST_OPTIONS").is_ok_and(|added| added.contains("--data"));
-    let rules = Rules { expiry, commit: if on_disk { Commit::Later } else { Commit::AtOnce } };
+    let rules = Rules { expiry };
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
     let seed = variable("DEFERD_TEST_SEED").unwrap_or_else(clock);
     for seed in seed..seed + variable("DEFERD_TEST_ROUNDS").unwrap_or(ROUNDS) {
@@ -84,7 +83,7 @@ fn history(events: &[(&str, Operation, Answer)]) -> Vec<Event> {
     events.iter().map(place).collect()
 }
 
-const PLAIN: Rules = Rules { expiry: Expiry::Never, commit: Commit::AtOnce };
+const PLAIN: Rules = Rules { expiry: Expiry::Never };
 
 #[test]
 fn what_one_job_can_do_is_explained() {
@@ -113,10 +112,7 @@ fn what_one_job_can_do_is_explained() {
         assert!(is_explained(&history(events), PLAIN), "{events:?}");
     }
     let expired = [submit, ("", O::Status, A::Done), ("", O::Collect, A::Unknown)];
-    assert!(is_explained(&history(&expired), Rules { expiry: Expiry::AnyTime, ..PLAIN }));
-    let pending = ("", O::Status, A::Pending);
-    let decided = [submit, ("", O::Cancel, A::Yes), pending, ("", O::Collect, A::Result)];
-    assert!(is_explained(&history(&decided), Rules { commit: Commit::Later, ..PLAIN }));
+    assert!(is_explained(&history(&expired), Rules { expiry: Expiry::AnyTime }));
 }
 
 #[test]

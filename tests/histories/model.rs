@@ -72,8 +72,6 @@ enum Phase {
     Running,
     /// It was told to end.
     Ending,
-    /// It has come to its result, which is not on disk yet: too late to cancel, too early to collect.
-    Decided,
     Done(Ending),
     /// Taken by a client that has gone away.
     Taken(Ending),
@@ -91,7 +89,6 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub expiry: Expiry,
-    pub commit: Commit,
 }
 
 /// When results expire.
@@ -99,14 +96,6 @@ pub struct Rules {
 pub enum Expiry {
     Never,
     AnyTime,
-}
-
-/// When a result that a job has come to is there for its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commit {
-    AtOnce,
-    /// When it is on disk.
-    Later,
 }
 
 impl State {
@@ -121,8 +110,7 @@ impl State {
         match self.phase {
             Phase::Absent | Phase::Gone => Vec::new(),
             Phase::Queued => vec![self.with(Phase::Running)],
-            Phase::Running if rules.commit == Commit::Later => vec![self.with(Phase::Decided)],
-            Phase::Running | Phase::Decided => vec![self.with(Phase::Done(Ending::Result))],
+            Phase::Running => vec![self.with(Phase::Done(Ending::Result))],
             Phase::Ending => vec![self.with(Phase::Done(Ending::Cancelled))],
             Phase::Taken(ending) => vec![self.with(Phase::Done(ending)), self.with(Phase::Gone)],
             Phase::Done(ending) => {
@@ -139,7 +127,7 @@ impl State {
     }
 
     /// The state behind an operation that is answered so; `None` if it cannot be.
-    fn after(self, operation: Operation, answer: Answer, rules: Rules) -> Option<Self> {
+    fn after(self, operation: Operation, answer: Answer) -> Option<Self> {
         use Operation as O;
         if operation == O::Abandon {
             return Some(Self { abandoned: self.abandoned + 1, ..self });
@@ -156,9 +144,6 @@ impl State {
                 (Answer::Unknown, phase)
             }
             (O::Forget, _) => (Answer::Yes, Phase::Gone),
-            (O::Cancel, Phase::Queued) if rules.commit == Commit::Later => {
-                (Answer::Yes, Phase::Ending)
-            }
             (O::Cancel, Phase::Queued) => (Answer::Yes, Phase::Done(Ending::Cancelled)),
             (O::Cancel, Phase::Running) => (Answer::Yes, Phase::Ending),
             (O::Cancel, phase) => (Answer::Yes, phase),
@@ -173,7 +158,7 @@ impl State {
 
 impl Phase {
     fn is_pending(self) -> bool {
-        matches!(self, Self::Queued | Self::Running | Self::Ending | Self::Decided)
+        matches!(self, Self::Queued | Self::Running | Self::Ending)
     }
 }
 
@@ -204,8 +189,7 @@ pub fn is_explained(events: &[Event], rules: Rules) -> bool {
         let steps = state.steps(rules).into_iter().map(|state| (passed, state));
         let events = events.iter().enumerate().filter_map(|(n, event)| {
             let may_be_next = passed & (1 << n) == 0 && before[n] & !passed == 0;
-            let state =
-                may_be_next.then(|| state.after(event.operation, event.answer, rules))??;
+            let state = may_be_next.then(|| state.after(event.operation, event.answer))??;
             Some((passed | 1 << n, state))
         });
         let next = steps.chain(events).filter(|next| seen.insert(*next));

@@ -439,7 +439,11 @@ impl Store for DiskStore {
         let mut state = self.shared.lock();
         match state.ledger.cancel(job) {
             Cancel::Unknown => return Ok(false),
-            // Its result may be on its way yet, but was not brought about by this.
+            // Whoever is told that it had no effect must not find the job pending afterwards.
+            Cancel::NoEffect if matches!(state.ledger.find(job), Found::Pending(_)) => {
+                drop(state);
+                return self.flush().map(|()| true);
+            }
             Cancel::NoEffect => return Ok(true),
             Cancel::Running(execution) => {
                 drop(state);
