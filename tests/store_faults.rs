@@ -23,6 +23,9 @@ const OPERATIONS: usize = 30;
 /// More failures than there are attempts before jobs are refused.
 const A_WHILE: usize = 24;
 
+/// Scenarios that run at once.
+const LANES: usize = 8;
+
 /// How long the file can be on a disk that is full then.
 const LIMIT: u64 = 2 << 20;
 
@@ -57,13 +60,23 @@ faults! {
 
 /// Lets the n-th call fail, and `times - 1` after it, for every n that there is.
 fn everywhere(durability: Durability, kind: Kind, how: How, times: usize) {
-    let mut reached = 0;
-    for after in 0.. {
+    let run = |after| {
         let plan = Plan { kind, after, times, how };
-        if !within_patience(move || survives(durability, plan)) {
+        within_patience(move || survives(durability, plan))
+    };
+    let mut reached = 0;
+    loop {
+        // Several at once: each of them waits for its disk most of the time.
+        let survived: Vec<bool> = thread::scope(|scope| {
+            let lanes = (reached..reached + LANES).map(|after| scope.spawn(move || run(after)));
+            let lanes: Vec<_> = lanes.collect();
+            lanes.into_iter().map(|lane| lane.join().unwrap()).collect()
+        });
+        let count = survived.iter().take_while(|&&survived| survived).count();
+        reached += count;
+        if count < LANES {
             break;
         }
-        reached += 1;
     }
     // Of reads and growths a scenario may need none, as what it reads is cached.
     assert!(reached > 4 || matches!(kind, Kind::Read | Kind::SetLen), "{reached} {kind:?}");
