@@ -29,21 +29,35 @@ impl<'a> Output<'a> {
     }
 }
 
-impl Write for Output<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let begin = Instant::now();
+impl Output<'_> {
+    /// Writes once, however many attempts that takes within the time.
+    fn attempt(&self, write: impl Fn(&Stream) -> io::Result<usize>) -> io::Result<usize> {
+        let mut begin = None;
         loop {
-            match (&mut &*self.stream).write_vectored(parts) {
+            match write(self.stream) {
                 Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-                        && begin.elapsed() < self.time => {}
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    // The first attempt took its part of the time already.
+                    let now = Instant::now();
+                    let since = *begin.get_or_insert(now - self.time / ATTEMPTS);
+                    if now - since >= self.time {
+                        return Err(error);
+                    }
+                }
                 written => return written,
             }
         }
+    }
+}
+
+impl Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.attempt(|mut stream| stream.write(bytes))
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.attempt(|mut stream| stream.write_vectored(parts))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -102,7 +102,12 @@ fn put(head: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Writes both parts, together as long as that is possible.
 fn write_all(stream: &mut impl Write, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
     while !first.is_empty() || !second.is_empty() {
-        match stream.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
+        let written = if second.is_empty() {
+            stream.write(first)
+        } else {
+            stream.write_vectored(&[IoSlice::new(first), IoSlice::new(second)])
+        };
+        match written {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {
                 let of_first = n.min(first.len());
