@@ -24,7 +24,7 @@
 //! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that are tried again.
 //! - [`store`]: where jobs are kept: the promise, and the stores that keep it. `ledger` knows the state
 //!   of every job, with `shelf` and `keys`; `memory` holds it; `disk` keeps what it says: `shared`
-//!   hands changes to the one `writer`, which puts `record`s and messages into `tables`, in a `file`
+//!   makes each `offer` a `change` for the one `writer`, which puts `record`s and messages into `tables`, in a `file`
 //!   that stands a `trial` first, and is written again where it is `unsynced`.
 //! - [`job`]: id, stamp, states and their transitions; the line to a running handler; requests and
 //!   responses at rest.

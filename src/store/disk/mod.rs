@@ -6,7 +6,9 @@
 //! form is `tables` and `record`, when it is written is `writer`, where to is `file` and `open`.
 //! Invariant: what this store has said is so after a crash; what it has not said may be so or not.
 
+mod change;
 mod file;
+mod offer;
 mod open;
 mod record;
 mod shared;
@@ -25,22 +27,23 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 use http::Response;
 use redb::StorageBackend;
 
+use self::change::Change;
+use self::offer::{Offer, Offered};
 use self::open::Directory;
-use self::record::{Record, State};
-use self::shared::{Guarded, Pace, Reply, Request, Shared, Then};
-use self::tables::{Change, Fault, NewJob, Tables};
+use self::shared::{Guarded, Pace, Request, Shared};
+use self::tables::{Fault, Tables};
 use self::unsynced::Unsynced;
 use self::writer::Writer;
 use super::bell::Bell;
 use super::ledger::{Cancel, Forgotten, Found, Reach};
 use super::{
-    Accepted, Begun, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused,
+    Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused,
     StartRecord, Started, Status, Store, Submission,
 };
 use crate::call::{Call, Owner};
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
-use crate::job::{JobId, Pending, Stamp, message};
+use crate::job::{JobId, Pending, Stamp};
 
 /// How long a disk that failed is left alone.
 const REST: Duration = Duration::from_secs(1);
@@ -70,23 +73,6 @@ pub struct DiskStore {
 
 /// Whether a change came to be durable.
 type Outcome = Receiver<Result<(), Failing>>;
-
-/// What an offer comes to.
-enum Offered {
-    /// A job that is there when the outcome says so, at once where there is none.
-    New(JobId, Option<Outcome>),
-    /// The job of an earlier one, which may be on its way yet.
-    Known(JobId, Certain),
-}
-
-/// Whether the job of an idempotency key is sure to be accepted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Certain {
-    /// It is.
-    Yes,
-    /// It may yet be refused.
-    NotYet,
-}
 
 type Open = Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>;
 
@@ -148,69 +134,6 @@ impl DiskStore {
         Ok((Self { shared, durability, rest, lost, _directory: None }, recovered))
     }
 
-    /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
-    /// reach the disk in their order.
-    fn offer(&self, offer: Offer) -> Result<Offered, Refused> {
-        let Offer { call, record, head, submission_key: key, bytes } = offer;
-        let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
-        let keep = record.keep();
-        let mut state = self.shared.lock();
-        if let Some(key) = &key
-            && let Some((id, certain)) = self.known(&state, &owner, key)?
-        {
-            return Ok(Offered::Known(id, certain));
-        }
-        state.ledger.charge(bytes)?;
-        let id = state.ledger.next_id(now);
-        let job = JobKey { owner, id };
-        if let Some(key) = &key {
-            state.ledger.put_key(&job, key, now);
-        }
-        let request = (head, call.request.body().clone());
-        let change = Change::Accept(Box::new(NewJob { id, record, request, key }));
-        if self.durability == Durability::Relaxed && state.is_leased(id) {
-            let pending = Box::new(Pending::queued(Request::Here(call), footprint, now));
-            state.ledger.accept(job.clone(), pending, keep, None);
-            state.order(change, Then::Settle(job), Reply::None, Pace::Lazy);
-            return Ok(Offered::New(id, None));
-        }
-        let pending = Box::new(Pending::queued(Request::OnDisk, footprint, now));
-        Ok(Offered::New(id, Some(state.ask(change, Then::Accept(job, pending, keep)))))
-    }
-
-    /// The job that was offered under this key.
-    fn known(
-        &self,
-        state: &Guarded,
-        owner: &Owner,
-        key: &IdempotencyKey,
-    ) -> Result<Option<(JobId, Certain)>, Refused> {
-        let found = state.ledger.recall(owner, key)?;
-        // Those who were answered before a commit are accepted, and so are those that were leased
-        // since: the refused have lost their keys.
-        let sure = |id| self.durability == Durability::Relaxed && state.is_leased(id);
-        Ok(found.map(|id| (id, if sure(id) { Certain::Yes } else { Certain::NotYet })))
-    }
-
-    /// Waits until the job of a key is accepted, or is not.
-    fn settle(
-        &self,
-        owner: &Owner,
-        key: &IdempotencyKey,
-        id: JobId,
-        certain: Certain,
-    ) -> Result<JobId, Refused> {
-        if certain == Certain::Yes {
-            return Ok(id);
-        }
-        self.flush().map_err(|Failing| Refused::Failing)?;
-        match self.shared.lock().ledger.recall(owner, key) {
-            Ok(Some(found)) if found == id => Ok(id),
-            // Refused meanwhile.
-            _ => Err(Refused::Failing),
-        }
-    }
-
     /// Reads a request, if need be again and again; `None` when the job was stopped meanwhile, or its
     /// request is damaged: then it has its result.
     fn fetch(&self, job: &JobKey, execution: &Execution, now: Stamp) -> Option<Box<Call>> {
@@ -264,35 +187,6 @@ impl DiskStore {
             Durability::Commit => wait(&self.shared.ask(change)),
             Durability::Relaxed => Ok(()),
         }
-    }
-}
-
-/// A submission with all that can be made of it before it has an id.
-struct Offer {
-    call: Box<Call>,
-    record: Record,
-    /// Its message up to the content.
-    head: Vec<u8>,
-    submission_key: Option<IdempotencyKey>,
-    /// What it is accounted with, the key included.
-    bytes: usize,
-}
-
-impl Offer {
-    fn of(submission: Submission, now: Stamp) -> Self {
-        let Submission { call, keep, key } = submission;
-        let footprint = call.footprint();
-        let state = State::Pending {
-            begun: Begun::No,
-            keep,
-            connection: call.connection,
-            auth_type: call.auth_type,
-            path: call.request.uri().path().to_owned(),
-        };
-        let record = Record { owner: call.owner.clone(), created: now, footprint, state };
-        let head = message::request_head(&call.request);
-        let bytes = footprint + key.as_ref().map_or(0, IdempotencyKey::footprint);
-        Self { call: Box::new(call), record, head, submission_key: key, bytes }
     }
 }
 

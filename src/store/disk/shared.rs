@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use http::Response;
 
+use super::change::{Change, NewJob};
 use super::record::{Record, State};
-use super::tables::{Change, Fault, NewJob, Tables};
+use super::tables::{Fault, Tables};
 use crate::call::Call;
 use crate::job::{Cancelled, JobId, Pending, Phase, Stamp};
 use crate::store::ledger::Ledger;

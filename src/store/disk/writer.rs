@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Durability;
+use super::change::Change;
 use super::shared::{Guarded, Order, Pace, Reply, Request, Shared, Then};
-use super::tables::{Change, Fault};
+use super::tables::Fault;
 use crate::job::{JobId, Phase};
 use crate::store::{Failing, JobKey};
 

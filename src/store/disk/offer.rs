@@ -1,0 +1,125 @@
+//! Submitting to the store on disk: from an offer to a job that is accepted, known, or on its way.
+//!
+//! Owns what is made of a submission before it has an id, and the moment in which it gets one. What is
+//! waited for is `mod`'s. Invariant: ids reach the writer in their order, because an id is given and handed
+//! over under one hold of the lock.
+
+use super::change::{Change, NewJob};
+use super::record::{Record, State};
+use super::shared::{Guarded, Pace, Reply, Request, Then};
+use super::{DiskStore, Durability, Outcome};
+use crate::call::{Call, Owner};
+use crate::job::{JobId, Pending, Stamp, message};
+use crate::store::{Begun, Failing, IdempotencyKey, JobKey, Refused, Store, Submission};
+
+/// A submission with all that can be made of it before it has an id.
+pub struct Offer {
+    call: Box<Call>,
+    pub record: Record,
+    /// Its message up to the content.
+    head: Vec<u8>,
+    pub submission_key: Option<IdempotencyKey>,
+    /// What it is accounted with, the key included.
+    bytes: usize,
+}
+
+impl Offer {
+    /// What can be made of it at `now`.
+    pub fn of(submission: Submission, now: Stamp) -> Self {
+        let Submission { call, keep, key } = submission;
+        let footprint = call.footprint();
+        let state = State::Pending {
+            begun: Begun::No,
+            keep,
+            connection: call.connection,
+            auth_type: call.auth_type,
+            path: call.request.uri().path().to_owned(),
+        };
+        let record = Record { owner: call.owner.clone(), created: now, footprint, state };
+        let head = message::request_head(&call.request);
+        let bytes = footprint + key.as_ref().map_or(0, IdempotencyKey::footprint);
+        Self { call: Box::new(call), record, head, submission_key: key, bytes }
+    }
+}
+
+/// What an offer comes to.
+pub enum Offered {
+    /// A job that is there when the outcome says so, at once where there is none.
+    New(JobId, Option<Outcome>),
+    /// The job of an earlier one, which may be on its way yet.
+    Known(JobId, Certain),
+}
+
+/// Whether the job of an idempotency key is sure to be accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Certain {
+    /// It is.
+    Yes,
+    /// It may yet be refused.
+    NotYet,
+}
+
+impl DiskStore {
+    /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
+    /// reach the disk in their order.
+    pub(super) fn offer(&self, offer: Offer) -> Result<Offered, Refused> {
+        let Offer { call, record, head, submission_key: key, bytes } = offer;
+        let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
+        let keep = record.keep();
+        let mut state = self.shared.lock();
+        if let Some(key) = &key
+            && let Some((id, certain)) = self.known(&state, &owner, key)?
+        {
+            return Ok(Offered::Known(id, certain));
+        }
+        state.ledger.charge(bytes)?;
+        let id = state.ledger.next_id(now);
+        let job = JobKey { owner, id };
+        if let Some(key) = &key {
+            state.ledger.put_key(&job, key, now);
+        }
+        let request = (head, call.request.body().clone());
+        let change = Change::Accept(Box::new(NewJob { id, record, request, key }));
+        if self.durability == Durability::Relaxed && state.is_leased(id) {
+            let pending = Box::new(Pending::queued(Request::Here(call), footprint, now));
+            state.ledger.accept(job.clone(), pending, keep, None);
+            state.order(change, Then::Settle(job), Reply::None, Pace::Lazy);
+            return Ok(Offered::New(id, None));
+        }
+        let pending = Box::new(Pending::queued(Request::OnDisk, footprint, now));
+        Ok(Offered::New(id, Some(state.ask(change, Then::Accept(job, pending, keep)))))
+    }
+
+    /// The job that was offered under this key.
+    pub(super) fn known(
+        &self,
+        state: &Guarded,
+        owner: &Owner,
+        key: &IdempotencyKey,
+    ) -> Result<Option<(JobId, Certain)>, Refused> {
+        let found = state.ledger.recall(owner, key)?;
+        // Those who were answered before a commit are accepted, and so are those that were leased
+        // since: the refused have lost their keys.
+        let sure = |id| self.durability == Durability::Relaxed && state.is_leased(id);
+        Ok(found.map(|id| (id, if sure(id) { Certain::Yes } else { Certain::NotYet })))
+    }
+
+    /// Waits until the job of a key is accepted, or is not.
+    pub(super) fn settle(
+        &self,
+        owner: &Owner,
+        key: &IdempotencyKey,
+        id: JobId,
+        certain: Certain,
+    ) -> Result<JobId, Refused> {
+        if certain == Certain::Yes {
+            return Ok(id);
+        }
+        self.flush().map_err(|Failing| Refused::Failing)?;
+        match self.shared.lock().ledger.recall(owner, key) {
+            Ok(Some(found)) if found == id => Ok(id),
+            // Refused meanwhile.
+            _ => Err(Refused::Failing),
+        }
+    }
+}
