@@ -23,9 +23,10 @@
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
 //! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that are tried again.
 //! - [`store`]: where jobs are kept: the promise, and the stores that keep it. `ledger` knows the state
-//!   of every job, with `shelf` and `keys`; `memory` holds it; `disk` keeps what it says: `shared`
-//!   makes each `offer` a `change` for the one `writer`, which puts `record`s and messages into `tables`, in a `file`
-//!   that stands a `trial` first, and is written again where it is `unsynced`.
+//!   of every job, with `shelf`, `keys` and the `bell`; `memory` holds it; `disk` keeps what it says: an
+//!   `offer` becomes a job, `shared` hands each `change` to the one `writer`, which puts `record`s and
+//!   messages into `tables`, in a `file` that stands a `trial` first, and is written again where it is
+//!   `unsynced`.
 //! - [`job`]: id, stamp, states and their transitions; the line to a running handler; requests and
 //!   responses at rest.
 //! - [`content`]: content while it comes, and where it lives.
