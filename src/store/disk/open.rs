@@ -44,7 +44,11 @@ impl Directory {
     /// In words.
     pub fn open(path: &Path) -> Result<Self, String> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.map_err(|error| error.to_string())?;
+        made.map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => "it is no directory: choose another path".to_owned(),
+            ErrorKind::PermissionDenied => format!("{error}; choose a path that you may write"),
+            _ => error.to_string(),
+        })?;
         let path = path.to_owned();
         let named = |error: &dyn Display| format!("{}: {error}", path.join(LOCK).display());
         let options = File::options().create(true).append(true).open(path.join(LOCK));
