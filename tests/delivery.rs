@@ -324,12 +324,18 @@ fn pipelined_requests_are_answered_in_their_order() {
         client.send_request("GET", &format!("/_admin/echo?{n}"), &[], b"");
     }
     client.send_request("GET", "/_api/version", &[("connection", "close")], b"");
+    let in_turns = !lacks(Ability::Turns);
     let mut next = |method| client.try_read(method).expect("an answer");
     assert_eq!(next("GET").expect(200).json()["duration"], 0.1);
     for (n, id) in ids.iter().enumerate() {
-        assert_whole(&next("PUT"), id, numbers(n));
+        let first = next("PUT");
         assert_eq!(next("POST").expect(200).text(), format!("content {n}"));
-        next("PUT").expect_error(404, 404);
+        let second = next("PUT");
+        // Handled at once, either may be the one that collects.
+        let in_turn = in_turns || first.status == 200;
+        let (collects, late) = if in_turn { (first, second) } else { (second, first) };
+        assert_whole(&collects, id, numbers(n));
+        late.expect_error(404, 404);
         assert_eq!(next("HEAD").expect(200).header("content-length"), Some("37"));
         assert_eq!(next("GET").expect(200).json()["target"], format!("/_admin/echo?{n}"));
     }

@@ -1,10 +1,11 @@
 //! The other front: the same service behind tiny_http's blocking accept loop. For trusted callers only.
 //!
 //! Nothing else names that crate. It has no deadlines and no bounds of its own, takes framing loosely,
-//! and can be ended by a client (`content-length: 30000000000` with a refused body aborts the process);
-//! what is cheap and sound is done here: `TCP_NODELAY`, the strict front's checks of the head, no job
-//! from a body cut short, a panic caught, a dead accept loop told. Invariant: a receipt is confirmed
-//! only after its answer was written without error.
+//! hands over at once what a client sends ahead (only the answers are in order), and can be ended by a
+//! client (`content-length: 30000000000` with a refused body aborts the process); what is cheap and
+//! sound is done here: `TCP_NODELAY`, the strict front's checks of the head, no job from a body cut
+//! short, a panic caught, a dead accept loop told. Invariant: a receipt is confirmed only after its
+//! answer was written without error.
 
 use std::io::{self, Write};
 use std::net::TcpStream;

@@ -24,6 +24,8 @@ pub enum Ability {
     Strangers,
     /// Fields behind the last chunk: to it the content is broken.
     Trailers,
+    /// Requests that a client sends ahead are handled at once; only their answers are in order.
+    Turns,
 }
 
 fn is_tiny_http() -> bool {
