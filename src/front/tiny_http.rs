@@ -22,6 +22,7 @@ use tiny_http::Server;
 
 use super::head::{Framing, Head, Persistence};
 use super::reply::{self, Clock, Content};
+use super::slots::Busy;
 use super::{InHand, Limits, Listener, body};
 use crate::call::{Answer, Connection, Peer};
 use crate::content::ContentBuffer;
@@ -30,6 +31,9 @@ use crate::service::Service;
 
 /// Threads that take requests from the accept loop; so many synchronous ones run at once.
 const RECEIVERS: usize = 64;
+
+/// How often a request that came at the end looks whether the end was put off.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How long the end tries to wake the accept loop.
 const WAKE_TIME: Duration = Duration::from_secs(1);
@@ -156,7 +160,7 @@ impl Receiver {
         loop {
             match self.server.recv() {
                 Ok(request) => {
-                    let Some(_busy) = self.in_hand.begin() else { return };
+                    let _busy = self.begin();
                     // Its own code can panic while it answers (a `te` field with `q=nan`).
                     let answered = catch_unwind(AssertUnwindSafe(|| self.answer(request)));
                     if answered.is_err() {
@@ -171,6 +175,17 @@ impl Receiver {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    /// Counts a request as being answered. At the end it waits, and goes with the process: tiny_http
+    /// itself answers a request that is dropped, with `500`.
+    fn begin(&self) -> Busy<'_> {
+        loop {
+            match self.in_hand.begin() {
+                Some(busy) => return busy,
+                None => thread::sleep(LOOK),
             }
         }
     }
@@ -267,5 +282,49 @@ fn content(
     match framing {
         Framing::Length(length) if length != body.len() as u64 => Err(cut(io::Error::other(""))),
         _ => Ok(body.freeze()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::super::head::tests::limits;
+    use super::*;
+    use crate::browser::{HostCheck, Policy};
+    use crate::handler::routes::Routes;
+    use crate::jobs::Jobs;
+    use crate::queue::Queue;
+    use crate::store::memory::MemoryStore;
+
+    /// A service without a route.
+    fn nothing() -> Arc<Service> {
+        let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(1)), Queue::new(1)));
+        let (allow_origin, allow_host) = (Vec::new(), Vec::new());
+        let policy = Policy { allow_origin, allow_host, host_check: HostCheck::Any };
+        let routes = Arc::new(Routes::new(Vec::new()));
+        Arc::new(Service::new(routes, jobs, None, policy, Duration::ZERO))
+    }
+
+    #[test]
+    fn what_comes_at_the_end_is_not_answered_unless_the_end_is_put_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = TinyHttp::new(Listener::Tcp(listener)).unwrap();
+        let stopper = server.stopper();
+        server.serve(&nothing(), &Arc::new(limits())).unwrap();
+        assert!(stopper.in_hand().close_if_idle());
+        let mut client = TcpStream::connect(address).unwrap();
+        let request = b"GET /nowhere HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        client.write_all(request).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let answer = client.read(&mut [0]);
+        assert_eq!(answer.map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        stopper.in_hand().reopen();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
 }
