@@ -7,16 +7,14 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
-use support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks};
+use support::{Ability, Client, Deferd, Ended, Reply, TempDir, eventually, lacks, run_deferd};
 
 /// A fresh token and its line for the file.
 fn token(user: &str) -> (String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_deferd")).args(["token", user]).output().unwrap();
-    assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).unwrap();
+    let Ended { code, stdout: text, .. } = run_deferd(&["token", user]);
+    assert_eq!(code, Some(0));
     let after = |label: &str| text.lines().find_map(|l| l.strip_prefix(label)).unwrap().to_owned();
     (after("token: "), after("line for --auth: "))
 }
@@ -186,12 +184,9 @@ fn a_file_that_others_can_read_is_refused() {
     fs::write(dir.join("users"), token("ann").1).unwrap();
     fs::set_permissions(dir.join("users"), fs::Permissions::from_mode(0o644)).unwrap();
     let file = dir.join("users").display().to_string();
-    let output = Command::new(env!("CARGO_BIN_EXE_deferd"))
-        .args(["--listen", "127.0.0.1:0", "--auth", &file])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let error = String::from_utf8(output.stderr).unwrap();
+    let Ended { code, stderr: error, .. } =
+        run_deferd(&["--listen", "127.0.0.1:0", "--auth", &file]);
+    assert_eq!(code, Some(2));
     assert!(error.contains("--auth") && error.contains(&file) && error.contains("chmod 600"));
 }
 

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use support::{Client, Deferd, Reply, TempDir, eventually};
+use support::{Client, Deferd, Ended, Reply, TempDir, eventually, run_deferd};
 
 /// A small file system, unmounted with the test.
 struct SmallDisk {
@@ -221,13 +221,10 @@ fn a_disk_that_can_only_be_read_is_refused_by_name_and_left_as_it_is() {
     let file = disk.data().join("jobs.redb");
     let before = fs::read(&file).unwrap();
     disk.remount("ro");
-    let ended = Command::new(env!("CARGO_BIN_EXE_deferd"))
-        .args(["--listen", "127.0.0.1:0", "--data", disk.data().to_str().unwrap()])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(2), "{said}");
+    let data = disk.data().display().to_string();
+    let Ended { code, stderr: said, .. } =
+        run_deferd(&["--listen", "127.0.0.1:0", "--data", &data]);
+    assert_eq!(code, Some(2), "{said}");
     assert!(said.contains(disk.data().to_str().unwrap()) && said.contains("ead-only"), "{said}");
     assert!(fs::read(&file).unwrap() == before);
     disk.remount("rw");

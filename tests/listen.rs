@@ -4,30 +4,25 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use support::{Client, Deferd, TempDir, eventually};
+use support::{Client, Deferd, Ended, PATIENCE, TempDir, eventually, first_line, run_deferd};
 
 /// A deferd that is not on a TCP port of its own; killed with the test.
 struct Started(Child, String);
 
 impl Started {
     fn new(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self(child, line.trim_end().to_owned())
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let line = first_line(&mut child);
+        assert!(line.starts_with("listening on "), "deferd has not started: {line:?}");
+        Self(child, line)
     }
 
     fn terminate(mut self) {
@@ -52,6 +47,7 @@ fn deferd(arguments: &[&str]) -> Command {
 
 fn version_over(path: &Path) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all(b"GET /_api/version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .unwrap();
@@ -75,8 +71,8 @@ fn a_unix_socket_is_private_and_removed_at_the_end() {
         answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(r#""1.4.3"}"#),
         "{answer}"
     );
-    let second = deferd(&["--listen", &listen]).output().unwrap();
-    assert_eq!(second.status.code(), Some(2), "a socket in use is not taken over");
+    let second = run_deferd(&["--listen", &listen]);
+    assert_eq!(second.code, Some(2), "a socket in use is not taken over");
     assert!(version_over(&path).starts_with("HTTP/1.1 200"));
     started.terminate();
     assert!(!path.exists());
@@ -88,26 +84,20 @@ fn a_file_that_is_no_socket_is_not_replaced() {
     let path = dir.join("precious");
     std::fs::write(&path, "data").unwrap();
     let listen = format!("unix:{}", path.display());
-    let output = deferd(&["--listen", &listen]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let error = String::from_utf8(output.stderr).unwrap();
+    let Ended { code, stderr: error, .. } = run_deferd(&["--listen", &listen]);
+    assert_eq!(code, Some(2));
     assert!(error.contains("--listen") && error.contains("no socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
 }
 
 /// Starts deferd as a service manager does: the socket as descriptor 3, and the variables.
-fn activated(socket: &OwnedFd, arguments: &str) -> Started {
-    let fd = socket.as_raw_fd();
-    let mut shell = Command::new("sh");
+fn activated(socket: impl Into<OwnedFd>, arguments: &str) -> Started {
     let binary = env!("CARGO_BIN_EXE_deferd");
-    let script = format!("LISTEN_FDS=1 LISTEN_PID=$$ exec {binary} {arguments} 3<&{fd} {fd}<&-");
-    shell.args(["-c", &script]);
+    let script = format!("LISTEN_FDS=1 LISTEN_PID=$$ exec {binary} {arguments} 3<&0 </dev/null");
+    let mut shell = Command::new("sh");
+    // Handed on as stdin, it is in no other process that a test starts, and shells know its number.
+    shell.args(["-c", &script]).stdin(Stdio::from(socket.into()));
     Started::new(shell)
-}
-
-/// A descriptor that the shell inherits: those of std are closed on exec, a plain copy is not.
-fn inheritable(listener: &impl AsFd) -> OwnedFd {
-    rustix::io::dup(listener).unwrap()
 }
 
 #[test]
@@ -118,8 +108,7 @@ fn a_socket_that_is_handed_over_is_served() {
     std::fs::write(dir.join("env"), "#!/bin/sh\nenv\nls -l /proc/self/fd\n").unwrap();
     std::fs::set_permissions(dir.join("env"), PermissionsExt::from_mode(0o755)).unwrap();
     let arguments = format!("--listen 127.0.0.1:1 --route /run/=run:{}", dir.0.display());
-    let started = activated(&inheritable(&listener), &arguments);
-    drop(listener);
+    let started = activated(listener, &arguments);
     assert_eq!(started.1, format!("listening on http://{address}"));
     let text = Client::new(address).get("/run/env").expect(200).text();
     assert!(!text.contains("LISTEN_"), "scripts do not see the variables: {text}");
@@ -132,7 +121,7 @@ fn a_unix_socket_that_is_handed_over_is_served_and_stays() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let listener = UnixListener::bind(&path).unwrap();
-    let started = activated(&inheritable(&listener), "");
+    let started = activated(listener, "");
     assert!(version_over(&path).starts_with("HTTP/1.1 200"));
     started.terminate();
     assert!(path.exists(), "it belongs to the service manager");
@@ -142,7 +131,7 @@ fn a_unix_socket_that_is_handed_over_is_served_and_stays() {
 fn the_service_manager_is_told_ready_and_stopping() {
     let dir = TempDir::new();
     let socket = UnixDatagram::bind(dir.join("notify")).unwrap();
-    socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env("NOTIFY_SOCKET", dir.join("notify"));
     let mut deferd = Deferd::start_by(command, &[]);

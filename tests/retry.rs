@@ -6,10 +6,11 @@ mod support;
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::upstream::{Then, Upstream};
-use support::{Client, Deferd, eventually};
+use support::{Client, Deferd, Meeting, accept, eventually};
 
 /// An upstream that answers the first `failures` requests with this, and then with `200`.
 fn failing(failures: usize, answer: &'static str) -> Upstream {
@@ -85,7 +86,7 @@ fn an_upstream_that_is_not_there_yet_is_waited_for() {
     let id = client.store("GET", "/up/", b"");
     eventually("some attempts failed", || deferd.log().contains("attempt 3 ended with 502"));
     let listener = TcpListener::bind(address).unwrap();
-    let (mut stream, _) = listener.accept().unwrap();
+    let mut stream = accept(&listener);
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
     let reply = client.result(&id).expect(200);
     assert!(reply.header("x-attempts").unwrap().parse::<u32>().unwrap() > 3);
@@ -163,13 +164,21 @@ fn a_job_between_two_attempts_is_cancelled_at_once() {
 
 #[test]
 fn a_job_that_waits_for_a_worker_for_its_next_attempt_is_cancelled_at_once() {
-    let upstream = failing(FOREVER, UNAVAILABLE);
-    let deferd = deferd(&upstream, ",retry=1,backoff=300ms", &["--workers", "1"]);
+    let go = Arc::new(Meeting::of(2));
+    let its = Arc::clone(&go);
+    let upstream = Upstream::start(move |_, stream| {
+        its.wait();
+        let _ = stream.write_all(UNAVAILABLE.as_bytes());
+        Then::Keep
+    });
+    let deferd = deferd(&upstream, ",retry=1,backoff=1ms", &["--workers", "1"]);
     let mut client = deferd.client();
-    let id = waiting(&mut client, &deferd);
+    let id = client.store("GET", "/up/", b"");
+    upstream.wait_for(1);
+    // It is first in line for the one worker when that has failed.
     client.store("GET", "/_admin/sleep?duration=3600", b"");
-    // Its time has come, or will; the worker sleeps in any case.
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    go.wait();
+    eventually("it waits", || deferd.log().contains(&format!("job={id} attempt 1 ended")));
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     client.result(&id).expect_job_error(410, 21);
 }

@@ -8,44 +8,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use support::{Ability, Client, Deferd, TempDir, eventually, lacks};
-
-/// How a deferd ended that was not meant to serve.
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-/// Runs a command to its end, which must come by itself.
-#[track_caller]
-fn run(command: &mut Command) -> Ended {
-    let dir = TempDir::new();
-    let (stdout, stderr) = (dir.join("stdout"), dir.join("stderr"));
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(File::create(&stdout).unwrap())
-        .stderr(File::create(&stderr).unwrap())
-        .env_remove("RUST_LOG")
-        .spawn()
-        .unwrap();
-    let mut status = None;
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        eventually("it ends by itself", || {
-            status = child.try_wait().unwrap();
-            status.is_some()
-        });
-    }));
-    let _ = child.kill();
-    let _ = child.wait();
-    ended.expect("it ends by itself");
-    let read = |path| std::fs::read_to_string(path).unwrap();
-    Ended { code: status.unwrap().code(), stdout: read(&stdout), stderr: read(&stderr) }
-}
-
-fn run_deferd(arguments: &[&str]) -> Ended {
-    run(Command::new(env!("CARGO_BIN_EXE_deferd")).args(arguments))
-}
+use support::{Ability, Client, Deferd, Ended, TempDir, eventually, lacks, run, run_deferd};
 
 /// Asserts exit 2, nothing on stdout, and one line on stderr with all of these.
 #[track_caller]
@@ -150,8 +113,8 @@ fn help_and_version_are_printed_and_exit_0() {
 #[test]
 fn a_failure_of_the_system_exits_1() {
     let deferd = env!("CARGO_BIN_EXE_deferd");
-    // Enough descriptors to be loaded, too few to serve.
-    let script = "ulimit -n 4 && exec \"$1\" --listen 127.0.0.1:0";
+    // Enough descriptors to be loaded, whatever was inherited, and too few to serve.
+    let script = "exec 3<&- && ulimit -n 4 && exec \"$1\" --listen 127.0.0.1:0";
     let Ended { code, stdout, stderr } = run(Command::new("sh").args(["-c", script, "sh", deferd]));
     assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
     assert!(stderr.contains("deferd: "), "{stderr}");
@@ -187,8 +150,12 @@ fn the_line_is_all_that_is_on_stdout() {
     Client::new(address).get("/_api/version").expect(200);
     Client::new(address).get("/nowhere").expect(404);
     let _ = Command::new("kill").arg(child.id().to_string()).status();
-    let ended = child.wait().unwrap();
-    assert_eq!(ended.code(), Some(0));
+    let mut ended = None;
+    eventually("deferd ends", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(0));
     assert_eq!(read(), line);
 }
 

@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 
 use support::upstream::{Then, Upstream};
-use support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks};
+use support::{Ability, Client, Deferd, Reply, TempDir, accept, eventually, lacks, run_deferd};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -128,11 +128,7 @@ fn content_goes_with_every_method_that_has_some_and_a_length_where_one_is_expect
 fn the_credentials_that_deferd_has_checked_go_no_further() {
     let upstream = Upstream::answering(OK, keep);
     let dir = TempDir::new();
-    let token = std::process::Command::new(env!("CARGO_BIN_EXE_deferd"))
-        .args(["token", "ann"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(token.stdout).unwrap();
+    let text = run_deferd(&["token", "ann"]).stdout;
     let value = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
     };
@@ -332,7 +328,7 @@ fn a_call_to_one_who_takes_nothing_is_cancelled_too() {
     let deferd = Deferd::start(&["--route", &route]);
     let mut client = deferd.client();
     let id = client.store("POST", "/up/", &vec![b'x'; 12 << 20]);
-    let (mut stream, _) = listener.accept().unwrap();
+    let mut stream = accept(&listener);
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     client.result(&id).expect_job_error(410, 21);
     assert!(stream.read_to_end(&mut Vec::new()).is_ok(), "it is closed");
@@ -413,7 +409,8 @@ fn nobody_behind_the_address_is_told_after_connect_timeout() {
     bind(&listener, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     listen(&listener, 0).unwrap();
     let address = std::net::SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
-    let brief = std::time::Duration::from_millis(300);
+    // Longer than a machine is likely to stand still: who gets no answer meanwhile gets none.
+    let brief = std::time::Duration::from_secs(3);
     let mut fill = Vec::new();
     while let Ok(stream) = TcpStream::connect_timeout(&address, brief) {
         fill.push(stream);

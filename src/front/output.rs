@@ -74,14 +74,22 @@ mod tests {
     #[test]
     fn one_who_takes_nothing_is_given_up_after_the_time_and_not_twice_that() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let stream = Stream::Tcp(listener.accept().unwrap().0);
-        let time = Duration::from_secs(2);
-        let mut output = Output::new(&stream, time).unwrap();
-        let begin = Instant::now();
-        let error = output.write_all(&vec![0; 32 << 20]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::WouldBlock);
-        let waited = begin.elapsed();
-        assert!(time <= waited && waited < 2 * time, "{waited:?}");
+        let time = Duration::from_secs(1);
+        let wait = || {
+            let _silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let stream = Stream::Tcp(listener.accept().unwrap().0);
+            let mut output = Output::new(&stream, time).unwrap();
+            let begin = Instant::now();
+            let error = output.write_all(&vec![0; 32 << 20]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            begin.elapsed()
+        };
+        let mut waits = Vec::new();
+        // A busy machine is late once or twice; who waits twice as long always does.
+        while waits.last().is_none_or(|&waited| waited >= 2 * time) {
+            waits.push(wait());
+            assert!(waits.len() < 10, "{waits:?}");
+        }
+        assert!(waits.iter().all(|&waited| waited >= time), "{waits:?}");
     }
 }

@@ -68,7 +68,7 @@ fn every_one_of_many_kept_connections_is_served() {
 }
 
 /// A row of section 10. Without `TCP_NODELAY` the second of two answers waits for the client's delayed
-/// acknowledgement of the first, 40 ms at least.
+/// acknowledgement of the first, 40 ms at least; with it a busy machine delays some, and not all.
 #[test]
 fn answers_do_not_wait_for_acknowledgements() {
     let deferd = Deferd::start(&[]);
@@ -90,6 +90,6 @@ fn answers_do_not_wait_for_acknowledgements() {
         }
         let mut times: Vec<_> = (0..51).map(|_| pair()).collect();
         times.sort();
-        assert!(times[25] < Duration::from_millis(30), "{times:?}");
+        assert!(times[10] < Duration::from_millis(30), "{times:?}");
     });
 }

@@ -26,7 +26,7 @@ fn reset_behind(bytes: &str) {
         }
         no_connection(&deferd);
         let mut client = deferd.client();
-        assert_eq!([client.list("done"), client.list("pending")].concat(), [""; 0]);
+        assert_eq!(client.jobs(), [""; 0]);
     });
 }
 

@@ -37,7 +37,7 @@ pub fn nothing_smuggled(deferd: &Deferd) {
     // When their threads are gone, no connection can submit anything any more.
     no_connection(deferd);
     let mut client = deferd.client();
-    let jobs = [client.list("done"), client.list("pending")].concat();
+    let jobs = client.jobs();
     assert!(jobs.is_empty(), "{jobs:?}");
     client.send(SMUGGLED.as_bytes());
     let id = client.try_read("GET").unwrap().expect(202).id().unwrap().to_owned();

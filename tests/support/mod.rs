@@ -1,6 +1,7 @@
 //! The harness: a real deferd on a free port, and a client that reads answers to the byte.
 //!
-//! Waits by polling with a deadline, never by a fixed sleep. Whatever a test starts is ended with it.
+//! Waits by polling with a deadline, never by a fixed sleep (`waits`). Whatever a test starts is ended
+//! with it.
 
 #![allow(
     dead_code,
@@ -12,6 +13,7 @@ mod front;
 pub mod hold;
 mod processes;
 pub mod upstream;
+mod waits;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,24 +21,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 pub use front::*;
 pub use processes::*;
-
-/// How long anything may take before a test gives up: long, because the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Asks again and again until the answer is yes.
-#[track_caller]
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
+pub use waits::*;
 
 /// The scripts of the tests.
 pub fn fixtures() -> PathBuf {
@@ -152,6 +140,8 @@ impl Reply {
 /// A connection that is kept.
 pub struct Client {
     stream: BufReader<TcpStream>,
+    /// The first line of what was sent last, for whoever waits in vain for an answer.
+    asked: String,
 }
 
 impl Client {
@@ -165,7 +155,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self { stream: BufReader::new(stream), asked: String::new() })
     }
 
     pub fn socket(&self) -> &TcpStream {
@@ -173,11 +163,16 @@ impl Client {
     }
 
     /// Sends bytes as they are.
+    #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).unwrap();
+        let line = bytes.split(|&b| b == b'\r').next().unwrap_or_default();
+        self.asked = String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+        let sent = self.stream.get_mut().write_all(bytes);
+        sent.unwrap_or_else(|error| panic!("{error}: {} cannot be sent", self.asked));
     }
 
     /// Sends a request, with `host` and the length of its content.
+    #[track_caller]
     pub fn send_request(
         &mut self,
         method: &str,
@@ -199,6 +194,7 @@ impl Client {
     }
 
     /// Reads an answer; `None` when the connection was closed instead.
+    #[track_caller]
     pub fn try_read(&mut self, method: &str) -> Option<Reply> {
         let line = self.read_line()?;
         let mut words = line.split(' ');
@@ -221,19 +217,30 @@ impl Client {
             assert!(!has_length, "{status} must not have a length: {reply:?}");
         } else {
             reply.body = vec![0; length.expect("a length")];
-            self.stream.read_exact(&mut reply.body).unwrap();
+            let read = self.stream.read_exact(&mut reply.body);
+            read.unwrap_or_else(|error| self.give_up("content", &error));
         }
         Some(reply)
     }
 
+    #[track_caller]
     fn read_line(&mut self) -> Option<String> {
         let mut line = String::new();
         match self.stream.read_line(&mut line) {
             Ok(0) => None,
             Ok(_) => Some(line.strip_suffix("\r\n").expect("CRLF").to_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
-            Err(error) => panic!("{error}"),
+            Err(error) => self.give_up("head", &error),
         }
+    }
+
+    /// Ends the test: what it waited for does not come.
+    #[track_caller]
+    fn give_up(&self, part: &str, error: &std::io::Error) -> ! {
+        panic!(
+            "the {part} of the answer to {:?} does not come within {PATIENCE:?}: {error}",
+            self.asked
+        )
     }
 
     /// Whether the other side has closed, after whatever it still sent.
@@ -241,7 +248,8 @@ impl Client {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Ok(_) => rest.is_empty(),
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => true,
+            Err(error) => self.give_up("end behind", &error),
         }
     }
 
@@ -304,6 +312,18 @@ impl Client {
     }
 }
 
+impl Client {
+    /// All jobs that are listed. In this order: a job that is done in between is in both lists, and not in
+    /// none.
+    #[track_caller]
+    pub fn jobs(&mut self) -> Vec<String> {
+        let (mut ids, done) = (self.list("pending"), self.list("done"));
+        ids.retain(|id| !done.contains(id));
+        ids.extend(done);
+        ids
+    }
+}
+
 /// A deferd of a test, killed with it.
 pub struct Deferd {
     child: Child,
@@ -345,9 +365,8 @@ impl Deferd {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://");
+        let line = first_line(&mut child);
+        let address = line.strip_prefix("listening on http://");
         let log = || std::fs::read_to_string(dir.join("log")).unwrap();
         let address = address.unwrap_or_else(|| panic!("{line:?}\n{}", log())).parse().unwrap();
         Self { child, address, dir }
