@@ -92,7 +92,10 @@ fn chunks_beyond_max_body_are_refused_one_by_one() {
     unharmed(&deferd, || {
         let mut client = deferd.client();
         pour(&client, chunks.as_bytes());
+        pour(&client, format!("0\r\n\r\n{}", crate::smuggling::SMUGGLED).as_bytes());
         expect_refused(&mut client, chunks.as_bytes(), 413);
+        drop(client);
+        nothing_smuggled(&deferd);
     });
 }
 

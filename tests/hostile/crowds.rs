@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Deferd, eventually};
+use crate::support::{Client, Deferd, PATIENCE, eventually};
 use crate::unharmed;
 use crate::unharmed::{connect, connections, is_served, unharmed_by_crowd};
 
@@ -31,6 +31,22 @@ fn connections_beyond_the_limit_are_turned_away_until_others_go() {
         // One goes, one comes.
         drop(held.into_iter().next_back());
         eventually("there is room again", || is_served(&deferd));
+    });
+}
+
+/// Contract: closed after 60 s between two requests, or without a first one, and without a word.
+#[test]
+fn idle_connections_are_closed_after_a_minute_and_not_before() {
+    let deferd = Deferd::start(&[]);
+    unharmed(&deferd, || {
+        let begin = Instant::now();
+        let mut idle = [deferd.client(), deferd.client()];
+        idle[0].get("/_api/version").expect(200);
+        for client in &mut idle {
+            client.socket().set_read_timeout(Some(2 * PATIENCE)).unwrap();
+            assert!(client.is_closed(), "something came");
+            assert!(begin.elapsed() > Duration::from_secs(59), "{:?}", begin.elapsed());
+        }
     });
 }
 

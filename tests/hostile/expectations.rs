@@ -1,7 +1,9 @@
 //! `expect: 100-continue`: every check that needs no content comes before it.
 
-use crate::support::{Client, Deferd};
+use crate::smuggling::{SMUGGLED, fields_are_refused, nothing_smuggled};
+use crate::support::{Client, Deferd, eventually};
 use crate::unharmed;
+use crate::unharmed::pour;
 
 /// Sends a head that announces content and waits to be asked for it; the status of the first answer.
 fn ask(client: &mut Client, target: &str, fields: &str) -> u16 {
@@ -23,16 +25,18 @@ fn content_that_nobody_wants_is_refused_before_it_is_sent() {
             ("/_admin/echo", "content-length: abc\r\n", 400),
             ("/_admin/echo", "content-length: 5\r\ncontent-length: 5\r\n", 400),
             ("/_admin/echo", "content-length: 5\r\ntransfer-encoding: chunked\r\n", 400),
+            ("/_admin/echo", "content-length: 5\r\norigin: http://elsewhere.example\r\n", 403),
         ] {
             for mode in ["", "x-arango-async: store\r\n"] {
                 let mut client = deferd.client();
                 let first = ask(&mut client, target, &format!("{mode}{fields}"));
                 assert_eq!(first, status, "{target} {fields:?}");
                 // What the client sends anyway is not a request.
-                client.send(b"GET /_api/version HTTP/1.1\r\nhost: a\r\n\r\n");
+                pour(&client, SMUGGLED.as_bytes());
                 assert!(client.is_closed(), "{target} {fields:?}");
             }
         }
+        nothing_smuggled(&deferd);
         let mut client = deferd.client();
         assert_eq!(ask(&mut client, "/_db/other/_api/version", "content-length: 5\r\n"), 404);
     });
@@ -41,26 +45,26 @@ fn content_that_nobody_wants_is_refused_before_it_is_sent() {
 #[test]
 fn a_full_queue_is_told_before_the_content_is_sent() {
     let deferd = Deferd::start(&["--workers", "1", "--queue", "1"]);
-    let mut holder = deferd.client();
-    let running = holder.store("GET", "/_admin/sleep?duration=60", b"");
-    // The second can only wait once the first runs and has left its place in the queue.
-    let submit = |holder: &mut Client| {
-        let fields = [("x-arango-async", "store")];
-        holder.request("GET", "/_admin/sleep?duration=60", &fields, b"")
-    };
-    let mut waiting = None;
-    crate::support::eventually("a second job waits", || {
-        let reply = submit(&mut holder);
-        waiting = reply.id().map(str::to_owned);
-        reply.status == 202
+    unharmed(&deferd, || {
+        let mut holder = deferd.client();
+        // The second finds room only when the first runs.
+        eventually("one runs and one waits", || {
+            let fields = [("x-arango-async", "store")];
+            holder.request("GET", "/_admin/sleep?duration=60", &fields, b"");
+            holder.list("pending").len() == 2
+        });
+        let mut client = deferd.client();
+        let fields = "x-arango-async: store\r\ncontent-length: 5\r\n";
+        assert_eq!(ask(&mut client, "/_admin/echo", fields), 503);
+        pour(&client, SMUGGLED.as_bytes());
+        assert!(client.is_closed());
+        let jobs = holder.list("pending");
+        assert_eq!((jobs.len(), holder.jobs()), (2, jobs.clone()));
+        for id in jobs {
+            holder.put(&format!("/_api/job/{id}/cancel")).expect(200);
+            holder.wait_done(&id);
+        }
     });
-    let mut client = deferd.client();
-    let status = ask(&mut client, "/_admin/echo", "x-arango-async: store\r\ncontent-length: 5\r\n");
-    assert_eq!(status, 503);
-    assert!(client.is_closed());
-    for id in [waiting.unwrap(), running] {
-        holder.put(&format!("/_api/job/{id}/cancel")).expect(200);
-    }
 }
 
 #[test]
@@ -95,7 +99,7 @@ fn a_client_that_asks_and_sends_nothing_is_cut() {
 
 #[test]
 fn an_expectation_that_is_not_known_is_refused() {
-    crate::smuggling::fields_are_refused(&[
+    fields_are_refused(&[
         (b"expect: the unexpected\r\ncontent-length: 5\r\n", 417),
         (b"expect: 100-continue, 101\r\ncontent-length: 5\r\n", 417),
     ]);

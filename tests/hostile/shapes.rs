@@ -56,11 +56,11 @@ fn a_head_of_ten_million_fields_is_refused_and_not_kept() {
     flood_is_refused("GET / HTTP/1.1\r\nhost: a\r\n", "ab:c\r\n", 60 << 20, 431);
 }
 
-/// Sends a head of exactly this many bytes.
-fn send_head(client: &mut Client, size: usize) {
+/// Sends a head of exactly this many bytes, and something behind it.
+fn send_head(client: &mut Client, size: usize, behind: &str) {
     let start = "GET /_api/version HTTP/1.1\r\nhost: a\r\nx: ";
     let filling = "x".repeat(size - start.len() - 4);
-    client.send(format!("{start}{filling}\r\n\r\n").as_bytes());
+    client.send(format!("{start}{filling}\r\n\r\n{behind}").as_bytes());
 }
 
 #[test]
@@ -70,11 +70,13 @@ fn a_head_of_exactly_max_head_is_read_and_one_byte_more_is_refused() {
         unharmed(&deferd, || {
             let mut client = deferd.client();
             for _ in 0..3 {
-                send_head(&mut client, limit);
+                send_head(&mut client, limit, "");
                 client.try_read("GET").expect("an answer").expect(200);
             }
-            send_head(&mut client, limit + 1);
+            send_head(&mut client, limit + 1, SMUGGLED);
             expect_refused(&mut client, b"one more", 431);
+            drop(client);
+            nothing_smuggled(&deferd);
         });
     }
 }

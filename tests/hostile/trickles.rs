@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Deferd, PATIENCE, eventually};
 use crate::unharmed;
-use crate::unharmed::{connect, connections, is_served, unharmed_by_crowd};
-
-const CROWD: usize = 500;
+use crate::unharmed::{CROWD, connect, connections, is_served, unharmed_by_crowd};
 
 /// One of the crowd.
 struct Slow {
