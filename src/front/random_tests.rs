@@ -167,7 +167,8 @@ fn sample(random: &mut Random) -> Sample {
 fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
     let at = random.below(bytes.len());
     let end = (at + 1 + random.below(12)).min(bytes.len());
-    match random.below(9) {
+    match random.below(10) {
+        9 => twist(random, bytes),
         0 => bytes[at] = random.below(256) as u8,
         1 => bytes[at] ^= 0x20,
         2 => drop(bytes.drain(at..end)),
@@ -196,6 +197,31 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
     if bytes.is_empty() {
         bytes.push(b'x');
     }
+}
+
+/// Changes what stands where a length, a chunk size or a coding begins: in a sign, in a list, in nothing,
+/// or in a number that comes round to the same one.
+fn twist(random: &mut Random, bytes: &mut Vec<u8>) {
+    let begins = |&i: &usize| b"\n :".contains(&bytes[i - 1]) && bytes[i].is_ascii_hexdigit();
+    let starts: Vec<_> = (1..bytes.len()).filter(begins).collect();
+    if starts.is_empty() {
+        return;
+    }
+    let start = random.of(&starts);
+    let rest = &bytes[start..];
+    let end = start + rest.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(rest.len());
+    let word = String::from_utf8_lossy(&bytes[start..end]).into_owned();
+    let other = match random.below(8) {
+        0 => format!("+{word}"),
+        1 => format!("-{word}"),
+        2 => format!("0x{word}"),
+        3 => format!("gzip, {word}"),
+        4 => format!("{word}, {word}"),
+        5 => String::new(),
+        6 => word.parse().map_or(word, |n: u64| (u128::from(n) + (1 << 64)).to_string()),
+        _ => format!("1{word:0>16}"),
+    };
+    drop(bytes.splice(start..end, other.into_bytes()));
 }
 
 /// What was accepted: the content, and how many bytes the request took with it.
