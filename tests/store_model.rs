@@ -1,8 +1,9 @@
 //! The store against a model: random operations, one after the other, must have the same answers.
 //!
 //! The model is a plain map that does everything by looking at every job. After each operation the
-//! two are compared whole: each job's status, result and log, the lists, and the accounts to the
-//! byte. Now and then a store on disk is closed or crashes, and is opened again on what is left: then what
+//! two are compared whole: each job's status, result and log, the lists, what each idempotency key
+//! stands for, and the accounts to the byte. Every second store is small, so that it is full most of the
+//! time: then it refuses just what does not fit, and nothing that it keeps has to go. Now and then a store on disk is closed or crashes, and is opened again on what is left: then what
 //! ran waits again, what was in delivery can be collected, and nothing else has changed. A failure
 //! prints the seed and the operations that led to it.
 
@@ -21,7 +22,10 @@ use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, Stamp};
 use deferd::store::disk::Durability;
 use deferd::store::memory::MemoryStore;
-use deferd::store::{Begun, Finished, JobKey, Keep, List, Lookup, StartRecord, Status, Store};
+use deferd::store::{
+    Accepted, Begun, Finished, IdempotencyKey, JobKey, Keep, List, Lookup, Refused, StartRecord,
+    Status, Store, Submission,
+};
 use store_kit::*;
 
 const SEQUENCES: u64 = 2000;
@@ -31,32 +35,49 @@ const OPERATIONS: usize = 50;
 
 #[test]
 fn a_store_in_memory_answers_as_a_plain_map_does() {
-    (1..=SEQUENCES).for_each(|seed| run(seed, Box::new(MemoryStore::new(CAPACITY)), None));
+    let run = |seed| {
+        let capacity = capacity(seed);
+        run(Trial::new(Box::new(MemoryStore::new(capacity)), None, capacity, seed))
+    };
+    assert_enough_refused((1..=SEQUENCES).map(run).sum(), SEQUENCES);
 }
 
 #[test]
 fn a_store_on_disk_answers_as_a_plain_map_does_over_crashes() {
-    (1..=ON_DISK).for_each(|seed| run_on_disk(seed, Durability::Commit));
+    let refused = (1..=ON_DISK).map(|seed| run_on_disk(seed, Durability::Commit)).sum();
+    assert_enough_refused(refused, ON_DISK);
 }
 
 #[test]
 fn a_relaxed_store_answers_as_a_plain_map_does_over_crashes() {
-    (1..=ON_DISK).for_each(|seed| run_on_disk(seed, Durability::Relaxed));
+    let refused = (1..=ON_DISK).map(|seed| run_on_disk(seed, Durability::Relaxed)).sum();
+    assert_enough_refused(refused, ON_DISK);
 }
 
-fn run_on_disk(seed: u64, durability: Durability) {
-    let volume = Volume::default();
-    let store = Box::new(open(&volume, durability).unwrap().0);
-    run(seed, store, Some(Disk { volume, durability }));
+/// Of every second sequence, room for a few jobs.
+fn capacity(seed: u64) -> usize {
+    if seed.is_multiple_of(2) { CAPACITY } else { 30 + Random::new(seed).below(400) }
 }
 
-fn run(seed: u64, store: Box<dyn Store>, disk: Option<Disk>) {
-    let mut trial = Trial::new(store, disk, seed);
+fn run_on_disk(seed: u64, durability: Durability) -> usize {
+    let (volume, capacity) = (Volume::default(), capacity(seed));
+    let store = Box::new(open_for(capacity, &volume, durability).unwrap().0);
+    run(Trial::new(store, Some(Disk { volume, durability }), capacity, seed))
+}
+
+/// Goes through a sequence; how many submissions found no room.
+fn run(mut trial: Trial) -> usize {
     for _ in 0..OPERATIONS {
         trial.step();
         trial.compare();
     }
-    trial.end();
+    trial.end()
+}
+
+/// Else the limit was not tried.
+#[track_caller]
+fn assert_enough_refused(refused: usize, sequences: u64) {
+    assert!(refused as u64 > sequences, "{refused} refused in {sequences} sequences");
 }
 
 /// What a store is on that can be opened again.
@@ -151,13 +172,29 @@ impl Entry {
     }
 }
 
+/// What the model knows of an idempotency key.
+struct Named {
+    id: JobId,
+    key: IdempotencyKey,
+    /// When its job was accepted.
+    created: Stamp,
+    /// That, or when it was last kept because its job was there.
+    stamp: Stamp,
+}
+
+type Keys = BTreeMap<(Owner, Box<str>), Named>;
+
 /// A store, its model, and what was done to both.
 struct Trial {
     store: Box<dyn Store>,
     disk: Option<Disk>,
+    capacity: usize,
     model: BTreeMap<JobId, Entry>,
+    keys: Keys,
     /// What is gone, and after a crash may be there again.
     fading: BTreeMap<JobId, Entry>,
+    fading_keys: Keys,
+    refused: usize,
     last: Option<JobId>,
     submitted: usize,
     random: Random,
@@ -185,11 +222,27 @@ impl Drop for Trace {
 }
 
 impl Trial {
-    fn new(store: Box<dyn Store>, disk: Option<Disk>, seed: u64) -> Self {
-        let random = Random::new(seed);
-        let trace = Trace { seed, lines: RefCell::default() };
-        let (model, fading) = (BTreeMap::new(), BTreeMap::new());
-        Self { store, disk, model, fading, last: None, submitted: 0, random, trace }
+    fn new(store: Box<dyn Store>, disk: Option<Disk>, capacity: usize, seed: u64) -> Self {
+        Self {
+            store,
+            disk,
+            capacity,
+            model: BTreeMap::new(),
+            keys: Keys::new(),
+            fading: BTreeMap::new(),
+            fading_keys: Keys::new(),
+            refused: 0,
+            last: None,
+            submitted: 0,
+            random: Random::new(seed),
+            trace: Trace { seed, lines: RefCell::default() },
+        }
+    }
+
+    /// What is on the accounts, counted anew.
+    fn stored(&self) -> usize {
+        let jobs: usize = self.model.values().map(Entry::bytes).sum();
+        jobs + self.keys.values().map(|named| named.key.footprint()).sum::<usize>()
     }
 
     /// A clock that often stands still and often steps back.
@@ -246,10 +299,31 @@ impl Trial {
         let keep = if wanted { Keep::Result } else { Keep::Nothing };
         let call = call(n, &owner);
         let request = call.footprint();
-        let id = offer(&*self.store, call, keep, now).expect("there is room");
-        self.trace.note(format!("submit {id} {keep:?} at {now:?}"));
+        let key = (self.random.below(3) == 0).then(|| any_key(&mut self.random));
+        let known = key.as_ref().and_then(|key| self.keys.get(&(owner.clone(), key.key.clone())));
+        let bytes = request + key.as_ref().map_or(0, IdempotencyKey::footprint);
+        let expected = match (&key, known) {
+            (Some(key), Some(named)) if named.key == *key => Some(Ok(Accepted::Known(named.id))),
+            (_, Some(_)) => Some(Err(Refused::KeyReused)),
+            (_, None) if self.stored() + bytes > self.capacity => Some(Err(Refused::Full)),
+            (_, None) => None,
+        };
+        let submission = Submission { call, keep, key: key.clone() };
+        let found = self.store.submit(submission, now);
+        self.trace.note(format!("submit {keep:?} by {key:?} at {now:?}: {found:?}"));
+        if let Some(expected) = expected {
+            self.refused += usize::from(expected == Err(Refused::Full));
+            assert_eq!(found, expected);
+            return;
+        }
+        let Ok(Accepted::New(id)) = found else { panic!("{found:?}, and it fits") };
         assert!(self.last < Some(id), "ids increase");
         self.last = Some(id);
+        if let Some(key) = key {
+            let name = (owner.clone(), key.key.clone());
+            self.fading_keys.remove(&name);
+            self.keys.insert(name, Named { id, key, created: now, stamp: now });
+        }
         let entry =
             Entry { owner, n, created: now, request, wanted, begun: false, state: State::Queued };
         self.model.insert(id, entry);
@@ -392,6 +466,16 @@ impl Trial {
             self.model.extract_if(.., |_, entry| entry.is_collectable() && entry.stamp() < before);
         self.fading.extend(gone);
         assert_eq!(expired, count - self.model.len());
+        let old = self.keys.extract_if(.., |_, named| named.stamp < before);
+        for (name, mut named) in old.collect::<Vec<_>>() {
+            // A key lives as long as its job, whatever its age.
+            if self.model.contains_key(&named.id) {
+                named.stamp = before;
+                self.keys.insert(name, named);
+            } else {
+                self.fading_keys.insert(name, named);
+            }
+        }
     }
 
     /// Ends the store and opens it again on what is left.
@@ -415,7 +499,8 @@ impl Trial {
             End::Crashed => volume.medium().image(&mut self.random),
         };
         let volume = Volume::of(left);
-        let (store, found) = open(&volume, durability).expect("it opens");
+        let opened = open_for(self.capacity, &volume, durability);
+        let (store, found) = opened.expect("it opens");
         (self.store, self.disk) = (Box::new(store), Some(Disk { volume, durability }));
         for (id, mut entry) in std::mem::take(&mut self.fading) {
             let key = JobKey { owner: entry.owner.clone(), id };
@@ -426,6 +511,14 @@ impl Trial {
                 self.model.insert(id, entry);
             }
         }
+        for (name, named) in std::mem::take(&mut self.fading_keys) {
+            let is_back = self.store.recall(&name.0, &named.key) == Ok(Some(named.id));
+            assert!(!is_back || matches!(end, End::Crashed), "{name:?} is back");
+            if is_back {
+                self.keys.insert(name, named);
+            }
+        }
+        self.keys.values_mut().for_each(|named| named.stamp = named.created);
         for entry in self.model.values_mut() {
             match &mut entry.state {
                 State::Running { .. } => entry.state = State::Queued,
@@ -461,6 +554,7 @@ impl Trial {
             assert_eq!(store.is_queued(&key), matches!(entry.state, State::Queued), "{id}");
         }
         for owner in owners() {
+            self.compare_keys(&owner);
             let count = self.random.below(8);
             self.compare_lists(&owner, count);
             self.compare_lists(&owner, usize::MAX);
@@ -469,12 +563,27 @@ impl Trial {
         remaining.sort();
         let visible = self.model.iter().filter(|(_, entry)| entry.is_visible());
         assert_eq!(remaining, visible.map(|(id, _)| *id).collect::<Vec<_>>());
-        let stored: usize = self.model.values().map(Entry::bytes).sum();
-        assert!(has_room(store, CAPACITY - stored), "more on the accounts than {stored} bytes");
+        let stored = self.stored();
+        // Results count, whatever the capacity: then nothing fits.
+        let room = self.capacity.checked_sub(stored);
+        let fits = room.is_none_or(|room| has_room(store, room));
+        assert!(fits, "more on the accounts than {stored} bytes");
         assert!(
-            !has_room(store, CAPACITY - stored + 1),
+            !has_room(store, room.map_or(0, |room| room + 1)),
             "less on the accounts than {stored} bytes"
         );
+    }
+
+    fn compare_keys(&self, owner: &Owner) {
+        for n in 0..KEYS * 2 {
+            let key = key_of(n);
+            let expected = match self.keys.get(&(owner.clone(), key.key.clone())) {
+                Some(named) if named.key == key => Ok(Some(named.id)),
+                Some(_) => Err(Refused::KeyReused),
+                None => Ok(None),
+            };
+            assert_eq!(self.store.recall(owner, &key), expected, "{key:?}");
+        }
     }
 
     fn compare_lists(&self, owner: &Owner, count: usize) {
@@ -488,8 +597,8 @@ impl Trial {
         }
     }
 
-    /// Lets everything run to its end, and go.
-    fn end(mut self) {
+    /// Lets everything run to its end, and go; how many submissions found no room.
+    fn end(mut self) -> usize {
         owners().iter().for_each(|owner| self.store.forget_all(owner).unwrap());
         self.forget_those(|_, _| true);
         self.compare();
@@ -498,7 +607,20 @@ impl Trial {
             assert_eq!(self.store.finish(&key, response(entry.n), at(THEN)), Finished::Dropped);
         }
         self.compare();
+        self.refused
     }
+}
+
+/// How many names keys have.
+const KEYS: usize = 3;
+
+/// Each name with two requests.
+fn key_of(n: usize) -> IdempotencyKey {
+    IdempotencyKey { key: format!("key {}", n / 2).into(), fingerprint: [(n % 2) as u8; 32] }
+}
+
+fn any_key(random: &mut Random) -> IdempotencyKey {
+    key_of(random.below(KEYS * 2))
 }
 
 fn status(entry: &Entry) -> Status {

@@ -73,7 +73,16 @@ pub fn open(
     volume: &Volume,
     durability: Durability,
 ) -> Result<(DiskStore, Vec<Recovered>), String> {
-    DiskStore::with_backend(volume.clone(), CAPACITY, durability, REST)
+    open_for(CAPACITY, volume, durability)
+}
+
+/// The same for a store of this capacity.
+pub fn open_for(
+    capacity: usize,
+    volume: &Volume,
+    durability: Durability,
+) -> Result<(DiskStore, Vec<Recovered>), String> {
+    DiskStore::with_backend(volume.clone(), capacity, durability, REST)
 }
 
 /// How long a store leaves a disk alone that failed.
