@@ -6,6 +6,8 @@
 //! after its place is sure; the places are those of the jobs that were accepted and did not start.
 
 mod gate;
+#[cfg(test)]
+mod model_tests;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
