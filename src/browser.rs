@@ -65,10 +65,10 @@ impl Policy {
             ));
         }
         let mut origins = request.headers.get_all(ORIGIN).iter();
-        let (Some(origin), None) = (origins.next(), origins.next()) else {
-            let many = request.headers.contains_key(ORIGIN);
-            return if many { Err(foreign_origin()) } else { Ok(None) };
-        };
+        let Some(origin) = origins.next() else { return Ok(None) };
+        if origins.next().is_some() {
+            return Err(foreign_origin());
+        }
         let text = origin.to_str().map_err(|_| foreign_origin())?;
         if is_own_origin(text, host) {
             return Ok(None);

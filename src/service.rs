@@ -88,7 +88,7 @@ impl Service {
     /// # Errors
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
-        let begin = Instant::now();
+        let begin = AccessLine::begin();
         let foreign = self.policy.check(request);
         let planned = match foreign.clone() {
             Ok(foreign) => match browser::preflight(request, &foreign) {
@@ -155,7 +155,8 @@ impl Service {
         peer: &dyn Peer,
     ) -> Answer {
         let Plan { route, mode, key, awaited, owner, auth_type, foreign } = plan;
-        let line = AccessLine::of(request.method(), request.uri(), &connection, Instant::now());
+        let line =
+            AccessLine::of(request.method(), request.uri(), &connection, AccessLine::begin());
         let call = Call { request, connection, owner: owner.clone(), auth_type };
         let preferred = awaited.is_some() || matches!(mode, Mode::Preferred(_));
         if let Some((job, span)) = &awaited {
@@ -265,9 +266,13 @@ fn without_database(uri: &Uri) -> Result<Option<Uri>, Error> {
 struct AccessLine(Option<(Method, Uri, Connection, Instant)>);
 
 impl AccessLine {
-    fn of(method: &Method, uri: &Uri, connection: &Connection, begin: Instant) -> Self {
-        let wanted = log::log_enabled!(log::Level::Info);
-        Self(wanted.then(|| (method.clone(), uri.clone(), *connection, begin)))
+    /// The moment that the request's time counts from; `None` where nobody will read the line.
+    fn begin() -> Option<Instant> {
+        log::log_enabled!(log::Level::Info).then(Instant::now)
+    }
+
+    fn of(method: &Method, uri: &Uri, connection: &Connection, begin: Option<Instant>) -> Self {
+        Self(begin.map(|begin| (method.clone(), uri.clone(), *connection, begin)))
     }
 
     fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>) {

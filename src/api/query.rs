@@ -7,6 +7,9 @@ use crate::handler::locate::decode;
 /// The first value of `name`, decoded; an empty one where there is no `=`. Bytes that are no UTF-8
 /// are replaced.
 pub fn parameter(query: &str, name: &str) -> Option<String> {
+    if query.is_empty() {
+        return None;
+    }
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key)? == name.as_bytes())

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::head::Persistence;
-use super::reply::{self, Clock, Content};
+use super::reply::{Content, Writer};
 use super::slots::{InHand, Slot, Slots};
 use super::stream::{Listener, Stream};
 use super::{Limits, connection};
@@ -138,8 +138,7 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     let _ = stream.read(&mut [0; 16 * 1024]);
     let response = Error::Unavailable("too many connections".into()).response();
     let (close, version) = (Persistence::Close, http::Version::HTTP_11);
-    let mut clock = Clock::default();
-    let _ = reply::write(&mut stream, &response, Content::Sent, close, version, &mut clock);
+    let _ = Writer::default().write(&mut stream, &response, Content::Sent, close, version);
 }
 
 /// Tells of trouble that can come a thousand times a second, once in a while.

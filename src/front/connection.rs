@@ -13,10 +13,10 @@ use http::{Method, Request, Version};
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
 use super::output::Output;
-use super::reply::{Clock, Content};
+use super::reply::{Content, Writer};
 use super::slots::Slot;
 use super::stream::Stream;
-use super::{Broken, Limits, body, head, reply};
+use super::{Broken, Limits, body, head};
 use crate::call::{Answer, Connection};
 use crate::service::Service;
 
@@ -34,7 +34,7 @@ pub struct Exchange<'a> {
     input: Input<&'a Stream>,
     output: Output<'a>,
     connection: Connection,
-    clock: Clock,
+    writer: Writer,
 }
 
 /// Serves a connection to its end.
@@ -49,8 +49,8 @@ pub fn serve(
         return;
     };
     let input = Input::new(stream);
-    let clock = Clock::default();
-    let mut exchange = Exchange { service, limits, slot, stream, input, output, connection, clock };
+    let writer = Writer::default();
+    let mut exchange = Exchange { service, limits, slot, stream, input, output, connection, writer };
     while exchange.next() == Persistence::KeepAlive {}
 }
 
@@ -116,8 +116,8 @@ impl Exchange<'_> {
         let Answer { response, receipt } = answer;
         let draining = self.service.is_draining();
         let persistence = if draining { Persistence::Close } else { wanted };
-        let Self { output, clock, .. } = self;
-        let written = reply::write(output, &response, content, persistence, version, clock);
+        let Self { output, writer, .. } = self;
+        let written = writer.write(output, &response, content, persistence, version);
         if let Err(error) = written {
             log::debug!("peer={} left before its answer was written: {error}", self.connection);
             return Persistence::Close;

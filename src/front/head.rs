@@ -4,12 +4,14 @@
 //! Invariant: a head that any two readers could frame differently is refused.
 
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+use memchr::memchr;
 
 use super::input::{Input, Timed};
 use super::{Broken, Limits};
@@ -67,12 +69,13 @@ pub fn read<R: Read + Timed>(
     limits: &Limits,
 ) -> Result<Option<Head>, Broken> {
     if input.bytes().is_empty() {
-        match input.fill(Instant::now() + limits.idle_time) {
+        match input.fill_within(limits.idle_time) {
             Ok(0) | Err(_) => return Ok(None),
             Ok(_) => {}
         }
     }
-    let deadline = Instant::now() + limits.head_time;
+    // Most heads come as one piece, and those need no clock.
+    let mut deadline = None;
     let mut blank_line = Blank::Allowed;
     let mut scanned = 0;
     loop {
@@ -95,6 +98,7 @@ pub fn read<R: Read + Timed>(
         if bytes.len() > limits.max_head {
             return Err(too_large(bytes, limits).into());
         }
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.head_time);
         if input.fill(deadline)? == 0 {
             return Err(Broken::Gone);
         }
@@ -120,7 +124,7 @@ fn too_large(bytes: &[u8], limits: &Limits) -> Error {
 /// The length of the head with its empty line, once that is there. Looks at each line once:
 /// `scanned` is where the next one begins. A line that does not end in CRLF is refused (2.2).
 fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error> {
-    while let Some(len) = bytes[*scanned..].iter().position(|&b| b == b'\n') {
+    while let Some(len) = memchr(b'\n', &bytes[*scanned..]) {
         let line = &bytes[*scanned..*scanned + len];
         let Some(line) = line.strip_suffix(b"\r") else {
             return Err(Error::bad_parameter("a line of the head ends in a bare line feed"));
@@ -136,9 +140,9 @@ fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error
 /// Reads a head that is there as a whole.
 fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
     check_version(bytes)?;
-    let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut lines);
-    match request.parse(bytes) {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut lines) {
         Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
         Ok(_) => return Err(Error::bad_parameter("the head is malformed")),
         Err(httparse::Error::TooManyHeaders) => {
@@ -167,13 +171,14 @@ impl Head {
         limits: &Limits,
     ) -> Result<Self, Error> {
         let uri = target(request_target, &method, &mut fields)?;
-        check_host(&fields, version)?;
-        let framing = framing(&fields, version)?;
+        let known = Known::of(&fields);
+        known.check_host(version)?;
+        let framing = known.framing(version)?;
         if matches!(framing, Framing::Length(length) if length > limits.max_body as u64) {
             return Err(Error::BodyTooLarge);
         }
-        let persistence = persistence(&fields, version);
-        let expectation = expectation(&fields, version)?;
+        let persistence = known.persistence(version);
+        let expectation = known.expectation(version)?;
         let mut parts = Request::new(()).into_parts().0;
         (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, fields);
         Ok(Self { parts, framing, persistence, expectation })
@@ -182,7 +187,7 @@ impl Head {
 
 /// Tells a version that is not offered from a malformed request line: only HTTP/1.0 and 1.1 are.
 fn check_version(bytes: &[u8]) -> Result<(), Error> {
-    let line = bytes.split(|&b| b == b'\r').next().unwrap_or_default();
+    let line = &bytes[..memchr(b'\r', bytes).unwrap_or(bytes.len())];
     match line.rsplit(|&b| b == b' ').next() {
         Some(b"HTTP/1.1" | b"HTTP/1.0") => Ok(()),
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
@@ -227,38 +232,114 @@ fn target(target: &str, method: &Method, fields: &mut HeaderMap) -> Result<Uri, 
     uri.path_and_query().cloned().map(Uri::from).ok_or_else(bad)
 }
 
-/// Exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and it is one (section 3.2).
-fn check_host(fields: &HeaderMap, version: Version) -> Result<(), Error> {
-    let mut hosts = fields.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) => {
-            let valid = host.is_empty()
-                || Authority::try_from(host.as_bytes()).is_ok_and(|a| !a.as_str().contains('@'));
-            if valid { Ok(()) } else { Err(Error::bad_parameter("host is not valid")) }
-        }
-        (None, _) if version == Version::HTTP_10 => Ok(()),
-        (None, _) => Err(Error::bad_parameter("host is missing")),
-        (Some(_), Some(_)) => Err(Error::bad_parameter("more than one host")),
+/// The lines of one field: the first of them, and whether there are more.
+#[derive(Clone, Copy, Default)]
+struct Lines<'a> {
+    first: Option<&'a HeaderValue>,
+    more: bool,
+}
+
+impl<'a> Lines<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        self.more = self.first.is_some();
+        self.first = self.first.or(Some(value));
     }
 }
 
-/// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
-fn framing(fields: &HeaderMap, version: Version) -> Result<Framing, Error> {
-    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
-    match (lengths.next(), codings.next()) {
-        (None, None) => Ok(Framing::Length(0)),
-        (Some(_), Some(_)) => {
-            Err(Error::bad_parameter("both content-length and transfer-encoding"))
+/// The fields that matter to a front, found in one walk over all of them.
+#[derive(Default)]
+struct Known<'a> {
+    host: Lines<'a>,
+    content_length: Lines<'a>,
+    transfer_encoding: Lines<'a>,
+    expect: Lines<'a>,
+    /// Whether `connection` has these options.
+    close: bool,
+    keep_alive: bool,
+}
+
+impl<'a> Known<'a> {
+    fn of(fields: &'a HeaderMap) -> Self {
+        let mut known = Self::default();
+        for (name, value) in fields {
+            if name == HOST {
+                known.host.add(value);
+            } else if name == CONTENT_LENGTH {
+                known.content_length.add(value);
+            } else if name == TRANSFER_ENCODING {
+                known.transfer_encoding.add(value);
+            } else if name == EXPECT {
+                known.expect.add(value);
+            } else if name == CONNECTION {
+                known.add_connection(value);
+            }
         }
-        (Some(length), None) if lengths.next().is_none() => content_length(length),
-        (Some(_), None) => Err(Error::bad_parameter("more than one content-length")),
-        (None, Some(_)) if version == Version::HTTP_10 => {
-            Err(Error::bad_parameter("transfer-encoding in HTTP/1.0"))
-        }
-        (None, Some(coding)) if codings.next().is_none() => transfer_coding(coding),
-        (None, Some(_)) => Err(Error::bad_parameter("more than one transfer-encoding")),
+        known
     }
+
+    fn add_connection(&mut self, value: &HeaderValue) {
+        for option in value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// Exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and it is one (section 3.2).
+    fn check_host(&self, version: Version) -> Result<(), Error> {
+        match self.host {
+            Lines { more: true, .. } => Err(Error::bad_parameter("more than one host")),
+            Lines { first: Some(host), .. } if is_host(host.as_bytes()) => Ok(()),
+            Lines { first: Some(_), .. } => Err(Error::bad_parameter("host is not valid")),
+            Lines { first: None, .. } if version == Version::HTTP_10 => Ok(()),
+            Lines { first: None, .. } => Err(Error::bad_parameter("host is missing")),
+        }
+    }
+
+    /// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
+    fn framing(&self, version: Version) -> Result<Framing, Error> {
+        let (length, coding) = (self.content_length, self.transfer_encoding);
+        match (length.first, coding.first) {
+            (None, None) => Ok(Framing::Length(0)),
+            (Some(_), Some(_)) => {
+                Err(Error::bad_parameter("both content-length and transfer-encoding"))
+            }
+            (Some(_), None) if length.more => {
+                Err(Error::bad_parameter("more than one content-length"))
+            }
+            (Some(length), None) => content_length(length),
+            (None, Some(_)) if version == Version::HTTP_10 => {
+                Err(Error::bad_parameter("transfer-encoding in HTTP/1.0"))
+            }
+            (None, Some(_)) if coding.more => {
+                Err(Error::bad_parameter("more than one transfer-encoding"))
+            }
+            (None, Some(coding)) => transfer_coding(coding),
+        }
+    }
+
+    fn persistence(&self, version: Version) -> Persistence {
+        let keeps = !self.close && (version == Version::HTTP_11 || self.keep_alive);
+        if keeps { Persistence::KeepAlive } else { Persistence::Close }
+    }
+
+    fn expectation(&self, version: Version) -> Result<Expectation, Error> {
+        match self.expect.first {
+            // "MUST ignore that expectation" in HTTP/1.0 (RFC 9110 section 10.1.1).
+            Some(_) if version == Version::HTTP_10 => Ok(Expectation::None),
+            None => Ok(Expectation::None),
+            Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+                Ok(Expectation::Continue)
+            }
+            Some(_) => Err(Error::ExpectationFailed),
+        }
+    }
+}
+
+/// Whether this is a `host` (RFC 9110 section 7.2): an authority without user information, or nothing.
+fn is_host(value: &[u8]) -> bool {
+    // A name or an IPv4 address without port, as nearly everybody sends it, needs no parser.
+    value.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+        || Authority::try_from(value).is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
 fn content_length(value: &HeaderValue) -> Result<Framing, Error> {
@@ -281,28 +362,6 @@ fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
             Err(Error::NotImplemented("a transfer coding other than chunked".into()))
         }
         _ => Err(Error::bad_parameter("transfer-encoding does not end in chunked once")),
-    }
-}
-
-fn persistence(fields: &HeaderMap, version: Version) -> Persistence {
-    let has = |option: &[u8]| {
-        let values = fields.get_all(CONNECTION).iter();
-        let mut options = values.flat_map(|value| value.as_bytes().split(|&b| b == b','));
-        options.any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
-    };
-    let keeps = !has(b"close") && (version == Version::HTTP_11 || has(b"keep-alive"));
-    if keeps { Persistence::KeepAlive } else { Persistence::Close }
-}
-
-fn expectation(fields: &HeaderMap, version: Version) -> Result<Expectation, Error> {
-    match fields.get(EXPECT) {
-        // "MUST ignore that expectation" in HTTP/1.0 (RFC 9110 section 10.1.1).
-        Some(_) if version == Version::HTTP_10 => Ok(Expectation::None),
-        None => Ok(Expectation::None),
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            Ok(Expectation::Continue)
-        }
-        Some(_) => Err(Error::ExpectationFailed),
     }
 }
 

@@ -75,6 +75,14 @@ impl<R: Read + Timed> Input<R> {
     /// # Errors
     /// [`Broken::Refused`] with `408` past the deadline, [`Broken::Gone`] when the connection breaks.
     pub fn fill(&mut self, deadline: Instant) -> Result<usize, Broken> {
+        self.fill_within(left_until(deadline)?)
+    }
+
+    /// The same, for at most `time`, which is not zero.
+    ///
+    /// # Errors
+    /// As [`fill`](Self::fill).
+    pub fn fill_within(&mut self, time: Duration) -> Result<usize, Broken> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -82,7 +90,7 @@ impl<R: Read + Timed> Input<R> {
         if self.buffer.len() - self.end < CHUNK {
             self.buffer.resize(self.end + CHUNK, 0);
         }
-        self.wait_until(deadline)?;
+        self.wait_for(time)?;
         let n = read(&mut self.source, &mut self.buffer[self.end..])?;
         self.end += n;
         Ok(n)
@@ -94,23 +102,25 @@ impl<R: Read + Timed> Input<R> {
     /// As [`fill`](Self::fill).
     pub fn read_into(&mut self, target: &mut [u8], deadline: Instant) -> Result<usize, Broken> {
         debug_assert!(self.bytes().is_empty());
-        self.wait_until(deadline)?;
+        self.wait_for(left_until(deadline)?)?;
         read(&mut self.source, target)
     }
 
-    fn wait_until(&mut self, deadline: Instant) -> Result<(), Broken> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Broken::Refused(Error::RequestTimeout));
-        }
+    fn wait_for(&mut self, time: Duration) -> Result<(), Broken> {
         // The kernel counts in ticks of some milliseconds, so less than that is no news.
-        let news = self.read_time.is_none_or(|told| told.abs_diff(left) > Duration::from_millis(5));
+        let news = self.read_time.is_none_or(|told| told.abs_diff(time) > Duration::from_millis(5));
         if news {
-            self.source.set_read_time(left).map_err(|_| Broken::Gone)?;
-            self.read_time = Some(left);
+            self.source.set_read_time(time).map_err(|_| Broken::Gone)?;
+            self.read_time = Some(time);
         }
         Ok(())
     }
+}
+
+/// The time that is left.
+fn left_until(deadline: Instant) -> Result<Duration, Broken> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(Broken::Refused(Error::RequestTimeout)) } else { Ok(left) }
 }
 
 fn read(source: &mut impl Read, target: &mut [u8]) -> Result<usize, Broken> {

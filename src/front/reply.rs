@@ -26,77 +26,98 @@ pub enum Content {
     Omitted,
 }
 
-/// The `date` field, formatted once a second.
+/// Writes the answers of a connection, one after the other.
 #[derive(Default)]
-pub struct Clock {
+pub struct Writer {
+    /// The head of an answer, and small content behind it.
+    head: Vec<u8>,
+    /// The `date` field, formatted once a second.
     second: u64,
-    text: String,
+    date: String,
 }
 
-impl Clock {
-    fn date(&mut self) -> &str {
+impl Writer {
+    /// Writes an answer to its last byte.
+    ///
+    /// # Errors
+    /// Those of the connection; then some of the answer may have gone out.
+    pub fn write(
+        &mut self,
+        stream: &mut impl Write,
+        response: &Response<Bytes>,
+        content: Content,
+        persistence: Persistence,
+        version: Version,
+    ) -> io::Result<()> {
+        let status = response.status();
+        let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.put_status_and_fields(response);
+        match response.extensions().get::<LengthOfGet>().filter(|_| content == Content::Omitted) {
+            Some(LengthOfGet(Some(length))) => self.put(b"content-length", length.as_bytes()),
+            None if has_content => self.put_length(response.body().len()),
+            _ => {}
+        }
+        match (persistence, version) {
+            (Persistence::Close, _) => self.put(b"connection", b"close"),
+            (Persistence::KeepAlive, Version::HTTP_10) => self.put(b"connection", b"keep-alive"),
+            (Persistence::KeepAlive, _) => {}
+        }
+        self.head.extend_from_slice(b"\r\n");
+        let sent = has_content && content == Content::Sent;
+        let mut body = if sent { response.body().as_ref() } else { b"" };
+        if body.len() <= SMALL {
+            self.head.extend_from_slice(body);
+            body = b"";
+        }
+        let written = write_all(stream, &self.head, body);
+        self.head.clear();
+        // What one large answer took, an idle connection should not hold.
+        self.head.shrink_to(2 * SMALL);
+        written
+    }
+
+    fn put_status_and_fields(&mut self, response: &Response<Bytes>) {
+        let status = response.status();
+        let reason = status.canonical_reason().unwrap_or("");
+        for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+            self.head.extend_from_slice(part.as_bytes());
+        }
+        let mut dated = false;
+        for (name, value) in response.headers() {
+            if ![CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name) {
+                dated |= name == DATE;
+                self.put(name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+        if !dated {
+            self.put_date();
+        }
+    }
+
+    fn put_date(&mut self) {
         let now = SystemTime::now();
         let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if second != self.second {
             self.second = second;
-            self.text = httpdate::fmt_http_date(now);
+            self.date = httpdate::fmt_http_date(now);
         }
-        &self.text
+        put(&mut self.head, b"date", self.date.as_bytes());
+    }
+
+    fn put_length(&mut self, length: usize) {
+        put(&mut self.head, b"content-length", itoa::Buffer::new().format(length).as_bytes());
+    }
+
+    fn put(&mut self, name: &[u8], value: &[u8]) {
+        put(&mut self.head, name, value);
     }
 }
 
-/// Writes an answer to its last byte.
-///
-/// # Errors
-/// Those of the connection; then some of the answer may have gone out.
-pub fn write(
-    stream: &mut impl Write,
-    response: &Response<Bytes>,
-    content: Content,
-    persistence: Persistence,
-    version: Version,
-    clock: &mut Clock,
-) -> io::Result<()> {
-    let mut head = Vec::with_capacity(512);
-    let status = response.status();
-    let body = response.body();
-    let reason = status.canonical_reason().unwrap_or("");
-    write!(head, "HTTP/1.1 {} {reason}\r\n", status.as_str())?;
-    for (name, value) in response.headers() {
-        if ![CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name) {
-            put(&mut head, name.as_str(), value.as_bytes());
-        }
+fn put(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    head.reserve(name.len() + value.len() + 4);
+    for part in [name, b": ", value, b"\r\n"] {
+        head.extend_from_slice(part);
     }
-    if !response.headers().contains_key(DATE) {
-        put(&mut head, "date", clock.date().as_bytes());
-    }
-    let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    match response.extensions().get::<LengthOfGet>().filter(|_| content == Content::Omitted) {
-        Some(LengthOfGet(Some(length))) => put(&mut head, "content-length", length.as_bytes()),
-        None if has_content => write!(head, "content-length: {}\r\n", body.len())?,
-        _ => {}
-    }
-    match (persistence, version) {
-        (Persistence::Close, _) => put(&mut head, "connection", b"close"),
-        (Persistence::KeepAlive, Version::HTTP_10) => put(&mut head, "connection", b"keep-alive"),
-        (Persistence::KeepAlive, _) => {}
-    }
-    head.extend_from_slice(b"\r\n");
-    if !has_content || content == Content::Omitted {
-        return write_all(stream, &head, b"");
-    }
-    if body.len() <= SMALL {
-        head.extend_from_slice(body);
-        return write_all(stream, &head, b"");
-    }
-    write_all(stream, &head, body)
-}
-
-fn put(head: &mut Vec<u8>, name: &str, value: &[u8]) {
-    head.extend_from_slice(name.as_bytes());
-    head.extend_from_slice(b": ");
-    head.extend_from_slice(value);
-    head.extend_from_slice(b"\r\n");
 }
 
 /// Writes both parts, together as long as that is possible.
@@ -135,8 +156,8 @@ mod tests {
             .body(Bytes::from_static(body.as_bytes()))
             .unwrap();
         let mut out = Vec::new();
-        let (keep, mut clock) = (Persistence::KeepAlive, Clock::default());
-        write(&mut out, &response, content, keep, version, &mut clock).unwrap();
+        let keep = Persistence::KeepAlive;
+        Writer::default().write(&mut out, &response, content, keep, version).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -172,8 +193,8 @@ mod tests {
         let body: Vec<u8> = (0..=255).cycle().take(3 * SMALL + 1).collect();
         let response = Response::new(Bytes::from(body.clone()));
         let mut out = Dribble(Vec::new());
-        let (close, mut clock) = (Persistence::Close, Clock::default());
-        write(&mut out, &response, Content::Sent, close, Version::HTTP_11, &mut clock).unwrap();
+        let (close, version) = (Persistence::Close, Version::HTTP_11);
+        Writer::default().write(&mut out, &response, Content::Sent, close, version).unwrap();
         assert!(out.0.ends_with(&body));
         assert!(out.0.len() < body.len() + 200);
     }

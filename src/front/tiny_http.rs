@@ -21,7 +21,7 @@ use http::{Method, Request, Version};
 use tiny_http::Server;
 
 use super::head::{Framing, Head, Persistence};
-use super::reply::{self, Clock, Content};
+use super::reply::{Content, Writer};
 use super::slots::Busy;
 use super::{InHand, Limits, Listener, body};
 use crate::call::{Answer, Connection, Peer};
@@ -208,12 +208,11 @@ impl Receiver {
             Err(error) => error.response().into(),
         };
         let Answer { response, receipt } = answer;
-        let mut writer = request.into_writer();
-        let mut clock = Clock::default();
+        let mut stream = request.into_writer();
         let written =
-            reply::write(&mut writer, &response, content, persistence, version, &mut clock);
+            Writer::default().write(&mut stream, &response, content, persistence, version);
         // tiny_http buffers what it sends: only a flush says whether it went out.
-        if written.and_then(|()| writer.flush()).is_ok() {
+        if written.and_then(|()| stream.flush()).is_ok() {
             receipt.confirm();
         }
     }

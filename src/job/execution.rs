@@ -4,7 +4,6 @@
 //! Does not know what a handler is. Invariant: a stop that was asked for is never lost: it is seen
 //! by a handler that starts waiting, or registers its waker, after the fact.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -177,8 +176,10 @@ pub struct Executions(Arc<Mutex<Runs>>);
 
 #[derive(Default)]
 struct Runs {
-    next: u64,
-    running: HashMap<u64, Arc<Execution>>,
+    /// Each at the place that its [`Run`] knows.
+    running: Vec<Option<Arc<Execution>>>,
+    /// The places that are free.
+    free: Vec<usize>,
     /// Set at the end: a run that begins later is stopped at once.
     stop: Option<Stop>,
 }
@@ -191,10 +192,13 @@ impl Executions {
         if let Some(stop) = runs.stop {
             execution.stop(stop);
         }
-        let key = runs.next;
-        runs.next += 1;
-        runs.running.insert(key, Arc::clone(&execution));
-        Run { runs: Arc::clone(&self.0), key, execution }
+        let place = runs.free.pop().unwrap_or(runs.running.len());
+        if place == runs.running.len() {
+            runs.running.push(None);
+        }
+        runs.running[place] = Some(Arc::clone(&execution));
+        drop(runs);
+        Run { runs: Arc::clone(&self.0), place, execution }
     }
 
     /// Stops every run, and those that begin from now on.
@@ -202,7 +206,7 @@ impl Executions {
         let running: Vec<_> = {
             let mut runs = lock(&self.0);
             runs.stop = Some(stop);
-            runs.running.values().cloned().collect()
+            runs.running.iter().flatten().cloned().collect()
         };
         for execution in running {
             execution.stop(stop);
@@ -211,7 +215,8 @@ impl Executions {
 
     /// How many runs are under way.
     pub fn len(&self) -> usize {
-        lock(&self.0).running.len()
+        let runs = lock(&self.0);
+        runs.running.len() - runs.free.len()
     }
 
     /// Whether nothing runs.
@@ -223,14 +228,16 @@ impl Executions {
 /// A run under way.
 pub struct Run {
     runs: Arc<Mutex<Runs>>,
-    key: u64,
+    place: usize,
     /// The line to its handler.
     pub execution: Arc<Execution>,
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        lock(&self.runs).running.remove(&self.key);
+        let mut runs = lock(&self.runs);
+        runs.running[self.place] = None;
+        runs.free.push(self.place);
     }
 }
 
