@@ -12,10 +12,11 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::call::empty;
 use crate::error::Error;
+use crate::fields::find;
 
 /// The fields of an answer that a page may read, beside those that it always may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
@@ -26,6 +27,9 @@ const METHODS: HeaderValue = HeaderValue::from_static("DELETE, GET, HEAD, PATCH,
 /// How long a browser may remember a preflight, in seconds: as ArangoDB.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("1800");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
+
+/// The fields by which a page is known.
+static NAMES: [HeaderName; 2] = [HOST, ORIGIN];
 
 /// Whether the name in `host` matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,8 @@ impl Policy {
     /// # Errors
     /// [`Error::Forbidden`], which says what to allow.
     pub fn check(&self, request: &Parts) -> Result<Foreign, Error> {
-        let host = request.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let [host, origin] = find(&request.headers, &NAMES);
+        let host = host.first.and_then(|host| host.to_str().ok());
         if let Some(host) = host.filter(|_| self.host_check == HostCheck::Loopback)
             && !self.is_own_host(host)
         {
@@ -64,11 +69,10 @@ impl Policy {
                 "host is not a name of this host; see --allow-host".into(),
             ));
         }
-        let mut origins = request.headers.get_all(ORIGIN).iter();
-        let Some(origin) = origins.next() else { return Ok(None) };
-        if origins.next().is_some() {
-            return Err(foreign_origin());
+        if origin.first.is_none() {
+            return Ok(None);
         }
+        let origin = origin.only().ok_or_else(foreign_origin)?;
         let text = origin.to_str().map_err(|_| foreign_origin())?;
         if is_own_origin(text, host) {
             return Ok(None);

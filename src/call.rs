@@ -10,24 +10,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 
-/// The authenticated user to whom a job belongs; the empty name where nobody needs to say who they are.
+/// The authenticated user to whom a job belongs; nobody where nobody needs to say who they are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Owner(Arc<str>);
+pub struct Owner(Option<Arc<str>>);
 
 impl Owner {
     /// The owner of every job while deferd runs without authentication.
-    pub fn anonymous() -> Self {
-        Self(Arc::from(""))
+    pub const fn anonymous() -> Self {
+        Self(None)
     }
 
-    /// A user.
+    /// A user; the empty name is nobody's.
     pub fn named(name: &str) -> Self {
-        Self(Arc::from(name))
+        Self((!name.is_empty()).then(|| Arc::from(name)))
     }
 
     /// The user's name; `None` for nobody in particular.
     pub fn name(&self) -> Option<&str> {
-        (!self.0.is_empty()).then_some(&self.0)
+        self.0.as_deref()
     }
 
     /// The name as the log shows it: `-` for nobody.

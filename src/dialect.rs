@@ -12,11 +12,15 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
 use crate::error::Error;
-use crate::prefer::Preferences;
+use crate::fields::{Lines, find};
+use crate::prefer::{PREFER, Preferences};
 use crate::store::{IdempotencyKey, Keep};
 
 const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The fields that say how a request is to be answered.
+static NAMES: [HeaderName; 2] = [ASYNC, PREFER];
 
 /// In the order in which they count.
 const METHOD_OVERRIDES: [HeaderName; 3] = [
@@ -41,15 +45,20 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// That of a request: `x-arango-async`, if it is exactly `store` or `true`, and there once; else
-    /// `prefer`.
-    pub fn of(request: &Parts, preferences: Preferences) -> Self {
-        if request.method == Method::OPTIONS {
+    /// That of a request, and what its client prefers.
+    pub fn of(request: &Parts) -> (Self, Preferences) {
+        let [deferral, prefer] = find(&request.headers, &NAMES);
+        let preferences = prefer.first.map(|_| Preferences::of(&request.headers));
+        let preferences = preferences.unwrap_or_default();
+        (Self::chosen(&request.method, deferral, preferences), preferences)
+    }
+
+    /// By `x-arango-async`, if it is exactly `store` or `true`, and there once; else by `prefer`.
+    fn chosen(method: &Method, deferral: Lines<'_>, preferences: Preferences) -> Self {
+        if *method == Method::OPTIONS {
             return Self::Synchronous;
         }
-        let mut values = request.headers.get_all(ASYNC).iter();
-        let value = values.next().filter(|_| values.next().is_none());
-        match value.map(|value| value.as_bytes().trim_ascii()) {
+        match deferral.only().map(|value| value.as_bytes().trim_ascii()) {
             Some(b"store") => Self::Deferred(Keep::Result),
             Some(b"true") => Self::Deferred(Keep::Nothing),
             _ if preferences.respond_async => Self::Preferred(preferences.wait.unwrap_or_default()),
@@ -172,7 +181,8 @@ mod tests {
             ("GET", &[], Mode::Synchronous),
         ] {
             let fields: Vec<_> = values.iter().map(|value| (ASYNC, *value)).collect();
-            let mode = Mode::of(&parts(method, &fields), Preferences::default());
+            let (mode, preferences) = Mode::of(&parts(method, &fields));
+            assert_eq!(preferences, Preferences::default());
             assert_eq!(mode, expected, "{method} {values:?}");
         }
     }
@@ -180,17 +190,21 @@ mod tests {
     #[test]
     fn arango_s_field_wins_over_the_preference() {
         let wait = Duration::from_secs(3);
-        let preferences = Preferences { respond_async: true, wait: Some(wait) };
         for (method, fields, expected) in [
-            ("GET", &[][..], Mode::Preferred(wait)),
-            ("GET", &[(ASYNC, "true")], Mode::Deferred(Keep::Nothing)),
-            ("GET", &[(ASYNC, "1")], Mode::Preferred(wait)),
-            ("OPTIONS", &[], Mode::Synchronous),
+            ("GET", &[(PREFER, "respond-async, wait=3")][..], Mode::Preferred(wait)),
+            (
+                "GET",
+                &[(PREFER, "respond-async, wait=3"), (ASYNC, "true")],
+                Mode::Deferred(Keep::Nothing),
+            ),
+            ("GET", &[(ASYNC, "1"), (PREFER, "respond-async, wait=3")], Mode::Preferred(wait)),
+            ("OPTIONS", &[(PREFER, "respond-async, wait=3")], Mode::Synchronous),
+            ("GET", &[(PREFER, "wait=3")], Mode::Synchronous),
         ] {
-            assert_eq!(Mode::of(&parts(method, fields), preferences), expected, "{fields:?}");
+            let (mode, preferences) = Mode::of(&parts(method, fields));
+            assert_eq!(mode, expected, "{fields:?}");
+            assert_eq!(preferences.wait, Some(wait));
         }
-        let preferences = Preferences { respond_async: false, wait: Some(wait) };
-        assert_eq!(Mode::of(&parts("GET", &[]), preferences), Mode::Synchronous);
     }
 
     #[test]

@@ -31,6 +31,7 @@
 //!   responses at rest.
 //! - [`content`]: content while it comes, and where it lives.
 //! - [`call`]: a request with its origin, an answer with its receipt.
+//! - [`fields`]: fields by their names.
 //! - [`error`]: the one table of deferd's own errors.
 
 pub mod api;
@@ -42,6 +43,7 @@ pub mod config;
 pub mod content;
 pub mod dialect;
 pub mod error;
+pub mod fields;
 pub mod front;
 pub mod handler;
 pub mod job;

@@ -3,7 +3,7 @@
 //! Owns the order of the checks, the reading of the database prefix, and the access log; how a client
 //! says what it wants is `dialect`'s. Does no I/O of its own. A client that prefers to wait for a job does
 //! so here, in its connection's thread. Invariants: every check that needs no content is made by
-//! [`Service::plan`], before the content is read; what can never run never gets a `202`.
+//! [`Session::plan`], before the content is read; what can never run never gets a `202`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +22,9 @@ use crate::dialect::{self, Mode};
 use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::JobId;
+use crate::job::execution::Run;
 use crate::jobs::Jobs;
-use crate::prefer::{PREFER, PREFERENCE_APPLIED, Preferences};
+use crate::prefer::{PREFER, PREFERENCE_APPLIED};
 use crate::store::{JobKey, Keep, Lookup, Submission};
 
 /// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
@@ -43,14 +44,13 @@ pub struct Plan {
     foreign: Foreign,
 }
 
-/// What the fronts talk to.
+/// What the fronts talk to, each thread of theirs by a [`Session`].
 pub struct Service {
     routes: Arc<Routes>,
     jobs: Arc<Jobs>,
     policy: Policy,
     /// `None`: everybody is welcome.
     auth: Option<Auth>,
-    anonymous: Owner,
     /// `--max-wait`.
     max_wait: Duration,
 }
@@ -65,7 +65,7 @@ impl Service {
         policy: Policy,
         max_wait: Duration,
     ) -> Self {
-        Self { routes, jobs, policy, auth, anonymous: Owner::anonymous(), max_wait }
+        Self { routes, jobs, policy, auth, max_wait }
     }
 
     /// Reads the users again, where there are any, and tells the log.
@@ -77,32 +77,9 @@ impl Service {
         }
     }
 
-    /// Whether deferd is ending, so that connections should not be kept.
-    pub fn is_draining(&self) -> bool {
-        self.jobs.is_draining()
-    }
-
-    /// Checks a request by its head. Rewrites its method to the one that it stands for, and its target to
-    /// the one without database prefix.
-    ///
-    /// # Errors
-    /// The answer, if it needs no more of the request: it is refused, or a preflight.
-    pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
-        let begin = AccessLine::begin();
-        let foreign = self.policy.check(request);
-        let planned = match foreign.clone() {
-            Ok(foreign) => match browser::preflight(request, &foreign) {
-                Some(response) => Err(response),
-                None => self.checked(request, foreign).map_err(|error| error.response()),
-            },
-            Err(error) => Err(error.response()),
-        };
-        planned.map_err(|mut response| {
-            browser::disclose(&mut response, foreign.unwrap_or_default());
-            let line = AccessLine::of(&request.method, &request.uri, connection, begin);
-            line.write(&self.anonymous, "-", &response);
-            Box::new(response.into())
-        })
+    /// A session for a thread that serves clients.
+    pub fn session(&self) -> Session<'_> {
+        Session { service: self, run: self.jobs.executions.begin(None) }
     }
 
     fn checked(&self, request: &mut Parts, foreign: Foreign) -> Result<Plan, Error> {
@@ -126,10 +103,9 @@ impl Service {
         self.routes.get(route).handler.check(request)?;
         let (owner, auth_type) = match caller {
             Some(caller) => (caller.owner, Some(caller.auth_type)),
-            None => (self.anonymous.clone(), None),
+            None => (Owner::anonymous(), None),
         };
-        let preferences = Preferences::of(&request.headers);
-        let mode = Mode::of(request, preferences);
+        let (mode, preferences) = Mode::of(request);
         let (mut key, mut awaited) = (None, None);
         match preferences.wait {
             _ if mode != Mode::Synchronous => key = dialect::idempotency_key(request)?,
@@ -144,50 +120,6 @@ impl Service {
             self.jobs.check(announced_length(request))?;
         }
         Ok(Plan { route, mode, key, awaited, owner, auth_type, foreign })
-    }
-
-    /// Answers a whole request, which `peer` waits for.
-    pub fn call(
-        &self,
-        plan: Plan,
-        request: Request<Bytes>,
-        connection: Connection,
-        peer: &dyn Peer,
-    ) -> Answer {
-        let Plan { route, mode, key, awaited, owner, auth_type, foreign } = plan;
-        let line =
-            AccessLine::of(request.method(), request.uri(), &connection, AccessLine::begin());
-        let call = Call { request, connection, owner: owner.clone(), auth_type };
-        let preferred = awaited.is_some() || matches!(mode, Mode::Preferred(_));
-        if let Some((job, span)) = &awaited {
-            self.jobs.wait(job, (*span).min(self.max_wait), peer);
-        }
-        let answer = match mode {
-            Mode::Synchronous => self.run(route, call),
-            Mode::Deferred(keep) => self
-                .submit(route, call, keep, key)
-                .map(|job| accepted((keep == Keep::Result).then_some(job.id)).into()),
-            Mode::Preferred(span) => {
-                let job = self.submit(route, call, Keep::Result, key);
-                job.map(|job| self.answer_in_time(job, span, peer))
-            }
-        };
-        let mut answer = answer.unwrap_or_else(|error| error.response().into());
-        if preferred {
-            answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
-        }
-        browser::disclose(&mut answer.response, foreign);
-        line.write(&owner, &self.routes.get(route).prefix, &answer.response);
-        answer
-    }
-
-    /// Runs a request while its client waits, in line with the jobs of its route.
-    fn run(&self, index: RouteIndex, call: Call) -> Result<Answer, Error> {
-        let route = self.routes.get(index);
-        let gate = route.gate.as_ref();
-        let _pass = gate.map(|gate| gate.enter(route.time_limit)).transpose()?;
-        let run = self.jobs.executions.begin(None);
-        Ok(self.routes.run(index, &call, &run.execution))
     }
 
     fn submit(
@@ -221,6 +153,88 @@ impl Service {
     }
 }
 
+/// One thread's dealings with the service, one request after the other.
+pub struct Session<'a> {
+    service: &'a Service,
+    /// The line to the handlers that it runs while their clients wait.
+    run: Run,
+}
+
+impl Session<'_> {
+    /// Whether deferd is ending, so that connections should not be kept.
+    pub fn is_draining(&self) -> bool {
+        self.service.jobs.is_draining()
+    }
+
+    /// Checks a request by its head. Rewrites its method to the one that it stands for, and its target to
+    /// the one without database prefix.
+    ///
+    /// # Errors
+    /// The answer, if it needs no more of the request: it is refused, or a preflight.
+    pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
+        let begin = AccessLine::begin();
+        let foreign = self.service.policy.check(request);
+        let planned = match foreign.clone() {
+            Ok(foreign) => match browser::preflight(request, &foreign) {
+                Some(response) => Err(response),
+                None => self.service.checked(request, foreign).map_err(|error| error.response()),
+            },
+            Err(error) => Err(error.response()),
+        };
+        planned.map_err(|mut response| {
+            browser::disclose(&mut response, foreign.unwrap_or_default());
+            let line = AccessLine::of(&request.method, &request.uri, connection, begin);
+            line.write(&Owner::anonymous(), "-", &response);
+            Box::new(response.into())
+        })
+    }
+
+    /// Answers a whole request, which `peer` waits for.
+    pub fn call(
+        &self,
+        plan: Plan,
+        request: Request<Bytes>,
+        connection: Connection,
+        peer: &dyn Peer,
+    ) -> Answer {
+        let service = self.service;
+        let Plan { route, mode, key, awaited, owner, auth_type, foreign } = plan;
+        let line =
+            AccessLine::of(request.method(), request.uri(), &connection, AccessLine::begin());
+        let call = Call { request, connection, owner: owner.clone(), auth_type };
+        let preferred = awaited.is_some() || matches!(mode, Mode::Preferred(_));
+        if let Some((job, span)) = &awaited {
+            service.jobs.wait(job, (*span).min(service.max_wait), peer);
+        }
+        let answer = match mode {
+            Mode::Synchronous => self.run(route, call),
+            Mode::Deferred(keep) => service
+                .submit(route, call, keep, key)
+                .map(|job| accepted((keep == Keep::Result).then_some(job.id)).into()),
+            Mode::Preferred(span) => {
+                let job = service.submit(route, call, Keep::Result, key);
+                job.map(|job| service.answer_in_time(job, span, peer))
+            }
+        };
+        let mut answer = answer.unwrap_or_else(|error| error.response().into());
+        if preferred {
+            answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
+        }
+        browser::disclose(&mut answer.response, foreign);
+        line.write(&owner, &service.routes.get(route).prefix, &answer.response);
+        answer
+    }
+
+    /// Runs a request while its client waits, in line with the jobs of its route.
+    fn run(&self, index: RouteIndex, call: Call) -> Result<Answer, Error> {
+        let Self { service, run } = self;
+        let route = service.routes.get(index);
+        let gate = route.gate.as_ref();
+        let _pass = gate.map(|gate| gate.enter(route.time_limit)).transpose()?;
+        Ok(service.routes.run(index, &call, &run.execution))
+    }
+}
+
 /// The `202`, with the id where the result can be asked for.
 fn accepted(id: Option<JobId>) -> Response<Bytes> {
     let mut response = empty(StatusCode::ACCEPTED);
@@ -244,7 +258,7 @@ fn announced_length(request: &Parts) -> usize {
 fn is_open(request: &Parts, inner: &Result<Option<Uri>, Error>) -> bool {
     let uri = inner.as_ref().ok().and_then(Option::as_ref).unwrap_or(&request.uri);
     let path = uri.path().strip_suffix('/').unwrap_or(uri.path());
-    path == api::OPEN && Mode::of(request, Preferences::of(&request.headers)) == Mode::Synchronous
+    path == api::OPEN && Mode::of(request).0 == Mode::Synchronous
 }
 
 /// The target without `/_db/_system`; `None` where it has no database prefix.

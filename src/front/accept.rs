@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::head::Persistence;
+use super::in_hand::InHand;
 use super::reply::{Content, Writer};
-use super::slots::{InHand, Slot, Slots};
+use super::slots::{Slot, Slots};
 use super::stream::{Listener, Stream};
 use super::{Limits, connection};
 use crate::call::Connection;

@@ -18,7 +18,7 @@ use super::slots::Slot;
 use super::stream::Stream;
 use super::{Broken, Limits, body, head};
 use crate::call::{Answer, Connection};
-use crate::service::Service;
+use crate::service::{Service, Session};
 
 /// How long, and how much, a closing connection is read, so that its last answer is not lost to a
 /// reset (RFC 9112 section 9.6).
@@ -27,7 +27,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// One connection.
 pub struct Exchange<'a> {
-    service: &'a Service,
+    session: Session<'a>,
     limits: &'a Limits,
     slot: &'a Slot,
     stream: &'a Stream,
@@ -49,8 +49,9 @@ pub fn serve(
         return;
     };
     let input = Input::new(stream);
-    let writer = Writer::default();
-    let mut exchange = Exchange { service, limits, slot, stream, input, output, connection, writer };
+    let (session, writer) = (service.session(), Writer::default());
+    let mut exchange =
+        Exchange { session, limits, slot, stream, input, output, connection, writer };
     while exchange.next() == Persistence::KeepAlive {}
 }
 
@@ -77,7 +78,7 @@ impl Exchange<'_> {
         let Head { mut parts, framing, persistence, expectation } = head;
         let version = parts.version;
         let content = if parts.method == Method::HEAD { Content::Omitted } else { Content::Sent };
-        let plan = match self.service.plan(&mut parts, &self.connection) {
+        let plan = match self.session.plan(&mut parts, &self.connection) {
             Ok(plan) => plan,
             Err(answer) if framing == Framing::Length(0) => {
                 return self.deliver(*answer, content, persistence, version);
@@ -97,7 +98,7 @@ impl Exchange<'_> {
             Err(broken) => return self.refuse(broken),
         };
         let request = Request::from_parts(parts, body);
-        let answer = self.service.call(plan, request, self.connection, self.stream);
+        let answer = self.session.call(plan, request, self.connection, self.stream);
         self.deliver(answer, content, persistence, version)
     }
 
@@ -114,7 +115,7 @@ impl Exchange<'_> {
         version: Version,
     ) -> Persistence {
         let Answer { response, receipt } = answer;
-        let draining = self.service.is_draining();
+        let draining = self.session.is_draining();
         let persistence = if draining { Persistence::Close } else { wanted };
         let Self { output, writer, .. } = self;
         let written = writer.write(output, &response, content, persistence, version);

@@ -16,9 +16,13 @@ use memchr::memchr;
 use super::input::{Input, Timed};
 use super::{Broken, Limits};
 use crate::error::Error;
+use crate::fields::{Lines, find};
 
 /// How many fields a head may have.
 const MAX_FIELDS: usize = 100;
+
+/// The fields that say what a head means to a front.
+static CONTROL: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, EXPECT];
 
 /// How the content of a request is delimited (RFC 9112 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,14 +175,14 @@ impl Head {
         limits: &Limits,
     ) -> Result<Self, Error> {
         let uri = target(request_target, &method, &mut fields)?;
-        let known = Known::of(&fields);
-        known.check_host(version)?;
-        let framing = known.framing(version)?;
+        let [host, length, coding, connection, expect] = find(&fields, &CONTROL);
+        check_host(host, version)?;
+        let framing = framing(length, coding, version)?;
         if matches!(framing, Framing::Length(length) if length > limits.max_body as u64) {
             return Err(Error::BodyTooLarge);
         }
-        let persistence = known.persistence(version);
-        let expectation = known.expectation(version)?;
+        let persistence = persistence(&fields, connection, version);
+        let expectation = expectation(expect, version)?;
         let mut parts = Request::new(()).into_parts().0;
         (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, fields);
         Ok(Self { parts, framing, persistence, expectation })
@@ -232,106 +236,14 @@ fn target(target: &str, method: &Method, fields: &mut HeaderMap) -> Result<Uri, 
     uri.path_and_query().cloned().map(Uri::from).ok_or_else(bad)
 }
 
-/// The lines of one field: the first of them, and whether there are more.
-#[derive(Clone, Copy, Default)]
-struct Lines<'a> {
-    first: Option<&'a HeaderValue>,
-    more: bool,
-}
-
-impl<'a> Lines<'a> {
-    fn add(&mut self, value: &'a HeaderValue) {
-        self.more = self.first.is_some();
-        self.first = self.first.or(Some(value));
-    }
-}
-
-/// The fields that matter to a front, found in one walk over all of them.
-#[derive(Default)]
-struct Known<'a> {
-    host: Lines<'a>,
-    content_length: Lines<'a>,
-    transfer_encoding: Lines<'a>,
-    expect: Lines<'a>,
-    /// Whether `connection` has these options.
-    close: bool,
-    keep_alive: bool,
-}
-
-impl<'a> Known<'a> {
-    fn of(fields: &'a HeaderMap) -> Self {
-        let mut known = Self::default();
-        for (name, value) in fields {
-            if name == HOST {
-                known.host.add(value);
-            } else if name == CONTENT_LENGTH {
-                known.content_length.add(value);
-            } else if name == TRANSFER_ENCODING {
-                known.transfer_encoding.add(value);
-            } else if name == EXPECT {
-                known.expect.add(value);
-            } else if name == CONNECTION {
-                known.add_connection(value);
-            }
-        }
-        known
-    }
-
-    fn add_connection(&mut self, value: &HeaderValue) {
-        for option in value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii) {
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-    }
-
-    /// Exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and it is one (section 3.2).
-    fn check_host(&self, version: Version) -> Result<(), Error> {
-        match self.host {
-            Lines { more: true, .. } => Err(Error::bad_parameter("more than one host")),
-            Lines { first: Some(host), .. } if is_host(host.as_bytes()) => Ok(()),
-            Lines { first: Some(_), .. } => Err(Error::bad_parameter("host is not valid")),
-            Lines { first: None, .. } if version == Version::HTTP_10 => Ok(()),
-            Lines { first: None, .. } => Err(Error::bad_parameter("host is missing")),
-        }
-    }
-
-    /// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
-    fn framing(&self, version: Version) -> Result<Framing, Error> {
-        let (length, coding) = (self.content_length, self.transfer_encoding);
-        match (length.first, coding.first) {
-            (None, None) => Ok(Framing::Length(0)),
-            (Some(_), Some(_)) => {
-                Err(Error::bad_parameter("both content-length and transfer-encoding"))
-            }
-            (Some(_), None) if length.more => {
-                Err(Error::bad_parameter("more than one content-length"))
-            }
-            (Some(length), None) => content_length(length),
-            (None, Some(_)) if version == Version::HTTP_10 => {
-                Err(Error::bad_parameter("transfer-encoding in HTTP/1.0"))
-            }
-            (None, Some(_)) if coding.more => {
-                Err(Error::bad_parameter("more than one transfer-encoding"))
-            }
-            (None, Some(coding)) => transfer_coding(coding),
-        }
-    }
-
-    fn persistence(&self, version: Version) -> Persistence {
-        let keeps = !self.close && (version == Version::HTTP_11 || self.keep_alive);
-        if keeps { Persistence::KeepAlive } else { Persistence::Close }
-    }
-
-    fn expectation(&self, version: Version) -> Result<Expectation, Error> {
-        match self.expect.first {
-            // "MUST ignore that expectation" in HTTP/1.0 (RFC 9110 section 10.1.1).
-            Some(_) if version == Version::HTTP_10 => Ok(Expectation::None),
-            None => Ok(Expectation::None),
-            Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-                Ok(Expectation::Continue)
-            }
-            Some(_) => Err(Error::ExpectationFailed),
-        }
+/// Exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and it is one (section 3.2).
+fn check_host(host: Lines<'_>, version: Version) -> Result<(), Error> {
+    match host.first {
+        Some(_) if host.more => Err(Error::bad_parameter("more than one host")),
+        Some(host) if is_host(host.as_bytes()) => Ok(()),
+        Some(_) => Err(Error::bad_parameter("host is not valid")),
+        None if version == Version::HTTP_10 => Ok(()),
+        None => Err(Error::bad_parameter("host is missing")),
     }
 }
 
@@ -340,6 +252,25 @@ fn is_host(value: &[u8]) -> bool {
     // A name or an IPv4 address without port, as nearly everybody sends it, needs no parser.
     value.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
         || Authority::try_from(value).is_ok_and(|authority| !authority.as_str().contains('@'))
+}
+
+/// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
+fn framing(length: Lines<'_>, coding: Lines<'_>, version: Version) -> Result<Framing, Error> {
+    match (length.first, coding.first) {
+        (None, None) => Ok(Framing::Length(0)),
+        (Some(_), Some(_)) => {
+            Err(Error::bad_parameter("both content-length and transfer-encoding"))
+        }
+        (Some(_), None) if length.more => Err(Error::bad_parameter("more than one content-length")),
+        (Some(length), None) => content_length(length),
+        (None, Some(_)) if version == Version::HTTP_10 => {
+            Err(Error::bad_parameter("transfer-encoding in HTTP/1.0"))
+        }
+        (None, Some(_)) if coding.more => {
+            Err(Error::bad_parameter("more than one transfer-encoding"))
+        }
+        (None, Some(coding)) => transfer_coding(coding),
+    }
 }
 
 fn content_length(value: &HeaderValue) -> Result<Framing, Error> {
@@ -362,6 +293,29 @@ fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
             Err(Error::NotImplemented("a transfer coding other than chunked".into()))
         }
         _ => Err(Error::bad_parameter("transfer-encoding does not end in chunked once")),
+    }
+}
+
+fn persistence(fields: &HeaderMap, connection: Lines<'_>, version: Version) -> Persistence {
+    let has = |option: &[u8]| {
+        let values = fields.get_all(CONNECTION).iter();
+        let mut options = values.flat_map(|value| value.as_bytes().split(|&b| b == b','));
+        connection.first.is_some()
+            && options.any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    let keeps = !has(b"close") && (version == Version::HTTP_11 || has(b"keep-alive"));
+    if keeps { Persistence::KeepAlive } else { Persistence::Close }
+}
+
+fn expectation(expect: Lines<'_>, version: Version) -> Result<Expectation, Error> {
+    match expect.first {
+        // "MUST ignore that expectation" in HTTP/1.0 (RFC 9110 section 10.1.1).
+        Some(_) if version == Version::HTTP_10 => Ok(Expectation::None),
+        None => Ok(Expectation::None),
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Ok(Expectation::Continue)
+        }
+        Some(_) => Err(Error::ExpectationFailed),
     }
 }
 

@@ -10,6 +10,7 @@ mod accept;
 mod body;
 mod connection;
 mod head;
+mod in_hand;
 mod input;
 mod output;
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod stream;
 pub mod tiny_http;
 
 pub use accept::{Listening, Stopper};
-pub use slots::InHand;
+pub use in_hand::InHand;
 pub use stream::Listener;
 
 use std::time::Duration;

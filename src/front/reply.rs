@@ -9,13 +9,16 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{Response, StatusCode, Version};
+use http::{HeaderName, Response, StatusCode, Version};
 
 use super::head::Persistence;
 use crate::call::LengthOfGet;
 
 /// Content up to this size is copied behind the head; larger content is written from where it is.
 const SMALL: usize = 4096;
+
+/// The fields that are the front's, whatever a handler said.
+static OWN: [HeaderName; 3] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING];
 
 /// Whether the content is sent, or only described (RFC 9110 section 9.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub enum Content {
 pub struct Writer {
     /// The head of an answer, and small content behind it.
     head: Vec<u8>,
-    /// The `date` field, formatted once a second.
+    /// The `date` field of this second.
     second: u64,
     date: String,
 }
@@ -54,7 +57,10 @@ impl Writer {
         self.put_status_and_fields(response);
         match response.extensions().get::<LengthOfGet>().filter(|_| content == Content::Omitted) {
             Some(LengthOfGet(Some(length))) => self.put(b"content-length", length.as_bytes()),
-            None if has_content => self.put_length(response.body().len()),
+            None if has_content => {
+                let mut digits = itoa::Buffer::new();
+                self.put(b"content-length", digits.format(response.body().len()).as_bytes());
+            }
             _ => {}
         }
         match (persistence, version) {
@@ -78,13 +84,18 @@ impl Writer {
 
     fn put_status_and_fields(&mut self, response: &Response<Bytes>) {
         let status = response.status();
-        let reason = status.canonical_reason().unwrap_or("");
-        for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
-            self.head.extend_from_slice(part.as_bytes());
+        if status == StatusCode::OK {
+            // Nearly all of them.
+            self.head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        } else {
+            let reason = status.canonical_reason().unwrap_or("");
+            for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+                self.head.extend_from_slice(part.as_bytes());
+            }
         }
         let mut dated = false;
         for (name, value) in response.headers() {
-            if ![CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name) {
+            if !OWN.contains(name) {
                 dated |= name == DATE;
                 self.put(name.as_str().as_bytes(), value.as_bytes());
             }
@@ -99,24 +110,15 @@ impl Writer {
         let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if second != self.second {
             self.second = second;
-            self.date = httpdate::fmt_http_date(now);
+            self.date = format!("date: {}\r\n", httpdate::fmt_http_date(now));
         }
-        put(&mut self.head, b"date", self.date.as_bytes());
-    }
-
-    fn put_length(&mut self, length: usize) {
-        put(&mut self.head, b"content-length", itoa::Buffer::new().format(length).as_bytes());
+        self.head.extend_from_slice(self.date.as_bytes());
     }
 
     fn put(&mut self, name: &[u8], value: &[u8]) {
-        put(&mut self.head, name, value);
-    }
-}
-
-fn put(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    head.reserve(name.len() + value.len() + 4);
-    for part in [name, b": ", value, b"\r\n"] {
-        head.extend_from_slice(part);
+        for part in [name, b": ", value, b"\r\n"] {
+            self.head.extend_from_slice(part);
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Who may be connected: so many at once, and no peer more than half of them.
 //!
-//! Owns the count of connections and of requests in their hands. Invariants: a count goes down exactly
-//! when the guard that raised it is dropped; once closed, no request begins.
+//! Owns the count of connections. Invariant: it goes down exactly when the guard that raised it is
+//! dropped.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::in_hand::{Busy, InHand};
 use crate::call::Connection;
 
 /// The places for connections.
@@ -20,6 +20,8 @@ pub struct Slots {
 #[derive(Default)]
 struct Taken {
     total: usize,
+    /// Since the beginning.
+    ever: usize,
     by_peer: HashMap<IpAddr, usize>,
 }
 
@@ -39,8 +41,9 @@ impl Slots {
             return None;
         }
         taken.total += 1;
+        taken.ever = taken.ever.wrapping_add(1);
         taken.by_peer.insert(peer, of_peer + 1);
-        Some(Slot { slots: Arc::clone(self), peer })
+        Some(Slot { slots: Arc::clone(self), peer, number: taken.ever })
     }
 
     /// The requests that are being answered.
@@ -57,12 +60,13 @@ impl Slots {
 pub struct Slot {
     slots: Arc<Slots>,
     peer: IpAddr,
+    number: usize,
 }
 
 impl Slot {
     /// [`InHand::begin`] of this front.
     pub fn begin_request(&self) -> Option<Busy<'_>> {
-        self.slots.in_hand.begin()
+        self.slots.in_hand.begin(self.number)
     }
 }
 
@@ -76,42 +80,6 @@ impl Drop for Slot {
                 taken.by_peer.remove(&self.peer);
             }
         }
-    }
-}
-
-/// How many requests were read and are not answered to the last byte; or that there will be no more.
-#[derive(Default)]
-pub struct InHand(AtomicUsize);
-
-/// No request begins any more.
-const CLOSED: usize = usize::MAX;
-
-impl InHand {
-    /// Counts a request as being answered until the guard is dropped; `None` when it must not begin,
-    /// because the end would cut its answer.
-    pub fn begin(&self) -> Option<Busy<'_>> {
-        let more = |count| (count != CLOSED).then(|| count + 1);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Busy(self))
-    }
-
-    /// Lets no request begin any more, if none is being answered at this moment; whether that is so.
-    pub fn close_if_idle(&self) -> bool {
-        let closed = self.0.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire);
-        matches!(closed, Ok(_) | Err(CLOSED))
-    }
-
-    /// Takes back that it was closed.
-    pub fn reopen(&self) {
-        let _ = self.0.compare_exchange(CLOSED, 0, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
-
-/// A request that is being answered.
-pub struct Busy<'a>(&'a InHand);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -138,18 +106,5 @@ mod tests {
         let all = [slots.take(local).unwrap(), slots.take(local).unwrap()];
         drop((others, all));
         assert!(slots.lock().by_peer.is_empty() && slots.lock().total == 0);
-    }
-    #[test]
-    fn what_is_in_hand_is_ended_before_the_end_and_nothing_begins_behind_it() {
-        let in_hand = InHand::default();
-        let (first, second) = (in_hand.begin().unwrap(), in_hand.begin().unwrap());
-        drop(first);
-        assert!(!in_hand.close_if_idle());
-        assert!(in_hand.begin().is_some());
-        drop(second);
-        assert!(in_hand.close_if_idle() && in_hand.close_if_idle());
-        assert!(in_hand.begin().is_none());
-        in_hand.reopen();
-        assert!(in_hand.begin().is_some());
     }
 }

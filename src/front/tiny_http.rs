@@ -21,13 +21,13 @@ use http::{Method, Request, Version};
 use tiny_http::Server;
 
 use super::head::{Framing, Head, Persistence};
+use super::in_hand::Busy;
 use super::reply::{Content, Writer};
-use super::slots::Busy;
 use super::{InHand, Limits, Listener, body};
 use crate::call::{Answer, Connection, Peer};
 use crate::content::ContentBuffer;
 use crate::error::Error;
-use crate::service::Service;
+use crate::service::{Service, Session};
 
 /// Threads that take requests from the accept loop; so many synchronous ones run at once.
 const RECEIVERS: usize = 64;
@@ -130,8 +130,9 @@ impl TinyHttp {
     /// # Errors
     /// When no thread can be had.
     pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) -> io::Result<()> {
-        for _ in 0..RECEIVERS {
+        for number in 0..RECEIVERS {
             let receiver = Receiver {
+                number,
                 server: Arc::clone(&self.server),
                 in_hand: Arc::clone(&self.in_hand),
                 accepting: Arc::clone(&self.accepting),
@@ -147,6 +148,7 @@ impl TinyHttp {
 }
 
 struct Receiver {
+    number: usize,
     server: Arc<Server>,
     in_hand: Arc<InHand>,
     accepting: Accepting,
@@ -157,12 +159,14 @@ struct Receiver {
 
 impl Receiver {
     fn run(&self) {
+        let session = self.service.session();
         loop {
             match self.server.recv() {
                 Ok(request) => {
                     let _busy = self.begin();
                     // Its own code can panic while it answers (a `te` field with `q=nan`).
-                    let answered = catch_unwind(AssertUnwindSafe(|| self.answer(request)));
+                    let answered =
+                        catch_unwind(AssertUnwindSafe(|| self.answer(&session, request)));
                     if answered.is_err() {
                         log::error!("tiny_http panicked; its client gets no answer");
                     }
@@ -183,14 +187,14 @@ impl Receiver {
     /// itself answers a request that is dropped, with `500`.
     fn begin(&self) -> Busy<'_> {
         loop {
-            match self.in_hand.begin() {
+            match self.in_hand.begin(self.number) {
                 Some(busy) => return busy,
                 None => thread::sleep(LOOK),
             }
         }
     }
 
-    fn answer(&self, mut request: tiny_http::Request) {
+    fn answer(&self, session: &Session<'_>, mut request: tiny_http::Request) {
         let connection = match (self.local, request.remote_addr()) {
             (Connection::Tcp { local, .. }, Some(&peer)) => Connection::Tcp { peer, local },
             (local, _) => local,
@@ -203,7 +207,7 @@ impl Receiver {
                 if head.parts.method == Method::HEAD {
                     content = Content::Omitted;
                 }
-                self.call(head, &mut request, connection)
+                self.call(session, head, &mut request, connection)
             }
             Err(error) => error.response().into(),
         };
@@ -217,16 +221,22 @@ impl Receiver {
         }
     }
 
-    fn call(&self, head: Head, request: &mut tiny_http::Request, connection: Connection) -> Answer {
+    fn call(
+        &self,
+        session: &Session<'_>,
+        head: Head,
+        request: &mut tiny_http::Request,
+        connection: Connection,
+    ) -> Answer {
         let Head { mut parts, framing, .. } = head;
-        let plan = match self.service.plan(&mut parts, &connection) {
+        let plan = match session.plan(&mut parts, &connection) {
             Ok(plan) => plan,
             Err(answer) => return *answer,
         };
         match content(request, framing, self.limits.max_body) {
             Ok(body) => {
                 let request = Request::from_parts(parts, body);
-                self.service.call(plan, request, connection, &Unseen)
+                session.call(plan, request, connection, &Unseen)
             }
             Err(error) => error.response().into(),
         }

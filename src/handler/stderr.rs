@@ -79,10 +79,11 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::JobId;
 
     #[test]
     fn progress_is_the_last_line() {
-        let execution = Execution::default();
+        let execution = Execution::new(JobId::new(1));
         let mut stderr = Stderr::new(&execution, "test");
         for (written, progress) in [
             ("counting", None),

@@ -26,7 +26,8 @@ pub enum Stop {
 
 type Waker = Box<dyn Fn() + Send>;
 
-/// One run of a handler.
+/// The line to a handler: for one job, or for a thread that runs one request after the other while their
+/// clients wait.
 #[derive(Default)]
 pub struct Execution {
     /// The job it runs for; `None` for a client that waits.
@@ -118,8 +119,11 @@ impl Execution {
         drop(before);
     }
 
-    /// Appends to the tail of the log.
+    /// Appends to the tail of the log, which only a job has: nobody could ask for another's.
     pub fn append_log(&self, bytes: &[u8]) {
+        if self.job.is_none() {
+            return;
+        }
         let tail = &mut lock(&self.stderr).tail;
         tail.extend_from_slice(&bytes[bytes.len().saturating_sub(LOG_TAIL)..]);
         if tail.len() > 2 * LOG_TAIL {
@@ -170,7 +174,7 @@ impl Drop for WakerGuard<'_> {
     }
 }
 
-/// Every run under way, so that the end of deferd can stop them all.
+/// Every handler's line, so that the end of deferd can stop them all.
 #[derive(Default)]
 pub struct Executions(Arc<Mutex<Runs>>);
 
@@ -180,12 +184,15 @@ struct Runs {
     running: Vec<Option<Arc<Execution>>>,
     /// The places that are free.
     free: Vec<usize>,
+    /// How many are for jobs.
+    jobs: usize,
     /// Set at the end: a run that begins later is stopped at once.
     stop: Option<Stop>,
 }
 
 impl Executions {
-    /// Begins a run; it counts until the returned guard is dropped.
+    /// Begins the run of a job, which counts until the returned guard is dropped; or opens the line for
+    /// all that clients wait for on one thread, one after the other.
     pub fn begin(&self, job: Option<JobId>) -> Run {
         let execution = Arc::new(Execution::new(job));
         let mut runs = lock(&self.0);
@@ -197,11 +204,12 @@ impl Executions {
             runs.running.push(None);
         }
         runs.running[place] = Some(Arc::clone(&execution));
+        runs.jobs += usize::from(job.is_some());
         drop(runs);
         Run { runs: Arc::clone(&self.0), place, execution }
     }
 
-    /// Stops every run, and those that begin from now on.
+    /// Stops every run, and what begins from now on.
     pub fn stop_all(&self, stop: Stop) {
         let running: Vec<_> = {
             let mut runs = lock(&self.0);
@@ -213,19 +221,18 @@ impl Executions {
         }
     }
 
-    /// How many runs are under way.
+    /// How many jobs run.
     pub fn len(&self) -> usize {
-        let runs = lock(&self.0);
-        runs.running.len() - runs.free.len()
+        lock(&self.0).jobs
     }
 
-    /// Whether nothing runs.
+    /// Whether no job runs.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// A run under way.
+/// A run under way, or a line for several.
 pub struct Run {
     runs: Arc<Mutex<Runs>>,
     place: usize,
@@ -237,6 +244,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         let mut runs = lock(&self.runs);
         runs.running[self.place] = None;
+        runs.jobs -= usize::from(self.execution.job.is_some());
         runs.free.push(self.place);
     }
 }
@@ -282,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_log_keeps_its_last_8_kib() {
-        let execution = Execution::default();
+        let execution = Execution::new(JobId::new(1));
         for n in 0..5000 {
             execution.append_log(format!("line {n}\n").as_bytes());
         }
@@ -297,9 +305,10 @@ mod tests {
     #[test]
     fn a_run_that_begins_after_the_end_is_stopped() {
         let runs = Executions::default();
-        let early = runs.begin(None);
+        let early = runs.begin(JobId::new(1));
         runs.stop_all(Stop::Cancel);
         let late = runs.begin(None);
+        assert_eq!(runs.len(), 1);
         assert_eq!(early.execution.stopped(), Some(Stop::Cancel));
         assert_eq!(late.execution.stopped(), Some(Stop::Cancel));
         drop((early, late));

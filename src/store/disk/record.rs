@@ -102,7 +102,7 @@ impl Record {
             _ => return None,
         };
         let owner = lines.get("owner")?;
-        let owner = if owner.is_empty() { Owner::anonymous() } else { Owner::named(owner) };
+        let owner = Owner::named(owner);
         let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
         let state = match begun {
             None => State::Done { finished: lines.stamp("finished")? },
@@ -150,7 +150,7 @@ impl KeyRecord {
     pub fn read(name: &str, bytes: &[u8]) -> Option<(Owner, IdempotencyKey, Self)> {
         let lines = Lines::read(bytes)?;
         let (owner, key) = name.split_once('\n')?;
-        let owner = if owner.is_empty() { Owner::anonymous() } else { Owner::named(owner) };
+        let owner = Owner::named(owner);
         let mut fingerprint = [0; 32];
         let hex = lines.get("fingerprint")?;
         if hex.len() != 64 || !hex.is_ascii() {
@@ -235,7 +235,7 @@ mod tests {
             ("b: c", State::Done { finished: at(u64::MAX) }),
         ]
         .map(|(name, state)| {
-            let owner = if name.is_empty() { Owner::anonymous() } else { Owner::named(name) };
+            let owner = Owner::named(name);
             Record { owner, created: at(7), footprint: 99, state }
         })
         .to_vec()

@@ -1,0 +1,123 @@
+//! The requests in hand: read, and not answered to the last byte.
+//!
+//! Owns their count, and the decision that there will be no more. The count is kept in several places,
+//! each on a cache line of its own, because every request of every connection changes it. Invariants: a
+//! count goes down exactly when the guard that raised it is dropped; once closed, no request begins.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::thread;
+
+/// In how many places the count is kept.
+const PLACES: usize = 16;
+
+/// One place. Invariant of the type: no two share a cache line.
+#[derive(Default)]
+#[repr(align(64))]
+struct Place(AtomicUsize);
+
+/// Requests may begin.
+const OPEN: u8 = 0;
+/// Whether they may is being found out.
+const UNDECIDED: u8 = 1;
+/// No request begins any more.
+const CLOSED: u8 = 2;
+
+/// How many requests are in hand; or that there will be no more.
+#[derive(Default)]
+pub struct InHand {
+    state: AtomicU8,
+    places: [Place; PLACES],
+}
+
+// Whoever begins raises the count and then looks at the state; whoever closes changes the state and then
+// looks at the counts. All of it is sequentially consistent, so one of the two sees the other.
+impl InHand {
+    /// Counts a request of this connection, whatever number that has, until the guard is dropped; `None`
+    /// when it must not begin, because the end would cut its answer.
+    pub fn begin(&self, connection: usize) -> Option<Busy<'_>> {
+        loop {
+            let busy = Busy::new(&self.places[connection % PLACES]);
+            if self.state.load(Ordering::SeqCst) == OPEN {
+                return Some(busy);
+            }
+            drop(busy);
+            while self.state.load(Ordering::SeqCst) == UNDECIDED {
+                thread::yield_now();
+            }
+            if self.state.load(Ordering::SeqCst) == CLOSED {
+                return None;
+            }
+        }
+    }
+
+    /// Lets no request begin any more, if none is in hand at this moment; whether that is so.
+    pub fn close_if_idle(&self) -> bool {
+        self.state.store(UNDECIDED, Ordering::SeqCst);
+        let idle = self.places.iter().all(|place| place.0.load(Ordering::SeqCst) == 0);
+        self.state.store(if idle { CLOSED } else { OPEN }, Ordering::SeqCst);
+        idle
+    }
+
+    /// Takes back that it was closed.
+    pub fn reopen(&self) {
+        self.state.store(OPEN, Ordering::SeqCst);
+    }
+}
+
+/// A request in hand.
+pub struct Busy<'a>(&'a Place);
+
+impl<'a> Busy<'a> {
+    fn new(place: &'a Place) -> Self {
+        place.0.fetch_add(1, Ordering::SeqCst);
+        Self(place)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_hand_is_ended_before_the_end_and_nothing_begins_behind_it() {
+        let in_hand = InHand::default();
+        let (first, second) = (in_hand.begin(1).unwrap(), in_hand.begin(2).unwrap());
+        drop(first);
+        assert!(!in_hand.close_if_idle());
+        assert!(in_hand.begin(1).is_some());
+        drop(second);
+        assert!(in_hand.close_if_idle() && in_hand.close_if_idle());
+        assert!((0..=PLACES).all(|connection| in_hand.begin(connection).is_none()));
+        in_hand.reopen();
+        assert!(in_hand.begin(PLACES).is_some());
+    }
+
+    #[test]
+    fn of_those_that_begin_while_it_closes_none_is_overlooked() {
+        const THREADS: usize = 4;
+        for _ in 0..500 {
+            let (in_hand, served) = (InHand::default(), AtomicUsize::new(0));
+            thread::scope(|scope| {
+                for connection in 0..THREADS {
+                    let (in_hand, served) = (&in_hand, &served);
+                    scope.spawn(move || {
+                        while let Some(_busy) = in_hand.begin(connection) {
+                            served.fetch_add(1, Ordering::SeqCst);
+                            thread::yield_now();
+                        }
+                    });
+                }
+                while !in_hand.close_if_idle() {}
+                let at_the_end = served.load(Ordering::SeqCst);
+                thread::yield_now();
+                assert_eq!(served.load(Ordering::SeqCst), at_the_end);
+            });
+        }
+    }
+}
