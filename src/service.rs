@@ -173,41 +173,42 @@ impl Session<'_> {
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = AccessLine::begin();
-        let foreign = self.service.policy.check(request);
-        let planned = match foreign.clone() {
+        let (mut response, foreign) = match self.service.policy.check(request) {
             Ok(foreign) => match browser::preflight(request, &foreign) {
-                Some(response) => Err(response),
-                None => self.service.checked(request, foreign).map_err(|error| error.response()),
+                Some(response) => (response, foreign),
+                None => match self.service.checked(request, foreign.clone()) {
+                    Ok(plan) => return Ok(plan),
+                    Err(error) => (error.response(), foreign),
+                },
             },
-            Err(error) => Err(error.response()),
+            Err(error) => (error.response(), None),
         };
-        planned.map_err(|mut response| {
-            browser::disclose(&mut response, foreign.unwrap_or_default());
-            let line = AccessLine::of(&request.method, &request.uri, connection, begin);
-            line.write(&Owner::anonymous(), "-", &response);
-            Box::new(response.into())
-        })
+        browser::disclose(&mut response, foreign);
+        let line = AccessLine::of(&request.method, &request.uri, connection, begin);
+        line.write(&Owner::anonymous(), "-", &response);
+        Err(Box::new(response.into()))
     }
 
     /// Answers a whole request, which `peer` waits for.
     pub fn call(
         &self,
         plan: Plan,
-        request: Request<Bytes>,
+        head: Parts,
+        body: Bytes,
         connection: Connection,
         peer: &dyn Peer,
     ) -> Answer {
         let service = self.service;
         let Plan { route, mode, key, awaited, owner, auth_type, foreign } = plan;
-        let line =
-            AccessLine::of(request.method(), request.uri(), &connection, AccessLine::begin());
+        let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
+        let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
         let preferred = awaited.is_some() || matches!(mode, Mode::Preferred(_));
         if let Some((job, span)) = &awaited {
             service.jobs.wait(job, (*span).min(service.max_wait), peer);
         }
         let answer = match mode {
-            Mode::Synchronous => self.run(route, call),
+            Mode::Synchronous => self.run(route, &call),
             Mode::Deferred(keep) => service
                 .submit(route, call, keep, key)
                 .map(|job| accepted((keep == Keep::Result).then_some(job.id)).into()),
@@ -226,12 +227,12 @@ impl Session<'_> {
     }
 
     /// Runs a request while its client waits, in line with the jobs of its route.
-    fn run(&self, index: RouteIndex, call: Call) -> Result<Answer, Error> {
+    fn run(&self, index: RouteIndex, call: &Call) -> Result<Answer, Error> {
         let Self { service, run } = self;
         let route = service.routes.get(index);
         let gate = route.gate.as_ref();
         let _pass = gate.map(|gate| gate.enter(route.time_limit)).transpose()?;
-        Ok(service.routes.run(index, &call, &run.execution))
+        Ok(service.routes.run(index, call, &run.execution))
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Version};
+use http::{Method, Version};
 
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
@@ -74,11 +74,11 @@ impl Exchange<'_> {
         }
     }
 
-    fn answer(&mut self, head: Head) -> Persistence {
-        let Head { mut parts, framing, persistence, expectation } = head;
-        let version = parts.version;
-        let content = if parts.method == Method::HEAD { Content::Omitted } else { Content::Sent };
-        let plan = match self.session.plan(&mut parts, &self.connection) {
+    fn answer(&mut self, mut head: Head) -> Persistence {
+        let (framing, persistence, version) = (head.framing, head.persistence, head.parts.version);
+        let is_head = head.parts.method == Method::HEAD;
+        let content = if is_head { Content::Omitted } else { Content::Sent };
+        let plan = match self.session.plan(&mut head.parts, &self.connection) {
             Ok(plan) => plan,
             Err(answer) if framing == Framing::Length(0) => {
                 return self.deliver(*answer, content, persistence, version);
@@ -89,7 +89,7 @@ impl Exchange<'_> {
                 return self.linger();
             }
         };
-        let expected = expectation == Expectation::Continue && framing != Framing::Length(0);
+        let expected = head.expectation == Expectation::Continue && framing != Framing::Length(0);
         if expected && self.input.bytes().is_empty() && self.send_continue().is_err() {
             return Persistence::Close;
         }
@@ -97,8 +97,7 @@ impl Exchange<'_> {
             Ok(body) => body,
             Err(broken) => return self.refuse(broken),
         };
-        let request = Request::from_parts(parts, body);
-        let answer = self.session.call(plan, request, self.connection, self.stream);
+        let answer = self.session.call(plan, head.parts, body, self.connection, self.stream);
         self.deliver(answer, content, persistence, version)
     }
 

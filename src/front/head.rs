@@ -297,13 +297,15 @@ fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
 }
 
 fn persistence(fields: &HeaderMap, connection: Lines<'_>, version: Version) -> Persistence {
-    let has = |option: &[u8]| {
-        let values = fields.get_all(CONNECTION).iter();
-        let mut options = values.flat_map(|value| value.as_bytes().split(|&b| b == b','));
-        connection.first.is_some()
-            && options.any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
-    };
-    let keeps = !has(b"close") && (version == Version::HTTP_11 || has(b"keep-alive"));
+    let (mut close, mut keep_alive) = (false, false);
+    if connection.first.is_some() {
+        let lines = fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+        for option in lines.flat_map(|line| line.split(|&b| b == b',')).map(<[u8]>::trim_ascii) {
+            close |= option.eq_ignore_ascii_case(b"close");
+            keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+    let keeps = !close && (version == Version::HTTP_11 || keep_alive);
     if keeps { Persistence::KeepAlive } else { Persistence::Close }
 }
 

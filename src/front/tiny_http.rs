@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Version};
+use http::{Method, Version};
 use tiny_http::Server;
 
 use super::head::{Framing, Head, Persistence};
@@ -234,10 +234,7 @@ impl Receiver {
             Err(answer) => return *answer,
         };
         match content(request, framing, self.limits.max_body) {
-            Ok(body) => {
-                let request = Request::from_parts(parts, body);
-                session.call(plan, request, connection, &Unseen)
-            }
+            Ok(body) => session.call(plan, parts, body, connection, &Unseen),
             Err(error) => error.response().into(),
         }
     }
