@@ -30,6 +30,9 @@ pub fn read<R: Read + Timed>(
     framing: Framing,
     limits: &Limits,
 ) -> Result<Bytes, Broken> {
+    if framing == Framing::Length(0) {
+        return Ok(Bytes::new());
+    }
     let content = ContentBuffer::default();
     let mut reader = Reader { input, begin: Instant::now(), time: limits.body_time, content };
     match framing {
