@@ -242,7 +242,8 @@ fn accepted(id: Option<JobId>) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Some(id) = id {
-        let location = HeaderValue::try_from(format!("/_api/job/{id}"));
+        let location = ["/_api/job/", itoa::Buffer::new().format(id.number())].concat();
+        let location = HeaderValue::try_from(location);
         headers.insert(LOCATION, location.expect("a path of digits is a field value"));
         headers.insert(ASYNC_ID, id_value(id));
     }

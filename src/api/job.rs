@@ -35,22 +35,33 @@ const TRUE: &str = r#"{"result":true}"#;
 /// # Errors
 /// What the resource itself has to say: `400`, `404`, `405`.
 pub fn answer(jobs: &Arc<Jobs>, call: &Call, rest: &str, query: &str) -> Result<Answer, Error> {
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let segments: Vec<&str> = rest.split('/').skip(1).collect();
+    let (segments, count) = segments(rest);
+    let segments = &segments[..count];
     match *call.request.method() {
-        Method::PUT => put(jobs, &call.owner, &segments),
-        Method::DELETE => delete(jobs, &call.owner, &segments, query),
-        _ => get(jobs, &call.owner, &segments, query),
+        Method::PUT => put(jobs, &call.owner, segments),
+        Method::DELETE => delete(jobs, &call.owner, segments, query),
+        _ => get(jobs, &call.owner, segments, query),
     }
+}
+
+/// The segments of the path behind the resource, and how many they are; more than three are as good as
+/// three, because no path has as many.
+fn segments(rest: &str) -> ([&str; 3], usize) {
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (mut segments, mut count) = ([""; 3], 0);
+    for (place, segment) in segments.iter_mut().zip(rest.split('/').skip(1)) {
+        *place = segment;
+        count += 1;
+    }
+    (segments, count)
 }
 
 /// The job that a request asks after, so that its client may prefer to wait for it. `path` is that of the
 /// whole target.
 pub fn awaited(method: &Method, path: &str) -> Option<JobId> {
     let Ok(Endpoint::Job(rest)) = Endpoint::of(path) else { return None };
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let segments: Vec<&str> = rest.split('/').skip(1).collect();
-    match (method, segments.as_slice()) {
+    let (segments, count) = segments(rest);
+    match (method, &segments[..count]) {
         (&Method::GET | &Method::HEAD | &Method::PUT, [id])
         | (&Method::GET | &Method::HEAD, [id, "result"]) => JobId::parse(id),
         _ => None,
@@ -175,5 +186,6 @@ fn named(result: &StoredResponse, id: JobId) -> http::Response<bytes::Bytes> {
 
 /// The id as a field value.
 pub fn id_value(id: JobId) -> HeaderValue {
-    HeaderValue::try_from(id.to_string()).expect("digits are a field value")
+    let mut digits = itoa::Buffer::new();
+    HeaderValue::from_str(digits.format(id.number())).expect("digits are a field value")
 }

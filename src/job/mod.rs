@@ -21,12 +21,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::Response;
-
 use crate::error::Error;
 use execution::{Execution, Stop};
-use stored::StoredResult;
+use stored::{StoredResponse, StoredResult};
 
 /// The number that names a job: decimal, 64-bit, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -197,18 +194,18 @@ impl<Q> Pending<Q> {
 
     /// Decides the result: `response`, or `410` if the job was cancelled in time, and says which.
     /// From now on it can be neither started nor cancelled.
-    pub fn end(&mut self, response: Response<Bytes>) -> (StoredResult, Cancelled) {
+    pub fn end(&mut self, response: StoredResponse) -> (StoredResult, Cancelled) {
         let cancelled = match self.phase {
             Phase::Running { cancelled, .. } => cancelled,
             Phase::Queued { .. } | Phase::Ending { .. } => Cancelled::No,
         };
         let response = match cancelled {
-            Cancelled::Yes => Error::Cancelled.response(),
+            Cancelled::Yes => Error::Cancelled.response().into(),
             Cancelled::No => response,
         };
         let log: Box<[u8]> = self.log().into();
         self.phase = Phase::Ending { log: log.clone() };
-        (StoredResult { response: response.into(), log }, cancelled)
+        (StoredResult { response, log }, cancelled)
     }
 
     /// Cancels a running job: marks it and returns the line to its handler. `None` for a job that
@@ -251,6 +248,9 @@ impl From<Stop> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use http::Response;
+
     use crate::call::{Call, Connection, Owner};
 
     #[test]
@@ -298,7 +298,7 @@ mod tests {
             assert!(pending.start(&execution, Stamp(2)).is_some());
             assert!(pending.start(&execution, Stamp(2)).is_none(), "a request is given out once");
             assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
-            let (result, _) = pending.end(Response::new(Bytes::from_static(b"too late")));
+            let (result, _) = pending.end(Response::new(Bytes::from_static(b"too late")).into());
             let status = result.response.to_response().status().as_u16();
             assert_eq!(status, if cancel { 410 } else { 200 });
             assert!(pending.cancel_running().is_none(), "its result is decided");

@@ -50,7 +50,9 @@ impl StoredResponse {
 
 impl From<Response<Bytes>> for StoredResponse {
     fn from(response: Response<Bytes>) -> Self {
-        let mut fields = Vec::with_capacity(64 * response.headers().len());
+        let length =
+            |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+        let mut fields = Vec::with_capacity(response.headers().iter().map(length).sum());
         write_fields(response.headers(), &mut fields);
         Self {
             status: response.status(),

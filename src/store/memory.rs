@@ -17,7 +17,7 @@ use super::{
 use crate::call::{Call, Owner};
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
-use crate::job::stored::StoredResult;
+use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{Cancelled, JobId, Pending, Stamp};
 
 /// Jobs in memory, gone with the process.
@@ -51,7 +51,7 @@ impl MemoryStore {
 }
 
 /// Ends a job: its result is `response`, or `410` if it was cancelled in time.
-fn end(ledger: &mut State, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
+fn end(ledger: &mut State, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
     let Some(pending) = ledger.pending_mut(job) else { return Finished::Dropped };
     let (result, cancelled) = pending.end(response);
     let footprint = result.footprint();
@@ -112,6 +112,8 @@ impl Store for MemoryStore {
     }
 
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
+        // Before the lock is taken.
+        let response = response.into();
         end(&mut self.lock(), job, response, now)
     }
 
@@ -170,7 +172,7 @@ impl Store for MemoryStore {
                 execution.stop(Stop::Cancel);
             }
             Cancel::Queued => {
-                end(&mut ledger, job, Error::Cancelled.response(), now);
+                end(&mut ledger, job, Error::Cancelled.response().into(), now);
             }
         }
         Ok(true)

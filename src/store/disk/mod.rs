@@ -272,6 +272,7 @@ impl Store for DiskStore {
     }
 
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
+        let response = response.into();
         let mut state = self.shared.lock();
         let finished = state.end(job, response, now);
         self.shared.wait_for_ease(state);
@@ -348,7 +349,7 @@ impl Store for DiskStore {
             }
             Cancel::Queued => {}
         }
-        state.end(job, Error::Cancelled.response(), now);
+        state.end(job, Error::Cancelled.response().into(), now);
         drop(state);
         self.settled(Change::Nothing).map(|()| true)
     }

@@ -7,14 +7,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use http::Response;
 
 use super::change::{Change, NewJob};
 use super::record::{Record, State};
 use super::tables::{Fault, Tables};
 use crate::call::Call;
+use crate::job::stored::StoredResponse;
 use crate::job::{Cancelled, JobId, Pending, Phase, Stamp};
 use crate::store::ledger::Ledger;
 use crate::store::{Failing, Finished, JobKey, Keep};
@@ -166,7 +165,7 @@ impl Guarded {
     }
 
     /// Ends a pending job with `response`, or `410` if it was cancelled in time, and hands that over.
-    pub fn end(&mut self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
+    pub fn end(&mut self, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
         let unwanted = self.ledger.is_unwanted(job);
         let pending = self.ledger.pending_mut(job);
         let pending = pending.filter(|p| !matches!(p.phase, Phase::Ending { .. }));
