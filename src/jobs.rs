@@ -25,7 +25,7 @@ pub struct Jobs {
     pub store: Arc<dyn Store>,
     /// Where they wait for a worker.
     pub queue: Queue,
-    /// What runs now, jobs and synchronous requests alike.
+    /// The lines to all handlers: those of jobs, and of the threads that serve clients.
     pub executions: Executions,
     /// What wakes those who wait for a job.
     bell: Arc<Bell>,

@@ -79,7 +79,7 @@ impl Service {
 
     /// A session for a thread that serves clients.
     pub fn session(&self) -> Session<'_> {
-        Session { service: self, run: self.jobs.executions.begin(None) }
+        Session { service: self, line: self.jobs.executions.begin(None) }
     }
 
     fn checked(&self, request: &mut Parts, foreign: Foreign) -> Result<Plan, Error> {
@@ -157,7 +157,7 @@ impl Service {
 pub struct Session<'a> {
     service: &'a Service,
     /// The line to the handlers that it runs while their clients wait.
-    run: Run,
+    line: Run,
 }
 
 impl Session<'_> {
@@ -228,11 +228,11 @@ impl Session<'_> {
 
     /// Runs a request while its client waits, in line with the jobs of its route.
     fn run(&self, index: RouteIndex, call: &Call) -> Result<Answer, Error> {
-        let Self { service, run } = self;
+        let Self { service, line } = self;
         let route = service.routes.get(index);
         let gate = route.gate.as_ref();
         let _pass = gate.map(|gate| gate.enter(route.time_limit)).transpose()?;
-        Ok(service.routes.run(index, call, &run.execution))
+        Ok(service.routes.run(index, call, &line.execution))
     }
 }
 

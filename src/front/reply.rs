@@ -180,6 +180,31 @@ mod tests {
     }
 
     #[test]
+    fn one_answer_after_the_other_and_none_of_a_broken_one() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
+        let (mut writer, mut out) = (Writer::default(), Vec::new());
+        for body in ["first", "second"] {
+            let response = Response::builder().header("date", "then").body(body.into()).unwrap();
+            assert!(writer.write(&mut Broken, &response, Content::Sent, keep, version).is_err());
+            writer.write(&mut out, &response, Content::Sent, keep, version).unwrap();
+        }
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 5\r\n\r\nfirst\
+             HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 6\r\n\r\nsecond"
+        );
+    }
+
+    #[test]
     fn a_large_answer_arrives_whole_through_short_writes() {
         struct Dribble(Vec<u8>);
         impl Write for Dribble {
