@@ -205,7 +205,7 @@ fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
     let mut routes = Vec::new();
     let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
     for prefix in api::PREFIXES {
-        let handler = Box::new(Api::new(Arc::clone(jobs), access));
+        let handler = Box::new(Api::new(Arc::clone(jobs), access, config.timeout));
         let (time_limit, start_record) = (config.timeout, StartRecord::Soon);
         let prefix = prefix.into();
         routes.push(Route { prefix, gate: None, time_limit, start_record, retry: None, handler });

@@ -125,6 +125,16 @@ fn a_sleep_of_no_good_duration_is_400() {
 }
 
 #[test]
+fn a_sleep_past_the_time_limit_is_504_and_no_longer_than_that() {
+    let deferd = Deferd::start(&["--timeout", "50ms"]);
+    let mut client = deferd.client();
+    let begin = Instant::now();
+    both(&mut client, "GET", "/_admin/sleep?duration=3600", b"").expect_error(504, 504);
+    assert!(begin.elapsed() >= Duration::from_millis(100));
+    both(&mut client, "GET", "/_admin/sleep?duration=0", b"").expect(200);
+}
+
+#[test]
 fn echo_is_the_request_as_json() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();

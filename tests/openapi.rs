@@ -120,7 +120,7 @@ fn full() -> Deferd {
 fn every_described_answer_is_given_and_every_given_one_is_described() {
     // Workers enough for the jobs that are forgotten while they sleep.
     let deferd = Deferd::start(&["--max-body", "1K", "--workers", "16"]);
-    let full = full();
+    let (full, hasty) = (full(), Deferd::start(&["--timeout", "1ms"]));
     let mut client = deferd.client();
     let root = describe(&mut client, &[]);
     let mut seen = Seen::new(&root);
@@ -147,6 +147,11 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
         let mut refused = deferd.client();
         refused.send_request(&operation.method, &operation.target("1"), &[], &[b'x'; 2000]);
         seen.note(&operation, &refused.try_read(&operation.method).unwrap().expect(413));
+        if operation.path == "/_admin/sleep" {
+            let target = "/_admin/sleep?duration=3600";
+            let reply = hasty.client().request(&operation.method, target, &[], b"");
+            seen.note(&operation, &reply.expect(504));
+        }
     }
     seen.assert_complete();
 }

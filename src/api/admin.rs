@@ -44,13 +44,22 @@ pub fn time() -> Response<Bytes> {
 /// Sleeps.
 ///
 /// # Errors
-/// `400` where the duration is not a number from 0 to 3600; the stop if it is cancelled.
-pub fn sleep(query: &str, execution: &Execution) -> Result<Response<Bytes>, Error> {
+/// `400` where the duration is not a number from 0 to 3600; `504` past the time limit; the stop if it is
+/// cancelled.
+pub fn sleep(
+    query: &str,
+    execution: &Execution,
+    time_limit: Duration,
+) -> Result<Response<Bytes>, Error> {
     let seconds =
         number(query, "duration")
             .filter(|seconds| (0.0..=MAX_SLEEP).contains(seconds))
             .ok_or(Error::bad_parameter("duration is not a number of seconds from 0 to 3600"))?;
-    execution.sleep(Duration::from_secs_f64(seconds))?;
+    let span = Duration::from_secs_f64(seconds);
+    execution.sleep(span.min(time_limit))?;
+    if span > time_limit {
+        return Err(Error::GatewayTimeout("the sleep is longer than --timeout".into()));
+    }
     Ok(json(format!(r#"{{"error":false,"code":200,"duration":{seconds}}}"#)))
 }
 

@@ -10,6 +10,7 @@ mod openapi;
 mod query;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -40,12 +41,14 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub struct Api {
     jobs: Arc<Jobs>,
     access: Access,
+    /// How long one that takes its time may.
+    time_limit: Duration,
 }
 
 impl Api {
-    /// The endpoints over these jobs, which say of themselves who may ask.
-    pub fn new(jobs: Arc<Jobs>, access: Access) -> Self {
-        Self { jobs, access }
+    /// The endpoints over these jobs, which say of themselves who may ask, and end within `time_limit`.
+    pub fn new(jobs: Arc<Jobs>, access: Access, time_limit: Duration) -> Self {
+        Self { jobs, access, time_limit }
     }
 }
 
@@ -130,7 +133,7 @@ impl Handler for Api {
             Endpoint::Server => Ok(options(ANY_METHOD).into()),
             Endpoint::Version => Ok(admin::version(query, self.jobs.store.name()).into()),
             Endpoint::Time => Ok(admin::time().into()),
-            Endpoint::Sleep => admin::sleep(query, execution).map(Into::into),
+            Endpoint::Sleep => admin::sleep(query, execution, self.time_limit).map(Into::into),
             Endpoint::Echo => Ok(admin::echo(call).into()),
             Endpoint::Availability => admin::availability(&self.jobs).map(Into::into),
             Endpoint::Description => Ok(openapi::describe(self.access).into()),

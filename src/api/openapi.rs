@@ -80,7 +80,7 @@ const OPERATIONS: [Operation; 19] = [
     row("version", "/_api/version", ANY, "Which server this is", "details", &[("200", "Version")]),
     row("adminVersion", "/_admin/version", ANY, "Which server this is", "details", &[("200", "Version")]),
     row("time", "/_admin/time", "get head", "The server's clock", "", &[("200", "Time")]),
-    row("sleep", "/_admin/sleep", "get head", "Takes its time", "duration", &[("200", "Slept")]),
+    row("sleep", "/_admin/sleep", "get head", "Takes its time", "duration", &[("200", "Slept"), ("504", "Refused")]),
     Operation { body: Some("Any"), ..row("echo", "/_admin/echo", ANY, "The request", "", &[("200", "Echo")]) },
     row("availability", "/_admin/server/availability", "get head", "Whether new requests are welcome", "", &[("200", "Available")]),
     row("description", super::DESCRIPTION, "get head", "This description", "", &[("200", "Description")]),
