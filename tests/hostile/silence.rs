@@ -12,7 +12,7 @@ use crate::unharmed::{connections, is_served, no_connection};
 fn ask_for_much(deferd: &Deferd) -> Client {
     let mut client = deferd.client();
     client.send_request("GET", "/run/h-big", &[], b"");
-    client.socket().peek(&mut [0]).unwrap();
+    client.wait_for_answer();
     client
 }
 
@@ -55,7 +55,7 @@ fn a_client_that_takes_its_time_gets_the_whole_answer() {
         // The buffers of both sides are full for a while, several times.
         for _ in 0..8 {
             thread::sleep(Duration::from_millis(250));
-            slow.socket().peek(&mut [0]).unwrap();
+            slow.wait_for_answer();
         }
         let reply = slow.try_read("GET").expect("an answer").expect(200);
         assert_eq!(reply.body.len(), 16 << 20);

@@ -243,6 +243,19 @@ impl Client {
         )
     }
 
+    /// Waits until an answer has begun, and leaves it where it is.
+    #[track_caller]
+    pub fn wait_for_answer(&self) {
+        loop {
+            match self.socket().peek(&mut [0]) {
+                Ok(n) => return assert_eq!(n, 1, "no answer to {:?}", self.asked),
+                // Whoever is stopped and continued meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => self.give_up("beginning", &error),
+            }
+        }
+    }
+
     /// Whether the other side has closed, after whatever it still sent.
     pub fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
