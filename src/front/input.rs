@@ -90,8 +90,8 @@ impl<R: Read + Timed> Input<R> {
         if self.buffer.len() - self.end < CHUNK {
             self.buffer.resize(self.end + CHUNK, 0);
         }
-        self.wait_for(time)?;
-        let n = read(&mut self.source, &mut self.buffer[self.end..])?;
+        let Self { source, read_time, buffer, end, .. } = self;
+        let n = read(source, read_time, &mut buffer[*end..], time)?;
         self.end += n;
         Ok(n)
     }
@@ -102,18 +102,7 @@ impl<R: Read + Timed> Input<R> {
     /// As [`fill`](Self::fill).
     pub fn read_into(&mut self, target: &mut [u8], deadline: Instant) -> Result<usize, Broken> {
         debug_assert!(self.bytes().is_empty());
-        self.wait_for(left_until(deadline)?)?;
-        read(&mut self.source, target)
-    }
-
-    fn wait_for(&mut self, time: Duration) -> Result<(), Broken> {
-        // The kernel counts in ticks of some milliseconds, so less than that is no news.
-        let news = self.read_time.is_none_or(|told| told.abs_diff(time) > Duration::from_millis(5));
-        if news {
-            self.source.set_read_time(time).map_err(|_| Broken::Gone)?;
-            self.read_time = Some(time);
-        }
-        Ok(())
+        read(&mut self.source, &mut self.read_time, target, left_until(deadline)?)
     }
 }
 
@@ -123,15 +112,79 @@ fn left_until(deadline: Instant) -> Result<Duration, Broken> {
     if left.is_zero() { Err(Broken::Refused(Error::RequestTimeout)) } else { Ok(left) }
 }
 
-fn read(source: &mut impl Read, target: &mut [u8]) -> Result<usize, Broken> {
+/// Lets reads wait for `time`, if they are not `told` so already.
+fn bound(
+    source: &mut impl Timed,
+    told: &mut Option<Duration>,
+    time: Duration,
+) -> Result<(), Broken> {
+    // The kernel counts in ticks of some milliseconds, so less than that is no news.
+    let news = told.is_none_or(|told| told.abs_diff(time) > Duration::from_millis(5));
+    if news {
+        source.set_read_time(time).map_err(|_| Broken::Gone)?;
+        *told = Some(time);
+    }
+    Ok(())
+}
+
+/// Reads within `time`, without a look at the clock; once interrupted, within that time from then on. So who
+/// stops and continues deferd, or signals it often, gives a client twice its time at the most.
+fn read<R: Read + Timed>(
+    source: &mut R,
+    told: &mut Option<Duration>,
+    target: &mut [u8],
+    time: Duration,
+) -> Result<usize, Broken> {
+    bound(source, told, time)?;
+    let mut deadline = None;
     loop {
         match source.read(target) {
             Ok(n) => return Ok(n),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + time);
+                bound(source, told, left_until(deadline)?)?;
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err(Broken::Refused(Error::RequestTimeout));
             }
             Err(_) => return Err(Broken::Gone),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source that is interrupted all the time.
+    struct Interrupted {
+        begin: Instant,
+    }
+
+    impl Read for Interrupted {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            // Else it would be for ever.
+            let late = self.begin.elapsed() > Duration::from_secs(60);
+            if late { Ok(0) } else { Err(ErrorKind::Interrupted.into()) }
+        }
+    }
+
+    impl Timed for Interrupted {
+        fn set_read_time(&mut self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn interruptions_give_no_more_time() {
+        let mut input = Input::new(Interrupted { begin: Instant::now() });
+        let time = Duration::from_millis(50);
+        for read in [
+            input.fill_within(time),
+            input.fill(Instant::now() + time),
+            input.read_into(&mut [0], Instant::now() + time),
+        ] {
+            assert!(matches!(read, Err(Broken::Refused(Error::RequestTimeout))), "{read:?}");
         }
     }
 }

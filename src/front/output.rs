@@ -30,25 +30,29 @@ impl<'a> Output<'a> {
 }
 
 impl Output<'_> {
-    /// Writes once, however many attempts that takes within the time.
+    /// Writes once, however many attempts that takes within the time. One that is interrupted has taken
+    /// no byte either: who stops and continues deferd, or signals it often, gives no client more time.
     fn attempt(&self, write: impl Fn(&Stream) -> io::Result<usize>) -> io::Result<usize> {
         let mut begin = None;
         loop {
             match write(self.stream) {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-                {
+                Err(error) if is_no_byte(&error) => {
                     // The first attempt took its part of the time already.
                     let now = Instant::now();
                     let since = *begin.get_or_insert(now - self.time / ATTEMPTS);
                     if now - since >= self.time {
-                        return Err(error);
+                        return Err(ErrorKind::TimedOut.into());
                     }
                 }
                 written => return written,
             }
         }
     }
+}
+
+/// Whether this says that nothing was taken, and not that nothing will be.
+fn is_no_byte(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 impl Write for Output<'_> {
@@ -81,7 +85,7 @@ mod tests {
             let mut output = Output::new(&stream, time).unwrap();
             let begin = Instant::now();
             let error = output.write_all(&vec![0; 32 << 20]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
             begin.elapsed()
         };
         let mut waits = Vec::new();
@@ -91,5 +95,20 @@ mod tests {
             assert!(waits.len() < 10, "{waits:?}");
         }
         assert!(waits.iter().all(|&waited| waited >= time), "{waits:?}");
+    }
+
+    #[test]
+    fn interruptions_give_no_more_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let output = Output::new(&stream, Duration::from_millis(50)).unwrap();
+        let begin = Instant::now();
+        let interrupted = |_: &Stream| {
+            // Else it would be for ever.
+            let late = begin.elapsed() > Duration::from_secs(60);
+            if late { Ok(1) } else { Err(ErrorKind::Interrupted.into()) }
+        };
+        let error = output.attempt(interrupted).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 }
