@@ -35,6 +35,11 @@ impl Server {
         Self::start(Command::new(std::env::current_exe().unwrap()).arg("bare"))
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())

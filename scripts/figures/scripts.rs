@@ -65,10 +65,10 @@ pub fn print() {
 }
 
 /// The scripts, removed with this.
-struct Directory(PathBuf);
+pub struct Directory(pub PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let path = std::env::temp_dir().join(format!("deferd-bench-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
         let directory = Self(path.canonicalize().unwrap());
@@ -92,7 +92,7 @@ impl Drop for Directory {
 }
 
 /// The environment that deferd gives a script, so that the bare side has the same.
-fn environment(deferd: &Server) -> Vec<(OsString, OsString)> {
+pub fn environment(deferd: &Server) -> Vec<(OsString, OsString)> {
     let reply = Client::new(deferd.address).exchange(&request("GET", "/run/environment"));
     assert_eq!(reply.status, 200);
     let variables = reply.body.split(|&b| b == 0).filter_map(|variable| {
@@ -146,7 +146,7 @@ fn spawned(directory: &Path, environment: &[(OsString, OsString)], threads: usiz
 }
 
 /// Runs the script once.
-fn spawn(directory: &Path, environment: &[(OsString, OsString)]) {
+pub fn spawn(directory: &Path, environment: &[(OsString, OsString)]) {
     let output = Command::new(directory.join("ok"))
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))

@@ -28,6 +28,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// All of it, in bytes.
     pub length: usize,
+    /// The connection ends with it.
+    pub closes: bool,
 }
 
 /// A connection that is kept.
@@ -60,7 +62,7 @@ impl Client {
     /// Reads an answer.
     pub fn receive(&mut self) -> Reply {
         loop {
-            if let Some(reply) = parse(&self.buffer[self.start..self.end]) {
+            if let Some(reply) = parse(&self.buffer[self.start..self.end], false) {
                 self.start += reply.length;
                 return reply;
             }
@@ -125,8 +127,8 @@ impl Client {
     }
 }
 
-/// The first answer in `bytes`, once it is there as a whole.
-fn parse(bytes: &[u8]) -> Option<Reply> {
+/// The first answer in `bytes`, once it is there as a whole; `ended` where nothing comes behind them.
+pub fn parse(bytes: &[u8], ended: bool) -> Option<Reply> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut fields);
     let httparse::Status::Complete(head) = response.parse(bytes).unwrap() else { return None };
@@ -134,9 +136,37 @@ fn parse(bytes: &[u8]) -> Option<Reply> {
         let field = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
         Some(std::str::from_utf8(field.value).unwrap())
     };
-    let body = value("content-length").map_or(0, |length| length.parse::<usize>().unwrap());
-    let length = head + body;
-    let body = bytes.get(head..length)?.to_vec();
+    let status = response.code.unwrap();
+    let closes = value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    let rest = &bytes[head..];
+    let (body, length) = match (value("content-length"), value("transfer-encoding")) {
+        (Some(length), _) => {
+            let length = length.trim().parse::<usize>().unwrap();
+            (rest.get(..length)?.to_vec(), length)
+        }
+        (None, Some(_)) => chunked(rest)?,
+        (None, None) if matches!(status, 204 | 304) => (Vec::new(), 0),
+        (None, None) => (ended.then(|| rest.to_vec())?, rest.len()),
+    };
     let id = value("x-arango-async-id").map(str::to_owned);
-    Some(Reply { status: response.code.unwrap(), id, body, length })
+    Some(Reply { status, id, body, length: head + length, closes })
+}
+
+/// A chunked body, once its last chunk is there, and its length as it was sent.
+fn chunked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let (mut body, mut start) = (Vec::new(), 0);
+    loop {
+        let httparse::Status::Complete((head, size)) =
+            httparse::parse_chunk_size(&bytes[start..]).unwrap()
+        else {
+            return None;
+        };
+        let (begin, end) = (start + head, start + head + size as usize);
+        body.extend_from_slice(bytes.get(begin..end)?);
+        // Behind each stands an empty line; nobody here sends trailers.
+        start = end + 2;
+        if size == 0 {
+            return (start <= bytes.len()).then_some((body, start));
+        }
+    }
 }

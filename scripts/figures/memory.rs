@@ -8,11 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 use super::client::{Client, deferred, request};
 use super::sample::{ROUNDS, Sample, row, title};
 use super::server::Server;
+use super::table::{Aim, Table};
 
 const MIB: f64 = 1024.0 * 1024.0;
 const STARTS: usize = 20;
 const MANY: usize = 100_000;
 const FEW: usize = 1000;
+const MILLION: usize = 1_000_000;
 /// Per round: 5 040 in all.
 const SUBMISSIONS: usize = 720;
 /// Per round, of everything else.
@@ -25,15 +27,75 @@ pub fn print() {
     let mut few = Side::start();
     let mut many = Side::start();
     grow(&mut many);
-    submit(&mut few, &mut many);
+    println!();
+    submit(&mut few, &mut many).print("submit", "none");
     few.client.store(&few.job, FEW);
-    ask(&mut few, &mut many);
+    for (what, pair) in ask(&mut few, &mut many) {
+        pair.print(what, &FEW.to_string());
+    }
     delete(&mut few, &mut many);
 }
 
+/// Adds the same to a table, with results up to a [`MILLION`].
+pub fn tabulate(table: &mut Table) {
+    let (ready, _) = starts();
+    table.once("binary, MiB", "deferd", &format!("{:.2}", binary() / MIB));
+    table.row("exec to listening, ms", "deferd", 1, &ready);
+    let mut few = Side::start();
+    few.client.store(&few.job, FEW);
+    let mut many = Side::start();
+    let body = many.body();
+    let before = many.server.resident();
+    let mut stored = 0;
+    for count in [10_000, MANY, MILLION] {
+        eprintln!("storing {count} results");
+        many.client.store(&many.job, count - stored);
+        stored = count;
+        let resident = many.server.resident();
+        let each = (resident - before) / count as f64 - body as f64;
+        let who = format!("deferd, {count} results");
+        table.once("bytes per result beside its body", &who, &format!("{each:.0}"));
+        table.once("resident, MiB", &who, &format!("{:.1}", resident / MIB));
+        if count == MANY {
+            let what = "100 000 results, bytes each beside the body";
+            table.aim(what, each, Aim::AtMost(400.0));
+        }
+    }
+    let submitted = ("submit", submit(&mut few, &mut many));
+    for (what, pair) in [submitted].into_iter().chain(ask(&mut few, &mut many)) {
+        for (stored, sample) in [(FEW, &pair.few), (MILLION, &pair.many)] {
+            table.row(
+                &format!("{what}, µs"),
+                &format!("deferd, {stored} results"),
+                1,
+                &middle(sample),
+            );
+        }
+        table.row(&format!("{what}, {MILLION} results / {FEW}"), "deferd", 2, &pair.ratio);
+    }
+}
+
+/// The middle half of many single requests: the outermost are the machine's.
+fn middle(sample: &Sample) -> Sample {
+    let mut middle = Sample::default();
+    [0.25, 0.5, 0.75].into_iter().for_each(|q| middle.push(sample.quantile(q)));
+    middle
+}
+
+/// The size of the program.
+fn binary() -> f64 {
+    std::fs::metadata(env!("CARGO_BIN_EXE_deferd")).unwrap().len() as f64
+}
+
 fn at_rest() {
-    let size = std::fs::metadata(env!("CARGO_BIN_EXE_deferd")).unwrap().len() as f64;
-    row("binary, MiB (target <= 2.0)", format_args!("{:>9.2}", size / MIB));
+    row("binary, MiB (target <= 2.0)", format_args!("{:>9.2}", binary() / MIB));
+    let (ready, resident) = starts();
+    row("exec to listening, ms, of 20 (target <= 20)", format_args!("{ready:.1}"));
+    row("resident at rest, MiB, of 20 (target <= 4)", format_args!("{resident:.2}"));
+}
+
+/// Milliseconds from exec to listening, and what is resident then, in MiB.
+fn starts() -> (Sample, Sample) {
     let (mut ready, mut resident) = (Sample::default(), Sample::default());
     for _ in 0..STARTS {
         let begin = Instant::now();
@@ -42,8 +104,7 @@ fn at_rest() {
         thread::sleep(Duration::from_millis(200));
         resident.push(server.resident() / MIB);
     }
-    row("exec to listening, ms, of 20 (target <= 20)", format_args!("{ready:.1}"));
-    row("resident at rest, MiB, of 20 (target <= 4)", format_args!("{resident:.2}"));
+    (ready, resident)
 }
 
 /// A deferd with some results.
@@ -55,10 +116,17 @@ struct Side {
 
 impl Side {
     fn start() -> Self {
-        let server = Server::deferd("warn", &[]);
+        let server = Server::deferd("warn", &["--max-stored", "4G"]);
         let client = Client::new(server.address);
         // Its content is formatted, so the result owns memory of its own.
         Self { server, client, job: deferred("/_admin/time") }
+    }
+
+    /// The length of a result's body.
+    fn body(&mut self) -> usize {
+        let (_, id) = self.submit();
+        self.client.wait_done(&id, Duration::ZERO);
+        self.client.exchange(&request("PUT", &format!("/_api/job/{id}"))).body.len()
     }
 
     fn submit(&mut self) -> (f64, String) {
@@ -91,9 +159,7 @@ fn micros(begin: Instant) -> f64 {
 
 /// Fills a deferd, and says what that takes.
 fn grow(side: &mut Side) {
-    let (_, id) = side.submit();
-    side.client.wait_done(&id, Duration::ZERO);
-    let body = side.client.exchange(&request("PUT", &format!("/_api/job/{id}"))).body.len();
+    let body = side.body();
     let before = side.server.resident();
     let begin = Instant::now();
     side.client.store(&side.job, MANY);
@@ -149,8 +215,7 @@ impl Pair {
     }
 }
 
-fn submit(few: &mut Side, many: &mut Side) {
-    println!();
+fn submit(few: &mut Side, many: &mut Side) -> Pair {
     Pair::measure(SUBMISSIONS, || {
         let (of_few, few_id) = few.submit();
         let (of_many, many_id) = many.submit();
@@ -158,24 +223,20 @@ fn submit(few: &mut Side, many: &mut Side) {
         many.collect(&many_id);
         (of_few, of_many)
     })
-    .print("submit", "none");
 }
 
-fn ask(few: &mut Side, many: &mut Side) {
-    let few_stored = FEW.to_string();
+fn ask(few: &mut Side, many: &mut Side) -> [(&'static str, Pair); 3] {
     let list = request("GET", "/_api/job/done?count=100");
-    Pair::measure(REQUESTS, || (few.time_of(&list), many.time_of(&list)))
-        .print("list of 100", &few_stored);
-    Pair::measure(REQUESTS, || {
+    let listed = Pair::measure(REQUESTS, || (few.time_of(&list), many.time_of(&list)));
+    let collected = Pair::measure(REQUESTS, || {
         // Submitted just before, so that as many stay stored.
         let (_, few_id) = few.submit();
         let (_, many_id) = many.submit();
         (few.collect(&few_id), many.collect(&many_id))
-    })
-    .print("collect", &few_stored);
+    });
     let expired = request("DELETE", "/_api/job/expired?stamp=1");
-    Pair::measure(REQUESTS, || (few.time_of(&expired), many.time_of(&expired)))
-        .print("expire none of them", &few_stored);
+    let expired = Pair::measure(REQUESTS, || (few.time_of(&expired), many.time_of(&expired)));
+    [("list of 100", listed), ("collect", collected), ("expire none of them", expired)]
 }
 
 /// Deletes everything by its age.

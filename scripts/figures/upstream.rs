@@ -3,14 +3,18 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::client::{Client, deferred, request};
+use super::peer::{self, Peer, free_address};
 use super::sample::{ROUNDS, Sample, row, title};
 use super::server::{Server, wait_until};
+use super::table::Table;
 
 /// Calls in one round of one side.
 const CALLS: usize = 100;
@@ -60,40 +64,109 @@ fn answer(mut stream: &TcpStream, time: Duration) {
 /// Calls of one client: direct, through deferd, and deferred.
 fn calls(time: Duration) {
     let upstream = upstream(time);
-    let route = format!("/up/=http://{upstream}/");
-    let deferd = Server::deferd("warn", &["--route", &route]);
-    let mut direct = Client::new(upstream);
-    let mut client = Client::new(deferd.address);
-    let (get, through, job) = (request("GET", "/"), request("GET", "/up/"), deferred("/up/"));
-    let mut sides = [Sample::default(), Sample::default(), Sample::default()];
-    let mut added = Sample::default();
-    for _ in 0..ROUNDS {
-        let mut round = [Sample::default(), Sample::default(), Sample::default()];
-        for _ in 0..CALLS {
-            let [of_direct, of_through, of_deferred] = &mut round;
-            of_direct.push(millis(|| direct.expect_hello(&get)));
-            of_through.push(millis(|| client.expect_hello(&through)));
-            of_deferred.push(millis(|| {
-                let id = client.submit(&job);
-                let collect = format!(
-                    "PUT /_api/job/{id} HTTP/1.1\r\nhost: localhost\r\nprefer: wait=60\r\n\r\n"
-                );
-                client.expect_hello(collect.as_bytes());
-            }));
-        }
-        added.push(round[2].median() - round[0].median());
-        for (side, of_round) in sides.iter_mut().zip(&round) {
-            side.push(of_round.median());
-        }
-    }
+    let deferd = before(upstream);
+    let sides = rounds(upstream, &deferd, None);
     let own = time.as_millis();
     println!("an upstream that takes {own} ms");
-    let names = ["direct", "through deferd", "deferred, waited for, collected"];
-    for (name, side) in names.iter().zip(&sides) {
-        row(&format!("{own} ms, {name}, ms"), format_args!("{side:.3}"));
+    for side in &sides {
+        let (name, took) = (side.name, &side.took);
+        row(&format!("{own} ms, {name}, ms"), format_args!("{took:.3}"));
     }
+    let added = &sides[2].added;
     row("added by being deferred, ms (target <= 0.3)", format_args!("{added:.3}"));
     println!();
+}
+
+/// Adds what deferd and nginx add to a call, each before the same upstream; `directory` is for nginx.
+pub fn beside_nginx(table: &mut Table, directory: &Path) {
+    for time in [Duration::ZERO, Duration::from_millis(5)] {
+        let upstream = upstream(time);
+        let (deferd, (nginx, _peer)) = (before(upstream), nginx(upstream, directory));
+        let [direct, others @ ..] = &*rounds(upstream, &deferd, Some(nginx)) else {
+            unreachable!("direct is the first");
+        };
+        let own = time.as_millis();
+        table.row(&format!("call an upstream of {own} ms, ms"), direct.name, 3, &direct.took);
+        for side in others {
+            table.row(&format!("added to a call of {own} ms, ms"), side.name, 3, &side.added);
+        }
+    }
+}
+
+/// A deferd before an upstream.
+fn before(upstream: SocketAddr) -> Server {
+    Server::deferd("warn", &["--route", &format!("/up/=http://{upstream}/")])
+}
+
+/// An nginx that keeps its connections to the upstream.
+fn nginx(upstream: SocketAddr, directory: &Path) -> (SocketAddr, Peer) {
+    let (mut peer, address) = (Peer::new(), free_address());
+    let path = directory.join(format!("nginx-{}.conf", address.port()));
+    let directory = directory.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {directory}/nginx-{name};\n"))
+        .concat();
+    let text = format!(
+        "worker_processes auto;\ndaemon off;\npid {directory}/nginx.pid;\nerror_log /dev/null;\n\
+         events {{}}\nhttp {{\naccess_log off;\n{temporary}\
+         keepalive_requests 1000000;\n\
+         upstream up {{ server {upstream}; keepalive 16; }}\n\
+         server {{ listen {address};\nlocation /up/ {{ proxy_pass http://up/;\n\
+         proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}\n}}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    peer.start(Command::new("nginx").args(["-e", "/dev/null", "-c"]).arg(&path));
+    peer::wait_for("nginx", address);
+    (address, peer)
+}
+
+/// One way to call the upstream.
+struct Way {
+    name: &'static str,
+    call: Box<dyn FnMut()>,
+    /// Milliseconds, the median of each round; and what of it the direct call would not have taken.
+    took: Sample,
+    added: Sample,
+}
+
+impl Way {
+    fn new(name: &'static str, call: impl FnMut() + 'static) -> Self {
+        Self { name, call: Box::new(call), took: Sample::default(), added: Sample::default() }
+    }
+}
+
+/// Calls in turn: direct, through deferd, deferred, and where there is one, through nginx.
+fn rounds(upstream: SocketAddr, deferd: &Server, nginx: Option<SocketAddr>) -> Vec<Way> {
+    let plain = |address: SocketAddr, target: &str| {
+        let (mut client, request) = (Client::new(address), request("GET", target));
+        move || client.expect_hello(&request)
+    };
+    let (mut client, job) = (Client::new(deferd.address), deferred("/up/"));
+    let mut ways = vec![
+        Way::new("direct", plain(upstream, "/")),
+        Way::new("through deferd", plain(deferd.address, "/up/")),
+        Way::new("deferred, waited for, collected", move || {
+            let id = client.submit(&job);
+            let collect = format!(
+                "PUT /_api/job/{id} HTTP/1.1\r\nhost: localhost\r\nprefer: wait=60\r\n\r\n"
+            );
+            client.expect_hello(collect.as_bytes());
+        }),
+    ];
+    ways.extend(nginx.map(|address| Way::new("through nginx", plain(address, "/up/"))));
+    for _ in 0..ROUNDS {
+        let mut round: Vec<Sample> = ways.iter().map(|_| Sample::default()).collect();
+        for _ in 0..CALLS {
+            for (way, times) in ways.iter_mut().zip(&mut round) {
+                times.push(millis(&mut way.call));
+            }
+        }
+        for (way, times) in ways.iter_mut().zip(&round) {
+            way.took.push(times.median());
+            way.added.push(times.median() - round[0].median());
+        }
+    }
+    ways
 }
 
 fn millis(call: impl FnOnce()) -> f64 {

@@ -1,0 +1,124 @@
+//! A job over HTTP: a request that answers an id, and requests for its result until it is there. And a
+//! request that is answered by its result.
+
+use std::time::{Duration, Instant};
+
+use super::client::parse;
+use super::load::{Answer, Dialogue, Next};
+
+/// What all of them compute.
+pub const RESULT: &[u8] = br#"{"server":"arango","version":"1.4.3"}"#;
+
+/// How a server is asked.
+#[derive(Clone, Copy)]
+pub struct Words {
+    pub submit: &'static str,
+    /// Stands before the id.
+    pub collect: &'static str,
+    /// Stands behind the host, where the result is asked for.
+    pub fields: &'static str,
+    pub result: &'static [u8],
+    /// Each request has a connection of its own.
+    pub closes: bool,
+}
+
+/// deferd's, and the bare loop's.
+pub const DEFERD: Words = Words {
+    submit: "GET /_api/version HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n",
+    collect: "PUT /_api/job/",
+    fields: "",
+    result: RESULT,
+    closes: false,
+};
+
+/// Those of the peers behind Flask.
+pub const FLASK: Words = Words {
+    submit: "POST /submit HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n",
+    collect: "GET /result/",
+    fields: "",
+    result: RESULT,
+    closes: false,
+};
+
+/// A client's talk.
+pub struct HttpJob {
+    words: Words,
+    /// Where the job was accepted: when it was submitted, and the request for its result.
+    begin: Instant,
+    collect: Option<Vec<u8>>,
+}
+
+impl HttpJob {
+    pub fn new(words: Words) -> Self {
+        Self { words, begin: Instant::now(), collect: None }
+    }
+
+    fn end_of_head(&self) -> &'static str {
+        if self.words.closes { "connection: close\r\n\r\n" } else { "\r\n" }
+    }
+
+    /// The client asks at once, and then each time when it has waited as long again: that is few requests for
+    /// who is slow, and little time lost for who is quick. (Rests half as long cost the peers more by their
+    /// requests than they save.)
+    fn rest(&self) -> Duration {
+        self.begin.elapsed()
+    }
+}
+
+impl Dialogue for HttpJob {
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        self.begin = Instant::now();
+        self.collect = None;
+        out.extend_from_slice(self.words.submit.as_bytes());
+        out.extend_from_slice(self.end_of_head().as_bytes());
+    }
+
+    fn answer(&mut self, bytes: &[u8], ended: bool, out: &mut Vec<u8>) -> Option<Answer> {
+        let reply = parse(bytes, ended)?;
+        let next = match (&self.collect, reply.status) {
+            (None, 202) => {
+                let id = reply.id.unwrap_or_else(|| id_in(&reply.body));
+                let Words { collect, fields, .. } = self.words;
+                let end = self.end_of_head();
+                let request = format!("{collect}{id} HTTP/1.1\r\nhost: localhost\r\n{fields}{end}");
+                out.extend_from_slice(request.as_bytes());
+                self.collect = Some(request.into_bytes());
+                Next::Send(Duration::ZERO)
+            }
+            (Some(collect), 202 | 204) => {
+                out.extend_from_slice(collect);
+                Next::Send(self.rest())
+            }
+            (Some(_), 200) => {
+                assert_eq!(reply.body, self.words.result);
+                Next::Done
+            }
+            (_, status) => panic!("{status}: {}", String::from_utf8_lossy(&reply.body)),
+        };
+        Some(Answer { length: reply.length, closes: reply.closes, next })
+    }
+}
+
+/// The id in `{"id":"…"}`.
+pub fn id_in(body: &[u8]) -> String {
+    let text = std::str::from_utf8(body).unwrap();
+    text.split('"').nth(3).unwrap_or_else(|| panic!("no id in {text:?}")).to_owned()
+}
+
+/// A client's talk with a server that answers at once.
+pub struct Exchange {
+    pub request: Vec<u8>,
+    pub result: &'static [u8],
+}
+
+impl Dialogue for Exchange {
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.request);
+    }
+
+    fn answer(&mut self, bytes: &[u8], ended: bool, _out: &mut Vec<u8>) -> Option<Answer> {
+        let reply = parse(bytes, ended)?;
+        assert_eq!((reply.status, &*reply.body), (200, self.result));
+        Some(Answer { length: reply.length, closes: reply.closes, next: Next::Done })
+    }
+}

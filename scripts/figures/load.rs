@@ -1,0 +1,215 @@
+//! Clients in a closed loop, whatever protocol they speak: each does one piece of work after the other on
+//! a connection of its own, and a thread looks after many of them by epoll.
+//!
+//! What a server did is counted between two instants while all clients are at work, so neither the first
+//! nor the last pieces of a turn count.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+
+/// Longer without anything from a server, and it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The threads of the load generator, each with its share of the clients.
+const THREADS: usize = 2;
+
+/// What a client says and understands.
+pub trait Dialogue: Send {
+    /// Writes the first request of a piece of work.
+    fn begin(&mut self, out: &mut Vec<u8>);
+    /// Takes the first answer out of `bytes`, where it is there as a whole; `ended` where nothing comes behind
+    /// them. What is to be sent next is written to `out`.
+    fn answer(&mut self, bytes: &[u8], ended: bool, out: &mut Vec<u8>) -> Option<Answer>;
+}
+
+/// What was understood.
+pub struct Answer {
+    /// In bytes.
+    pub length: usize,
+    /// The server says that the connection ends here.
+    pub closes: bool,
+    pub next: Next,
+}
+
+/// What a client does after an answer.
+pub enum Next {
+    /// It sends what it wrote, after a rest.
+    Send(Duration),
+    /// It waits for another answer.
+    Listen,
+    /// The piece of work is done.
+    Done,
+}
+
+/// How clients load a server.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub clients: usize,
+    pub warm_up: Duration,
+    pub span: Duration,
+}
+
+impl Load {
+    /// Loads a server; the pieces of work a second.
+    pub fn on<D: Dialogue>(self, address: SocketAddr, dialogue: impl Fn() -> D) -> f64 {
+        let from = Instant::now() + self.warm_up;
+        let until = from + self.span;
+        let threads = THREADS.min(self.clients);
+        let count: usize = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads)
+                .map(|n| {
+                    let share = (n..self.clients).step_by(threads);
+                    let dialogues: Vec<D> = share.map(|_| dialogue()).collect();
+                    scope.spawn(move || drive(address, dialogues, from, until))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        count as f64 / self.span.as_secs_f64()
+    }
+}
+
+/// Does one piece of work, to see that the server is there.
+pub fn once(address: SocketAddr, dialogue: impl Dialogue) {
+    drive(address, vec![dialogue], Instant::now(), Instant::now());
+}
+
+/// Has clients with these dialogues work until then, and finish what they have begun; how many pieces they did
+/// between the two instants.
+fn drive<D: Dialogue>(
+    address: SocketAddr,
+    dialogues: Vec<D>,
+    from: Instant,
+    until: Instant,
+) -> usize {
+    let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
+    let client = |(number, dialogue)| Client {
+        address,
+        stream: None,
+        epoll: Arc::clone(&epoll),
+        number: number as u64,
+        dialogue,
+        buffer: vec![0; 8192].into(),
+        end: 0,
+        out: Vec::new(),
+        rests_until: None,
+    };
+    let mut clients: Vec<Client<D>> = dialogues.into_iter().enumerate().map(client).collect();
+    clients.iter_mut().for_each(Client::begin);
+    let (mut count, mut at_work) = (0, clients.len());
+    let mut events = Vec::with_capacity(clients.len());
+    while at_work > 0 {
+        let rests = clients.iter().filter_map(|client| client.rests_until).min();
+        wait(&*epoll, &mut events, rests);
+        if rests.is_some_and(|rests| rests <= Instant::now()) {
+            clients.iter_mut().for_each(Client::send_if_rested);
+        }
+        for event in events.drain(..) {
+            let client = &mut clients[event.data.u64() as usize];
+            if !client.listen() {
+                continue;
+            }
+            let now = Instant::now();
+            count += usize::from(from <= now && now < until);
+            if now < until {
+                client.begin();
+            } else {
+                at_work -= 1;
+            }
+        }
+    }
+    count
+}
+
+fn wait(epoll: impl AsFd, events: &mut Vec<epoll::Event>, rests: Option<Instant>) {
+    let patience = rests.map_or(PATIENCE, |rests| rests.saturating_duration_since(Instant::now()));
+    let patience = Timespec::try_from(patience).unwrap();
+    match epoll::wait(epoll, rustix::buffer::spare_capacity(events), Some(&patience)) {
+        Ok(0) => assert!(rests.is_some(), "a server says nothing for {PATIENCE:?}"),
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => panic!("epoll: {error}"),
+    }
+}
+
+/// One client.
+struct Client<D> {
+    address: SocketAddr,
+    /// None between a connection that the server closed and the next request.
+    stream: Option<TcpStream>,
+    /// Where its events go, and under which number.
+    epoll: Arc<OwnedFd>,
+    number: u64,
+    dialogue: D,
+    buffer: Box<[u8]>,
+    /// `buffer[..end]` was read and not used.
+    end: usize,
+    /// To be sent, at once or when the client has rested.
+    out: Vec<u8>,
+    rests_until: Option<Instant>,
+}
+
+impl<D: Dialogue> Client<D> {
+    fn begin(&mut self) {
+        self.dialogue.begin(&mut self.out);
+        self.send();
+    }
+
+    /// Connects where that must be: not before there is something to send, for a connection that is only
+    /// open may keep a thread of the server.
+    fn send(&mut self) {
+        if self.stream.is_none() {
+            let stream = connect(self.address);
+            let data = epoll::EventData::new_u64(self.number);
+            epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN).unwrap();
+            self.stream = Some(stream);
+        }
+        if let Some(stream) = &mut self.stream {
+            stream.write_all(&self.out).unwrap();
+        }
+        self.out.clear();
+    }
+
+    fn send_if_rested(&mut self) {
+        if self.rests_until.is_some_and(|until| until <= Instant::now()) {
+            self.rests_until = None;
+            self.send();
+        }
+    }
+
+    /// Reads what is there and answers it; whether the piece of work is done.
+    fn listen(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else { return false };
+        let read = stream.read(&mut self.buffer[self.end..]).unwrap();
+        self.end += read;
+        while let Some(answer) =
+            self.dialogue.answer(&self.buffer[..self.end], read == 0, &mut self.out)
+        {
+            self.buffer.copy_within(answer.length..self.end, 0);
+            self.end -= answer.length;
+            if answer.closes || read == 0 {
+                self.stream = None;
+            }
+            match answer.next {
+                Next::Send(Duration::ZERO) => self.send(),
+                Next::Send(rest) => self.rests_until = Some(Instant::now() + rest),
+                Next::Listen => {}
+                Next::Done => return true,
+            }
+        }
+        assert!(read > 0 || self.stream.is_none(), "the server closed in the middle of an answer");
+        false
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}

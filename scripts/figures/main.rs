@@ -1,0 +1,61 @@
+//! The figures that deferd is measured by, one subcommand each: `scripts/bench-*` run them.
+//!
+//! They print and never fail on speed. Both sides of every ratio are measured in one run, in turn, so
+//! that whatever else the machine does falls on both. Everything that is started is ended, and every
+//! wait ends within [`server::TIME_LIMIT`].
+//!
+//! - [`scripts`]: a script job beside the bare fork+exec of the same script.
+//! - [`memory`]: sizes, start, and what a hundred thousand results cost.
+//! - [`front`]: the strict front beside a bare loop over sockets.
+//! - [`auth`]: refusals of an unknown user beside those of a wrong token.
+//! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
+//! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
+//! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
+//!   `weighing`, and of the above [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
+//!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
+//! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
+
+mod all;
+mod auth;
+mod bare;
+mod beanstalk;
+mod client;
+mod deferring;
+mod front;
+mod gearman;
+mod http_job;
+mod load;
+mod memory;
+mod peer;
+mod peers;
+mod running;
+mod sample;
+mod scripts;
+mod server;
+mod store;
+mod table;
+mod upstream;
+mod weighing;
+
+fn main() {
+    // Cargo adds `--bench`.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = arguments.iter().map(String::as_str).filter(|word| !word.starts_with("--"));
+    match (words.next(), words.next()) {
+        (Some("scripts"), _) => scripts::print(),
+        (Some("memory"), _) => memory::print(),
+        (Some("front"), _) => front::print(),
+        (Some("auth"), _) => auth::print(),
+        (Some("store"), _) => store::print(),
+        (Some("upstream"), _) => upstream::print(),
+        (Some("all"), Some(environment)) => all::print(environment.as_ref()),
+        (Some("bare"), _) => bare::serve(),
+        (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
+        _ => println!(
+            "Usage: cargo bench --bench figures -- scripts | memory | front | auth | store | upstream | \
+             all PYTHON-ENVIRONMENT"
+        ),
+    }
+}
