@@ -75,6 +75,17 @@ impl Peer {
     }
 }
 
+/// Marks what is no peer, but is to end on signals as well.
+pub fn mark_own(command: &mut Command) {
+    let mark = own_mark();
+    let (name, value) = mark.split_once('=').unwrap();
+    command.env(name, value);
+}
+
+fn own_mark() -> String {
+    format!("{MARK}={}-own", std::process::id())
+}
+
 /// Resident memory and proportional set size, in bytes.
 #[derive(Clone, Copy)]
 pub struct Memory {
@@ -190,7 +201,7 @@ fn end_everything() {
         let started = STARTED.lock().unwrap();
         (started.marks.clone(), started.directories.clone())
     };
-    marks.iter().for_each(|mark| end(mark));
+    marks.iter().chain([&own_mark()]).for_each(|mark| end(mark));
     for directory in directories {
         let _ = fs::remove_dir_all(directory);
     }

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::peer;
+
 /// No benchmark takes longer.
 pub const TIME_LIMIT: Duration = Duration::from_secs(300);
 
@@ -41,6 +43,7 @@ impl Server {
     }
 
     fn start(command: &mut Command) -> Self {
+        peer::mark_own(command);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
