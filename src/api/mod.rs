@@ -123,7 +123,7 @@ impl Handler for Api {
             return Ok(options(allow.unwrap_or(ANY_METHOD)).into());
         }
         if let Some(allow) = allow
-            && !allow.split(", ").any(|allowed| allowed == method.as_str())
+            && !allow.split(',').any(|allowed| allowed.trim_start() == method.as_str())
         {
             return Err(Error::MethodNotSupported(allow));
         }
