@@ -32,7 +32,8 @@ fn drain(deferd: &Deferd, signal: &str, watcher: &mut Client) {
     eventually("no new connections", || TcpStream::connect(deferd.address).is_err());
     // Not by asking again and again: an answer on its way at this moment closes its connection.
     eventually("deferd says that it ends", || deferd.log().contains("ending: "));
-    watcher.get("/_admin/server/availability").expect_error(503, 503);
+    let reply = watcher.get("/_admin/server/availability").expect_error(503, 503);
+    assert_eq!(reply.header("connection"), Some("close"));
     assert!(lacks(Ability::Closing) || watcher.is_closed(), "a connection is not kept any more");
 }
 

@@ -212,6 +212,10 @@ impl Receiver {
             Err(error) => error.response().into(),
         };
         let Answer { response, receipt } = answer;
+        if session.is_draining() {
+            // It is not closed by that, but its client is told to.
+            persistence = Persistence::Close;
+        }
         let mut stream = request.into_writer();
         let written =
             Writer::default().write(&mut stream, &response, content, persistence, version);
