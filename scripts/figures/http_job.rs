@@ -58,8 +58,8 @@ impl HttpJob {
     }
 
     /// The client asks at once, and then each time when it has waited as long again: that is few requests for
-    /// who is slow, and little time lost for who is quick. (Rests half as long cost the peers more by their
-    /// requests than they save.)
+    /// who is slow, and little time lost for who is quick. (Rests half as long gave the peers less at many clients,
+    /// longer ones less at one.)
     fn rest(&self) -> Duration {
         self.begin.elapsed()
     }

@@ -149,7 +149,7 @@ pub fn others(environment: &Path, directory: &Path) -> Vec<Contestant> {
                 "error",
             ],
         ),
-        // The default worker forks for each job, and is slower.
+        // The default worker forks for each job; this one does not.
         python.contestant(
             "RQ (SimpleWorker) + Redis, Flask",
             "rq",
