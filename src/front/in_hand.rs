@@ -83,6 +83,7 @@ impl Drop for Busy<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn what_is_in_hand_is_ended_before_the_end_and_nothing_begins_behind_it() {
@@ -99,25 +100,39 @@ mod tests {
     }
 
     #[test]
-    fn of_those_that_begin_while_it_closes_none_is_overlooked() {
-        const THREADS: usize = 4;
-        for _ in 0..500 {
-            let (in_hand, served) = (InHand::default(), AtomicUsize::new(0));
-            thread::scope(|scope| {
-                for connection in 0..THREADS {
-                    let (in_hand, served) = (&in_hand, &served);
-                    scope.spawn(move || {
-                        while let Some(_busy) = in_hand.begin(connection) {
-                            served.fetch_add(1, Ordering::SeqCst);
-                            thread::yield_now();
+    fn while_it_is_closed_nothing_is_in_hand() {
+        const SPAN: Duration = Duration::from_secs(1);
+        let (in_hand, closed, over) = (InHand::default(), AtomicU8::new(0), AtomicU8::new(0));
+        thread::scope(|scope| {
+            for connection in 0..2 {
+                let (in_hand, closed, over) = (&in_hand, &closed, &over);
+                scope.spawn(move || {
+                    while over.load(Ordering::SeqCst) == 0 {
+                        let busy = in_hand.begin(connection);
+                        let wrong = busy.is_some() && closed.load(Ordering::SeqCst) != 0;
+                        drop(busy);
+                        if wrong {
+                            over.store(2, Ordering::SeqCst);
                         }
-                    });
+                    }
+                });
+            }
+            // Beside two who always begin it closes often or seldom, as the machine has it.
+            let begin = Instant::now();
+            while begin.elapsed() < SPAN {
+                if !in_hand.close_if_idle() {
+                    thread::yield_now();
+                    continue;
                 }
-                while !in_hand.close_if_idle() {}
-                let at_the_end = served.load(Ordering::SeqCst);
-                thread::yield_now();
-                assert_eq!(served.load(Ordering::SeqCst), at_the_end);
-            });
-        }
+                closed.store(1, Ordering::SeqCst);
+                for _ in 0..50 {
+                    std::hint::spin_loop();
+                }
+                closed.store(0, Ordering::SeqCst);
+                in_hand.reopen();
+            }
+            let _ = over.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
+        });
+        assert_eq!(over.into_inner(), 1, "a request was in hand while it was closed");
     }
 }
