@@ -1,8 +1,10 @@
-//! Content while it comes: collected piece by piece, then shared.
+//! Content while it comes: collected piece by piece, charged to the budget of memory, then shared.
 //!
 //! Owns where content lives, and nothing of what it means. Large content has a memory map of its own,
 //! not a block of the heap: glibc keeps freed blocks of many MiB for later, a map goes back to the
-//! system with the last share of it. Invariant: memory follows what has come, not what was announced.
+//! system with the last share of it. Invariants: memory follows what has come, not what was announced;
+//! content of more than [`SMALL`] bytes is charged from its first byte until its last share is dropped,
+//! smaller content counts with what holds it, a connection or a record.
 
 use std::io;
 use std::mem;
@@ -11,6 +13,12 @@ use std::ops::Deref;
 use bytes::Bytes;
 use memmap2::MmapMut;
 
+use crate::memory::{Allowance, Charge, NoRoom};
+
+/// Content up to this size is not charged by itself, in bytes: a connection or a worker has one such
+/// piece, and a record is charged with its own.
+pub const SMALL: usize = 4 * 1024;
+
 /// By how much the buffer grows, at least, in bytes: what one byte can cost.
 const STEP: usize = 8 * 1024;
 
@@ -18,15 +26,34 @@ const STEP: usize = 8 * 1024;
 /// has seen the first of them freed.
 const OWN_MAP: usize = 128 * 1024;
 
+/// How much of a map is charged at once, in bytes.
+const TOUCH: usize = 64 * 1024;
+
+/// Why content cannot grow.
+#[derive(Debug)]
+pub enum NoMemory {
+    /// It does not fit into the budget at this moment.
+    Budget,
+    /// The system has none to give.
+    System(io::Error),
+}
+
+impl From<NoRoom> for NoMemory {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::Budget
+    }
+}
+
 /// Content that grows.
-#[derive(Default)]
 pub struct ContentBuffer {
     room: Room,
     /// How much of the room is content.
     len: usize,
+    charge: Charge,
 }
 
-/// Memory that can be written, all of it initialised. In a map, pages that were never touched are none.
+/// Memory that can be written, all of it initialised. In a map, pages that were never touched cost
+/// nothing.
 enum Room {
     Heap(Vec<u8>),
     Map(MmapMut),
@@ -48,17 +75,25 @@ impl Room {
 }
 
 impl ContentBuffer {
-    /// Room for what comes next: at least a byte, and at most `most`, which is not zero.
+    /// Returns a buffer without content, which is charged to `memory` as it grows.
+    pub fn new(memory: &Allowance) -> Self {
+        Self { room: Room::default(), len: 0, charge: memory.nothing() }
+    }
+
+    /// Returns room for what comes next: at least a byte, and at most `most`, which is not zero.
     ///
     /// # Errors
-    /// The system has no memory for more.
-    pub fn room(&mut self, most: usize) -> io::Result<&mut [u8]> {
+    /// [`NoMemory`]; the content that has come stays.
+    pub fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
         if self.room.bytes().len() == self.len {
             self.grow(most)?;
         }
-        let room = &mut self.room.bytes()[self.len..];
-        let most = most.min(room.len());
-        Ok(&mut room[..most])
+        let space = self.room.bytes().len() - self.len;
+        let end = self.len + most.min(space).min(TOUCH);
+        if end > SMALL && end > self.charge.bytes() {
+            self.charge.grow(end - self.charge.bytes())?;
+        }
+        Ok(&mut self.room.bytes()[self.len..end])
     }
 
     /// Takes the first `n` bytes of the room for content.
@@ -71,7 +106,7 @@ impl ContentBuffer {
     ///
     /// # Errors
     /// As [`room`](Self::room).
-    pub fn extend(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn extend(&mut self, mut bytes: &[u8]) -> Result<(), NoMemory> {
         while !bytes.is_empty() {
             let room = self.room(bytes.len())?;
             let n = room.len();
@@ -82,41 +117,94 @@ impl ContentBuffer {
         Ok(())
     }
 
-    /// Half as much again, or twice as much where the new room costs nothing until it is used: few
+    /// Grows by half, or to twice the size in a map, where new room costs nothing until it is used: few
     /// copies, and never much more than what has come.
-    fn grow(&mut self, most: usize) -> io::Result<()> {
+    fn grow(&mut self, most: usize) -> Result<(), NoMemory> {
         let size = self.len.saturating_add(most.min(STEP.max(self.len / 2)));
         match &mut self.room {
             Room::Heap(heap) if size <= OWN_MAP => {
+                if size > SMALL && size > self.charge.bytes() {
+                    self.charge.grow(size - self.charge.bytes())?;
+                }
                 heap.reserve_exact(size - self.len);
                 heap.resize(size, 0);
             }
             _ => {
                 let size = self.len.saturating_add(most.min(OWN_MAP.max(self.len)));
-                let mut map = MmapMut::map_anon(size)?;
+                // While it is copied it is there twice.
+                self.charge.grow(self.len)?;
+                let mut map = MmapMut::map_anon(size).map_err(NoMemory::System)?;
                 map[..self.len].copy_from_slice(self);
                 self.room = Room::Map(map);
+                self.charge.shrink_to(self.charge.bytes() - self.len);
             }
         }
         Ok(())
     }
 
-    /// What has come, to be shared.
+    /// Returns what has come, to be shared.
     pub fn freeze(self) -> Bytes {
         self.freeze_from(0)
     }
 
-    /// The same without the first `start` bytes. Of small content, nothing more than that stays in
-    /// memory: it may be kept for long.
+    /// Returns the same without the first `start` bytes. Of small content, nothing more than that stays
+    /// in memory: it may be kept for long.
     pub fn freeze_from(mut self, start: usize) -> Bytes {
+        let (mut charge, len) = (self.charge.take(), self.len);
         match mem::take(&mut self.room) {
-            Room::Heap(mut heap) if start == 0 => {
-                heap.truncate(self.len);
-                heap.into_boxed_slice().into()
+            Room::Heap(heap) if start > 0 => {
+                charge.shrink_to(len - start);
+                held(heap[start..len].into(), charge)
             }
-            Room::Heap(heap) => Bytes::copy_from_slice(&heap[start..self.len]),
-            Room::Map(map) => Bytes::from_owner(map).slice(start..self.len),
+            Room::Heap(mut heap) => {
+                heap.truncate(len);
+                charge.shrink_to(len);
+                held(heap.into_boxed_slice(), charge)
+            }
+            Room::Map(map) => {
+                charge.shrink_to(len);
+                Bytes::from_owner(Held { bytes: map, _charge: charge }).slice(start..len)
+            }
         }
+    }
+}
+
+/// Returns content that was made as a whole, held together with its charge.
+pub fn held(bytes: Box<[u8]>, charge: Charge) -> Bytes {
+    if bytes.len() <= SMALL {
+        return bytes.into();
+    }
+    Bytes::from_owner(Held { bytes, _charge: charge })
+}
+
+/// Returns a copy of content, held together with its charge, which may be too large.
+///
+/// Without a map of its own if the system has none to give.
+pub fn copied(content: &[u8], mut charge: Charge) -> Bytes {
+    charge.shrink_to(content.len());
+    if content.len() > OWN_MAP
+        && let Ok(mut map) = MmapMut::map_anon(content.len())
+    {
+        map.copy_from_slice(content);
+        return Bytes::from_owner(Held { bytes: map, _charge: charge });
+    }
+    held(content.into(), charge)
+}
+
+/// Returns how much of content is charged by the content itself, in bytes.
+pub fn charged(content: &[u8]) -> usize {
+    if content.len() > SMALL { content.len() } else { 0 }
+}
+
+/// Bytes and what is charged for them.
+struct Held<T> {
+    bytes: T,
+    _charge: Charge,
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
     }
 }
 
@@ -134,35 +222,64 @@ impl Deref for ContentBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Budget;
 
     #[test]
     fn content_of_every_size_is_what_came() {
         let all: Vec<u8> = (0..=250).cycle().take(5 * OWN_MAP).collect();
-        for size in [0, 1, STEP, STEP + 1, OWN_MAP, OWN_MAP + 1, 5 * OWN_MAP] {
+        let budget = Budget::new(10 * OWN_MAP);
+        for size in [0, 1, SMALL, STEP, STEP + 1, OWN_MAP, OWN_MAP + 1, 5 * OWN_MAP] {
             for piece in [1000, STEP, 3 * STEP + 7] {
-                let mut content = ContentBuffer::default();
+                let mut content = ContentBuffer::new(&budget.allowance());
                 for piece in all[..size].chunks(piece) {
                     content.extend(piece).unwrap();
+                    let charged = content.charge.bytes();
+                    assert!(charged >= content.len() || content.len() <= SMALL, "{charged}");
+                    assert!(charged <= content.len() + TOUCH.max(content.len() / 2), "{charged}");
                 }
                 assert_eq!(*content, all[..size]);
                 assert_eq!(matches!(content.room, Room::Map(_)), size > OWN_MAP, "{size}");
-                assert_eq!(content.freeze(), &all[..size]);
+                let content = content.freeze();
+                assert_eq!(content, &all[..size]);
+                assert_eq!(budget.used(), if size > SMALL { size } else { 0 });
             }
-            let mut content = ContentBuffer::default();
+            let mut content = ContentBuffer::new(&budget.allowance());
             content.extend(&all[..size]).unwrap();
-            assert_eq!(content.freeze_from(size / 2), &all[size / 2..size]);
+            let content = content.freeze_from(size / 2);
+            let shared = content.clone();
+            assert_eq!(content, &all[size / 2..size]);
+            drop(content);
+            assert_eq!(budget.used() > 0, size - size / 2 > SMALL || size > OWN_MAP, "{size}");
+            drop(shared);
+            assert_eq!(budget.used(), 0);
         }
     }
 
     #[test]
     fn the_room_is_no_more_than_asked_for_and_follows_what_has_come() {
-        let mut content = ContentBuffer::default();
+        let mut content = ContentBuffer::new(&Allowance::default());
         assert_eq!(content.room(5).unwrap().len(), 5);
-        let mut content = ContentBuffer::default();
+        let mut content = ContentBuffer::new(&Allowance::default());
         while content.len() < 5 * OWN_MAP {
             let n = content.room(usize::MAX).unwrap().len();
             assert!((1..=content.len().max(OWN_MAP)).contains(&n), "{n} at {}", content.len());
             content.advance(n.min(3000));
+        }
+    }
+
+    #[test]
+    fn content_ends_where_the_budget_does() {
+        for (capacity, most) in [(STEP, STEP), (5 * OWN_MAP, 5 * OWN_MAP)] {
+            let budget = Budget::new(capacity);
+            let mut content = ContentBuffer::new(&budget.allowance());
+            let mut come = 0;
+            while content.extend(&[b'x'; 1000]).is_ok() {
+                come += 1000;
+                assert!(come <= most && budget.used() <= capacity);
+            }
+            assert!(come >= most / 2, "{come} of {most}");
+            drop(content);
+            assert_eq!(budget.used(), 0);
         }
     }
 }

@@ -11,6 +11,9 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
+use crate::content::NoMemory;
+use crate::memory::NoRoom;
+
 /// The content type of every JSON answer.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
@@ -40,8 +43,8 @@ pub enum Error {
     RequestTimeout,
     /// 410/21: the job was cancelled (RFC 9110 has no better code; ArangoDB chose it).
     Cancelled,
-    /// 413/413: the content is larger than `--max-body`.
-    BodyTooLarge,
+    /// 413/413: the content is larger than may be sent here; which limit that is.
+    BodyTooLarge(Detail),
     /// 414/414: the request target alone is larger than `--max-head`.
     UriTooLong,
     /// 417/417: an expectation other than `100-continue`.
@@ -64,6 +67,8 @@ pub enum Error {
     Unavailable(Detail),
     /// 504/504: the script or upstream did not answer within its time limit.
     GatewayTimeout(Detail),
+    /// 507/507: the result of a script or upstream does not fit where results are kept.
+    InsufficientStorage(Detail),
     /// 505/505: neither HTTP/1.0 nor HTTP/1.1.
     VersionNotSupported,
 }
@@ -72,6 +77,14 @@ impl Error {
     /// A `400` that says what is wrong with the request.
     pub fn bad_parameter(detail: impl Into<Detail>) -> Self {
         Self::BadParameter(detail.into())
+    }
+
+    /// The answer to content that finds no memory at this moment.
+    pub fn no_memory(cause: &NoMemory) -> Self {
+        Self::Unavailable(match cause {
+            NoMemory::Budget => "the memory for content is in use; see --max-memory".into(),
+            NoMemory::System(error) => format!("no memory for the content: {error}").into(),
+        })
     }
 
     /// The bare `404` of the job resource.
@@ -98,7 +111,7 @@ impl Error {
             }
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, 408, "request timeout", ""),
             Self::Cancelled => (StatusCode::GONE, 21, "canceled request", ""),
-            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 413, "body too large", ""),
+            Self::BodyTooLarge(d) => (StatusCode::PAYLOAD_TOO_LARGE, 413, "body too large", d),
             Self::UriTooLong => (StatusCode::URI_TOO_LONG, 414, "request target too long", ""),
             Self::ExpectationFailed => {
                 (StatusCode::EXPECTATION_FAILED, 417, "expectation failed", "")
@@ -119,6 +132,9 @@ impl Error {
                 (StatusCode::SERVICE_UNAVAILABLE, 503, "service unavailable", d)
             }
             Self::GatewayTimeout(d) => (StatusCode::GATEWAY_TIMEOUT, 504, "gateway timeout", d),
+            Self::InsufficientStorage(d) => {
+                (StatusCode::INSUFFICIENT_STORAGE, 507, "insufficient storage", d)
+            }
             Self::VersionNotSupported => {
                 (StatusCode::HTTP_VERSION_NOT_SUPPORTED, 505, "HTTP version not supported", "")
             }
@@ -144,7 +160,7 @@ impl Error {
                 let realm = r#"Basic realm="deferd", charset="UTF-8""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(realm));
             }
-            Self::QueueFull(_) => {
+            Self::QueueFull(_) | Self::Unavailable(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
@@ -174,6 +190,12 @@ impl Error {
                 )
             }
         }
+    }
+}
+
+impl From<NoRoom> for Error {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::no_memory(&NoMemory::Budget)
     }
 }
 

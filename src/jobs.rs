@@ -13,11 +13,15 @@ use crate::error::Error;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::execution::Executions;
 use crate::job::{JobId, Stamp};
+use crate::memory::Budget;
 use crate::queue::{Permit, Queue, Task, Turn};
 use crate::store::bell::Bell;
 use crate::store::{
     Accepted, Begun, Failing, JobKey, Recovered, Refused, Status, Store, Submission,
 };
+
+/// How much memory must be free for a job to start, in bytes.
+const START_MEMORY: usize = 1 << 20;
 
 /// All jobs of one deferd.
 pub struct Jobs {
@@ -27,6 +31,8 @@ pub struct Jobs {
     pub queue: Queue,
     /// The lines to all handlers: those of jobs, and of the threads that serve clients.
     pub executions: Executions,
+    /// The memory of all content.
+    pub memory: Arc<Budget>,
     /// What wakes those who wait for a job.
     bell: Arc<Bell>,
     /// Set once, when deferd begins to end.
@@ -42,10 +48,23 @@ pub fn now() -> Stamp {
 
 impl Jobs {
     /// No jobs yet.
-    pub fn new(store: Arc<dyn Store>, queue: Queue) -> Self {
+    pub fn new(store: Arc<dyn Store>, queue: Queue, memory: Arc<Budget>) -> Self {
         let bell = store.bell();
-        let (executions, draining, closing) = <_>::default();
-        Self { store, queue, executions, bell, draining, closing }
+        Self {
+            store,
+            queue,
+            executions: Executions::default(),
+            memory,
+            bell,
+            draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits until there is memory for a job to begin with: a mebibyte, or a sixteenth of a small budget.
+    pub fn wait_for_memory(&self) {
+        let least = START_MEMORY.min(self.memory.capacity() / 16);
+        self.memory.wait_for(least, || self.queue.is_closed());
     }
 
     /// Whether a request with `bytes` of content would be accepted at this moment.
@@ -177,6 +196,15 @@ impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Full => Self::QueueFull("the stored jobs have reached --max-stored".into()),
+            Refused::TooLarge => Self::BodyTooLarge("more than --max-stored can hold".into()),
+            Refused::NoMemory => Self::QueueFull(
+                "the memory for the records of jobs is in use; see --max-memory".into(),
+            ),
+            Refused::ManyKeys => Self::QueueFull(
+                "idempotency keys have reached a quarter of --max-stored; they go with --ttl, or with \
+                 DELETE /_api/job/all"
+                    .into(),
+            ),
             Refused::KeyReused => Self::KeyReused,
             Refused::Failing => Failing.into(),
         }

@@ -49,6 +49,7 @@ pub mod handler;
 pub mod job;
 pub mod jobs;
 pub mod listen;
+pub mod memory;
 pub mod prefer;
 pub mod queue;
 pub mod server;

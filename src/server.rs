@@ -14,7 +14,9 @@ use http::Uri;
 use crate::api::{self, Access, Api};
 use crate::auth::Auth;
 use crate::browser::{HostCheck, Policy};
-use crate::config::{CONNECT_TIMEOUT, Config, FrontKind, Invalid, RouteConfig, Target};
+use crate::config::{
+    CONNECT_TIMEOUT, Config, FrontKind, Invalid, RouteConfig, Sizes, Target, shown,
+};
 #[cfg(feature = "tiny_http")]
 use crate::front;
 use crate::front::{InHand, Limits, Listener, Listening, Stopper};
@@ -26,11 +28,12 @@ use crate::handler::{Handler, ScriptRoute};
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
 use crate::listen::{self, Address, Bound, SocketFile};
+use crate::memory::{Budget, Part};
 use crate::queue::Queue;
 use crate::service::Service;
 use crate::store::disk::DiskStore;
 use crate::store::memory::MemoryStore;
-use crate::store::{Recovered, StartRecord, Store};
+use crate::store::{Recovered, Room, StartRecord, Store};
 use crate::workers;
 
 /// From the first byte of a head to its last.
@@ -39,6 +42,9 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Between two requests on a connection.
 const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// How much of `--max-stored` a worker needs to start a job, in bytes.
+const START_ROOM: usize = 64 * 1024;
 
 /// How long killed jobs get to be reaped at the end.
 const REAP_TIME: Duration = Duration::from_secs(7);
@@ -95,8 +101,9 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
         listen::bind(&config.listen).map_err(|error| cannot_listen(&config.listen, &error))?;
     config.check_exposure(&address)?;
     let auth = config.auth.as_deref().map(auth).transpose()?;
-    let (store, found) = store(config)?;
-    let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue)));
+    let memory = Budget::new(config.sizes().memory);
+    let (store, found) = store(config, &memory)?;
+    let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue), memory));
     let routes = Arc::new(routes(config, &jobs)?);
     if let Some(directory) = &config.data {
         let known = jobs.store.remaining().len();
@@ -115,11 +122,23 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
 }
 
 /// The store, and what it has found that is not done.
-fn store(config: &Config) -> Result<(Arc<dyn Store>, Vec<Recovered>), Invalid> {
+fn store(
+    config: &Config,
+    memory: &Arc<Budget>,
+) -> Result<(Arc<dyn Store>, Vec<Recovered>), Invalid> {
+    let capacity = config.sizes().stored;
+    let reserve = config.workers.saturating_mul(START_ROOM).min(capacity / 8);
+    let room = Room { capacity, reserve, memory: memory.share(Part::ThreeQuarters) };
     let Some(directory) = &config.data else {
-        return Ok((Arc::new(MemoryStore::new(config.max_stored)), Vec::new()));
+        if config.max_stored.is_some_and(|stored| stored > capacity) {
+            let (stored, memory) = (shown(capacity), shown(config.sizes().memory));
+            log::warn!(
+                "--max-stored is {stored}: three quarters of --max-memory, which is {memory}"
+            );
+        }
+        return Ok((Arc::new(MemoryStore::new(room)), Vec::new()));
     };
-    let opened = DiskStore::open(directory, config.max_stored, config.durability);
+    let opened = DiskStore::open(directory, room, config.durability);
     let (store, found) =
         opened.map_err(|what| Invalid::new("--data", &directory.display().to_string(), what))?;
     Ok((Arc::new(store), found))
@@ -192,11 +211,24 @@ impl Front {
 fn limits(config: &Config) -> Limits {
     Limits {
         max_head: config.max_head,
-        max_body: config.max_body,
+        max_body: config.sizes().body,
+        max_body_option: body_option(config),
         head_time: HEAD_TIME,
         body_time: config.body_timeout,
         write_time: WRITE_TIME,
         idle_time: IDLE_TIME,
+    }
+}
+
+/// Returns which limit of content is the lowest, as the client is told.
+fn body_option(config: &Config) -> String {
+    let Sizes { memory, body, .. } = config.sizes();
+    match config.max_body {
+        Some(most) if most > body => format!("--max-memory {}", shown(memory)),
+        None if body == memory / 4 => {
+            format!("--max-body {}, a quarter of --max-memory", shown(body))
+        }
+        _ => format!("--max-body {}", shown(body)),
     }
 }
 
@@ -245,8 +277,14 @@ fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<Scri
         prefix: route.prefix.clone(),
         directory: real,
         time_limit: route.timeout.unwrap_or(config.timeout),
-        max_output: route.max_output.unwrap_or(config.max_output),
+        max_output: max_output(route, config),
     })
+}
+
+/// Returns how much a script or upstream of this route may give, in bytes.
+fn max_output(route: &RouteConfig, config: &Config) -> usize {
+    let Sizes { memory, output, .. } = config.sizes();
+    route.max_output.map_or(output, |most| most.min(memory))
 }
 
 fn upstream(route: &RouteConfig, config: &Config, uri: &Uri) -> Result<UpstreamRoute, Invalid> {
@@ -260,7 +298,7 @@ fn upstream(route: &RouteConfig, config: &Config, uri: &Uri) -> Result<UpstreamR
         path: uri.path().to_owned(),
         time_limit: route.timeout.unwrap_or(config.timeout),
         connect_limit: route.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
-        max_output: route.max_output.unwrap_or(config.max_output),
+        max_output: max_output(route, config),
         max_head: config.max_head,
     })
 }

@@ -5,6 +5,7 @@
 //! so here, in its connection's thread. Invariants: every check that needs no content is made by
 //! [`Session::plan`], before the content is read; what can never run never gets a `202`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,12 @@ use crate::browser::{self, Foreign, Policy};
 use crate::call::{Answer, Call, Connection, Owner, Peer, empty};
 use crate::dialect::{self, Mode};
 use crate::error::Error;
+use crate::handler::Takes;
 use crate::handler::routes::{RouteIndex, Routes};
 use crate::job::JobId;
 use crate::job::execution::Run;
 use crate::jobs::Jobs;
+use crate::memory::Allowance;
 use crate::prefer::{PREFER, PREFERENCE_APPLIED};
 use crate::store::{JobKey, Keep, Lookup, Submission};
 
@@ -35,6 +38,8 @@ const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 pub struct Plan {
     route: RouteIndex,
     mode: Mode,
+    /// How much of its content is used.
+    takes: Takes,
     /// By what the client names the job.
     key: Option<Box<str>>,
     /// The job that the client asks after, and how long it would wait for it.
@@ -42,6 +47,13 @@ pub struct Plan {
     owner: Owner,
     auth_type: Option<&'static str>,
     foreign: Foreign,
+}
+
+impl Plan {
+    /// Returns how much of the request's content is used.
+    pub const fn takes(&self) -> Takes {
+        self.takes
+    }
 }
 
 /// What the fronts talk to, each thread of theirs by a [`Session`].
@@ -77,9 +89,13 @@ impl Service {
         }
     }
 
-    /// A session for a thread that serves clients.
-    pub fn session(&self) -> Session<'_> {
-        Session { service: self, line: self.jobs.executions.begin(None) }
+    /// Returns a session for a thread that serves this peer, or any.
+    pub fn session(&self, peer: Option<IpAddr>) -> Session<'_> {
+        let memory = match peer {
+            Some(peer) => self.jobs.memory.peer(peer),
+            None => self.jobs.memory.allowance(),
+        };
+        Session { service: self, line: self.jobs.executions.begin(None, memory) }
     }
 
     fn checked(&self, request: &mut Parts, foreign: Foreign) -> Result<Plan, Error> {
@@ -100,7 +116,8 @@ impl Service {
             request.uri = uri;
         }
         let route = self.routes.find(request.uri.path())?;
-        self.routes.get(route).handler.check(request)?;
+        let handler = &self.routes.get(route).handler;
+        handler.check(request)?;
         let (owner, auth_type) = match caller {
             Some(caller) => (caller.owner, Some(caller.auth_type)),
             None => (Owner::anonymous(), None),
@@ -119,7 +136,12 @@ impl Service {
         if mode != Mode::Synchronous && key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
-        Ok(Plan { route, mode, key, awaited, owner, auth_type, foreign })
+        let takes = match handler.takes(request) {
+            // It waits with its request, and tells apart what is submitted under one key.
+            Takes::Nothing if mode != Mode::Synchronous => Takes::Any,
+            takes => takes,
+        };
+        Ok(Plan { route, mode, takes, key, awaited, owner, auth_type, foreign })
     }
 
     fn submit(
@@ -141,6 +163,7 @@ impl Service {
     fn answer_in_time(&self, job: JobKey, span: Duration, peer: &dyn Peer) -> Answer {
         if !span.is_zero() {
             self.jobs.wait(&job, span.min(self.max_wait), peer);
+            // Without memory for it at this moment, the client gets the `202`.
             if let Lookup::Done(result) = self.jobs.store.collect(&job) {
                 return Answer { response: result.to_response(), receipt: self.jobs.receipt(job) };
             }
@@ -161,6 +184,11 @@ pub struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// Returns whose memory the content of its requests and answers is charged to.
+    pub fn memory(&self) -> &Allowance {
+        self.line.execution.memory()
+    }
+
     /// Whether deferd is ending, so that connections should not be kept.
     pub fn is_draining(&self) -> bool {
         self.service.jobs.is_draining()
@@ -199,7 +227,7 @@ impl Session<'_> {
         peer: &dyn Peer,
     ) -> Answer {
         let service = self.service;
-        let Plan { route, mode, key, awaited, owner, auth_type, foreign } = plan;
+        let Plan { route, mode, key, awaited, owner, auth_type, foreign, .. } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };

@@ -109,7 +109,8 @@ impl Pool {
             return self.attempts.take(&task.job);
         }
         let route = task.route;
-        let run = self.jobs.executions.begin(Some(task.job.id));
+        self.jobs.wait_for_memory();
+        let run = self.jobs.executions.begin(Some(task.job.id), self.jobs.memory.allowance());
         let started = now();
         let record = self.routes.get(route).start_record;
         let Started { call, created } =

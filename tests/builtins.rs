@@ -158,7 +158,7 @@ fn echo_is_the_request_as_json() {
 }
 
 #[test]
-fn echo_takes_any_bytes_and_any_size() {
+fn echo_takes_any_bytes_and_shows_64_kib() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for body in [vec![], vec![0, 0xff, b'"', b'\\', 0x1b], vec![b'x'; 300_000]] {
@@ -167,7 +167,8 @@ fn echo_takes_any_bytes_and_any_size() {
         let later = client.result(&id).expect(200).json();
         for json in [now, later] {
             assert_eq!(json["bodySize"], body.len());
-            assert_eq!(json["body"], String::from_utf8_lossy(&body).as_ref());
+            let shown = &body[..body.len().min(64 << 10)];
+            assert_eq!(json["body"], String::from_utf8_lossy(shown).as_ref());
         }
     }
 }

@@ -45,7 +45,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
             *call.request.body_mut() = vec![b'.'; BODY].into();
             call
         };
-        let footprint = large().footprint();
+        let footprint = JOB + large().footprint();
         let fill = || {
             let mut accepted = Vec::new();
             loop {
@@ -60,9 +60,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
         };
         let accepted = race(&[&fill, &fill, &fill]).concat();
         assert_eq!(accepted.len(), CAPACITY / footprint);
-        assert!(
-            has_room(store, CAPACITY % footprint) && !has_room(store, CAPACITY % footprint + 1)
-        );
+        assert!(has_exactly(store, CAPACITY % footprint));
         // Their work takes up its room until it is done, wanted or not.
         store.forget_all(&nobody()).unwrap();
         assert!(!has_room(store, footprint));

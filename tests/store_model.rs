@@ -18,8 +18,8 @@ use std::sync::Arc;
 use deferd::call::Owner;
 use deferd::error::Error;
 use deferd::job::execution::{Execution, Stop};
-use deferd::job::stored::StoredResponse;
-use deferd::job::{JobId, Stamp};
+use deferd::job::stored::{StoredResponse, StoredResult};
+use deferd::job::{JobId, RECORD, SHORT_LOG, Stamp};
 use deferd::store::disk::Durability;
 use deferd::store::memory::MemoryStore;
 use deferd::store::{
@@ -37,7 +37,7 @@ const OPERATIONS: usize = 50;
 fn a_store_in_memory_answers_as_a_plain_map_does() {
     let run = |seed| {
         let capacity = capacity(seed);
-        run(Trial::new(Box::new(MemoryStore::new(capacity)), None, capacity, seed))
+        run(Trial::new(Box::new(MemoryStore::new(room(capacity))), None, capacity, seed))
     };
     assert_enough_refused((1..=SEQUENCES).map(run).sum(), SEQUENCES);
 }
@@ -56,7 +56,7 @@ fn a_relaxed_store_answers_as_a_plain_map_does_over_crashes() {
 
 /// Of every second sequence, room for a few jobs.
 fn capacity(seed: u64) -> usize {
-    if seed.is_multiple_of(2) { CAPACITY } else { 30 + Random::new(seed).below(400) }
+    if seed.is_multiple_of(2) { CAPACITY } else { 2000 + Random::new(seed).below(8000) }
 }
 
 fn run_on_disk(seed: u64, durability: Durability) -> usize {
@@ -144,7 +144,10 @@ impl Entry {
 
     fn bytes(&self) -> usize {
         match &self.state {
-            State::Done { result, log, .. } => result.footprint() + log.len(),
+            State::Done { result, log, .. } => {
+                let (response, log) = (result.clone(), log.clone().into());
+                RECORD + StoredResult { response, log }.footprint()
+            }
             State::Queued | State::Running { .. } => self.request,
         }
     }
@@ -164,11 +167,17 @@ impl Entry {
         }
     }
 
-    /// What this job's work ends with: `410` where it was cancelled.
-    fn finish(&mut self, cancelled: bool, now: Stamp) {
+    /// What this job's work ends with: `410` if it was cancelled, and `507` if there is no more `room`
+    /// than its request has taken.
+    fn finish(&mut self, cancelled: bool, now: Stamp, room: usize) {
         let response = if cancelled { Error::Cancelled.response() } else { response(self.n) };
-        let (result, log) = (StoredResponse::from(response), self.log());
-        self.state = State::Done { finished: now, result, log, in_delivery: false };
+        let (result, mut log) = (StoredResponse::from(response), self.log());
+        self.state = State::Done { finished: now, result, log: log.clone(), in_delivery: false };
+        if self.bytes() > self.request.max(room) {
+            let result = Refused::Full.of_result().response().into();
+            log.drain(..log.len().saturating_sub(SHORT_LOG));
+            self.state = State::Done { finished: now, result, log, in_delivery: false };
+        }
     }
 }
 
@@ -245,6 +254,12 @@ impl Trial {
         jobs + self.keys.values().map(|named| named.key.footprint()).sum::<usize>()
     }
 
+    /// What the result of a job may take.
+    fn room_of(&self, id: JobId) -> usize {
+        let own = self.model.get(&id).map_or(0, Entry::bytes);
+        (self.capacity + own).saturating_sub(self.stored())
+    }
+
     /// A clock that often stands still and often steps back.
     fn now(&mut self) -> Stamp {
         at(self.random.below(12) as f64)
@@ -298,13 +313,17 @@ impl Trial {
         let wanted = self.random.below(6) != 0;
         let keep = if wanted { Keep::Result } else { Keep::Nothing };
         let call = call(n, &owner);
-        let request = call.footprint();
+        let request = JOB + call.footprint();
         let key = (self.random.below(3) == 0).then(|| any_key(&mut self.random));
         let known = key.as_ref().and_then(|key| self.keys.get(&(owner.clone(), key.key.clone())));
-        let bytes = request + key.as_ref().map_or(0, IdempotencyKey::footprint);
+        let key_bytes = key.as_ref().map_or(0, IdempotencyKey::footprint);
+        let bytes = request + key_bytes;
+        let keys = self.keys.values().map(|named| named.key.footprint()).sum::<usize>();
         let expected = match (&key, known) {
             (Some(key), Some(named)) if named.key == *key => Some(Ok(Accepted::Known(named.id))),
             (_, Some(_)) => Some(Err(Refused::KeyReused)),
+            (Some(_), None) if keys + key_bytes > self.capacity / 4 => Some(Err(Refused::ManyKeys)),
+            (_, None) if bytes > self.capacity => Some(Err(Refused::TooLarge)),
             (_, None) if self.stored() + bytes > self.capacity => Some(Err(Refused::Full)),
             (_, None) => None,
         };
@@ -332,7 +351,7 @@ impl Trial {
     fn start(&mut self) {
         let (key, now) = (self.pick(), self.now());
         self.trace.note(format!("start {}", key.id));
-        let execution = Arc::new(Execution::new(Some(key.id)));
+        let execution = execution(key.id);
         let started = self.store.start(&key, &execution, StartRecord::Before, now);
         match self.model.get_mut(&key.id) {
             Some(entry) if entry.owner == key.owner && matches!(entry.state, State::Queued) => {
@@ -352,6 +371,8 @@ impl Trial {
         let Some(entry) = self.model.get_mut(&key.id) else { return };
         let State::Running { execution } = &entry.state else { return };
         let cancelled = execution.stopped().is_some();
+        let room = self.room_of(key.id);
+        let Some(entry) = self.model.get_mut(&key.id) else { return };
         let key = JobKey { owner: entry.owner.clone(), id: key.id };
         self.trace.note(format!("finish {} at {now:?}", key.id));
         let finished = self.store.finish(&key, response(entry.n), now);
@@ -359,7 +380,7 @@ impl Trial {
         let kept = entry.wanted && !cancelled;
         assert_eq!(finished, if kept { Finished::Kept } else { Finished::Dropped });
         if entry.wanted {
-            entry.finish(cancelled, now);
+            entry.finish(cancelled, now, room);
         } else {
             self.model.remove(&key.id);
         }
@@ -423,11 +444,12 @@ impl Trial {
         self.trace.note(format!("cancel {} at {now:?}", key.id));
         let cancelled = self.store.cancel(&key, now).unwrap();
         self.store.flush().unwrap();
+        let room = self.room_of(key.id);
         let expected = self.visible(&key);
         assert_eq!(cancelled, expected.is_some());
         let Some(entry) = expected else { return };
         match &entry.state {
-            State::Queued => entry.finish(true, now),
+            State::Queued => entry.finish(true, now, room),
             State::Running { execution } => assert_eq!(execution.stopped(), Some(Stop::Cancel)),
             State::Done { .. } => {}
         }
@@ -448,6 +470,8 @@ impl Trial {
         self.trace.note("forget all".into());
         self.store.forget_all(&owner).unwrap();
         self.forget_those(|_, entry| entry.owner == owner);
+        // Their removal is durable before a crash, as that of results is.
+        self.keys.retain(|(of, _), _| *of != owner);
     }
 
     fn forget_before(&mut self) {
@@ -565,7 +589,7 @@ impl Trial {
         assert_eq!(remaining, visible.map(|(id, _)| *id).collect::<Vec<_>>());
         let stored = self.stored();
         // Results count, whatever the capacity: then nothing fits.
-        let room = self.capacity.checked_sub(stored);
+        let room = self.capacity.checked_sub(stored + JOB);
         let fits = room.is_none_or(|room| has_room(store, room));
         assert!(fits, "more on the accounts than {stored} bytes");
         assert!(
@@ -601,6 +625,7 @@ impl Trial {
     fn end(mut self) -> usize {
         owners().iter().for_each(|owner| self.store.forget_all(owner).unwrap());
         self.forget_those(|_, _| true);
+        self.keys.clear();
         self.compare();
         for (id, entry) in std::mem::take(&mut self.model) {
             let key = JobKey { owner: entry.owner, id };

@@ -297,7 +297,9 @@ fn a_job_never_vanishes_between_its_states(open: Open) {
                 let result = store.peek(&job.key);
                 let after = store.status(&job.key).expect("the job exists");
                 match result {
-                    Lookup::Unknown | Lookup::Unreadable => panic!("the job exists"),
+                    Lookup::Unknown | Lookup::Unreadable | Lookup::NoMemory => {
+                        panic!("the job exists")
+                    }
                     Lookup::Pending => assert_ne!(before, Status::Done),
                     Lookup::Done(_) => assert_eq!(after, Status::Done),
                 }

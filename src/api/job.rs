@@ -11,10 +11,12 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::query::{number, parameter};
 use super::{Endpoint, json, text};
 use crate::call::{Answer, Call, Owner, Receipt, empty};
+use crate::content::{NoMemory, SMALL, held};
 use crate::error::Error;
 use crate::job::stored::StoredResponse;
 use crate::job::{JobId, Stamp};
 use crate::jobs::Jobs;
+use crate::memory::Allowance;
 use crate::store::{Failing, JobKey, List, Lookup, Status};
 
 /// The field that carries a job's id.
@@ -28,19 +30,31 @@ const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
 /// How many ids a list holds when `count` is absent.
 const DEFAULT_COUNT: usize = 100;
 
+/// How many it holds at most.
+const MAX_COUNT: usize = 10_000;
+
+/// The longest id as text, with quotes and a comma, in bytes.
+const ID_TEXT: usize = 23;
+
 const TRUE: &str = r#"{"result":true}"#;
 
 /// Answers a request for the job resource; `rest` is the path behind it.
 ///
 /// # Errors
 /// What the resource itself has to say: `400`, `404`, `405`.
-pub fn answer(jobs: &Arc<Jobs>, call: &Call, rest: &str, query: &str) -> Result<Answer, Error> {
+pub fn answer(
+    jobs: &Arc<Jobs>,
+    call: &Call,
+    rest: &str,
+    memory: &Allowance,
+) -> Result<Answer, Error> {
+    let query = call.request.uri().query().unwrap_or_default();
     let (segments, count) = segments(rest);
     let segments = &segments[..count];
     match *call.request.method() {
         Method::PUT => put(jobs, &call.owner, segments),
         Method::DELETE => delete(jobs, &call.owner, segments, query),
-        _ => get(jobs, &call.owner, segments, query),
+        _ => get(jobs, &call.owner, segments, query, memory),
     }
 }
 
@@ -68,14 +82,20 @@ pub fn awaited(method: &Method, path: &str) -> Option<JobId> {
     }
 }
 
-fn get(jobs: &Jobs, owner: &Owner, segments: &[&str], query: &str) -> Result<Answer, Error> {
+fn get(
+    jobs: &Jobs,
+    owner: &Owner,
+    segments: &[&str],
+    query: &str,
+    memory: &Allowance,
+) -> Result<Answer, Error> {
     match segments {
         [] => Err(Error::bad_parameter("")),
-        ["done"] => list(jobs, owner, List::Done, query),
-        ["pending"] => list(jobs, owner, List::Pending, query),
+        ["done"] => list(jobs, owner, List::Done, query, memory),
+        ["pending"] => list(jobs, owner, List::Pending, query, memory),
         [id] => status(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
         [id, "result"] => peek(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
-        [id, "log"] => log(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
+        [id, "log"] => log(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?, memory),
         _ => Err(Error::bad_parameter("")),
     }
 }
@@ -123,17 +143,39 @@ fn stamp(query: &str) -> Result<Stamp, Error> {
         .ok_or(Error::bad_parameter("stamp is not a number"))
 }
 
-fn list(jobs: &Jobs, owner: &Owner, list: List, query: &str) -> Result<Answer, Error> {
+fn list(
+    jobs: &Jobs,
+    owner: &Owner,
+    list: List,
+    query: &str,
+    memory: &Allowance,
+) -> Result<Answer, Error> {
     let count = match parameter(query, "count") {
         None => DEFAULT_COUNT,
         Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-            text.parse().unwrap_or(usize::MAX)
+            text.parse().map_or(MAX_COUNT, |count: usize| count.min(MAX_COUNT))
         }
         Some(_) => return Err(Error::bad_parameter("count is not a number")),
     };
+    // The ids as they come, and as text with its quotes and commas.
+    let mut charge = memory.nothing();
     let ids = jobs.store.list(owner, list, count);
-    let quoted: Vec<String> = ids.iter().map(|id| format!("\"{id}\"")).collect();
-    Ok(json(format!("[{}]", quoted.join(","))).into())
+    if ids.len() > DEFAULT_COUNT {
+        charge.grow(ids.len() * (size_of::<JobId>() + ID_TEXT))?;
+    }
+    let (mut text, mut digits) =
+        (String::with_capacity(2 + ids.len() * ID_TEXT), itoa::Buffer::new());
+    text.push('[');
+    for id in &ids {
+        let comma = if text.len() > 1 { "," } else { "" };
+        for part in [comma, "\"", digits.format(id.number()), "\""] {
+            text.push_str(part);
+        }
+    }
+    text.push(']');
+    drop(ids);
+    charge.shrink_to(text.len());
+    Ok(json(held(text.into_bytes().into(), charge)).into())
 }
 
 fn status(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
@@ -150,8 +192,13 @@ fn status(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
     }
 }
 
-fn log(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
-    jobs.store.log(job)?.map(|log| text(log).into()).ok_or(Error::not_found())
+fn log(jobs: &Jobs, job: &JobKey, memory: &Allowance) -> Result<Answer, Error> {
+    let log = jobs.store.log(job)?.ok_or(Error::not_found())?;
+    let mut charge = memory.nothing();
+    if log.len() > SMALL {
+        charge.grow(log.len())?;
+    }
+    Ok(text(held(log.into(), charge)).into())
 }
 
 fn peek(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
@@ -171,6 +218,7 @@ fn answer_with(
         Lookup::Unknown => Err(Error::not_found()),
         Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
         Lookup::Unreadable => Err(Failing.into()),
+        Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),
         Lookup::Done(result) => Ok(Answer { receipt: receipt(), response: named(&result, job.id) }),
     }
 }

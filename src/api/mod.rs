@@ -9,7 +9,7 @@ mod job;
 mod openapi;
 mod query;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use http::{HeaderValue, Method, Response};
 
 use crate::call::Call;
 use crate::error::{Error, JSON};
-use crate::handler::{ANY_METHOD, Handler, Outcome, options};
+use crate::handler::{ANY_METHOD, Handler, Outcome, Takes, options};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;
 pub use job::{ASYNC_ID, awaited, id_value};
@@ -41,6 +41,8 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub struct Api {
     jobs: Arc<Jobs>,
     access: Access,
+    /// The description of all endpoints, made when a client first asks for it.
+    description: OnceLock<Bytes>,
     /// How long one that takes its time may.
     time_limit: Duration,
 }
@@ -48,7 +50,7 @@ pub struct Api {
 impl Api {
     /// The endpoints over these jobs, which say of themselves who may ask, and end within `time_limit`.
     pub fn new(jobs: Arc<Jobs>, access: Access, time_limit: Duration) -> Self {
-        Self { jobs, access, time_limit }
+        Self { jobs, access, description: OnceLock::new(), time_limit }
     }
 }
 
@@ -115,6 +117,14 @@ impl Handler for Api {
         Endpoint::of(request.uri.path()).map(drop)
     }
 
+    fn takes(&self, request: &Parts) -> Takes {
+        match Endpoint::of(request.uri.path()) {
+            Ok(Endpoint::Echo) => Takes::Any,
+            Ok(Endpoint::Collection) => Takes::UpTo(collection::MAX_JSON),
+            _ => Takes::Nothing,
+        }
+    }
+
     fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
         let endpoint = Endpoint::of(call.request.uri().path())?;
         let method = call.request.method();
@@ -129,14 +139,19 @@ impl Handler for Api {
         }
         let query = call.request.uri().query().unwrap_or_default();
         match endpoint {
-            Endpoint::Job(rest) => job::answer(&self.jobs, call, rest, query).map(Outcome::Answer),
+            Endpoint::Job(rest) => {
+                job::answer(&self.jobs, call, rest, execution.memory()).map(Outcome::Answer)
+            }
             Endpoint::Server => Ok(options(ANY_METHOD).into()),
-            Endpoint::Version => Ok(admin::version(query, self.jobs.store.name()).into()),
+            Endpoint::Version => Ok(admin::version(query, &self.jobs).into()),
             Endpoint::Time => Ok(admin::time().into()),
             Endpoint::Sleep => admin::sleep(query, execution, self.time_limit).map(Into::into),
-            Endpoint::Echo => Ok(admin::echo(call).into()),
+            Endpoint::Echo => admin::echo(call, execution.memory()).map(Into::into),
             Endpoint::Availability => admin::availability(&self.jobs).map(Into::into),
-            Endpoint::Description => Ok(openapi::describe(self.access).into()),
+            Endpoint::Description => {
+                let description = self.description.get_or_init(|| openapi::describe(self.access));
+                Ok(json(description.clone()).into())
+            }
             Endpoint::Collection => collection::answer(method, call.request.body()).map(Into::into),
         }
     }

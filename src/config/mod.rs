@@ -5,6 +5,7 @@
 //! is wrong with it.
 
 mod route;
+mod sizes;
 mod value;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use lexopt::ValueExt;
 pub use route::{CONNECT_TIMEOUT, RouteConfig, Target};
+pub use sizes::{Sizes, shown};
 
 use crate::listen::Address;
 use crate::store::disk::Durability;
@@ -47,14 +49,17 @@ pub struct Config {
     pub workers: usize,
     /// Jobs that wait, at the most.
     pub queue: usize,
-    /// Waiting requests and kept results, in bytes, at the most.
-    pub max_stored: usize,
-    /// A request's content, in bytes, at the most.
-    pub max_body: usize,
+    /// All content in memory, in bytes, at the most.
+    pub max_memory: usize,
+    /// Waiting requests and kept results, in bytes, at the most; see [`sizes`](Self::sizes).
+    pub max_stored: Option<usize>,
+    /// A request's content, in bytes, at the most; see [`sizes`](Self::sizes).
+    pub max_body: Option<usize>,
     /// A request's head, in bytes, at the most.
     pub max_head: usize,
-    /// What a script may write to stdout, in bytes, where its route says nothing else.
-    pub max_output: usize,
+    /// What a script may write to stdout, in bytes, where its route says nothing else; see
+    /// [`sizes`](Self::sizes).
+    pub max_output: Option<usize>,
     /// Connections at once.
     pub max_connections: usize,
     /// How long a result is kept.
@@ -103,10 +108,11 @@ impl Default for Config {
             routes: Vec::new(),
             workers: cores.max(2),
             queue: 4096,
-            max_stored: 256 << 20,
-            max_body: 16 << 20,
+            max_memory: sizes::default_memory(),
+            max_stored: None,
+            max_body: None,
             max_head: 16 << 10,
-            max_output: 16 << 20,
+            max_output: None,
             max_connections: 512,
             ttl: Duration::from_secs(24 * 3600),
             timeout: Duration::from_secs(3600),
@@ -195,7 +201,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 21] = [
+const OPTIONS: [(&str, Setter); 22] = [
     ("listen", |c, v| value::address(v).map(|v| c.listen = v)),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
@@ -206,10 +212,11 @@ const OPTIONS: [(&str, Setter); 21] = [
     ("durability", |c, v| durability(v).map(|v| c.durability = v)),
     ("workers", |c, v| value::threads(v).map(|v| c.workers = v)),
     ("queue", |c, v| value::count(v).map(|v| c.queue = v)),
-    ("max-stored", |c, v| value::size(v).map(|v| c.max_stored = v)),
-    ("max-body", |c, v| value::size(v).map(|v| c.max_body = v)),
+    ("max-memory", |c, v| value::memory(v).map(|v| c.max_memory = v)),
+    ("max-stored", |c, v| value::size(v).map(|v| c.max_stored = Some(v))),
+    ("max-body", |c, v| value::size(v).map(|v| c.max_body = Some(v))),
     ("max-head", |c, v| value::size(v).map(|v| c.max_head = v)),
-    ("max-output", |c, v| value::size(v).map(|v| c.max_output = v)),
+    ("max-output", |c, v| value::size(v).map(|v| c.max_output = Some(v))),
     ("max-connections", |c, v| value::count(v).map(|v| c.max_connections = v)),
     ("ttl", |c, v| value::duration(v).map(|v| c.ttl = v)),
     ("timeout", |c, v| value::duration(v).map(|v| c.timeout = v)),
@@ -310,6 +317,7 @@ impl Config {
     /// Checks what concerns more than one option.
     fn check(&self) -> Result<(), Invalid> {
         self.check_exposure(&self.listen)?;
+        self.check_sizes()?;
         if self.data.is_none() && self.durability != Durability::Commit {
             let what = "there is nothing to be durable without --data DIR";
             return Err(Invalid::new("--durability", "relaxed", what));
@@ -357,7 +365,9 @@ mod tests {
         ]);
         assert_eq!(read.listen, Address::Tcp("[::1]:0".parse().unwrap()));
         assert_eq!(config(&["--listen", "unix:/run/x"]).listen, Address::Unix("/run/x".into()));
-        assert_eq!((read.ttl, read.max_stored, read.queue), (Duration::from_secs(300), 1 << 30, 8));
+        assert_eq!((read.ttl, read.queue), (Duration::from_secs(300), 8));
+        assert_eq!(read.max_stored, Some(1 << 30));
+        assert_eq!(config(&["--max-memory", "32M"]).sizes().memory, 32 << 20);
         assert_eq!(config(&["--insecure", "--listen", "0.0.0.0:1"]).exposure, Exposure::Insecure);
         assert_eq!(super::parse(["x".into(), "-h".into()]), Ok(Command::Help));
         assert_eq!(super::parse(["x".into(), "--version".into()]), Ok(Command::Version));
@@ -370,6 +380,9 @@ mod tests {
             (&["--queue", "0"], "--queue \"0\": must be at least 1"),
             (&["--ttl", "5"], "--ttl \"5\": no unit"),
             (&["--max-body", "5X"], "--max-body \"5X\""),
+            (&["--max-memory", "1K"], "--max-memory \"1K\": must be at least 1M"),
+            (&["--max-memory", "1M", "--max-body", "2M"], "--max-body \"2M\": without --data"),
+            (&["--max-memory", "1M", "--route", "/x=run:.,max-output=2M"], "max-output \"2M\""),
             (&["--listen", "localhost"], "--listen \"localhost\""),
             (&["--listen", "0.0.0.0:80"], "--listen \"0.0.0.0:80\": not a loopback address"),
             (&["--listen", "0.0.0.0:80"], "--insecure"),

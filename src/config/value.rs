@@ -69,6 +69,15 @@ pub fn threads(text: &str) -> Result<usize, String> {
     count(text).and_then(|n| if n <= 1024 { Ok(n) } else { Err("must be at most 1024".into()) })
 }
 
+/// A size of memory, enough to serve anything.
+///
+/// # Errors
+/// What is wrong.
+pub fn memory(text: &str) -> Result<usize, String> {
+    let size = size(text)?;
+    if size < 1 << 20 { Err("must be at least 1M".into()) } else { Ok(size) }
+}
+
 /// A size in bytes, or with one of the units K, M and G (powers of 1024), at least one byte.
 ///
 /// # Errors

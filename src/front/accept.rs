@@ -19,6 +19,7 @@ use super::stream::{Listener, Stream};
 use super::{Limits, connection};
 use crate::call::Connection;
 use crate::error::Error;
+use crate::memory::Allowance;
 use crate::service::Service;
 
 /// The stack of a connection's thread: its deepest path is JSON and the table of fields.
@@ -139,7 +140,9 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     let _ = stream.read(&mut [0; 16 * 1024]);
     let response = Error::Unavailable("too many connections".into()).response();
     let (close, version) = (Persistence::Close, http::Version::HTTP_11);
-    let _ = Writer::default().write(&mut stream, &response, Content::Sent, close, version);
+    // It is small: nothing of it is charged.
+    let memory = Allowance::default();
+    let _ = Writer::default().write(&mut stream, response, Content::Sent, close, version, &memory);
 }
 
 /// Tells of trouble that can come a thousand times a second, once in a while.

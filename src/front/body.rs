@@ -1,10 +1,11 @@
 //! The content of a request: by length or by chunks, whole or not at all (RFC 9112 sections 6 and 7).
 //!
-//! Owns the chunked decoding and the floor on the rate at which a client must send. Invariants: a body
-//! that is cut short is an error, never a shorter body; memory follows what has come, not what was
-//! announced.
+//! Owns the chunked decoding, the floor on the rate at which a client must send, and whether the content
+//! is kept or dropped. Invariants: a body that is cut short is an error, never a shorter body; memory
+//! follows what has come, not what was announced, and is charged to the client's allowance.
 
-use std::io::{self, Read};
+use std::borrow::Cow;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,8 +13,11 @@ use bytes::Bytes;
 use super::head::Framing;
 use super::input::{Input, Timed};
 use super::{Broken, Limits};
+use crate::config::shown;
 use crate::content::ContentBuffer;
 use crate::error::Error;
+use crate::handler::Takes;
+use crate::memory::Allowance;
 
 /// The longest line with a chunk size, extensions included, in bytes.
 const MAX_CHUNK_LINE: usize = 4096;
@@ -21,61 +25,171 @@ const MAX_CHUNK_LINE: usize = 4096;
 /// The digits of a chunk size: more would not fit 64 bits.
 const MAX_CHUNK_DIGITS: usize = 16;
 
-/// Reads the content that `framing` delimits.
+/// How much content is read and dropped if the request needs none, in bytes.
+const DROPPED: usize = 64 * 1024;
+
+/// What becomes of the content of a request.
+pub struct Intake<'a> {
+    /// How much may come, in bytes.
+    most: usize,
+    /// Which limit that is.
+    limit: Cow<'a, str>,
+    /// Whose memory it is charged to.
+    memory: &'a Allowance,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Dropped,
+}
+
+impl<'a> Intake<'a> {
+    /// Returns what becomes of content of which the handler takes so much.
+    pub fn new(takes: Takes, limits: &'a Limits, memory: &'a Allowance) -> Self {
+        let (most, what, fate) = match takes {
+            Takes::Any => (usize::MAX, "", Fate::Kept),
+            Takes::UpTo(most) => (most, "for this endpoint", Fate::Kept),
+            Takes::Nothing => (DROPPED, "for an endpoint that uses none", Fate::Dropped),
+        };
+        let (most, limit) = if most >= limits.max_body {
+            (limits.max_body, Cow::Borrowed(limits.max_body_option.as_str()))
+        } else {
+            (most, Cow::Owned(format!("{} {what}", shown(most))))
+        };
+        let mut intake = Self { most, limit, memory, fate };
+        if fate == Fate::Kept && memory.capacity() < most {
+            intake.most = memory.capacity();
+            let limit = format!("{}, which --max-memory allows one client", shown(intake.most));
+            intake.limit = limit.into();
+        }
+        intake
+    }
+
+    /// Refuses content that is announced to be too large, before any of it is read.
+    ///
+    /// # Errors
+    /// [`Error::BodyTooLarge`].
+    pub fn check(&self, framing: Framing) -> Result<(), Error> {
+        match framing {
+            Framing::Length(length) if length > self.most as u64 => Err(self.too_large()),
+            Framing::Length(_) | Framing::Chunked => Ok(()),
+        }
+    }
+
+    /// Returns the content before any of it has come.
+    pub fn begin(&self) -> Taken {
+        Taken { content: ContentBuffer::new(self.memory), received: 0 }
+    }
+
+    /// Takes bytes of the content.
+    ///
+    /// # Errors
+    /// `413` if they are too many, `503` without memory for them.
+    pub fn take(&self, taken: &mut Taken, bytes: &[u8]) -> Result<(), Error> {
+        taken.received += bytes.len();
+        if taken.received > self.most {
+            return Err(self.too_large());
+        }
+        match self.fate {
+            Fate::Dropped => Ok(()),
+            Fate::Kept => taken.content.extend(bytes).map_err(|error| Error::no_memory(&error)),
+        }
+    }
+
+    /// Returns the refusal of content that is larger than may come.
+    fn too_large(&self) -> Error {
+        Error::BodyTooLarge(format!("more than {}", self.limit).into())
+    }
+}
+
+/// What has come of a content.
+pub struct Taken {
+    /// What of it is kept.
+    pub content: ContentBuffer,
+    /// How much has come, kept or not, in bytes.
+    pub received: usize,
+}
+
+/// Reads the content that `framing` delimits; returns nothing of it if it is to be dropped.
 ///
 /// # Errors
-/// [`Broken::Refused`] with `400`, `408` or `413`; [`Broken::Gone`] if the client closes before its end.
+/// [`Broken::Refused`] with `400`, `408`, `413`, or `503` without memory for it; [`Broken::Gone`] if the
+/// client closes before its end.
 pub fn read<R: Read + Timed>(
     input: &mut Input<R>,
     framing: Framing,
     limits: &Limits,
+    intake: &Intake<'_>,
 ) -> Result<Bytes, Broken> {
     if framing == Framing::Length(0) {
         return Ok(Bytes::new());
     }
-    let content = ContentBuffer::default();
-    let mut reader = Reader { input, begin: Instant::now(), time: limits.body_time, content };
+    intake.check(framing)?;
+    let mut reader = Reader {
+        input,
+        begin: Instant::now(),
+        time: limits.body_time,
+        intake,
+        taken: intake.begin(),
+    };
     match framing {
         Framing::Length(length) => {
-            let length = usize::try_from(length).map_err(|_| Error::BodyTooLarge)?;
-            reader.read_content(length)?;
+            // It is no more than `most`.
+            reader.read_content(usize::try_from(length).unwrap_or(usize::MAX))?;
         }
         Framing::Chunked => reader.read_chunks(limits)?,
     }
-    Ok(reader.content.freeze())
+    Ok(reader.taken.content.freeze())
 }
 
 struct Reader<'a, R> {
     input: &'a mut Input<R>,
     begin: Instant,
     time: Duration,
-    content: ContentBuffer,
+    intake: &'a Intake<'a>,
+    taken: Taken,
 }
 
 impl<R: Read + Timed> Reader<'_, R> {
     /// A second more for each KiB that came: a floor on the rate.
     fn deadline(&self) -> Instant {
-        self.begin + self.time + Duration::from_secs(self.content.len() as u64 / 1024)
+        self.begin + self.time + Duration::from_secs(self.taken.received as u64 / 1024)
     }
 
-    /// Appends the next `length` bytes to the content.
+    /// Takes the next `length` bytes of the content.
     fn read_content(&mut self, length: usize) -> Result<(), Broken> {
-        let end = self.content.len() + length;
-        let buffered = self.input.bytes();
-        let buffered = &buffered[..buffered.len().min(length)];
-        self.content.extend(buffered).map_err(|error| no_room(&error))?;
-        let used = buffered.len();
-        self.input.consume(used);
-        while self.content.len() < end {
+        let end = self.taken.received + length;
+        self.take_buffered(length)?;
+        while self.taken.received < end {
             let deadline = self.deadline();
-            let left = end - self.content.len();
-            let room = self.content.room(left).map_err(|error| no_room(&error))?;
+            let left = end - self.taken.received;
+            if self.intake.fate == Fate::Dropped {
+                if self.input.fill(deadline)? == 0 {
+                    return Err(Broken::Gone);
+                }
+                self.take_buffered(left)?;
+                continue;
+            }
+            let room = self.taken.content.room(left).map_err(|error| Error::no_memory(&error))?;
             let n = self.input.read_into(room, deadline)?;
             if n == 0 {
                 return Err(Broken::Gone);
             }
-            self.content.advance(n);
+            self.taken.content.advance(n);
+            self.taken.received += n;
         }
+        Ok(())
+    }
+
+    /// Takes what of the next `length` bytes is there already.
+    fn take_buffered(&mut self, length: usize) -> Result<(), Broken> {
+        let buffered = self.input.bytes();
+        let buffered = &buffered[..buffered.len().min(length)];
+        self.intake.take(&mut self.taken, buffered)?;
+        let used = buffered.len();
+        self.input.consume(used);
         Ok(())
     }
 
@@ -86,9 +200,9 @@ impl<R: Read + Timed> Reader<'_, R> {
             if size == 0 {
                 return self.skip_trailer(limits.max_head);
             }
-            let room = limits.max_body - self.content.len();
+            let room = self.intake.most - self.taken.received;
             let size = usize::try_from(size).ok().filter(|&size| size <= room);
-            self.read_content(size.ok_or(Error::BodyTooLarge)?)?;
+            self.read_content(size.ok_or_else(|| self.intake.too_large())?)?;
             self.read_line(0, |_| ())?;
         }
     }
@@ -131,11 +245,6 @@ impl<R: Read + Timed> Reader<'_, R> {
     }
 }
 
-/// The error of a request whose content finds no memory.
-pub fn no_room(error: &io::Error) -> Error {
-    Error::Unavailable(format!("no memory for the content: {error}").into())
-}
-
 /// The size in a chunk's first line; what is behind a semicolon is an extension, and ignored.
 fn chunk_size(line: &[u8]) -> Result<u64, Error> {
     let digits = line.split(|&b| b == b';').next().unwrap_or_default();
@@ -153,10 +262,16 @@ fn chunk_size(line: &[u8]) -> Result<u64, Error> {
 mod tests {
     use super::super::head::tests::limits;
     use super::*;
+    use crate::memory::Budget;
+
+    fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Bytes, Broken> {
+        let (limits, memory) = (limits(), Allowance::default());
+        read(input, framing, &limits, &Intake::new(Takes::Any, &limits, &memory))
+    }
 
     fn chunked(bytes: &str) -> Result<(Bytes, usize), Broken> {
         let mut input = Input::new(bytes.as_bytes());
-        let content = read(&mut input, Framing::Chunked, &limits())?;
+        let content = read_all(&mut input, Framing::Chunked)?;
         let mut rest = input.bytes().len();
         while let Ok(n @ 1..) = input.fill(Instant::now() + Duration::from_secs(1)) {
             rest += n;
@@ -214,7 +329,7 @@ mod tests {
             assert!(matches!(chunked(bytes), Err(Broken::Gone)), "{bytes:?}");
         }
         let mut input = Input::new(&b"half"[..]);
-        let cut = read(&mut input, Framing::Length(5), &limits());
+        let cut = read_all(&mut input, Framing::Length(5));
         assert!(matches!(cut, Err(Broken::Gone)));
     }
 
@@ -222,7 +337,58 @@ mod tests {
     fn what_follows_a_length_is_left() {
         let mut input = Input::new(&b"helloGET /"[..]);
         input.fill(Instant::now() + Duration::from_secs(1)).unwrap();
-        assert_eq!(read(&mut input, Framing::Length(5), &limits()).unwrap(), "hello");
+        assert_eq!(read_all(&mut input, Framing::Length(5)).unwrap(), "hello");
         assert_eq!(input.bytes(), b"GET /");
+    }
+
+    #[test]
+    fn content_beyond_its_limit_is_refused_by_name() {
+        let (limits, unbounded) = (limits(), Allowance::default());
+        let small = Budget::new(100).peer("192.0.2.1".parse().unwrap());
+        for (takes, memory, most, named) in [
+            (Takes::Any, &unbounded, 256, "more than --max-body 256"),
+            (Takes::UpTo(10), &unbounded, 10, "more than 10 for this endpoint"),
+            (Takes::UpTo(1000), &unbounded, 256, "more than --max-body 256"),
+            (Takes::Nothing, &unbounded, 256, "more than --max-body 256"),
+            (Takes::Any, &small, 50, "more than 50, which --max-memory allows one client"),
+        ] {
+            let intake = Intake::new(takes, &limits, memory);
+            assert!(intake.check(Framing::Length(most)).is_ok());
+            let refused = intake.check(Framing::Length(most + 1)).unwrap_err();
+            assert_eq!(refused, Error::BodyTooLarge(named.into()));
+            let bytes = format!("{:x}\r\n", most + 1);
+            let mut input = Input::new(bytes.as_bytes());
+            let read = read(&mut input, Framing::Chunked, &limits, &intake);
+            assert!(matches!(read, Err(Broken::Refused(error)) if error == refused));
+        }
+    }
+
+    #[test]
+    fn dropped_content_is_read_to_its_end_and_not_kept() {
+        let (limits, memory) = (limits(), Allowance::default());
+        let intake = Intake::new(Takes::Nothing, &limits, &memory);
+        for (framing, bytes) in
+            [(Framing::Length(5), "helloNEXT"), (Framing::Chunked, "5\r\nhello\r\n0\r\n\r\nNEXT")]
+        {
+            let mut input = Input::new(bytes.as_bytes());
+            let content = read(&mut input, framing, &limits, &intake).unwrap();
+            input.fill(Instant::now() + Duration::from_secs(1)).unwrap();
+            assert_eq!((&content[..], input.bytes()), (&b""[..], &b"NEXT"[..]));
+        }
+    }
+
+    #[test]
+    fn content_without_memory_is_refused_and_its_memory_given_back() {
+        let limits = Limits { max_body: 1 << 20, ..limits() };
+        let budget = Budget::new(2 << 20);
+        let intake_memory = budget.allowance();
+        let intake = Intake::new(Takes::Any, &limits, &intake_memory);
+        let _others = budget.allowance().charge((2 << 20) - (64 << 10)).unwrap();
+        let bytes = vec![b'x'; 1 << 20];
+        let mut input = Input::new(&bytes[..]);
+        let read = read(&mut input, Framing::Length(1 << 20), &limits, &intake);
+        let Err(Broken::Refused(error)) = read else { panic!("there is no memory") };
+        assert_eq!(error.status().as_u16(), 503);
+        assert_eq!(budget.used(), (2 << 20) - (64 << 10));
     }
 }

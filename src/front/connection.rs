@@ -4,12 +4,13 @@
 //! phase means is in the files beside this one. Invariant: a receipt is confirmed after the last byte
 //! of its answer was written and the connection shows no error, and never otherwise.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Version};
 
+use super::body::Intake;
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
 use super::output::Output;
@@ -18,12 +19,17 @@ use super::slots::Slot;
 use super::stream::Stream;
 use super::{Broken, Limits, body, head};
 use crate::call::{Answer, Connection};
+use crate::content::NoMemory;
+use crate::error::Error;
 use crate::service::{Service, Session};
 
 /// How long, and how much, a closing connection is read, so that its last answer is not lost to a
 /// reset (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// A request's head that takes no more memory than this is the connection's own, in bytes.
+const SMALL_HEAD: usize = 8 * 1024;
 
 /// One connection.
 pub struct Exchange<'a> {
@@ -49,7 +55,7 @@ pub fn serve(
         return;
     };
     let input = Input::new(stream);
-    let (session, writer) = (service.session(), Writer::default());
+    let (session, writer) = (service.session(Some(connection.peer_ip())), Writer::default());
     let mut exchange =
         Exchange { session, limits, slot, stream, input, output, connection, writer };
     while exchange.next() == Persistence::KeepAlive {}
@@ -78,6 +84,16 @@ impl Exchange<'_> {
         let (framing, persistence, version) = (head.framing, head.persistence, head.parts.version);
         let is_head = head.parts.method == Method::HEAD;
         let content = if is_head { Content::Omitted } else { Content::Sent };
+        // For as long as the request is in hand; a job that it becomes has its own charge.
+        let charged = if head.memory > SMALL_HEAD {
+            self.session.memory().charge(head.memory).map(Some)
+        } else {
+            Ok(None)
+        };
+        let _charge = match charged {
+            Ok(charge) => charge,
+            Err(no_room) => return self.refuse(Error::from(no_room).into()),
+        };
         let plan = match self.session.plan(&mut head.parts, &self.connection) {
             Ok(plan) => plan,
             Err(answer) if framing == Framing::Length(0) => {
@@ -89,11 +105,16 @@ impl Exchange<'_> {
                 return self.linger();
             }
         };
+        let memory = self.session.memory().clone();
+        let intake = Intake::new(plan.takes(), self.limits, &memory);
+        if let Err(error) = intake.check(framing) {
+            return self.refuse(error.into());
+        }
         let expected = head.expectation == Expectation::Continue && framing != Framing::Length(0);
         if expected && self.input.bytes().is_empty() && self.send_continue().is_err() {
             return Persistence::Close;
         }
-        let body = match body::read(&mut self.input, framing, self.limits) {
+        let body = match body::read(&mut self.input, framing, self.limits, &intake) {
             Ok(body) => body,
             Err(broken) => return self.refuse(broken),
         };
@@ -116,8 +137,16 @@ impl Exchange<'_> {
         let Answer { response, receipt } = answer;
         let draining = self.session.is_draining();
         let persistence = if draining { Persistence::Close } else { wanted };
-        let Self { output, writer, .. } = self;
-        let written = writer.write(output, &response, content, persistence, version);
+        let Self { output, writer, session, .. } = self;
+        let memory = session.memory();
+        let mut written = writer.write(output, response, content, persistence, version, memory);
+        if matches!(&written, Err(error) if error.kind() == ErrorKind::OutOfMemory) {
+            // Nothing of it has gone out, and what it would have delivered stays.
+            let refusal = Error::no_memory(&NoMemory::Budget).response();
+            written = writer
+                .write(output, refusal, content, persistence, version, memory)
+                .and(Err(ErrorKind::OutOfMemory.into()));
+        }
         if let Err(error) = written {
             log::debug!("peer={} left before its answer was written: {error}", self.connection);
             return Persistence::Close;

@@ -10,6 +10,7 @@ pub fn limits() -> Limits {
     Limits {
         max_head: 1024,
         max_body: 256,
+        max_body_option: "--max-body 256".into(),
         head_time: time,
         body_time: time,
         write_time: time,

@@ -36,6 +36,8 @@ pub struct Limits {
     pub max_head: usize,
     /// The content of a request, in bytes.
     pub max_body: usize,
+    /// Which limit that is, for the client that exceeds it: `--max-body 16M`.
+    pub max_body_option: String,
     /// From the first byte of a head to its last.
     pub head_time: Duration,
     /// For the content, beside a second for each KiB received.
@@ -44,6 +46,13 @@ pub struct Limits {
     pub write_time: Duration,
     /// From an answer to the first byte of the next request.
     pub idle_time: Duration,
+}
+
+impl Limits {
+    /// Returns the refusal of content that is larger than [`max_body`](Self::max_body).
+    pub fn body_too_large(&self) -> Error {
+        Error::BodyTooLarge(format!("more than {}", self.max_body_option).into())
+    }
 }
 
 /// Why a request does not come to its end.

@@ -13,6 +13,7 @@ use http::{HeaderName, Response, StatusCode, Version};
 
 use super::head::Persistence;
 use crate::call::LengthOfGet;
+use crate::memory::{Allowance, NoRoom};
 
 /// Content up to this size is copied behind the head; larger content is written from where it is.
 const SMALL: usize = 4096;
@@ -40,21 +41,24 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes an answer to its last byte.
+    /// Writes an answer to its last byte. A large head is charged to `memory` for as long as that takes.
     ///
     /// # Errors
-    /// Those of the connection; then some of the answer may have gone out.
+    /// [`io::ErrorKind::OutOfMemory`] without memory for the head: then nothing was written. Else those
+    /// of the connection; then some of the answer may have gone out.
     pub fn write(
         &mut self,
         stream: &mut impl Write,
-        response: &Response<Bytes>,
+        response: Response<Bytes>,
         content: Content,
         persistence: Persistence,
         version: Version,
+        memory: &Allowance,
     ) -> io::Result<()> {
+        self.head.clear();
         let status = response.status();
         let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        self.put_status_and_fields(response);
+        self.put_status_and_fields(&response);
         match response.extensions().get::<LengthOfGet>().filter(|_| content == Content::Omitted) {
             Some(LengthOfGet(Some(length))) => self.put(b"content-length", length.as_bytes()),
             None if has_content => {
@@ -70,12 +74,19 @@ impl Writer {
         }
         self.head.extend_from_slice(b"\r\n");
         let sent = has_content && content == Content::Sent;
-        let mut body = if sent { response.body().as_ref() } else { b"" };
-        if body.len() <= SMALL {
-            self.head.extend_from_slice(body);
-            body = b"";
+        // The fields go now: a client that reads slowly has one copy of them in memory, not two.
+        let body = if sent { response.into_body() } else { Bytes::new() };
+        let mut rest = body.as_ref();
+        if rest.len() <= SMALL {
+            self.head.extend_from_slice(rest);
+            rest = b"";
         }
-        let written = write_all(stream, &self.head, body);
+        let size = self.head.capacity();
+        let charged = if size > 4 * SMALL { Some(memory.charge(size)) } else { None };
+        let written = match charged {
+            Some(Err(NoRoom)) => Err(io::ErrorKind::OutOfMemory.into()),
+            None | Some(Ok(_)) => write_all(stream, &self.head, rest),
+        };
         self.head.clear();
         // What one large answer took, an idle connection should not hold.
         self.head.shrink_to(2 * SMALL);
@@ -147,6 +158,7 @@ fn write_all(stream: &mut impl Write, mut first: &[u8], mut second: &[u8]) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Budget;
 
     fn written(status: u16, body: &'static str, content: Content, version: Version) -> String {
         let response = Response::builder()
@@ -159,7 +171,8 @@ mod tests {
             .unwrap();
         let mut out = Vec::new();
         let keep = Persistence::KeepAlive;
-        Writer::default().write(&mut out, &response, content, keep, version).unwrap();
+        let memory = Allowance::default();
+        Writer::default().write(&mut out, response, content, keep, version, &memory).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -191,17 +204,37 @@ mod tests {
             }
         }
         let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
-        let (mut writer, mut out) = (Writer::default(), Vec::new());
+        let (mut writer, mut out, memory) = (Writer::default(), Vec::new(), Allowance::default());
         for body in ["first", "second"] {
-            let response = Response::builder().header("date", "then").body(body.into()).unwrap();
-            assert!(writer.write(&mut Broken, &response, Content::Sent, keep, version).is_err());
-            writer.write(&mut out, &response, Content::Sent, keep, version).unwrap();
+            let response = || Response::builder().header("date", "then").body(body.into()).unwrap();
+            let sent = Content::Sent;
+            assert!(writer.write(&mut Broken, response(), sent, keep, version, &memory).is_err());
+            writer.write(&mut out, response(), sent, keep, version, &memory).unwrap();
         }
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 5\r\n\r\nfirst\
              HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 6\r\n\r\nsecond"
         );
+    }
+
+    #[test]
+    fn a_large_head_needs_memory_and_a_small_one_does_not() {
+        let budget = Budget::new(256 << 10);
+        let memory = budget.allowance();
+        let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
+        let (mut writer, mut out) = (Writer::default(), Vec::new());
+        let mut write = |size: usize| {
+            let response = Response::builder().header("x", "x".repeat(size));
+            let response = response.body(Bytes::new()).unwrap();
+            writer.write(&mut out, response, Content::Sent, keep, version, &memory)
+        };
+        write(32 << 10).unwrap();
+        let _others = memory.charge(256 << 10).unwrap();
+        write(1 << 10).unwrap();
+        assert_eq!(write(32 << 10).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        write(1 << 10).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap().matches("HTTP/1.1 200 OK").count(), 3);
     }
 
     #[test]
@@ -220,8 +253,10 @@ mod tests {
         let body: Vec<u8> = (0..=255).cycle().take(3 * SMALL + 1).collect();
         let response = Response::new(Bytes::from(body.clone()));
         let mut out = Dribble(Vec::new());
-        let (close, version) = (Persistence::Close, Version::HTTP_11);
-        Writer::default().write(&mut out, &response, Content::Sent, close, version).unwrap();
+        let (close, version, memory) = (Persistence::Close, Version::HTTP_11, Allowance::default());
+        Writer::default()
+            .write(&mut out, response, Content::Sent, close, version, &memory)
+            .unwrap();
         assert!(out.0.ends_with(&body));
         assert!(out.0.len() < body.len() + 200);
     }

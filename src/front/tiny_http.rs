@@ -20,17 +20,20 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use tiny_http::Server;
 
+use super::body::Intake;
 use super::head::{Framing, Head, Persistence};
 use super::in_hand::Busy;
 use super::reply::{Content, Writer};
-use super::{InHand, Limits, Listener, body};
+use super::{InHand, Limits, Listener};
 use crate::call::{Answer, Connection, Peer};
-use crate::content::ContentBuffer;
 use crate::error::Error;
 use crate::service::{Service, Session};
 
 /// Threads that take requests from the accept loop; so many synchronous ones run at once.
 const RECEIVERS: usize = 64;
+
+/// How much of a content is read at once, in bytes.
+const CHUNK: usize = 8 * 1024;
 
 /// How often a request that came at the end looks whether the end was put off.
 const LOOK: Duration = Duration::from_millis(5);
@@ -159,7 +162,7 @@ struct Receiver {
 
 impl Receiver {
     fn run(&self) {
-        let session = self.service.session();
+        let session = self.service.session(None);
         loop {
             match self.server.recv() {
                 Ok(request) => {
@@ -217,8 +220,9 @@ impl Receiver {
             persistence = Persistence::Close;
         }
         let mut stream = request.into_writer();
+        let memory = session.memory();
         let written =
-            Writer::default().write(&mut stream, &response, content, persistence, version);
+            Writer::default().write(&mut stream, response, content, persistence, version, memory);
         // tiny_http buffers what it sends: only a flush says whether it went out.
         if written.and_then(|()| stream.flush()).is_ok() {
             receipt.confirm();
@@ -237,7 +241,8 @@ impl Receiver {
             Ok(plan) => plan,
             Err(answer) => return *answer,
         };
-        match content(request, framing, self.limits.max_body) {
+        let intake = Intake::new(plan.takes(), &self.limits, session.memory());
+        match content(request, framing, &intake) {
             Ok(body) => session.call(plan, parts, body, connection, &Unseen),
             Err(error) => error.response().into(),
         }
@@ -275,23 +280,25 @@ fn head(request: &tiny_http::Request, limits: &Limits) -> Result<Head, Error> {
 fn content(
     request: &mut tiny_http::Request,
     framing: Framing,
-    max_body: usize,
+    intake: &Intake<'_>,
 ) -> Result<Bytes, Error> {
-    let mut body = ContentBuffer::default();
+    intake.check(framing)?;
+    let mut taken = intake.begin();
     let cut = |_| Error::bad_parameter("the content is cut short");
+    let mut buffer = [0; CHUNK];
     loop {
-        let room = body.room(max_body + 1 - body.len()).map_err(|error| body::no_room(&error))?;
-        match request.as_reader().read(room).map_err(cut)? {
-            0 => break,
-            n => body.advance(n),
-        }
-        if body.len() > max_body {
-            return Err(Error::BodyTooLarge);
-        }
+        let n = match request.as_reader().read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(error) => return Err(cut(error)),
+        };
+        intake.take(&mut taken, &buffer[..n])?;
     }
     match framing {
-        Framing::Length(length) if length != body.len() as u64 => Err(cut(io::Error::other(""))),
-        _ => Ok(body.freeze()),
+        Framing::Length(length) if length != taken.received as u64 => {
+            Err(cut(io::Error::other("")))
+        }
+        _ => Ok(taken.content.freeze()),
     }
 }
 
@@ -305,12 +312,17 @@ mod tests {
     use crate::browser::{HostCheck, Policy};
     use crate::handler::routes::Routes;
     use crate::jobs::Jobs;
+    use crate::memory::Budget;
     use crate::queue::Queue;
+    use crate::store::Room;
     use crate::store::memory::MemoryStore;
 
     /// A service without a route.
     fn nothing() -> Arc<Service> {
-        let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(1)), Queue::new(1)));
+        let memory = Budget::new(1 << 20);
+        let room = Room { capacity: 1, reserve: 0, memory: memory.allowance() };
+        let jobs = Jobs::new(Arc::new(MemoryStore::new(room)), Queue::new(1), memory);
+        let jobs = Arc::new(jobs);
         let (allow_origin, allow_host) = (Vec::new(), Vec::new());
         let policy = Policy { allow_origin, allow_host, host_check: HostCheck::Any };
         let routes = Arc::new(Routes::new(Vec::new()));

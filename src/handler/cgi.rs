@@ -126,11 +126,12 @@ fn passed(mut fields: HeaderMap) -> HeaderMap {
 mod tests {
     use super::*;
     use crate::content::ContentBuffer;
+    use crate::memory::Allowance;
     use bytes::Bytes;
     use std::process::ExitStatus;
 
     fn written(stdout: &str) -> ContentBuffer {
-        let mut buffer = ContentBuffer::default();
+        let mut buffer = ContentBuffer::new(&Allowance::default());
         buffer.extend(stdout.as_bytes()).unwrap();
         buffer
     }

@@ -20,9 +20,10 @@ use rustix::process::{
 };
 
 use super::stderr::Stderr;
-use crate::content::ContentBuffer;
+use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
+use crate::memory::Allowance;
 
 /// How long a cancelled script has between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(5);
@@ -81,8 +82,9 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
         return Err(Error::Cancelled);
     }
     let mut group = Group::spawn(script).map_err(cannot)?;
+    let lines = Stderr::new(execution, &name);
     let mut pipes =
-        Pipes::new(&mut group.leader, script, Stderr::new(execution, &name)).map_err(cannot)?;
+        Pipes::new(&mut group.leader, script, lines, execution.memory()).map_err(cannot)?;
     let ending = watch(&mut group, &mut pipes, &wake, script, execution);
     let status = group.end().map_err(|e| Error::Internal(e.to_string().into()))?;
     pipes.drain();
@@ -229,13 +231,18 @@ struct Pipes<'a> {
     stderr: Option<OwnedFd>,
     output: ContentBuffer,
     /// Why no more of the output can be taken.
-    no_room: Option<io::Error>,
+    no_room: Option<NoMemory>,
     max_output: usize,
     lines: Stderr<'a>,
 }
 
 impl<'a> Pipes<'a> {
-    fn new(child: &mut Child, script: &Script<'a>, lines: Stderr<'a>) -> io::Result<Self> {
+    fn new(
+        child: &mut Child,
+        script: &Script<'a>,
+        lines: Stderr<'a>,
+        memory: &Allowance,
+    ) -> io::Result<Self> {
         let stdin = child.stdin.take().map(|pipe| (pipe, script.stdin));
         let stdout = child.stdout.take().map(OwnedFd::from);
         let stderr = child.stderr.take().map(OwnedFd::from);
@@ -248,7 +255,7 @@ impl<'a> Pipes<'a> {
             stdin,
             stdout,
             stderr,
-            output: ContentBuffer::default(),
+            output: ContentBuffer::new(memory),
             no_room: None,
             max_output,
             lines,
@@ -261,9 +268,16 @@ impl<'a> Pipes<'a> {
 
     /// What is wrong with the output, if it [is over](Self::is_over).
     fn over(&self) -> Option<Error> {
-        if let Some(error) = &self.no_room {
-            let what = format!("no memory for what the script writes: {error}");
-            return Some(Error::Unavailable(what.into()));
+        match &self.no_room {
+            Some(NoMemory::Budget) => {
+                let what = "what the script writes does not fit into --max-memory at this moment";
+                return Some(Error::InsufficientStorage(what.into()));
+            }
+            Some(NoMemory::System(error)) => {
+                let what = format!("no memory for what the script writes: {error}");
+                return Some(Error::Unavailable(what.into()));
+            }
+            None => {}
         }
         self.is_over().then(|| Error::BadGateway("the script wrote more than max-output".into()))
     }
@@ -334,7 +348,9 @@ impl<'a> Pipes<'a> {
 
     /// Reads once from stdout; whether there may be more.
     fn read_stdout(&mut self) -> bool {
-        let room = match self.output.room(usize::MAX) {
+        // One byte more than allowed tells that there is more.
+        let most = self.max_output.saturating_add(1).saturating_sub(self.output.len()).max(1);
+        let room = match self.output.room(most) {
             Ok(room) => room,
             Err(error) => {
                 self.no_room = Some(error);

@@ -42,6 +42,17 @@ impl<T: Into<Answer>> From<T> for Outcome {
     }
 }
 
+/// How much content a handler uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// As much as may be sent at all.
+    Any,
+    /// At most so many bytes.
+    UpTo(usize),
+    /// None: what a client sends all the same is dropped.
+    Nothing,
+}
+
 /// Something that can run requests.
 pub trait Handler: Send + Sync {
     /// Refuses what can never run, before the content is read and before a `202` is given.
@@ -49,6 +60,11 @@ pub trait Handler: Send + Sync {
     /// # Errors
     /// The error that the client is answered with.
     fn check(&self, request: &Parts) -> Result<(), Error>;
+
+    /// Returns how much content it uses of this request, which it has checked.
+    fn takes(&self, _: &Parts) -> Takes {
+        Takes::Any
+    }
 
     /// Runs the request to its end, or until `execution` is stopped.
     ///

@@ -87,6 +87,7 @@ fn response(output: Output) -> Response<Bytes> {
 mod tests {
     use super::*;
     use crate::content::ContentBuffer;
+    use crate::memory::Allowance;
     use std::process::ExitStatus;
 
     #[test]
@@ -96,8 +97,8 @@ mod tests {
             (3 << 8, 500, Some(("x-exit-code", "3"))),
             (9, 500, Some(("x-exit-signal", "9"))),
         ] {
-            let output =
-                Output { status: ExitStatus::from_raw(raw), stdout: ContentBuffer::default() };
+            let stdout = ContentBuffer::new(&Allowance::default());
+            let output = Output { status: ExitStatus::from_raw(raw), stdout };
             let response = response(output);
             assert_eq!(response.status().as_u16(), status);
             let found: Vec<_> = response

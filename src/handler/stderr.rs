@@ -80,10 +80,11 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::job::JobId;
+    use crate::memory::Allowance;
 
     #[test]
     fn progress_is_the_last_line() {
-        let execution = Execution::new(JobId::new(1));
+        let execution = Execution::new(JobId::new(1), Allowance::default());
         let mut stderr = Stderr::new(&execution, "test");
         for (written, progress) in [
             ("counting", None),

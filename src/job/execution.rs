@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::JobId;
+use crate::memory::Allowance;
 
 /// How much of a job's stderr is kept, in bytes.
 const LOG_TAIL: usize = 8 * 1024;
@@ -32,6 +33,8 @@ type Waker = Box<dyn Fn() + Send>;
 pub struct Execution {
     /// The job it runs for; `None` for a client that waits.
     job: Option<JobId>,
+    /// Whose memory is charged for what the handler produces.
+    memory: Allowance,
     signal: Mutex<Signal>,
     changed: Condvar,
     stderr: Mutex<Stderr>,
@@ -54,9 +57,20 @@ struct Stderr {
 }
 
 impl Execution {
-    /// The run of this job, or of a request that is not deferred.
-    pub fn new(job: Option<JobId>) -> Self {
-        Self { job, ..Self::default() }
+    /// The run of this job, or of a request that is not deferred; what it produces is charged to `memory`.
+    pub fn new(job: Option<JobId>, memory: Allowance) -> Self {
+        Self {
+            job,
+            memory,
+            signal: Mutex::default(),
+            changed: Condvar::new(),
+            stderr: Mutex::default(),
+        }
+    }
+
+    /// Returns whose memory is charged for what the handler produces.
+    pub const fn memory(&self) -> &Allowance {
+        &self.memory
     }
 
     /// The job's id as the log shows it: `-` where there is none.
@@ -193,8 +207,8 @@ struct Runs {
 impl Executions {
     /// Begins the run of a job, which counts until the returned guard is dropped; or opens the line for
     /// all that clients wait for on one thread, one after the other.
-    pub fn begin(&self, job: Option<JobId>) -> Run {
-        let execution = Arc::new(Execution::new(job));
+    pub fn begin(&self, job: Option<JobId>, memory: Allowance) -> Run {
+        let execution = Arc::new(Execution::new(job, memory));
         let mut runs = lock(&self.0);
         if let Some(stop) = runs.stop {
             execution.stop(stop);
@@ -290,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_log_keeps_its_last_8_kib() {
-        let execution = Execution::new(JobId::new(1));
+        let execution = Execution::new(JobId::new(1), Allowance::default());
         for n in 0..5000 {
             execution.append_log(format!("line {n}\n").as_bytes());
         }
@@ -305,9 +319,9 @@ mod tests {
     #[test]
     fn a_run_that_begins_after_the_end_is_stopped() {
         let runs = Executions::default();
-        let early = runs.begin(JobId::new(1));
+        let early = runs.begin(JobId::new(1), Allowance::default());
         runs.stop_all(Stop::Cancel);
-        let late = runs.begin(None);
+        let late = runs.begin(None, Allowance::default());
         assert_eq!(runs.len(), 1);
         assert_eq!(early.execution.stopped(), Some(Stop::Cancel));
         assert_eq!(late.execution.stopped(), Some(Stop::Cancel));

@@ -22,8 +22,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
+use crate::memory::Charge;
 use execution::{Execution, Stop};
 use stored::{StoredResponse, StoredResult};
+
+/// What the record of a job is accounted with, beside its request or result, in bytes.
+pub const RECORD: usize = 256;
+
+/// What a job is accounted with from its acceptance for the error that it may end with, in bytes: so an
+/// accepted job always has a result.
+pub const ERROR_ROOM: usize = 1024;
+
+/// How much of its log a job keeps if its result is an error for want of room, in bytes.
+pub const SHORT_LOG: usize = 256;
 
 /// The number that names a job: decimal, 64-bit, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,8 +124,10 @@ impl From<SystemTime> for Stamp {
 pub struct Pending<Q> {
     /// When it was accepted.
     pub created: Stamp,
-    /// What its request is accounted with, in bytes.
+    /// What it is accounted with, in bytes.
     pub footprint: usize,
+    /// What of that is memory and not charged by the content itself.
+    pub charge: Charge,
     /// How far it is.
     pub phase: Phase<Q>,
 }
@@ -159,16 +172,18 @@ pub struct Done<R> {
     pub created: Stamp,
     /// When its result came to be; the stamp by which it expires.
     pub finished: Stamp,
-    /// What its result is accounted with, in bytes.
+    /// What it is accounted with, in bytes.
     pub footprint: usize,
+    /// What of that is memory and not charged by the content itself.
+    pub charge: Charge,
     /// The result.
     pub result: R,
 }
 
 impl<Q> Pending<Q> {
     /// A job that waits.
-    pub const fn queued(request: Q, footprint: usize, now: Stamp) -> Self {
-        Self { created: now, footprint, phase: Phase::Queued { request } }
+    pub const fn queued(request: Q, footprint: usize, charge: Charge, now: Stamp) -> Self {
+        Self { created: now, footprint, charge, phase: Phase::Queued { request } }
     }
 
     /// Whether it waits for a worker.
@@ -252,6 +267,7 @@ mod tests {
     use http::Response;
 
     use crate::call::{Call, Connection, Owner};
+    use crate::memory::Allowance;
 
     #[test]
     fn only_the_canonical_form_is_an_id() {
@@ -292,7 +308,8 @@ mod tests {
             let request = http::Request::new(Bytes::new());
             let (connection, owner) = (Connection::Unix, Owner::anonymous());
             let call = Call { request, connection, owner, auth_type: None };
-            let mut pending = Pending::queued(call, 0, Stamp(1));
+            let charge = Allowance::default().nothing();
+            let mut pending = Pending::queued(call, 0, charge, Stamp(1));
             assert!(pending.cancel_running().is_none(), "it waits");
             let execution = Arc::new(Execution::default());
             assert!(pending.start(&execution, Stamp(2)).is_some());

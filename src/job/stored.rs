@@ -8,6 +8,10 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use crate::content;
+use crate::error::Error;
+use crate::memory::allocated;
+
 /// A response as a store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredResponse {
@@ -27,16 +31,31 @@ pub struct StoredResult {
 }
 
 impl StoredResult {
-    /// What it is accounted with, in bytes.
+    /// Returns what it is accounted with, in bytes.
     pub fn footprint(&self) -> usize {
-        self.response.footprint() + self.log.len()
+        self.response.footprint() + allocated(self.log.len())
+    }
+
+    /// Returns how much of that is not charged by the content itself.
+    pub fn uncharged(&self) -> usize {
+        self.footprint() - content::charged(&self.response.body)
+    }
+}
+
+impl StoredResult {
+    /// Returns the error that stands for a result that finds no room, with the end of the log: it needs
+    /// no more than [`ERROR_ROOM`](super::ERROR_ROOM).
+    #[must_use]
+    pub fn without_room(self, error: &Error) -> Self {
+        let log = &self.log[self.log.len().saturating_sub(super::SHORT_LOG)..];
+        Self { response: error.response().into(), log: log.into() }
     }
 }
 
 impl StoredResponse {
-    /// What it is accounted with, in bytes.
+    /// Returns what it is accounted with, in bytes.
     pub fn footprint(&self) -> usize {
-        self.fields.len() + self.body.len()
+        allocated(self.fields.len()) + allocated(self.body.len())
     }
 
     /// The response as it was produced.

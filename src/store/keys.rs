@@ -1,22 +1,31 @@
 //! The idempotency keys: which job was accepted under which.
 //!
-//! Owns the two orders, by key and by age. Knows nothing of states and disks. Invariant: a key is in both
-//! maps or in neither.
+//! Owns the two orders of each owner's keys, by key and by age, and what all of them are accounted with.
+//! Knows nothing of states and disks. Invariant: a key is in both maps of its owner or in neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{IdempotencyKey, JobKey, Refused};
 use crate::call::Owner;
 use crate::job::{JobId, Stamp};
+use crate::memory::{Charge, allocated};
 
-/// What a key is accounted with beside its own length, in bytes.
-const OVERHEAD: usize = 128;
+/// What a key is accounted with beside its own two copies, in bytes: its places in both maps.
+const PLACES: usize = 288;
 
 /// The keys of all owners.
 #[derive(Default)]
 pub struct Keys {
-    by_key: BTreeMap<(Owner, Box<str>), Known>,
-    by_stamp: BTreeSet<(Stamp, Owner, Box<str>)>,
+    owners: BTreeMap<Owner, OwnerKeys>,
+    /// The footprints of all keys.
+    bytes: usize,
+}
+
+/// The keys of one owner.
+#[derive(Default)]
+struct OwnerKeys {
+    by_key: BTreeMap<Box<str>, Known>,
+    by_stamp: BTreeSet<(Stamp, Box<str>)>,
 }
 
 /// What was accepted under a key.
@@ -24,63 +33,123 @@ struct Known {
     accepted: Stamp,
     id: JobId,
     fingerprint: [u8; 32],
+    /// Its memory.
+    _charge: Charge,
 }
 
 impl IdempotencyKey {
-    /// What it is accounted with, in bytes.
+    /// Returns what it is accounted with, in bytes.
     pub fn footprint(&self) -> usize {
-        self.key.len() + OVERHEAD
+        footprint(&self.key)
     }
 }
 
+/// Returns what a key is accounted with, in bytes.
+fn footprint(key: &str) -> usize {
+    PLACES + 2 * allocated(key.len())
+}
+
 impl Keys {
-    /// Records that a job was accepted under a key.
-    pub fn put(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
-        let name = (job.owner.clone(), key.key.clone());
-        self.by_stamp.insert((accepted, job.owner.clone(), key.key.clone()));
-        self.by_key.insert(name, Known { accepted, id: job.id, fingerprint: key.fingerprint });
+    /// Returns what all of them are accounted with, in bytes.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Takes a key out.
-    pub fn take(&mut self, owner: &Owner, key: &str) {
-        if let Some(known) = self.by_key.remove(&(owner.clone(), key.into())) {
-            self.by_stamp.remove(&(known.accepted, owner.clone(), key.into()));
+    /// Records that a job was accepted under a key, whose memory is charged.
+    pub fn put(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp, charge: Charge) {
+        let keys = self.owners.entry(job.owner.clone()).or_default();
+        let known = Known { accepted, id: job.id, fingerprint: key.fingerprint, _charge: charge };
+        keys.by_stamp.insert((accepted, key.key.clone()));
+        keys.by_key.insert(key.key.clone(), known);
+        self.bytes += key.footprint();
+    }
+
+    /// Takes a key out; returns what it was accounted with, nothing if it is not there.
+    pub fn take(&mut self, owner: &Owner, key: &str) -> usize {
+        let Some(keys) = self.owners.get_mut(owner) else { return 0 };
+        let Some(known) = keys.by_key.remove(key) else { return 0 };
+        keys.by_stamp.remove(&(known.accepted, key.into()));
+        if keys.by_key.is_empty() {
+            self.owners.remove(owner);
         }
+        self.bytes -= footprint(key);
+        footprint(key)
     }
 
-    /// The job that was accepted under a key.
+    /// Returns the job that was accepted under a key.
     ///
     /// # Errors
-    /// [`Refused::KeyReused`] where that was another request.
+    /// [`Refused::KeyReused`] if that was another request.
     pub fn get(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
-        match self.by_key.get(&(owner.clone(), key.key.clone())) {
+        let known = self.owners.get(owner).and_then(|keys| keys.by_key.get(&key.key));
+        match known {
             None => Ok(None),
             Some(known) if known.fingerprint == key.fingerprint => Ok(Some(known.id)),
             Some(_) => Err(Refused::KeyReused),
         }
     }
 
+    /// Takes out all keys of an owner but those whose jobs `is_kept` names; returns them, and what they
+    /// were accounted with.
+    pub fn forget(
+        &mut self,
+        owner: &Owner,
+        is_kept: impl Fn(JobId) -> bool,
+    ) -> (Vec<(Owner, Box<str>)>, usize) {
+        let Some(OwnerKeys { by_key, .. }) = self.owners.remove(owner) else {
+            return (Vec::new(), 0);
+        };
+        let (mut forgotten, mut bytes) = (Vec::new(), 0);
+        for (key, known) in by_key {
+            if is_kept(known.id) {
+                let keys = self.owners.entry(owner.clone()).or_default();
+                keys.by_stamp.insert((known.accepted, key.clone()));
+                keys.by_key.insert(key, known);
+            } else {
+                bytes += footprint(&key);
+                forgotten.push((owner.clone(), key));
+            }
+        }
+        self.bytes -= bytes;
+        (forgotten, bytes)
+    }
+
     /// Takes out the keys of jobs that were accepted before `before` and are gone, as `is_there`
-    /// says; the others get the stamp `before`, to be looked at when that is old.
+    /// says; the others get the stamp `before`, to be looked at when that is old. Returns them, and what
+    /// they were accounted with.
     pub fn expire(
         &mut self,
         before: Stamp,
         is_there: impl Fn(&JobKey) -> bool,
-    ) -> Vec<(Owner, Box<str>)> {
+    ) -> (Vec<(Owner, Box<str>)>, usize) {
+        let (mut expired, mut bytes) = (Vec::new(), 0);
+        self.owners.retain(|owner, keys| {
+            for key in keys.expire(before, |id| is_there(&JobKey { owner: owner.clone(), id })) {
+                bytes += footprint(&key);
+                expired.push((owner.clone(), key));
+            }
+            !keys.by_key.is_empty()
+        });
+        self.bytes -= bytes;
+        (expired, bytes)
+    }
+}
+
+impl OwnerKeys {
+    fn expire(&mut self, before: Stamp, is_there: impl Fn(JobId) -> bool) -> Vec<Box<str>> {
         let mut expired = Vec::new();
         let mut kept = Vec::new();
         while let Some(first) = self.by_stamp.first()
             && first.0 < before
-            && let Some((_, owner, key)) = self.by_stamp.pop_first()
+            && let Some((_, key)) = self.by_stamp.pop_first()
         {
-            let name = (owner, key);
-            let Some(known) = self.by_key.get_mut(&name) else { continue };
-            if is_there(&JobKey { owner: name.0.clone(), id: known.id }) {
+            let Some(known) = self.by_key.get_mut(&key) else { continue };
+            if is_there(known.id) {
                 known.accepted = before;
-                kept.push((before, name.0, name.1));
+                kept.push((before, key));
             } else {
-                self.by_key.remove(&name);
-                expired.push(name);
+                self.by_key.remove(&key);
+                expired.push(key);
             }
         }
         self.by_stamp.extend(kept);
@@ -88,33 +157,64 @@ impl Keys {
     }
 }
 
-/// What a key that expired was accounted with, in bytes.
-pub const fn footprint(key: &str) -> usize {
-    key.len() + OVERHEAD
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Allowance;
+
+    fn at(seconds: u32) -> Stamp {
+        Stamp::from_unix_seconds(f64::from(seconds)).unwrap()
+    }
+
+    fn key(name: &str, n: u8) -> IdempotencyKey {
+        IdempotencyKey { key: name.into(), fingerprint: [n; 32] }
+    }
+
+    fn job(owner: &Owner, n: u32) -> JobKey {
+        JobKey { owner: owner.clone(), id: JobId::next(None, at(n)) }
+    }
+
+    fn put(keys: &mut Keys, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
+        keys.put(job, key, accepted, Allowance::default().nothing());
+    }
 
     #[test]
     fn a_key_outlives_its_retention_only_with_its_job() {
         let mut keys = Keys::default();
-        let at = |seconds: u32| Stamp::from_unix_seconds(f64::from(seconds)).unwrap();
         let owner = Owner::named("ann");
-        let key = |name: &str, n| IdempotencyKey { key: name.into(), fingerprint: [n; 32] };
-        let job = |n| JobKey { owner: owner.clone(), id: JobId::next(None, at(n)) };
-        keys.put(&job(1), &key("a", 1), at(1));
-        keys.put(&job(2), &key("b", 2), at(2));
-        assert_eq!(keys.get(&owner, &key("a", 1)), Ok(Some(job(1).id)));
+        let names = |(names, _): (Vec<(Owner, Box<str>)>, usize)| names;
+        put(&mut keys, &job(&owner, 1), &key("a", 1), at(1));
+        put(&mut keys, &job(&owner, 2), &key("b", 2), at(2));
+        assert_eq!(keys.get(&owner, &key("a", 1)), Ok(Some(job(&owner, 1).id)));
         assert_eq!(keys.get(&owner, &key("a", 2)), Err(Refused::KeyReused));
         assert_eq!(keys.get(&Owner::named("bob"), &key("a", 2)), Ok(None));
-        assert_eq!(keys.expire(at(1), |_| false), []);
-        assert_eq!(keys.expire(at(9), |other| *other == job(2)), [(owner.clone(), "a".into())]);
+        assert_eq!(names(keys.expire(at(1), |_| false)), []);
+        let second = job(&owner, 2);
+        let expired = keys.expire(at(9), |other| *other == second);
+        assert_eq!(expired, (vec![(owner.clone(), "a".into())], footprint("a")));
         assert_eq!(keys.get(&owner, &key("a", 2)), Ok(None));
-        assert_eq!(keys.get(&owner, &key("b", 2)), Ok(Some(job(2).id)));
-        assert_eq!(keys.expire(at(9), |_| false), []);
-        assert_eq!(keys.expire(at(10), |_| false), [(owner, "b".into())]);
-        assert!(keys.by_key.is_empty() && keys.by_stamp.is_empty());
+        assert_eq!(keys.get(&owner, &key("b", 2)), Ok(Some(second.id)));
+        assert_eq!(names(keys.expire(at(9), |_| false)), []);
+        assert_eq!(names(keys.expire(at(10), |_| false)), [(owner, "b".into())]);
+        assert!(keys.owners.is_empty() && keys.bytes() == 0);
+    }
+
+    #[test]
+    fn forgetting_an_owner_s_keys_spares_others_and_jobs_under_way() {
+        let mut keys = Keys::default();
+        let (ann, bob) = (Owner::named("ann"), Owner::named("bob"));
+        for (owner, name, n) in [(&ann, "a", 1), (&ann, "b", 2), (&bob, "a", 3)] {
+            put(&mut keys, &job(owner, n), &key(name, 0), at(n));
+        }
+        let under_way = job(&ann, 2).id;
+        let (forgotten, bytes) = keys.forget(&ann, |id| id == under_way);
+        assert_eq!((forgotten, bytes), (vec![(ann.clone(), "a".into())], footprint("a")));
+        assert_eq!(keys.get(&ann, &key("a", 0)), Ok(None));
+        assert_eq!(keys.get(&ann, &key("b", 0)), Ok(Some(under_way)));
+        assert_eq!(keys.get(&bob, &key("a", 0)), Ok(Some(job(&bob, 3).id)));
+        assert_eq!(keys.bytes(), footprint("a") + footprint("b"));
+        assert_eq!(keys.take(&ann, "b"), footprint("b"));
+        assert_eq!(keys.take(&ann, "b"), 0);
+        assert_eq!(keys.bytes(), footprint("a"));
     }
 }

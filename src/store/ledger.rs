@@ -3,28 +3,32 @@
 //! Owns the shelves of each owner, the accounts, the ids and the idempotency keys, whatever a store keeps of
 //! requests (`Q`) and results (`R`). Does no I/O and takes no lock: a store holds it under its mutex.
 //! Invariants: a job's record is on exactly one shelf; `stored` equals the footprints of all records,
-//! keys, and submissions that are charged and not accepted yet; no method frees the memory of many jobs,
-//! they are handed out.
+//! keys, and submissions that are admitted and not accepted yet; it exceeds the capacity only by what
+//! was found at start; no method frees the memory of many jobs, they are handed out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::bell::Bell;
-use super::keys::{self, Keys};
+use super::keys::Keys;
 pub use super::shelf::Reach;
 use super::shelf::{Cleared, Jobs, Results};
-use super::{Finished, IdempotencyKey, JobKey, Keep, List, Refused, Status};
+use super::{Finished, IdempotencyKey, JobKey, Keep, List, Refused, Room, Stats, Status};
 use crate::call::Owner;
 use crate::job::execution::Execution;
-use crate::job::{Done, JobId, Pending, Stamp};
+use crate::job::stored::StoredResult;
+use crate::job::{Done, JobId, Pending, RECORD, Stamp};
+use crate::memory::Charge;
+
+/// Keys take at most this part of the capacity.
+const PART_OF_KEYS: usize = 4;
 
 /// How many jobs are forgotten by one call.
 const BATCH: usize = 512;
 
 /// The states of all jobs.
 pub struct Ledger<Q, R> {
-    /// `--max-stored`, in bytes.
-    capacity: usize,
+    room: Room,
     /// The last id that was given out.
     last: Option<JobId>,
     /// The jobs that somebody can still ask for.
@@ -32,10 +36,29 @@ pub struct Ledger<Q, R> {
     /// The jobs whose result nobody wants, until they have run.
     unwanted: HashMap<JobKey, Box<Pending<Q>>>,
     keys: Keys,
+    /// The jobs with a key that are admitted and not accepted yet.
+    keyed: HashSet<JobId>,
     /// Rung whenever a job stops being pending for its owner.
     bell: Arc<Bell>,
     /// In bytes.
     stored: usize,
+}
+
+/// What a submission takes, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// All that it is accounted with.
+    pub footprint: usize,
+    /// What of that is memory and not charged by the content itself.
+    pub memory: usize,
+}
+
+/// The memory of a submission that is admitted.
+pub struct Admitted {
+    /// Of its record.
+    pub record: Charge,
+    /// Of its idempotency key.
+    pub key: Option<Charge>,
 }
 
 /// What an attempt to cancel a job comes to.
@@ -71,10 +94,23 @@ pub enum Forgotten<R> {
 
 /// Accepting jobs.
 impl<Q, R> Ledger<Q, R> {
-    /// No jobs yet, and room for `capacity` bytes; the next id will be greater than `last`.
-    pub fn new(capacity: usize, last: Option<JobId>) -> Self {
-        let (owners, unwanted, keys, bell) = <_>::default();
-        Self { capacity, last, owners, unwanted, keys, bell, stored: 0 }
+    /// No jobs yet; the next id will be greater than `last`.
+    pub fn new(room: Room, last: Option<JobId>) -> Self {
+        Self {
+            room,
+            last,
+            owners: BTreeMap::new(),
+            unwanted: HashMap::new(),
+            keys: Keys::default(),
+            keyed: HashSet::new(),
+            bell: Arc::default(),
+            stored: 0,
+        }
+    }
+
+    /// Returns how much is stored, and how much can be.
+    pub const fn stats(&self) -> Stats {
+        Stats { stored: self.stored, capacity: self.room.capacity }
     }
 
     /// What wakes those who wait for a job.
@@ -82,30 +118,49 @@ impl<Q, R> Ledger<Q, R> {
         &self.bell
     }
 
-    /// Whether so many bytes would still fit.
+    /// Checks whether a submission of so many bytes would fit, and leave the reserve free.
     ///
     /// # Errors
-    /// [`Refused::Full`].
+    /// [`Refused::Full`], or [`Refused::TooLarge`] if it never will.
     pub const fn check(&self, bytes: usize) -> Result<(), Refused> {
-        if self.stored.saturating_add(bytes) > self.capacity {
+        let bytes = bytes.saturating_add(self.room.reserve);
+        if bytes > self.room.capacity {
+            return Err(Refused::TooLarge);
+        }
+        if self.stored.saturating_add(bytes) > self.room.capacity {
             return Err(Refused::Full);
         }
         Ok(())
     }
 
-    /// Puts a submission on the accounts before it is accepted.
+    /// Puts a submission on the accounts before it is accepted, and its key.
     ///
     /// # Errors
-    /// [`Refused::Full`].
-    pub fn charge(&mut self, bytes: usize) -> Result<(), Refused> {
-        self.check(bytes)?;
-        self.stored += bytes;
-        Ok(())
+    /// [`Refused`]; then nothing of it is on the accounts.
+    pub fn admit(&mut self, size: Size, key: Option<&IdempotencyKey>) -> Result<Admitted, Refused> {
+        let key_size = key.map_or(0, IdempotencyKey::footprint);
+        let most = self.room.capacity / PART_OF_KEYS;
+        if key.is_some() && self.keys.bytes() + key_size > most {
+            return Err(Refused::ManyKeys);
+        }
+        self.check(size.footprint.saturating_add(key_size))?;
+        let charge = |bytes| self.room.memory.charge(bytes).map_err(|_| Refused::NoMemory);
+        let admitted = Admitted {
+            record: charge(size.memory)?,
+            key: key.map(|_| charge(key_size)).transpose()?,
+        };
+        self.stored += size.footprint + key_size;
+        Ok(admitted)
     }
 
-    /// Takes a submission that was charged and is not accepted off the accounts.
-    pub const fn discharge(&mut self, bytes: usize) {
-        self.stored -= bytes;
+    /// Takes a submission that was admitted and is not accepted off the accounts, and its key, unless
+    /// that is gone.
+    pub fn withdraw(&mut self, job: &JobKey, footprint: usize, key: Option<&IdempotencyKey>) {
+        self.stored -= footprint;
+        self.keyed.remove(&job.id);
+        if let Some(key) = key {
+            self.stored -= self.keys.take(&job.owner, &key.key);
+        }
     }
 
     /// The job that was accepted under this key.
@@ -128,17 +183,9 @@ impl<Q, R> Ledger<Q, R> {
         self.last
     }
 
-    /// Accepts a job whose footprint, and that of its key, is charged.
-    pub fn accept(
-        &mut self,
-        job: JobKey,
-        pending: Box<Pending<Q>>,
-        keep: Keep,
-        key: Option<&IdempotencyKey>,
-    ) {
-        if let Some(key) = key {
-            self.keys.put(&job, key, pending.created);
-        }
+    /// Accepts a job that was admitted.
+    pub fn accept(&mut self, job: JobKey, pending: Box<Pending<Q>>, keep: Keep) {
+        self.keyed.remove(&job.id);
         match keep {
             Keep::Result => {
                 let jobs = self.owners.entry(job.owner).or_default();
@@ -160,23 +207,33 @@ impl<Q, R> Ledger<Q, R> {
     /// Accepts a job that a store has found where it keeps them; it counts, whatever the capacity.
     pub fn found_pending(&mut self, job: JobKey, pending: Box<Pending<Q>>, keep: Keep) {
         self.stored += pending.footprint;
-        self.accept(job, pending, keep, None);
+        self.accept(job, pending, keep);
+    }
+
+    /// Returns the charge for a record that a store has found where it keeps them.
+    pub fn found_record(&self) -> Charge {
+        self.room.memory.charge_found(RECORD)
     }
 
     /// Takes over a key that a store has found where it keeps them.
     pub fn found_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
-        self.stored += key.footprint();
-        self.put_key(job, key, accepted);
+        let size = key.footprint();
+        self.stored += size;
+        self.keys.put(job, key, accepted, self.room.memory.charge_found(size));
     }
 
-    /// Records a key, which is charged, before its job is accepted.
-    pub fn put_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
-        self.keys.put(job, key, accepted);
-    }
-
-    /// Takes a key back whose job was not accepted; it is still charged.
-    pub fn take_key(&mut self, owner: &Owner, key: &str) {
-        self.keys.take(owner, key);
+    /// Records a key that was admitted, before its job is accepted.
+    pub fn put_key(
+        &mut self,
+        job: &JobKey,
+        key: &IdempotencyKey,
+        accepted: Stamp,
+        charge: Option<Charge>,
+    ) {
+        if let Some(charge) = charge {
+            self.keyed.insert(job.id);
+            self.keys.put(job, key, accepted, charge);
+        }
     }
 }
 
@@ -199,18 +256,55 @@ impl<Q, R> Ledger<Q, R> {
         self.unwanted.contains_key(job)
     }
 
-    /// Replaces a pending job by its result; where nobody wants that, by nothing.
-    pub fn complete(&mut self, job: &JobKey, result: R, footprint: usize, now: Stamp) -> Finished {
+    /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of
+    /// it is to be charged. Returns the result, or the error that stands for one that does not fit: for
+    /// that there is room since the job was admitted.
+    pub fn fit_result(
+        &mut self,
+        job: &JobKey,
+        result: StoredResult,
+        memory: impl Fn(&StoredResult) -> usize,
+    ) -> StoredResult {
+        let size = |result: &StoredResult| Size {
+            footprint: RECORD + result.footprint(),
+            memory: memory(result),
+        };
+        let Err(refused) = self.fit(job, size(&result)) else { return result };
+        let error = result.without_room(&refused.of_result());
+        let fits = self.fit(job, size(&error));
+        debug_assert!(fits.is_ok(), "it was reserved");
+        error
+    }
+
+    /// Replaces what a pending job is accounted with.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
+    fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
+        let (stored, capacity) = (self.stored, self.room.capacity);
+        let Some(pending) = self.pending_mut(job) else { return Ok(()) };
+        let stored = stored - pending.footprint + size.footprint;
+        if size.footprint > pending.footprint && stored > capacity {
+            return Err(Refused::Full);
+        }
+        pending.charge.resize(size.memory).map_err(|_| Refused::NoMemory)?;
+        pending.footprint = size.footprint;
+        self.stored = stored;
+        Ok(())
+    }
+
+    /// Replaces a pending job by its result, which [fits](Self::fit); by nothing if it is unwanted.
+    pub fn complete(&mut self, job: &JobKey, result: R, now: Stamp) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
             self.stored -= pending.footprint;
             return Finished::Dropped;
         }
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
-        let done = Done { created: pending.created, finished: now, footprint, result };
+        let Pending { created, footprint, charge, .. } = *pending;
+        let done = Done { created, finished: now, footprint, charge, result };
         jobs.done.put(job.id, now, Box::new(done));
         jobs.result_bytes += footprint;
-        self.stored = self.stored - pending.footprint + footprint;
         self.bell.ring(job);
         Finished::Kept
     }
@@ -309,6 +403,14 @@ impl<Q, R> Ledger<Q, R> {
         Some(forgotten)
     }
 
+    /// Forgets the idempotency keys of an owner's jobs, of those as well that are gone; returns them.
+    /// Jobs that are not accepted yet keep theirs.
+    pub fn forget_keys(&mut self, owner: &Owner) -> Vec<(Owner, Box<str>)> {
+        let (forgotten, bytes) = self.keys.forget(owner, |id| self.keyed.contains(&id));
+        self.stored -= bytes;
+        forgotten
+    }
+
     /// Forgets every job of an owner.
     pub fn forget_all(&mut self, owner: &Owner) -> Option<Cleared<R>> {
         let jobs = self.owners.remove(owner)?;
@@ -356,11 +458,10 @@ impl<Q, R> Ledger<Q, R> {
     /// Forgets the keys of jobs that were accepted before `before` and are gone.
     pub fn expire_keys(&mut self, before: Stamp) -> Vec<(Owner, Box<str>)> {
         let Self { owners, unwanted, keys, .. } = self;
-        let expired = keys.expire(before, |job| {
+        let (expired, bytes) = keys.expire(before, |job| {
             let listed = owners.get(&job.owner).is_some_and(|jobs| jobs.has(job.id));
             listed || unwanted.contains_key(job)
         });
-        let bytes: usize = expired.iter().map(|(_, key)| keys::footprint(key)).sum();
         self.stored -= bytes;
         expired
     }

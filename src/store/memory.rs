@@ -9,16 +9,17 @@ use bytes::Bytes;
 use http::Response;
 
 use super::bell::Bell;
-use super::ledger::{Cancel, Forgotten, Found, Ledger, Reach};
+use super::ledger::{Cancel, Forgotten, Found, Ledger, Reach, Size};
 use super::{
-    Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Refused, StartRecord,
-    Started, Status, Store, Submission,
+    Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Refused, Room, StartRecord,
+    Started, Stats, Status, Store, Submission,
 };
 use crate::call::{Call, Owner};
+use crate::content;
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{Cancelled, JobId, Pending, Stamp};
+use crate::job::{Cancelled, ERROR_ROOM, JobId, Pending, RECORD, Stamp};
 
 /// Jobs in memory, gone with the process.
 pub struct MemoryStore(Mutex<State>);
@@ -26,9 +27,9 @@ pub struct MemoryStore(Mutex<State>);
 type State = Ledger<Box<Call>, StoredResult>;
 
 impl MemoryStore {
-    /// An empty store for requests and results of `capacity` bytes.
-    pub fn new(capacity: usize) -> Self {
-        Self(Mutex::new(Ledger::new(capacity, None)))
+    /// An empty store.
+    pub fn new(room: Room) -> Self {
+        Self(Mutex::new(Ledger::new(room, None)))
     }
 
     /// A poisoned lock is taken all the same: the data is valid between any two statements.
@@ -52,10 +53,13 @@ impl MemoryStore {
 
 /// Ends a job: its result is `response`, or `410` if it was cancelled in time.
 fn end(ledger: &mut State, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
+    let is_unwanted = ledger.is_unwanted(job);
     let Some(pending) = ledger.pending_mut(job) else { return Finished::Dropped };
-    let (result, cancelled) = pending.end(response);
-    let footprint = result.footprint();
-    let finished = ledger.complete(job, result, footprint, now);
+    let (mut result, cancelled) = pending.end(response);
+    if !is_unwanted {
+        result = ledger.fit_result(job, result, |result| RECORD + result.uncharged());
+    }
+    let finished = ledger.complete(job, result, now);
     if cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
 }
 
@@ -70,20 +74,28 @@ impl Store for MemoryStore {
 
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
         let Submission { call, keep, key } = submission;
-        let (owner, footprint) = (call.owner.clone(), call.footprint());
-        let pending = Box::new(Pending::queued(Box::new(call), footprint, now));
+        let (owner, footprint) = (call.owner.clone(), RECORD + ERROR_ROOM + call.footprint());
+        let size = Size { footprint, memory: footprint - content::charged(call.request.body()) };
+        let call = Box::new(call);
         let mut ledger = self.lock();
-        let mut charge = footprint;
-        if let Some(key) = &key {
-            if let Some(id) = ledger.recall(&owner, key)? {
-                return Ok(Accepted::Known(id));
-            }
-            charge += key.footprint();
+        if let Some(key) = &key
+            && let Some(id) = ledger.recall(&owner, key)?
+        {
+            return Ok(Accepted::Known(id));
         }
-        ledger.charge(charge)?;
-        let id = ledger.next_id(now);
-        ledger.accept(JobKey { owner, id }, pending, keep, key.as_ref());
+        let admitted = ledger.admit(size, key.as_ref())?;
+        let job = JobKey { owner, id: ledger.next_id(now) };
+        if let Some(key) = &key {
+            ledger.put_key(&job, key, now, admitted.key);
+        }
+        let id = job.id;
+        let pending = Box::new(Pending::queued(call, footprint, admitted.record, now));
+        ledger.accept(job, pending, keep);
         Ok(Accepted::New(id))
+    }
+
+    fn stats(&self) -> Stats {
+        self.lock().stats()
     }
 
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
@@ -91,7 +103,7 @@ impl Store for MemoryStore {
     }
 
     fn check(&self, bytes: usize) -> Result<(), Refused> {
-        self.lock().check(bytes)
+        self.lock().check(bytes.saturating_add(RECORD + ERROR_ROOM))
     }
 
     fn is_queued(&self, job: &JobKey) -> bool {
@@ -187,8 +199,10 @@ impl Store for MemoryStore {
     }
 
     fn forget_all(&self, owner: &Owner) -> Result<(), Failing> {
-        let cleared = self.lock().forget_all(owner);
-        drop(cleared);
+        let mut ledger = self.lock();
+        let (cleared, keys) = (ledger.forget_all(owner), ledger.forget_keys(owner));
+        drop(ledger);
+        drop((cleared, keys));
         Ok(())
     }
 

@@ -14,7 +14,8 @@
 //!   forgetting by time does so for each job by itself.
 //! - **Cost**, with n jobs: submit, start, finish, collect O(log n); a list of k ids O(k); expiring
 //!   k jobs O(k log n). No lock is held while the memory of many jobs is freed.
-//! - **Never evicts.** At `--max-stored` new jobs are refused; results are kept.
+//! - **Bounded.** At `--max-stored` new jobs are refused, and a result that does not fit becomes an
+//!   error (`507`), for which there is room from the job's acceptance on. What is kept is never evicted.
 //! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
 //!   ways to forget is as durable as the store is; a result is so before its job is done.
 
@@ -33,9 +34,11 @@ use http::Response;
 use bell::Bell;
 
 use crate::call::{Call, Owner};
+use crate::error::Error;
 use crate::job::execution::Execution;
 use crate::job::stored::StoredResponse;
 use crate::job::{JobId, Stamp};
+use crate::memory::Allowance;
 
 /// What becomes of a job's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,15 +86,51 @@ impl Accepted {
     }
 }
 
+/// The room of a store.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// `--max-stored`, in bytes.
+    pub capacity: usize,
+    /// How much of it stays free for results when a job is accepted, in bytes.
+    pub reserve: usize,
+    /// Whose memory it uses.
+    pub memory: Allowance,
+}
+
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Waiting requests, results and keys, with their records, in bytes.
+    pub stored: usize,
+    /// How much that may be, in bytes.
+    pub capacity: usize,
+}
+
 /// Why a job was not accepted; nothing of it stays behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Waiting requests and kept results have reached `--max-stored`.
     Full,
+    /// Its request is larger than `--max-stored` can ever hold.
+    TooLarge,
+    /// The memory for records is in use (`--max-memory`).
+    NoMemory,
+    /// Idempotency keys have reached their part of `--max-stored`.
+    ManyKeys,
     /// The idempotency key stands for another request.
     KeyReused,
     /// The store cannot make it durable now.
     Failing,
+}
+
+impl Refused {
+    /// Returns the error that stands for a result that does not fit.
+    pub fn of_result(self) -> Error {
+        Error::InsufficientStorage(match self {
+            Self::NoMemory => "the memory for results is in use; see --max-memory".into(),
+            _ => "the result does not fit beside what is stored; see --max-stored".into(),
+        })
+    }
 }
 
 /// The store cannot make it durable, or read it, now: what was asked for may yet happen.
@@ -166,6 +205,8 @@ pub enum Lookup {
     Done(StoredResponse),
     /// Its result is there and cannot be read now.
     Unreadable,
+    /// Its result is there, and at this moment there is no memory for it (`--max-memory`).
+    NoMemory,
 }
 
 /// Which of the two lists.
@@ -199,6 +240,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Refused`]; then nothing of it stays behind.
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused>;
+
+    /// Returns how much it holds.
+    fn stats(&self) -> Stats;
 
     /// The job that was accepted under this key already; `None` where there is none.
     ///
@@ -265,7 +309,7 @@ pub trait Store: Send + Sync {
     /// [`Failing`]: it is forgotten, and that is not durable yet; so for all that forget.
     fn forget(&self, job: &JobKey) -> Result<bool, Failing>;
 
-    /// Forgets every job of `owner`.
+    /// Forgets every job of `owner`, and their idempotency keys.
     ///
     /// # Errors
     /// [`Failing`].

@@ -22,18 +22,22 @@ use bytes::Bytes;
 use deferd::call::{Call, Connection, Owner};
 use deferd::job::execution::Execution;
 use deferd::job::stored::StoredResponse;
-use deferd::job::{JobId, Stamp};
+use deferd::job::{ERROR_ROOM, JobId, RECORD, Stamp};
+use deferd::memory::Allowance;
 use deferd::store::disk::{DiskStore, Durability};
 use deferd::store::memory::MemoryStore;
 use deferd::store::{
-    Accepted, Finished, JobKey, Keep, List, Lookup, Recovered, Refused, StartRecord, Store,
+    Accepted, Finished, JobKey, Keep, List, Lookup, Recovered, Refused, Room, StartRecord, Store,
     Submission,
 };
 use http::{Request, Response};
 pub use volume::*;
 
 /// The capacity that every store of these suites is opened with, in bytes.
-pub const CAPACITY: usize = 1 << 20;
+pub const CAPACITY: usize = 2 << 20;
+
+/// What any job is accounted with until it is done, beside its request.
+pub const JOB: usize = RECORD + ERROR_ROOM;
 
 /// Opens an empty store of [`CAPACITY`] bytes.
 pub type Open = fn() -> Arc<dyn Store>;
@@ -50,7 +54,12 @@ macro_rules! suite {
 
 /// The store in memory.
 pub fn memory() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(CAPACITY))
+    Arc::new(MemoryStore::new(room(CAPACITY)))
+}
+
+/// Room for requests and results, and memory without a bound.
+pub fn room(capacity: usize) -> Room {
+    Room { capacity, reserve: 0, memory: Allowance::default() }
 }
 
 /// The store on disk.
@@ -82,7 +91,7 @@ pub fn open_for(
     volume: &Volume,
     durability: Durability,
 ) -> Result<(DiskStore, Vec<Recovered>), String> {
-    DiskStore::with_backend(volume.clone(), capacity, durability, REST)
+    DiskStore::with_backend(volume.clone(), room(capacity), durability, REST)
 }
 
 /// How long a store leaves a disk alone that failed.
@@ -179,9 +188,22 @@ pub fn has_room(store: &dyn Store, bytes: usize) -> bool {
     store.check(bytes).is_ok()
 }
 
+/// Whether so many bytes are free, and not one more.
+pub fn has_exactly(store: &dyn Store, free: usize) -> bool {
+    match free.checked_sub(JOB) {
+        Some(content) => has_room(store, content) && !has_room(store, content + 1),
+        None => !has_room(store, 0),
+    }
+}
+
+/// The line to the handler of a job.
+pub fn execution(id: JobId) -> Arc<Execution> {
+    Arc::new(Execution::new(Some(id), Allowance::default()))
+}
+
 /// Starts a job and returns the line to its handler; `None` if it does not wait any more.
 pub fn start(store: &dyn Store, job: &Job) -> Option<Arc<Execution>> {
-    let execution = Arc::new(Execution::new(Some(job.key.id)));
+    let execution = execution(job.key.id);
     let started = store.start(&job.key, &execution, StartRecord::Before, at(THEN))?;
     assert_eq!(started.call.request.body(), format!("request {}", job.n).as_bytes());
     Some(execution)
@@ -226,7 +248,7 @@ pub fn collected(store: &dyn Store, job: &Job) -> Option<StoredResponse> {
     match store.collect(&job.key) {
         Lookup::Done(result) => Some(result),
         Lookup::Unknown => None,
-        Lookup::Unreadable => panic!("job {} cannot be read", job.n),
+        Lookup::Unreadable | Lookup::NoMemory => panic!("job {} cannot be read", job.n),
         Lookup::Pending => panic!("job {} was done already", job.n),
     }
 }
@@ -256,8 +278,8 @@ pub fn assert_empty(store: &dyn Store, jobs: &[Job]) {
         assert_eq!(store.list(&nobody(), list, usize::MAX), []);
     }
     assert_eq!(store.remaining(), []);
-    assert!(has_room(store, CAPACITY), "bytes of removed jobs are still on the accounts");
-    assert!(!has_room(store, CAPACITY + 1), "more bytes were taken off than were put on");
+    assert!(has_room(store, CAPACITY - JOB), "bytes of removed jobs are still on the accounts");
+    assert!(!has_room(store, CAPACITY - JOB + 1), "more bytes were taken off than were put on");
 }
 
 /// Runs rounds on one store: what a round leaves behind shows in the next.

@@ -196,7 +196,7 @@ impl Scenario {
         let Some(key) = self.pick(Promise::is_queued) else { return };
         let record =
             *self.random.pick(&[StartRecord::Before, StartRecord::Soon, StartRecord::Never]);
-        let execution = Arc::new(Execution::new(Some(key.id)));
+        let execution = execution(key.id);
         let started = self.store.start(&key, &execution, record, at(THEN)).unwrap();
         self.trace.push(format!("start {} {record:?}", key.id));
         let answered = self.answered();
@@ -286,6 +286,9 @@ impl Scenario {
         self.trace.push(format!("forget all {forgotten:?}"));
         let keys: Vec<JobKey> = self.promises.values().map(|p| p.key.clone()).collect();
         keys.iter().for_each(|key| self.forgotten(key));
+        for promise in self.promises.values_mut() {
+            promise.key_gone = promise.key_gone.max(Sure::Perhaps);
+        }
         self.settled(forgotten);
     }
 
@@ -431,7 +434,7 @@ impl Check<'_> {
 
     fn request(&self, store: &DiskStore, begun: &Promise, found: &Recovered) {
         assert_eq!(found.path, format!("/job/{}", begun.n));
-        let execution = Arc::new(Execution::new(Some(begun.key.id)));
+        let execution = execution(begun.key.id);
         let started = store.start(&begun.key, &execution, StartRecord::Never, at(THEN));
         let request = started.expect("it waits").call.request;
         assert_eq!(request.body(), &body(begun.n), "the request of {}", begun.key.id);

@@ -24,8 +24,10 @@ use ureq::{Agent, Body};
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome};
 use crate::call::{Call, LengthOfGet};
+use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::job::execution::Execution;
+use crate::memory::Allowance;
 use line::{Line, Phase};
 
 /// How long a connection to an upstream is kept without use: less than the 5 s after which the most
@@ -102,7 +104,7 @@ impl Handler for UpstreamHandler {
         let line = Line::open(execution, self.limits())?;
         let answer = self.call(call, &line).and_then(|response| {
             line.set_phase(Phase::Receiving);
-            self.answer(call.request.method(), response)
+            self.answer(call.request.method(), response, execution.memory())
         });
         answer.map(Into::into).map_err(|failure| self.error(failure, &line, execution))
     }
@@ -120,6 +122,8 @@ enum Failure {
     Unasked,
     /// The content is larger than `max-output`.
     TooLarge,
+    /// There is no memory for the content.
+    NoMemory(NoMemory),
 }
 
 impl From<ureq::Error> for Failure {
@@ -158,6 +162,7 @@ impl UpstreamHandler {
         &self,
         method: &Method,
         response: Response<Body>,
+        memory: &Allowance,
     ) -> Result<Response<Bytes>, Failure> {
         let (mut parts, body) = response.into_parts();
         let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
@@ -167,16 +172,22 @@ impl UpstreamHandler {
         }
         let length = parts.headers.get(CONTENT_LENGTH).cloned();
         hop_by_hop::strip(&mut parts.headers, Direction::Response);
-        let mut content = Vec::new();
-        let most = self.route.max_output as u64;
-        // One byte more than allowed tells that there is more.
-        let mut reader = body.into_reader().take(most.saturating_add(1));
-        reader.read_to_end(&mut content).map_err(ureq::Error::from)?;
-        if content.len() as u64 > most {
-            return Err(Failure::TooLarge);
+        let mut content = ContentBuffer::new(memory);
+        let mut reader = body.into_reader();
+        loop {
+            if content.len() > self.route.max_output {
+                return Err(Failure::TooLarge);
+            }
+            // One byte more than allowed tells that there is more.
+            let most = self.route.max_output.saturating_add(1) - content.len();
+            match reader.read(content.room(most).map_err(Failure::NoMemory)?) {
+                Ok(0) => break,
+                Ok(n) => content.advance(n),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(ureq::Error::from(error).into()),
+            }
         }
-        // Boxed first: the spare capacity of the reading buffer must not be stored with the result.
-        let mut response = Response::new(Bytes::from(content.into_boxed_slice()));
+        let mut response = Response::new(content.freeze());
         *response.status_mut() = parts.status;
         *response.headers_mut() = parts.headers;
         if *method == Method::HEAD {
@@ -195,6 +206,11 @@ impl UpstreamHandler {
             Failure::Refused(error) => return error,
             Failure::Unasked => (bad(INVALID), "101, or a transfer coding".to_owned()),
             Failure::TooLarge => (bad(TOO_LARGE), TOO_LARGE.to_owned()),
+            Failure::NoMemory(NoMemory::Budget) => {
+                let what = "the upstream: its answer does not fit into --max-memory at this moment";
+                (Error::InsufficientStorage(what.into()), what.to_owned())
+            }
+            Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
             Failure::Broken(cause) => (phase.error(&cause), cause.to_string()),
         };
         let (job, upstream) = (execution.job_as_log(), self.name());

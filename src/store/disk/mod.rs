@@ -8,6 +8,7 @@
 
 mod change;
 mod file;
+mod loads;
 mod offer;
 mod open;
 mod record;
@@ -28,8 +29,10 @@ use http::Response;
 use redb::StorageBackend;
 
 use self::change::Change;
+use self::loads::{Loads, Unloaded};
 use self::offer::{Offer, Offered};
 use self::open::Directory;
+use self::record::State;
 use self::shared::{Guarded, Pace, Request, Shared};
 use self::tables::{Fault, Tables};
 use self::unsynced::Unsynced;
@@ -37,13 +40,13 @@ use self::writer::Writer;
 use super::bell::Bell;
 use super::ledger::{Cancel, Forgotten, Found, Reach};
 use super::{
-    Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused,
-    StartRecord, Started, Status, Store, Submission,
+    Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused, Room,
+    StartRecord, Started, Stats, Status, Store, Submission,
 };
 use crate::call::{Call, Owner};
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
-use crate::job::{JobId, Pending, Stamp};
+use crate::job::{ERROR_ROOM, JobId, Pending, RECORD, Stamp, message};
 
 /// How long a disk that failed is left alone.
 const REST: Duration = Duration::from_secs(1);
@@ -62,6 +65,7 @@ pub enum Durability {
 /// Jobs on disk.
 pub struct DiskStore {
     shared: Arc<Shared>,
+    loads: Loads,
     durability: Durability,
     /// How long a disk that failed is left alone.
     rest: Duration,
@@ -77,18 +81,18 @@ type Outcome = Receiver<Result<(), Failing>>;
 type Open = Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>;
 
 impl DiskStore {
-    /// Opens the store in a directory, which is made if need be, for requests and results of
-    /// `capacity` bytes; and the jobs in it that are not done, by id.
+    /// Opens the store in a directory, which is made if need be; and the jobs in it that are not done,
+    /// by id.
     ///
     /// # Errors
     /// In words: what is wrong with it, and what to do.
     pub fn open(
         path: &Path,
-        capacity: usize,
+        room: Room,
         durability: Durability,
     ) -> Result<(Self, Vec<Recovered>), String> {
         let directory = Arc::new(Directory::open(path)?);
-        let opened = Self::over(directory.file()?, capacity, durability, REST);
+        let opened = Self::over(directory.file()?, room, durability, REST);
         let (mut store, recovered) = opened.map_err(|fault| directory.refusal(&fault))?;
         store._directory = Some(directory);
         Ok((store, recovered))
@@ -101,26 +105,27 @@ impl DiskStore {
     /// In words: what is wrong with it.
     pub fn with_backend<B: StorageBackend + Clone>(
         backend: B,
-        capacity: usize,
+        room: Room,
         durability: Durability,
         rest: Duration,
     ) -> Result<(Self, Vec<Recovered>), String> {
         let is_empty = backend.len().map(|len| len == 0).map_err(|error| error.to_string())?;
         let made = if is_empty { Tables::make(backend.clone()) } else { Ok(()) };
-        let opened = made.and_then(|()| Self::over(backend, capacity, durability, rest));
+        let opened = made.and_then(|()| Self::over(backend, room, durability, rest));
         opened.map_err(|fault| fault.to_string())
     }
 
     fn over<B: StorageBackend + Clone>(
         backend: B,
-        capacity: usize,
+        room: Room,
         durability: Durability,
         rest: Duration,
     ) -> Result<(Self, Vec<Recovered>), Fault> {
         let storage = Unsynced::new(backend);
         let open: Open = Box::new(move || Tables::open(storage.clone()));
         let tables = open()?;
-        let (ledger, recovered) = open::ledger(tables.contents()?, capacity);
+        let memory = room.memory.clone();
+        let (ledger, recovered) = open::ledger(tables.contents()?, room);
         tables.accept()?;
         let (orders, received) = unbounded();
         let pace = match durability {
@@ -131,18 +136,22 @@ impl DiskStore {
         let (last_word, lost) = bounded(1);
         let writer = Writer::new(Arc::clone(&shared), received, durability, rest, last_word);
         thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
-        Ok((Self { shared, durability, rest, lost, _directory: None }, recovered))
+        let loads = Loads::new(memory.budget().allowance());
+        Ok((Self { shared, loads, durability, rest, lost, _directory: None }, recovered))
     }
 
     /// Reads a request, if need be again and again; `None` when the job was stopped meanwhile, or its
     /// request is damaged: then it has its result.
     fn fetch(&self, job: &JobKey, execution: &Execution, now: Stamp) -> Option<Box<Call>> {
         let error = loop {
-            match self.shared.read(|tables| tables.request(job.id)) {
+            match self.request(job) {
                 Ok(Some(call)) => return Some(call),
                 Ok(None) => break Error::Internal("the stored request is damaged".into()),
                 Err(_) if self.shared.is_closed() => return None,
-                Err(fault) => log::debug!("job={} its request cannot be read: {fault}", job.id),
+                Err(Unloaded::NoMemory) => {}
+                Err(Unloaded::Fault(fault)) => {
+                    log::debug!("job={} its request cannot be read: {fault}", job.id);
+                }
             }
             if execution.sleep(self.rest).is_err() {
                 break Error::Cancelled;
@@ -152,13 +161,36 @@ impl DiskStore {
         None
     }
 
-    /// A result that the ledger says is there.
-    fn response(&self, job: &JobKey) -> Lookup {
-        match self.shared.read(|tables| tables.response(job.id)) {
+    /// Reads a request; `None` if it is damaged.
+    fn request(&self, job: &JobKey) -> Result<Option<Box<Call>>, Unloaded> {
+        let Some(record) = self.shared.read(|tables| tables.record(job.id))? else {
+            return Ok(None);
+        };
+        let State::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
+        let message = self.loads.request(record.footprint, |charge| {
+            self.shared.read(|tables| tables.message(job.id, charge))
+        })?;
+        let request = message.and_then(message::read_request);
+        let call = |request| Box::new(Call { request, connection, owner: record.owner, auth_type });
+        Ok(request.map(call))
+    }
+
+    /// Reads a result of this footprint that the ledger says is there.
+    fn response(&self, job: &JobKey, footprint: usize) -> Lookup {
+        let message = self.loads.result(job.id, footprint, |charge| {
+            self.shared.read(|tables| tables.message(job.id, charge))
+        });
+        let damaged = || Fault::new("its message is damaged").into();
+        let response = message.and_then(|message| {
+            let response = |message| message::read_response(message).ok_or_else(damaged);
+            message.map(response).transpose()
+        });
+        match response {
             Ok(Some(response)) => Lookup::Done(response),
             // Deleted in bulk since.
             Ok(None) => Lookup::Unknown,
-            Err(fault) => {
+            Err(Unloaded::NoMemory) => Lookup::NoMemory,
+            Err(Unloaded::Fault(fault)) => {
                 log::debug!("job={} its result cannot be read: {fault}", job.id);
                 Lookup::Unreadable
             }
@@ -233,7 +265,11 @@ impl Store for DiskStore {
         if self.shared.is_failing() {
             return Err(Refused::Failing);
         }
-        self.shared.lock().ledger.check(bytes)
+        self.shared.lock().ledger.check(bytes.saturating_add(RECORD + ERROR_ROOM))
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.lock().ledger.stats()
     }
 
     fn is_queued(&self, job: &JobKey) -> bool {
@@ -297,24 +333,24 @@ impl Store for DiskStore {
     }
 
     fn peek(&self, job: &JobKey) -> Lookup {
-        match self.shared.lock().ledger.find(job) {
+        let footprint = match self.shared.lock().ledger.find(job) {
             Found::Unknown => return Lookup::Unknown,
             Found::Pending(_) => return Lookup::Pending,
-            Found::Done(_) => {}
-        }
-        self.response(job)
+            Found::Done(done) => done.footprint,
+        };
+        self.response(job, footprint)
     }
 
     fn collect(&self, job: &JobKey) -> Lookup {
         let mut state = self.shared.lock();
-        if state.ledger.deliver(job).is_none() {
+        let Some(footprint) = state.ledger.deliver(job).map(|done| done.footprint) else {
             return match state.ledger.find(job) {
                 Found::Pending(_) => Lookup::Pending,
                 Found::Unknown | Found::Done(_) => Lookup::Unknown,
             };
-        }
+        };
         drop(state);
-        let found = self.response(job);
+        let found = self.response(job, footprint);
         if !matches!(found, Lookup::Done(_)) {
             self.restore(job);
         }
@@ -369,6 +405,10 @@ impl Store for DiskStore {
     fn forget_all(&self, owner: &Owner) -> Result<(), Failing> {
         let mut state = self.shared.lock();
         let cleared = state.ledger.forget_all(owner);
+        let keys = state.ledger.forget_keys(owner);
+        if !keys.is_empty() {
+            state.put_off(Change::RemoveKeys(keys));
+        }
         if let Some(cleared) = &cleared {
             state.put_off(Change::Forget(cleared.pending.clone()));
             state.put_off(Change::Remove(cleared.results().collect()));

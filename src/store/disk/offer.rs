@@ -9,7 +9,8 @@ use super::record::{Record, State};
 use super::shared::{Guarded, Pace, Reply, Request, Then};
 use super::{DiskStore, Durability, Outcome};
 use crate::call::{Call, Owner};
-use crate::job::{JobId, Pending, Stamp, message};
+use crate::job::{ERROR_ROOM, JobId, Pending, RECORD, Stamp, message};
+use crate::store::ledger::Size;
 use crate::store::{Begun, Failing, IdempotencyKey, JobKey, Refused, Store, Submission};
 
 /// A submission with all that can be made of it before it has an id.
@@ -19,15 +20,13 @@ pub struct Offer {
     /// Its message up to the content.
     head: Vec<u8>,
     pub submission_key: Option<IdempotencyKey>,
-    /// What it is accounted with, the key included.
-    bytes: usize,
 }
 
 impl Offer {
     /// What can be made of it at `now`.
     pub fn of(submission: Submission, now: Stamp) -> Self {
         let Submission { call, keep, key } = submission;
-        let footprint = call.footprint();
+        let footprint = RECORD + ERROR_ROOM + call.footprint();
         let state = State::Pending {
             begun: Begun::No,
             keep,
@@ -37,8 +36,7 @@ impl Offer {
         };
         let record = Record { owner: call.owner.clone(), created: now, footprint, state };
         let head = message::request_head(&call.request);
-        let bytes = footprint + key.as_ref().map_or(0, IdempotencyKey::footprint);
-        Self { call: Box::new(call), record, head, submission_key: key, bytes }
+        Self { call: Box::new(call), record, head, submission_key: key }
     }
 }
 
@@ -63,7 +61,7 @@ impl DiskStore {
     /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
     /// reach the disk in their order.
     pub(super) fn offer(&self, offer: Offer) -> Result<Offered, Refused> {
-        let Offer { call, record, head, submission_key: key, bytes } = offer;
+        let Offer { call, record, head, submission_key: key } = offer;
         let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
         let keep = record.keep();
         let mut state = self.shared.lock();
@@ -72,22 +70,22 @@ impl DiskStore {
         {
             return Ok(Offered::Known(id, certain));
         }
-        state.ledger.charge(bytes)?;
+        let admitted = state.ledger.admit(Size { footprint, memory: RECORD }, key.as_ref())?;
         let id = state.ledger.next_id(now);
         let job = JobKey { owner, id };
         if let Some(key) = &key {
-            state.ledger.put_key(&job, key, now);
+            state.ledger.put_key(&job, key, now, admitted.key);
         }
+        let pending = |request| Box::new(Pending::queued(request, footprint, admitted.record, now));
         let request = (head, call.request.body().clone());
         let change = Change::Accept(Box::new(NewJob { id, record, request, key }));
         if self.durability == Durability::Relaxed && state.is_leased(id) {
-            let pending = Box::new(Pending::queued(Request::Here(call), footprint, now));
-            state.ledger.accept(job.clone(), pending, keep, None);
+            state.ledger.accept(job.clone(), pending(Request::Here(call)), keep);
             state.order(change, Then::Settle(job), Reply::None, Pace::Lazy);
             return Ok(Offered::New(id, None));
         }
-        let pending = Box::new(Pending::queued(Request::OnDisk, footprint, now));
-        Ok(Offered::New(id, Some(state.ask(change, Then::Accept(job, pending, keep)))))
+        let then = Then::Accept(job, pending(Request::OnDisk), keep);
+        Ok(Offered::New(id, Some(state.ask(change, then))))
     }
 
     /// The job that was offered under this key.

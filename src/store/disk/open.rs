@@ -15,9 +15,9 @@ use super::file::DiskFile;
 use super::record::{Record, State};
 use super::shared::{DiskLedger, Request};
 use super::tables::{Contents, Fault, Tables};
-use crate::job::{Done, Pending};
+use crate::job::{Done, ERROR_ROOM, Pending, RECORD};
 use crate::store::ledger::Ledger;
-use crate::store::{JobKey, Recovered};
+use crate::store::{JobKey, Recovered, Room};
 
 /// The name of the file within the directory.
 const FILE: &str = "jobs.redb";
@@ -106,19 +106,22 @@ impl Directory {
 }
 
 /// The ledger of what is on disk, and the jobs among it that are not done, by id.
-pub fn ledger(contents: Contents, capacity: usize) -> (DiskLedger, Vec<Recovered>) {
-    let mut ledger = Ledger::new(capacity, contents.last);
+pub fn ledger(contents: Contents, room: Room) -> (DiskLedger, Vec<Recovered>) {
+    let mut ledger = Ledger::new(room, contents.last);
     let mut recovered = Vec::new();
     for (id, record) in contents.jobs {
         let Record { owner, created, footprint, state } = record;
         let job = JobKey { owner, id };
+        let charge = ledger.found_record();
         match state {
             State::Done { finished } => {
-                let done = Done { created, finished, footprint, result: () };
+                let done = Done { created, finished, footprint, charge, result: () };
                 ledger.found_result(job, Box::new(done));
             }
             State::Pending { begun, keep, path, .. } => {
-                let pending = Pending::queued(Request::OnDisk, footprint, created);
+                // An older deferd did not account for the error that it may end with.
+                let footprint = footprint.max(RECORD + ERROR_ROOM);
+                let pending = Pending::queued(Request::OnDisk, footprint, charge, created);
                 ledger.found_pending(job.clone(), Box::new(pending), keep);
                 recovered.push(Recovered { job, path, begun });
             }

@@ -14,7 +14,7 @@ use super::record::{Record, State};
 use super::tables::{Fault, Tables};
 use crate::call::Call;
 use crate::job::stored::StoredResponse;
-use crate::job::{Cancelled, JobId, Pending, Phase, Stamp};
+use crate::job::{Cancelled, JobId, Pending, Phase, RECORD, Stamp};
 use crate::store::ledger::Ledger;
 use crate::store::{Failing, Finished, JobKey, Keep};
 
@@ -62,8 +62,8 @@ pub enum Then {
     Accept(JobKey, Box<Pending<Request>>, Keep),
     /// The job, which it knows, need not be kept in memory.
     Settle(JobKey),
-    /// The job has its result, so large, since then.
-    Complete(JobKey, usize, Stamp),
+    /// The job has its result, since then.
+    Complete(JobKey, Stamp),
 }
 
 /// Who waits for a change.
@@ -157,11 +157,8 @@ impl Guarded {
     /// Takes a submission that is refused off the accounts.
     pub fn withdraw(&mut self, job: &NewJob) {
         let Record { owner, footprint, .. } = &job.record;
-        self.ledger.discharge(*footprint);
-        if let Some(key) = &job.key {
-            self.ledger.discharge(key.footprint());
-            self.ledger.take_key(owner, &key.key);
-        }
+        let name = JobKey { owner: owner.clone(), id: job.id };
+        self.ledger.withdraw(&name, *footprint, job.key.as_ref());
     }
 
     /// Ends a pending job with `response`, or `410` if it was cancelled in time, and hands that over.
@@ -173,14 +170,15 @@ impl Guarded {
         let created = pending.created;
         let (result, cancelled) = pending.end(response);
         if unwanted {
-            self.ledger.complete(job, (), 0, now);
+            self.ledger.complete(job, (), now);
             self.put_off(Change::Remove(vec![job.id]));
             return Finished::Dropped;
         }
-        let (owner, footprint) = (job.owner.clone(), result.footprint());
+        let result = self.ledger.fit_result(job, result, |_| RECORD);
+        let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
         let record = Record { owner, created, footprint, state: State::Done { finished: now } };
         let change = Change::Finish(job.id, Box::new((record, result)));
-        let then = Then::Complete(job.clone(), footprint, now);
+        let then = Then::Complete(job.clone(), now);
         let size = change.size();
         if self.order(change, then, Reply::None, self.pace) {
             self.backlog += size;

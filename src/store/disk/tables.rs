@@ -18,10 +18,12 @@ use super::change::{Change, NewJob};
 use super::record::{KeyRecord, Record, State, key_name};
 use super::trial::{Accept, Trial};
 use super::unsynced::Unsynced;
-use crate::call::{Call, Owner};
+use crate::call::Owner;
+use crate::content;
 use crate::job::JobId;
 use crate::job::message;
-use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::stored::StoredResult;
+use crate::memory::Charge;
 use crate::store::{Begun, IdempotencyKey, Keep};
 
 /// The version of all that is defined here and in `record`.
@@ -240,25 +242,27 @@ impl Tables {
         })
     }
 
-    /// The request of a pending job; `None` where there is none, or none that can be understood.
+    /// Reads the record of a job; `None` if there is no such job, or its record cannot be understood.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn request(&self, id: JobId) -> Result<Option<Box<Call>>, Fault> {
-        let Some((record, message)) = self.job(id)? else { return Ok(None) };
-        let State::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
-        let Some(request) = message::read_request(message) else { return Ok(None) };
-        Ok(Some(Box::new(Call { request, connection, owner: record.owner, auth_type })))
+    pub fn record(&self, id: JobId) -> Result<Option<Record>, Fault> {
+        guarded(|| {
+            let row = self.database.begin_read()?.open_table(JOBS)?.get(key(id).as_slice())?;
+            Ok(row.and_then(|record| Record::read(record.value())))
+        })
     }
 
-    /// The response of a done job; `None` where there is none.
+    /// Reads the message of a job, its request or its response, which holds `charge` then; `None` if
+    /// there is no such job.
     ///
     /// # Errors
-    /// [`Fault`], also where it cannot be understood.
-    pub fn response(&self, id: JobId) -> Result<Option<StoredResponse>, Fault> {
-        let Some(message) = self.read(MESSAGES, id)? else { return Ok(None) };
-        let damaged = || Fault(format!("the response of job {id} is damaged"));
-        message::read_response(message).map(Some).ok_or_else(damaged)
+    /// [`Fault`].
+    pub fn message(&self, id: JobId, charge: Charge) -> Result<Option<Bytes>, Fault> {
+        guarded(|| {
+            let row = self.database.begin_read()?.open_table(MESSAGES)?.get(key(id).as_slice())?;
+            Ok(row.map(|value| content::copied(value.value(), charge)))
+        })
     }
 
     /// The log of a done job; empty where there is none.
@@ -266,25 +270,9 @@ impl Tables {
     /// # Errors
     /// [`Fault`].
     pub fn log(&self, id: JobId) -> Result<Vec<u8>, Fault> {
-        Ok(self.read(LOGS, id)?.map(Vec::from).unwrap_or_default())
-    }
-
-    fn job(&self, id: JobId) -> Result<Option<(Record, Bytes)>, Fault> {
         guarded(|| {
-            let read = self.database.begin_read()?;
-            let record = read.open_table(JOBS)?.get(key(id).as_slice())?;
-            let message = read.open_table(MESSAGES)?.get(key(id).as_slice())?;
-            let both = record.zip(message);
-            Ok(both.and_then(|(record, message)| {
-                Some((Record::read(record.value())?, Bytes::copy_from_slice(message.value())))
-            }))
-        })
-    }
-
-    fn read(&self, table: Definition, id: JobId) -> Result<Option<Bytes>, Fault> {
-        guarded(|| {
-            let row = self.database.begin_read()?.open_table(table)?.get(key(id).as_slice())?;
-            Ok(row.map(|value| Bytes::copy_from_slice(value.value())))
+            let row = self.database.begin_read()?.open_table(LOGS)?.get(key(id).as_slice())?;
+            Ok(row.map(|log| log.value().to_vec()).unwrap_or_default())
         })
     }
 }

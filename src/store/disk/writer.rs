@@ -255,9 +255,9 @@ impl Writer {
 fn learn(state: &mut Guarded, then: Then) -> Option<Request> {
     match then {
         Then::Nothing => {}
-        Then::Accept(job, pending, keep) => state.ledger.accept(job, pending, keep, None),
-        Then::Complete(job, footprint, now) => {
-            state.ledger.complete(&job, (), footprint, now);
+        Then::Accept(job, pending, keep) => state.ledger.accept(job, pending, keep),
+        Then::Complete(job, now) => {
+            state.ledger.complete(&job, (), now);
         }
         Then::Settle(job) => return settle_request(state, &job),
     }

@@ -1,0 +1,205 @@
+//! The sizes that follow from each other, and from the memory that this host has.
+//!
+//! Owns the defaults of `--max-memory`, `--max-stored`, `--max-body` and `--max-output`, and what must hold
+//! between them. Invariant: what is said explicitly counts as it was said, or is refused; only defaults
+//! are fitted.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Config, Invalid};
+
+/// Bounds of the default of `--max-memory`, in bytes.
+const LEAST: usize = 16 << 20;
+const MOST: usize = 256 << 20;
+
+/// The default of `--max-body` and `--max-output` if there is memory for it, in bytes.
+const CONTENT: usize = 16 << 20;
+
+/// The default of `--max-stored` with `--data`, in bytes.
+const ON_DISK: usize = 1 << 30;
+
+/// Sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// All content in memory.
+    pub memory: usize,
+    /// Waiting requests and kept results.
+    pub stored: usize,
+    /// The content of a request.
+    pub body: usize,
+    /// What a script may write or an upstream answer, if its route says nothing else.
+    pub output: usize,
+}
+
+impl Config {
+    /// Returns the sizes that count.
+    pub fn sizes(&self) -> Sizes {
+        let memory = self.max_memory;
+        let content = CONTENT.min(memory / 4);
+        // Without --data what is stored is in memory, and what is received and produced needs some too.
+        let in_memory = memory - memory / 4;
+        let stored = match (&self.data, self.max_stored) {
+            (Some(_), stored) => stored.unwrap_or(ON_DISK),
+            (None, stored) => stored.unwrap_or(in_memory).min(in_memory),
+        };
+        Sizes {
+            memory,
+            stored,
+            body: self.max_body.unwrap_or(content).min(memory),
+            output: self.max_output.unwrap_or(content).min(memory),
+        }
+    }
+
+    /// Checks that content of the largest size fits into memory, where it has to.
+    pub(super) fn check_sizes(&self) -> Result<(), Invalid> {
+        if self.data.is_some() {
+            return Ok(());
+        }
+        let check = |option: &str, size: Option<usize>| {
+            let Some(size) = size.filter(|size| *size > self.max_memory) else { return Ok(()) };
+            let memory = shown(self.max_memory);
+            let what = format!(
+                "without --data content is in memory, and --max-memory is {memory}: raise that, or \
+                 lower this"
+            );
+            Err(Invalid::new(option, &shown(size), what))
+        };
+        check("--max-body", self.max_body)?;
+        check("--max-output", self.max_output)?;
+        self.routes.iter().try_for_each(|route| check("--route max-output", route.max_output))
+    }
+}
+
+/// Returns a size as an operator writes it.
+pub fn shown(bytes: usize) -> String {
+    let units = [(30, "G"), (20, "M"), (10, "K")];
+    let whole = |&(shift, _): &(u32, &str)| bytes != 0 && bytes.trailing_zeros() >= shift;
+    match units.into_iter().find(whole) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
+/// Returns the default of `--max-memory`: a quarter of what this host or its control group has.
+pub fn default_memory() -> usize {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let has = of_host(read).unwrap_or(usize::MAX);
+    (has / 4).clamp(LEAST, MOST)
+}
+
+/// Returns the memory of this host, or of the smallest control group around this process, in bytes.
+fn of_host(read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
+    let info = read(Path::new("/proc/meminfo"));
+    let total = info.as_deref().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+    });
+    let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
+    let limits = groups.lines().filter_map(|line| {
+        // `0::/path` in version 2, `N:memory:/path` in version 1.
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let directory = Path::new(root).join(path);
+        // The limit of a group bounds all below it; within a container, the path may not be visible.
+        let above = directory.ancestors().take_while(|at| at.starts_with(root));
+        above.filter_map(|at| read(&at.join(file))?.trim().parse::<usize>().ok()).min()
+    });
+    limits.chain(total).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_the_host_is_that_of_the_smallest_group() {
+        let info = ("/proc/meminfo", "MemTotal:       4000 kB\nMemFree: 1 kB\n");
+        let group = |line| ("/proc/self/cgroup", line);
+        for (files, expected) in [
+            (&[info][..], Some(4000 << 10)),
+            (&[], None),
+            (
+                &[info, group("0::/a/b\n"), ("/sys/fs/cgroup/a/b/memory.max", "max\n")],
+                Some(4000 << 10),
+            ),
+            (
+                &[
+                    info,
+                    group("0::/a/b\n"),
+                    ("/sys/fs/cgroup/a/b/memory.max", "3000000\n"),
+                    ("/sys/fs/cgroup/a/memory.max", "2000000\n"),
+                ],
+                Some(2_000_000),
+            ),
+            (&[info, group("0::/\n"), ("/sys/fs/cgroup/memory.max", "1000000\n")], Some(1_000_000)),
+            (
+                &[
+                    info,
+                    group("3:cpu:/x\n5:memory:/docker/x\n"),
+                    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "2500000\n"),
+                ],
+                Some(2_500_000),
+            ),
+            (
+                &[group("5:memory:/\n"), ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9\n")],
+                Some(9),
+            ),
+        ] {
+            let read = |path: &Path| {
+                let found = files.iter().find(|(name, _)| Path::new(name) == path);
+                found.map(|(_, text)| (*text).to_owned())
+            };
+            assert_eq!(of_host(read), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn defaults_fit_the_memory_and_explicit_sizes_stay() {
+        let config = |memory: usize| Config { max_memory: memory, ..Config::default() };
+        let small = config(16 << 20).sizes();
+        assert_eq!((small.stored, small.body, small.output), (12 << 20, 4 << 20, 4 << 20));
+        let large = config(256 << 20).sizes();
+        assert_eq!((large.stored, large.body, large.output), (192 << 20, 16 << 20, 16 << 20));
+        let disk = Config { data: Some("/x".into()), ..config(16 << 20) };
+        assert_eq!((disk.sizes().stored, disk.sizes().body), (1 << 30, 4 << 20));
+        let explicit = Config { max_body: Some(8 << 20), max_stored: Some(99), ..config(16 << 20) };
+        assert_eq!((explicit.sizes().body, explicit.sizes().stored), (8 << 20, 99));
+        assert!(explicit.check_sizes().is_ok());
+    }
+
+    #[test]
+    fn content_larger_than_the_memory_is_refused_at_start() {
+        let config = Config { max_memory: 16 << 20, ..Config::default() };
+        for (config, named) in [
+            (Config { max_body: Some(17 << 20), ..config.clone() }, "--max-body \"17M\""),
+            (Config { max_output: Some(1 << 30), ..config.clone() }, "--max-output \"1G\""),
+        ] {
+            let error = config.check_sizes().unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("--max-memory is 16M"), "{error}");
+            let on_disk = Config { data: Some("/x".into()), ..config };
+            assert!(on_disk.check_sizes().is_ok());
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_as_they_are_written() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1000, "1000"),
+            (1024, "1K"),
+            (1536, "1536"),
+            (16 << 20, "16M"),
+            (3 << 30, "3G"),
+        ] {
+            assert_eq!(shown(bytes), text);
+        }
+    }
+}

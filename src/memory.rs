@@ -1,0 +1,360 @@
+//! The budget of memory: how much content deferd holds at once, for any purpose (`--max-memory`).
+//!
+//! Owns the count, the shares that no one holder may exceed, and the wait of those who need room. Holds no
+//! content itself: whatever does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
+//! Invariants: charges never exceed the budget, nor those of a share the share, but for what was
+//! [found](Allowance::charge_found) at start; nothing here is counted by hand.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// How often a thread that waits for room looks by itself.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The parts of the budget that one holder may have at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// One peer, loopback excepted.
+    Half,
+    /// The store.
+    ThreeQuarters,
+}
+
+/// The memory that content may take, in bytes.
+pub struct Budget {
+    capacity: usize,
+    used: AtomicUsize,
+    /// Threads that wait for room.
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
+    freed: Condvar,
+    /// The shares of peers that hold something, or did lately.
+    peers: Mutex<HashMap<IpAddr, Weak<Share>>>,
+}
+
+/// What one holder has of the budget.
+struct Share {
+    capacity: usize,
+    used: AtomicUsize,
+}
+
+/// There is no room for more content at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// The right to charge the budget, within a share of it or without a bound of its own. Each holder, such
+/// as a connection's thread, has one of its own: copies of that write to nothing that all share.
+#[derive(Clone)]
+pub struct Allowance(Arc<Bounds>);
+
+struct Bounds {
+    budget: Arc<Budget>,
+    share: Option<Arc<Share>>,
+}
+
+/// So many bytes of the budget, given back when dropped.
+#[must_use]
+pub struct Charge {
+    allowance: Allowance,
+    bytes: usize,
+}
+
+/// Returns what an allocation of `bytes` takes, in bytes: with its header of 8, in steps of 16, at least
+/// 32, as in glibc on 64 bits; other allocators are not far from it.
+pub const fn allocated(bytes: usize) -> usize {
+    if bytes == 0 {
+        return 0;
+    }
+    let size = (bytes + 8).next_multiple_of(16);
+    if size < 32 { 32 } else { size }
+}
+
+/// Adds `bytes` to `used` unless that exceeds `capacity`.
+fn take(used: &AtomicUsize, capacity: usize, bytes: usize) -> Result<(), NoRoom> {
+    let more = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= capacity);
+    used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).map(drop).map_err(|_| NoRoom)
+}
+
+impl Budget {
+    /// A budget of `capacity` bytes, all of them free.
+    pub fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            capacity,
+            used: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            freed: Condvar::new(),
+            peers: Mutex::default(),
+        })
+    }
+
+    /// Returns its capacity, in bytes.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Returns how many bytes are charged.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Returns the right to charge it that only the budget itself bounds.
+    pub fn allowance(self: &Arc<Self>) -> Allowance {
+        Allowance::new(self, None)
+    }
+
+    /// Returns the right to charge it up to a part of it.
+    pub fn share(self: &Arc<Self>, part: Part) -> Allowance {
+        Allowance::new(self, Some(self.new_share(part)))
+    }
+
+    fn new_share(&self, part: Part) -> Arc<Share> {
+        let capacity = match part {
+            Part::Half => self.capacity / 2,
+            Part::ThreeQuarters => self.capacity - self.capacity / 4,
+        };
+        Arc::new(Share { capacity, used: AtomicUsize::new(0) })
+    }
+
+    /// Returns the right of a peer to charge it: up to half, all its connections together. What is
+    /// charged counts for as long as it is held, whether the peer is still connected or not. A peer on
+    /// this host has no bound of its own.
+    pub fn peer(self: &Arc<Self>, peer: IpAddr) -> Allowance {
+        if peer.is_loopback() {
+            return self.allowance();
+        }
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = peers.get(&peer).and_then(Weak::upgrade).unwrap_or_else(|| {
+            // As many entries as there are connections and charges, and a few dead ones.
+            peers.retain(|_, share| share.strong_count() > 0);
+            let share = self.new_share(Part::Half);
+            peers.insert(peer, Arc::downgrade(&share));
+            share
+        });
+        Allowance::new(self, Some(share))
+    }
+
+    /// Waits until `bytes` are free, or until `is_over` says that waiting is of no more use: it is asked
+    /// at first, when room came free, and ten times a second.
+    pub fn wait_for(&self, bytes: usize, is_over: impl Fn() -> bool) {
+        let is_free = || self.capacity.saturating_sub(self.used()) >= bytes;
+        if is_free() {
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.guard();
+        while !is_free() && !is_over() {
+            guard = self.freed.wait_timeout(guard, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(guard);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn guard(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            drop(self.guard());
+            self.freed.notify_all();
+        }
+    }
+}
+
+impl Allowance {
+    fn new(budget: &Arc<Budget>, share: Option<Arc<Share>>) -> Self {
+        Self(Arc::new(Bounds { budget: Arc::clone(budget), share }))
+    }
+
+    /// Charges `bytes`.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing is charged.
+    pub fn charge(&self, bytes: usize) -> Result<Charge, NoRoom> {
+        let mut charge = self.nothing();
+        charge.grow(bytes)?;
+        Ok(charge)
+    }
+
+    /// Charges `bytes`, whether there is room or not: for what is there already.
+    pub fn charge_found(&self, bytes: usize) -> Charge {
+        if let Some(share) = &self.0.share {
+            share.used.fetch_add(bytes, Ordering::AcqRel);
+        }
+        self.0.budget.used.fetch_add(bytes, Ordering::AcqRel);
+        Charge { allowance: self.clone(), bytes }
+    }
+
+    /// Returns a charge of nothing, to be grown.
+    pub fn nothing(&self) -> Charge {
+        Charge { allowance: self.clone(), bytes: 0 }
+    }
+
+    /// Returns how much can be charged at most, in bytes: what is larger can never fit.
+    pub fn capacity(&self) -> usize {
+        self.0.share.as_ref().map_or(self.0.budget.capacity, |share| share.capacity)
+    }
+
+    /// Returns the budget.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.0.budget
+    }
+}
+
+/// Without a bound: for tests, and for what is bounded otherwise.
+impl Default for Allowance {
+    fn default() -> Self {
+        Budget::new(usize::MAX).allowance()
+    }
+}
+
+impl fmt::Debug for Allowance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Allowance").field("capacity", &self.capacity()).finish_non_exhaustive()
+    }
+}
+
+impl Charge {
+    /// Returns all of it, and leaves a charge of nothing.
+    pub fn take(&mut self) -> Self {
+        Self { allowance: self.allowance.clone(), bytes: std::mem::take(&mut self.bytes) }
+    }
+
+    /// Returns how many bytes it is.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Charges `bytes` more.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then it is as before.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let Bounds { budget, share } = &*self.allowance.0;
+        if let Some(share) = share {
+            take(&share.used, share.capacity, bytes)?;
+        }
+        if let Err(error) = take(&budget.used, budget.capacity, bytes) {
+            if let Some(share) = share {
+                share.used.fetch_sub(bytes, Ordering::AcqRel);
+            }
+            return Err(error);
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let more = self.bytes.saturating_sub(bytes);
+        if more == 0 {
+            return;
+        }
+        self.bytes -= more;
+        if let Some(share) = &self.allowance.0.share {
+            share.used.fetch_sub(more, Ordering::AcqRel);
+        }
+        self.allowance.0.budget.give_back(more);
+    }
+
+    /// Charges as many bytes as `bytes` says, more or less than before.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then it is as before.
+    pub fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        self.shrink_to(bytes);
+        self.grow(bytes - self.bytes)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Charge({})", self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn charges_never_exceed_the_budget_or_their_share() {
+        let budget = Budget::new(100);
+        let (all, store) = (budget.allowance(), budget.share(Part::ThreeQuarters));
+        let mut first = store.charge(75).unwrap();
+        assert_eq!(store.charge(1).unwrap_err(), NoRoom);
+        let second = all.charge(25).unwrap();
+        assert_eq!(first.grow(1), Err(NoRoom));
+        assert_eq!((budget.used(), first.bytes()), (100, 75));
+        drop(second);
+        assert_eq!(first.resize(76), Err(NoRoom), "its share is full");
+        first.resize(10).unwrap();
+        let third = all.charge(90).unwrap();
+        assert_eq!(store.charge(1).unwrap_err(), NoRoom, "its share is not, the budget is");
+        drop((first, third));
+        assert_eq!(
+            (budget.used(), store.0.share.as_ref().unwrap().used.load(Ordering::Relaxed)),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn a_charge_beyond_every_number_is_refused() {
+        let budget = Budget::new(usize::MAX);
+        let _first = budget.allowance().charge(1).unwrap();
+        assert_eq!(budget.allowance().charge(usize::MAX).unwrap_err(), NoRoom);
+    }
+
+    #[test]
+    fn a_peer_holds_half_and_loopback_all() {
+        let budget = Budget::new(100);
+        let (stranger, local) = ("192.0.2.1".parse().unwrap(), "127.0.0.1".parse().unwrap());
+        let held = budget.peer(stranger).charge(50).unwrap();
+        assert!(budget.peer(stranger).charge(1).is_err(), "on another connection as well");
+        let others = [budget.peer(local).charge(25), budget.peer(local).charge(25)];
+        assert!(others.iter().all(Result::is_ok));
+        drop((held, others));
+        drop(budget.peer(local).charge(100).unwrap());
+        drop(budget.peer("192.0.2.2".parse().unwrap()));
+        assert!(budget.peers.lock().unwrap().len() <= 1, "peers that hold nothing are forgotten");
+    }
+
+    #[test]
+    fn what_is_found_counts_beyond_the_capacity() {
+        let budget = Budget::new(10);
+        let found = budget.share(Part::Half).charge_found(100);
+        assert!(budget.allowance().charge(1).is_err());
+        drop(found);
+        assert!(budget.allowance().charge(10).is_ok());
+    }
+
+    #[test]
+    fn a_wait_for_room_ends_when_there_is_some_or_it_is_of_no_use() {
+        let budget = Budget::new(10);
+        let held = budget.allowance().charge(8).unwrap();
+        budget.wait_for(2, || panic!("there is room"));
+        budget.wait_for(3, || true);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| budget.wait_for(3, || false));
+            while budget.waiting.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            drop(held);
+            waiting.join().unwrap();
+        });
+        assert_eq!(budget.waiting.load(Ordering::SeqCst), 0);
+    }
+}

@@ -1,0 +1,143 @@
+//! Messages in memory for as long as they are used: each read from the tables once, and charged.
+//!
+//! Owns what is charged for a message that is read, and the results that several readers have at once. Does
+//! not know what a message means. Invariants: one result that many clients read is in memory once; of
+//! large messages one is read at a time, because redb has a copy of its own meanwhile.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+
+use super::tables::Fault;
+use crate::content::SMALL;
+use crate::job::JobId;
+use crate::memory::{Allowance, Charge, NoRoom};
+
+/// From which size a message is shared, and read alone, in bytes.
+const LARGE: usize = 64 * 1024;
+
+/// Why a message is not there.
+pub enum Unloaded {
+    /// There is no memory for it at this moment.
+    NoMemory,
+    /// The tables cannot be read.
+    Fault(Fault),
+}
+
+impl From<Fault> for Unloaded {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<NoRoom> for Unloaded {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::NoMemory
+    }
+}
+
+/// The messages that are read.
+pub struct Loads {
+    memory: Allowance,
+    /// The large results that some client still reads.
+    shared: Mutex<HashMap<JobId, Weak<Bytes>>>,
+}
+
+/// A share of a result.
+struct Shared(Arc<Bytes>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Loads {
+    /// Nothing is read yet; what will be is charged to `memory`.
+    pub fn new(memory: Allowance) -> Self {
+        Self { memory, shared: Mutex::default() }
+    }
+
+    /// Reads a result of about `size` bytes by `read`, which takes what is charged for it, or shares the
+    /// one that other clients read already.
+    ///
+    /// # Errors
+    /// [`Unloaded`].
+    pub fn result(
+        &self,
+        job: JobId,
+        size: usize,
+        read: impl FnOnce(Charge) -> Result<Option<Bytes>, Fault>,
+    ) -> Result<Option<Bytes>, Unloaded> {
+        if size < LARGE {
+            return self.alone(size, read);
+        }
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(result) = shared.get(&job).and_then(Weak::upgrade) {
+            return Ok(Some(Bytes::from_owner(Shared(result))));
+        }
+        shared.retain(|_, result| result.strong_count() > 0);
+        let Some(result) = self.alone(size, read)? else { return Ok(None) };
+        let result = Arc::new(result);
+        shared.insert(job, Arc::downgrade(&result));
+        Ok(Some(Bytes::from_owner(Shared(result))))
+    }
+
+    /// Reads a large message beside no other one, or a small one at once.
+    ///
+    /// # Errors
+    /// [`Unloaded`].
+    pub fn request(
+        &self,
+        size: usize,
+        read: impl FnOnce(Charge) -> Result<Option<Bytes>, Fault>,
+    ) -> Result<Option<Bytes>, Unloaded> {
+        let _turn =
+            (size >= LARGE).then(|| self.shared.lock().unwrap_or_else(PoisonError::into_inner));
+        self.alone(size, read)
+    }
+
+    /// While it is copied out of redb, a message is in memory twice.
+    fn alone(
+        &self,
+        size: usize,
+        read: impl FnOnce(Charge) -> Result<Option<Bytes>, Fault>,
+    ) -> Result<Option<Bytes>, Unloaded> {
+        let mut charge = self.memory.nothing();
+        if size > SMALL {
+            charge.grow(size.saturating_mul(2))?;
+        }
+        Ok(read(charge)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::copied;
+    use crate::memory::Budget;
+
+    #[test]
+    fn a_result_that_many_clients_read_is_in_memory_once() {
+        let budget = Budget::new(8 * LARGE);
+        let loads = Loads::new(budget.allowance());
+        let job = JobId::new(7).unwrap();
+        let mut reads = 0;
+        let mut load = |size: usize| {
+            loads.result(job, size, |charge| {
+                reads += 1;
+                Ok(Some(copied(&vec![b'x'; size], charge)))
+            })
+        };
+        let readers: Vec<_> =
+            (0..100).map(|_| load(2 * LARGE).ok().flatten().expect("room")).collect();
+        assert!(readers.iter().all(|result| result.len() == 2 * LARGE));
+        assert_eq!(budget.used(), 2 * LARGE);
+        drop(readers);
+        assert_eq!(budget.used(), 0);
+        assert!(matches!(load(8 * LARGE), Err(Unloaded::NoMemory)));
+        assert!(load(LARGE).is_ok());
+        assert_eq!(reads, 2);
+    }
+}
