@@ -250,7 +250,7 @@ fn at_max_stored_new_jobs_are_refused_and_no_result_is_evicted() {
 
 #[test]
 fn a_result_that_finds_no_room_becomes_507() {
-    let deferd = Deferd::with_scripts("", &["--max-stored", "16K", "--workers", "1"]);
+    let deferd = Deferd::with_scripts("", &["--max-stored", "20K", "--workers", "1"]);
     let mut client = deferd.client();
     let hold = Hold::new();
     let first = hold.start(&mut client);
