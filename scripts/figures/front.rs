@@ -23,30 +23,34 @@ const SPAN: Duration = Duration::from_millis(80);
 /// Prints the figures.
 pub fn print() {
     title("front: GET /_api/version at 64 keep-alive connections, RUST_LOG=warn");
-    let deferd = Server::deferd("warn", &[]);
-    serving(&deferd);
-    jobs(&deferd);
+    let (deferd, before) = (Server::deferd("warn", &[]), Server::before("warn", &[]));
+    serving(&deferd, before.as_ref());
+    jobs(&deferd, before.as_ref());
 }
 
-fn serving(deferd: &Server) {
+fn serving(deferd: &Server, before: Option<&Server>) {
     let bare = Server::bare();
-    let mut sides = [Side::of(deferd), Side::of(&bare)];
+    let servers = [deferd, &bare].into_iter().chain(before);
+    let mut sides: Vec<Side<'_>> = servers.map(Side::of).collect();
     assert_eq!(sides[0].length, sides[1].length, "both answer as many bytes");
     for _ in 0..ROUNDS {
         for turn in 0..TURNS {
-            // Who comes first changes, in case it matters.
-            sides[turn % 2].load();
-            sides[1 - turn % 2].load();
+            // Which side comes first changes, in case it matters.
+            let count = sides.len();
+            (0..count).for_each(|side| sides[(turn + side) % count].load());
         }
         sides.iter_mut().for_each(|side| side.meter.end_round());
     }
-    let [Meter { rate: deferd, cost: deferd_cost, .. }, Meter { rate: bare, cost: bare_cost, .. }] =
-        sides.map(|side| side.meter);
-    row("deferd, requests/s", &deferd);
-    row("bare std::net + httparse, requests/s", &bare);
-    row("deferd / bare (target >= 0.9)", format_args!("{:.3}", deferd.over(&bare)));
-    row("deferd, its processor time a request, µs", format_args!("{deferd_cost:.2}"));
-    row("bare, its processor time a request, µs", format_args!("{bare_cost:.2}"));
+    let mut meters = sides.into_iter().map(|side| side.meter);
+    let (deferd, bare) = (meters.next().unwrap(), meters.next().unwrap());
+    row("deferd, requests/s", &deferd.rate);
+    row("bare std::net + httparse, requests/s", &bare.rate);
+    row("deferd / bare (target >= 0.9)", format_args!("{:.3}", deferd.rate.over(&bare.rate)));
+    row("deferd, its processor time a request, µs", format_args!("{:.2}", deferd.cost));
+    row("bare, its processor time a request, µs", format_args!("{:.2}", bare.cost));
+    if let Some(before) = meters.next() {
+        row("deferd / deferd before", format_args!("{:.3}", deferd.rate.over(&before.rate)));
+    }
 }
 
 /// One of the two servers, its connections, and what was measured.
@@ -79,21 +83,29 @@ impl<'a> Side<'a> {
 }
 
 /// Submits and collects jobs whose work is next to nothing.
-fn jobs(deferd: &Server) {
+fn jobs<'a>(deferd: &'a Server, before: Option<&'a Server>) {
     let job = deferred("/_api/version");
-    let sides = [1, CONNECTIONS];
-    let mut sides = sides.map(|count| (Client::several(deferd.address, count), Meter::default()));
-    for _ in 0..ROUNDS {
-        for _ in 0..TURNS {
-            for (clients, meter) in &mut sides {
-                let work = || by_threads(clients, |clients| collect_each(clients, &job));
-                meter.turn(|| deferd.processor_time(), work);
+    for count in [1, 16, CONNECTIONS] {
+        let side =
+            |server: &'a Server| (server, Client::several(server.address, count), Meter::default());
+        let mut sides: Vec<(&Server, Vec<Client>, Meter)> =
+            [deferd].into_iter().chain(before).map(side).collect();
+        for _ in 0..ROUNDS {
+            for turn in 0..TURNS {
+                let count = sides.len();
+                for side in 0..count {
+                    let (server, clients, meter) = &mut sides[(turn + side) % count];
+                    let work = || by_threads(clients, |clients| collect_each(clients, &job));
+                    meter.turn(|| server.processor_time(), work);
+                }
             }
+            sides.iter_mut().for_each(|(_, _, meter)| meter.end_round());
         }
-        sides.iter_mut().for_each(|(_, meter)| meter.end_round());
-    }
-    for (clients, meter) in &sides {
-        row(&format!("submit + collect, {} connection(s), jobs/s", clients.len()), &meter.rate);
+        let now = &sides[0].2.rate;
+        row(&format!("submit + collect, {count} connection(s), jobs/s"), now);
+        if let Some((_, _, before)) = sides.get(1) {
+            row("  deferd / deferd before", format_args!("{:.3}", now.over(&before.rate)));
+        }
     }
 }
 

@@ -116,7 +116,7 @@ struct Side {
 
 impl Side {
     fn start() -> Self {
-        let server = Server::deferd("warn", &["--max-stored", "4G"]);
+        let server = Server::deferd("warn", &["--max-memory", "8G"]);
         let client = Client::new(server.address);
         // Its content is formatted, so the result owns memory of its own.
         Self { server, client, job: deferred("/_admin/time") }

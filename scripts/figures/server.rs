@@ -26,6 +26,14 @@ impl Server {
         Self::start(&mut command)
     }
 
+    /// Starts the deferd that `DEFERD_BEFORE` names, if it does: the binary of an earlier commit, to be
+    /// measured in turn with this one.
+    pub fn before(log: &str, arguments: &[&str]) -> Option<Self> {
+        let mut command = Command::new(std::env::var_os("DEFERD_BEFORE")?);
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments).env("RUST_LOG", log);
+        Some(Self::start(&mut command))
+    }
+
     /// Starts deferd under a command that takes another as its last arguments, and ends with it.
     pub fn under(command: &mut Command, arguments: &[&str]) -> Self {
         command.arg(env!("CARGO_BIN_EXE_deferd")).args(["--listen", "127.0.0.1:0"]);

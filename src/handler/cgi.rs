@@ -23,6 +23,10 @@ use crate::job::execution::Execution;
 /// How many fields a script's response may have.
 const MAX_FIELDS: usize = 100;
 
+/// How large its header block may be, in bytes: it is held once more while it is read, and is not charged
+/// to the budget of memory then.
+const MAX_HEADER: usize = 64 * 1024;
+
 const STATUS: HeaderName = HeaderName::from_static("status");
 
 /// Runs the CGI scripts of one directory.
@@ -78,8 +82,12 @@ fn outcome(output: Output, path: &str) -> Result<Outcome, Error> {
 /// The header block, with LF or CRLF at the line ends, and where the content begins.
 fn header_block(stdout: &[u8]) -> Result<(HeaderMap, usize), Error> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let (start, lines) = match httparse::parse_headers(stdout, &mut lines) {
+    let beginning = &stdout[..stdout.len().min(MAX_HEADER)];
+    let (start, lines) = match httparse::parse_headers(beginning, &mut lines) {
         Ok(httparse::Status::Complete(block)) => block,
+        Ok(httparse::Status::Partial) if stdout.len() > MAX_HEADER => {
+            return Err(invalid("its header is larger than 64K"));
+        }
         Ok(httparse::Status::Partial) => return Err(invalid("no empty line ends its header")),
         Err(error) => return Err(invalid(error.to_string())),
     };
@@ -198,6 +206,17 @@ mod tests {
         ] {
             assert!(matches!(read(stdout), Err(Error::BadGateway(_))), "{stdout:?}");
         }
+    }
+
+    #[test]
+    fn a_header_of_64_kib_is_read_and_a_larger_one_refused() {
+        let header = |size: usize| {
+            let rest = "Content-Type: a/b\nX: \n\n".len();
+            format!("Content-Type: a/b\nX: {}\n\ncontent", "x".repeat(size - rest))
+        };
+        assert_eq!(answer(&header(MAX_HEADER)).body(), "content");
+        let Err(Error::BadGateway(what)) = read(&header(MAX_HEADER + 1)) else { panic!() };
+        assert!(what.contains("larger than 64K"), "{what}");
     }
 
     #[test]
