@@ -26,10 +26,11 @@
 //!   of every job, with `shelf`, `keys` and the `bell`; `memory` holds it; `disk` keeps what it says: an
 //!   `offer` becomes a job, `shared` hands each `change` to the one `writer`, which puts `record`s and
 //!   messages into `tables`, in a `file` that stands a `trial` first, and is written again where it is
-//!   `unsynced`.
+//!   `unsynced`; `loads` has the messages that are read.
 //! - [`job`]: id, stamp, states and their transitions; the line to a running handler; requests and
 //!   responses at rest.
-//! - [`content`]: content while it comes, and where it lives.
+//! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
+//!   charged to.
 //! - [`call`]: a request with its origin, an answer with its receipt.
 //! - [`fields`]: fields by their names.
 //! - [`error`]: the one table of deferd's own errors.
