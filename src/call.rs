@@ -176,6 +176,11 @@ impl From<Response<Bytes>> for Answer {
 #[derive(Clone, Debug)]
 pub struct LengthOfGet(pub Option<HeaderValue>);
 
+/// An extension of a response whose fields are those of a script, an upstream or a stored result: the
+/// front adds none that tell browsers what they may do with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Verbatim;
+
 /// An empty response of the given status code.
 pub fn empty(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());

@@ -21,7 +21,7 @@ use crate::config::{
 use crate::front;
 use crate::front::{InHand, Limits, Listener, Listening, Stopper};
 use crate::handler::cgi::CgiHandler;
-use crate::handler::routes::{Route, Routes};
+use crate::handler::routes::{Pages, Route, Routes};
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
@@ -115,7 +115,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     }
     workers::start(config.workers, &jobs, &routes)?;
     workers::start_janitor(&jobs, config.ttl)?;
-    let policy = policy(config, &address);
+    let policy = policy(config);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
     let front = serve(config, listener, &service)?;
     Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
@@ -157,13 +157,15 @@ fn auth(path: &Path) -> Result<Auth, Invalid> {
     Auth::load(path).map_err(|what| Invalid::new("--auth", &path.display().to_string(), what))
 }
 
-/// What web pages may do; on a Unix socket they can do nothing, so there the host does not matter.
-fn policy(config: &Config, address: &Address) -> Policy {
-    let local = matches!(address, Address::Tcp(_)) && address.is_local();
-    let host_check =
-        if local && config.auth.is_none() { HostCheck::Loopback } else { HostCheck::Any };
+/// What web pages may do. A page under a foreign name has no credentials to show, so with `--auth` the
+/// name matters only if the operator says which.
+fn policy(config: &Config) -> Policy {
     let (allow_origin, allow_host) = (config.allow_origin.clone(), config.allow_host.clone());
-    Policy { allow_origin, allow_host, host_check }
+    let any = allow_host.iter().any(|name| name == "*")
+        || (config.auth.is_some() && allow_host.is_empty());
+    let host_check = if any { HostCheck::Any } else { HostCheck::Known };
+    let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Policy { allow_origin, allow_host, host_check, own_name }
 }
 
 /// Starts the front.
@@ -240,15 +242,16 @@ fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
         let handler = Box::new(Api::new(Arc::clone(jobs), access, config.timeout));
         let (time_limit, start_record) = (config.timeout, StartRecord::Soon);
         let prefix = prefix.into();
-        routes.push(Route { prefix, gate: None, time_limit, start_record, retry: None, handler });
+        let (gate, retry, pages) = (None, None, Pages::Own);
+        routes.push(Route { prefix, gate, time_limit, start_record, retry, pages, handler });
     }
     for route in &config.routes {
         let time_limit = route.timeout.unwrap_or(config.timeout);
         let gate = route.concurrency.map(|limit| jobs.queue.new_gate(limit));
         let handler = handler(route, config)?;
         let (prefix, start_record) = (route.prefix.clone(), route.start_record);
-        let retry = route.retry;
-        routes.push(Route { prefix, gate, time_limit, start_record, retry, handler });
+        let (retry, pages) = (route.retry, route.pages);
+        routes.push(Route { prefix, gate, time_limit, start_record, retry, pages, handler });
     }
     Ok(Routes::new(routes))
 }

@@ -17,12 +17,12 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 
 use crate::api::{self, ASYNC_ID, id_value};
 use crate::auth::Auth;
-use crate::browser::{self, Foreign, Policy};
-use crate::call::{Answer, Call, Connection, Owner, Peer, empty};
+use crate::browser::{self, Policy, Provenance, Sharing};
+use crate::call::{Answer, Call, Connection, Owner, Peer, Verbatim, empty};
 use crate::dialect::{self, Mode};
 use crate::error::Error;
 use crate::handler::Takes;
-use crate::handler::routes::{RouteIndex, Routes};
+use crate::handler::routes::{Pages, RouteIndex, Routes};
 use crate::job::JobId;
 use crate::job::execution::Run;
 use crate::jobs::Jobs;
@@ -46,7 +46,17 @@ pub struct Plan {
     awaited: Option<(JobKey, Duration)>,
     owner: Owner,
     auth_type: Option<&'static str>,
-    foreign: Foreign,
+    /// The pages that may read the answer.
+    sharing: Sharing,
+}
+
+impl Plan {
+    /// The answer if the content is refused.
+    pub fn refusal(&self, error: &Error) -> Response<Bytes> {
+        let mut response = error.response();
+        browser::disclose(&mut response, self.sharing.clone());
+        response
+    }
 }
 
 impl Plan {
@@ -98,7 +108,28 @@ impl Service {
         Session { service: self, line: self.jobs.executions.begin(None, memory) }
     }
 
-    fn checked(&self, request: &mut Parts, foreign: Foreign) -> Result<Plan, Error> {
+    /// Checks under which name and from which page a request comes, before anything else of it counts.
+    fn admit(&self, request: &Parts, connection: &Connection) -> Result<Sharing, Error> {
+        let seen = Provenance::of(request, connection);
+        self.policy.check_host(&seen).or_else(|error| {
+            // A load balancer asks under whatever name it knows.
+            let exempt = is_open(request, &without_database(&request.uri));
+            if exempt { Ok(()) } else { Err(error) }
+        })?;
+        self.policy.check_page(&seen).or_else(|error| {
+            let lifted = self.takes_any_page(&request.uri);
+            if lifted { Ok(self.policy.unshared(&seen)) } else { Err(error) }
+        })
+    }
+
+    /// Whether the route of this target takes requests from every page.
+    fn takes_any_page(&self, target: &Uri) -> bool {
+        let Ok(inner) = without_database(target) else { return false };
+        let route = self.routes.find(inner.as_ref().unwrap_or(target).path());
+        route.is_ok_and(|route| self.routes.get(route).pages == Pages::Any)
+    }
+
+    fn checked(&self, request: &mut Parts, sharing: Sharing) -> Result<Plan, Error> {
         dialect::override_method(request)?;
         let inner = without_database(&request.uri);
         let caller = match &self.auth {
@@ -141,7 +172,7 @@ impl Service {
             Takes::Nothing if mode != Mode::Synchronous => Takes::Any,
             takes => takes,
         };
-        Ok(Plan { route, mode, takes, key, awaited, owner, auth_type, foreign })
+        Ok(Plan { route, mode, takes, key, awaited, owner, auth_type, sharing })
     }
 
     fn submit(
@@ -160,12 +191,22 @@ impl Service {
 
     /// The job's result, as the plain response that it is, if it is there within `span`; else the `202`
     /// (RFC 7240 section 4.3).
-    fn answer_in_time(&self, job: JobKey, span: Duration, peer: &dyn Peer) -> Answer {
+    fn answer_in_time(
+        &self,
+        route: RouteIndex,
+        job: JobKey,
+        span: Duration,
+        peer: &dyn Peer,
+    ) -> Answer {
         if !span.is_zero() {
             self.jobs.wait(&job, span.min(self.max_wait), peer);
             // Without memory for it at this moment, the client gets the `202`.
             if let Lookup::Done(result) = self.jobs.store.collect(&job) {
-                return Answer { response: result.to_response(), receipt: self.jobs.receipt(job) };
+                let mut response = result.to_response();
+                if self.routes.get(route).handler.relays_fields() {
+                    response.extensions_mut().insert(Verbatim);
+                }
+                return Answer { response, receipt: self.jobs.receipt(job) };
             }
         }
         let mut response = accepted(Some(job.id));
@@ -201,17 +242,17 @@ impl Session<'_> {
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = AccessLine::begin();
-        let (mut response, foreign) = match self.service.policy.check(request) {
-            Ok(foreign) => match browser::preflight(request, &foreign) {
-                Some(response) => (response, foreign),
-                None => match self.service.checked(request, foreign.clone()) {
+        let (mut response, sharing) = match self.service.admit(request, connection) {
+            Ok(sharing) => match browser::preflight(request, &sharing) {
+                Some(response) => (response, sharing),
+                None => match self.service.checked(request, sharing.clone()) {
                     Ok(plan) => return Ok(plan),
-                    Err(error) => (error.response(), foreign),
+                    Err(error) => (error.response(), sharing),
                 },
             },
-            Err(error) => (error.response(), None),
+            Err(error) => (error.response(), Sharing::Own),
         };
-        browser::disclose(&mut response, foreign);
+        browser::disclose(&mut response, sharing);
         let line = AccessLine::of(&request.method, &request.uri, connection, begin);
         line.write(&Owner::anonymous(), "-", &response);
         Err(Box::new(response.into()))
@@ -227,7 +268,7 @@ impl Session<'_> {
         peer: &dyn Peer,
     ) -> Answer {
         let service = self.service;
-        let Plan { route, mode, key, awaited, owner, auth_type, foreign, .. } = plan;
+        let Plan { route, mode, key, awaited, owner, auth_type, sharing, .. } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
@@ -242,14 +283,14 @@ impl Session<'_> {
                 .map(|job| accepted((keep == Keep::Result).then_some(job.id)).into()),
             Mode::Preferred(span) => {
                 let job = service.submit(route, call, Keep::Result, key);
-                job.map(|job| service.answer_in_time(job, span, peer))
+                job.map(|job| service.answer_in_time(route, job, span, peer))
             }
         };
         let mut answer = answer.unwrap_or_else(|error| error.response().into());
         if preferred {
             answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
         }
-        browser::disclose(&mut answer.response, foreign);
+        browser::disclose(&mut answer.response, sharing);
         line.write(&owner, &service.routes.get(route).prefix, &answer.response);
         answer
     }

@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use bytes::Bytes;
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::query::{number, parameter};
 use super::{Endpoint, json, text};
-use crate::call::{Answer, Call, Owner, Receipt, empty};
+use crate::call::{Answer, Call, Owner, Verbatim, empty};
 use crate::content::{NoMemory, SMALL, held};
 use crate::error::Error;
 use crate::job::stored::StoredResponse;
@@ -26,6 +28,9 @@ pub const ASYNC_ID: HeaderName = HeaderName::from_static("x-arango-async-id");
 const ASYNC_JOB_ID: HeaderName = HeaderName::from_static("x-arango-async-job-id");
 
 const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
+
+/// A result that is opened as a page runs nothing, and acts for nobody (CSP level 3, section 6.3.2).
+const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
 
 /// How many ids a list holds when `count` is absent.
 const DEFAULT_COUNT: usize = 100;
@@ -202,29 +207,35 @@ fn log(jobs: &Jobs, job: &JobKey, memory: &Allowance) -> Result<Answer, Error> {
 }
 
 fn peek(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
-    answer_with(jobs.store.peek(job), job, Receipt::none)
+    answer_with(jobs.store.peek(job), job, |mut response| {
+        response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
+        response.into()
+    })
 }
 
 fn collect(jobs: &Arc<Jobs>, job: JobKey) -> Result<Answer, Error> {
-    answer_with(jobs.store.collect(&job), &job, || jobs.receipt(job.clone()))
+    answer_with(jobs.store.collect(&job), &job, |mut response| {
+        response.extensions_mut().insert(Verbatim);
+        Answer { response, receipt: jobs.receipt(job.clone()) }
+    })
 }
 
 fn answer_with(
     lookup: Lookup,
     job: &JobKey,
-    receipt: impl FnOnce() -> Receipt,
+    answer: impl FnOnce(Response<Bytes>) -> Answer,
 ) -> Result<Answer, Error> {
     match lookup {
         Lookup::Unknown => Err(Error::not_found()),
         Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
         Lookup::Unreadable => Err(Failing.into()),
         Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),
-        Lookup::Done(result) => Ok(Answer { receipt: receipt(), response: named(&result, job.id) }),
+        Lookup::Done(result) => Ok(answer(named(&result, job.id))),
     }
 }
 
 /// A result as its client gets it.
-fn named(result: &StoredResponse, id: JobId) -> http::Response<bytes::Bytes> {
+fn named(result: &StoredResponse, id: JobId) -> Response<Bytes> {
     let mut response = result.to_response();
     for name in [ASYNC_ID, ASYNC_JOB_ID] {
         response.headers_mut().insert(name, id_value(id));

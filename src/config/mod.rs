@@ -35,7 +35,7 @@ pub struct Config {
     pub auth: Option<PathBuf>,
     /// Origins whose pages may send requests.
     pub allow_origin: Vec<String>,
-    /// Names in `host` beside those of this host.
+    /// Names in `host` beside those of this host; `*` stands for all.
     pub allow_host: Vec<String>,
     /// Whether strangers may be listened to without credentials.
     pub exposure: Exposure,
@@ -393,6 +393,7 @@ mod tests {
             (&["--front", "fast"], "neither strict nor tiny_http"),
             (&["--allow-origin", "ui.example"], "--allow-origin \"ui.example\""),
             (&["--allow-host", "nas:80"], "--allow-host \"nas:80\""),
+            (&["--allow-host", "*.lan"], "--allow-host \"*.lan\""),
             (&["token"], "USER is missing"),
             #[cfg(feature = "tiny_http")]
             (&["--insecure", "--front=tiny_http", "--listen=0.0.0.0:80"], "trusted callers only"),

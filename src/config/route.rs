@@ -11,6 +11,7 @@ use http::uri::Authority;
 use super::value;
 use crate::api;
 use crate::handler::retry::{Methods, Retry};
+use crate::handler::routes::Pages;
 use crate::store::StartRecord;
 
 /// A route as it was configured.
@@ -33,6 +34,8 @@ pub struct RouteConfig {
     pub connect_timeout: Option<Duration>,
     /// Whether its jobs are tried again.
     pub retry: Option<Retry>,
+    /// Which web pages may send requests to it.
+    pub pages: Pages,
 }
 
 /// How long connecting to an upstream may take where its route says nothing else.
@@ -70,6 +73,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         start_record: StartRecord::Before,
         connect_timeout: None,
         retry: None,
+        pages: Pages::Own,
     };
     for option in rest {
         let (name, text) = option
@@ -93,6 +97,14 @@ fn rerun(text: &str) -> Result<StartRecord, String> {
     }
 }
 
+fn pages(text: &str) -> Result<Pages, String> {
+    match text {
+        "any" => Ok(Pages::Any),
+        "own" => Ok(Pages::Own),
+        _ => Err("neither any nor own".into()),
+    }
+}
+
 /// Sets one option.
 fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
     match name {
@@ -100,6 +112,7 @@ fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
         "concurrency" => value::count(text).map(|v| route.concurrency = Some(v)),
         "max-output" => value::size(text).map(|v| route.max_output = Some(v)),
         "rerun" => rerun(text).map(|v| route.start_record = v),
+        "pages" => pages(text).map(|v| route.pages = v),
         _ if !matches!(route.target, Target::Upstream(_)) => {
             Err(format!("no such option of a route to scripts: {OPTIONS}"))
         }
@@ -131,7 +144,7 @@ fn methods(text: &str) -> Result<Methods, String> {
     }
 }
 
-const OPTIONS: &str = "timeout, concurrency, max-output, rerun";
+const OPTIONS: &str = "timeout, concurrency, max-output, rerun, pages";
 const OF_UPSTREAMS: &str = "connect-timeout, retry, backoff, unsafe";
 
 fn checked_prefix(prefix: &str) -> Result<&str, String> {
@@ -197,6 +210,9 @@ mod tests {
         assert_eq!(route.start_record, StartRecord::Before);
         assert_eq!(parse("/=run:x").unwrap().target, Target::Run("x".into()));
         assert_eq!(parse("/=run:x,rerun=yes").unwrap().start_record, StartRecord::Never);
+        assert_eq!(parse("/=run:x").unwrap().pages, Pages::Own);
+        assert_eq!(parse("/=http://h/,pages=any").unwrap().pages, Pages::Any);
+        assert_eq!(parse("/=run:x,pages=any,pages=own").unwrap().pages, Pages::Own);
         let route = parse("/llm/=http://[::1]:11434/v1,connect-timeout=300ms").unwrap();
         let uri: Uri = "http://[::1]:11434/v1".parse().unwrap();
         assert_eq!(route.target, Target::Upstream(uri));
@@ -226,6 +242,7 @@ mod tests {
             ("/x=run:y,colour=red", "no such option of a route"),
             ("/x=run:y,concurrency=0", "at least 1"),
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
+            ("/x=run:y,pages=all", "pages \"all\": neither any nor own"),
             ("/x=run:y,connect-timeout=1s", "no such option of a route to scripts"),
             ("/x=run:y,retry=2", "no such option of a route to scripts"),
             ("/x=http://h/,retry=0", "at least 1"),

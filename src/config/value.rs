@@ -40,13 +40,16 @@ pub fn origin(text: &str) -> Result<String, String> {
     Err("not an origin, as https://ui.example:8080, null or *".into())
 }
 
-/// A host name, without a port.
+/// A host name, without a port, or `*` for all.
 ///
 /// # Errors
 /// What is wrong.
 pub fn host(text: &str) -> Result<String, String> {
-    let is_name = !text.is_empty() && !text.contains(['/', ':', '@', ' ']);
-    if is_name { Ok(text.to_owned()) } else { Err("not a host name, without a port".into()) }
+    let is_name = !text.is_empty() && !text.contains(['/', ':', '@', ' ', '*']);
+    if is_name || text == "*" {
+        return Ok(text.to_owned());
+    }
+    Err("not a host name without a port, as nas.example.org, nor *".into())
 }
 
 /// A number, at least one.

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Version};
+use http::{Method, Response, Version};
 
 use super::body::Intake;
 use super::head::{Expectation, Framing, Head, Persistence};
@@ -76,7 +76,8 @@ impl Exchange<'_> {
                 persistence
             }
             Ok(None) => Persistence::Close,
-            Err(broken) => self.refuse(broken),
+            Err(Broken::Refused(error)) => self.refuse(error.response()),
+            Err(Broken::Gone) => Persistence::Close,
         }
     }
 
@@ -92,7 +93,7 @@ impl Exchange<'_> {
         };
         let _charge = match charged {
             Ok(charge) => charge,
-            Err(no_room) => return self.refuse(Error::from(no_room).into()),
+            Err(no_room) => return self.refuse(Error::from(no_room).response()),
         };
         let plan = match self.session.plan(&mut head.parts, &self.connection) {
             Ok(plan) => plan,
@@ -108,7 +109,7 @@ impl Exchange<'_> {
         let memory = self.session.memory().clone();
         let intake = Intake::new(plan.takes(), self.limits, &memory);
         if let Err(error) = intake.check(framing) {
-            return self.refuse(error.into());
+            return self.refuse(plan.refusal(&error));
         }
         let expected = head.expectation == Expectation::Continue && framing != Framing::Length(0);
         if expected && self.input.bytes().is_empty() && self.send_continue().is_err() {
@@ -116,7 +117,8 @@ impl Exchange<'_> {
         }
         let body = match body::read(&mut self.input, framing, self.limits, &intake) {
             Ok(body) => body,
-            Err(broken) => return self.refuse(broken),
+            Err(Broken::Refused(error)) => return self.refuse(plan.refusal(&error)),
+            Err(Broken::Gone) => return Persistence::Close,
         };
         let answer = self.session.call(plan, head.parts, body, self.connection, self.stream);
         self.deliver(answer, content, persistence, version)
@@ -144,7 +146,7 @@ impl Exchange<'_> {
             // Nothing of it has gone out, and what it would have delivered stays.
             let refusal = Error::no_memory(&NoMemory::Budget).response();
             written = writer
-                .write(output, refusal, content, persistence, version, memory)
+                .write(output, refusal, content, Persistence::Close, version, memory)
                 .and(Err(ErrorKind::OutOfMemory.into()));
         }
         if let Err(error) = written {
@@ -161,9 +163,7 @@ impl Exchange<'_> {
     }
 
     /// Answers a request that is not one, and closes.
-    fn refuse(&mut self, broken: Broken) -> Persistence {
-        let Broken::Refused(error) = broken else { return Persistence::Close };
-        let response = error.response();
+    fn refuse(&mut self, response: Response<Bytes>) -> Persistence {
         log_refused(&self.connection, &response);
         let answer = Answer::from(response);
         self.deliver(answer, Content::Sent, Persistence::Close, Version::HTTP_11);
@@ -191,7 +191,7 @@ impl Exchange<'_> {
     }
 }
 
-fn log_refused(connection: &Connection, response: &http::Response<Bytes>) {
+fn log_refused(connection: &Connection, response: &Response<Bytes>) {
     log::info!(
         "request=- target=- peer={} owner=- route=- job=- status={} refused={}",
         connection,

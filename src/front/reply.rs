@@ -1,18 +1,23 @@
 //! Writing an answer: status line, fields and content (RFC 9112 sections 4 and 6).
 //!
-//! Owns the fields that belong to the connection: `date`, `content-length`, `connection`. Invariant:
-//! the content-length is that of the content, whatever a handler said (to HEAD, what it says of GET's);
-//! `204` and `304` have none.
+//! Owns the fields that belong to the connection: `date`, `content-length`, `connection`; and those that
+//! keep an answer from foreign pages: `x-content-type-options` and `cross-origin-resource-policy` (the
+//! Fetch standard, sections 3.6 and 3.7). Invariants: the content-length is that of the content, whatever
+//! a handler said (to HEAD, what it says of GET's); `204` and `304` have none; an answer without the
+//! fields against foreign pages is [`Verbatim`].
 
 use std::io::{self, IoSlice, Write};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderName, Response, StatusCode, Version};
 
 use super::head::Persistence;
-use crate::call::LengthOfGet;
+use crate::call::{LengthOfGet, Verbatim};
 use crate::memory::{Allowance, NoRoom};
 
 /// Content up to this size is copied behind the head; larger content is written from where it is.
@@ -20,6 +25,13 @@ const SMALL: usize = 4096;
 
 /// The fields that are the front's, whatever a handler said.
 static OWN: [HeaderName; 3] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING];
+
+/// The fields against foreign pages: the content is of no other type than it says, and no page of
+/// another origin may embed it.
+static GUARDS: [HeaderName; 2] =
+    [X_CONTENT_TYPE_OPTIONS, HeaderName::from_static("cross-origin-resource-policy")];
+const NO_SNIFFING: &[u8] = b"x-content-type-options: nosniff\r\n";
+const SAME_ORIGIN: &[u8] = b"cross-origin-resource-policy: same-origin\r\n";
 
 /// Whether the content is sent, or only described (RFC 9110 section 9.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +116,20 @@ impl Writer {
                 self.head.extend_from_slice(part.as_bytes());
             }
         }
-        let mut dated = false;
+        let guarded = response.extensions().get::<Verbatim>().is_none();
+        let (mut dated, mut shared) = (false, false);
         for (name, value) in response.headers() {
-            if !OWN.contains(name) {
-                dated |= name == DATE;
-                self.put(name.as_str().as_bytes(), value.as_bytes());
+            if OWN.contains(name) || (guarded && GUARDS.contains(name)) {
+                continue;
             }
+            dated |= name == DATE;
+            shared |= name == ACCESS_CONTROL_ALLOW_ORIGIN;
+            self.put(name.as_str().as_bytes(), value.as_bytes());
+        }
+        if guarded {
+            self.head.extend_from_slice(NO_SNIFFING);
+            // An allowed origin may embed what it may read.
+            self.head.extend_from_slice(if shared { b"" } else { SAME_ORIGIN });
         }
         if !dated {
             self.put_date();
@@ -167,6 +187,7 @@ mod tests {
             .header("content-length", "999")
             .header("transfer-encoding", "chunked")
             .header("date", "then")
+            .extension(Verbatim)
             .body(Bytes::from_static(body.as_bytes()))
             .unwrap();
         let mut out = Vec::new();
@@ -193,6 +214,37 @@ mod tests {
     }
 
     #[test]
+    fn answers_are_guarded_against_foreign_pages() {
+        let both =
+            "x-content-type-options: nosniff\r\ncross-origin-resource-policy: same-origin\r\n";
+        let own = "x-content-type-options: own\r\ncross-origin-resource-policy: own\r\n";
+        let shared = "access-control-allow-origin: *\r\n";
+        for (fields, added) in [
+            ("", both),
+            (own, both),
+            (shared, "access-control-allow-origin: *\r\nx-content-type-options: nosniff\r\n"),
+        ] {
+            let mut response = Response::builder().header("date", "then");
+            for (name, value) in fields.lines().filter_map(|line| line.split_once(": ")) {
+                response = response.header(name, value);
+            }
+            let mut response = response.body(Bytes::new()).unwrap();
+            for (fields, verbatim) in [(added, false), (fields, true)] {
+                if verbatim {
+                    response.extensions_mut().insert(Verbatim);
+                }
+                let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
+                let (mut writer, mut out) = (Writer::default(), Vec::new());
+                let (response, memory) = (response.clone(), Allowance::default());
+                writer.write(&mut out, response, Content::Sent, keep, version, &memory).unwrap();
+                let head = "HTTP/1.1 200 OK\r\ndate: then\r\n";
+                let expected = format!("{head}{fields}content-length: 0\r\n\r\n");
+                assert_eq!(String::from_utf8(out).unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
     fn one_answer_after_the_other_and_none_of_a_broken_one() {
         struct Broken;
         impl Write for Broken {
@@ -206,7 +258,10 @@ mod tests {
         let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
         let (mut writer, mut out, memory) = (Writer::default(), Vec::new(), Allowance::default());
         for body in ["first", "second"] {
-            let response = || Response::builder().header("date", "then").body(body.into()).unwrap();
+            let response = || {
+                let response = Response::builder().header("date", "then").extension(Verbatim);
+                response.body(body.into()).unwrap()
+            };
             let sent = Content::Sent;
             assert!(writer.write(&mut Broken, response(), sent, keep, version, &memory).is_err());
             writer.write(&mut out, response(), sent, keep, version, &memory).unwrap();

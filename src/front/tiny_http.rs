@@ -244,7 +244,7 @@ impl Receiver {
         let intake = Intake::new(plan.takes(), &self.limits, session.memory());
         match content(request, framing, &intake) {
             Ok(body) => session.call(plan, parts, body, connection, &Unseen),
-            Err(error) => error.response().into(),
+            Err(error) => plan.refusal(&error).into(),
         }
     }
 }
@@ -324,7 +324,8 @@ mod tests {
         let jobs = Jobs::new(Arc::new(MemoryStore::new(room)), Queue::new(1), memory);
         let jobs = Arc::new(jobs);
         let (allow_origin, allow_host) = (Vec::new(), Vec::new());
-        let policy = Policy { allow_origin, allow_host, host_check: HostCheck::Any };
+        let (host_check, own_name) = (HostCheck::Any, String::new());
+        let policy = Policy { allow_origin, allow_host, host_check, own_name };
         let routes = Arc::new(Routes::new(Vec::new()));
         Arc::new(Service::new(routes, jobs, None, policy, Duration::ZERO))
     }

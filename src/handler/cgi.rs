@@ -50,6 +50,10 @@ impl Handler for CgiHandler {
         let output = run_script(&self.route, call, execution)?;
         outcome(output, call.request.uri().path())
     }
+
+    fn relays_fields(&self) -> bool {
+        true
+    }
 }
 
 fn invalid(why: impl Into<String>) -> Error {

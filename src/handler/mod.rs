@@ -71,6 +71,11 @@ pub trait Handler: Send + Sync {
     /// # Errors
     /// The error that stands for the answer.
     fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error>;
+
+    /// Whether a script or an upstream writes the fields of its answers, so that deferd adds none to them.
+    fn relays_fields(&self) -> bool {
+        false
+    }
 }
 
 /// The methods of what takes any.

@@ -14,7 +14,7 @@ use http::{Method, Request, Uri};
 
 use super::retry::Retry;
 use super::{Handler, Outcome};
-use crate::call::{Answer, Call};
+use crate::call::{Answer, Call, Verbatim};
 use crate::error::Error;
 use crate::job::execution::Execution;
 use crate::queue::Gate;
@@ -26,6 +26,15 @@ const MAX_LOCAL_REDIRECTS: usize = 10;
 /// A route's place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteIndex(pub usize);
+
+/// Which web pages may send requests to a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Those of this server, and of the origins that are allowed.
+    Own,
+    /// All: `pages=any`.
+    Any,
+}
 
 /// A path prefix and what stands behind it.
 pub struct Route {
@@ -39,6 +48,8 @@ pub struct Route {
     pub start_record: StartRecord,
     /// Whether its jobs are tried again.
     pub retry: Option<Retry>,
+    /// Which web pages may send requests to it.
+    pub pages: Pages,
     /// What runs its requests.
     pub handler: Box<dyn Handler>,
 }
@@ -98,8 +109,14 @@ impl Routes {
         let mut redirect = None;
         for _ in 0..=MAX_LOCAL_REDIRECTS {
             let call = redirect.as_ref().unwrap_or(call);
-            match self.get(index).handler.run(call, execution)? {
-                Outcome::Answer(answer) => return Ok(answer),
+            let handler = &self.get(index).handler;
+            match handler.run(call, execution)? {
+                Outcome::Answer(mut answer) => {
+                    if handler.relays_fields() {
+                        answer.response.extensions_mut().insert(Verbatim);
+                    }
+                    return Ok(answer);
+                }
                 Outcome::LocalRedirect(target) => {
                     let next = redirected(call, target);
                     index = self.find(next.request.uri().path())?;

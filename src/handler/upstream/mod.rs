@@ -108,6 +108,10 @@ impl Handler for UpstreamHandler {
         });
         answer.map(Into::into).map_err(|failure| self.error(failure, &line, execution))
     }
+
+    fn relays_fields(&self) -> bool {
+        true
+    }
 }
 
 /// Why a call failed.
