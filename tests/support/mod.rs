@@ -369,8 +369,6 @@ impl Deferd {
             .args(["--listen", "127.0.0.1:0"])
             .args(front_arguments())
             .args(added_options(&dir))
-            // The name that requests written by hand have in `host`.
-            .args(["--allow-host", "a"])
             .args(arguments)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
