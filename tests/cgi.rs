@@ -18,8 +18,14 @@ fn both(client: &mut Client, output: &str) -> [Reply; 2] {
 
 /// What a script is responsible for in an answer: all but the fields that deferd adds.
 fn of_the_script(reply: &Reply) -> (u16, Vec<(String, String)>, String) {
-    const ADDED: [&str; 4] =
-        ["date", "content-length", "x-arango-async-id", "x-arango-async-job-id"];
+    const ADDED: [&str; 6] = [
+        "date",
+        "content-length",
+        "x-arango-async-id",
+        "x-arango-async-job-id",
+        "x-content-type-options",
+        "cross-origin-resource-policy",
+    ];
     let mut fields = reply.headers.clone();
     fields.retain(|(name, _)| !ADDED.contains(&name.as_str()));
     (reply.status, fields, reply.text())
