@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,18 +48,17 @@ def wait(what, holds):
 def chromium(address):
     """Chromium with a profile of its own, which opens this address as if the reader had typed it."""
     profile = tempfile.mkdtemp()
-    command = [*CHROMIUM, f"--user-data-dir={profile}", address]
+    command = [*CHROMIUM, f"--user-data-dir={profile}/data", address]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet) as browser:
+    # Its temporary files go with the profile, and its helpers with the group.
+    own = {"env": {**os.environ, "TMPDIR": profile}, "start_new_session": True}
+    with subprocess.Popen(command, **quiet, **own) as browser:
         try:
             yield
         finally:
-            browser.terminate()
-            try:
-                browser.wait(10)
-            except subprocess.TimeoutExpired:
-                browser.kill()
-    shutil.rmtree(profile, ignore_errors=True)
+            os.killpg(browser.pid, signal.SIGKILL)
+    # They end a little later than the browser, and write until then.
+    wait(lambda: f"{profile} is removed", lambda: shutil.rmtree(profile, ignore_errors=True) or not os.path.exists(profile))
 
 
 class Page(http.server.BaseHTTPRequestHandler):
