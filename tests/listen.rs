@@ -46,11 +46,15 @@ fn deferd(arguments: &[&str]) -> Command {
 }
 
 fn version_over(path: &Path) -> String {
+    version_with(path, "host: x\r\n")
+}
+
+/// The answer to a request with these field lines.
+fn version_with(path: &Path, fields: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-        .write_all(b"GET /_api/version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .unwrap();
+    let request = format!("GET /_api/version HTTP/1.1\r\n{fields}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -76,6 +80,29 @@ fn a_unix_socket_is_private_and_removed_at_the_end() {
     assert!(version_over(&path).starts_with("HTTP/1.1 200"));
     started.terminate();
     assert!(!path.exists());
+}
+
+/// No browser connects to a Unix socket, but a proxy does for it.
+#[test]
+fn unix_clients_use_any_host_and_pages_are_refused() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let listen = format!("unix:{}", path.display());
+    let _started = Started::new(deferd(&["--listen", &listen, "--allow-host", "nas.example.org"]));
+    let host = "host: pub.example\r\n";
+    for (fields, status) in [
+        ("", 200),
+        ("origin: https://pub.example\r\n", 200),
+        ("sec-fetch-site: same-origin\r\n", 200),
+        ("sec-fetch-site: cross-site\r\n", 403),
+        ("origin: https://evil.example\r\n", 403),
+        ("referer: https://evil.example/\r\n", 403),
+        ("origin: https://a.example\r\nx-forwarded-host: a.example\r\n", 200),
+        ("origin: https://a.example\r\nx-forwarded-host: b.example\r\n", 403),
+    ] {
+        let answer = version_with(&path, &format!("{host}{fields}"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {answer}");
+    }
 }
 
 #[test]
