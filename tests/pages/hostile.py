@@ -58,7 +58,8 @@ def chromium(address):
         finally:
             os.killpg(browser.pid, signal.SIGKILL)
     # They end a little later than the browser, and write until then.
-    wait(lambda: f"{profile} is removed", lambda: shutil.rmtree(profile, ignore_errors=True) or not os.path.exists(profile))
+    remove = lambda: shutil.rmtree(profile, ignore_errors=True) or not os.path.exists(profile)
+    wait(lambda: f"{profile} is removed", remove)
 
 
 class Page(http.server.BaseHTTPRequestHandler):
