@@ -345,6 +345,17 @@ fn any_origin_is_answered_without_credentials() {
 }
 
 #[test]
+fn an_upstream_gives_no_credentials_to_any_origin() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\naccess-control-allow-origin: null\r\n\
+                  access-control-allow-credentials: true\r\n\r\n";
+    let upstream = Upstream::answering(answer, || Then::Keep);
+    let deferd = Deferd::start(&["--allow-origin", "*", "--route", &upstream.route("")]);
+    let reply = from(&mut deferd.client(), PAGE, "GET", "/up/").expect(200);
+    assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(reply.header("access-control-allow-credentials"), None);
+}
+
+#[test]
 fn an_allowed_page_reads_why_its_content_is_refused() {
     let arguments = ["--allow-origin", PAGE, "--max-body", "4"];
     let deferd = Deferd::start(&arguments);
