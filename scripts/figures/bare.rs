@@ -10,6 +10,8 @@ use std::thread;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     content-type: application/json; charset=utf-8\r\n\
     date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+    x-content-type-options: nosniff\r\n\
+    cross-origin-resource-policy: same-origin\r\n\
     content-length: 37\r\n\r\n\
     {\"server\":\"arango\",\"version\":\"1.4.3\"}";
 
@@ -19,6 +21,8 @@ const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\n\
     location: /_api/job/1795621136846235\r\n\
     x-arango-async-id: 1795621136846235\r\n\
     date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+    x-content-type-options: nosniff\r\n\
+    cross-origin-resource-policy: same-origin\r\n\
     content-length: 0\r\n\r\n";
 
 /// The answer to a PUT: the result of that job.
