@@ -89,6 +89,10 @@ pub fn override_method(request: &mut Parts) -> Result<(), Error> {
     let name = value.as_bytes().trim_ascii().to_ascii_uppercase();
     request.method = Method::from_bytes(&name)
         .map_err(|_| Error::bad_parameter("the method that is to replace POST is none"))?;
+    if request.method == Method::CONNECT {
+        // As without an override: the front refuses it before anything else.
+        return Err(Error::NotImplemented("CONNECT: deferd makes no tunnels".into()));
+    }
     Ok(())
 }
 

@@ -16,8 +16,9 @@
 //! - [`service`]: checks a request, then runs it or defers it; the access log. `browser` says which
 //!   pages may ask, `auth` who, `dialect` (and in it `prefer`) how a client wants to be answered.
 //! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for
-//!   scripts, `locate` finds them, `environment` prepares them, `child` runs them; `upstream` calls
-//!   another service, `hop_by_hop` says which fields end here, and `retry` when it is called again.
+//!   scripts, `locate` finds them, `environment` prepares them, `child` runs them; `upstream` calls another service,
+//!   `hop_by_hop` says which fields end here, and `retry` when it is called again. `dots` keeps a path from
+//!   climbing out of theirs.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.

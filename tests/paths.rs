@@ -159,12 +159,18 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
     let deferd = start(&dir);
     let mut client = deferd.client();
     let scripts = dir.join("scripts").display().to_string();
+    let long = "x".repeat(5000);
     for (path, script, path_info, directory) in [
         ("where", "where", "", ""),
         ("where/", "where", "/", ""),
         ("where/sub/deep/where", "where", "/sub/deep/where", ""),
-        ("where/../secret", "where", "/../secret", ""),
-        ("wh%65re/%2e", "where", "/.", ""),
+        ("wh%65re/%2e.%2e", "where", "/...", ""),
+        ("where/a%2Fb%2f/c", "where", "/a/b//c", ""),
+        ("where/.a/..b/c..~", "where", "/.a/..b/c..~", ""),
+        ("where/a%20b%5cc%c3%a4", "where", "/a b\\c\u{e4}", ""),
+        // The file that this names may be missing, and the names too long for one.
+        ("where/inside/none", "where", "/inside/none", ""),
+        (&format!("where/{long}"), "where", &format!("/{long}"), ""),
         ("sub/deep/where", "sub/deep/where", "", "/sub/deep"),
         ("sub/deep/where/info", "sub/deep/where", "/info", "/sub/deep"),
         ("%73ub/deep/where", "sub/deep/where", "", "/sub/deep"),
@@ -174,6 +180,170 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
         let reply = client.get(&format!("/cgi/{path}")).expect(200);
         let expected = format!("/cgi/{script}\n{path_info}\n{scripts}{directory}\n");
         assert_eq!(reply.text(), expected, "{path}");
+    }
+}
+
+/// Asserts that the log says at `warn` that this path was refused, and why, in a line of bounded length.
+#[track_caller]
+fn assert_told(deferd: &Deferd, path: &str, why: &str) {
+    let log = deferd.log();
+    let start = &path[..path.len().min(100)];
+    let line = log.lines().filter(|line| line.contains("WARN") && line.contains(start)).next_back();
+    let line = line.unwrap_or_else(|| panic!("{path} is not in the log: {log}"));
+    assert!(line.contains(why) && line.len() < 500, "{line}");
+    assert!(line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{line:?}");
+}
+
+#[test]
+fn path_info_that_leads_outside_is_refused() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    let long = format!("where/{}/../x", "y".repeat(4000));
+    for (path, why) in [
+        ("where/../../../../etc/hostname", "dot segment"),
+        ("where/..", "dot segment"),
+        ("where/.", "dot segment"),
+        ("where/a/./b", "dot segment"),
+        ("where/%2e%2e/%2E%2e/secret", "dot segment"),
+        ("where/%2e", "dot segment"),
+        ("where%2f..%2fsecret", "encoded slash"),
+        ("where/a%2f..%2f..%2fsecret", "dot segment"),
+        ("where/..%2fsecret", "dot segment"),
+        ("where/..%5csecret", "dot segment"),
+        ("where/a%5C%2e%2e%5Csecret", "dot segment"),
+        ("sub/deep/where/../../secret", "dot segment"),
+        (&long, "dot segment"),
+        ("where/%0a", "control character"),
+        ("where/a%0Db", "control character"),
+        ("where/%7f", "control character"),
+        ("where/%1b[2J", "control character"),
+        ("where/%c2%85", "control character"),
+        // Its file is another's, by a link on the way or at the end.
+        ("where/out", "symbolic link"),
+        ("where/out-dir/secret", "symbolic link"),
+        ("where/sub/../out", "dot segment"),
+        ("where//out-dir", "symbolic link"),
+        ("where/near", "symbolic link"),
+        ("where/dangling", "symbolic link"),
+        ("where/loop/a", "symbolic link"),
+        ("where/%zz", "broken escape"),
+        ("where/%00", "broken escape"),
+    ] {
+        for prefix in ["/cgi/", "/run/"] {
+            let target = format!("{prefix}{path}");
+            assert_refused(&mut client, &target, 404);
+            assert_told(&deferd, &target, why);
+        }
+    }
+}
+
+#[test]
+fn names_that_are_hidden_or_backups_are_no_scripts() {
+    let dir = tree();
+    let scripts = dir.join("scripts");
+    std::fs::create_dir_all(scripts.join(".git/hooks")).unwrap();
+    std::fs::create_dir(scripts.join("old~")).unwrap();
+    let names = [
+        ".git/hooks/post-commit",
+        ".hidden",
+        "sub/.hidden",
+        "where~",
+        "sub/deep/where~",
+        "old~/where",
+    ];
+    for name in names {
+        install(&fixtures().join("s-where"), &scripts.join(name));
+    }
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for (path, why) in [
+        (".git/hooks/post-commit", "begins with a dot"),
+        ("%2egit/hooks/post-commit", "begins with a dot"),
+        (".hidden", "begins with a dot"),
+        (".hidden/info", "begins with a dot"),
+        ("sub/.hidden", "begins with a dot"),
+        ("...", "begins with a dot"),
+        ("where~", "backup"),
+        ("where%7E/info", "backup"),
+        ("sub/deep/where~", "backup"),
+    ] {
+        for prefix in ["/cgi/", "/run/"] {
+            let target = format!("{prefix}{path}");
+            assert_refused(&mut client, &target, 404);
+            assert_told(&deferd, &target, why);
+        }
+    }
+    // A directory is no backup of a script.
+    client.get("/cgi/old~/where").expect(200);
+}
+
+#[test]
+fn a_script_outside_is_refused_and_the_log_says_why() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for (path, why) in [
+        ("../secret", "dot segment"),
+        ("%2e%2e/secret", "dot segment"),
+        ("..%2fsecret", "encoded slash"),
+        ("out", "symbolic link"),
+        ("out-dir/secret", "symbolic link"),
+        ("near", "symbolic link"),
+        ("%00where", "broken escape"),
+    ] {
+        let target = format!("/run/{path}");
+        assert_refused(&mut client, &target, 404);
+        assert_told(&deferd, &target, why);
+    }
+    // What is only missing is not worth a warning.
+    assert_refused(&mut client, "/run/missing", 404);
+    let log = deferd.log();
+    assert!(!log.lines().any(|line| line.contains("WARN") && line.contains("missing")), "{log}");
+}
+
+#[test]
+fn a_local_redirect_leads_no_further_than_a_request() {
+    let dir = tree();
+    let scripts = dir.join("scripts");
+    let targets =
+        ["/cgi/out", "/cgi/where/../../secret", "/run/.hidden", "/run/where/%0a", "/up/..;/x"];
+    for (n, target) in targets.iter().enumerate() {
+        let draft = dir.join("draft");
+        std::fs::write(
+            &draft,
+            format!("#!/bin/sh\nprintf 'Location: {}\\n\\n'\n", target.replace('%', "%%")),
+        )
+        .unwrap();
+        install(&draft, &scripts.join(format!("to-{n}")));
+    }
+    let (cgi, run) =
+        (format!("/cgi/=cgi:{}", scripts.display()), format!("/run=run:{}", scripts.display()));
+    let deferd =
+        Deferd::start(&["--route", &cgi, "--route", &run, "--route", "/up/=http://127.0.0.1:1/"]);
+    let mut client = deferd.client();
+    for (n, target) in targets.iter().enumerate() {
+        let status = if target.starts_with("/up/") { 400 } else { 404 };
+        client.get(&format!("/cgi/to-{n}")).expect_error(status, status);
+    }
+}
+
+#[test]
+fn trace_never_reaches_a_script() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for prefix in ["/cgi/", "/run/"] {
+        for fields in
+            [&[][..], &[("x-arango-async", "store")], &[("x-http-method-override", "TRACE")]]
+        {
+            let method =
+                if fields.first().is_some_and(|f| f.1 == "TRACE") { "POST" } else { "TRACE" };
+            let reply = client.request(method, &format!("{prefix}where"), fields, b"");
+            let reply = reply.expect_error(405, 405);
+            let allow = reply.header("allow").expect("allow");
+            assert!(allow.contains("GET") && !allow.contains("TRACE"), "{allow}");
+        }
     }
 }
 

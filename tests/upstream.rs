@@ -432,9 +432,76 @@ fn what_cannot_be_forwarded_is_refused_before_a_202() {
     let deferd = deferd(&upstream, "");
     let mut client = deferd.client();
     let deferred = [("x-arango-async", "store")];
-    for target in ["/up/../x", "/up/%2e%2e/x", "/up/a%2f..%2f..%2fx"] {
-        client.request("GET", target, &deferred, b"").expect_error(400, 400);
+    for target in [
+        "/up/../x",
+        "/up/%2e%2e/x",
+        "/up/a%2f..%2f..%2fx",
+        "/up/%zz/%2e%2e/%2e%2e/admin",
+        "/up/a%00/%2e%2e/x",
+        "/up/..;/admin",
+        "/up/..;x=y/admin",
+        "/up/%2e%2e%3b/admin",
+        "/up/..%5cadmin",
+        "/up/..\\admin",
+        "/up/%252e%252e%252fadmin",
+        "/up/%c0%ae%c0%ae/admin",
+        "/up/%",
+    ] {
+        for fields in [&[][..], &deferred, &[("x-arango-async", "true")]] {
+            client.request("GET", target, fields, b"").expect_error(400, 400);
+        }
     }
+    for method in ["TRACE", "POST"] {
+        let fields = [("x-arango-async", "store"), ("x-http-method-override", "TRACE")];
+        let reply = client.request(method, "/up/", &fields, b"").expect_error(405, 405);
+        assert!(reply.header("allow").expect("allow").contains("GET"));
+    }
+    let fields = [("x-arango-async", "store"), ("x-http-method-override", "CONNECT")];
+    client.request("POST", "/up/", &fields, b"").expect_error(501, 501);
     client.request("CONNECT", "/up/", &deferred, b"").expect_error(501, 501);
     assert_eq!(upstream.received().len(), 0);
+}
+
+#[test]
+fn a_legal_target_is_forwarded_to_the_byte() {
+    let upstream = Upstream::answering(OK, keep);
+    let deferd = deferd(&upstream, "");
+    let mut client = deferd.client();
+    for (asked, sent) in [
+        ("/up/a%2Fb%2fc", "/a%2Fb%2fc"),
+        ("/up/%25zz", "/%25zz"),
+        ("/up/100%25", "/100%25"),
+        ("/up/a;v=1/b;..", "/a;v=1/b;.."),
+        ("/up/...//.a/b..", "/...//.a/b.."),
+        ("/up/a?..%zz/%2e%2e/%00;", "/a?..%zz/%2e%2e/%00;"),
+        ("/up//evil.example/", "/evil.example/"),
+        ("/up////evil.example/x", "/evil.example/x"),
+    ] {
+        client.get(asked).expect(200);
+        let got = upstream.received().pop().unwrap();
+        assert_eq!(got.line, format!("GET {sent} HTTP/1.1"));
+        assert_eq!(got.all("host"), [upstream.address.to_string()]);
+    }
+}
+
+#[test]
+fn names_with_underscores_are_not_forwarded() {
+    let upstream = Upstream::answering(OK, keep);
+    let deferd = deferd(&upstream, "");
+    let fields = [
+        ("x_forwarded_for", "198.51.100.7"),
+        ("x-real_ip", "198.51.100.7"),
+        ("remote_user", "root"),
+        ("_", "1"),
+        ("x-own", "kept"),
+        // From this host they may be those of a proxy.
+        ("forwarded", "for=198.51.100.7"),
+        ("x-real-ip", "198.51.100.7"),
+    ];
+    deferd.client().request("GET", "/up/", &fields, b"").expect(200);
+    let got = upstream.only();
+    assert!(!got.fields.iter().any(|(name, _)| name.contains('_')), "{:?}", got.fields);
+    for (name, value) in &fields[4..] {
+        assert_eq!(got.all(name), [*value]);
+    }
 }

@@ -181,6 +181,9 @@ impl Head {
         mut fields: HeaderMap,
         limits: &Limits,
     ) -> Result<Self, Error> {
+        if method == Method::CONNECT {
+            return Err(Error::NotImplemented("CONNECT: deferd makes no tunnels".into()));
+        }
         let uri = target(request_target, &method, &mut fields)?;
         let [host, length, coding, connection, expect] = find(&fields, &CONTROL);
         check_host(host, version)?;

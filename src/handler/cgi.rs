@@ -15,7 +15,7 @@ use http::{Response, StatusCode};
 use super::child::Output;
 use super::hop_by_hop::{self, Direction};
 use super::run::run_script;
-use super::{Handler, Outcome, ScriptRoute, locate};
+use super::{Handler, Outcome, ScriptRoute, check_method, locate};
 use crate::call::Call;
 use crate::error::Error;
 use crate::job::execution::Execution;
@@ -43,6 +43,7 @@ impl CgiHandler {
 
 impl Handler for CgiHandler {
     fn check(&self, request: &Parts) -> Result<(), Error> {
+        check_method(&request.method)?;
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 

@@ -1,8 +1,8 @@
 //! From a request path to a script, and never outside the route's directory.
 //!
-//! Owns the reading of the path below a script route. Starts nothing. Invariant: what it returns is
+//! Owns the reading of the path below a script route. Starts nothing. Invariants: what it returns is
 //! a regular, executable file whose real path, all symbolic links resolved, lies below the route's
-//! directory.
+//! directory; so does the file that the rest of the path names, if it exists.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use super::ScriptRoute;
+use super::{ScriptRoute, dots};
 use crate::error::Error;
 
 /// A script that was found, and the rest of the path.
@@ -25,13 +25,46 @@ pub struct Located {
     pub path_info: Vec<u8>,
 }
 
-/// Finds the script that `path` names: the first segments that lead to a file.
+/// How much of a refused path the log shows, in characters.
+const MAX_SHOWN: usize = 200;
+
+/// Why a path leads to no script.
+enum Refusal {
+    /// It names no script.
+    None,
+    /// It leads out of the directory, or to what is not for clients: the operator should know why.
+    Outside(&'static str),
+    /// The file may not be run.
+    Forbidden(&'static str),
+}
+
+use Refusal::Outside;
+
+/// Finds the script that `path` names: the first segments that lead to a file. If the path leads out of
+/// the directory, the log says why.
 ///
 /// # Errors
-/// [`Error::NotFound`] where there is none below the directory, [`Error::Forbidden`] where the file
-/// may not be executed.
+/// [`Error::NotFound`] if it names no script below the directory, [`Error::Forbidden`] if the file may
+/// not be executed.
 pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
-    let none = || Error::NotFound("no such script".into());
+    find(route, path).map_err(|refusal| match refusal {
+        Refusal::None => Error::NotFound("no such script".into()),
+        Refusal::Forbidden(why) => Error::Forbidden(why.into()),
+        Outside(why) => {
+            log::warn!("path={} route={} status=404 refused: {why}", shown(path), route.prefix);
+            Error::NotFound("no such script".into())
+        }
+    })
+}
+
+/// The beginning of a path, printable.
+fn shown(path: &str) -> String {
+    let printable = |c: char| if c.is_ascii_graphic() { c } else { '?' };
+    path.chars().take(MAX_SHOWN).map(printable).collect()
+}
+
+fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
+    let none = || Refusal::None;
     let rest = path.strip_prefix(route.prefix.as_str()).ok_or_else(none)?;
     // One slash parts prefix and script; a second one would be an empty segment.
     let rest = if route.prefix.ends_with('/') { Some(rest) } else { rest.strip_prefix('/') };
@@ -40,15 +73,20 @@ pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
     let mut script_name = route.prefix.trim_end_matches('/').as_bytes().to_vec();
     let mut end = 0;
     for raw in rest.split('/') {
-        let segment = decode(raw).filter(|s| is_plain_name(s)).ok_or_else(none)?;
+        let segment = decode(raw).ok_or(Outside(BROKEN))?;
+        check_name(&segment)?;
         file.push(OsStr::from_bytes(&segment));
         script_name.push(b'/');
         script_name.extend_from_slice(&segment);
         end += raw.len();
         let metadata = file.metadata().map_err(|error| unreachable_file(&error))?;
         if metadata.is_file() {
+            if segment.ends_with(b"~") {
+                return Err(Outside("a name that ends with ~ is a backup"));
+            }
             let program = confined(&file, &route.directory)?;
-            let path_info = decode(&rest[end..]).ok_or_else(none)?;
+            let path_info = decode(&rest[end..]).ok_or(Outside(BROKEN))?;
+            check_path_info(&path_info, &route.directory)?;
             return Ok(Located { program, script_name, path_info });
         }
         if !metadata.is_dir() {
@@ -59,27 +97,68 @@ pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
     Err(none())
 }
 
+/// Whether there is a control character: ASCII's, or one of C1 in UTF-8 (U+0080 to U+009F).
+fn has_control(text: &[u8]) -> bool {
+    text.iter().any(u8::is_ascii_control)
+        || text.windows(2).any(|pair| matches!(pair, [0xc2, 0x80..=0x9f]))
+}
+
 /// The real path of an executable file below `directory`.
-fn confined(file: &Path, directory: &Path) -> Result<PathBuf, Error> {
+fn confined(file: &Path, directory: &Path) -> Result<PathBuf, Refusal> {
     let program = file.canonicalize().map_err(|error| unreachable_file(&error))?;
     if !program.starts_with(directory) {
-        return Err(Error::NotFound("no such script".into()));
+        return Err(Outside(LINK));
     }
     access(&program, Access::EXEC_OK)
-        .map_err(|_| Error::Forbidden("the script is not executable".into()))?;
+        .map_err(|_| Refusal::Forbidden("the script is not executable"))?;
     Ok(program)
 }
 
-fn unreachable_file(error: &std::io::Error) -> Error {
+fn unreachable_file(error: &std::io::Error) -> Refusal {
     match error.kind() {
-        ErrorKind::PermissionDenied => Error::Forbidden("the script cannot be read".into()),
-        _ => Error::NotFound("no such script".into()),
+        ErrorKind::PermissionDenied => Refusal::Forbidden("the script cannot be read"),
+        _ => Refusal::None,
     }
 }
 
-/// Whether a decoded segment can only name an entry of its directory.
-fn is_plain_name(segment: &[u8]) -> bool {
-    !matches!(segment, b"" | b"." | b"..") && !segment.contains(&b'/')
+const BROKEN: &str = "it has a broken escape or %00";
+const LINK: &str = "a symbolic link leads out of the directory";
+
+/// Refuses a decoded segment that could name anything but an entry of its directory, or that names a
+/// hidden one (`.git`), which is no script for clients.
+fn check_name(segment: &[u8]) -> Result<(), Refusal> {
+    match segment {
+        b"" => Err(Refusal::None),
+        b"." | b".." => Err(Outside("it has a dot segment")),
+        _ if segment.contains(&b'/') => Err(Outside("a name has an encoded slash")),
+        [b'.', ..] => Err(Outside("a name begins with a dot")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a decoded path info whose file (`PATH_TRANSLATED`) could be outside of the directory, and one
+/// that has control characters.
+fn check_path_info(path_info: &[u8], directory: &Path) -> Result<(), Refusal> {
+    if dots::has_plain_segment(path_info) {
+        return Err(Outside("the path info has a dot segment"));
+    }
+    if has_control(path_info) {
+        return Err(Outside("the path info has a control character"));
+    }
+    let mut file = directory.to_owned();
+    for name in path_info.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+        file.push(OsStr::from_bytes(name));
+        // What does not exist, or cannot be looked at, leads nowhere; nor does what is below it.
+        let Ok(metadata) = file.symlink_metadata() else { break };
+        if metadata.is_symlink() {
+            // A link to nothing may lead to something by the time the script opens it.
+            file = file.canonicalize().map_err(|_| Outside(LINK))?;
+            if !file.starts_with(directory) {
+                return Err(Outside(LINK));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Percent-decodes (RFC 3986 section 2.1); `None` for a broken escape or a NUL, which no file name

@@ -6,6 +6,7 @@
 
 pub mod cgi;
 pub mod child;
+pub mod dots;
 pub mod environment;
 pub mod hop_by_hop;
 pub mod locate;
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::call::{Answer, Call, empty};
 use crate::error::Error;
@@ -80,6 +81,15 @@ pub trait Handler: Send + Sync {
 
 /// The methods of what takes any.
 pub const ANY_METHOD: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+
+/// Refuses TRACE: a script or an upstream would show the client fields that are not the client's to see,
+/// or run for a method that must have no effect (RFC 9110 section 9.3.8).
+///
+/// # Errors
+/// [`Error::MethodNotSupported`].
+pub fn check_method(method: &Method) -> Result<(), Error> {
+    if method == Method::TRACE { Err(Error::MethodNotSupported(ANY_METHOD)) } else { Ok(()) }
+}
 
 /// The answer to OPTIONS (RFC 9110 section 9.3.7).
 pub fn options(allow: &'static str) -> Response<Bytes> {

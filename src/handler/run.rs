@@ -11,7 +11,9 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::child::{self, Output, Script};
-use super::{ANY_METHOD, Handler, Outcome, ScriptRoute, environment, locate, options};
+use super::{
+    ANY_METHOD, Handler, Outcome, ScriptRoute, check_method, environment, locate, options,
+};
 use crate::call::Call;
 use crate::error::Error;
 use crate::job::execution::Execution;
@@ -33,6 +35,7 @@ impl RunHandler {
 
 impl Handler for RunHandler {
     fn check(&self, request: &Parts) -> Result<(), Error> {
+        check_method(&request.method)?;
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 

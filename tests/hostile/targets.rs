@@ -23,7 +23,10 @@ fn the_authority_of_an_absolute_form_replaces_host() {
 #[test]
 fn a_target_that_names_no_resource_of_this_server_is_refused() {
     requests_are_refused(&[
-        (b"CONNECT example.org:80 HTTP/1.1\r\nhost: example.org:80\r\n\r\n", 400),
+        (b"CONNECT example.org:80 HTTP/1.1\r\nhost: example.org:80\r\n\r\n", 501),
+        (b"CONNECT /_admin/echo HTTP/1.1\r\nhost: a\r\n\r\n", 501),
+        (b"CONNECT http://a/_admin/echo HTTP/1.1\r\nhost: a\r\n\r\n", 501),
+        (b"CONNECT * HTTP/1.1\r\nhost: a\r\n\r\n", 501),
         (b"GET example.org:80 HTTP/1.1\r\nhost: a\r\n\r\n", 400),
         (b"GET example.org HTTP/1.1\r\nhost: a\r\n\r\n", 400),
         (b"GET * HTTP/1.1\r\nhost: a\r\n\r\n", 400),

@@ -22,7 +22,7 @@ use http::{Method, Response};
 use ureq::{Agent, Body};
 
 use super::hop_by_hop::{self, Direction};
-use super::{Handler, Outcome};
+use super::{Handler, Outcome, check_method};
 use crate::call::{Call, LengthOfGet};
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
@@ -94,9 +94,7 @@ impl UpstreamHandler {
 
 impl Handler for UpstreamHandler {
     fn check(&self, request: &Parts) -> Result<(), Error> {
-        if request.method == Method::CONNECT {
-            return Err(Error::NotImplemented("CONNECT".into()));
-        }
+        check_method(&request.method)?;
         request::target(&self.route, &request.uri).map(drop)
     }
 

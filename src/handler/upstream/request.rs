@@ -13,8 +13,8 @@ use http::{Method, Request};
 use super::UpstreamRoute;
 use crate::call::Call;
 use crate::error::Error;
+use crate::handler::dots;
 use crate::handler::hop_by_hop::{self, Direction};
-use crate::handler::locate::decode;
 use crate::prefer::{self, PREFER};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -47,14 +47,12 @@ pub fn content(call: &Call) -> Option<&[u8]> {
 /// The upstream's target: the prefix replaced, the query kept.
 ///
 /// # Errors
-/// [`Error::BadParameter`] for a path with dot segments: an upstream that resolves them would leave the
-/// route's path.
+/// [`Error::BadParameter`] for a path that some reader could resolve to one above the route's: see
+/// [`dots::check`].
 pub fn target(route: &UpstreamRoute, uri: &Uri) -> Result<Uri, Error> {
     let path = uri.path();
     let rest = path.strip_prefix(route.prefix.as_str()).unwrap_or(path);
-    if has_dot_segment(rest) {
-        return Err(Error::bad_parameter("the path has a dot segment"));
-    }
+    dots::check(rest).map_err(Error::bad_parameter)?;
     let base = route.path.as_str();
     // One slash where they meet.
     let (base, rest) = match (base.ends_with('/'), rest.strip_prefix('/')) {
@@ -62,6 +60,12 @@ pub fn target(route: &UpstreamRoute, uri: &Uri) -> Result<Uri, Error> {
         (false, None) if !rest.is_empty() => (base, format!("/{rest}")),
         _ => (base, rest.to_owned()),
     };
+    // Behind `/`, further slashes would make an authority of the first name to readers that resolve
+    // references (RFC 3986 section 4.2), and so would a backslash (WHATWG URL).
+    let rest = if base == "/" { rest.trim_start_matches('/').to_owned() } else { rest };
+    if base == "/" && rest.starts_with('\\') {
+        return Err(Error::bad_parameter("the path begins with a backslash"));
+    }
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let bad = |_| Error::bad_parameter("the target cannot be forwarded");
     let target = PathAndQuery::try_from(format!("{base}{rest}{query}")).map_err(bad)?;
@@ -73,18 +77,12 @@ fn bad_target(error: &http::Error) -> Error {
     Error::bad_parameter(format!("the target cannot be forwarded: {error}"))
 }
 
-/// Whether a segment is `.` or `..` to any reader: escaped, with an escaped slash, or a backslash for one.
-fn has_dot_segment(path: &str) -> bool {
-    let decoded = decode(path).unwrap_or_else(|| path.as_bytes().to_vec());
-    let mut segments = decoded.split(|&b| b == b'/' || b == b'\\');
-    segments.any(|segment| matches!(segment, b"." | b".."))
-}
-
 fn fields(call: &Call) -> HeaderMap {
     let mut fields = call.request.headers().clone();
     let host = fields.get(HOST).cloned();
     let preferences = prefer::forwarded(&fields);
     hop_by_hop::strip(&mut fields, Direction::Request);
+    remove_fields(&mut fields, is_ambiguous);
     if call.auth_type.is_some() {
         // They were deferd's. Without --auth they are the upstream's to check.
         fields.remove(AUTHORIZATION);
@@ -98,10 +96,33 @@ fn fields(call: &Call) -> HeaderMap {
     fields
 }
 
-/// Adds where the request came from. What a proxy on this host has said of its own client stays; from
-/// elsewhere it could be anybody's invention.
+/// Whether this name could pass for that of another field: a CGI variable has `_` for a dash too.
+fn is_ambiguous(name: &str) -> bool {
+    name.contains('_')
+}
+
+/// Whether only a proxy says this: of its client, or which target it was asked for.
+fn is_of_proxies(name: &str) -> bool {
+    const NAMES: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
+    // The one of them that is a list gets the client's address at its end, which tells who said the rest.
+    let is_list = name == FORWARDED_FOR.as_str();
+    NAMES.contains(&name) || (name.starts_with("x-forwarded-") && !is_list)
+}
+
+fn remove_fields(fields: &mut HeaderMap, which: fn(&str) -> bool) {
+    let names: Vec<HeaderName> =
+        fields.keys().filter(|name| which(name.as_str())).cloned().collect();
+    for name in names {
+        fields.remove(name);
+    }
+}
+
+/// Adds where the request came from. What a proxy on this host has said of its own client stays; any
+/// other client could have invented it.
 fn add_forwarded(fields: &mut HeaderMap, peer: IpAddr, host: Option<HeaderValue>) {
-    let by_own_proxy = peer.is_loopback();
+    if !peer.is_loopback() {
+        remove_fields(fields, is_of_proxies);
+    }
     let before = fields.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
     let mut hops: Vec<&[u8]> = before.collect();
     let peer = peer.to_string();
@@ -111,11 +132,7 @@ fn add_forwarded(fields: &mut HeaderMap, peer: IpAddr, host: Option<HeaderValue>
     }
     let proto = HeaderValue::from_static("http");
     for (name, value) in [(FORWARDED_HOST, host), (FORWARDED_PROTO, Some(proto))] {
-        if by_own_proxy && fields.contains_key(&name) {
-            continue;
-        }
-        fields.remove(&name);
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|_| !fields.contains_key(&name)) {
             fields.insert(name, value);
         }
     }
@@ -151,7 +168,13 @@ mod tests {
             ("/llm/", "/", "/llm/", "/"),
             ("/llm/", "/", "/llm/?q", "/?q"),
             ("/", "/", "/a//b/", "/a//b/"),
-            ("/x/", "/", "/x/%zz%2e", "/%zz%2e"),
+            ("/x/", "/", "/x/a%2Fb%5c?%zz/../", "/a%2Fb%5c?%zz/../"),
+            // What would begin with an authority to readers that resolve references.
+            ("/x/", "/", "/x//evil.example/", "/evil.example/"),
+            ("/x/", "/", "/x////evil.example/", "/evil.example/"),
+            ("/x", "/", "/x//evil.example/", "/evil.example/"),
+            ("/x", "/", "/x//", "/"),
+            ("/x/", "/api/", "/x///a", "/api//a"),
         ] {
             let sent_uri = target(&route(prefix, path), &asked.parse().unwrap()).unwrap();
             assert_eq!(sent_uri.to_string(), format!("http://up.example:81{sent}"), "{asked}");
@@ -160,13 +183,15 @@ mod tests {
 
     #[test]
     fn no_target_leaves_the_path_of_its_route() {
-        for path in ["..", "a/../b", "./a", "%2e%2E/a", "a%2f..%2fb", "..%5ca", "a/..", "%2e"] {
+        for path in
+            ["..", "%zz/%2e%2e/admin", "a%00/%2e%2e/b", "..;/admin", "%252e%252e%252fa", "%"]
+        {
             let found = target(&route("/x/", "/api/"), &format!("/x/{path}").parse().unwrap());
             assert!(matches!(found, Err(Error::BadParameter(_))), "{path}: {found:?}");
         }
-        for path in ["...", ".a", "a..", "%2e%2e%2e", "a/..b"] {
-            let found = target(&route("/x/", "/api/"), &format!("/x/{path}").parse().unwrap());
-            assert!(found.is_ok(), "{path}");
+        for (base, path) in [("/", "\\evil.example"), ("/", "//\\evil.example")] {
+            let found = target(&route("/x/", base), &format!("/x/{path}").parse().unwrap());
+            assert!(matches!(found, Err(Error::BadParameter(_))), "{path}: {found:?}");
         }
     }
 
@@ -186,6 +211,30 @@ mod tests {
             assert_eq!(fields[FORWARDED_FOR], format!("198.51.100.1, {peer}"));
             assert_eq!(fields[FORWARDED_HOST], host);
             assert_eq!(fields[FORWARDED_PROTO], proto);
+        }
+    }
+
+    #[test]
+    fn fields_of_proxies_pass_from_this_host_only() {
+        let names = [
+            "forwarded",
+            "x-real-ip",
+            "x-forwarded-port",
+            "x-forwarded-prefix",
+            "x-forwarded-user",
+            "x-original-url",
+            "x-rewrite-url",
+        ];
+        for (peer, passes) in [("127.0.0.1", true), ("::1", true), ("192.0.2.7", false)] {
+            let mut fields = HeaderMap::new();
+            for name in names.iter().chain(&["x-forwardedness", "x-own"]) {
+                fields.insert(*name, HeaderValue::from_static("v"));
+            }
+            add_forwarded(&mut fields, peer.parse().unwrap(), None);
+            for name in names {
+                assert_eq!(fields.contains_key(name), passes, "{name} from {peer}");
+            }
+            assert!(fields.contains_key("x-forwardedness") && fields.contains_key("x-own"));
         }
     }
 }
