@@ -4,7 +4,7 @@
 //! is settled exactly once, whatever becomes of the connection: confirmed, or failed when dropped.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -58,6 +58,18 @@ impl Connection {
         match self {
             Self::Tcp { peer, .. } => peer.ip().to_canonical(),
             Self::Unix => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+
+    /// Returns the client as limits count it. An IPv6 host has a whole /64 to itself and may connect from
+    /// any address of it (RFC 6177), so all of those count as the one that this returns. Loopback stays
+    /// itself, and an IPv4 address in IPv6 counts as the IPv4 address.
+    pub fn counted_peer(&self) -> IpAddr {
+        match self.peer_ip() {
+            IpAddr::V6(peer) if !peer.is_loopback() => {
+                Ipv6Addr::from_bits(peer.to_bits() & !u128::from(u64::MAX)).into()
+            }
+            peer => peer,
         }
     }
 }
@@ -192,6 +204,26 @@ pub fn empty(status: StatusCode) -> Response<Bytes> {
 mod tests {
     use super::*;
     use std::sync::Mutex;
+
+    #[test]
+    fn limits_count_an_ipv6_network_as_one_peer() {
+        for (peer, counted) in [
+            ("192.0.2.7:1", "192.0.2.7"),
+            ("[::ffff:192.0.2.7]:1", "192.0.2.7"),
+            ("127.0.0.1:1", "127.0.0.1"),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1"),
+            ("[::1]:1", "::1"),
+            ("[::2]:1", "::"),
+            ("[2001:db8:1:2:3:4:5:6]:1", "2001:db8:1:2::"),
+            ("[2001:db8:1:2:ffff:ffff:ffff:ffff]:1", "2001:db8:1:2::"),
+            ("[2001:db8:1:3::]:1", "2001:db8:1:3::"),
+        ] {
+            let local = "[::1]:1".parse().unwrap();
+            let connection = Connection::Tcp { peer: peer.parse().unwrap(), local };
+            assert_eq!(connection.counted_peer(), counted.parse::<IpAddr>().unwrap(), "{peer}");
+        }
+        assert!(Connection::Unix.counted_peer().is_loopback());
+    }
 
     #[test]
     fn a_receipt_is_settled_once() {

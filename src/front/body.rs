@@ -1,16 +1,18 @@
 //! The content of a request: by length or by chunks, whole or not at all (RFC 9112 sections 6 and 7).
 //!
 //! Owns the chunked decoding, the floor on the rate at which a client must send, and whether the content
-//! is kept or dropped. Invariants: a body that is cut short is an error, never a shorter body; memory
-//! follows what has come, not what was announced, and is charged to the client's allowance.
+//! is kept or dropped. Invariants: a body that is cut short is an error, never a shorter body; a trailer
+//! that is no list of fields is an error, though it is dropped; memory follows what has come, not what
+//! was announced, and is charged to the client's allowance.
 
 use std::borrow::Cow;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 
-use super::head::Framing;
+use super::head::{Framing, MAX_FIELDS};
 use super::input::{Input, Timed};
 use super::{Broken, Limits};
 use crate::config::shown;
@@ -127,13 +129,9 @@ pub fn read<R: Read + Timed>(
         return Ok(Bytes::new());
     }
     intake.check(framing)?;
-    let mut reader = Reader {
-        input,
-        begin: Instant::now(),
-        time: limits.body_time,
-        intake,
-        taken: intake.begin(),
-    };
+    let begin = Instant::now();
+    let time = limits.body_time;
+    let mut reader = Reader { input, begin, last: begin, time, intake, taken: intake.begin() };
     match framing {
         Framing::Length(length) => {
             // It is no more than `most`.
@@ -147,15 +145,19 @@ pub fn read<R: Read + Timed>(
 struct Reader<'a, R> {
     input: &'a mut Input<R>,
     begin: Instant,
+    /// When something came last.
+    last: Instant,
     time: Duration,
     intake: &'a Intake<'a>,
     taken: Taken,
 }
 
 impl<R: Read + Timed> Reader<'_, R> {
-    /// A second more for each KiB that came: a floor on the rate.
+    /// A second more for each KiB that came is a floor on the rate. Silence is bounded by itself: a client
+    /// that sent much at first would earn hours of it.
     fn deadline(&self) -> Instant {
-        self.begin + self.time + Duration::from_secs(self.taken.received as u64 / 1024)
+        let earned = Duration::from_secs(self.taken.received as u64 / 1024);
+        (self.begin + earned).min(self.last) + self.time
     }
 
     /// Takes the next `length` bytes of the content.
@@ -169,6 +171,7 @@ impl<R: Read + Timed> Reader<'_, R> {
                 if self.input.fill(deadline)? == 0 {
                     return Err(Broken::Gone);
                 }
+                self.last = Instant::now();
                 self.take_buffered(left)?;
                 continue;
             }
@@ -177,6 +180,7 @@ impl<R: Read + Timed> Reader<'_, R> {
             if n == 0 {
                 return Err(Broken::Gone);
             }
+            self.last = Instant::now();
             self.taken.content.advance(n);
             self.taken.received += n;
         }
@@ -193,12 +197,12 @@ impl<R: Read + Timed> Reader<'_, R> {
         Ok(())
     }
 
-    /// Reads chunks to the last, and the trailer, which is dropped (section 7.1).
+    /// Reads chunks to the last, and the trailer, which is checked and dropped (section 7.1).
     fn read_chunks(&mut self, limits: &Limits) -> Result<(), Broken> {
         loop {
             let size = self.read_line(MAX_CHUNK_LINE, chunk_size)??;
             if size == 0 {
-                return self.skip_trailer(limits.max_head);
+                return self.read_trailer(limits.max_head);
             }
             let room = self.intake.most - self.taken.received;
             let size = usize::try_from(size).ok().filter(|&size| size <= room);
@@ -207,15 +211,16 @@ impl<R: Read + Timed> Reader<'_, R> {
         }
     }
 
-    fn skip_trailer(&mut self, max: usize) -> Result<(), Broken> {
+    fn read_trailer(&mut self, max: usize) -> Result<(), Broken> {
         let mut left = max;
-        loop {
-            let len = self.read_line(left, <[u8]>::len)?;
+        for _ in 0..=MAX_FIELDS {
+            let len = self.read_line(left, |line| check_trailer(line).map(|()| line.len()))??;
             if len == 0 {
                 return Ok(());
             }
             left = left.saturating_sub(len + 2);
         }
+        Err(Error::bad_parameter("the trailer has more than 100 fields").into())
     }
 
     /// Reads a line of at most `max` bytes that ends in CRLF, and gives it without that to `parse`.
@@ -241,8 +246,23 @@ impl<R: Read + Timed> Reader<'_, R> {
             if self.input.fill(deadline)? == 0 {
                 return Err(Broken::Gone);
             }
+            self.last = Instant::now();
         }
     }
+}
+
+/// Checks whether a line of the trailer is empty, or a field as in a head: a token, a colon right behind
+/// it, and a value without control characters. A folded line begins with a blank, which is no token.
+fn check_trailer(line: &[u8]) -> Result<(), Error> {
+    if line.is_empty() {
+        return Ok(());
+    }
+    let colon = line.iter().position(|&b| b == b':');
+    let field = colon.map(|colon| (&line[..colon], &line[colon + 1..]));
+    let is_valid = field.is_some_and(|(name, value)| {
+        HeaderName::from_bytes(name).is_ok() && HeaderValue::from_bytes(value).is_ok()
+    });
+    is_valid.then_some(()).ok_or(Error::bad_parameter("a line of the trailer is not a field"))
 }
 
 /// The size in a chunk's first line; what is behind a semicolon is an extension, and ignored.
@@ -319,6 +339,58 @@ mod tests {
         assert!(matches!(chunked(&long), Err(Broken::Refused(Error::BadParameter(_)))));
         let trailer = format!("0\r\na: {}\r\n\r\n", "x".repeat(limits().max_head));
         assert!(matches!(chunked(&trailer), Err(Broken::Refused(Error::BadParameter(_)))));
+    }
+
+    #[test]
+    fn trailers_are_fields_or_refused() {
+        let fields = "x: y\r\n".repeat(100);
+        for trailer in ["a: b\r\n", "a:\r\nB:b\r\n", "~!#: \t\u{e4}:\r\n", &fields] {
+            let (read, rest) = chunked(&format!("0\r\n{trailer}\r\nNEXT")).unwrap();
+            assert_eq!((read.len(), rest), (0, 4), "{trailer:?}");
+        }
+        for trailer in [
+            "a\r\n",
+            ": b\r\n",
+            "a : b\r\n",
+            "a\t: b\r\n",
+            " a: b\r\n",
+            "a: b\r\n c\r\n",
+            "a: b\r\n\tc: d\r\n",
+            "a b: c\r\n",
+            "(a): b\r\n",
+            "\u{e4}: b\r\n",
+            "a: \0\r\n",
+            "a\0: b\r\n",
+            "a: \u{1}\r\n",
+            "a: \u{7f}\r\n",
+            "a: b\rc\r\n",
+            "a: b\nc: d\r\n",
+            "a: b\n",
+            "GET / HTTP/1.1\r\n",
+            &format!("{fields}x: y\r\n"),
+        ] {
+            let Err(Broken::Refused(error)) = chunked(&format!("0\r\n{trailer}\r\nNEXT")) else {
+                panic!("{trailer:?}")
+            };
+            assert_eq!(error.status().as_u16(), 400, "{trailer:?}");
+        }
+    }
+
+    /// A clock of its own would be needed to wait for it; the deadline says the same.
+    #[test]
+    fn silence_is_bounded_whatever_came_before() {
+        let (mut input, begin) = (Input::new(&b""[..]), Instant::now());
+        let (limits, memory, time) = (limits(), Allowance::default(), Duration::from_secs(20));
+        let intake = Intake::new(Takes::Any, &limits, &memory);
+        let taken = Taken { received: 100 * 1024, ..intake.begin() };
+        let (input, intake) = (&mut input, &intake);
+        let mut reader = Reader { input, begin, last: begin, time, intake, taken };
+        assert_eq!(reader.deadline(), begin + time);
+        reader.last += Duration::from_secs(90);
+        assert_eq!(reader.deadline(), reader.last + time);
+        // Nor do single bytes buy more than what was earned.
+        reader.last += Duration::from_secs(20);
+        assert_eq!(reader.deadline(), begin + Duration::from_secs(100) + time);
     }
 
     #[test]

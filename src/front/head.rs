@@ -18,8 +18,8 @@ use super::{Broken, Limits};
 use crate::error::Error;
 use crate::fields::{Lines, find};
 
-/// How many fields a head may have.
-const MAX_FIELDS: usize = 100;
+/// How many fields a head may have, and a trailer.
+pub const MAX_FIELDS: usize = 100;
 
 /// What a field of a head takes beside its bytes, in bytes: its places in the map, two allocations.
 const FIELD: usize = 192;

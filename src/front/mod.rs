@@ -40,7 +40,7 @@ pub struct Limits {
     pub max_body_option: String,
     /// From the first byte of a head to its last.
     pub head_time: Duration,
-    /// For the content, beside a second for each KiB received.
+    /// For the content, beside a second for each KiB received; and without a byte of it.
     pub body_time: Duration,
     /// Without a byte of the answer being taken.
     pub write_time: Duration,

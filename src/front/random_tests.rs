@@ -333,8 +333,7 @@ fn second_reading(bytes: &[u8]) -> Option<Accepted> {
         }
         let colon = line.iter().position(|&b| b == b':')?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
-        if name.is_empty() || !name.iter().all(is_token) || line.contains(&0) {
+        if !is_token(name) || line.contains(&0) {
             return None;
         }
         match name.to_ascii_lowercase().as_slice() {
@@ -359,6 +358,11 @@ fn second_reading(bytes: &[u8]) -> Option<Accepted> {
     Some(Accepted { content, end: lines.at })
 }
 
+fn is_token(name: &[u8]) -> bool {
+    let of_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    !name.is_empty() && name.iter().all(of_token)
+}
+
 fn second_chunks(lines: &mut Lines<'_>) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     loop {
@@ -378,8 +382,17 @@ fn second_chunks(lines: &mut Lines<'_>) -> Option<Vec<u8>> {
             return None;
         }
     }
-    while !lines.next()?.is_empty() {}
-    Some(content)
+    loop {
+        let line = lines.next()?;
+        if line.is_empty() {
+            return Some(content);
+        }
+        let (name, value) = line.split_at(line.iter().position(|&b| b == b':')?);
+        let is_control = |b: &u8| *b < b' ' && *b != b'\t' || *b == 0x7f;
+        if !is_token(name) || value.iter().any(is_control) {
+            return None;
+        }
+    }
 }
 
 /// `httparse`'s view of the whole request, from the first byte of the connection.
@@ -406,8 +419,7 @@ fn reading_of_httparse(bytes: &[u8]) -> Option<Accepted> {
         let mut trailer = [httparse::EMPTY_HEADER; 100];
         match httparse::parse_headers(&bytes[at..], &mut trailer) {
             Ok(httparse::Status::Complete((used, _))) => at += used,
-            // The trailer is dropped unread, whatever its lines look like.
-            _ => return second_reading(bytes),
+            _ => return None,
         }
     } else if let Some(length) = value("content-length") {
         let length: usize = length.parse().ok()?;

@@ -1,4 +1,4 @@
-//! Who may be connected: so many at once, and no peer more than half of them.
+//! Who may be connected: so many at once, and no peer (an IPv6 network of /64 is one) more than half of them.
 //!
 //! Owns the count of connections. Invariant: it goes down exactly when the guard that raised it is
 //! dropped.
@@ -33,7 +33,7 @@ impl Slots {
 
     /// Takes a place for a connection; `None` if there is none left for it.
     pub fn take(self: &Arc<Self>, connection: &Connection) -> Option<Slot> {
-        let peer = connection.peer_ip();
+        let peer = connection.counted_peer();
         let mut taken = self.lock();
         let of_peer = taken.by_peer.get(&peer).copied().unwrap_or(0);
         let most = if peer.is_loopback() { self.capacity } else { self.capacity.div_ceil(2) };
@@ -100,6 +100,14 @@ mod tests {
         let first = slots.take(foreign).unwrap();
         let second = slots.take(mapped).unwrap();
         assert!(slots.take(foreign).is_none());
+        let neighbours = ["[2001:db8::1]:1", "[2001:db8::2:3]:1", "[2001:db8::4:5:6]:1"].map(from);
+        let [Some(one), Some(other)] = [0, 1].map(|n| slots.take(&neighbours[n])) else { panic!() };
+        drop((first, second));
+        assert!(slots.take(&neighbours[2]).is_none(), "half are taken by their network");
+        let first = slots.take(&from("[2001:db8:0:1::1]:1"));
+        let second = slots.take(foreign);
+        assert!(first.is_some() && second.is_some(), "others have their own half");
+        drop((one, other));
         let others = [slots.take(local).unwrap(), slots.take(local).unwrap()];
         assert!(slots.take(local).is_none());
         drop((first, second));

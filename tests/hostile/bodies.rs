@@ -89,3 +89,23 @@ fn content_that_comes_too_late_is_not_run() {
         assert!(!mark.exists(), "the script has run");
     });
 }
+
+/// A MiB that came earns 1024 s, but not of silence.
+#[test]
+fn silence_after_much_content_is_cut_as_well() {
+    let deferd = Deferd::start(&["--body-timeout", "500ms"]);
+    let much = "x".repeat(1 << 20);
+    unharmed(&deferd, || {
+        for request in [
+            format!("content-length: 10000000\r\n\r\n{much}"),
+            format!("transfer-encoding: chunked\r\n\r\n100001\r\n{much}"),
+            format!("transfer-encoding: chunked\r\n\r\n100000\r\n{much}\r\n"),
+            format!("transfer-encoding: chunked\r\n\r\n100000\r\n{much}\r\n0\r\na: "),
+        ] {
+            let mut client = deferd.client();
+            client.send(format!("POST /_admin/echo HTTP/1.1\r\nhost: a\r\n{request}").as_bytes());
+            client.try_read("POST").expect("an answer").expect_error(408, 408);
+            assert!(client.is_closed());
+        }
+    });
+}

@@ -113,6 +113,23 @@ fn poured_is_refused(bytes: &str, status: u16) {
 }
 
 #[test]
+fn a_trailer_that_is_no_list_of_fields_is_refused() {
+    let many = format!("5\r\nhello\r\n0\r\n{}\r\n", "a: b\r\n".repeat(101));
+    chunks_are_refused(&[
+        ("5\r\nhello\r\n0\r\na : b\r\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\na: b\r\n c: d\r\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\n a: b\r\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\na\r\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\n: b\r\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\na: \0\r\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\na: b\rc\r\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\na: b\n\r\n", 400),
+        ("5\r\nhello\r\n0\r\nGET /_api/version HTTP/1.1\r\n\r\n", 400),
+        (&many, 400),
+    ]);
+}
+
+#[test]
 fn a_trailer_is_dropped_and_the_next_request_is_read() {
     let deferd = Deferd::start(&[]);
     unharmed(&deferd, || {
