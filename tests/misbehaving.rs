@@ -163,10 +163,93 @@ fn interim_answers_are_passed_over() {
 #[test]
 fn one_who_only_ever_says_wait_runs_out_of_time() {
     let upstream = misbehaving(|stream| {
-        while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").is_ok() {}
+        while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         Then::Close
     });
     assert_harmless(&upstream, ",timeout=100ms", 504, "in time");
+}
+
+/// A call whose time would last for an hour.
+#[test]
+fn interim_responses_beyond_64_kib_are_given_up_on() {
+    for interim in ["HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n", LONG_HINTS]
+    {
+        let upstream = misbehaving(move |stream| {
+            while stream.write_all(interim.as_bytes()).is_ok() {}
+            Then::Close
+        });
+        assert_harmless(&upstream, "", 502, "more than 64 KiB of interim responses");
+    }
+    // And where an answer follows after all.
+    let much = LONG_HINTS.repeat((75 << 10) / LONG_HINTS.len());
+    let upstream = misbehaving(move |stream| {
+        let _ = stream.write_all(format!("{much}{OK}").as_bytes());
+        Then::Keep
+    });
+    assert_harmless(&upstream, "", 502, "more than 64 KiB of interim responses");
+}
+
+const LONG_HINTS: &str =
+    "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload; as=style\r\n\r\n";
+
+#[test]
+fn trailers_beyond_64_kib_are_given_up_on() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n";
+    for endless in ["x: y\r\n", "x"] {
+        let upstream = misbehaving(move |stream| {
+            let _ = stream.write_all(HEAD.as_bytes());
+            while stream.write_all(endless.repeat(100).as_bytes()).is_ok() {}
+            Then::Close
+        });
+        assert_harmless(&upstream, "", 502, "64 KiB of trailers");
+    }
+    let much = "x: y\r\n".repeat((75 << 10) / 6);
+    let upstream = misbehaving(move |stream| {
+        let _ = stream.write_all(format!("{HEAD}{much}\r\n").as_bytes());
+        Then::Keep
+    });
+    assert_harmless(&upstream, "", 502, "64 KiB of trailers");
+}
+
+#[test]
+fn chunk_extensions_beyond_64_kib_are_given_up_on() {
+    let upstream = misbehaving(|stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        while stream.write_all("1;ext=xxxxxxxxxxxx\r\nx\r\n".repeat(100).as_bytes()).is_ok() {}
+        Then::Close
+    });
+    assert_harmless(&upstream, "", 502, "chunk framing");
+}
+
+/// What is allowed, whole and piece by piece: an answer of the tiniest chunks is an answer.
+#[test]
+fn interim_responses_and_trailers_within_64_kib_pass() {
+    if lacks(Ability::Interim) {
+        return;
+    }
+    let (hints, trailer) =
+        (LONG_HINTS.repeat((55 << 10) / LONG_HINTS.len()), "x: y\r\n".repeat(9000));
+    let chunks = "1\r\nx\r\n".repeat(100_000);
+    for piece in [usize::MAX, 1000] {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let answer = format!("{hints}{head}{chunks}0\r\n{trailer}\r\n");
+        let upstream = Upstream::start(move |_, stream| {
+            let pieces = answer.as_bytes().chunks(piece.min(answer.len()));
+            pieces.for_each(|piece| stream.write_all(piece).unwrap());
+            Then::Keep
+        });
+        let deferd = Deferd::start(&["--route", &upstream.route("")]);
+        let mut client = deferd.client();
+        for _ in 0..2 {
+            assert_eq!(client.get("/up/").expect(200).body, vec![b'x'; 100_000]);
+        }
+        assert!(
+            upstream.received().iter().all(|got| got.connection == 0),
+            "the connection is kept"
+        );
+    }
 }
 
 #[test]

@@ -141,6 +141,7 @@ impl Exchange<'_> {
         let persistence = if draining { Persistence::Close } else { wanted };
         let Self { output, writer, session, .. } = self;
         let memory = session.memory();
+        output.begin_answer();
         let mut written = writer.write(output, response, content, persistence, version, memory);
         if matches!(&written, Err(error) if error.kind() == ErrorKind::OutOfMemory) {
             // Nothing of it has gone out, and what it would have delivered stays.

@@ -42,7 +42,7 @@ pub struct Limits {
     pub head_time: Duration,
     /// For the content, beside a second for each KiB received; and without a byte of it.
     pub body_time: Duration,
-    /// Without a byte of the answer being taken.
+    /// Without a byte of the answer being taken; and for all of it, beside a second for each KiB taken.
     pub write_time: Duration,
     /// From an answer to the first byte of the next request.
     pub idle_time: Duration,

@@ -1,7 +1,8 @@
-//! The bytes to a client: written for as long as it takes some of them now and then.
+//! The bytes to a client: written for as long as it takes enough of them.
 //!
-//! Owns the bound on how long a client may take nothing. Does not know what the bytes mean. Invariant:
-//! a write fails only if not one byte could be handed over for the whole of that time.
+//! Owns the two bounds on slow clients: how long one may take nothing, and the floor on the rate at which
+//! it must take an answer after that. Does not know what the bytes mean. Invariant: only time in which
+//! bytes wait and the socket takes none counts, so a slow script is no slow client.
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::time::{Duration, Instant};
@@ -12,39 +13,94 @@ use super::stream::Stream;
 /// taken: so each attempt is short, and what one of them misses is this part of the time at the most.
 const ATTEMPTS: u32 = 30;
 
+/// A write that takes everything had to wait for the client if it lasted as long as this.
+const WAITED: Duration = Duration::from_millis(10);
+
 /// Where answers are written.
 pub struct Output<'a> {
     stream: &'a Stream,
+    patience: Patience,
+}
+
+/// How long the client of an answer may still be waited for.
+struct Patience {
+    /// How long it may take nothing, and how long in all beside what it earns.
     time: Duration,
+    /// How long it was waited for since it took a byte.
+    since_byte: Duration,
+    /// How long it was waited for since the answer began.
+    in_all: Duration,
+    /// What it took after a tenth of the time. The bytes before that only filled the buffers of both
+    /// sides, which are megabytes and may be all that it ever takes.
+    taken: usize,
+}
+
+impl Patience {
+    const fn new(time: Duration) -> Self {
+        Self { time, since_byte: Duration::ZERO, in_all: Duration::ZERO, taken: 0 }
+    }
+
+    /// Notes an attempt to write `given` bytes, of which `taken` were taken.
+    ///
+    /// # Errors
+    /// `TimedOut` if the client is too slow: it took nothing for the whole time, or was waited for that
+    /// long and a second more for each KiB.
+    fn note(&mut self, lasted: Duration, given: usize, taken: usize) -> io::Result<()> {
+        // If it lasted longer than an attempt can, it was deferd that stood still.
+        let lasted = lasted.min(2 * self.time / ATTEMPTS);
+        if self.in_all >= self.time / 10 {
+            self.taken += taken;
+        }
+        if taken > 0 {
+            self.since_byte = Duration::ZERO;
+        }
+        if taken < given || lasted >= WAITED {
+            self.in_all += lasted;
+            if taken == 0 {
+                self.since_byte += lasted;
+            }
+        }
+        let earned = Duration::from_secs(self.taken as u64 / 1024);
+        let is_over = self.since_byte >= self.time || self.in_all >= self.time + earned;
+        if is_over { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
 }
 
 impl<'a> Output<'a> {
-    /// Writes to `stream`, which may take nothing for `time`.
+    /// Writes to `stream`, which may take nothing for `time`, and after that less than a KiB a second.
     ///
     /// # Errors
     /// Those of the system.
     pub fn new(stream: &'a Stream, time: Duration) -> io::Result<Self> {
         stream.set_write_time(time / ATTEMPTS)?;
-        Ok(Self { stream, time })
+        Ok(Self { stream, patience: Patience::new(time) })
+    }
+
+    /// Begins another answer: each has the whole time.
+    pub const fn begin_answer(&mut self) {
+        self.patience = Patience::new(self.patience.time);
     }
 }
 
 impl Output<'_> {
-    /// Writes once, however many attempts that takes within the time. One that is interrupted has taken
-    /// no byte either: who stops and continues deferd, or signals it often, gives no client more time.
-    fn attempt(&self, write: impl Fn(&Stream) -> io::Result<usize>) -> io::Result<usize> {
-        let mut begin = None;
+    /// Writes some of `given` bytes, however many attempts that takes within the time. An attempt that is
+    /// interrupted has taken no byte either: signals, however many, give no client more time.
+    fn attempt(
+        &mut self,
+        given: usize,
+        write: impl Fn(&Stream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         loop {
-            match write(self.stream) {
-                Err(error) if is_no_byte(&error) => {
-                    // The first attempt took its part of the time already.
-                    let now = Instant::now();
-                    let since = *begin.get_or_insert(now - self.time / ATTEMPTS);
-                    if now - since >= self.time {
-                        return Err(ErrorKind::TimedOut.into());
-                    }
-                }
-                written => return written,
+            let begin = Instant::now();
+            let written = write(self.stream);
+            let taken = match &written {
+                Err(error) if is_no_byte(error) => 0,
+                Err(_) => return written,
+                Ok(taken) => *taken,
+            };
+            self.patience.note(begin.elapsed(), given, taken)?;
+            if written.is_ok() {
+                return written;
             }
         }
     }
@@ -57,11 +113,12 @@ fn is_no_byte(error: &io::Error) -> bool {
 
 impl Write for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.attempt(|mut stream| stream.write(bytes))
+        self.attempt(bytes.len(), |mut stream| stream.write(bytes))
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.attempt(|mut stream| stream.write_vectored(parts))
+        let given = parts.iter().map(|part| part.len()).sum();
+        self.attempt(given, |mut stream| stream.write_vectored(parts))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -97,18 +154,106 @@ mod tests {
         assert!(waits.iter().all(|&waited| waited >= time), "{waits:?}");
     }
 
+    /// Notes attempts of 1 s each until the time is over; how many those were.
+    fn attempts(patience: &mut Patience, taken: impl Fn(u32) -> usize) -> Option<u32> {
+        let second = Duration::from_secs(1);
+        (1..10_000).find(|&n| patience.note(second, 1 << 20, taken(n)).is_err())
+    }
+
+    #[test]
+    fn a_client_below_the_floor_is_given_up() {
+        let new = || Patience::new(Duration::from_secs(30));
+        let first_of_much = |n| if n == 1 { 4 << 20 } else { 0 };
+        for (what, taken, cut) in [
+            ("nothing", (|_| 0) as fn(u32) -> usize, Some(30)),
+            ("only what fills the buffers", first_of_much, Some(30)),
+            ("one byte a second", |_| 1, Some(30)),
+            // It earns 1 s in 2 s, but for the first three.
+            ("half of the floor", |_| 512, Some(56)),
+            ("a KiB in 25 s", |n| if n % 25 == 0 { 1024 } else { 0 }, Some(31)),
+            (
+                "what fills the buffers, little by little",
+                |n| if n < 4 { 1 << 20 } else { 0 },
+                Some(30),
+            ),
+            ("just the floor", |_| 1024, None),
+            ("a burst each 29 s", |n| if n % 29 == 0 { 32 << 10 } else { 0 }, None),
+            ("a burst each 31 s", |n| if n % 31 == 0 { 1 << 20 } else { 0 }, Some(30)),
+        ] {
+            assert_eq!(attempts(&mut new(), taken), cut, "{what}");
+        }
+    }
+
+    #[test]
+    fn time_counts_only_while_bytes_wait() {
+        let mut patience = Patience::new(Duration::from_secs(30));
+        // A fast client, whatever its answer's size, and one whose writes all wait a little.
+        for _ in 0..100_000 {
+            patience.note(Duration::from_millis(1), 10, 10).unwrap();
+        }
+        for _ in 0..1000 {
+            patience.note(Duration::from_millis(900), 1000, 1000).unwrap();
+        }
+        // Taken whole, but far too slowly.
+        let slow = (0..100).find(|_| patience.note(Duration::from_secs(1), 10, 10).is_err());
+        assert!(slow.is_none(), "what it took before has earned that");
+        let mut patience = Patience::new(Duration::from_secs(30));
+        let slow = (0..100).find(|_| patience.note(Duration::from_secs(1), 10, 10).is_err());
+        assert_eq!(slow, Some(29));
+        // A stop of the whole process is not the client's.
+        let mut patience = Patience::new(Duration::from_secs(30));
+        patience.note(Duration::from_secs(3600), 10, 5).unwrap();
+    }
+
+    #[test]
+    fn each_answer_has_the_whole_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let mut output = Output::new(&stream, Duration::from_secs(30)).unwrap();
+        assert_eq!(attempts(&mut output.patience, |_| 1), Some(30));
+        output.begin_answer();
+        assert_eq!(attempts(&mut output.patience, |_| 1), Some(30));
+    }
+
+    #[test]
+    fn a_client_that_takes_too_little_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // So that what it takes is seen soon.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&client, 4096).unwrap();
+        let stream = Stream::Tcp(listener.accept().unwrap().0);
+        let time = Duration::from_secs(1);
+        let mut output = Output::new(&stream, time).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                use std::io::Read;
+                while !is_over.load(std::sync::atomic::Ordering::Acquire) {
+                    let _ = (&client).read(&mut [0; 40]);
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+            let begin = Instant::now();
+            let error = output.write_all(&vec![0; 32 << 20]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            assert!(begin.elapsed() >= time);
+            is_over.store(true, std::sync::atomic::Ordering::Release);
+            reader.join().unwrap();
+        });
+    }
+
     #[test]
     fn interruptions_give_no_more_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let output = Output::new(&stream, Duration::from_millis(50)).unwrap();
+        let mut output = Output::new(&stream, Duration::from_millis(50)).unwrap();
         let begin = Instant::now();
         let interrupted = |_: &Stream| {
             // Else it would be for ever.
             let late = begin.elapsed() > Duration::from_secs(60);
             if late { Ok(1) } else { Err(ErrorKind::Interrupted.into()) }
         };
-        let error = output.attempt(interrupted).unwrap_err();
+        let error = output.attempt(1, interrupted).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 }

@@ -25,13 +25,14 @@
 //! | one length, of digits | `framing::not_digits`, `more_than_one_length`, `beyond_every_number` |
 //! | or exactly `chunked` | `framing::other_than_chunked`, `more_than_once_or_not_last`, `in_http_1_0` |
 //! | never both | `framing::both_framings` |
-//! | chunks | `chunks` (sizes, ends, extensions, trailers), `bodies::chunks_without_the_last` |
+//! | chunks | `chunks` (sizes, ends, extensions, trailers and their fields), `bodies::chunks_without_the_last` |
 //! | no obs-fold, bare CR or LF, blank before the colon, NUL | `heads::folded`, `bare`, `blank`, `nul` |
 //! | names are tokens, values opaque | `heads::no_token`, `bytes_beyond_ascii` |
 //! | one `host`; 1.0 and 1.1 only | `heads::not_exactly_one_host`, `version_that_is_not_offered` |
 //! | the target names a resource | `targets` (absolute-form, authority-form, `*`) |
 //! | `--max-head`, 100 fields | `shapes::exactly_max_head`, `a_hundred_fields`, `target_of_a_megabyte` |
-//! | deadlines: head, content, answer, idle | `trickles`, `bodies::too_late`, `silence::thirty_seconds`, `crowds::idle` |
+//! | deadlines: head, content, answer, idle | `trickles`, `bodies::too_late`, `silence::thirty_seconds`, `too_little`, `crowds::idle` |
+//! | silence within content | `bodies::silence_after` |
 //! | a body cut short is never run | `bodies`, `resets::inside_content` |
 //! | `100` after every check | `expectations` |
 //! | `--max-connections`; threads | `crowds::beyond_the_limit`, `scarcity::running_out_of_threads` |

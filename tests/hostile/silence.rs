@@ -1,10 +1,13 @@
 //! Clients that ask for much and take nothing.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Deferd, eventually};
+use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+
+use crate::support::{Client, Deferd, PATIENCE, eventually};
 use crate::unharmed;
 use crate::unharmed::{connections, is_served, no_connection};
 
@@ -43,6 +46,32 @@ fn a_client_that_takes_nothing_is_cut_after_thirty_seconds() {
         let mut rest = Vec::new();
         let _ = silent.socket().read_to_end(&mut rest);
         assert!(rest.len() < 16 << 20, "the whole answer came");
+    });
+}
+
+/// Contract: less than a KiB a second on average is cut as well, after the same 30 s. This one never takes
+/// nothing for as long as that, and would need more than half a day.
+#[test]
+fn a_client_that_takes_too_little_is_cut() {
+    let deferd = Deferd::with_scripts("", &[]);
+    unharmed(&deferd, || {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        // Small, so that deferd's side sees each KiB that is taken.
+        sockopt::set_socket_recv_buffer_size(&socket, 2304).unwrap();
+        connect(&socket, &deferd.address).unwrap();
+        let mut slow = TcpStream::from(socket);
+        slow.set_read_timeout(Some(PATIENCE)).unwrap();
+        let begin = Instant::now();
+        slow.write_all(b"GET /run/h-big HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        let mut taken = 0;
+        while connections(&deferd) > 0 {
+            taken += slow.read(&mut [0; 64]).unwrap_or(0);
+            assert!(begin.elapsed() < PATIENCE, "not cut, having taken {taken}");
+            thread::sleep(Duration::from_millis(200));
+        }
+        let cut = begin.elapsed();
+        assert!(cut.as_secs() >= 29, "cut after {cut:?} already");
+        assert!(taken > 1024 * 5, "only {taken} were taken");
     });
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::noise::Noise;
 use crate::error::Error;
 use crate::job::execution::{Execution, WakerGuard};
 
@@ -52,6 +53,8 @@ pub struct Current {
     pub limit: Cell<Instant>,
     /// How far the call is.
     pub phase: Cell<Phase>,
+    /// What of the answer is neither its head nor content.
+    pub noise: Noise,
     origin: Cell<Origin>,
 }
 
@@ -98,7 +101,9 @@ impl<'a> Line<'a> {
         }
         let (phase, origin) = (Cell::new(Phase::Sending), Cell::new(Origin::Kept));
         let limit = Cell::new(deadline);
-        let current = Rc::new(Current { wake, deadline, connect_limit, limit, phase, origin });
+        let noise = Noise::new();
+        let current = Current { wake, deadline, connect_limit, limit, phase, noise, origin };
+        let current = Rc::new(current);
         CURRENT.set(Some(Rc::clone(&current)));
         Ok(Self { current, _waker: guard })
     }
@@ -106,6 +111,7 @@ impl<'a> Line<'a> {
     /// Begins an attempt: over a kept connection, unless one is opened.
     pub fn begin(&self) {
         self.current.origin.set(Origin::Kept);
+        self.current.noise.reset();
         self.current.begin_sending();
     }
 
@@ -114,9 +120,15 @@ impl<'a> Line<'a> {
         self.current.phase.get()
     }
 
-    /// Says how far the call is.
-    pub fn set_phase(&self, phase: Phase) {
-        self.current.phase.set(phase);
+    /// Says that the head of the answer is there.
+    pub fn begin_content(&self) {
+        self.current.phase.set(Phase::Receiving);
+        self.current.noise.begin_content();
+    }
+
+    /// What of the answer is neither its head nor content.
+    pub fn noise(&self) -> &Noise {
+        &self.current.noise
     }
 
     /// Whether the attempt failed because a kept connection was closed: nothing of an answer came, and

@@ -4,9 +4,11 @@
 //! where it fails. What is sent is `request`'s, the connection `socket`'s. HTTP itself is ureq's, which
 //! follows no redirect here, decodes no content, adds no field of its own and takes no status code for
 //! an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
-//! its time limit, and at once when it is stopped.
+//! its time limit, and at once when it is stopped; of an answer no more is read than `max-output` of
+//! content, and a bounded amount of what is none (`noise`).
 
 mod line;
+mod noise;
 mod request;
 mod resolve;
 mod socket;
@@ -101,8 +103,8 @@ impl Handler for UpstreamHandler {
     fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
         let line = Line::open(execution, self.limits())?;
         let answer = self.call(call, &line).and_then(|response| {
-            line.set_phase(Phase::Receiving);
-            self.answer(call.request.method(), response, execution.memory())
+            line.begin_content();
+            self.answer(call.request.method(), response, &line, execution.memory())
         });
         answer.map(Into::into).map_err(|failure| self.error(failure, &line, execution))
     }
@@ -164,6 +166,7 @@ impl UpstreamHandler {
         &self,
         method: &Method,
         response: Response<Body>,
+        line: &Line<'_>,
         memory: &Allowance,
     ) -> Result<Response<Bytes>, Failure> {
         let (mut parts, body) = response.into_parts();
@@ -174,21 +177,7 @@ impl UpstreamHandler {
         }
         let length = parts.headers.get(CONTENT_LENGTH).cloned();
         hop_by_hop::strip(&mut parts.headers, Direction::Response);
-        let mut content = ContentBuffer::new(memory);
-        let mut reader = body.into_reader();
-        loop {
-            if content.len() > self.route.max_output {
-                return Err(Failure::TooLarge);
-            }
-            // One byte more than allowed tells that there is more.
-            let most = self.route.max_output.saturating_add(1) - content.len();
-            match reader.read(content.room(most).map_err(Failure::NoMemory)?) {
-                Ok(0) => break,
-                Ok(n) => content.advance(n),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(ureq::Error::from(error).into()),
-            }
-        }
+        let content = self.content(body, line, memory)?;
         let mut response = Response::new(content.freeze());
         *response.status_mut() = parts.status;
         *response.headers_mut() = parts.headers;
@@ -196,6 +185,30 @@ impl UpstreamHandler {
             response.extensions_mut().insert(LengthOfGet(length));
         }
         Ok(response)
+    }
+
+    /// Receives the content to its end.
+    fn content(
+        &self,
+        body: Body,
+        line: &Line<'_>,
+        memory: &Allowance,
+    ) -> Result<ContentBuffer, Failure> {
+        let (mut content, mut reader) = (ContentBuffer::new(memory), body.into_reader());
+        loop {
+            // One byte more than allowed tells that there is more.
+            let most = self.route.max_output.saturating_add(1) - content.len();
+            let room = content.room(most).map_err(Failure::NoMemory)?;
+            let n = reader.read(room).map_err(ureq::Error::from)?;
+            if n == 0 {
+                return Ok(content);
+            }
+            content.advance(n);
+            line.noise().set_content(content.len());
+            if content.len() > self.route.max_output {
+                return Err(Failure::TooLarge);
+            }
+        }
     }
 
     /// What to tell the client, and what deferd's operator, who alone is told the address.
@@ -213,7 +226,10 @@ impl UpstreamHandler {
                 (Error::InsufficientStorage(what.into()), what.to_owned())
             }
             Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
-            Failure::Broken(cause) => (phase.error(&cause), cause.to_string()),
+            Failure::Broken(cause) => match line.noise().excess() {
+                Some(what) => (bad(&format!("its answer has {what}")), what.to_owned()),
+                None => (phase.error(&cause), cause.to_string()),
+            },
         };
         let (job, upstream) = (execution.job_as_log(), self.name());
         let status = error.status().as_u16();

@@ -77,20 +77,51 @@ impl Connector for Sockets {
     }
 }
 
-/// Says that connecting is done, TLS included.
+/// Says that connecting is done, TLS included, and has the answer's bytes counted as ureq sees them.
 #[derive(Debug)]
 struct Opened;
 
 impl<T: Transport> Connector<T> for Opened {
-    type Out = T;
+    type Out = Counted<T>;
 
     fn connect(
         &self,
         _: &ConnectionDetails<'_>,
         chained: Option<T>,
-    ) -> Result<Option<T>, ureq::Error> {
+    ) -> Result<Option<Counted<T>>, ureq::Error> {
         Current::get()?.begin_sending();
-        Ok(chained)
+        Ok(chained.map(Counted))
+    }
+}
+
+/// A connection, TLS included, that ends when an answer has too much [noise](super::noise).
+#[derive(Debug)]
+struct Counted<T>(T);
+
+impl<T: Transport> Transport for Counted<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let current = Current::get()?;
+        let before = self.0.buffers().input().len();
+        current.noise.check(before).map_err(io::Error::other)?;
+        let has_come = self.0.await_input(timeout)?;
+        current.noise.add(self.0.buffers().input().len().saturating_sub(before));
+        Ok(has_come)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
     }
 }
 
@@ -194,6 +225,8 @@ impl Transport for Socket {
         if buffer.is_empty() {
             return Err(ureq::Error::LargeResponseHeader(self.sizes.0, self.sizes.0));
         }
+        let most = buffer.len().min(current.noise.max_read());
+        let buffer = &mut buffer[..most];
         let n = loop {
             match (&self.stream).read(buffer) {
                 Ok(n) => break n,
