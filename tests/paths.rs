@@ -188,7 +188,7 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
 fn assert_told(deferd: &Deferd, path: &str, why: &str) {
     let log = deferd.log();
     let start = &path[..path.len().min(100)];
-    let line = log.lines().filter(|line| line.contains("WARN") && line.contains(start)).next_back();
+    let line = log.lines().rfind(|line| line.contains("WARN") && line.contains(start));
     let line = line.unwrap_or_else(|| panic!("{path} is not in the log: {log}"));
     assert!(line.contains(why) && line.len() < 500, "{line}");
     assert!(line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{line:?}");

@@ -1,6 +1,7 @@
 #!/bin/sh
 # scripts/job by busybox's shell and with nothing but busybox; and busybox's wget by itself.
-# Run by scripts/test-peers, beside a deferd at DEFERD_URL with tests/scripts at /run/.
+# Run by scripts/test-peers, beside a deferd at DEFERD_URL with tests/scripts at /run/; with DEFERD_AUTH, if
+# that deferd asks for credentials. JOB_WGET is another wget to try it with.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -8,14 +9,17 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/bin"
 busybox=$(command -v busybox)
-for applet in base64 cat mktemp rm sed sh sleep tail tr wget; do
+for applet in base64 cat mkfifo mktemp nc rm sed sh sleep tail tr wc wget; do
     ln -s "$busybox" "$work/bin/$applet"
 done
+[ -z "${JOB_WGET:-}" ] || ln -sf "$(command -v "$JOB_WGET")" "$work/bin/wget"
 
-# job ARGUMENT...: runs it; its exit code is in $code.
+# job ARGUMENT...: runs it; its exit code is in $code. The shell sets the environment: env would have the
+# credentials in its arguments.
 job() {
     code=0
-    env -i PATH="$work/bin" DEFERD="$DEFERD_URL" "$work/bin/sh" scripts/job "$@" 2>"$work/stderr" || code=$?
+    HOME=$work PATH=$work/bin DEFERD=$DEFERD_URL DEFERD_AUTH=${DEFERD_AUTH:-} \
+        "$work/bin/sh" scripts/job "$@" 2>"$work/stderr" || code=$?
 }
 
 # expect WHAT FOUND WANTED
@@ -39,6 +43,22 @@ job fetch "$id" >"$work/result"
 expect 'fetch' "$code $(cat "$work/result")" '0 some content'
 job fetch "$id" >"$work/result"
 expect 'fetch again' "$code $(cat "$work/result")" '1 '
+
+# Much content, and bytes of every kind, which busybox's wget cuts at the first NUL.
+head -c 3000000 /dev/zero | tr '\0' x >"$work/large"
+job submit /run/s-cat "$work/large" >"$work/id"
+id=$(cat "$work/id")
+job wait "$id"
+job fetch "$id" >"$work/result"
+cmp "$work/large" "$work/result" || expect 'large content' different same
+if [ -n "${DEFERD_AUTH:-}" ]; then
+    printf 'body\0\r\n\r\n\377' >"$work/odd"
+    job submit /run/s-cat "$work/odd" >"$work/id"
+    id=$(cat "$work/id")
+    job wait "$id"
+    job fetch "$id" >"$work/result"
+    cmp "$work/odd" "$work/result" || expect 'odd content' different same
+fi
 
 # Content from standard input, and none.
 printf 'piped' | job submit /run/s-cat - >"$work/id"
@@ -79,6 +99,53 @@ job
 expect 'no command' $code 2
 DEFERD_URL=http://127.0.0.1:1 job submit /_api/version
 expect 'no deferd' $code 3
+
+if [ -n "${DEFERD_AUTH:-}" ]; then
+    # While a request is under way, the credentials stand in the arguments of no process.
+    job submit '/_admin/sleep?duration=3600' >"$work/id"
+    id=$(cat "$work/id")
+    job wait "$id" 60 &
+    waiting=$!
+    plain=${DEFERD_AUTH#*:}
+    encoded=$(printf %s "$DEFERD_AUTH" | base64 | tr -d '\n')
+    port=${DEFERD_URL##*:}
+    seen=
+    rounds=0
+    while [ -z "$seen" ] && [ $rounds -lt 200 ]; do
+        for process in /proc/[0-9]*; do
+            # The process may be gone by now.
+            arguments=$(tr '\0' ' ' 2>/dev/null <"$process/cmdline") || continue
+            case $arguments in
+                *"$plain"* | *"$encoded"*) expect "credentials in $process" shown hidden ;;
+                nc*"$port"* | wget*"$port"* | */wget*"$port"*) seen=$arguments ;;
+            esac
+        done
+        rounds=$((rounds + 1))
+        sleep 0.02
+    done
+    [ -n "$seen" ] || expect 'the request under way' none one
+    checks=$((checks + 1))
+    job cancel "$id"
+    wait $waiting || true
+
+    # Credentials in the URL are as little for others to see, and others are refused.
+    with_credentials=http://$DEFERD_AUTH@${DEFERD_URL#http://}
+    DEFERD_URL=$with_credentials DEFERD_AUTH='' job wait "$id"
+    expect 'credentials in the URL' $code 0
+    DEFERD_AUTH=root:wrong job wait "$id"
+    expect 'wrong credentials' "$code $(grep -c 'status 401' "$work/stderr")" '3 1'
+    DEFERD_AUTH=root:wrong job submit /run/s-cat "$work/content"
+    expect 'wrong credentials with content' $code 3
+    if [ -z "${JOB_WGET:-}" ]; then
+        DEFERD_URL=https://127.0.0.1:1 job wait "$id"
+        expect 'https without GNU wget' $code 2
+        mv "$work/bin/nc" "$work/bin/no-nc"
+        job wait "$id"
+        expect 'no nc' "$code $(grep -c 'needs GNU wget' "$work/stderr")" '2 1'
+    fi
+    echo "scripts/job with credentials: $checks checks passed"
+    exit
+fi
 
 # wget alone, with each of the fields that replace the method.
 for field in x-http-method-override x-http-method x-method-override; do
