@@ -79,7 +79,7 @@ impl Mode {
 /// Gives a POST the method that it stands for: not every client can send PUT and DELETE.
 ///
 /// # Errors
-/// `400` where that is no method.
+/// `400` if that is not a method, `501` for CONNECT.
 pub fn override_method(request: &mut Parts) -> Result<(), Error> {
     if request.method != Method::POST {
         return Ok(());
@@ -222,6 +222,7 @@ mod tests {
             ("POST", &[], Some("POST")),
             ("GET", &[(first.clone(), "PUT")], Some("GET")),
             ("POST", &[(first.clone(), "no method")], None),
+            ("POST", &[(first.clone(), "connect")], None),
             ("POST", &[(first, "")], None),
         ] {
             let mut request = parts(method, fields);

@@ -239,7 +239,7 @@ fn path_info_that_leads_outside_is_refused() {
 }
 
 #[test]
-fn names_that_are_hidden_or_backups_are_no_scripts() {
+fn hidden_names_and_backups_are_no_scripts() {
     let dir = tree();
     let scripts = dir.join("scripts");
     std::fs::create_dir_all(scripts.join(".git/hooks")).unwrap();
@@ -279,7 +279,7 @@ fn names_that_are_hidden_or_backups_are_no_scripts() {
 }
 
 #[test]
-fn a_script_outside_is_refused_and_the_log_says_why() {
+fn the_log_says_why_a_path_is_refused() {
     let dir = tree();
     let deferd = start(&dir);
     let mut client = deferd.client();
@@ -303,7 +303,7 @@ fn a_script_outside_is_refused_and_the_log_says_why() {
 }
 
 #[test]
-fn a_local_redirect_leads_no_further_than_a_request() {
+fn a_local_redirect_is_checked_like_a_request() {
     let dir = tree();
     let scripts = dir.join("scripts");
     let targets =

@@ -125,6 +125,7 @@ impl Exchange<'_> {
     }
 
     fn send_continue(&mut self) -> std::io::Result<()> {
+        self.output.begin_answer();
         self.output.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
     }
 

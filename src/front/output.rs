@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_below_the_floor_is_given_up() {
+    fn a_client_below_the_floor_times_out() {
         let new = || Patience::new(Duration::from_secs(30));
         let first_of_much = |n| if n == 1 { 4 << 20 } else { 0 };
         for (what, taken, cut) in [
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_takes_too_little_is_given_up() {
+    fn a_slow_reader_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         // So that what it takes is seen soon.

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_segment_that_climbs_for_some_reader_is_refused() {
+    fn segments_that_climb_for_some_reader_are_refused() {
         for path in [
             "..",
             ".",

@@ -92,7 +92,7 @@ fn content_that_comes_too_late_is_not_run() {
 
 /// A MiB that came earns 1024 s, but not of silence.
 #[test]
-fn silence_after_much_content_is_cut_as_well() {
+fn silence_after_much_content_is_cut() {
     let deferd = Deferd::start(&["--body-timeout", "500ms"]);
     let much = "x".repeat(1 << 20);
     unharmed(&deferd, || {

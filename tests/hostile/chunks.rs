@@ -113,7 +113,7 @@ fn poured_is_refused(bytes: &str, status: u16) {
 }
 
 #[test]
-fn a_trailer_that_is_no_list_of_fields_is_refused() {
+fn a_malformed_trailer_is_refused() {
     let many = format!("5\r\nhello\r\n0\r\n{}\r\n", "a: b\r\n".repeat(101));
     chunks_are_refused(&[
         ("5\r\nhello\r\n0\r\na : b\r\n\r\n", 400),

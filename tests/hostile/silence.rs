@@ -63,6 +63,7 @@ fn a_client_that_takes_too_little_is_cut() {
         slow.set_read_timeout(Some(PATIENCE)).unwrap();
         let begin = Instant::now();
         slow.write_all(b"GET /run/h-big HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        eventually("it is served", || connections(&deferd) == 1);
         let mut taken = 0;
         while connections(&deferd) > 0 {
             taken += slow.read(&mut [0; 64]).unwrap_or(0);
