@@ -289,6 +289,8 @@ fn the_log_says_why_a_path_is_refused() {
         ("..%2fsecret", "encoded slash"),
         ("out", "symbolic link"),
         ("out-dir/secret", "symbolic link"),
+        ("out-dir/none", "symbolic link"),
+        ("out-dir", "symbolic link"),
         ("near", "symbolic link"),
         ("%00where", "broken escape"),
     ] {

@@ -31,7 +31,7 @@ const MAX_SHOWN: usize = 200;
 /// Why a path leads to no script.
 enum Refusal {
     /// It names no script.
-    None,
+    Missing,
     /// It leads out of the directory, or to what is not for clients: the operator should know why.
     Outside(&'static str),
     /// The file may not be run.
@@ -48,7 +48,7 @@ use Refusal::Outside;
 /// not be executed.
 pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
     find(route, path).map_err(|refusal| match refusal {
-        Refusal::None => Error::NotFound("no such script".into()),
+        Refusal::Missing => Error::NotFound("no such script".into()),
         Refusal::Forbidden(why) => Error::Forbidden(why.into()),
         Outside(why) => {
             log::warn!("path={} route={} status=404 refused: {why}", shown(path), route.prefix);
@@ -64,7 +64,7 @@ fn shown(path: &str) -> String {
 }
 
 fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
-    let none = || Refusal::None;
+    let none = || Refusal::Missing;
     let rest = path.strip_prefix(route.prefix.as_str()).ok_or_else(none)?;
     // One slash parts prefix and script; a second one would be an empty segment.
     let rest = if route.prefix.ends_with('/') { Some(rest) } else { rest.strip_prefix('/') };
@@ -79,6 +79,9 @@ fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
         script_name.push(b'/');
         script_name.extend_from_slice(&segment);
         end += raw.len();
+        if leads_outside(&file, &route.directory) {
+            return Err(Outside(LINK));
+        }
         let metadata = file.metadata().map_err(|error| unreachable_file(&error))?;
         if metadata.is_file() {
             if segment.ends_with(b"~") {
@@ -103,6 +106,12 @@ fn has_control(text: &[u8]) -> bool {
         || text.windows(2).any(|pair| matches!(pair, [0xc2, 0x80..=0x9f]))
 }
 
+/// Whether this is a symbolic link to something outside of `directory`. What is behind it must not even be
+/// looked for: the answer would tell whether it exists.
+fn leads_outside(file: &Path, directory: &Path) -> bool {
+    file.is_symlink() && file.canonicalize().is_ok_and(|real| !real.starts_with(directory))
+}
+
 /// The real path of an executable file below `directory`.
 fn confined(file: &Path, directory: &Path) -> Result<PathBuf, Refusal> {
     let program = file.canonicalize().map_err(|error| unreachable_file(&error))?;
@@ -117,7 +126,7 @@ fn confined(file: &Path, directory: &Path) -> Result<PathBuf, Refusal> {
 fn unreachable_file(error: &std::io::Error) -> Refusal {
     match error.kind() {
         ErrorKind::PermissionDenied => Refusal::Forbidden("the script cannot be read"),
-        _ => Refusal::None,
+        _ => Refusal::Missing,
     }
 }
 
@@ -128,7 +137,7 @@ const LINK: &str = "a symbolic link leads out of the directory";
 /// hidden one (`.git`), which is no script for clients.
 fn check_name(segment: &[u8]) -> Result<(), Refusal> {
     match segment {
-        b"" => Err(Refusal::None),
+        b"" => Err(Refusal::Missing),
         b"." | b".." => Err(Outside("it has a dot segment")),
         _ if segment.contains(&b'/') => Err(Outside("a name has an encoded slash")),
         [b'.', ..] => Err(Outside("a name begins with a dot")),
