@@ -55,7 +55,7 @@ pub fn serve(
         return;
     };
     let input = Input::new(stream);
-    let (session, writer) = (service.session(Some(connection.peer_ip())), Writer::default());
+    let (session, writer) = (service.session(Some(connection.counted_peer())), Writer::default());
     let mut exchange =
         Exchange { session, limits, slot, stream, input, output, connection, writer };
     while exchange.next() == Persistence::KeepAlive {}
