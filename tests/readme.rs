@@ -131,5 +131,5 @@ fn the_readme_names_every_option() {
         let own = ["--help", "--version"].contains(&option);
         assert!(own || README.contains(option), "{option} is not in the README");
     }
-    assert!(README.lines().count() <= 120, "a README is read in one sitting");
+    assert!(README.lines().count() <= 130, "a README is read in one sitting");
 }
