@@ -1,18 +1,21 @@
-//! Jobs that wait for their next attempt, and hold no worker meanwhile.
+//! Jobs that were begun and wait: for their next attempt, for the lane of a local redirect, for the end of a
+//! delay. They hold no worker meanwhile.
 //!
-//! Owns the delay line between a failed attempt and the queue, and the thread that serves it. Whether there
-//! is another attempt is `handler::retry`'s. To the store such a job runs. Invariants: what waits here is
-//! ended at once when it is stopped, by a cancellation or by the end; each attempt is taken out once.
+//! Owns the delay line behind the workers, and the thread that serves it. Whether there is another attempt
+//! is `handler::retry`'s. To the store such a job runs. Invariants: what waits here is ended at once when it
+//! is stopped, by a cancellation or by the end, and past the deadline of a redirect; each attempt is taken
+//! out once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::call::Call;
-use crate::handler::routes::RouteIndex;
+use crate::call::{Answer, Call};
+use crate::error::Error;
+use crate::handler::routes::{Hop, Redirected, RouteIndex, too_late};
 use crate::job::Stamp;
 use crate::job::execution::Run;
-use crate::queue::Task;
+use crate::queue::{Permit, Task};
 use crate::store::JobKey;
 
 /// A job between the start of its first attempt and the end of its last.
@@ -29,6 +32,30 @@ pub struct Attempt {
     pub route: RouteIndex,
     /// How many attempts were begun.
     pub made: u32,
+    /// How often it could not begin for want of descriptors, processes or memory.
+    pub shortages: u32,
+    /// When this attempt must be over, with all redirects that it leads to.
+    pub deadline: Instant,
+    /// What this attempt was redirected to; set by a local redirect, dropped with the attempt.
+    pub redirected: Option<Redirected>,
+}
+
+impl Attempt {
+    /// The request that is to be run, or ran last.
+    pub fn hop(&self) -> Hop<'_> {
+        let first = Hop { call: &self.call, count: 0, deadline: self.deadline };
+        self.redirected.as_ref().map_or(first, Redirected::hop)
+    }
+
+    /// What runs that request.
+    pub fn hop_route(&self) -> RouteIndex {
+        self.redirected.as_ref().map_or(self.route, |redirected| redirected.route)
+    }
+
+    /// When it must be over although nothing runs: only a redirect waits on a deadline.
+    fn expiry(&self) -> Option<Instant> {
+        self.redirected.as_ref().map(|redirected| redirected.deadline)
+    }
 }
 
 /// The delay line.
@@ -45,20 +72,36 @@ type Moment = (Instant, u64);
 struct Line {
     /// Makes moments unique.
     count: u64,
-    /// What is to be handed to the queue, and when.
-    due: BTreeMap<Moment, Task>,
-    /// All that no worker has taken yet, due or not, and where their tasks were put.
-    waiting: HashMap<JobKey, (Moment, Attempt)>,
+    /// What happens next, and when; at most one thing for each job.
+    due: BTreeMap<Moment, Due>,
+    /// All that no worker has taken yet.
+    waiting: HashMap<JobKey, Waiting>,
     /// Jobs that were stopped since the thread last looked.
     stopped: Vec<JobKey>,
+}
+
+struct Waiting {
+    attempt: Attempt,
+    /// Its place in [`Line::due`]; `None` if it waits for a worker without a deadline.
+    moment: Option<Moment>,
+}
+
+/// What happens to a job that waits.
+enum Due {
+    /// It is handed to the queue, for its next attempt.
+    Again(Task),
+    /// It is done with this answer. Until then it has a place in the queue.
+    Answer(JobKey, Answer, Permit),
+    /// Its redirect has waited for too long.
+    TooLate(JobKey),
 }
 
 /// What the line comes up with.
 pub enum Event {
     /// The time of a job's next attempt has come.
     Due(Task),
-    /// A job was stopped while it waited.
-    Stopped(JobKey, Box<Attempt>),
+    /// A job is done with this answer.
+    Over(JobKey, Box<Attempt>, Answer),
 }
 
 impl Attempts {
@@ -69,27 +112,58 @@ impl Attempts {
     /// Keeps a job until `at`. Its task, with a place in the queue, comes up then.
     pub fn delay(self: &Arc<Self>, task: Task, attempt: Attempt, at: Instant) {
         let job = task.job.clone();
-        let execution = Arc::clone(&attempt.run.execution);
-        {
-            let mut line = self.lock();
-            line.count += 1;
-            let moment = (at, line.count);
-            line.due.insert(moment, task);
-            line.waiting.insert(job.clone(), (moment, attempt));
+        match attempt.expiry() {
+            Some(expiry) if expiry <= at => self.keep(job, attempt),
+            _ => self.put(job, attempt, Some((at, Due::Again(task)))),
         }
-        self.changed.notify_one();
-        // After it is here: a stop that came before is told at once.
-        let attempts = Arc::clone(self);
-        execution.set_waker(move || {
-            attempts.lock().stopped.push(job.clone());
-            attempts.changed.notify_one();
-        });
     }
 
-    /// Takes out the attempt of a job whose task has come up; `None` if it was stopped, or this is not
-    /// one that waited here.
+    /// Keeps a job until `at`, when it is done with this answer.
+    pub fn answer(
+        self: &Arc<Self>,
+        job: JobKey,
+        attempt: Attempt,
+        answer: Answer,
+        permit: Permit,
+        at: Instant,
+    ) {
+        let due = Due::Answer(job.clone(), answer, permit);
+        self.put(job, attempt, Some((at, due)));
+    }
+
+    /// Keeps a job until a worker takes it, or until its redirect is too late. Its task is the caller's to
+    /// hand on, after this.
+    pub fn keep(self: &Arc<Self>, job: JobKey, attempt: Attempt) {
+        let due = attempt.expiry().map(|expiry| (expiry, Due::TooLate(job.clone())));
+        self.put(job, attempt, due);
+    }
+
+    fn put(self: &Arc<Self>, job: JobKey, attempt: Attempt, due: Option<(Instant, Due)>) {
+        let execution = Arc::clone(&attempt.run.execution);
+        let (attempts, its) = (Arc::clone(self), job.clone());
+        // Before a worker can take it: what that runs has a waker of its own.
+        execution.set_waker(move || attempts.tell_stopped(its.clone()));
+        {
+            let mut line = self.lock();
+            let moment = due.map(|(at, due)| line.plan(at, due));
+            line.waiting.insert(job.clone(), Waiting { attempt, moment });
+        }
+        self.changed.notify_one();
+        // A stop that came before it was here has found nothing.
+        if execution.stopped().is_some() {
+            self.tell_stopped(job);
+        }
+    }
+
+    fn tell_stopped(&self, job: JobKey) {
+        self.lock().stopped.push(job);
+        self.changed.notify_one();
+    }
+
+    /// Takes out the attempt of a job whose task has come up; `None` if it is over, or this is not one
+    /// that waited here.
     pub fn take(&self, job: &JobKey) -> Option<Attempt> {
-        self.lock().waiting.remove(job).map(|(_, attempt)| attempt)
+        self.lock().remove(job)
     }
 
     /// Waits for the next thing that happens.
@@ -97,17 +171,15 @@ impl Attempts {
         let mut line = self.lock();
         loop {
             while let Some(job) = line.stopped.pop() {
-                if let Some((moment, attempt)) = line.waiting.remove(&job) {
-                    // And with it its place in the queue.
-                    line.due.remove(&moment);
-                    return Event::Stopped(job, Box::new(attempt));
+                if let Some(attempt) = line.remove(&job) {
+                    return Event::Over(job, Box::new(attempt), Error::Cancelled.response().into());
                 }
             }
             let now = Instant::now();
             let next = line.due.first_key_value().map(|((at, _), _)| *at);
             line = match next {
-                Some(at) if at <= now => match line.due.pop_first() {
-                    Some((_, task)) => return Event::Due(task),
+                Some(at) if at <= now => match line.come_up() {
+                    Some(event) => return event,
                     None => line,
                 },
                 Some(at) => {
@@ -116,6 +188,47 @@ impl Attempts {
                 }
                 None => self.changed.wait(line).unwrap_or_else(PoisonError::into_inner),
             };
+        }
+    }
+}
+
+impl Line {
+    fn plan(&mut self, at: Instant, due: Due) -> Moment {
+        self.count += 1;
+        let moment = (at, self.count);
+        self.due.insert(moment, due);
+        moment
+    }
+
+    /// Takes out a job, and with it its place in the queue, if it has one here.
+    fn remove(&mut self, job: &JobKey) -> Option<Attempt> {
+        let Waiting { attempt, moment } = self.waiting.remove(job)?;
+        if let Some(moment) = moment {
+            self.due.remove(&moment);
+        }
+        Some(attempt)
+    }
+
+    /// What is due first happens.
+    fn come_up(&mut self) -> Option<Event> {
+        let (_, due) = self.due.pop_first()?;
+        match due {
+            Due::Again(task) => {
+                let expiry = self.waiting.get(&task.job).and_then(|w| w.attempt.expiry());
+                let moment = expiry.map(|at| self.plan(at, Due::TooLate(task.job.clone())));
+                if let Some(waiting) = self.waiting.get_mut(&task.job) {
+                    waiting.moment = moment;
+                }
+                Some(Event::Due(task))
+            }
+            Due::Answer(job, answer, _permit) => {
+                let attempt = self.remove(&job)?;
+                Some(Event::Over(job, Box::new(attempt), answer))
+            }
+            Due::TooLate(job) => {
+                let attempt = self.remove(&job)?;
+                Some(Event::Over(job, Box::new(attempt), too_late().response().into()))
+            }
         }
     }
 }

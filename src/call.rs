@@ -5,10 +5,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use rustix::event::PollFlags;
 
 use crate::memory::allocated;
 
@@ -116,9 +118,15 @@ impl Call {
 }
 
 /// The client of a request, while the answer is not there.
-pub trait Peer {
-    /// Whether it has left, as far as that can be seen.
+pub trait Peer: Send + Sync {
+    /// Looks whether it has left, as far as that can be seen. A client that has left stays gone.
     fn is_gone(&self) -> bool;
+
+    /// Whether an earlier look has found that it left.
+    fn was_seen_leaving(&self) -> bool;
+
+    /// What `poll` has to watch to see it leave; `None` if that cannot be seen, or was seen already.
+    fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)>;
 }
 
 /// Whether the bytes of an answer went out.

@@ -6,10 +6,12 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
+use rustix::io::Errno;
 
 use crate::content::NoMemory;
 use crate::memory::NoRoom;
@@ -63,8 +65,11 @@ pub enum Error {
     BadGateway(Detail),
     /// 503/21003: the queue or the storage is full; trying again later may succeed.
     QueueFull(Detail),
-    /// 503/503: deferd cannot serve this now: it is ending, or short of a resource.
+    /// 503/503: deferd cannot serve this now: it is ending, or its store fails.
     Unavailable(Detail),
+    /// 503/503: the work could not begin for want of descriptors, processes or memory. It had no effect,
+    /// so a job is tried again.
+    Shortage(Detail),
     /// 504/504: the script or upstream did not answer within its time limit.
     GatewayTimeout(Detail),
     /// 507/507: the result of a script or upstream does not fit where results are kept.
@@ -128,7 +133,7 @@ impl Error {
             Self::NotImplemented(d) => (StatusCode::NOT_IMPLEMENTED, 501, "not implemented", d),
             Self::BadGateway(d) => (StatusCode::BAD_GATEWAY, 502, "bad gateway", d),
             Self::QueueFull(d) => (StatusCode::SERVICE_UNAVAILABLE, 21003, "queue is full", d),
-            Self::Unavailable(d) => {
+            Self::Unavailable(d) | Self::Shortage(d) => {
                 (StatusCode::SERVICE_UNAVAILABLE, 503, "service unavailable", d)
             }
             Self::GatewayTimeout(d) => (StatusCode::GATEWAY_TIMEOUT, 504, "gateway timeout", d),
@@ -139,6 +144,15 @@ impl Error {
                 (StatusCode::HTTP_VERSION_NOT_SUPPORTED, 505, "HTTP version not supported", "")
             }
         }
+    }
+
+    /// The error of work that the system had no means to begin; `None` if that is not what failed.
+    pub fn shortage(what: &str, error: &io::Error) -> Option<Self> {
+        const SHORT: [Errno; 5] =
+            [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];
+        let errno = error.raw_os_error()?;
+        let is_short = SHORT.iter().any(|short| short.raw_os_error() == errno);
+        is_short.then(|| Self::Shortage(format!("{what}: {error}").into()))
     }
 
     /// The status code of the answer.
@@ -160,7 +174,7 @@ impl Error {
                 let realm = r#"Basic realm="deferd", charset="UTF-8""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(realm));
             }
-            Self::QueueFull(_) | Self::Unavailable(_) => {
+            Self::QueueFull(_) | Self::Unavailable(_) | Self::Shortage(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

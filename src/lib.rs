@@ -10,8 +10,8 @@
 //! - `main`: arguments, logger, signals, exit codes.
 //! - [`config`]: every option, from text to checked values.
 //! - [`server`]: the wiring, from top to bottom, and the orderly end.
-//! - [`listen`]: the listening socket, made or handed over; readiness.
-//! - [`front`]: sockets. `accept` → `connection` → `head` → `body` → (service) → `reply`;
+//! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
+//! - [`front`]: sockets. `accept` → `connection` (with its `client`) → `head` → `body` → (service) → `reply`;
 //!   `tiny_http` is the other front.
 //! - [`service`]: checks a request, then runs it or defers it; the access log. `browser` says which
 //!   pages may ask, `auth` who, `dialect` (and in it `prefer`) how a client wants to be answered.
@@ -22,7 +22,7 @@
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
-//! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that are tried again.
+//! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that were begun and wait.
 //! - [`store`]: where jobs are kept: the promise, and the stores that keep it. `ledger` knows the state
 //!   of every job, with `shelf`, `keys` and the `bell`; `memory` holds it; `disk` keeps what it says: an
 //!   `offer` becomes a job, `shared` hands each `change` to the one `writer`, which puts `record`s and
@@ -43,6 +43,7 @@ pub mod browser;
 pub mod call;
 pub mod config;
 pub mod content;
+pub mod descriptors;
 pub mod dialect;
 pub mod error;
 pub mod fields;

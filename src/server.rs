@@ -17,6 +17,7 @@ use crate::browser::{HostCheck, Policy};
 use crate::config::{
     CONNECT_TIMEOUT, Config, FrontKind, Invalid, RouteConfig, Sizes, Target, shown,
 };
+use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
 use crate::front::{InHand, Limits, Listener, Listening, Stopper};
@@ -25,7 +26,7 @@ use crate::handler::routes::{Pages, Route, Routes};
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
-use crate::job::execution::Stop;
+use crate::job::execution::{OnLeave, Stop};
 use crate::jobs::Jobs;
 use crate::listen::{self, Address, Bound, SocketFile};
 use crate::memory::{Budget, Part};
@@ -52,6 +53,8 @@ const REAP_TIME: Duration = Duration::from_secs(7);
 const ABORT_TIME: Duration = Duration::from_secs(1);
 /// How often the end looks whether it may come.
 const LOOK: Duration = Duration::from_millis(5);
+/// How many synchronous callers of a route run at once for each worker, where the route says nothing else.
+const CALLERS_PER_WORKER: usize = 4;
 
 /// A running deferd.
 pub struct Server {
@@ -100,11 +103,12 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let Bound { listener, address, file } =
         listen::bind(&config.listen).map_err(|error| cannot_listen(&config.listen, &error))?;
     config.check_exposure(&address)?;
+    let descriptors = Descriptors::prepare(config.max_connections, config.workers);
     let auth = config.auth.as_deref().map(auth).transpose()?;
     let memory = Budget::new(config.sizes().memory);
     let (store, found) = store(config, &memory)?;
     let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue), memory));
-    let routes = Arc::new(routes(config, &jobs)?);
+    let routes = Arc::new(routes(config, &jobs, &descriptors)?);
     if let Some(directory) = &config.data {
         let known = jobs.store.remaining().len();
         let (queued, interrupted) = jobs.recover(found, &routes);
@@ -117,7 +121,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     workers::start_janitor(&jobs, config.ttl)?;
     let policy = policy(config);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
-    let front = serve(config, listener, &service)?;
+    let front = serve(config, listener, &service, descriptors.max_connections)?;
     Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
 }
 
@@ -169,11 +173,16 @@ fn policy(config: &Config) -> Policy {
 }
 
 /// Starts the front.
-fn serve(config: &Config, listener: Listener, service: &Arc<Service>) -> io::Result<Front> {
+fn serve(
+    config: &Config,
+    listener: Listener,
+    service: &Arc<Service>,
+    max_connections: usize,
+) -> io::Result<Front> {
     let limits = Arc::new(limits(config));
     match config.front {
         FrontKind::Strict => {
-            let listening = Listening::new(listener, config.max_connections)?;
+            let listening = Listening::new(listener, max_connections)?;
             let stopper = listening.stopper();
             let service = Arc::clone(service);
             let thread = thread::Builder::new().name("accept".into());
@@ -235,35 +244,69 @@ fn body_option(config: &Config) -> String {
 }
 
 /// The route table: the built-in endpoints and the configured routes.
-fn routes(config: &Config, jobs: &Arc<Jobs>) -> Result<Routes, Invalid> {
+fn routes(config: &Config, jobs: &Arc<Jobs>, descriptors: &Descriptors) -> Result<Routes, Invalid> {
     let mut routes = Vec::new();
     let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
     for prefix in api::PREFIXES {
         let handler = Box::new(Api::new(Arc::clone(jobs), access, config.timeout));
         let (time_limit, start_record) = (config.timeout, StartRecord::Soon);
         let prefix = prefix.into();
-        let (gate, retry, pages) = (None, None, Pages::Own);
-        routes.push(Route { prefix, gate, time_limit, start_record, retry, pages, handler });
+        let (gate, callers, retry, on_leave) = (None, None, None, OnLeave::Cancel);
+        routes.push(Route {
+            prefix,
+            gate,
+            callers,
+            on_leave,
+            time_limit,
+            start_record,
+            retry,
+            pages: Pages::Own,
+            handler,
+        });
     }
+    let most_callers = CALLERS_PER_WORKER * config.workers;
     for route in &config.routes {
         let time_limit = route.timeout.unwrap_or(config.timeout);
         let gate = route.concurrency.map(|limit| jobs.queue.new_gate(limit));
-        let handler = handler(route, config)?;
+        let callers = bounds_callers(route).then(|| jobs.queue.new_gate(most_callers));
+        let handler = handler(route, config, descriptors)?;
         let (prefix, start_record) = (route.prefix.clone(), route.start_record);
-        let (retry, pages) = (route.retry, route.pages);
-        routes.push(Route { prefix, gate, time_limit, start_record, retry, pages, handler });
+        let (retry, on_leave, pages) = (route.retry, route.on_leave, route.pages);
+        routes.push(Route {
+            prefix,
+            gate,
+            callers,
+            on_leave,
+            time_limit,
+            start_record,
+            retry,
+            pages,
+            handler,
+        });
     }
     Ok(Routes::new(routes))
 }
 
-fn handler(route: &RouteConfig, config: &Config) -> Result<Box<dyn Handler>, Invalid> {
+/// Whether a route without a limit of its own bounds its synchronous callers. A script costs a process; a
+/// run that goes on without its client is not bounded by the connections.
+fn bounds_callers(route: &RouteConfig) -> bool {
+    let is_script = !matches!(route.target, Target::Upstream(_));
+    route.concurrency.is_none() && (is_script || route.on_leave == OnLeave::GoOn)
+}
+
+fn handler(
+    route: &RouteConfig,
+    config: &Config,
+    descriptors: &Descriptors,
+) -> Result<Box<dyn Handler>, Invalid> {
+    let script = |directory| {
+        let script = script(route, config, directory)?;
+        let descriptor_limit = descriptors.of_scripts.clone();
+        Ok::<_, Invalid>(ScriptRoute { descriptor_limit, ..script })
+    };
     match &route.target {
-        Target::Cgi(directory) => {
-            script(route, config, directory).map(|script| Box::new(CgiHandler::new(script)) as _)
-        }
-        Target::Run(directory) => {
-            script(route, config, directory).map(|script| Box::new(RunHandler::new(script)) as _)
-        }
+        Target::Cgi(directory) => Ok(Box::new(CgiHandler::new(script(directory)?))),
+        Target::Run(directory) => Ok(Box::new(RunHandler::new(script(directory)?))),
         Target::Upstream(uri) => Ok(Box::new(UpstreamHandler::new(upstream(route, config, uri)?))),
     }
 }
@@ -281,6 +324,7 @@ fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<Scri
         directory: real,
         time_limit: route.timeout.unwrap_or(config.timeout),
         max_output: max_output(route, config),
+        descriptor_limit: None,
     })
 }
 

@@ -21,13 +21,14 @@ use crate::browser::{self, Policy, Provenance, Sharing};
 use crate::call::{Answer, Call, Connection, Owner, Peer, Verbatim, empty};
 use crate::dialect::{self, Mode};
 use crate::error::Error;
-use crate::handler::Takes;
-use crate::handler::routes::{Pages, RouteIndex, Routes};
+use crate::handler::routes::{Hop, Pages, Redirected, RouteIndex, Routes, delayed_until};
+use crate::handler::{Outcome, Takes};
 use crate::job::JobId;
-use crate::job::execution::Run;
+use crate::job::execution::{OnLeave, Run};
 use crate::jobs::Jobs;
 use crate::memory::Allowance;
 use crate::prefer::{PREFER, PREFERENCE_APPLIED};
+use crate::queue::Pass;
 use crate::store::{JobKey, Keep, Lookup, Submission};
 
 /// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
@@ -99,13 +100,15 @@ impl Service {
         }
     }
 
-    /// Returns a session for a thread that serves this peer, or any.
-    pub fn session(&self, peer: Option<IpAddr>) -> Session<'_> {
-        let memory = match peer {
-            Some(peer) => self.jobs.memory.peer(peer),
+    /// Returns a session for the thread that serves this client, whose memory is charged to its address
+    /// if that is known.
+    pub fn session(&self, peer: Arc<dyn Peer>, address: Option<IpAddr>) -> Session<'_> {
+        let memory = match address {
+            Some(address) => self.jobs.memory.peer(address),
             None => self.jobs.memory.allowance(),
         };
-        Session { service: self, line: self.jobs.executions.begin(None, memory) }
+        let line = self.jobs.executions.begin_for(Arc::clone(&peer), memory);
+        Session { service: self, peer, line }
     }
 
     /// Checks under which name and from which page a request comes, before anything else of it counts.
@@ -220,6 +223,8 @@ impl Service {
 /// One thread's dealings with the service, one request after the other.
 pub struct Session<'a> {
     service: &'a Service,
+    /// The client that waits for its answers.
+    peer: Arc<dyn Peer>,
     /// The line to the handlers that it runs while their clients wait.
     line: Run,
 }
@@ -254,20 +259,13 @@ impl Session<'_> {
         };
         browser::disclose(&mut response, sharing);
         let line = AccessLine::of(&request.method, &request.uri, connection, begin);
-        line.write(&Owner::anonymous(), "-", &response);
+        line.write(&Owner::anonymous(), "-", &response, &*self.peer);
         Err(Box::new(response.into()))
     }
 
-    /// Answers a whole request, which `peer` waits for.
-    pub fn call(
-        &self,
-        plan: Plan,
-        head: Parts,
-        body: Bytes,
-        connection: Connection,
-        peer: &dyn Peer,
-    ) -> Answer {
-        let service = self.service;
+    /// Answers a whole request, which the client waits for.
+    pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
+        let (service, peer) = (self.service, &*self.peer);
         let Plan { route, mode, key, awaited, owner, auth_type, sharing, .. } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
@@ -277,6 +275,7 @@ impl Session<'_> {
             service.jobs.wait(job, (*span).min(service.max_wait), peer);
         }
         let answer = match mode {
+            Mode::Synchronous if peer.was_seen_leaving() => Err(Error::Cancelled),
             Mode::Synchronous => self.run(route, &call),
             Mode::Deferred(keep) => service
                 .submit(route, call, keep, key)
@@ -291,17 +290,62 @@ impl Session<'_> {
             answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
         }
         browser::disclose(&mut answer.response, sharing);
-        line.write(&owner, &service.routes.get(route).prefix, &answer.response);
+        line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
         answer
     }
 
-    /// Runs a request while its client waits, in line with the jobs of its route.
+    /// Runs a request while its client waits, in line with the others of its route, and follows its local
+    /// redirects: each in the lane of its target, all within one deadline.
     fn run(&self, index: RouteIndex, call: &Call) -> Result<Answer, Error> {
-        let Self { service, line } = self;
-        let route = service.routes.get(index);
-        let gate = route.gate.as_ref();
-        let _pass = gate.map(|gate| gate.enter(route.time_limit)).transpose()?;
-        Ok(service.routes.run(index, call, &line.execution))
+        let routes = &self.service.routes;
+        let time_limit = routes.get(index).time_limit;
+        let pass = self.enter(index, Instant::now() + time_limit)?;
+        let deadline = Instant::now() + time_limit;
+        let mut outcome = self.run_in_lane(index, call, None, pass);
+        let mut redirected: Option<Redirected> = None;
+        loop {
+            let target = match outcome? {
+                Outcome::Answer(answer) => return Ok(answer),
+                Outcome::Delayed(answer, span) => {
+                    let bound = redirected.map(|redirected| redirected.deadline);
+                    let (answer, at) = delayed_until(answer, span, bound);
+                    let left = at.saturating_duration_since(Instant::now());
+                    self.line.execution.sleep(left)?;
+                    return Ok(answer);
+                }
+                Outcome::LocalRedirect(target) => target,
+            };
+            let first = Hop { call, count: 0, deadline };
+            let next =
+                routes.redirect(&redirected.as_ref().map_or(first, Redirected::hop), target)?;
+            let pass = self.enter(next.route, deadline)?;
+            outcome = self.run_in_lane(next.route, &next.call, Some(deadline), pass);
+            redirected = Some(next);
+        }
+    }
+
+    /// Waits for this client's turn in the lane of a route.
+    fn enter(&self, index: RouteIndex, deadline: Instant) -> Result<Option<Pass>, Error> {
+        let lane = self.service.routes.get(index).lane_of_callers();
+        lane.map(|lane| lane.enter(deadline, &self.line.execution)).transpose()
+    }
+
+    /// Runs a request whose turn has come; its lane is left when it has ended.
+    fn run_in_lane(
+        &self,
+        index: RouteIndex,
+        call: &Call,
+        deadline: Option<Instant>,
+        pass: Option<Pass>,
+    ) -> Result<Outcome, Error> {
+        let (routes, execution) = (&self.service.routes, &self.line.execution);
+        execution.set_on_leave(routes.get(index).on_leave);
+        execution.set_deadline(deadline);
+        let outcome = routes.run(index, call, execution);
+        execution.set_deadline(None);
+        execution.set_on_leave(OnLeave::Cancel);
+        drop(pass);
+        outcome
     }
 }
 
@@ -360,16 +404,17 @@ impl AccessLine {
         Self(begin.map(|begin| (method.clone(), uri.clone(), *connection, begin)))
     }
 
-    fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>) {
+    fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>, peer: &dyn Peer) {
         let Some((method, uri, connection, begin)) = self.0 else { return };
         let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok()).unwrap_or("-");
         log::info!(
-            "request={method} target={uri} peer={} owner={} route={route} job={id} status={} bytes={} time={:.6}s",
+            "request={method} target={uri} peer={} owner={} route={route} job={id} status={} bytes={} time={:.6}s{}",
             connection,
             owner.as_log(),
             response.status().as_u16(),
             response.body().len(),
             begin.elapsed().as_secs_f64(),
+            if peer.was_seen_leaving() { " left=yes" } else { "" },
         );
     }
 }

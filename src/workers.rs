@@ -2,7 +2,8 @@
 //!
 //! Owns the loop from the queue through the handler to the store. Invariants: a worker survives
 //! whatever a handler does (`Routes::run` turns a panic into a `500`); a job that was started is
-//! finished.
+//! finished; a worker waits for nothing but the queue and the handler that it runs: not for a delay, and
+//! not for a lane.
 
 use std::io;
 use std::sync::Arc;
@@ -10,20 +11,28 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use threadpool::ThreadPool;
 
 use crate::attempts::{Attempt, Attempts, Event};
 use crate::call::Answer;
 use crate::error::Error;
-use crate::handler::routes::Routes;
+use crate::handler::Outcome;
+use crate::handler::routes::{RouteIndex, Routes, delayed_until, too_late};
 use crate::job::JobId;
 use crate::jobs::{Jobs, now};
-use crate::queue::{Ready, Task, Turn};
+use crate::queue::{Pass, Queue, Ready, Task, Turn};
 use crate::store::{Finished, JobKey, Started};
 
 /// The longest and the shortest time between two looks for expired results.
 const JANITOR_REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// How often a job is put off that cannot begin for want of descriptors, processes or memory.
+const MAX_SHORTAGES: u32 = 5;
+
+/// Before it is tried again for the first time; doubled each time.
+const SHORTAGE_DELAY: Duration = Duration::from_secs(1);
 
 /// The number of attempts that a job's result took, where its route tries again.
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-attempts");
@@ -43,17 +52,18 @@ struct Pool {
 pub fn start(count: usize, jobs: &Arc<Jobs>, routes: &Arc<Routes>) -> io::Result<ThreadPool> {
     let (jobs, routes, attempts) = (Arc::clone(jobs), Arc::clone(routes), Arc::default());
     let workers = Pool { jobs, routes, attempts };
-    if workers.routes.has_retry() {
-        let workers = workers.clone();
-        thread::Builder::new().name("attempts".into()).spawn(move || workers.serve_attempts())?;
-    }
+    let line = workers.clone();
+    thread::Builder::new().name("attempts".into()).spawn(move || line.serve_attempts())?;
     let pool = threadpool::Builder::new().num_threads(count).thread_name("worker".into()).build();
     for _ in 0..count {
         let workers = workers.clone();
         pool.execute(move || {
-            while let Some(Ready { task, pass }) = workers.jobs.queue.next() {
-                workers.run(task);
-                drop(pass);
+            while let Some(ready) = workers.jobs.queue.next() {
+                let mut next = Some(ready);
+                // A job whose local redirect finds room in its lane goes on here.
+                while let Some(Ready { task, pass }) = next {
+                    next = workers.run(task, pass);
+                }
             }
         });
     }
@@ -61,30 +71,105 @@ pub fn start(count: usize, jobs: &Arc<Jobs>, routes: &Arc<Routes>) -> io::Result
 }
 
 impl Pool {
-    /// Hands what waited long enough to the queue, and ends what was stopped meanwhile.
+    /// Hands what waited long enough to the queue, and ends what is over.
     fn serve_attempts(&self) {
         loop {
             match self.attempts.next() {
                 Event::Due(task) => self.jobs.queue.push(task),
-                Event::Stopped(job, attempt) => {
-                    self.finish(&job, *attempt, Error::Cancelled.response().into());
-                }
+                Event::Over(job, attempt, answer) => self.finish(&job, *attempt, answer),
             }
         }
     }
 
-    /// Makes one attempt at a job; for most it is the only one.
-    fn run(&self, task: Task) {
-        let Some(mut attempt) = self.begin(&task) else { return };
-        let Task { job, route, gate, permit, .. } = task;
+    /// Runs a job, or the next part of it. Returns what is to be run next, if its lane has room.
+    fn run(&self, task: Task, pass: Option<Pass>) -> Option<Ready> {
+        let mut attempt = self.begin(&task)?;
+        let Task { job, permit, .. } = task;
         drop(permit);
-        attempt.made += 1;
-        let answer = self.routes.run(route, &attempt.call, &attempt.run.execution);
+        let outcome = self.run_hop(&mut attempt);
+        // Before another lane is entered: a job never holds two.
+        drop(pass);
+        match outcome {
+            Ok(Outcome::Answer(answer)) => self.end_attempt(job, attempt, answer),
+            Ok(Outcome::Delayed(answer, span)) => {
+                let bound = attempt.redirected.as_ref().map(|redirected| redirected.deadline);
+                let (answer, at) = delayed_until(answer, span, bound);
+                self.attempts.answer(job, attempt, answer, self.jobs.queue.admit(), at);
+            }
+            Ok(Outcome::LocalRedirect(target)) => return self.redirect(job, attempt, target),
+            Err(error @ Error::Shortage(_)) => self.put_off(job, attempt, &error),
+            Err(error) => self.end_attempt(job, attempt, error.response().into()),
+        }
+        None
+    }
+
+    /// Runs what the attempt has come to: the job's request, or the one that it was redirected to.
+    fn run_hop(&self, attempt: &mut Attempt) -> Result<Outcome, Error> {
+        let execution = &attempt.run.execution;
+        if attempt.redirected.is_some() {
+            execution.set_deadline(Some(attempt.deadline));
+            if attempt.deadline <= Instant::now() {
+                return Err(too_late());
+            }
+        } else {
+            attempt.made += 1;
+            attempt.deadline = Instant::now() + self.routes.get(attempt.route).time_limit;
+            execution.set_deadline(None);
+        }
+        self.routes.run(attempt.hop_route(), attempt.hop().call, execution)
+    }
+
+    /// Ends an attempt with its answer: for most jobs it is the only one.
+    fn end_attempt(&self, job: JobKey, mut attempt: Attempt, answer: Answer) {
         let Some(delay) = self.delay(&attempt, &answer) else {
             return self.finish(&job, attempt, answer);
         };
-        let (permit, turn) = (self.jobs.queue.admit(), Turn::Again);
-        let task = Task { job, route, gate, permit, turn };
+        attempt.redirected = None;
+        let task = self.again(job, attempt.route);
+        self.attempts.delay(task, attempt, Instant::now() + delay);
+    }
+
+    /// The task by which a job that was begun goes on.
+    fn again(&self, job: JobKey, route: RouteIndex) -> Task {
+        let gate = self.routes.get(route).gate.clone();
+        Task { job, route, gate, permit: self.jobs.queue.admit(), turn: Turn::Again }
+    }
+
+    /// Has a job go on in the lane of its redirect's target: at once if there is room. If not it waits
+    /// there and holds no worker, for else all workers could wait for a lane whose jobs find none.
+    fn redirect(&self, job: JobKey, mut attempt: Attempt, target: PathAndQuery) -> Option<Ready> {
+        match self.routes.redirect(&attempt.hop(), target) {
+            Ok(redirected) => {
+                let task = self.again(job.clone(), redirected.route);
+                attempt.redirected = Some(redirected);
+                self.attempts.keep(job, attempt);
+                Queue::admit_to_lane(task)
+            }
+            Err(error) => {
+                self.end_attempt(job, attempt, error.response().into());
+                None
+            }
+        }
+    }
+
+    /// Puts off a job that could not begin for want of what a run needs; after some times it fails.
+    fn put_off(&self, job: JobKey, mut attempt: Attempt, error: &Error) {
+        let execution = &attempt.run.execution;
+        if attempt.shortages >= MAX_SHORTAGES || execution.stopped().is_some() {
+            return self.end_attempt(job, attempt, error.response().into());
+        }
+        let delay = SHORTAGE_DELAY * 2u32.pow(attempt.shortages);
+        attempt.shortages += 1;
+        let number = attempt.shortages;
+        let next =
+            format!("could not begin, is tried again in {delay:.1?} ({number} of {MAX_SHORTAGES})");
+        log::warn!("job={} {next}", execution.job_as_log());
+        execution.set_progress(&next);
+        if attempt.redirected.is_none() {
+            // Nothing was run: that was no attempt.
+            attempt.made -= 1;
+        }
+        let task = self.again(job, attempt.hop_route());
         self.attempts.delay(task, attempt, Instant::now() + delay);
     }
 
@@ -110,12 +195,22 @@ impl Pool {
         }
         let route = task.route;
         self.jobs.wait_for_memory();
-        let run = self.jobs.executions.begin(Some(task.job.id), self.jobs.memory.allowance());
+        let run = self.jobs.executions.begin(task.job.id, self.jobs.memory.allowance());
         let started = now();
         let record = self.routes.get(route).start_record;
         let Started { call, created } =
             self.jobs.store.start(&task.job, &run.execution, record, started)?;
-        Some(Attempt { call: *call, run, created, started, route, made: 0 })
+        Some(Attempt {
+            call: *call,
+            run,
+            created,
+            started,
+            route,
+            made: 0,
+            shortages: 0,
+            deadline: Instant::now(),
+            redirected: None,
+        })
     }
 
     /// Ends a job with its answer.

@@ -1,7 +1,7 @@
 //! The small endpoints: version, time, sleep, echo, availability.
 //!
-//! Owns their parameters and bodies. `sleep` is the one that takes time: it waits on its execution, so
-//! that it can be cancelled.
+//! Owns their parameters and bodies. `sleep` is the one that takes time: it only says how long, and whoever
+//! runs it waits, so that a deferred sleep is a delay and holds no worker.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::query::{is_on, number};
 use crate::call::Call;
 use crate::content::{SMALL, held};
 use crate::error::Error;
-use crate::job::execution::Execution;
+use crate::handler::Outcome;
 use crate::jobs::{Jobs, now};
 use crate::memory::Allowance;
 use crate::store::Stats;
@@ -61,26 +61,22 @@ pub fn time() -> Response<Bytes> {
     json(format!(r#"{{"error":false,"code":200,"time":{}}}"#, now().unix_seconds()))
 }
 
-/// Sleeps.
+/// Says how long to sleep, and what to answer then: `504` past the time limit.
 ///
 /// # Errors
-/// `400` where the duration is not a number from 0 to 3600; `504` past the time limit; the stop if it is
-/// cancelled.
-pub fn sleep(
-    query: &str,
-    execution: &Execution,
-    time_limit: Duration,
-) -> Result<Response<Bytes>, Error> {
+/// `400` where the duration is not a number from 0 to 3600.
+pub fn sleep(query: &str, time_limit: Duration) -> Result<Outcome, Error> {
     let seconds =
         number(query, "duration")
             .filter(|seconds| (0.0..=MAX_SLEEP).contains(seconds))
             .ok_or(Error::bad_parameter("duration is not a number of seconds from 0 to 3600"))?;
     let span = Duration::from_secs_f64(seconds);
-    execution.sleep(span.min(time_limit))?;
-    if span > time_limit {
-        return Err(Error::GatewayTimeout("the sleep is longer than --timeout".into()));
-    }
-    Ok(json(format!(r#"{{"error":false,"code":200,"duration":{seconds}}}"#)))
+    let answer = if span > time_limit {
+        Error::GatewayTimeout("the sleep is longer than --timeout".into()).response()
+    } else {
+        json(format!(r#"{{"error":false,"code":200,"duration":{seconds}}}"#))
+    };
+    Ok(Outcome::Delayed(answer.into(), span.min(time_limit)))
 }
 
 /// The request as JSON, with the first 64 KiB of its content. Bytes that are not UTF-8 are replaced;

@@ -125,7 +125,7 @@ impl Handler for Api {
         }
     }
 
-    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
+    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
         let endpoint = Endpoint::of(call.request.uri().path())?;
         let method = call.request.method();
         let allow = endpoint.allow();
@@ -145,7 +145,7 @@ impl Handler for Api {
             Endpoint::Server => Ok(options(ANY_METHOD).into()),
             Endpoint::Version => Ok(admin::version(query, &self.jobs).into()),
             Endpoint::Time => Ok(admin::time().into()),
-            Endpoint::Sleep => admin::sleep(query, execution, self.time_limit).map(Into::into),
+            Endpoint::Sleep => admin::sleep(query, self.time_limit),
             Endpoint::Echo => admin::echo(call, execution.memory()).map(Into::into),
             Endpoint::Availability => admin::availability(&self.jobs).map(Into::into),
             Endpoint::Description => {

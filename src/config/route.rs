@@ -12,6 +12,7 @@ use super::value;
 use crate::api;
 use crate::handler::retry::{Methods, Retry};
 use crate::handler::routes::Pages;
+use crate::job::execution::OnLeave;
 use crate::store::StartRecord;
 
 /// A route as it was configured.
@@ -30,6 +31,8 @@ pub struct RouteConfig {
     pub max_output: Option<usize>,
     /// What has to be known of its jobs after a crash: `rerun=yes` runs them again.
     pub start_record: StartRecord,
+    /// What becomes of a synchronous run whose client leaves.
+    pub on_leave: OnLeave,
     /// How long connecting to its upstream may take, where not [`CONNECT_TIMEOUT`].
     pub connect_timeout: Option<Duration>,
     /// Whether its jobs are tried again.
@@ -71,6 +74,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         concurrency: None,
         max_output: None,
         start_record: StartRecord::Before,
+        on_leave: OnLeave::Cancel,
         connect_timeout: None,
         retry: None,
         pages: Pages::Own,
@@ -105,12 +109,21 @@ fn pages(text: &str) -> Result<Pages, String> {
     }
 }
 
+fn on_leave(text: &str) -> Result<OnLeave, String> {
+    match text {
+        "yes" => Ok(OnLeave::GoOn),
+        "no" => Ok(OnLeave::Cancel),
+        _ => Err("neither yes nor no".into()),
+    }
+}
+
 /// Sets one option.
 fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
     match name {
         "timeout" => value::duration(text).map(|v| route.timeout = Some(v)),
         "concurrency" => value::count(text).map(|v| route.concurrency = Some(v)),
         "max-output" => value::size(text).map(|v| route.max_output = Some(v)),
+        "ignore-abort" => on_leave(text).map(|v| route.on_leave = v),
         "rerun" => rerun(text).map(|v| route.start_record = v),
         "pages" => pages(text).map(|v| route.pages = v),
         _ if !matches!(route.target, Target::Upstream(_)) => {
@@ -144,7 +157,7 @@ fn methods(text: &str) -> Result<Methods, String> {
     }
 }
 
-const OPTIONS: &str = "timeout, concurrency, max-output, rerun, pages";
+const OPTIONS: &str = "timeout, concurrency, max-output, rerun, ignore-abort, pages";
 const OF_UPSTREAMS: &str = "connect-timeout, retry, backoff, unsafe";
 
 fn checked_prefix(prefix: &str) -> Result<&str, String> {
@@ -213,6 +226,11 @@ mod tests {
         assert_eq!(parse("/=run:x").unwrap().pages, Pages::Own);
         assert_eq!(parse("/=http://h/,pages=any").unwrap().pages, Pages::Any);
         assert_eq!(parse("/=run:x,pages=any,pages=own").unwrap().pages, Pages::Own);
+        assert_eq!(parse("/=run:x").unwrap().on_leave, OnLeave::Cancel);
+        for target in ["cgi:x", "run:x", "http://h"] {
+            let route = parse(&format!("/={target},ignore-abort=yes")).unwrap();
+            assert_eq!(route.on_leave, OnLeave::GoOn, "{target}");
+        }
         let route = parse("/llm/=http://[::1]:11434/v1,connect-timeout=300ms").unwrap();
         let uri: Uri = "http://[::1]:11434/v1".parse().unwrap();
         assert_eq!(route.target, Target::Upstream(uri));
@@ -243,6 +261,7 @@ mod tests {
             ("/x=run:y,concurrency=0", "at least 1"),
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
             ("/x=run:y,pages=all", "pages \"all\": neither any nor own"),
+            ("/x=run:y,ignore-abort=maybe", "ignore-abort \"maybe\": neither yes nor no"),
             ("/x=run:y,connect-timeout=1s", "no such option of a route to scripts"),
             ("/x=run:y,retry=2", "no such option of a route to scripts"),
             ("/x=http://h/,retry=0", "at least 1"),

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::net::sockopt;
 
 use super::head::Persistence;
 use super::in_hand::InHand;
@@ -30,6 +31,13 @@ const REST: Duration = Duration::from_millis(50);
 
 /// How often the same trouble is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// After how long without a byte the system asks a client's host whether the client is still there, how
+/// often it then asks again, and how many unanswered questions end the connection. A client that vanishes
+/// without a word, or that closes its connection where it could be waiting on, is seen leaving by that.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
 
 /// A socket that listens.
 pub struct Listening {
@@ -63,6 +71,13 @@ impl Listening {
     /// Those of the system.
     pub fn new(listener: Listener, max_connections: usize) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        if matches!(listener, Listener::Tcp(_)) {
+            // Accepted sockets inherit it.
+            sockopt::set_socket_keepalive(&listener, true)?;
+            sockopt::set_tcp_keepidle(&listener, PROBE_AFTER)?;
+            sockopt::set_tcp_keepintvl(&listener, PROBE_EVERY)?;
+            sockopt::set_tcp_keepcnt(&listener, PROBES)?;
+        }
         Ok(Self { listener, stop, slots: Slots::new(max_connections) })
     }
 
@@ -123,7 +138,7 @@ fn spawn(
     // Shared, so that there is somebody to answer where there is no thread.
     let stream = Arc::new(stream);
     let its = Arc::clone(&stream);
-    let serve = move || connection::serve(&its, connection, &slot, &service, &limits);
+    let serve = move || connection::serve(its, connection, slot, &service, &limits);
     let spawned = thread.spawn(serve);
     if let Err(error) = spawned {
         turn_away(&stream, &format!("no thread for a connection: {error}"), trouble);

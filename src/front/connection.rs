@@ -1,16 +1,19 @@
 //! One connection: its requests one after the other, each through the same phases.
 //!
 //! Owns the order of the phases: read head → check → read content → call → write → again. What each
-//! phase means is in the files beside this one. Invariant: a receipt is confirmed after the last byte
-//! of its answer was written and the connection shows no error, and never otherwise.
+//! phase means is in the files beside this one. Invariants: a receipt is confirmed after the last byte
+//! of its answer was written and the connection shows no error, and never otherwise; a connection whose
+//! client was seen leaving has given its place back, and so does nothing more.
 
 use std::io::{ErrorKind, Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Response, Version};
 
 use super::body::Intake;
+use super::client::Client;
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
 use super::output::Output;
@@ -18,7 +21,7 @@ use super::reply::{Content, Writer};
 use super::slots::Slot;
 use super::stream::Stream;
 use super::{Broken, Limits, body, head};
-use crate::call::{Answer, Connection};
+use crate::call::{Answer, Connection, Peer};
 use crate::content::NoMemory;
 use crate::error::Error;
 use crate::service::{Service, Session};
@@ -35,7 +38,7 @@ const SMALL_HEAD: usize = 8 * 1024;
 pub struct Exchange<'a> {
     session: Session<'a>,
     limits: &'a Limits,
-    slot: &'a Slot,
+    client: &'a Client,
     stream: &'a Stream,
     input: Input<&'a Stream>,
     output: Output<'a>,
@@ -45,19 +48,23 @@ pub struct Exchange<'a> {
 
 /// Serves a connection to its end.
 pub fn serve(
-    stream: &Stream,
+    stream: Arc<Stream>,
     connection: Connection,
-    slot: &Slot,
+    slot: Slot,
     service: &Service,
     limits: &Limits,
 ) {
+    let client = Arc::new(Client::new(stream, slot));
+    let stream = &*client.stream;
     let Ok(output) = stream.prepare().and_then(|()| Output::new(stream, limits.write_time)) else {
         return;
     };
     let input = Input::new(stream);
-    let (session, writer) = (service.session(Some(connection.counted_peer())), Writer::default());
+    let peer = Arc::clone(&client) as Arc<dyn Peer>;
+    let session = service.session(peer, Some(connection.counted_peer()));
+    let (writer, client) = (Writer::default(), &*client);
     let mut exchange =
-        Exchange { session, limits, slot, stream, input, output, connection, writer };
+        Exchange { session, limits, client, stream, input, output, connection, writer };
     while exchange.next() == Persistence::KeepAlive {}
 }
 
@@ -66,8 +73,8 @@ impl Exchange<'_> {
     fn next(&mut self) -> Persistence {
         match head::read(&mut self.input, self.limits) {
             Ok(Some(head)) => {
-                let slot = self.slot;
-                let Some(_busy) = slot.begin_request() else { return Persistence::Close };
+                let client = self.client;
+                let Some(_busy) = client.slot.begin_request() else { return Persistence::Close };
                 let persistence = self.answer(head);
                 if persistence == Persistence::Close && !self.input.bytes().is_empty() {
                     // What is left unread would reset the connection, and that overtake the answer.
@@ -83,6 +90,7 @@ impl Exchange<'_> {
 
     fn answer(&mut self, mut head: Head) -> Persistence {
         let (framing, persistence, version) = (head.framing, head.persistence, head.parts.version);
+        self.client.begin_request(version, persistence);
         let is_head = head.parts.method == Method::HEAD;
         let content = if is_head { Content::Omitted } else { Content::Sent };
         // For as long as the request is in hand; a job that it becomes has its own charge.
@@ -120,7 +128,7 @@ impl Exchange<'_> {
             Err(Broken::Refused(error)) => return self.refuse(plan.refusal(&error)),
             Err(Broken::Gone) => return Persistence::Close,
         };
-        let answer = self.session.call(plan, head.parts, body, self.connection, self.stream);
+        let answer = self.session.call(plan, head.parts, body, self.connection);
         self.deliver(answer, content, persistence, version)
     }
 
@@ -138,6 +146,9 @@ impl Exchange<'_> {
         version: Version,
     ) -> Persistence {
         let Answer { response, receipt } = answer;
+        if self.client.was_seen_leaving() {
+            return Persistence::Close;
+        }
         let draining = self.session.is_draining();
         let persistence = if draining { Persistence::Close } else { wanted };
         let Self { output, writer, session, .. } = self;

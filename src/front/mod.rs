@@ -8,6 +8,7 @@
 
 mod accept;
 mod body;
+mod client;
 mod connection;
 mod head;
 mod in_hand;

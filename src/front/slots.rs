@@ -1,10 +1,11 @@
 //! Who may be connected: so many at once, and no peer (an IPv6 network of /64 is one) more than half of them.
 //!
-//! Owns the count of connections. Invariant: it goes down exactly when the guard that raised it is
-//! dropped.
+//! Owns the count of connections. Invariant: it goes down once for each guard that raised it: when that is
+//! dropped, or when its connection needs no place any more, because its client has left.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::in_hand::{Busy, InHand};
@@ -43,7 +44,8 @@ impl Slots {
         taken.total += 1;
         taken.ever = taken.ever.wrapping_add(1);
         taken.by_peer.insert(peer, of_peer + 1);
-        Some(Slot { slots: Arc::clone(self), peer, number: taken.ever })
+        let released = AtomicBool::new(false);
+        Some(Slot { slots: Arc::clone(self), peer, number: taken.ever, released })
     }
 
     /// The requests that are being answered.
@@ -61,6 +63,8 @@ pub struct Slot {
     slots: Arc<Slots>,
     peer: IpAddr,
     number: usize,
+    /// Whether the place is another's already.
+    released: AtomicBool,
 }
 
 impl Slot {
@@ -68,10 +72,12 @@ impl Slot {
     pub fn begin_request(&self) -> Option<Busy<'_>> {
         self.slots.in_hand.begin(self.number)
     }
-}
 
-impl Drop for Slot {
-    fn drop(&mut self) {
+    /// Gives the place back before the connection's thread ends: its client has left.
+    pub fn release(&self) {
+        if self.released.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let mut taken = self.slots.lock();
         taken.total -= 1;
         if let Some(of_peer) = taken.by_peer.get_mut(&self.peer) {
@@ -80,6 +86,12 @@ impl Drop for Slot {
                 taken.by_peer.remove(&self.peer);
             }
         }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -113,6 +125,19 @@ mod tests {
         drop((first, second));
         let all = [slots.take(local).unwrap(), slots.take(local).unwrap()];
         drop((others, all));
+        assert!(slots.lock().by_peer.is_empty() && slots.lock().total == 0);
+    }
+
+    #[test]
+    fn a_released_place_is_free_once() {
+        let slots = Slots::new(2);
+        let [left, other] = [(); 2].map(|()| slots.take(&Connection::Unix).unwrap());
+        left.release();
+        left.release();
+        let next = slots.take(&Connection::Unix).expect("the place of a client that left");
+        drop(left);
+        assert!(slots.take(&Connection::Unix).is_none(), "it was given back before");
+        drop((other, next));
         assert!(slots.lock().by_peer.is_empty() && slots.lock().total == 0);
     }
 }

@@ -9,9 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use crate::call::{Connection, Peer};
+use crate::call::Connection;
 
 /// A listening socket.
 pub enum Listener {
@@ -126,11 +124,9 @@ impl Stream {
     }
 }
 
-impl Peer for Stream {
-    /// One who has said that nothing more will come waits for nothing either.
-    fn is_gone(&self) -> bool {
-        let mut fds = [either!(self, s => PollFd::new(s, PollFlags::RDHUP))];
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, s => s.as_fd())
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::io::{self, Write};
 use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
+use rustix::event::PollFlags;
 use tiny_http::Server;
 
 use super::body::Intake;
@@ -162,7 +164,7 @@ struct Receiver {
 
 impl Receiver {
     fn run(&self) {
-        let session = self.service.session(None);
+        let session = self.service.session(Arc::new(Unseen), None);
         loop {
             match self.server.recv() {
                 Ok(request) => {
@@ -243,7 +245,7 @@ impl Receiver {
         };
         let intake = Intake::new(plan.takes(), &self.limits, session.memory());
         match content(request, framing, &intake) {
-            Ok(body) => session.call(plan, parts, body, connection, &Unseen),
+            Ok(body) => session.call(plan, parts, body, connection),
             Err(error) => plan.refusal(&error).into(),
         }
     }
@@ -255,6 +257,14 @@ struct Unseen;
 impl Peer for Unseen {
     fn is_gone(&self) -> bool {
         false
+    }
+
+    fn was_seen_leaving(&self) -> bool {
+        false
+    }
+
+    fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        None
     }
 }
 

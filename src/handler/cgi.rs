@@ -6,6 +6,7 @@
 //! valid header block never becomes a response.
 
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
@@ -47,7 +48,7 @@ impl Handler for CgiHandler {
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
+    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
         let output = run_script(&self.route, call, execution)?;
         outcome(output, call.request.uri().path())
     }
@@ -158,6 +159,7 @@ mod tests {
         match read(stdout) {
             Ok(Outcome::Answer(answer)) => answer.response,
             Ok(Outcome::LocalRedirect(target)) => panic!("{stdout:?} redirects to {target}"),
+            Ok(Outcome::Delayed(..)) => panic!("{stdout:?} is delayed"),
             Err(error) => panic!("{stdout:?} fails: {error:?}"),
         }
     }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group,
+    pidfd_open, prlimit, waitid,
 };
 
 use super::stderr::Stderr;
@@ -50,6 +51,8 @@ pub struct Script<'a> {
     pub time_limit: Duration,
     /// How much it may write to stdout, in bytes.
     pub max_output: usize,
+    /// How many descriptors it may have, where not as many as deferd.
+    pub descriptor_limit: Option<Rlimit>,
 }
 
 /// What came of it.
@@ -63,8 +66,8 @@ pub struct Output {
 /// Runs a script to its end.
 ///
 /// # Errors
-/// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Unavailable`] if
-/// deferd is short of what a process needs, [`Error::GatewayTimeout`] past its time limit,
+/// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if deferd is
+/// short of what a process needs, and so has not started it, [`Error::GatewayTimeout`] past its time limit,
 /// [`Error::Cancelled`] if it was stopped.
 pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> {
     let name = script.program.file_name().unwrap_or_default().to_string_lossy();
@@ -100,6 +103,9 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
 /// What to tell the client when a script does not start, and what deferd's operator.
 fn cannot_start(name: &str, error: &io::Error) -> Error {
     log::warn!("script={name} cannot be started: {error}");
+    if let Some(short) = Error::shortage("cannot start the script", error) {
+        return short;
+    }
     match error.kind() {
         // No such file: the script was found, so its interpreter is what is missing.
         ErrorKind::NotFound => Error::BadGateway(
@@ -130,7 +136,7 @@ fn watch(
     script: &Script<'_>,
     execution: &Execution,
 ) -> Ending {
-    let deadline = Instant::now() + script.time_limit;
+    let deadline = execution.deadline(script.time_limit);
     let mut kill_at = None;
     loop {
         match (execution.stopped(), kill_at) {
@@ -152,7 +158,7 @@ fn watch(
             return Ending::OverOutput;
         }
         let timeout = kill_at.unwrap_or(deadline).saturating_duration_since(now);
-        if pipes.serve(group, wake, timeout) == Leader::Exited {
+        if pipes.serve(group, wake, execution, timeout) == Leader::Exited {
             return if kill_at.is_some() { Ending::Stopped } else { Ending::Exited };
         }
     }
@@ -187,6 +193,11 @@ impl Group {
             .process_group(0);
         let leader = command.spawn()?;
         let pid = Pid::from_child(&leader);
+        if let Some(limit) = &script.descriptor_limit {
+            // deferd needs many; a program that walks over all that it may have needs few. It fails only
+            // for a process that has ended already.
+            let _ = prlimit(Some(pid), Resource::Nofile, limit.clone());
+        }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
         Ok(Self { leader, pid, pidfd, status: None })
     }
@@ -283,9 +294,18 @@ impl<'a> Pipes<'a> {
     }
 
     /// Waits until something can be done, and does it.
-    fn serve(&mut self, group: &Group, wake: &OwnedFd, timeout: Duration) -> Leader {
+    fn serve(
+        &mut self,
+        group: &Group,
+        wake: &OwnedFd,
+        execution: &Execution,
+        timeout: Duration,
+    ) -> Leader {
         let timeout = if group.pidfd.is_none() { timeout.min(TICK) } else { timeout };
-        let ready = self.wait(group, wake, timeout);
+        let ready = self.wait(group, wake, execution, timeout);
+        if ready.client {
+            execution.look();
+        }
         if ready.wake {
             let _ = rustix::io::read(wake, &mut [0; 8]);
         }
@@ -301,7 +321,14 @@ impl<'a> Pipes<'a> {
         if ready.leader || group.pidfd.is_none() { group.leader() } else { Leader::Runs }
     }
 
-    fn wait(&self, group: &Group, wake: &OwnedFd, timeout: Duration) -> ReadyPipes {
+    fn wait(
+        &self,
+        group: &Group,
+        wake: &OwnedFd,
+        execution: &Execution,
+        timeout: Duration,
+    ) -> ReadyPipes {
+        let client = execution.watched();
         let stdin = self.stdin.as_ref().map(|(pipe, _)| pipe.as_fd());
         let stdout = self.stdout.as_ref().map(AsFd::as_fd);
         let stderr = self.stderr.as_ref().map(AsFd::as_fd);
@@ -312,6 +339,7 @@ impl<'a> Pipes<'a> {
             (stdout, PollFlags::IN),
             (stderr, PollFlags::IN),
             (pidfd, PollFlags::IN),
+            (client.map(|(fd, _)| fd), client.map_or(PollFlags::empty(), |(_, flags)| flags)),
         ];
         let mut fds = Vec::with_capacity(sources.len());
         for (fd, flags) in &sources {
@@ -330,6 +358,7 @@ impl<'a> Pipes<'a> {
             stdout: next(stdout.is_some()),
             stderr: next(stderr.is_some()),
             leader: next(pidfd.is_some()),
+            client: next(client.is_some()),
         }
     }
 
@@ -399,6 +428,7 @@ struct ReadyPipes {
     stdout: bool,
     stderr: bool,
     leader: bool,
+    client: bool,
 }
 
 /// Reads once; at the end of the stream, or when it is broken, the pipe is closed. `None` when there

@@ -17,6 +17,7 @@ pub mod stderr;
 pub mod upstream;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response, StatusCode};
+use rustix::process::Rlimit;
 
 use crate::call::{Answer, Call, empty};
 use crate::error::Error;
@@ -35,6 +37,8 @@ pub enum Outcome {
     Answer(Answer),
     /// The answer is that of `GET` on this target of ours (RFC 3875 section 6.2.2).
     LocalRedirect(PathAndQuery),
+    /// This answer, after this span: whoever runs the request waits, and holds nothing meanwhile.
+    Delayed(Answer, Duration),
 }
 
 impl<T: Into<Answer>> From<T> for Outcome {
@@ -71,7 +75,7 @@ pub trait Handler: Send + Sync {
     ///
     /// # Errors
     /// The error that stands for the answer.
-    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error>;
+    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error>;
 
     /// Whether a script or an upstream writes the fields of its answers, so that deferd adds none to them.
     fn relays_fields(&self) -> bool {
@@ -109,4 +113,6 @@ pub struct ScriptRoute {
     pub time_limit: Duration,
     /// How much a script may write to stdout, in bytes.
     pub max_output: usize,
+    /// How many descriptors a script may have, where not as many as deferd.
+    pub descriptor_limit: Option<Rlimit>,
 }

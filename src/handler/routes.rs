@@ -1,14 +1,16 @@
 //! The route table: which handler stands behind which path prefix, and the one way to run it.
 //!
 //! Owns the handlers. Every request, deferred or not, built-in or not, goes through
-//! [`Routes::run`]. Invariants: the longest matching prefix wins; a prefix ends at a segment
+//! [`Routes::run`]. Waits for nothing: what follows from a local redirect is the caller's, who leaves one
+//! lane before it enters the next. Invariants: the longest matching prefix wins; a prefix ends at a segment
 //! boundary; a handler's panic becomes a `500` and goes no further.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
@@ -16,7 +18,7 @@ use super::retry::Retry;
 use super::{Handler, Outcome};
 use crate::call::{Answer, Call, Verbatim};
 use crate::error::Error;
-use crate::job::execution::Execution;
+use crate::job::execution::{Execution, OnLeave};
 use crate::queue::Gate;
 use crate::store::StartRecord;
 
@@ -40,8 +42,12 @@ pub enum Pages {
 pub struct Route {
     /// The path prefix, beginning with a slash.
     pub prefix: String,
-    /// Where its jobs wait while as many as may run at once do; `None` without such a limit.
+    /// Where its jobs and callers wait while as many as may run at once do; `None` without such a limit.
     pub gate: Option<Arc<Gate>>,
+    /// Where its callers wait if its jobs have no limit of their own.
+    pub callers: Option<Arc<Gate>>,
+    /// What becomes of a synchronous run whose client leaves.
+    pub on_leave: OnLeave,
     /// How long a request of this route may take.
     pub time_limit: Duration,
     /// What has to be known of its jobs after a crash.
@@ -58,6 +64,11 @@ impl Route {
     /// Whether a job that ran when the process ended is to be run again.
     pub fn runs_again(&self) -> bool {
         self.start_record == StartRecord::Never
+    }
+
+    /// Where its synchronous callers wait for their turn.
+    pub fn lane_of_callers(&self) -> Option<&Arc<Gate>> {
+        self.gate.as_ref().or(self.callers.as_ref())
     }
 }
 
@@ -85,63 +96,113 @@ impl Routes {
         &self.0[index.0]
     }
 
-    /// Whether any route tries its jobs again.
-    pub fn has_retry(&self) -> bool {
-        self.0.iter().any(|route| route.retry.is_some())
-    }
-
-    /// Runs a request by the handler of its route, following local redirects.
-    pub fn run(&self, index: RouteIndex, call: &Call, execution: &Execution) -> Answer {
-        let run = || self.follow(index, call, execution);
-        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            log::error!("route={} its handler panicked", self.get(index).prefix);
+    /// Runs a request by the handler of its route.
+    ///
+    /// # Errors
+    /// Those of the handler.
+    pub fn run(
+        &self,
+        index: RouteIndex,
+        call: &Call,
+        execution: &Arc<Execution>,
+    ) -> Result<Outcome, Error> {
+        let Route { prefix, handler, .. } = self.get(index);
+        let run = || handler.run(call, execution);
+        let mut outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            log::error!("route={prefix} its handler panicked");
             Err(Error::Internal("the handler panicked".into()))
         });
-        result.unwrap_or_else(|error| error.response().into())
+        if let Ok(Outcome::Answer(answer)) = &mut outcome
+            && handler.relays_fields()
+        {
+            answer.response.extensions_mut().insert(Verbatim);
+        }
+        outcome
     }
 
-    fn follow(
-        &self,
-        mut index: RouteIndex,
-        call: &Call,
-        execution: &Execution,
-    ) -> Result<Answer, Error> {
-        let mut redirect = None;
-        for _ in 0..=MAX_LOCAL_REDIRECTS {
-            let call = redirect.as_ref().unwrap_or(call);
-            let handler = &self.get(index).handler;
-            match handler.run(call, execution)? {
-                Outcome::Answer(mut answer) => {
-                    if handler.relays_fields() {
-                        answer.response.extensions_mut().insert(Verbatim);
-                    }
-                    return Ok(answer);
-                }
-                Outcome::LocalRedirect(target) => {
-                    let next = redirected(call, target);
-                    index = self.find(next.request.uri().path())?;
-                    redirect = Some(next);
-                }
-            }
+    /// The request that a local redirect stands for, checked like any other request of the same owner.
+    ///
+    /// # Errors
+    /// [`Error::BadGateway`] if this redirect is one too many; that of the target's handler, if it can
+    /// never run.
+    pub fn redirect(&self, from: &Hop<'_>, target: PathAndQuery) -> Result<Redirected, Error> {
+        let count = from.count + 1;
+        if count > MAX_LOCAL_REDIRECTS {
+            let what = format!("more than {MAX_LOCAL_REDIRECTS} local redirects");
+            return Err(Error::BadGateway(what.into()));
         }
-        Err(Error::BadGateway("too many local redirects".into()))
+        let head = redirected(from.call, target);
+        let route = self.find(head.uri.path())?;
+        self.get(route).handler.check(&head)?;
+        let Call { connection, owner, auth_type, .. } = from.call;
+        let request = Request::from_parts(head, Bytes::new());
+        let call =
+            Call { request, connection: *connection, owner: owner.clone(), auth_type: *auth_type };
+        Ok(Redirected { call, route, count, deadline: from.deadline })
     }
 }
 
-/// The request that a local redirect stands for: a GET of the new target with the same fields, but
-/// for those that describe the content.
-fn redirected(call: &Call, target: PathAndQuery) -> Call {
-    let old = &call.request;
-    let mut request = Request::new(Bytes::new());
-    *request.method_mut() = if old.method() == Method::HEAD { Method::HEAD } else { Method::GET };
-    *request.uri_mut() = Uri::from(target);
-    *request.version_mut() = old.version();
-    *request.headers_mut() = old.headers().clone();
-    for name in [http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH] {
-        request.headers_mut().remove(name);
+/// A request that was run and led to a local redirect.
+pub struct Hop<'a> {
+    /// The request.
+    pub call: &'a Call,
+    /// How many redirects have led to it.
+    pub count: usize,
+    /// When the first request of all, and so every one behind it, must be over.
+    pub deadline: Instant,
+}
+
+/// A request that stands for the one that a client has sent.
+pub struct Redirected {
+    /// The request.
+    pub call: Call,
+    /// What runs it.
+    pub route: RouteIndex,
+    /// How many redirects have led to it.
+    pub count: usize,
+    /// When it must be over: one deadline covers them all.
+    pub deadline: Instant,
+}
+
+impl Redirected {
+    /// The request, as the next redirect sees it.
+    pub const fn hop(&self) -> Hop<'_> {
+        Hop { call: &self.call, count: self.count, deadline: self.deadline }
     }
-    let (connection, owner, auth_type) = (call.connection, call.owner.clone(), call.auth_type);
-    Call { request, connection, owner, auth_type }
+}
+
+/// When a delayed answer goes out, and which: past the deadline of a redirect it is `504`.
+pub fn delayed_until(
+    answer: Answer,
+    span: Duration,
+    deadline: Option<Instant>,
+) -> (Answer, Instant) {
+    let at = Instant::now() + span;
+    match deadline {
+        Some(deadline) if deadline < at => (too_late().response().into(), deadline),
+        _ => (answer, at),
+    }
+}
+
+/// The error of a redirected request that is not answered by its deadline.
+pub fn too_late() -> Error {
+    let what = "a local redirect was not answered within the timeout of the first route";
+    Error::GatewayTimeout(what.into())
+}
+
+/// The head of the request that a local redirect stands for: a GET of the new target with the same
+/// fields, but for those that describe the content.
+fn redirected(call: &Call, target: PathAndQuery) -> Parts {
+    let old = &call.request;
+    let mut head = Request::new(()).into_parts().0;
+    head.method = if old.method() == Method::HEAD { Method::HEAD } else { Method::GET };
+    head.uri = Uri::from(target);
+    head.version = old.version();
+    head.headers = old.headers().clone();
+    for name in [http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH] {
+        head.headers.remove(name);
+    }
+    head
 }
 
 /// Whether `prefix` covers `path`: up to a slash, or the whole of it.

@@ -4,6 +4,7 @@
 //! `child`'s. Invariant: exit 0 is `200` and nothing else is.
 
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -39,7 +40,7 @@ impl Handler for RunHandler {
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
+    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
         if call.request.method() == Method::OPTIONS {
             // A plain program knows of no methods: it would do its work.
             return Ok(options(ANY_METHOD).into());
@@ -64,6 +65,7 @@ pub fn run_script(
         stdin: call.request.body(),
         time_limit: route.time_limit,
         max_output: route.max_output,
+        descriptor_limit: route.descriptor_limit,
     };
     child::run(&script, execution)
 }

@@ -1,17 +1,26 @@
 //! The line between a running handler and everybody who wants something of it: stop it, see its progress.
 //!
-//! Owns the stop signal of each running handler, its last line of stderr and the tail of its log.
-//! Does not know what a handler is. Invariant: a stop that was asked for is never lost: it is seen
-//! by a handler that starts waiting, or registers its waker, after the fact.
+//! Owns the stop signal of each running handler, its last line of stderr and the tail of its log; and the
+//! client for whom it runs, if one waits: a client that leaves stops the run. Does not know what a handler
+//! is. Invariant: a stop that was asked for is never lost: it is seen by a handler that starts waiting, or
+//! registers its waker, after the fact.
 
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
+
 use super::JobId;
+use crate::call::Peer;
 use crate::memory::Allowance;
 
 /// How much of a job's stderr is kept, in bytes.
 const LOG_TAIL: usize = 8 * 1024;
+
+/// How often a wait that does not watch the client's socket looks whether the client has left.
+pub const LOOK: Duration = Duration::from_millis(250);
 
 /// How much of the last line `x-progress` shows, in characters.
 const PROGRESS_CHARS: usize = 100;
@@ -25,6 +34,16 @@ pub enum Stop {
     Kill,
 }
 
+/// What becomes of a run whose client leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLeave {
+    /// It is cancelled.
+    #[default]
+    Cancel,
+    /// It goes on: `ignore-abort=yes`.
+    GoOn,
+}
+
 type Waker = Box<dyn Fn() + Send>;
 
 /// The line to a handler: for one job, or for a thread that runs one request after the other while their
@@ -35,6 +54,10 @@ pub struct Execution {
     job: Option<JobId>,
     /// Whose memory is charged for what the handler produces.
     memory: Allowance,
+    /// The client that waits; `None` for a job.
+    client: Option<Arc<dyn Peer>>,
+    /// Whether what runs now is cancelled when the client leaves. Set by the client's thread alone.
+    goes_on: AtomicBool,
     signal: Mutex<Signal>,
     changed: Condvar,
     stderr: Mutex<Stderr>,
@@ -46,6 +69,8 @@ struct Signal {
     stop: Option<Stop>,
     /// Set by a handler that waits in the kernel, dropped by its [`WakerGuard`].
     waker: Option<Waker>,
+    /// When all that a request has led to must be over: set while a local redirect is followed.
+    deadline: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -61,7 +86,9 @@ impl Execution {
     pub fn new(job: Option<JobId>, memory: Allowance) -> Self {
         Self {
             job,
+            client: None,
             memory,
+            goes_on: AtomicBool::new(false),
             signal: Mutex::default(),
             changed: Condvar::new(),
             stderr: Mutex::default(),
@@ -71,6 +98,42 @@ impl Execution {
     /// Returns whose memory is charged for what the handler produces.
     pub const fn memory(&self) -> &Allowance {
         &self.memory
+    }
+
+    /// The line to all that runs while this client waits, one request after the other.
+    pub fn watching(client: Arc<dyn Peer>, memory: Allowance) -> Self {
+        Self { client: Some(client), ..Self::new(None, memory) }
+    }
+
+    /// Says what becomes of what runs next if its client leaves.
+    pub fn set_on_leave(&self, on_leave: OnLeave) {
+        self.goes_on.store(on_leave == OnLeave::GoOn, Ordering::Relaxed);
+    }
+
+    /// Looks whether the client has left, which stops the run. Unless it goes on: then the client's
+    /// connection gives its place back, and that is all.
+    pub fn look(&self) {
+        let is_gone = self.client.as_ref().is_some_and(|client| client.is_gone());
+        if is_gone && !self.goes_on.load(Ordering::Relaxed) {
+            self.stop(Stop::Cancel);
+        }
+    }
+
+    /// What to watch, beside all else that a handler waits for, to see the client leave; when something
+    /// comes of it, [`look`](Self::look).
+    pub fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.client.as_ref().and_then(|client| client.watched())
+    }
+
+    /// Sets, or lifts, the one deadline of a request that is redirected.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        lock(&self.signal).deadline = deadline;
+    }
+
+    /// When what begins now, and may take `time_limit`, must be over.
+    pub fn deadline(&self, time_limit: Duration) -> Instant {
+        let own = Instant::now() + time_limit;
+        lock(&self.signal).deadline.map_or(own, |deadline| deadline.min(own))
     }
 
     /// The job's id as the log shows it: `-` where there is none.
@@ -95,14 +158,14 @@ impl Execution {
         lock(&self.signal).stop
     }
 
-    /// Waits for `span`, or until asked to stop.
+    /// Waits for `span`, or until asked to stop, or the client leaves.
     ///
     /// # Errors
     /// The stop, if one was asked for.
     pub fn sleep(&self, span: Duration) -> Result<(), Stop> {
         let deadline = Instant::now() + span;
-        let mut signal = lock(&self.signal);
         loop {
+            let mut signal = lock(&self.signal);
             if let Some(stop) = signal.stop {
                 return Err(stop);
             }
@@ -110,8 +173,12 @@ impl Execution {
             if left.is_zero() {
                 return Ok(());
             }
+            let slice = if self.client.is_some() { left.min(LOOK) } else { left };
             signal =
-                self.changed.wait_timeout(signal, left).unwrap_or_else(PoisonError::into_inner).0;
+                self.changed.wait_timeout(signal, slice).unwrap_or_else(PoisonError::into_inner).0;
+            // The look may stop this run, and takes the lock for it.
+            drop(signal);
+            self.look();
         }
     }
 
@@ -205,10 +272,18 @@ struct Runs {
 }
 
 impl Executions {
-    /// Begins the run of a job, which counts until the returned guard is dropped; or opens the line for
-    /// all that clients wait for on one thread, one after the other.
-    pub fn begin(&self, job: Option<JobId>, memory: Allowance) -> Run {
-        let execution = Arc::new(Execution::new(job, memory));
+    /// Begins the run of a job, which counts until the returned guard is dropped.
+    pub fn begin(&self, job: JobId, memory: Allowance) -> Run {
+        self.enter(Execution::new(Some(job), memory))
+    }
+
+    /// Opens the line to all that runs while this client waits.
+    pub fn begin_for(&self, client: Arc<dyn Peer>, memory: Allowance) -> Run {
+        self.enter(Execution::watching(client, memory))
+    }
+
+    fn enter(&self, execution: Execution) -> Run {
+        let execution = Arc::new(execution);
         let mut runs = lock(&self.0);
         if let Some(stop) = runs.stop {
             execution.stop(stop);
@@ -218,7 +293,7 @@ impl Executions {
             runs.running.push(None);
         }
         runs.running[place] = Some(Arc::clone(&execution));
-        runs.jobs += usize::from(job.is_some());
+        runs.jobs += usize::from(execution.job.is_some());
         drop(runs);
         Run { runs: Arc::clone(&self.0), place, execution }
     }
@@ -316,12 +391,49 @@ mod tests {
         assert_eq!(execution.log(), [b'#'; LOG_TAIL]);
     }
 
+    /// A client that has left, and no socket.
+    struct Left;
+
+    impl Peer for Left {
+        fn is_gone(&self) -> bool {
+            true
+        }
+
+        fn was_seen_leaving(&self) -> bool {
+            true
+        }
+
+        fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_ends_a_sleep() {
+        let execution = Execution::watching(Arc::new(Left), Allowance::default());
+        execution.set_on_leave(OnLeave::GoOn);
+        assert_eq!(execution.sleep(Duration::from_millis(1)), Ok(()));
+        execution.set_on_leave(OnLeave::Cancel);
+        assert_eq!(execution.sleep(Duration::from_secs(3600)), Err(Stop::Cancel));
+    }
+
+    #[test]
+    fn a_redirects_deadline_shortens_every_time_limit() {
+        let execution = Execution::default();
+        let soon = Instant::now() + Duration::from_secs(1);
+        execution.set_deadline(Some(soon));
+        assert_eq!(execution.deadline(Duration::from_secs(3600)), soon);
+        assert!(execution.deadline(Duration::ZERO) < soon);
+        execution.set_deadline(None);
+        assert!(execution.deadline(Duration::from_secs(3600)) > soon);
+    }
+
     #[test]
     fn a_run_that_begins_after_the_end_is_stopped() {
         let runs = Executions::default();
-        let early = runs.begin(JobId::new(1), Allowance::default());
+        let early = runs.begin(JobId::new(1).unwrap(), Allowance::default());
         runs.stop_all(Stop::Cancel);
-        let late = runs.begin(None, Allowance::default());
+        let late = runs.begin_for(Arc::new(Left), Allowance::default());
         assert_eq!(runs.len(), 1);
         assert_eq!(early.execution.stopped(), Some(Stop::Cancel));
         assert_eq!(late.execution.stopped(), Some(Stop::Cancel));

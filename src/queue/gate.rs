@@ -1,17 +1,19 @@
 //! A gate: how many jobs of one route run at once, and who is next.
 //!
-//! Owns the line of those who wait, jobs and synchronous callers alike, in order. Delays, never
-//! refuses. Invariant: passes given out and not dropped never exceed the limit, and a pass that comes
-//! back goes to the next in line, whose receiver may be gone: then to the one behind.
+//! Owns the line of those who wait, jobs and synchronous callers alike, in order; or of the callers alone,
+//! where only they are bounded. Delays, never refuses. Invariant: passes given out and not dropped never
+//! exceed the limit, and a pass that comes back goes to the next in line, whose receiver may be gone: then
+//! to the one behind.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded};
 
 use super::{Ready, Task};
 use crate::error::Error;
+use crate::job::execution::{Execution, LOOK};
 use crate::store::JobKey;
 
 /// The gate of one route.
@@ -67,8 +69,13 @@ impl Gate {
     /// Waits until the caller may go through.
     ///
     /// # Errors
-    /// [`Error::GatewayTimeout`] after `time_limit`.
-    pub fn enter(self: &Arc<Self>, time_limit: Duration) -> Result<Pass, Error> {
+    /// [`Error::GatewayTimeout`] past `deadline`, [`Error::Cancelled`] if the caller is stopped or its
+    /// client leaves.
+    pub fn enter(
+        self: &Arc<Self>,
+        deadline: Instant,
+        execution: &Execution,
+    ) -> Result<Pass, Error> {
         let mut line = self.lock();
         if line.busy < self.limit {
             line.busy += 1;
@@ -77,11 +84,30 @@ impl Gate {
         let (sender, receiver) = bounded(1);
         line.waiting.push_back(Waiter::Caller(sender.clone()));
         drop(line);
-        receiver.recv_timeout(time_limit).map_err(|_| {
-            let gone = |w: &Waiter| matches!(w, Waiter::Caller(s) if s.same_channel(&sender));
-            self.lock().waiting.retain(|waiter| !gone(waiter));
-            Error::GatewayTimeout("too many jobs of this route are running".into())
-        })
+        let error = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Ok(pass) = receiver.recv_timeout(left.min(LOOK)) {
+                return Ok(pass);
+            }
+            execution.look();
+            if execution.stopped().is_some() {
+                break Error::Cancelled;
+            }
+            if left.is_zero() {
+                break self.too_late();
+            }
+        };
+        let gone = |w: &Waiter| matches!(w, Waiter::Caller(s) if s.same_channel(&sender));
+        self.lock().waiting.retain(|waiter| !gone(waiter));
+        Err(error)
+    }
+
+    /// The error of a request whose turn does not come in time.
+    pub fn too_late(&self) -> Error {
+        let limit = self.limit;
+        let what =
+            format!("no turn within the route's timeout: {limit} of its requests run at once");
+        Error::GatewayTimeout(format!("{what} (concurrency)").into())
     }
 
     /// Drops the jobs from the line that do not wait any more.

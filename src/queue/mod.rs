@@ -194,14 +194,17 @@ impl Queue {
                 recv(self.granted) -> ready => return ready.ok(),
                 recv(self.receiver) -> task => task.ok()?,
             };
-            match task.gate.clone() {
-                None => return Some(Ready { task, pass: None }),
-                Some(gate) => {
-                    if let Some(ready) = gate.admit(task) {
-                        return Some(ready);
-                    }
-                }
+            if let Some(ready) = Self::admit_to_lane(task) {
+                return Some(ready);
             }
+        }
+    }
+
+    /// Lets a task run now if its lane has room; else it waits there, and comes by [`next`](Self::next).
+    pub fn admit_to_lane(task: Task) -> Option<Ready> {
+        match task.gate.clone() {
+            None => Some(Ready { task, pass: None }),
+            Some(gate) => gate.admit(task),
         }
     }
 }
@@ -209,10 +212,11 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use crate::call::Owner;
     use crate::error::Error;
+    use crate::job::execution::{Execution, Stop};
     use crate::job::{JobId, Stamp};
 
     fn key(n: u64) -> JobKey {
@@ -303,13 +307,26 @@ mod tests {
     #[test]
     fn a_caller_waits_in_line_and_gives_up_in_time() {
         let gate = Queue::new(8).new_gate(1);
-        let pass = gate.enter(Duration::ZERO).unwrap();
-        assert!(matches!(gate.enter(Duration::from_millis(5)), Err(Error::GatewayTimeout(_))));
+        let enter = |span| gate.enter(Instant::now() + span, &Execution::default());
+        let pass = enter(Duration::ZERO).unwrap();
+        assert!(matches!(enter(Duration::from_millis(5)), Err(Error::GatewayTimeout(_))));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| gate.enter(Duration::from_secs(60)).is_ok());
+            let waiting = scope.spawn(|| enter(Duration::from_secs(60)).is_ok());
             drop(pass);
             assert!(waiting.join().unwrap());
         });
-        assert!(gate.enter(Duration::ZERO).is_ok(), "every pass came back");
+        assert!(enter(Duration::ZERO).is_ok(), "every pass came back");
+    }
+
+    #[test]
+    fn a_stopped_caller_leaves_its_line() {
+        let gate = Queue::new(8).new_gate(1);
+        let hour = Instant::now() + Duration::from_secs(3600);
+        let pass = gate.enter(hour, &Execution::default()).unwrap();
+        let stopped = Execution::default();
+        stopped.stop(Stop::Cancel);
+        assert!(matches!(gate.enter(hour, &stopped), Err(Error::Cancelled)));
+        drop(pass);
+        assert!(gate.enter(Instant::now(), &Execution::default()).is_ok(), "the pass is free");
     }
 }

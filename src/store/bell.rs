@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::JobKey;
 
 /// How often somebody who waits looks around for reasons that ring no bell, as a client that left.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Wakes those who wait for a job.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Bell {
         self.lock().values().flatten().for_each(Thread::unpark);
     }
 
-    /// Waits for `span`, or until `is_over` says so: asked at first, at each ring, and twice a second.
+    /// Waits for `span`, or until `is_over` says so: asked at first, at each ring, and each [`LOOK`].
     pub fn wait(&self, job: &JobKey, span: Duration, is_over: impl Fn() -> bool) {
         let deadline = Instant::now() + span;
         let _place = Place::take(self, job);

@@ -2,7 +2,7 @@
 //!
 //! Owns the one wait of all of them. ureq hands kept connections from call to call and tells them nothing of
 //! the call; every wait of a call happens in its own thread, so its line is found there. Invariant: no wait
-//! outlasts the limit of its phase, or a stop.
+//! outlasts the limit of its phase, a stop, or the client for whom the call is made.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
@@ -45,6 +45,8 @@ enum Origin {
 /// What the sockets of a call need to know of it.
 pub struct Current {
     wake: Arc<Wake>,
+    /// Where a client that leaves is told.
+    execution: Arc<Execution>,
     /// Of the whole call.
     deadline: Instant,
     /// How long connecting may take.
@@ -81,14 +83,18 @@ impl<'a> Line<'a> {
     /// Opens the line of a call in this thread, with its deadline and how long connecting may take.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where no descriptor is left, [`Error::Cancelled`] where it was stopped
+    /// [`Error::Shortage`] where no descriptor is left, [`Error::Cancelled`] where it was stopped
     /// before it began.
     pub fn open(
-        execution: &'a Execution,
+        execution: &'a Arc<Execution>,
         (deadline, connect_limit): (Instant, Duration),
     ) -> Result<Self, Error> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let short = |error| Error::Unavailable(format!("cannot call the upstream: {error}").into());
+        let short = |error: rustix::io::Errno| {
+            let error = error.into();
+            let what = "cannot call the upstream";
+            Error::shortage(what, &error).unwrap_or(Error::Internal(what.into()))
+        };
         let wake = Wake { stopped: AtomicBool::new(false), event: event.map_err(short)? };
         let wake = Arc::new(wake);
         let waker = Arc::clone(&wake);
@@ -101,8 +107,10 @@ impl<'a> Line<'a> {
         }
         let (phase, origin) = (Cell::new(Phase::Sending), Cell::new(Origin::Kept));
         let limit = Cell::new(deadline);
+        let execution = Arc::clone(execution);
         let noise = Noise::new();
-        let current = Current { wake, deadline, connect_limit, limit, phase, noise, origin };
+        let current =
+            Current { wake, execution, deadline, connect_limit, limit, phase, noise, origin };
         let current = Rc::new(current);
         CURRENT.set(Some(Rc::clone(&current)));
         Ok(Self { current, _waker: guard })
@@ -161,10 +169,20 @@ impl Current {
         loop {
             let left = self.limit.get().saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).ok();
-            let mut fds = [PollFd::new(&fd, flags), PollFd::new(&self.wake.event, PollFlags::IN)];
+            let client = self.execution.watched();
+            let (wake, no_flags) = (self.wake.event.as_fd(), PollFlags::empty());
+            let (watched, leaving) = client.unwrap_or((wake, no_flags));
+            let mut fds = [
+                PollFd::new(&fd, flags),
+                PollFd::from_borrowed_fd(wake, PollFlags::IN),
+                PollFd::from_borrowed_fd(watched, leaving),
+            ];
             // An interrupted wait is an empty one: the loop looks at its clock.
             let _ = poll(&mut fds, timeout.as_ref());
-            let ready = !fds[0].revents().is_empty();
+            let (ready, left) = (!fds[0].revents().is_empty(), !fds[2].revents().is_empty());
+            if left {
+                self.execution.look();
+            }
             self.may_go_on()?;
             if ready {
                 return Ok(());

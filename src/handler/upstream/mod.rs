@@ -13,7 +13,8 @@ mod request;
 mod resolve;
 mod socket;
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Method, Response};
+use rustix::io::Errno;
 use ureq::{Agent, Body};
 
 use super::hop_by_hop::{self, Direction};
@@ -100,8 +102,8 @@ impl Handler for UpstreamHandler {
         request::target(&self.route, &request.uri).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Execution) -> Result<Outcome, Error> {
-        let line = Line::open(execution, self.limits())?;
+    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
+        let line = Line::open(execution, self.limits(execution))?;
         let answer = self.call(call, &line).and_then(|response| {
             line.begin_content();
             self.answer(call.request.method(), response, &line, execution.memory())
@@ -137,8 +139,8 @@ impl From<ureq::Error> for Failure {
 }
 
 impl UpstreamHandler {
-    fn limits(&self) -> (Instant, Duration) {
-        (Instant::now() + self.route.time_limit, self.route.connect_limit)
+    fn limits(&self, execution: &Execution) -> (Instant, Duration) {
+        (execution.deadline(self.route.time_limit), self.route.connect_limit)
     }
 
     /// Sends the request and receives the head of the answer. A kept connection may have been closed by
@@ -244,6 +246,8 @@ impl UpstreamHandler {
 }
 
 const INVALID: &str = "its answer is not valid HTTP";
+/// That is not the upstream's fault, so it says nothing of it.
+const CANNOT_CONNECT: &str = "no connection to the upstream can be opened";
 const TOO_LARGE: &str = "its answer is larger than max-output";
 
 fn bad(what: &str) -> Error {
@@ -254,10 +258,18 @@ impl Phase {
     /// How a failure in this phase reads.
     fn error(self, cause: &ureq::Error) -> Error {
         let kind = match cause {
-            ureq::Error::Io(error) if is_shortage(error) => {
-                return Error::Unavailable("no connection to the upstream can be opened".into());
+            ureq::Error::Io(error) => {
+                // Nothing was sent yet: a job may be tried again.
+                if matches!(self, Self::Resolving | Self::Connecting)
+                    && let Some(short) = Error::shortage(CANNOT_CONNECT, error)
+                {
+                    return short;
+                }
+                if error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error()) {
+                    return Error::Unavailable(format!("{CANNOT_CONNECT}: {error}").into());
+                }
+                error.kind()
             }
-            ureq::Error::Io(error) => error.kind(),
             ureq::Error::LargeResponseHeader(..) => {
                 return bad("the head of its answer is too large");
             }
@@ -284,11 +296,4 @@ impl Phase {
             (Self::Receiving, _) => bad("its answer broke off"),
         }
     }
-}
-
-/// Whether the system is short of what a connection needs: that is not the upstream's fault.
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let short = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    short.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

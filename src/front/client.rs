@@ -1,0 +1,72 @@
+//! The client at the other end of a connection: whether it is still there, and its place.
+//!
+//! Owns the rule by which a client has left: after a reset; and, unless it may wait on with its write side
+//! closed, once that is closed. Invariant: whoever sees that it has left gives its place back at once,
+//! whatever its connection's thread still has to end.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::Version;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::head::Persistence;
+use super::slots::Slot;
+use super::stream::Stream;
+use crate::call::Peer;
+
+/// A connection with its place.
+pub struct Client {
+    /// The connection.
+    pub stream: Arc<Stream>,
+    /// Its place.
+    pub slot: Slot,
+    /// Whether a closed write side means that it has left. Set by the connection's thread for each request.
+    must_stay: AtomicBool,
+    /// Set once, by the first look that finds it gone.
+    left: AtomicBool,
+}
+
+impl Client {
+    /// A client that has just connected.
+    pub fn new(stream: Arc<Stream>, slot: Slot) -> Self {
+        let (must_stay, left) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self { stream, slot, must_stay, left }
+    }
+
+    /// Begins a request. A client that sends one request only may close its write side behind it and wait
+    /// on, as `nc -N` does; one that keeps its connection has no reason to (RFC 9112 section 9.6).
+    pub fn begin_request(&self, version: Version, persistence: Persistence) {
+        let must_stay = version == Version::HTTP_11 && persistence == Persistence::KeepAlive;
+        self.must_stay.store(must_stay, Ordering::Relaxed);
+    }
+
+    /// What shows that it leaves: a reset is told even to a `poll` that asks for nothing.
+    fn flags(&self) -> PollFlags {
+        if self.must_stay.load(Ordering::Relaxed) { PollFlags::RDHUP } else { PollFlags::empty() }
+    }
+}
+
+impl Peer for Client {
+    fn is_gone(&self) -> bool {
+        if self.was_seen_leaving() {
+            return true;
+        }
+        let mut fds = [PollFd::new(&*self.stream, self.flags())];
+        let is_gone = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0);
+        if is_gone {
+            self.left.store(true, Ordering::Release);
+            self.slot.release();
+        }
+        is_gone
+    }
+
+    fn was_seen_leaving(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        (!self.was_seen_leaving()).then(|| (self.stream.as_fd(), self.flags()))
+    }
+}
