@@ -90,7 +90,7 @@ struct Waiting {
 enum Due {
     /// It is handed to the queue, for its next attempt.
     Again(Task),
-    /// It is done with this answer. Until then it has a place in the queue.
+    /// It is done with this answer. Until then it has a place.
     Answer(JobKey, Answer, Permit),
     /// Its redirect has waited for too long.
     TooLate(JobKey),

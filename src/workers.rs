@@ -43,6 +43,8 @@ struct Pool {
     jobs: Arc<Jobs>,
     routes: Arc<Routes>,
     attempts: Arc<Attempts>,
+    /// How many workers there are.
+    count: usize,
 }
 
 /// Starts `count` workers that run until the queue is closed.
@@ -51,7 +53,7 @@ struct Pool {
 /// When no thread can be had.
 pub fn start(count: usize, jobs: &Arc<Jobs>, routes: &Arc<Routes>) -> io::Result<ThreadPool> {
     let (jobs, routes, attempts) = (Arc::clone(jobs), Arc::clone(routes), Arc::default());
-    let workers = Pool { jobs, routes, attempts };
+    let workers = Pool { jobs, routes, attempts, count };
     let line = workers.clone();
     thread::Builder::new().name("attempts".into()).spawn(move || line.serve_attempts())?;
     let pool = threadpool::Builder::new().num_threads(count).thread_name("worker".into()).build();
@@ -94,7 +96,8 @@ impl Pool {
             Ok(Outcome::Delayed(answer, span)) => {
                 let bound = attempt.redirected.as_ref().map(|redirected| redirected.deadline);
                 let (answer, at) = delayed_until(answer, span, bound);
-                self.attempts.answer(job, attempt, answer, self.jobs.queue.admit(), at);
+                let permit = self.jobs.queue.admit_delay(self.count);
+                self.attempts.answer(job, attempt, answer, permit, at);
             }
             Ok(Outcome::LocalRedirect(target)) => return self.redirect(job, attempt, target),
             Err(error @ Error::Shortage(_)) => self.put_off(job, attempt, &error),

@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
+use support::hold::Hold;
 use support::{Ability, Client, Deferd, Meeting, Reply, eventually, lacks};
 
 const LARGE: usize = 16 << 20;
@@ -351,7 +352,8 @@ fn a_deferred_collection_that_is_deleted_or_cancelled_leaves_the_inner_result() 
     for end in ["none", "delete", "cancel"] {
         let inner = done_with(&mut client, 100);
         // The one worker is taken until the outer job has met its fate.
-        let blocker = client.store("GET", "/_admin/sleep?duration=3600", b"");
+        let hold = Hold::new();
+        let blocker = hold.start(&mut client);
         let outer = client.store("PUT", &job(&inner), b"");
         let behind = client.store("GET", "/_api/version", b"");
         match end {

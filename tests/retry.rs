@@ -9,8 +9,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use support::hold::Hold;
 use support::upstream::{Then, Upstream};
-use support::{Client, Deferd, Meeting, accept, eventually};
+use support::{Client, Deferd, Meeting, accept, eventually, fixtures};
 
 /// An upstream that answers the first `failures` requests with this, and then with `200`.
 fn failing(failures: usize, answer: &'static str) -> Upstream {
@@ -150,15 +151,18 @@ fn a_job_between_two_attempts_holds_no_worker_and_says_what_it_waits_for() {
 #[test]
 fn a_job_between_two_attempts_is_cancelled_at_once() {
     let upstream = failing(FOREVER, UNAVAILABLE);
-    let deferd = deferd(&upstream, ",retry=1,backoff=1h", &["--workers", "1"]);
+    let scripts = format!("/run/=run:{}", fixtures().display());
+    let arguments = ["--workers", "1", "--route", scripts.as_str()];
+    let deferd = deferd(&upstream, ",retry=1,backoff=1h", &arguments);
     let mut client = deferd.client();
     let id = waiting(&mut client, &deferd);
     // Even where no worker is free.
-    let sleep = client.store("GET", "/_admin/sleep?duration=3600", b"");
+    let hold = Hold::new();
+    let busy = hold.start(&mut client);
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     let reply = client.result(&id).expect_job_error(410, 21);
     assert_eq!(reply.id(), Some(id.as_str()));
-    client.get(&format!("/_api/job/{sleep}")).expect(204);
+    client.get(&format!("/_api/job/{busy}")).expect(204);
     assert_eq!(upstream.received().len(), 1);
 }
 
@@ -171,16 +175,20 @@ fn a_job_that_waits_for_a_worker_for_its_next_attempt_is_cancelled_at_once() {
         let _ = stream.write_all(UNAVAILABLE.as_bytes());
         Then::Keep
     });
-    let deferd = deferd(&upstream, ",retry=1,backoff=1ms", &["--workers", "1"]);
+    let scripts = format!("/run/=run:{}", fixtures().display());
+    let arguments = ["--workers", "1", "--route", scripts.as_str()];
+    let deferd = deferd(&upstream, ",retry=1,backoff=1ms", &arguments);
     let mut client = deferd.client();
     let id = client.store("GET", "/up/", b"");
     upstream.wait_for(1);
     // It is first in line for the one worker when that has failed.
-    client.store("GET", "/_admin/sleep?duration=3600", b"");
+    let hold = Hold::new();
+    client.store("GET", &hold.target(), b"");
     go.wait();
     eventually("it waits", || deferd.log().contains(&format!("job={id} attempt 1 ended")));
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     client.result(&id).expect_job_error(410, 21);
+    assert_eq!(upstream.received().len(), 1);
 }
 
 #[test]

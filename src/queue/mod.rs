@@ -19,7 +19,7 @@ use crate::handler::routes::RouteIndex;
 use crate::store::JobKey;
 pub use gate::{Gate, Pass};
 
-/// A place in the queue, given back when dropped.
+/// A place in the queue, or of a delay, given back when dropped.
 #[must_use]
 pub struct Permit(Arc<AtomicUsize>);
 
@@ -71,6 +71,8 @@ pub struct Ready {
 pub struct Queue {
     capacity: usize,
     len: Arc<AtomicUsize>,
+    /// How many delays hold no place in the queue.
+    free_delays: Arc<AtomicUsize>,
     /// Whether a job was cancelled since the last purge: its task may still take up a place.
     stale: AtomicBool,
     /// Unbounded, because a bounded channel allocates all its slots at once: the permits bound it.
@@ -95,6 +97,7 @@ impl Queue {
         Self {
             capacity,
             len: Arc::default(),
+            free_delays: Arc::default(),
             stale: AtomicBool::new(false),
             sender,
             receiver,
@@ -153,6 +156,15 @@ impl Queue {
     pub fn admit(&self) -> Permit {
         self.len.fetch_add(1, Ordering::AcqRel);
         Permit(Arc::clone(&self.len))
+    }
+
+    /// Takes a place for a job that is delayed instead of running. As many as there are `workers` take
+    /// none of the queue's, as if each had a worker; so a queue that is full of delays has still taken as
+    /// many jobs as it promises.
+    pub fn admit_delay(&self, workers: usize) -> Permit {
+        let more = |delays| (delays < workers).then_some(delays + 1);
+        let taken = self.free_delays.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        if taken.is_ok() { Permit(Arc::clone(&self.free_delays)) } else { self.admit() }
     }
 
     /// Says that a job was cancelled, so that its place in the queue may be free.
@@ -238,6 +250,19 @@ mod tests {
         assert!(!push(&queue, 3, None));
         assert_eq!(queue.next().unwrap().task.job, key(1));
         assert!(push(&queue, 3, None));
+    }
+
+    #[test]
+    fn delays_beyond_the_workers_fill_the_queue() {
+        let queue = Queue::new(2);
+        let free: Vec<_> = (0..2).map(|_| queue.admit_delay(2)).collect();
+        assert!(queue.is_empty());
+        let counted = queue.admit_delay(2);
+        assert_eq!(queue.len(), 1);
+        drop(free);
+        assert_eq!((queue.admit_delay(2), queue.len()).1, 1, "a worker's share is free again");
+        drop(counted);
+        assert!(queue.is_empty());
     }
 
     #[test]
