@@ -194,8 +194,8 @@ impl Group {
         let leader = command.spawn()?;
         let pid = Pid::from_child(&leader);
         if let Some(limit) = &script.descriptor_limit {
-            // deferd needs many; a program that walks over all that it may have needs few. It fails only
-            // for a process that has ended already.
+            // deferd has raised its own; some programs walk over all descriptors that they may have.
+            // It fails if the child has ended already, or runs as another user: that one keeps deferd's.
             let _ = prlimit(Some(pid), Resource::Nofile, limit.clone());
         }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();

@@ -37,6 +37,7 @@
 //! | `100` after every check | `expectations` |
 //! | `--max-connections`; threads | `crowds::beyond_the_limit`, `scarcity::running_out_of_threads` |
 //! | resets in every phase | `resets` |
+//! | a client that leaves ends its run and frees its place | `leaving` |
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -50,6 +51,7 @@ mod expectations;
 mod floods;
 mod framing;
 mod heads;
+mod leaving;
 mod resets;
 mod scarcity;
 mod shapes;
