@@ -7,7 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use support::{Client, Deferd, Reply};
+use support::{Client, Deferd, Reply, TempDir, eventually};
 
 /// Asks twice, once deferred, and asserts that both answers are alike but for the fields that vary.
 #[track_caller]
@@ -132,6 +132,75 @@ fn a_sleep_past_the_time_limit_is_504_and_no_longer_than_that() {
     both(&mut client, "GET", "/_admin/sleep?duration=3600", b"").expect_error(504, 504);
     assert!(begin.elapsed() >= Duration::from_millis(100));
     both(&mut client, "GET", "/_admin/sleep?duration=0", b"").expect(200);
+}
+
+/// A deferd with two workers, in memory and over a store on disk.
+fn with_two_workers() -> [(Deferd, TempDir); 2] {
+    ["", "--data"].map(|option| {
+        let data = TempDir::new();
+        let store = data.join("store").display().to_string();
+        let mut arguments = vec!["--workers", "2"];
+        if !option.is_empty() {
+            arguments.extend([option, store.as_str()]);
+        }
+        (Deferd::start(&arguments), data)
+    })
+}
+
+#[test]
+fn deferred_sleeps_hold_no_worker() {
+    for (deferd, _data) in with_two_workers() {
+        let mut client = deferd.client();
+        for _ in 0..4 {
+            let fields = [("x-arango-async", "true")];
+            client.request("GET", "/_admin/sleep?duration=3600", &fields, b"").expect(202);
+        }
+        let kept = [(); 4].map(|()| client.store("GET", "/_admin/sleep?duration=3600", b""));
+        let other = client.store("GET", "/_api/version", b"");
+        client.result(&other).expect(200);
+        for id in &kept {
+            client.get(&format!("/_api/job/{id}")).expect(204);
+            client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+            client.result(id).expect_job_error(410, 21);
+        }
+    }
+}
+
+#[test]
+fn a_deferred_sleep_takes_its_time_and_ends_with_its_answer() {
+    for (deferd, _data) in with_two_workers() {
+        let mut client = deferd.client();
+        let begin = Instant::now();
+        let spans = ["0.6", "0.3", "0"];
+        let ids = spans.map(|s| client.store("GET", &format!("/_admin/sleep?duration={s}"), b""));
+        let ended = client.result(&ids[2]).expect(200);
+        assert_eq!(ended.text(), r#"{"error":false,"code":200,"duration":0}"#);
+        for (n, span) in [(1, 0.3), (0, 0.6)] {
+            let reply = client.result(&ids[n]).expect(200);
+            assert!(begin.elapsed() >= Duration::from_secs_f64(span), "{:?}", begin.elapsed());
+            assert_eq!(reply.json()["duration"], span);
+        }
+    }
+}
+
+/// Nothing is without bound: beyond the workers' share a sleep takes a place in the queue.
+#[test]
+fn sleeps_fill_the_queue() {
+    let deferd = Deferd::start(&["--workers", "1", "--queue", "2"]);
+    let mut client = deferd.client();
+    let fields = [("x-arango-async", "store")];
+    let mut accepted = Vec::new();
+    eventually("the queue is full", || {
+        let reply = client.request("GET", "/_admin/sleep?duration=3600", &fields, b"");
+        accepted.extend(reply.id().map(str::to_owned));
+        accepted.len() == 3
+    });
+    client.request("GET", "/_admin/time", &fields, b"").expect_error(503, 21003);
+    // The first has the worker's share, the others a place each.
+    client.put(&format!("/_api/job/{}/cancel", accepted[2])).expect(200);
+    client.result(&accepted[2]).expect(410);
+    let id = client.store("GET", "/_admin/time", b"");
+    client.result(&id).expect(200);
 }
 
 #[test]
