@@ -273,3 +273,83 @@ pub fn log_lost(ids: &[JobId]) {
         log::warn!("lost with the memory store: {}", list.join(" "));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::header::RETRY_AFTER;
+    use http::{Request, StatusCode};
+
+    use crate::call::{Call, Connection, Owner};
+    use crate::handler::Handler;
+    use crate::handler::routes::{Pages, Route};
+    use crate::job::execution::{Execution, OnLeave};
+    use crate::memory::Budget;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Keep, Lookup, Room, StartRecord, Submission};
+
+    /// A handler for which there is never enough.
+    #[derive(Default)]
+    struct Short(Arc<AtomicUsize>);
+
+    impl Handler for Short {
+        fn check(&self, _: &http::request::Parts) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn run(&self, _: &Call, _: &Arc<Execution>) -> Result<Outcome, Error> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(Error::Shortage("too few".into()))
+        }
+    }
+
+    #[test]
+    fn a_shortage_that_lasts_ends_the_job_after_five_delays() {
+        let short = Short::default();
+        let runs = Arc::clone(&short.0);
+        let routes = Arc::new(Routes::new(vec![Route {
+            prefix: "/".into(),
+            gate: None,
+            callers: None,
+            on_leave: OnLeave::Cancel,
+            time_limit: Duration::from_secs(60),
+            start_record: StartRecord::Soon,
+            retry: None,
+            pages: Pages::Own,
+            handler: Box::new(short),
+        }]));
+        let memory = Budget::new(1 << 20);
+        let room = Room { capacity: 1 << 20, reserve: 0, memory: memory.allowance() };
+        let jobs = Jobs::new(Arc::new(MemoryStore::new(room)), Queue::new(9), memory);
+        let jobs = Arc::new(jobs);
+        let pool = Pool {
+            jobs: Arc::clone(&jobs),
+            routes: Arc::clone(&routes),
+            attempts: Arc::default(),
+            count: 1,
+        };
+        let (owner, connection) = (Owner::anonymous(), Connection::Unix);
+        let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };
+        let submission = Submission { call, keep: Keep::Result, key: None };
+        let id = jobs.submit(submission, &routes, RouteIndex(0)).unwrap();
+        let job = JobKey { owner: Owner::anonymous(), id };
+        for delays in 1..=MAX_SHORTAGES as usize {
+            let Ready { task, pass } = jobs.queue.next().unwrap();
+            assert!(pool.run(task, pass).is_none());
+            assert_eq!(runs.load(Ordering::Relaxed), delays);
+            // What its thread would do when the delay is over.
+            let attempt = pool.attempts.take(&job).expect("it is delayed");
+            assert_eq!((attempt.shortages as usize, attempt.made), (delays, 0));
+            pool.attempts.keep(job.clone(), attempt);
+            jobs.queue.push(pool.again(job.clone(), RouteIndex(0)));
+        }
+        let Ready { task, pass } = jobs.queue.next().unwrap();
+        assert!(pool.run(task, pass).is_none() && pool.attempts.take(&job).is_none());
+        let Lookup::Done(result) = jobs.store.peek(&job) else { panic!("it is not done") };
+        let response = result.to_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(RETRY_AFTER));
+    }
+}

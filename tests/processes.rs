@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -307,4 +309,27 @@ fn two_hundred_jobs_leave_no_descriptor_thread_or_process() {
     }
     before.assert_restored(&deferd);
     place.assert_nothing_runs();
+}
+
+#[test]
+fn deferd_raises_its_descriptor_limit_and_scripts_keep_the_old() {
+    let dir = TempDir::new();
+    let script = dir.join("limit");
+    // Its limit is set right behind its start.
+    std::fs::write(&script, "#!/bin/sh\nsleep 0.3\nulimit -Sn\nulimit -Hn\n").unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let mut shell = Command::new("sh");
+    let deferd = env!("CARGO_BIN_EXE_deferd");
+    shell.args(["-c", "ulimit -Sn 150; ulimit -Hn 1500; exec \"$0\" \"$@\"", deferd]);
+    let route = format!("/own/=run:{}", dir.0.display());
+    let deferd = Deferd::start_by(shell, &["--route", &route, "--max-connections", "100"]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", deferd.pid())).unwrap();
+    let limit = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    // Four for each connection, and 1024.
+    assert_eq!(limit.split_whitespace().nth(3), Some("1424"), "{limit}");
+    let mut client = deferd.client();
+    assert_eq!(client.get("/own/limit").expect(200).text(), "150\n1500\n");
+    let id = client.store("GET", "/own/limit", b"");
+    assert_eq!(client.result(&id).expect(200).text(), "150\n1500\n");
+    assert!(!deferd.log().contains("WARN"), "{}", deferd.log());
 }
