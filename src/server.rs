@@ -301,7 +301,7 @@ fn handler(
 ) -> Result<Box<dyn Handler>, Invalid> {
     let script = |directory| {
         let script = script(route, config, directory)?;
-        let descriptor_limit = descriptors.of_scripts.clone();
+        let descriptor_limit = descriptors.of_scripts;
         Ok::<_, Invalid>(ScriptRoute { descriptor_limit, ..script })
     };
     match &route.target {

@@ -196,7 +196,7 @@ impl Group {
         if let Some(limit) = &script.descriptor_limit {
             // deferd has raised its own; some programs walk over all descriptors that they may have.
             // It fails if the child has ended already, or runs as another user: that one keeps deferd's.
-            let _ = prlimit(Some(pid), Resource::Nofile, limit.clone());
+            let _ = prlimit(Some(pid), Resource::Nofile, *limit);
         }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
         Ok(Self { leader, pid, pidfd, status: None })

@@ -49,7 +49,7 @@ impl Squeezed {
 
 impl Drop for Squeezed {
     fn drop(&mut self) {
-        let _ = prlimit(Some(self.pid), Resource::Nofile, self.before.clone());
+        let _ = prlimit(Some(self.pid), Resource::Nofile, self.before);
     }
 }
 
@@ -72,13 +72,14 @@ fn assert_refused(client: &mut Client, target: &str) {
 fn jobs_short_of_descriptors_run_later() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
-        Then::Keep
+        Then::Close
     });
     let up = upstream.route("");
     let run = format!("/run/=run:{}", fixtures().display());
     let deferd = Deferd::start(&["--route", &run, "--route", &up]);
     unharmed(&deferd, || {
         let mut client = deferd.client();
+        client.get("/_api/version").expect(200);
         for (target, spares) in [("/run/h-mark", &[0, 1, 3, 5][..]), ("/up/", &[0, 1])] {
             for &spare in spares {
                 let dir = TempDir::new();
