@@ -125,6 +125,23 @@ fn past_the_grace_a_sleep_ends_too() {
 }
 
 #[test]
+fn within_the_grace_a_run_that_ignores_its_client_is_finished() {
+    if lacks(Ability::Connection) {
+        return;
+    }
+    let mut deferd = Deferd::with_scripts(",ignore-abort=yes", &["--grace", "1h"]);
+    let [mut watcher, mut client] = clients(&deferd);
+    let hold = Hold::new();
+    client.send_request("GET", &hold.target(), &[], b"");
+    hold.wait_for("started");
+    drop(client);
+    drain(&deferd, "-TERM", &mut watcher);
+    hold.release();
+    assert_eq!(deferd.wait().code(), Some(0));
+    assert!(hold.has("ended"));
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once_with_its_scripts() {
     for (first, second) in [("-TERM", "-TERM"), ("-INT", "-INT"), ("-TERM", "-INT")] {
         let mut deferd = Deferd::with_scripts("", &["--grace", "1h"]);

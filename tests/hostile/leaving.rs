@@ -51,6 +51,12 @@ fn assert_all_free(deferd: &Deferd, places: usize) {
     assert!(begin.elapsed() < NOTICED, "only after {:?}", begin.elapsed());
 }
 
+/// Waits until only so many connections have a thread: those of clients that have just been served are over.
+#[track_caller]
+fn assert_threads(deferd: &Deferd, count: usize) {
+    eventually("the other connections are over", || connections(deferd) == count);
+}
+
 fn are_served(deferd: &Deferd, places: usize) -> bool {
     let mut all: Vec<_> = (0..places).map(|_| asking(deferd, "/_api/version", "1.1", "")).collect();
     // All are open until the last is answered.
@@ -65,7 +71,7 @@ fn five_hundred_sleepers_that_leave_free_their_places() {
         drop(crowd(&deferd, 512, "/_admin/sleep?duration=3600"));
         // Connecting 512 times takes longer than that.
         let begin = Instant::now();
-        eventually("every connection is over", || connections(&deferd) == 0);
+        assert_threads(&deferd, 0);
         assert!(begin.elapsed() < NOTICED, "only after {:?}", begin.elapsed());
         assert!(are_served(&deferd, 512));
         eventually("the log says why", || deferd.log().matches("left=yes").count() == 512);
@@ -85,6 +91,7 @@ fn scripts_and_their_waiters_end_with_their_clients() {
             eventually("every script has ended", || deferd.children().is_empty());
             assert!(!hold.has("ended"));
             // Its turns were given back.
+            assert_threads(&deferd, 0);
             deferd.client().get(&format!("{route}s-done")).expect(200);
         }
     });
@@ -100,6 +107,7 @@ fn waiters_that_leave_never_run() {
         let late = dir.join("late");
         drop(crowd(&deferd, 16, &format!("/one/c-touch?{}", late.display())));
         assert_all_free(&deferd, 16);
+        assert_threads(&deferd, 0);
         hold.release();
         let mut client = deferd.client();
         client.result(&id).expect(200);
@@ -205,7 +213,7 @@ fn what_was_sent_behind_a_request_is_not_run() {
         hold.wait_for("started");
         drop(client);
         assert_all_free(&deferd, 4);
-        eventually("its connection is over", || connections(&deferd) == 0);
+        assert_threads(&deferd, 0);
         assert!(!behind.exists());
     });
 }
@@ -244,12 +252,44 @@ fn with_ignore_abort_no_more_run_than_callers_may() {
             eventually("as many as may run do", || running() >= 8);
             drop(crowd);
             assert_all_free(&deferd, 32);
+            // Those of the eight whose scripts run.
+            assert_threads(&deferd, 8);
         }
         // A shell, and the `sleep` that it waits for.
         assert!(running() <= 16, "{}", running());
         assert_eq!(deferd.children().len(), 8);
         std::fs::write(dir.join("h.go"), "").unwrap();
         eventually("all end", || deferd.children().is_empty());
+    });
+}
+
+/// The result that such a client would have collected stays; one that may close its write side collects it.
+#[test]
+fn clients_that_wait_for_a_job_free_their_places() {
+    let deferd = with_places(6);
+    unharmed(&deferd, || {
+        let hold = Hold::new();
+        let id = hold.start(&mut deferd.client());
+        let ask = |method: &str, version: &str| {
+            let mut stream = connect(deferd.address);
+            let head = format!("{method} /_api/job/{id} HTTP/{version}\r\nhost: a\r\n");
+            stream.write_all(format!("{head}prefer: wait=60\r\n\r\n").as_bytes()).unwrap();
+            stream
+        };
+        let crowd: Vec<_> = (0..6).map(|n| ask(["GET", "PUT"][n % 2], "1.1")).collect();
+        eventually("every place is taken", || !is_served(&deferd));
+        drop(crowd);
+        assert_all_free(&deferd, 6);
+        assert_threads(&deferd, 0);
+        let mut patient = ask("PUT", "1.0");
+        patient.shutdown(Shutdown::Write).unwrap();
+        let leaves = ask("PUT", "1.1");
+        leaves.shutdown(Shutdown::Write).unwrap();
+        assert_threads(&deferd, 1);
+        hold.release();
+        let mut answer = String::new();
+        patient.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("let go\n"), "{answer}");
     });
 }
 
