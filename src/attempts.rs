@@ -232,3 +232,117 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::{Request, StatusCode};
+
+    use crate::call::{Connection, Owner, empty};
+    use crate::job::JobId;
+    use crate::job::execution::{Executions, Stop};
+    use crate::memory::Allowance;
+    use crate::queue::{Queue, Turn};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn call() -> Call {
+        let (owner, connection) = (Owner::anonymous(), Connection::Unix);
+        Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None }
+    }
+
+    /// A job that was begun, and its task.
+    fn begun(queue: &Queue, number: u64) -> (Task, Attempt) {
+        let (id, route) = (JobId::new(number).unwrap(), RouteIndex(0));
+        let job = JobKey { owner: Owner::anonymous(), id };
+        let (run, now) = (
+            Executions::default().begin(id, Allowance::default()),
+            Stamp::from_unix_seconds(1.0).unwrap(),
+        );
+        let task = Task { job, route, gate: None, permit: queue.admit(), turn: Turn::Again };
+        let attempt = Attempt {
+            call: call(),
+            run,
+            created: now,
+            started: now,
+            route,
+            made: 1,
+            shortages: 0,
+            deadline: Instant::now(),
+            redirected: None,
+        };
+        (task, attempt)
+    }
+
+    fn redirected(deadline: Instant) -> Redirected {
+        Redirected { call: call(), route: RouteIndex(0), count: 1, deadline }
+    }
+
+    #[track_caller]
+    fn assert_over(event: Event, job: &JobKey, status: StatusCode) {
+        let Event::Over(over, _, answer) = event else { panic!("a task is due") };
+        assert_eq!((&over, answer.response.status()), (job, status));
+    }
+
+    #[test]
+    fn a_stop_before_a_delay_ends_it() {
+        let (queue, attempts) = (Queue::new(9), Arc::new(Attempts::default()));
+        let (task, attempt) = begun(&queue, 1);
+        let job = task.job.clone();
+        attempt.run.execution.stop(Stop::Cancel);
+        attempts.delay(task, attempt, Instant::now() + HOUR);
+        assert_over(attempts.next(), &job, StatusCode::GONE);
+        assert!(queue.is_empty() && attempts.lock().due.is_empty());
+    }
+
+    #[test]
+    fn a_delayed_answer_comes_at_its_time() {
+        let (queue, attempts) = (Queue::new(9), Arc::new(Attempts::default()));
+        let now = Instant::now();
+        for (number, span) in [(2, Duration::from_millis(20)), (1, Duration::ZERO)] {
+            let (task, attempt) = begun(&queue, number);
+            let answer = empty(StatusCode::OK).into();
+            attempts.answer(task.job, attempt, answer, task.permit, now + span);
+        }
+        for number in [1, 2] {
+            let job = begun(&queue, number).0.job;
+            assert_over(attempts.next(), &job, StatusCode::OK);
+        }
+        assert!(now.elapsed() >= Duration::from_millis(20) && queue.is_empty());
+    }
+
+    #[test]
+    fn a_redirect_is_over_past_its_deadline_wherever_it_waits() {
+        let (queue, attempts) = (Queue::new(9), Arc::new(Attempts::default()));
+        let now = Instant::now();
+        // For its lane; for an attempt that would come too late; for a worker.
+        for (number, delay) in [(1, None), (2, Some(HOUR)), (3, Some(Duration::ZERO))] {
+            let (task, mut attempt) = begun(&queue, number);
+            attempt.redirected = Some(redirected(now + Duration::from_millis(20 * number)));
+            let job = task.job.clone();
+            match delay {
+                Some(delay) => attempts.delay(task, attempt, now + delay),
+                None => attempts.keep(task.job, attempt),
+            }
+            if delay == Some(Duration::ZERO) {
+                assert!(matches!(attempts.next(), Event::Due(task) if task.job == job));
+            }
+            assert_over(attempts.next(), &job, StatusCode::GATEWAY_TIMEOUT);
+        }
+        assert!(attempts.lock().due.is_empty() && queue.is_empty());
+    }
+
+    #[test]
+    fn what_a_worker_takes_leaves_nothing_behind() {
+        let (queue, attempts) = (Queue::new(9), Arc::new(Attempts::default()));
+        let (task, mut attempt) = begun(&queue, 1);
+        attempt.redirected = Some(redirected(Instant::now() + HOUR));
+        let job = task.job.clone();
+        attempts.keep(task.job, attempt);
+        assert!(attempts.take(&job).is_some() && attempts.take(&job).is_none());
+        assert!(attempts.lock().due.is_empty());
+    }
+}

@@ -152,7 +152,7 @@ impl Error {
             [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];
         let errno = error.raw_os_error()?;
         let is_short = SHORT.iter().any(|short| short.raw_os_error() == errno);
-        is_short.then(|| Self::Shortage(format!("{what}: {error}").into()))
+        is_short.then(|| Self::Shortage(format!("{what}: {error}; try again later").into()))
     }
 
     /// The status code of the answer.

@@ -340,9 +340,13 @@ impl Session<'_> {
     ) -> Result<Outcome, Error> {
         let (routes, execution) = (&self.service.routes, &self.line.execution);
         execution.set_on_leave(routes.get(index).on_leave);
-        execution.set_deadline(deadline);
+        if deadline.is_some() {
+            execution.set_deadline(deadline);
+        }
         let outcome = routes.run(index, call, execution);
-        execution.set_deadline(None);
+        if deadline.is_some() {
+            execution.set_deadline(None);
+        }
         execution.set_on_leave(OnLeave::Cancel);
         drop(pass);
         outcome

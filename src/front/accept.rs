@@ -71,12 +71,8 @@ impl Listening {
     /// Those of the system.
     pub fn new(listener: Listener, max_connections: usize) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        if matches!(listener, Listener::Tcp(_)) {
-            // Accepted sockets inherit it.
-            sockopt::set_socket_keepalive(&listener, true)?;
-            sockopt::set_tcp_keepidle(&listener, PROBE_AFTER)?;
-            sockopt::set_tcp_keepintvl(&listener, PROBE_EVERY)?;
-            sockopt::set_tcp_keepcnt(&listener, PROBES)?;
+        if let Err(error) = probe(&listener) {
+            log::warn!("clients that vanish without a word keep their places: {error}");
         }
         Ok(Self { listener, stop, slots: Slots::new(max_connections) })
     }
@@ -114,6 +110,18 @@ impl Listening {
         let _ = poll(&mut fds, None);
         fds[1].revents().is_empty()
     }
+}
+
+/// Has the system probe silent clients; accepted sockets inherit it.
+fn probe(listener: &Listener) -> rustix::io::Result<()> {
+    if matches!(listener, Listener::Unix(_)) {
+        // The system knows of every client's end.
+        return Ok(());
+    }
+    sockopt::set_socket_keepalive(listener, true)?;
+    sockopt::set_tcp_keepidle(listener, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(listener, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(listener, PROBES)
 }
 
 /// Errors of `accept` that concern the connection and not the loop (accept(2)).

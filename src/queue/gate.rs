@@ -104,10 +104,12 @@ impl Gate {
 
     /// The error of a request whose turn does not come in time.
     pub fn too_late(&self) -> Error {
-        let limit = self.limit;
-        let what =
-            format!("no turn within the route's timeout: {limit} of its requests run at once");
-        Error::GatewayTimeout(format!("{what} (concurrency)").into())
+        let what = format!(
+            "no turn within the route's timeout: at most {} of its requests run at once; \
+             raise its concurrency= or timeout=",
+            self.limit
+        );
+        Error::GatewayTimeout(what.into())
     }
 
     /// Drops the jobs from the line that do not wait any more.
