@@ -41,18 +41,18 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The request that is to be run, or ran last.
+    /// Returns the request that is to be run, or ran last.
     pub fn hop(&self) -> Hop<'_> {
         let first = Hop { call: &self.call, count: 0, deadline: self.deadline };
         self.redirected.as_ref().map_or(first, Redirected::hop)
     }
 
-    /// What runs that request.
+    /// Returns what runs that request.
     pub fn hop_route(&self) -> RouteIndex {
         self.redirected.as_ref().map_or(self.route, |redirected| redirected.route)
     }
 
-    /// When it must be over although nothing runs: only a redirect waits on a deadline.
+    /// Returns when it must be over although nothing runs: only a redirect waits on a deadline.
     fn expiry(&self) -> Option<Instant> {
         self.redirected.as_ref().map(|redirected| redirected.deadline)
     }
@@ -209,7 +209,7 @@ impl Line {
         Some(attempt)
     }
 
-    /// What is due first happens.
+    /// Lets what is due first happen.
     fn come_up(&mut self) -> Option<Event> {
         let (_, due) = self.due.pop_first()?;
         match due {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_over_past_its_deadline_wherever_it_waits() {
+    fn a_waiting_redirect_ends_at_its_deadline() {
         let (queue, attempts) = (Queue::new(9), Arc::new(Attempts::default()));
         let now = Instant::now();
         // For its lane; for an attempt that would come too late; for a worker.

@@ -62,7 +62,7 @@ fn wanted(max_connections: usize) -> u64 {
     PER_CONNECTION.saturating_mul(max_connections as u64).saturating_add(BESIDE_CONNECTIONS)
 }
 
-/// The soft limit that is to be set; `None` if that would not raise it.
+/// Returns the soft limit that is to be set; `None` if that would not raise it.
 fn raised(before: &Rlimit, wanted: u64) -> Option<u64> {
     let most = before.maximum.map_or(wanted, |hard| hard.min(wanted));
     before.current.is_some_and(|soft| soft < most).then_some(most)
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_raised_to_what_is_needed_and_never_lowered() {
+    fn the_limit_is_raised_and_never_lowered() {
         for (soft, hard, max_connections, expected) in [
             (Some(1024), Some(524_288), 512, Some(3072)),
             (Some(1024), Some(2000), 512, Some(2000)),

@@ -146,7 +146,7 @@ impl Error {
         }
     }
 
-    /// The error of work that the system had no means to begin; `None` if that is not what failed.
+    /// Returns the error of work that the system had no means to begin; `None` if something else failed.
     pub fn shortage(what: &str, error: &io::Error) -> Option<Self> {
         const SHORT: [Errno; 5] =
             [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];

@@ -287,7 +287,7 @@ fn routes(config: &Config, jobs: &Arc<Jobs>, descriptors: &Descriptors) -> Resul
     Ok(Routes::new(routes))
 }
 
-/// Whether a route without a limit of its own bounds its synchronous callers. A script costs a process; a
+/// Returns whether a route without a limit of its own bounds its synchronous callers. A script costs a process; a
 /// run that goes on without its client is not bounded by the connections.
 fn bounds_callers(route: &RouteConfig) -> bool {
     let is_script = !matches!(route.target, Target::Upstream(_));

@@ -132,7 +132,7 @@ impl Pool {
         self.attempts.delay(task, attempt, Instant::now() + delay);
     }
 
-    /// The task by which a job that was begun goes on.
+    /// Returns the task by which a job that was begun goes on.
     fn again(&self, job: JobKey, route: RouteIndex) -> Task {
         let gate = self.routes.get(route).gate.clone();
         Task { job, route, gate, permit: self.jobs.queue.admit(), turn: Turn::Again }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_that_lasts_ends_the_job_after_five_delays() {
+    fn a_lasting_shortage_fails_after_five_delays() {
         let short = Short::default();
         let runs = Arc::clone(&short.0);
         let routes = Arc::new(Routes::new(vec![Route {

@@ -167,7 +167,7 @@ fn deferred_sleeps_hold_no_worker() {
 }
 
 #[test]
-fn a_deferred_sleep_takes_its_time_and_ends_with_its_answer() {
+fn deferred_sleeps_are_answered_when_they_end() {
     for (deferd, _data) in with_two_workers() {
         let mut client = deferd.client();
         let begin = Instant::now();

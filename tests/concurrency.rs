@@ -116,7 +116,7 @@ fn jobs_that_wait_for_their_route_have_their_place_in_the_queue() {
 }
 
 #[test]
-fn synchronous_scripts_beyond_four_a_worker_wait_in_order() {
+fn callers_beyond_four_a_worker_wait_in_order() {
     if lacks(Ability::ManyConnections) {
         return;
     }
@@ -200,7 +200,7 @@ impl Redirected {
 }
 
 #[test]
-fn a_redirected_job_waits_in_the_targets_lane_without_a_worker() {
+fn redirected_jobs_wait_without_a_worker() {
     let Redirected { deferd, hold } = Redirected::to_a_full_lane("");
     let mut client = deferd.client();
     let holds = [(); 3].map(|()| Hold::new());
@@ -261,7 +261,7 @@ fn one_deadline_covers_a_redirect_and_its_wait() {
 }
 
 #[test]
-fn a_redirected_job_that_waits_is_cancelled_at_once() {
+fn a_waiting_redirected_job_is_cancelled_at_once() {
     let Redirected { deferd, hold } = Redirected::to_a_full_lane("");
     let (mut client, next) = (deferd.client(), Hold::new());
     let id = Redirected::submit(&mut client, &one(&next));
@@ -278,7 +278,7 @@ fn a_redirected_job_that_waits_is_cancelled_at_once() {
 
 /// It need not wait for a turn to learn that.
 #[test]
-fn a_redirect_to_what_cannot_run_is_refused_before_its_lane() {
+fn an_impossible_redirect_waits_for_no_turn() {
     let Redirected { deferd, hold: _held } = Redirected::to_a_full_lane("");
     let mut client = deferd.client();
     let output = b"Location: /one/missing\n\n";

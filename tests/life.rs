@@ -125,7 +125,7 @@ fn past_the_grace_a_sleep_ends_too() {
 }
 
 #[test]
-fn within_the_grace_a_run_that_ignores_its_client_is_finished() {
+fn the_end_waits_for_an_ignore_abort_run() {
     if lacks(Ability::Connection) {
         return;
     }

@@ -312,7 +312,7 @@ fn two_hundred_jobs_leave_no_descriptor_thread_or_process() {
 }
 
 #[test]
-fn deferd_raises_its_descriptor_limit_and_scripts_keep_the_old() {
+fn scripts_keep_the_descriptor_limit_of_the_start() {
     let dir = TempDir::new();
     let script = dir.join("limit");
     // Its limit is set right behind its start.

@@ -1,7 +1,7 @@
 //! The small endpoints: version, time, sleep, echo, availability.
 //!
-//! Owns their parameters and bodies. `sleep` is the one that takes time: it only says how long, and whoever
-//! runs it waits, so that a deferred sleep is a delay and holds no worker.
+//! Owns their parameters and bodies. `sleep` is the one that takes time: it only says how long. The
+//! caller waits, so that a deferred sleep is a delay and holds no worker.
 
 use std::time::Duration;
 

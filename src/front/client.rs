@@ -1,7 +1,7 @@
 //! The client at the other end of a connection: whether it is still there, and its place.
 //!
 //! Owns the rule by which a client has left: after a reset; and, unless it may wait on with its write side
-//! closed, once that is closed. Invariant: whoever sees that it has left gives its place back at once,
+//! closed, once that is closed. Invariant: the look that finds it gone gives its place back at once,
 //! whatever its connection's thread still has to end.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,7 +29,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has just connected.
+    /// Returns a client that has just connected.
     pub fn new(stream: Arc<Stream>, slot: Slot) -> Self {
         let (must_stay, left) = (AtomicBool::new(true), AtomicBool::new(false));
         Self { stream, slot, must_stay, left }
@@ -42,7 +42,7 @@ impl Client {
         self.must_stay.store(must_stay, Ordering::Relaxed);
     }
 
-    /// What shows that it leaves: a reset is told even to a `poll` that asks for nothing.
+    /// Returns what shows that it leaves: a reset is told even to a `poll` that asks for nothing.
     fn flags(&self) -> PollFlags {
         if self.must_stay.load(Ordering::Relaxed) { PollFlags::RDHUP } else { PollFlags::empty() }
     }

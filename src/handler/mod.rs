@@ -37,7 +37,7 @@ pub enum Outcome {
     Answer(Answer),
     /// The answer is that of `GET` on this target of ours (RFC 3875 section 6.2.2).
     LocalRedirect(PathAndQuery),
-    /// This answer, after this span: whoever runs the request waits, and holds nothing meanwhile.
+    /// This answer, after this span: the caller waits, and holds nothing meanwhile.
     Delayed(Answer, Duration),
 }
 

@@ -1,7 +1,7 @@
 //! The route table: which handler stands behind which path prefix, and the one way to run it.
 //!
 //! Owns the handlers. Every request, deferred or not, built-in or not, goes through
-//! [`Routes::run`]. Waits for nothing: what follows from a local redirect is the caller's, who leaves one
+//! [`Routes::run`]. Waits for nothing: a local redirect goes back to the caller, which leaves one
 //! lane before it enters the next. Invariants: the longest matching prefix wins; a prefix ends at a segment
 //! boundary; a handler's panic becomes a `500` and goes no further.
 
@@ -66,7 +66,7 @@ impl Route {
         self.start_record == StartRecord::Never
     }
 
-    /// Where its synchronous callers wait for their turn.
+    /// Returns where its synchronous callers wait for their turn.
     pub fn lane_of_callers(&self) -> Option<&Arc<Gate>> {
         self.gate.as_ref().or(self.callers.as_ref())
     }
@@ -120,7 +120,7 @@ impl Routes {
         outcome
     }
 
-    /// The request that a local redirect stands for, checked like any other request of the same owner.
+    /// Returns the request that a local redirect stands for, checked like any other of the same owner.
     ///
     /// # Errors
     /// [`Error::BadGateway`] if this redirect is one too many; that of the target's handler, if it can
@@ -165,13 +165,13 @@ pub struct Redirected {
 }
 
 impl Redirected {
-    /// The request, as the next redirect sees it.
+    /// Returns the request as the next redirect sees it.
     pub const fn hop(&self) -> Hop<'_> {
         Hop { call: &self.call, count: self.count, deadline: self.deadline }
     }
 }
 
-/// When a delayed answer goes out, and which: past the deadline of a redirect it is `504`.
+/// Returns which answer a delay ends with, and when: past the deadline of a redirect it is `504`.
 pub fn delayed_until(
     answer: Answer,
     span: Duration,
@@ -184,7 +184,7 @@ pub fn delayed_until(
     }
 }
 
-/// The error of a redirected request that is not answered by its deadline.
+/// Returns the error of a redirected request that is not answered by its deadline.
 pub fn too_late() -> Error {
     let what = "a local redirect was not answered within the timeout of the first route";
     Error::GatewayTimeout(what.into())

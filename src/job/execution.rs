@@ -100,7 +100,7 @@ impl Execution {
         &self.memory
     }
 
-    /// The line to all that runs while this client waits, one request after the other.
+    /// Returns the line to all that runs while this client waits, one request after the other.
     pub fn watching(client: Arc<dyn Peer>, memory: Allowance) -> Self {
         Self { client: Some(client), ..Self::new(None, memory) }
     }
@@ -119,8 +119,8 @@ impl Execution {
         }
     }
 
-    /// What to watch, beside all else that a handler waits for, to see the client leave; when something
-    /// comes of it, [`look`](Self::look).
+    /// Returns what a handler has to watch, beside all else that it waits for, to see the client leave;
+    /// when that fires, it must [look](Self::look).
     pub fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         self.client.as_ref().and_then(|client| client.watched())
     }
@@ -130,7 +130,7 @@ impl Execution {
         lock(&self.signal).deadline = deadline;
     }
 
-    /// When what begins now, and may take `time_limit`, must be over.
+    /// Returns when that which begins now, and may take `time_limit`, must be over.
     pub fn deadline(&self, time_limit: Duration) -> Instant {
         let own = Instant::now() + time_limit;
         lock(&self.signal).deadline.map_or(own, |deadline| deadline.min(own))

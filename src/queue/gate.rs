@@ -102,7 +102,7 @@ impl Gate {
         Err(error)
     }
 
-    /// The error of a request whose turn does not come in time.
+    /// Returns the error of a request whose turn does not come in time.
     pub fn too_late(&self) -> Error {
         let what = format!(
             "no turn within the route's timeout: at most {} of its requests run at once; \

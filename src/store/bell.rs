@@ -37,7 +37,8 @@ impl Bell {
         self.lock().values().flatten().for_each(Thread::unpark);
     }
 
-    /// Waits for `span`, or until `is_over` says so: asked at first, at each ring, and each [`LOOK`].
+    /// Waits for `span`, or until `is_over` says so: asked at first, at each ring, and four times a
+    /// second.
     pub fn wait(&self, job: &JobKey, span: Duration, is_over: impl Fn() -> bool) {
         let deadline = Instant::now() + span;
         let _place = Place::take(self, job);

@@ -149,7 +149,7 @@ fn a_stubborn_script_holds_no_place() {
 }
 
 #[test]
-fn a_reset_ends_the_run_of_a_patient_client_too() {
+fn a_reset_ends_the_run_of_any_client() {
     let deferd = with_places(4);
     unharmed(&deferd, || {
         for (version, fields) in [("1.0", ""), ("1.1", "connection: close\r\n")] {
@@ -166,7 +166,7 @@ fn a_reset_ends_the_run_of_a_patient_client_too() {
 
 /// As `printf … | nc -N` does. A kept connection has no reason to, so there it means that the client left.
 #[test]
-fn clients_that_send_one_request_may_close_their_write_side() {
+fn clients_of_one_request_may_half_close() {
     let deferd = with_places(8);
     unharmed(&deferd, || {
         for (version, fields) in [
@@ -202,24 +202,29 @@ fn clients_that_send_one_request_may_close_their_write_side() {
 }
 
 #[test]
-fn what_was_sent_behind_a_request_is_not_run() {
+fn requests_behind_an_abandoned_one_never_run() {
     let deferd = with_places(4);
     unharmed(&deferd, || {
-        let (hold, dir) = (Hold::new(), TempDir::new());
-        let behind = dir.join("behind");
-        let mut client = asking(&deferd, &hold.target(), "1.1", "");
-        let next = format!("GET /run/c-touch?{} HTTP/1.1\r\nhost: a\r\n\r\n", behind.display());
-        client.write_all(next.as_bytes()).unwrap();
-        hold.wait_for("started");
-        drop(client);
-        assert_all_free(&deferd, 4);
-        assert_threads(&deferd, 0);
-        assert!(!behind.exists());
+        for route in ["/run/", "/on/"] {
+            let (hold, dir) = (Hold::new(), TempDir::new());
+            let behind = dir.join("behind");
+            let target = hold.target().replace("/run/", route);
+            let mut client = asking(&deferd, &target, "1.1", "");
+            let next =
+                format!("GET {route}c-touch?{} HTTP/1.1\r\nhost: a\r\n\r\n", behind.display());
+            client.write_all(next.as_bytes()).unwrap();
+            hold.wait_for("started");
+            drop(client);
+            assert_all_free(&deferd, 4);
+            hold.release();
+            assert_threads(&deferd, 0);
+            assert!(!behind.exists(), "{route}");
+        }
     });
 }
 
 #[test]
-fn with_ignore_abort_a_run_goes_on_without_a_place() {
+fn ignore_abort_runs_go_on_without_a_place() {
     let deferd = with_places(2);
     unharmed(&deferd, || {
         let hold = Hold::new();
@@ -240,7 +245,7 @@ fn with_ignore_abort_a_run_goes_on_without_a_place() {
 
 /// Runs that hold no place are bounded by the lane: eight with two workers.
 #[test]
-fn with_ignore_abort_no_more_run_than_callers_may() {
+fn ignore_abort_runs_are_bounded() {
     let deferd = with_places(32);
     unharmed(&deferd, || {
         let dir = TempDir::new();
@@ -265,7 +270,7 @@ fn with_ignore_abort_no_more_run_than_callers_may() {
 
 /// The result that such a client would have collected stays; one that may close its write side collects it.
 #[test]
-fn clients_that_wait_for_a_job_free_their_places() {
+fn clients_waiting_for_a_job_free_their_places() {
     let deferd = with_places(6);
     unharmed(&deferd, || {
         let hold = Hold::new();

@@ -120,7 +120,7 @@ fn jobs_behind_a_crowd_of_connections_run_later() {
 }
 
 #[test]
-fn a_crowd_of_connections_leaves_a_reserve_for_jobs() {
+fn a_crowd_leaves_a_reserve_for_jobs() {
     let deferd = with_descriptors("128");
     let log = deferd.log();
     let warning = log.lines().find(|line| line.contains("WARN")).expect("a warning");
