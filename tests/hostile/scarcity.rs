@@ -71,7 +71,8 @@ fn assert_refused(client: &mut Client, target: &str) {
 #[test]
 fn jobs_short_of_descriptors_run_later() {
     let upstream = Upstream::start(|_, stream| {
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
         Then::Close
     });
     let up = upstream.route("");
