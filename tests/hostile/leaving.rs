@@ -167,30 +167,36 @@ fn a_reset_ends_the_run_of_any_client() {
 /// As `printf … | nc -N` does. A kept connection has no reason to, so there it means that the client left.
 #[test]
 fn clients_of_one_request_may_half_close() {
-    let deferd = with_places(8);
+    let deferd = with_places(16);
     unharmed(&deferd, || {
-        for (version, fields) in [
+        let (patient, gone) = (Hold::new(), Hold::new());
+        let ask = |target: &str, version: &str, fields: &str| {
+            let stream = asking(&deferd, target, version, fields);
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream
+        };
+        let mut waiting = [
             ("1.0", ""),
             ("1.0", "connection: keep-alive\r\n"),
             ("1.1", "connection: close\r\n"),
             ("1.1", "connection: Keep-Alive, CLOSE\r\n"),
-        ] {
-            let (patient, gone) = (Hold::new(), Hold::new());
-            let mut waits = asking(&deferd, &patient.target(), version, fields);
-            let mut leaves = asking(&deferd, &gone.target(), "1.1", "");
-            let mut sleeps = asking(&deferd, "/_admin/sleep?duration=1", version, fields);
-            patient.wait_for("started");
-            gone.wait_for("started");
-            for stream in [&waits, &leaves, &sleeps] {
-                stream.shutdown(Shutdown::Write).unwrap();
-            }
-            // Whatever is to be noticed is noticed by then.
+        ]
+        .map(|(version, fields)| {
+            let sleeps = ask("/_admin/sleep?duration=0.6", version, fields);
+            (ask(&patient.target(), version, fields), sleeps)
+        });
+        patient.wait_for("started");
+        let mut leaves = ask(&gone.target(), "1.1", "");
+        assert_eq!(leaves.read(&mut [0]).unwrap(), 0, "it gets no answer");
+        // Longer than it takes to see that a client has left.
+        for (_, sleeps) in &mut waiting {
             let mut answer = String::new();
             sleeps.read_to_string(&mut answer).unwrap();
-            assert!(answer.ends_with(r#""duration":1}"#), "{answer}");
-            eventually("one script ends", || deferd.children().len() == 1);
-            assert_eq!(leaves.read(&mut [0]).unwrap(), 0, "it gets no answer");
-            patient.release();
+            assert!(answer.ends_with(r#""duration":0.6}"#), "{answer}");
+        }
+        eventually("the four scripts go on", || deferd.children().len() == 4);
+        patient.release();
+        for (waits, _) in &mut waiting {
             let mut answer = String::new();
             waits.read_to_string(&mut answer).unwrap();
             assert!(
