@@ -1,12 +1,12 @@
 //! Content while it comes: collected piece by piece, charged to the budget of memory, then shared.
 //!
-//! Owns where content lives, and nothing of what it means. Large content has a memory map of its own,
-//! not a block of the heap: glibc keeps freed blocks of many MiB for later, a map goes back to the
-//! system with the last share of it. Invariants: memory follows what has come, not what was announced;
+//! Owns where content lives, and nothing of what it means. Content of more than a few pages has a memory map
+//! of its own, not a block of the heap: glibc keeps freed blocks for later if anything small lies behind
+//! them, a map goes back to the system with the last share of it. Invariants: memory follows what has come, not what was announced;
 //! content of more than [`SMALL`] bytes is charged from its first byte until its last share is dropped,
 //! smaller content counts with what holds it, a connection or a record.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::ops::Deref;
 
@@ -22,9 +22,12 @@ pub const SMALL: usize = 4 * 1024;
 /// By how much the buffer grows, at least, in bytes: what one byte can cost.
 const STEP: usize = 8 * 1024;
 
-/// Beyond this size, content has a map of its own. It is from where glibc itself takes maps, until it
-/// has seen the first of them freed.
-const OWN_MAP: usize = 128 * 1024;
+/// Beyond this size, content has a map of its own, in bytes. All connections together can have that much
+/// and more in the heap, which may keep it: a crowd of clients whose content is refused leaves no more.
+const OWN_MAP: usize = 16 * 1024;
+
+/// By how much a map grows, at least, in bytes: pages that were never touched cost nothing, copies do.
+const MAP_STEP: usize = 128 * 1024;
 
 /// How much of a map is charged at once, in bytes.
 const TOUCH: usize = 64 * 1024;
@@ -117,29 +120,44 @@ impl ContentBuffer {
         Ok(())
     }
 
-    /// Grows by half, or to twice the size in a map, where new room costs nothing until it is used: few
-    /// copies, and never much more than what has come.
     fn grow(&mut self, most: usize) -> Result<(), NoMemory> {
         let size = self.len.saturating_add(most.min(STEP.max(self.len / 2)));
-        match &mut self.room {
-            Room::Heap(heap) if size <= OWN_MAP => {
-                if size > SMALL && size > self.charge.bytes() {
-                    self.charge.grow(size - self.charge.bytes())?;
-                }
-                heap.reserve_exact(size - self.len);
-                heap.resize(size, 0);
-            }
-            _ => {
-                let size = self.len.saturating_add(most.min(OWN_MAP.max(self.len)));
-                // While it is copied it is there twice.
-                self.charge.grow(self.len)?;
-                let mut map = MmapMut::map_anon(size).map_err(NoMemory::System)?;
-                map[..self.len].copy_from_slice(self);
-                self.room = Room::Map(map);
-                self.charge.shrink_to(self.charge.bytes() - self.len);
-            }
+        if size <= OWN_MAP {
+            return self.grow_in_heap(size);
         }
+        match self.grow_in_map(most) {
+            // A process can have some ten thousand maps; then the heap has to do.
+            Err(NoMemory::System(_)) if matches!(self.room, Room::Heap(_)) => {
+                self.grow_in_heap(size)
+            }
+            grown => grown,
+        }
+    }
+
+    /// Grows to `size` in the heap.
+    fn grow_in_heap(&mut self, size: usize) -> Result<(), NoMemory> {
+        let Room::Heap(heap) = &mut self.room else { return Ok(()) };
+        if size > SMALL && size > self.charge.bytes() {
+            self.charge.grow(size - self.charge.bytes())?;
+        }
+        let reserved = heap.try_reserve_exact(size - self.len);
+        reserved.map_err(|_| NoMemory::System(ErrorKind::OutOfMemory.into()))?;
+        heap.resize(size, 0);
         Ok(())
+    }
+
+    /// Grows to twice the size in a new map: few copies.
+    fn grow_in_map(&mut self, most: usize) -> Result<(), NoMemory> {
+        let size = self.len.saturating_add(most.min(MAP_STEP.max(self.len)));
+        // While it is copied it is there twice.
+        let charged = self.charge.bytes();
+        self.charge.grow(self.len)?;
+        let grown = MmapMut::map_anon(size).map_err(NoMemory::System).map(|mut map| {
+            map[..self.len].copy_from_slice(self);
+            self.room = Room::Map(map);
+        });
+        self.charge.shrink_to(charged);
+        grown
     }
 
     /// Returns what has come, to be shared.
@@ -226,9 +244,9 @@ mod tests {
 
     #[test]
     fn content_of_every_size_is_what_came() {
-        let all: Vec<u8> = (0..=250).cycle().take(5 * OWN_MAP).collect();
-        let budget = Budget::new(10 * OWN_MAP);
-        for size in [0, 1, SMALL, STEP, STEP + 1, OWN_MAP, OWN_MAP + 1, 5 * OWN_MAP] {
+        let all: Vec<u8> = (0..=250).cycle().take(5 * MAP_STEP).collect();
+        let budget = Budget::new(10 * MAP_STEP);
+        for size in [0, 1, SMALL, STEP, STEP + 1, OWN_MAP, OWN_MAP + 1, 5 * MAP_STEP] {
             for piece in [1000, STEP, 3 * STEP + 7] {
                 let mut content = ContentBuffer::new(&budget.allowance());
                 for piece in all[..size].chunks(piece) {
@@ -260,16 +278,31 @@ mod tests {
         let mut content = ContentBuffer::new(&Allowance::default());
         assert_eq!(content.room(5).unwrap().len(), 5);
         let mut content = ContentBuffer::new(&Allowance::default());
-        while content.len() < 5 * OWN_MAP {
+        while content.len() < 5 * MAP_STEP {
             let n = content.room(usize::MAX).unwrap().len();
-            assert!((1..=content.len().max(OWN_MAP)).contains(&n), "{n} at {}", content.len());
+            assert!((1..=content.len().max(TOUCH)).contains(&n), "{n} at {}", content.len());
             content.advance(n.min(3000));
         }
     }
 
     #[test]
+    fn content_without_maps_stays_in_the_heap() {
+        let budget = Budget::new(5 * MAP_STEP);
+        let mut content = ContentBuffer::new(&budget.allowance());
+        content.extend(&[b'x'; STEP]).unwrap();
+        content.grow_in_heap(2 * MAP_STEP).unwrap();
+        assert_eq!((content.room.bytes().len(), budget.used()), (2 * MAP_STEP, 2 * MAP_STEP));
+        assert!(content.grow_in_heap(6 * MAP_STEP).is_err(), "it does not fit the budget");
+        content.advance(1);
+        let content = content.freeze();
+        assert_eq!((content.len(), budget.used()), (STEP + 1, STEP + 1));
+    }
+
+    #[test]
     fn content_ends_where_the_budget_does() {
-        for (capacity, most) in [(STEP, STEP), (5 * OWN_MAP, 5 * OWN_MAP)] {
+        for (capacity, most) in
+            [(STEP, STEP), (5 * OWN_MAP, 5 * OWN_MAP), (5 * MAP_STEP, 5 * MAP_STEP)]
+        {
             let budget = Budget::new(capacity);
             let mut content = ContentBuffer::new(&budget.allowance());
             let mut come = 0;

@@ -10,6 +10,7 @@
 //! - [`auth`]: refusals of an unknown user beside those of a wrong token.
 //! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
 //! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
+//! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`].
 //! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
 //!   `weighing`, and of the above [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
 //!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
@@ -18,14 +19,17 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 mod all;
+mod attempts;
 mod auth;
 mod bare;
 mod beanstalk;
 mod client;
+mod crowd;
 mod deferring;
 mod front;
 mod gearman;
 mod http_job;
+mod limits;
 mod load;
 mod memory;
 mod peer;
@@ -50,12 +54,13 @@ fn main() {
         (Some("auth"), _) => auth::print(),
         (Some("store"), _) => store::print(),
         (Some("upstream"), _) => upstream::print(),
+        (Some("limits"), word) => limits::print(word),
         (Some("all"), Some(environment)) => all::print(environment.as_ref()),
         (Some("bare"), _) => bare::serve(),
         (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
         _ => println!(
             "Usage: cargo bench --bench figures -- scripts | memory | front | auth | store | upstream | \
-             all PYTHON-ENVIRONMENT"
+             limits [WORD] |              all PYTHON-ENVIRONMENT"
         ),
     }
 }
