@@ -29,6 +29,10 @@ const OWN_MAP: usize = 16 * 1024;
 /// By how much a map grows, at least, in bytes: pages that were never touched cost nothing, copies do.
 const MAP_STEP: usize = 128 * 1024;
 
+/// From this size on, a map grows to eight times that, in bytes: what is copied must fit into the budget
+/// twice, and few clients can have as much.
+const LARGE: usize = 1 << 20;
+
 /// How much of a map is charged at once, in bytes.
 const TOUCH: usize = 64 * 1024;
 
@@ -123,9 +127,12 @@ impl ContentBuffer {
     fn grow(&mut self, most: usize) -> Result<(), NoMemory> {
         let size = self.len.saturating_add(most.min(STEP.max(self.len / 2)));
         if size <= OWN_MAP {
+            // By half at least, even if little is asked for: content that comes in small chunks would
+            // be copied for each of them.
+            let size = size.max(self.len + self.len / 2).min(OWN_MAP);
             return self.grow_in_heap(size);
         }
-        match self.grow_in_map(most) {
+        match self.grow_in_map() {
             // A process can have some ten thousand maps; then the heap has to do.
             Err(NoMemory::System(_)) if matches!(self.room, Room::Heap(_)) => {
                 self.grow_in_heap(size)
@@ -146,9 +153,10 @@ impl ContentBuffer {
         Ok(())
     }
 
-    /// Grows to twice the size in a new map: few copies.
-    fn grow_in_map(&mut self, most: usize) -> Result<(), NoMemory> {
-        let size = self.len.saturating_add(most.min(MAP_STEP.max(self.len)));
+    /// Grows in a new map to twice the size, or to many times that: few copies, none of them large.
+    fn grow_in_map(&mut self) -> Result<(), NoMemory> {
+        let times = if self.len < LARGE { 1 } else { 7 };
+        let size = self.len.saturating_add(MAP_STEP.max(self.len.saturating_mul(times)));
         // While it is copied it is there twice.
         let charged = self.charge.bytes();
         self.charge.grow(self.len)?;
@@ -282,6 +290,28 @@ mod tests {
             let n = content.room(usize::MAX).unwrap().len();
             assert!((1..=content.len().max(TOUCH)).contains(&n), "{n} at {}", content.len());
             content.advance(n.min(3000));
+        }
+    }
+
+    #[test]
+    fn content_is_copied_seldom_however_it_comes() {
+        let budget = Budget::new(8 * LARGE);
+        for most in [100, STEP, usize::MAX] {
+            let most = most.min(7 * LARGE);
+            let mut content = ContentBuffer::new(&budget.allowance());
+            let mut sizes = vec![0];
+            while content.len() < 7 * LARGE {
+                // More than half of the budget, and it can grow.
+                let left = most.min(7 * LARGE - content.len());
+                let n = content.room(left).unwrap().len();
+                assert!(n <= most);
+                content.advance(n);
+                let size = content.room.bytes().len();
+                if sizes.last() != Some(&size) {
+                    sizes.push(size);
+                }
+            }
+            assert!(sizes.len() <= 20, "{most} at a time: {sizes:?}");
         }
     }
 

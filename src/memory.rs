@@ -3,7 +3,10 @@
 //! Owns the count, the shares that no one holder may exceed, and the wait of those who need room. Holds no
 //! content itself: whatever does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
 //! Invariants: charges never exceed the budget, nor those of a share the share, but for what was
-//! [found](Allowance::charge_found) at start; nothing here is counted by hand.
+//! [found](Allowance::charge_found) at start; nothing here is counted by hand. What the process keeps beside
+//! them ([`kept`]) takes from the budget as well, so that all of its memory is bounded.
+
+mod kept;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,6 +14,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+
+use kept::Kept;
 
 /// How often a thread that waits for room looks by itself.
 const LOOK: Duration = Duration::from_millis(100);
@@ -28,6 +33,8 @@ pub enum Part {
 pub struct Budget {
     capacity: usize,
     used: AtomicUsize,
+    /// What the process has beside that.
+    kept: Kept,
     /// Threads that wait for room.
     waiting: AtomicUsize,
     lock: Mutex<()>,
@@ -80,11 +87,21 @@ fn take(used: &AtomicUsize, capacity: usize, bytes: usize) -> Result<(), NoRoom>
 }
 
 impl Budget {
-    /// A budget of `capacity` bytes, all of them free.
+    /// A budget of `capacity` bytes, all of them free, whatever else the process has.
     pub fn new(capacity: usize) -> Arc<Self> {
+        Self::beside(Kept::nothing(), capacity)
+    }
+
+    /// A budget of `capacity` bytes, less what the process keeps beside what is charged.
+    pub fn of_process(capacity: usize) -> Arc<Self> {
+        Self::beside(Kept::of_process(), capacity)
+    }
+
+    fn beside(kept: Kept, capacity: usize) -> Arc<Self> {
         Arc::new(Self {
             capacity,
             used: AtomicUsize::new(0),
+            kept,
             waiting: AtomicUsize::new(0),
             lock: Mutex::new(()),
             freed: Condvar::new(),
@@ -100,6 +117,21 @@ impl Budget {
     /// Returns how many bytes are charged.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Acquire)
+    }
+
+    /// Returns how many bytes the process was last seen to keep beside them.
+    pub fn kept(&self) -> usize {
+        self.kept.bytes()
+    }
+
+    /// Returns how many bytes can be charged in all if `bytes` are to be charged now. While no more than a
+    /// quarter is, that never depends on what is kept.
+    fn usable(&self, bytes: usize) -> usize {
+        let used = self.used();
+        if used.saturating_add(bytes) <= self.capacity / 4 {
+            return self.capacity;
+        }
+        self.capacity - self.kept.beside(used, self.capacity)
     }
 
     /// Returns the right to charge it that only the budget itself bounds.
@@ -141,7 +173,7 @@ impl Budget {
     /// Waits until `bytes` are free, or until `is_over` says that waiting is of no more use: it is asked
     /// at first, when room came free, and ten times a second.
     pub fn wait_for(&self, bytes: usize, is_over: impl Fn() -> bool) {
-        let is_free = || self.capacity.saturating_sub(self.used()) >= bytes;
+        let is_free = || self.usable(bytes).saturating_sub(self.used()) >= bytes;
         if is_free() {
             return;
         }
@@ -237,10 +269,14 @@ impl Charge {
     /// [`NoRoom`]; then it is as before.
     pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let Bounds { budget, share } = &*self.allowance.0;
+        if bytes == 0 {
+            // Also while more is charged than may be.
+            return Ok(());
+        }
         if let Some(share) = share {
             take(&share.used, share.capacity, bytes)?;
         }
-        if let Err(error) = take(&budget.used, budget.capacity, bytes) {
+        if let Err(error) = take(&budget.used, budget.usable(bytes), bytes) {
             if let Some(share) = share {
                 share.used.fetch_sub(bytes, Ordering::AcqRel);
             }
@@ -288,6 +324,7 @@ impl fmt::Debug for Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::thread;
 
     #[test]
@@ -337,8 +374,33 @@ mod tests {
         let budget = Budget::new(10);
         let found = budget.share(Part::Half).charge_found(100);
         assert!(budget.allowance().charge(1).is_err());
+        let mut nothing = budget.allowance().nothing();
+        assert!(nothing.resize(0).is_ok(), "what needs no more fits");
         drop(found);
         assert!(budget.allowance().charge(10).is_ok());
+    }
+
+    #[test]
+    fn what_the_process_keeps_takes_from_the_budget() {
+        const MIB: usize = 1 << 20;
+        // 12 MiB more than a process needs, whatever is charged.
+        let charged = Arc::new(AtomicUsize::new(0));
+        let resident = Arc::clone(&charged);
+        let reading = move || Some(resident.load(Ordering::Relaxed) + 30 * MIB);
+        let budget = Budget::beside(Kept::new(Some(Box::new(reading))), 32 * MIB);
+        let memory = budget.allowance();
+        assert_eq!(memory.charge(21 * MIB).unwrap_err(), NoRoom);
+        let held = memory.charge(20 * MIB).unwrap();
+        charged.store(20 * MIB, Ordering::Relaxed);
+        assert_eq!((budget.kept(), memory.charge(1).unwrap_err()), (12 * MIB, NoRoom));
+        let waits = Cell::new(0);
+        budget.wait_for(MIB, || waits.replace(waits.get() + 1) > 0);
+        assert!(waits.get() > 0, "a job waits as well");
+        drop(held);
+        // Kept now is what was charged: a quarter can be charged all the same.
+        assert_eq!(memory.charge(9 * MIB).unwrap_err(), NoRoom);
+        drop(memory.charge(8 * MIB).unwrap());
+        budget.wait_for(8 * MIB, || panic!("there is room"));
     }
 
     #[test]

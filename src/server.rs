@@ -105,7 +105,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     config.check_exposure(&address)?;
     let descriptors = Descriptors::prepare(config.max_connections, config.workers);
     let auth = config.auth.as_deref().map(auth).transpose()?;
-    let memory = Budget::new(config.sizes().memory);
+    let memory = Budget::of_process(config.sizes().memory);
     let (store, found) = store(config, &memory)?;
     let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue), memory));
     let routes = Arc::new(routes(config, &jobs, &descriptors)?);

@@ -41,6 +41,7 @@ pub fn version(query: &str, jobs: &Jobs) -> Response<Bytes> {
         "architecture": std::env::consts::ARCH,
         "build": build,
         "deferd-version": env!("CARGO_PKG_VERSION"),
+        "memory-kept": coarse(jobs.memory.kept()),
         "memory-limit": jobs.memory.capacity().to_string(),
         "memory-used": coarse(jobs.memory.used()),
         "server-version": "1.4.3",

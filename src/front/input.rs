@@ -63,10 +63,12 @@ impl<R: Read + Timed> Input<R> {
         debug_assert!(self.start <= self.end);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.buffer.len() > 4 * CHUNK {
-                // A large head was an exception: an idle connection should not hold its memory.
-                self.buffer = Vec::new();
-            }
+        }
+        if self.buffer.len() > 2 * CHUNK && self.end - self.start <= CHUNK {
+            // A large head was an exception: neither an idle connection should hold its memory, nor one
+            // whose client sends requests ahead.
+            self.buffer = self.buffer[self.start..self.end].to_vec();
+            (self.start, self.end) = (0, self.buffer.len());
         }
     }
 
@@ -88,7 +90,10 @@ impl<R: Read + Timed> Input<R> {
             (self.start, self.end) = (0, self.end - self.start);
         }
         if self.buffer.len() - self.end < CHUNK {
-            self.buffer.resize(self.end + CHUNK, 0);
+            let len = self.end + CHUNK;
+            // Exactly: of a large head, a step by doubling would be as much again.
+            self.buffer.reserve_exact(len - self.buffer.len());
+            self.buffer.resize(len, 0);
         }
         let Self { source, read_time, buffer, end, .. } = self;
         let n = read(source, read_time, &mut buffer[*end..], time)?;
@@ -173,6 +178,21 @@ mod tests {
         fn set_read_time(&mut self, _: Duration) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_large_head_leaves_a_small_buffer() {
+        let sent = [vec![b'h'; 5 * CHUNK], b"ahead".to_vec()].concat();
+        let mut input = Input::new(sent.as_slice());
+        while input.bytes().len() < sent.len() {
+            assert!(input.fill(Instant::now() + Duration::from_secs(60)).unwrap() > 0);
+            assert!(input.buffer.capacity() <= input.bytes().len() + CHUNK);
+        }
+        input.consume(5 * CHUNK);
+        assert_eq!(input.bytes(), b"ahead");
+        assert!(input.buffer.capacity() <= CHUNK, "{}", input.buffer.capacity());
+        input.consume(5);
+        assert_eq!(input.bytes(), b"");
     }
 
     #[test]

@@ -38,6 +38,7 @@
 //! | `--max-connections`; threads | `crowds::beyond_the_limit`, `scarcity::running_out_of_threads` |
 //! | resets in every phase | `resets` |
 //! | a client that leaves ends its run and frees its place | `leaving` |
+//! | `--max-memory`, `--max-stored` | `memory` (content sent, unread, stored; keys) |
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -52,6 +53,7 @@ mod floods;
 mod framing;
 mod heads;
 mod leaving;
+mod memory;
 mod resets;
 mod scarcity;
 mod shapes;

@@ -21,6 +21,9 @@ pub const CROWD: usize = 500;
 /// contents that were cut short; after four such crowds the same.
 const CROWD_PRICE: usize = 16 * 1024;
 
+/// What may be resident beside `--max-memory` at the highest, in KiB: the program, stacks, tables.
+const BESIDE_CONTENT: usize = 24 * 1024;
+
 /// Runs a case, and checks that nothing of it is left.
 #[track_caller]
 pub fn unharmed(deferd: &Deferd, case: impl FnOnce()) {
@@ -66,6 +69,11 @@ fn unharmed_since(deferd: &Deferd, growth: usize, case: impl FnOnce()) {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(now <= memory + growth, "resident memory grew from {memory} to {now} KiB");
+    let (highest, limit) = (highest(deferd), memory_limit(deferd) / 1024);
+    assert!(
+        highest <= limit + BESIDE_CONTENT,
+        "{highest} KiB were resident with --max-memory of {limit} KiB"
+    );
     assert!(deferd.children().is_empty(), "a script is left");
     assert!(!deferd.log().contains("panicked"), "{}", deferd.log());
 }
@@ -97,9 +105,30 @@ pub fn no_connection(deferd: &Deferd) {
 
 /// The resident memory, in KiB.
 pub fn memory(deferd: &Deferd) -> usize {
+    status(deferd, "VmRSS:")
+}
+
+/// The highest that the resident memory was, in KiB.
+pub fn highest(deferd: &Deferd) -> usize {
+    status(deferd, "VmHWM:")
+}
+
+fn status(deferd: &Deferd, name: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", deferd.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a size");
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// `--max-memory`, in bytes, as deferd says it.
+fn memory_limit(deferd: &Deferd) -> usize {
+    detail(&mut deferd.client(), "memory-limit")
+}
+
+/// A number of the version's details.
+#[track_caller]
+pub fn detail(client: &mut Client, name: &str) -> usize {
+    let version = client.get("/_api/version?details=true").expect(200).json();
+    version["details"][name].as_str().expect("a string").parse().expect("a number")
 }
 
 /// Writes as much as the other side takes before it closes; how much that was.
