@@ -29,8 +29,8 @@ const OWN_MAP: usize = 16 * 1024;
 /// By how much a map grows, at least, in bytes: pages that were never touched cost nothing, copies do.
 const MAP_STEP: usize = 128 * 1024;
 
-/// From this size on, a map grows to eight times that, in bytes: what is copied must fit into the budget
-/// twice, and few clients can have as much.
+/// From this size on, a map grows to sixteen times that if as much can fit into the budget, in bytes: few
+/// clients can have so much, and what is copied must fit twice.
 const LARGE: usize = 1 << 20;
 
 /// How much of a map is charged at once, in bytes.
@@ -155,8 +155,11 @@ impl ContentBuffer {
 
     /// Grows in a new map to twice the size, or to many times that: few copies, none of them large.
     fn grow_in_map(&mut self) -> Result<(), NoMemory> {
-        let times = if self.len < LARGE { 1 } else { 7 };
-        let size = self.len.saturating_add(MAP_STEP.max(self.len.saturating_mul(times)));
+        let size = if self.len < LARGE {
+            self.len + MAP_STEP.max(self.len)
+        } else {
+            self.len.saturating_mul(16).min(self.charge.capacity()).max(self.len + MAP_STEP)
+        };
         // While it is copied it is there twice.
         let charged = self.charge.bytes();
         self.charge.grow(self.len)?;
@@ -295,14 +298,14 @@ mod tests {
 
     #[test]
     fn content_is_copied_seldom_however_it_comes() {
-        let budget = Budget::new(8 * LARGE);
+        let budget = Budget::new(20 * LARGE);
         for most in [100, STEP, usize::MAX] {
-            let most = most.min(7 * LARGE);
+            let most = most.min(16 * LARGE);
             let mut content = ContentBuffer::new(&budget.allowance());
             let mut sizes = vec![0];
-            while content.len() < 7 * LARGE {
+            while content.len() < 16 * LARGE {
                 // More than half of the budget, and it can grow.
-                let left = most.min(7 * LARGE - content.len());
+                let left = most.min(16 * LARGE - content.len());
                 let n = content.room(left).unwrap().len();
                 assert!(n <= most);
                 content.advance(n);

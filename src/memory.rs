@@ -124,11 +124,11 @@ impl Budget {
         self.kept.bytes()
     }
 
-    /// Returns how many bytes can be charged in all if `bytes` are to be charged now. While no more than a
-    /// quarter is, that never depends on what is kept.
+    /// Returns how many bytes can be charged in all if `bytes` are to be charged now. While no more than
+    /// half is, that never depends on what is kept.
     fn usable(&self, bytes: usize) -> usize {
         let used = self.used();
-        if used.saturating_add(bytes) <= self.capacity / 4 {
+        if used.saturating_add(bytes) <= self.capacity / 2 {
             return self.capacity;
         }
         self.capacity - self.kept.beside(used, self.capacity)
@@ -261,6 +261,11 @@ impl Charge {
     /// Returns how many bytes it is.
     pub const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Returns how much it can be at most, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.allowance.capacity()
     }
 
     /// Charges `bytes` more.
@@ -397,10 +402,10 @@ mod tests {
         budget.wait_for(MIB, || waits.replace(waits.get() + 1) > 0);
         assert!(waits.get() > 0, "a job waits as well");
         drop(held);
-        // Kept now is what was charged: a quarter can be charged all the same.
-        assert_eq!(memory.charge(9 * MIB).unwrap_err(), NoRoom);
-        drop(memory.charge(8 * MIB).unwrap());
-        budget.wait_for(8 * MIB, || panic!("there is room"));
+        // Kept now is what was charged: half can be charged all the same.
+        assert_eq!(memory.charge(17 * MIB).unwrap_err(), NoRoom);
+        drop(memory.charge(16 * MIB).unwrap());
+        budget.wait_for(16 * MIB, || panic!("there is room"));
     }
 
     #[test]

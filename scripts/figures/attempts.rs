@@ -130,6 +130,10 @@ pub static ALL: &[Attempt] = &[
         fill(t, &deferred(&format!("/_api/job/{id}/result")), 60);
         Vec::new()
     }),
+    attempt("20 stored results of 8 MB, each read on a connection of its own", |t| {
+        let ids: Vec<_> = (0..20).map(|_| stored(t, "/run/sized?8000000")).collect();
+        ids.iter().flat_map(|id| unread(t, 1, |_| format!("/_api/job/{id}/result"))).collect()
+    }),
     attempt("100 000 results without content", |t| {
         let id = Client::new(t.server.address).submit(&deferred("/_admin/sleep?duration=60"));
         fill(t, &deferred(&format!("/_api/job/{id}")), 100_000);

@@ -10,7 +10,10 @@ use std::os::unix::fs::PermissionsExt;
 use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, Reply, TempDir, eventually};
 use crate::unharmed;
-use crate::unharmed::{connections, detail, highest, memory, no_connection, pour};
+use crate::unharmed::{
+    connections, detail, highest, memory, no_connection, pour, unharmed_by_crowd,
+    unharmed_by_large_results,
+};
 
 /// The budget of these cases.
 const MEMORY: [&str; 2] = ["--max-memory", "32M"];
@@ -33,7 +36,7 @@ fn send_unfinished(clients: &[Client], content: &[u8]) -> usize {
     std::thread::scope(|scope| {
         let pours: Vec<_> =
             clients.iter().map(|client| scope.spawn(|| pour(client, content))).collect();
-        pours.into_iter().filter(|_| true).map(|pour| pour.join().unwrap()).for_each(drop);
+        pours.into_iter().for_each(|pour| assert!(pour.join().is_ok()));
     });
     let mut refused = 0;
     for client in clients {
@@ -127,14 +130,16 @@ fn content_without_credentials_takes_no_memory() {
             let reply = client.try_read("POST").expect("an answer").expect(status);
             assert_eq!(reply.header("connection"), Some("close"));
         }
-        clients.iter().for_each(|client| drop(pour(client, &content)));
+        for client in &clients {
+            pour(client, &content);
+        }
         drop(clients);
         no_connection(&deferd);
     }
     // The same in chunks, whose sum the head does not tell.
     let clients: Vec<_> =
         (0..20).map(|_| begin(&deferd, available, "transfer-encoding: chunked\r\n")).collect();
-    send_unfinished(&clients, &[b"fffff0\r\n".as_slice(), &content[..MIB]].concat());
+    let _ = send_unfinished(&clients, &[b"fffff0\r\n".as_slice(), &content[..MIB]].concat());
     let most = highest(&deferd);
     assert!(most <= before + 8 * 1024, "from {before} KiB to {most} KiB");
     deferd.client().get(available).expect(200);
@@ -206,7 +211,7 @@ fn unread_answers_stay_within_the_budget() {
         ids.iter().for_each(|id| client.wait_done(id));
         drop(client);
         let content = vec![1; 64 << 10];
-        unharmed(&deferd, || {
+        unharmed_by_large_results(&deferd, || {
             for what in 0..4 {
                 let mut clients: Vec<_> = (0..40).map(|_| deferd.client()).collect();
                 for (client, id) in clients.iter_mut().zip(&ids) {
@@ -235,7 +240,7 @@ fn a_result_with_many_readers_is_held_once() {
     let data = dir.join("data");
     let arguments = ["--max-memory", "64M", "--data", data.to_str().unwrap()];
     let deferd = Deferd::with_scripts("", &arguments);
-    unharmed(&deferd, || {
+    unharmed_by_large_results(&deferd, || {
         let mut client = deferd.client();
         let id = client.store("GET", "/run/c-zeros?12000000", b"");
         client.wait_done(&id);
@@ -285,7 +290,7 @@ fn deferred_reads_of_a_result_stay_within_max_stored() {
         let mut arguments = vec!["--max-stored", "32M", "--max-memory", "64M"];
         arguments.extend(on_disk.then_some(["--data", data.to_str().unwrap()]).iter().flatten());
         let deferd = Deferd::with_scripts("", &arguments);
-        unharmed(&deferd, || {
+        unharmed_by_large_results(&deferd, || {
             let mut client = deferd.client();
             let id = client.store("GET", "/run/c-zeros?12000000", b"");
             client.wait_done(&id);
@@ -297,9 +302,11 @@ fn deferred_reads_of_a_result_stay_within_max_stored() {
                 client.wait_done(id);
                 assert!(detail(&mut client, "stored-used") <= 32 * MIB);
                 let reply = client.get(&format!("/_api/job/{id}/result"));
-                if reply.status == 507 {
+                if reply.status != 200 {
                     refused += 1;
-                    assert!(reply.text().contains("--max-stored"), "{}", reply.text());
+                    // Read from the disk at the same time, they need memory first.
+                    assert!(matches!(reply.status, 507 | 503), "{}", reply.text());
+                    assert!(reply.text().contains("see --max-"), "{}", reply.text());
                 }
             }
             assert!(refused >= 50, "{refused} of 60");
@@ -387,7 +394,7 @@ fn large_heads_ahead_stay_within_the_budget() {
     let deferd = Deferd::start(&MEMORY);
     let fields: String = (0..97).map(|n| format!("x-{n}: {}\r\n", "v".repeat(150))).collect();
     let head = format!("GET /_admin/echo HTTP/1.1\r\nhost: a\r\n{fields}\r\n").repeat(8);
-    unharmed::unharmed_by_crowd(&deferd, || {
+    unharmed_by_crowd(&deferd, || {
         let clients: Vec<_> = (0..400).map(|_| deferd.client()).collect();
         for client in &clients {
             client.socket().set_nonblocking(true).unwrap();

@@ -21,6 +21,11 @@ pub const CROWD: usize = 500;
 /// contents that were cut short; after four such crowds the same.
 const CROWD_PRICE: usize = 16 * 1024;
 
+/// What results of many MiB in the store on disk may cost for good, in KiB. redb copies them through the
+/// heap, and the largest block that was freed tells glibc to keep twice as much from then on. It is bounded
+/// all the same: what is kept takes from `--max-memory`.
+const LARGE_PRICE: usize = 40 * 1024;
+
 /// What may be resident beside `--max-memory` at the highest, in KiB: the program, stacks, tables.
 const BESIDE_CONTENT: usize = 24 * 1024;
 
@@ -48,6 +53,13 @@ pub fn unharmed_by_crowd(deferd: &Deferd, case: impl FnOnce()) {
         }
     });
     unharmed_since(deferd, GROWTH, case);
+}
+
+/// The same for a case of results of many MiB that may be on disk.
+#[track_caller]
+pub fn unharmed_by_large_results(deferd: &Deferd, case: impl FnOnce()) {
+    deferd.client().get("/_admin/echo").expect(200);
+    unharmed_since(deferd, LARGE_PRICE, case);
 }
 
 #[track_caller]
