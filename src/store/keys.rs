@@ -11,7 +11,7 @@ use crate::job::{JobId, Stamp};
 use crate::memory::{Charge, allocated};
 
 /// What a key is accounted with beside its own two copies, in bytes: its places in both maps.
-const PLACES: usize = 288;
+const PLACES: usize = 224;
 
 /// The keys of all owners.
 #[derive(Default)]
