@@ -14,10 +14,10 @@ use support::hold::Hold;
 use support::{Client, Deferd, eventually};
 
 /// How many of a kind are weighed: so many that what is kept free beside them does not matter.
-const MANY: usize = 20_000;
+const MANY: usize = 10_000;
 
 /// How many requests are under way at once.
-const BATCH: usize = 50;
+const BATCH: usize = 10;
 
 /// What the process has of its own in memory, in bytes.
 fn private(deferd: &Deferd) -> usize {
@@ -78,6 +78,13 @@ impl Each {
     }
 }
 
+/// Returns the middle of three weighings: where an allocator places small blocks is partly chance.
+fn middle(weigh: impl Fn() -> Each) -> Each {
+    let mut all = [(); 3].map(|()| weigh());
+    all.sort_by(|a, b| a.taken.total_cmp(&b.taken));
+    all[1]
+}
+
 /// Fills a deferd with so many of a kind, and weighs each.
 #[track_caller]
 fn weigh(
@@ -119,7 +126,7 @@ fn results_take_what_is_accounted() {
         let fields =
             if length > 0 { format!("content-length: {length}\r\n") } else { String::new() };
         let request = head(line, &fields) + &body;
-        weigh(&deferd(), MANY, true, |_| request.clone()).is_true(what);
+        middle(|| weigh(&deferd(), MANY, true, |_| request.clone())).is_true(what);
     }
 }
 
@@ -132,11 +139,6 @@ fn waiting_jobs_take_what_is_accounted() {
         ("a job with 90 fields", 90, 20, 0),
         ("a job with 3 long fields and 3 KB", 3, 1000, 3000),
     ] {
-        let deferd = deferd();
-        let holds = [(); 8].map(|()| Hold::new());
-        for hold in holds.iter().take(workers()) {
-            hold.start(&mut deferd.client());
-        }
         let mut fields = String::new();
         for n in 0..count {
             write!(fields, "x-field-{n}: {}\r\n", "v".repeat(size)).unwrap();
@@ -145,20 +147,30 @@ fn waiting_jobs_take_what_is_accounted() {
             write!(fields, "content-length: {length}\r\n").unwrap();
         }
         let request = head("POST /_admin/echo?a=1", &fields) + &"x".repeat(length);
-        let mut each = weigh(&deferd, MANY / 4, false, |_| request.clone());
+        let mut each = middle(|| {
+            let deferd = deferd();
+            let holds = [(); 8].map(|()| Hold::new());
+            for hold in holds.iter().take(workers()) {
+                hold.start(&mut deferd.client());
+            }
+            let each = weigh(&deferd, MANY / 4, false, |_| request.clone());
+            holds.iter().for_each(Hold::release);
+            each
+        });
         // So much is reserved for the error that it may end with, and not taken yet.
         each.accounted -= 1024.0;
         each.is_true(what);
-        holds.iter().for_each(Hold::release);
     }
 }
 
 #[test]
 fn idempotency_keys_take_what_is_accounted() {
-    let result = weigh(&deferd(), MANY, true, |_| head("HEAD /_admin/time", ""));
+    let result = middle(|| weigh(&deferd(), MANY, true, |_| head("HEAD /_admin/time", "")));
     for length in [8, 36, 250] {
-        let both = weigh(&deferd(), MANY, true, |n| {
-            head("HEAD /_admin/time", &format!("idempotency-key: {n:0>length$}\r\n"))
+        let both = middle(|| {
+            weigh(&deferd(), MANY, true, |n| {
+                head("HEAD /_admin/time", &format!("idempotency-key: {n:0>length$}\r\n"))
+            })
         });
         let key =
             Each { accounted: both.accounted - result.accounted, taken: both.taken - result.taken };

@@ -1,4 +1,4 @@
-//! The small endpoints: version, time, sleep, echo, availability.
+//! The small endpoints: version, time, sleep, availability.
 //!
 //! Owns their parameters and bodies. `sleep` is the one that takes time: it only says how long. The
 //! caller waits, so that a deferred sleep is a delay and holds no worker.
@@ -7,27 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use serde_json::{Map, Value, json as value};
+use serde_json::json as value;
 
 use super::json;
 use super::query::{is_on, number};
-use crate::call::Call;
-use crate::content::{SMALL, held};
 use crate::error::Error;
 use crate::handler::Outcome;
 use crate::jobs::{Jobs, now};
-use crate::memory::Allowance;
 use crate::store::Stats;
 
 /// The longest sleep, in seconds.
 const MAX_SLEEP: f64 = 3600.0;
-
-/// How much of a request's content an echo shows, in bytes.
-const MAX_ECHO: usize = 64 * 1024;
-
-/// What a byte of a request takes at most while it is echoed: three as replaced text, six escaped, and
-/// its own.
-const ESCAPED: usize = 10;
 
 /// The version of ArangoDB whose protocol this is; `details` says what really answers.
 pub fn version(query: &str, jobs: &Jobs) -> Response<Bytes> {
@@ -80,57 +70,6 @@ pub fn sleep(query: &str, time_limit: Duration) -> Result<Outcome, Error> {
     Ok(Outcome::Delayed(answer.into(), span.min(time_limit)))
 }
 
-/// The request as JSON, with the first 64 KiB of its content. Bytes that are not UTF-8 are replaced;
-/// `bodySize` is the true size in bytes.
-///
-/// # Errors
-/// `503` without memory for it.
-pub fn echo(call: &Call, memory: &Allowance) -> Result<Response<Bytes>, Error> {
-    let request = &call.request;
-    let body = beginning(request.body());
-    let fields =
-        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 8);
-    let size = body.len() + fields.sum::<usize>() + 1024;
-    let mut charge = memory.nothing();
-    if size > SMALL / ESCAPED {
-        charge.grow(ESCAPED * size)?;
-    }
-    let mut headers = Map::new();
-    for name in request.headers().keys() {
-        let values = request.headers().get_all(name).iter();
-        let joined: Vec<_> = values.map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
-        headers.insert(name.to_string(), Value::from(joined.join(", ")));
-    }
-    let uri = request.uri();
-    let echo = value!({
-        "method": request.method().as_str(),
-        "target": uri.path_and_query().map_or("/", |target| target.as_str()),
-        "path": uri.path(),
-        "query": uri.query(),
-        "protocol": format!("{:?}", request.version()),
-        "client": call.connection.to_string(),
-        "user": call.owner.as_log(),
-        "headers": headers,
-        "body": String::from_utf8_lossy(body),
-        "bodySize": request.body().len(),
-    });
-    let text = echo.to_string();
-    charge.shrink_to(text.len());
-    Ok(json(held(text.into_bytes().into(), charge)))
-}
-
-/// Returns as much of the content as an echo shows, not cut within a character.
-fn beginning(content: &[u8]) -> &[u8] {
-    let mut end = content.len().min(MAX_ECHO);
-    let is_continuation = |at: usize| content.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
-    if (end.saturating_sub(3)..end).any(|at| !is_continuation(at)) {
-        while is_continuation(end) {
-            end -= 1;
-        }
-    }
-    &content[..end]
-}
-
 /// Whether new requests are welcome.
 ///
 /// # Errors
@@ -140,24 +79,4 @@ pub fn availability(jobs: &Jobs) -> Result<Response<Bytes>, Error> {
         return Err(Error::Unavailable("shutting down".into()));
     }
     Ok(json(r#"{"error":false,"code":200,"mode":"default"}"#))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_echo_is_cut_between_characters() {
-        for (before, rest, kept) in [
-            (MAX_ECHO - 1, "a".as_bytes(), MAX_ECHO),
-            (MAX_ECHO, b"a", MAX_ECHO),
-            (MAX_ECHO - 1, "\u{e4}".as_bytes(), MAX_ECHO - 1),
-            (MAX_ECHO - 2, "\u{1f600}".as_bytes(), MAX_ECHO - 2),
-            (MAX_ECHO - 3, "\u{20ac}x".as_bytes(), MAX_ECHO),
-            (MAX_ECHO - 8, &[0x80; 99], MAX_ECHO),
-        ] {
-            let content = [&vec![b'x'; before][..], rest].concat();
-            assert_eq!(beginning(&content).len(), kept.min(content.len()), "{before} {rest:?}");
-        }
-    }
 }

@@ -5,6 +5,7 @@
 
 mod admin;
 mod collection;
+mod echo;
 mod job;
 mod openapi;
 mod query;
@@ -146,7 +147,7 @@ impl Handler for Api {
             Endpoint::Version => Ok(admin::version(query, &self.jobs).into()),
             Endpoint::Time => Ok(admin::time().into()),
             Endpoint::Sleep => admin::sleep(query, self.time_limit),
-            Endpoint::Echo => admin::echo(call, execution.memory()).map(Into::into),
+            Endpoint::Echo => echo::echo(call, execution.memory()).map(Into::into),
             Endpoint::Availability => admin::availability(&self.jobs).map(Into::into),
             Endpoint::Description => {
                 let description = self.description.get_or_init(|| openapi::describe(self.access));

@@ -101,7 +101,11 @@ impl Exchange<'_> {
         };
         let _charge = match charged {
             Ok(charge) => charge,
-            Err(no_room) => return self.refuse(Error::from(no_room).response()),
+            Err(no_room) => {
+                // The refusal takes as long as the client sends, and nothing is charged meanwhile.
+                drop(head);
+                return self.refuse(Error::from(no_room).response());
+            }
         };
         let plan = match self.session.plan(&mut head.parts, &self.connection) {
             Ok(plan) => plan,
