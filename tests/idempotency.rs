@@ -126,6 +126,38 @@ fn a_key_outlives_a_restart_with_a_store_on_disk() {
     assert_eq!(runs(&file), 2);
 }
 
+/// Keys take a quarter of `--max-stored` at most, and go with their jobs when an owner deletes all.
+#[test]
+fn deleting_all_jobs_frees_their_keys() {
+    let deferd = Deferd::with_scripts("", &["--max-stored", "64K"]);
+    let mut client = deferd.client();
+    let mut counts = Vec::new();
+    for round in 0..3 {
+        let mut ids = Vec::new();
+        let refused = loop {
+            assert!(ids.len() < 64, "keys are not limited");
+            let key = format!("{round}-{:0>200}", ids.len());
+            let reply = submit(&mut deferd.client(), &key, "/_admin/time", b"");
+            let Some(id) = reply.id() else { break reply };
+            client.result(id).expect(405);
+            ids.push(id.to_owned());
+        };
+        let text = refused.expect_error(503, 21003).text();
+        assert!(text.contains("a quarter of --max-stored"), "{text}");
+        counts.push(ids.len());
+        // The keys outlive the results that were collected, and so they do one deletion by id.
+        client.delete(&format!("/_api/job/{}", ids[0])).expect_error(404, 404);
+        submit(&mut deferd.client(), "one more", "/_admin/time", b"").expect_error(503, 21003);
+        client.store("GET", "/_admin/time", b"");
+        client.delete("/_api/job/all").expect(200);
+        let id =
+            submit(&mut client, &format!("{round}-{:0>200}", 0), "/_admin/time", b"").expect(202);
+        assert_ne!(id.id(), Some(ids[0].as_str()), "its key is free");
+        client.delete("/_api/job/all").expect(200);
+    }
+    assert!(counts[0] > 10 && counts.iter().all(|&count| count >= counts[0] - 1), "{counts:?}");
+}
+
 #[test]
 fn a_known_submission_needs_no_place_in_a_full_queue() {
     let deferd = Deferd::with_scripts("", &["--workers", "1", "--queue", "1"]);

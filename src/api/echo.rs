@@ -28,6 +28,8 @@ pub fn echo(call: &Call, memory: &Allowance) -> Result<Response<Bytes>, Error> {
     let request = &call.request;
     let (uri, fields) = (request.uri(), request.headers());
     let mut text = Text(ContentBuffer::new(memory));
+    // At once: it would take a dozen steps from the first byte.
+    text.0.room(size_of(call)).map_err(|error| Error::no_memory(&error))?;
     text.put(r#"{"body":"#)?.string(&Lossy(beginning(request.body())))?;
     text.put(&format!(r#","bodySize":{}"#, request.body().len()))?;
     text.put(r#","client":"#)?.string(&call.connection)?;
@@ -49,6 +51,14 @@ pub fn echo(call: &Call, memory: &Allowance) -> Result<Response<Bytes>, Error> {
     text.put(r#","target":"#)?.string(&target)?;
     text.put(r#","user":"#)?.string(&call.owner.as_log())?.put("}")?;
     Ok(json(text.0.freeze()))
+}
+
+/// Returns about how much JSON comes of a request, in bytes.
+fn size_of(call: &Call) -> usize {
+    let request = &call.request;
+    let fields =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 8);
+    request.body().len().min(MAX_ECHO) + fields.sum::<usize>() + 512
 }
 
 /// JSON as it is written.

@@ -21,11 +21,6 @@ pub const CROWD: usize = 500;
 /// contents that were cut short; after four such crowds the same.
 const CROWD_PRICE: usize = 16 * 1024;
 
-/// What results of many MiB in the store on disk may cost for good, in KiB. redb copies them through the
-/// heap, and the largest block that was freed tells glibc to keep twice as much from then on. It is bounded
-/// all the same: what is kept takes from `--max-memory`.
-const LARGE_PRICE: usize = 40 * 1024;
-
 /// What may be resident beside `--max-memory` at the highest, in KiB: the program, stacks, tables.
 const BESIDE_CONTENT: usize = 24 * 1024;
 
@@ -55,11 +50,13 @@ pub fn unharmed_by_crowd(deferd: &Deferd, case: impl FnOnce()) {
     unharmed_since(deferd, GROWTH, case);
 }
 
-/// The same for a case of results of many MiB that may be on disk.
+/// The same for a case of results of many MiB that may be on disk. redb copies them through the heap, and
+/// the largest block that was freed tells glibc to keep up to twice as much in each arena from then on. The
+/// bound on the highest holds all the same: what is kept takes from `--max-memory`.
 #[track_caller]
 pub fn unharmed_by_large_results(deferd: &Deferd, case: impl FnOnce()) {
     deferd.client().get("/_admin/echo").expect(200);
-    unharmed_since(deferd, LARGE_PRICE, case);
+    unharmed_since(deferd, memory_limit(deferd) / 1024 + BESIDE_CONTENT, case);
 }
 
 #[track_caller]
