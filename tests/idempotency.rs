@@ -147,7 +147,8 @@ fn deleting_all_jobs_frees_their_keys() {
         counts.push(ids.len());
         // The keys outlive the results that were collected, and so they do one deletion by id.
         client.delete(&format!("/_api/job/{}", ids[0])).expect_error(404, 404);
-        submit(&mut deferd.client(), "one more", "/_admin/time", b"").expect_error(503, 21003);
+        let another = format!("{round}-x{:0>199}", 0);
+        submit(&mut deferd.client(), &another, "/_admin/time", b"").expect_error(503, 21003);
         client.store("GET", "/_admin/time", b"");
         client.delete("/_api/job/all").expect(200);
         let id =

@@ -2,8 +2,6 @@
 //!
 //! An attempt leaves its connections open, so that what they hold is still there when deferd is looked at.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +17,7 @@ const CROWD: usize = 512;
 const BODY: usize = 8 << 20;
 
 /// How long a store is filled at most.
-const FILLING: Duration = Duration::from_secs(3);
+const FILLING: Duration = Duration::from_secs(2);
 
 /// One attempt.
 pub struct Attempt {
@@ -130,8 +128,8 @@ pub static ALL: &[Attempt] = &[
         fill(t, &deferred(&format!("/_api/job/{id}/result")), 60);
         Vec::new()
     }),
-    attempt("20 stored results of 8 MB, each read on a connection of its own", |t| {
-        let ids: Vec<_> = (0..20).map(|_| stored(t, "/run/sized?8000000")).collect();
+    attempt("6 stored results of 8 MB, each read on a connection of its own", |t| {
+        let ids: Vec<_> = (0..6).map(|_| stored(t, "/run/sized?8000000")).collect();
         ids.iter().flat_map(|id| unread(t, 1, |_| format!("/_api/job/{id}/result"))).collect()
     }),
     attempt("100 000 results without content", |t| {
@@ -299,10 +297,10 @@ fn json(part: &[u8]) -> Bytes {
     pieces([&post("/_api/collection", "", content.len()), &content])
 }
 
-/// Waits until the resident memory does not grow any more, three seconds at most.
+/// Waits until the resident memory does not grow any more, two seconds at most.
 fn settle(target: &Target) {
     let (begin, mut last, mut since) = (Instant::now(), 0.0, Instant::now());
-    while begin.elapsed() < Duration::from_secs(3) && since.elapsed() < Duration::from_millis(500) {
+    while begin.elapsed() < Duration::from_secs(2) && since.elapsed() < Duration::from_millis(300) {
         let now = target.server.resident();
         if now > last {
             (last, since) = (now, Instant::now());
@@ -376,41 +374,5 @@ fn delete_all(target: &Target) {
 fn restart(target: &mut Target) {
     if target.is_on_disk {
         target.restart();
-    }
-}
-
-/// Starts an upstream that is as hostile; it ends with this program.
-pub fn upstream() -> SocketAddr {
-    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
-    *ADDRESS.get_or_init(|| {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // Without a thread for it, the connection is closed.
-                let serve = move || drop(answer(&stream));
-                let _ = thread::Builder::new().stack_size(128 << 10).spawn(serve);
-            }
-        });
-        address
-    })
-}
-
-fn answer(mut stream: &TcpStream) -> std::io::Result<()> {
-    let mut start = [0; 4096];
-    let n = stream.read(&mut start)?;
-    let line = &start[..n];
-    if line.starts_with(b"GET /head") {
-        let head = fields(90, 650);
-        return write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{head}\r\n");
-    }
-    let part: &[u8] = if line.starts_with(b"GET /interim") {
-        b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
-    } else {
-        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")?;
-        &[b'x'; 4096]
-    };
-    loop {
-        stream.write_all(part)?;
     }
 }

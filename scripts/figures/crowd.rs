@@ -15,10 +15,10 @@ use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 const RECEIVED: usize = 4096;
 
 /// How long no connection takes a byte before the crowd counts as stuck.
-const QUIET: Duration = Duration::from_millis(400);
+const QUIET: Duration = Duration::from_millis(300);
 
 /// How long the crowd sends at most.
-const MOST: Duration = Duration::from_secs(4);
+const MOST: Duration = Duration::from_millis(1500);
 
 /// Pieces that a client sends one after the other.
 pub type Bytes = Vec<Arc<[u8]>>;
@@ -56,7 +56,7 @@ impl Crowd {
         Self((0..count).map(member).collect())
     }
 
-    /// Sends until the server takes no more of anything for a moment, or for some seconds.
+    /// Sends until the server takes no more of anything for a moment, or for [`MOST`].
     pub fn press(&mut self) {
         let (begin, mut progress) = (Instant::now(), Instant::now());
         while progress.elapsed() < QUIET && begin.elapsed() < MOST {

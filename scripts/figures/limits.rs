@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::attempts::{ALL, Attempt};
+use super::endless;
 use super::peer::{Directory, end_on_signals};
 use super::server::Server;
 
@@ -93,7 +94,7 @@ pub fn print(word: Option<&str>) {
 
 /// Makes an attempt and returns the most that was resident, in MiB.
 fn figure(attempt: &Attempt, scripts: &Path, directory: &Path, data: Option<&Path>) -> f64 {
-    let upstream = super::attempts::upstream();
+    let upstream = endless::start();
     let mut options = vec!["--max-memory".to_owned(), "32M".to_owned()];
     for (prefix, kind) in [("/run/", "run"), ("/cgi/", "cgi")] {
         options.extend(["--route".to_owned(), format!("{prefix}={kind}:{}", scripts.display())]);

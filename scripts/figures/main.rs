@@ -10,7 +10,8 @@
 //! - [`auth`]: refusals of an unknown user beside those of a wrong token.
 //! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
 //! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
-//! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`].
+//! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
+//!   [`endless`] upstream.
 //! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
 //!   `weighing`, and of the above [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
 //!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
@@ -26,6 +27,7 @@ mod beanstalk;
 mod client;
 mod crowd;
 mod deferring;
+mod endless;
 mod front;
 mod gearman;
 mod http_job;
