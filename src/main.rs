@@ -43,7 +43,32 @@ fn token(user: &str) -> ExitCode {
     }
 }
 
+/// Executes this program once more, in the same process, with an allocator that gives memory back; returns if
+/// that is done already, the operator has tuned it, or it cannot be.
+///
+/// glibc raises its thresholds to the largest block that was freed, and then keeps as much and more in each
+/// arena; and the blocks that it caches for each of hundreds of threads lie between those that are free. It
+/// reads these settings at the start of a process only. Scripts do not inherit them.
+#[cfg(target_env = "gnu")]
+fn tune_allocator() {
+    use std::os::unix::process::CommandExt;
+    const NAME: &str = "GLIBC_TUNABLES";
+    const SETTINGS: &str = "glibc.malloc.tcache_max=256:glibc.malloc.mmap_threshold=131072:\
+                            glibc.malloc.trim_threshold=131072";
+    let mut arguments = std::env::args_os();
+    let (None, Ok(program), Some(name)) =
+        (std::env::var_os(NAME), std::env::current_exe(), arguments.next())
+    else {
+        return;
+    };
+    // What comes back is an error: then it runs as it is, and keeps more.
+    let _ =
+        std::process::Command::new(program).arg0(name).args(arguments).env(NAME, SETTINGS).exec();
+}
+
 fn serve(config: &Config) -> ExitCode {
+    #[cfg(target_env = "gnu")]
+    tune_allocator();
     start_log();
     // Before anything listens, so that no signal finds nobody.
     let mut signals = match Signals::new() {
