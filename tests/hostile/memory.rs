@@ -11,8 +11,7 @@ use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, Reply, TempDir, eventually};
 use crate::unharmed;
 use crate::unharmed::{
-    connections, detail, highest, memory, no_connection, pour, unharmed_by_crowd,
-    unharmed_by_large_results,
+    connections, detail, highest, memory, no_connection, pour, unharmed_within_memory,
 };
 
 /// The budget of these cases.
@@ -211,7 +210,7 @@ fn unread_answers_stay_within_the_budget() {
         ids.iter().for_each(|id| client.wait_done(id));
         drop(client);
         let content = vec![1; 64 << 10];
-        unharmed_by_large_results(&deferd, || {
+        unharmed_within_memory(&deferd, || {
             for what in 0..4 {
                 let mut clients: Vec<_> = (0..40).map(|_| deferd.client()).collect();
                 for (client, id) in clients.iter_mut().zip(&ids) {
@@ -240,7 +239,7 @@ fn a_result_with_many_readers_is_held_once() {
     let data = dir.join("data");
     let arguments = ["--max-memory", "64M", "--data", data.to_str().unwrap()];
     let deferd = Deferd::with_scripts("", &arguments);
-    unharmed_by_large_results(&deferd, || {
+    unharmed_within_memory(&deferd, || {
         let mut client = deferd.client();
         let id = client.store("GET", "/run/c-zeros?12000000", b"");
         client.wait_done(&id);
@@ -290,7 +289,7 @@ fn deferred_reads_of_a_result_stay_within_max_stored() {
         let mut arguments = vec!["--max-stored", "32M", "--max-memory", "64M"];
         arguments.extend(on_disk.then_some(["--data", data.to_str().unwrap()]).iter().flatten());
         let deferd = Deferd::with_scripts("", &arguments);
-        unharmed_by_large_results(&deferd, || {
+        unharmed_within_memory(&deferd, || {
             let mut client = deferd.client();
             let id = client.store("GET", "/run/c-zeros?12000000", b"");
             client.wait_done(&id);
@@ -389,14 +388,13 @@ fn keys_take_a_quarter_and_go_with_all() {
     });
 }
 
-/// Heads and requests that come ahead are no content, but they are memory as well. More of it is allowed here:
-/// blocks that glibc caches for each thread keep what was freed around them.
+/// Heads and requests that come ahead are no content, but they are memory as well.
 #[test]
 fn large_heads_ahead_stay_within_the_budget() {
-    let deferd = Deferd::start(&["--max-memory", "64M"]);
+    let deferd = Deferd::start(&MEMORY);
     let fields: String = (0..97).map(|n| format!("x-{n}: {}\r\n", "v".repeat(150))).collect();
     let head = format!("GET /_admin/echo HTTP/1.1\r\nhost: a\r\n{fields}\r\n").repeat(8);
-    unharmed_by_crowd(&deferd, || {
+    unharmed_within_memory(&deferd, || {
         let clients: Vec<_> = (0..400).map(|_| deferd.client()).collect();
         for client in &clients {
             client.socket().set_nonblocking(true).unwrap();

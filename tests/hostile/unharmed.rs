@@ -50,11 +50,11 @@ pub fn unharmed_by_crowd(deferd: &Deferd, case: impl FnOnce()) {
     unharmed_since(deferd, GROWTH, case);
 }
 
-/// The same for a case of results of many MiB that may be on disk. redb copies them through the heap, and
-/// the largest block that was freed tells glibc to keep up to twice as much in each arena from then on. The
-/// bound on the highest holds all the same: what is kept takes from `--max-memory`.
+/// The same for a case after which an allocator keeps much: results of many MiB, which redb copies through the
+/// heap, or a crowd of large heads. The bound on the highest holds all the same.
 #[track_caller]
-pub fn unharmed_by_large_results(deferd: &Deferd, case: impl FnOnce()) {
+pub fn unharmed_within_memory(deferd: &Deferd, case: impl FnOnce()) {
+    raise_descriptor_limit();
     deferd.client().get("/_admin/echo").expect(200);
     unharmed_since(deferd, memory_limit(deferd) / 1024 + BESIDE_CONTENT, case);
 }
