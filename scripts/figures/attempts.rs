@@ -297,10 +297,10 @@ fn json(part: &[u8]) -> Bytes {
     pieces([&post("/_api/collection", "", content.len()), &content])
 }
 
-/// Waits until the resident memory does not grow any more, two seconds at most.
+/// Waits until the resident memory does not grow any more, one second at most.
 fn settle(target: &Target) {
     let (begin, mut last, mut since) = (Instant::now(), 0.0, Instant::now());
-    while begin.elapsed() < Duration::from_secs(2) && since.elapsed() < Duration::from_millis(300) {
+    while begin.elapsed() < Duration::from_secs(1) && since.elapsed() < Duration::from_millis(300) {
         let now = target.server.resident();
         if now > last {
             (last, since) = (now, Instant::now());

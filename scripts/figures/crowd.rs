@@ -18,7 +18,7 @@ const RECEIVED: usize = 4096;
 const QUIET: Duration = Duration::from_millis(300);
 
 /// How long the crowd sends at most.
-const MOST: Duration = Duration::from_millis(1500);
+const MOST: Duration = Duration::from_secs(1);
 
 /// Pieces that a client sends one after the other.
 pub type Bytes = Vec<Arc<[u8]>>;
