@@ -11,7 +11,7 @@
 //! - [`config`]: every option, from text to checked values.
 //! - [`server`]: the wiring, from top to bottom, and the orderly end.
 //! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
-//! - [`front`]: sockets. `accept` → `connection` (with its `client`) → `head` → `body` → (service) → `reply`;
+//! - [`front`]: sockets. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
 //!   `tiny_http` is the other front.
 //! - [`service`]: checks a request, then runs it or defers it; the access log. `browser` says which
 //!   pages may ask, `auth` who, `dialect` (and in it `prefer`) how a client wants to be answered.

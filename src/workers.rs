@@ -22,6 +22,7 @@ use crate::handler::Outcome;
 use crate::handler::routes::{RouteIndex, Routes, delayed_until, too_late};
 use crate::job::JobId;
 use crate::jobs::{Jobs, now};
+use crate::memory::Allowance;
 use crate::queue::{Pass, Queue, Ready, Task, Turn};
 use crate::store::{Finished, JobKey, Started};
 
@@ -45,6 +46,8 @@ struct Pool {
     attempts: Arc<Attempts>,
     /// How many workers there are.
     count: usize,
+    /// What its jobs are charged to: each worker has one of its own.
+    memory: Allowance,
 }
 
 /// Starts `count` workers that run until the queue is closed.
@@ -53,12 +56,13 @@ struct Pool {
 /// When no thread can be had.
 pub fn start(count: usize, jobs: &Arc<Jobs>, routes: &Arc<Routes>) -> io::Result<ThreadPool> {
     let (jobs, routes, attempts) = (Arc::clone(jobs), Arc::clone(routes), Arc::default());
-    let workers = Pool { jobs, routes, attempts, count };
+    let memory = jobs.memory.allowance();
+    let workers = Pool { jobs, routes, attempts, count, memory };
     let line = workers.clone();
     thread::Builder::new().name("attempts".into()).spawn(move || line.serve_attempts())?;
     let pool = threadpool::Builder::new().num_threads(count).thread_name("worker".into()).build();
     for _ in 0..count {
-        let workers = workers.clone();
+        let workers = Pool { memory: workers.jobs.memory.allowance(), ..workers.clone() };
         pool.execute(move || {
             while let Some(ready) = workers.jobs.queue.next() {
                 let mut next = Some(ready);
@@ -198,7 +202,7 @@ impl Pool {
         }
         let route = task.route;
         self.jobs.wait_for_memory();
-        let run = self.jobs.executions.begin(task.job.id, self.jobs.memory.allowance());
+        let run = self.jobs.executions.begin(task.job.id, self.memory.clone());
         let started = now();
         let record = self.routes.get(route).start_record;
         let Started { call, created } =
@@ -329,6 +333,7 @@ mod tests {
             routes: Arc::clone(&routes),
             attempts: Arc::default(),
             count: 1,
+            memory: jobs.memory.allowance(),
         };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);
         let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };

@@ -1,11 +1,10 @@
 //! The content of a request: by length or by chunks, whole or not at all (RFC 9112 sections 6 and 7).
 //!
-//! Owns the chunked decoding, the floor on the rate at which a client must send, and whether the content
-//! is kept or dropped. Invariants: a body that is cut short is an error, never a shorter body; a trailer
-//! that is no list of fields is an error, though it is dropped; memory follows what has come, not what
-//! was announced, and is charged to the client's allowance.
+//! Owns the chunked decoding and the floor on the rate at which a client must send; what becomes of the
+//! content is in its `intake`. Invariants: a body that is cut short is an error, never a shorter body; a
+//! trailer that is not a list of fields is an error, though it is dropped; memory follows what has come,
+//! not what was announced.
 
-use std::borrow::Cow;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -14,105 +13,15 @@ use http::{HeaderName, HeaderValue};
 
 use super::head::{Framing, MAX_FIELDS};
 use super::input::{Input, Timed};
+use super::intake::{Fate, Intake, Taken};
 use super::{Broken, Limits};
-use crate::config::shown;
-use crate::content::ContentBuffer;
 use crate::error::Error;
-use crate::handler::Takes;
-use crate::memory::Allowance;
 
 /// The longest line with a chunk size, extensions included, in bytes.
 const MAX_CHUNK_LINE: usize = 4096;
 
 /// The digits of a chunk size: more would not fit 64 bits.
 const MAX_CHUNK_DIGITS: usize = 16;
-
-/// How much content is read and dropped if the request needs none, in bytes.
-const DROPPED: usize = 64 * 1024;
-
-/// What becomes of the content of a request.
-pub struct Intake<'a> {
-    /// How much may come, in bytes.
-    most: usize,
-    /// Which limit that is.
-    limit: Cow<'a, str>,
-    /// Whose memory it is charged to.
-    memory: &'a Allowance,
-    fate: Fate,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Kept,
-    Dropped,
-}
-
-impl<'a> Intake<'a> {
-    /// Returns what becomes of content of which the handler takes so much.
-    pub fn new(takes: Takes, limits: &'a Limits, memory: &'a Allowance) -> Self {
-        let (most, what, fate) = match takes {
-            Takes::Any => (usize::MAX, "", Fate::Kept),
-            Takes::UpTo(most) => (most, "for this endpoint", Fate::Kept),
-            Takes::Nothing => (DROPPED, "for an endpoint that uses none", Fate::Dropped),
-        };
-        let (most, limit) = if most >= limits.max_body {
-            (limits.max_body, Cow::Borrowed(limits.max_body_option.as_str()))
-        } else {
-            (most, Cow::Owned(format!("{} {what}", shown(most))))
-        };
-        let mut intake = Self { most, limit, memory, fate };
-        if fate == Fate::Kept && memory.capacity() < most {
-            intake.most = memory.capacity();
-            let limit = format!("{}, which --max-memory allows one client", shown(intake.most));
-            intake.limit = limit.into();
-        }
-        intake
-    }
-
-    /// Refuses content that is announced to be too large, before any of it is read.
-    ///
-    /// # Errors
-    /// [`Error::BodyTooLarge`].
-    pub fn check(&self, framing: Framing) -> Result<(), Error> {
-        match framing {
-            Framing::Length(length) if length > self.most as u64 => Err(self.too_large()),
-            Framing::Length(_) | Framing::Chunked => Ok(()),
-        }
-    }
-
-    /// Returns the content before any of it has come.
-    pub fn begin(&self) -> Taken {
-        Taken { content: ContentBuffer::new(self.memory), received: 0 }
-    }
-
-    /// Takes bytes of the content.
-    ///
-    /// # Errors
-    /// `413` if they are too many, `503` without memory for them.
-    pub fn take(&self, taken: &mut Taken, bytes: &[u8]) -> Result<(), Error> {
-        taken.received += bytes.len();
-        if taken.received > self.most {
-            return Err(self.too_large());
-        }
-        match self.fate {
-            Fate::Dropped => Ok(()),
-            Fate::Kept => taken.content.extend(bytes).map_err(|error| Error::no_memory(&error)),
-        }
-    }
-
-    /// Returns the refusal of content that is larger than may come.
-    fn too_large(&self) -> Error {
-        Error::BodyTooLarge(format!("more than {}", self.limit).into())
-    }
-}
-
-/// What has come of a content.
-pub struct Taken {
-    /// What of it is kept.
-    pub content: ContentBuffer,
-    /// How much has come, kept or not, in bytes.
-    pub received: usize,
-}
 
 /// Reads the content that `framing` delimits; returns nothing of it if it is to be dropped.
 ///
@@ -167,7 +76,7 @@ impl<R: Read + Timed> Reader<'_, R> {
         while self.taken.received < end {
             let deadline = self.deadline();
             let left = end - self.taken.received;
-            if self.intake.fate == Fate::Dropped {
+            if self.intake.fate() == Fate::Dropped {
                 if self.input.fill(deadline)? == 0 {
                     return Err(Broken::Gone);
                 }
@@ -204,7 +113,7 @@ impl<R: Read + Timed> Reader<'_, R> {
             if size == 0 {
                 return self.read_trailer(limits.max_head);
             }
-            let room = self.intake.most - self.taken.received;
+            let room = self.intake.most() - self.taken.received;
             let size = usize::try_from(size).ok().filter(|&size| size <= room);
             self.read_content(size.ok_or_else(|| self.intake.too_large())?)?;
             self.read_line(0, |_| ())?;
@@ -282,6 +191,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, Error> {
 mod tests {
     use super::super::head::tests::limits;
     use super::*;
+    use crate::handler::Takes;
+    use crate::memory::Allowance;
     use crate::memory::Budget;
 
     fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Bytes, Broken> {
@@ -411,28 +322,6 @@ mod tests {
         input.fill(Instant::now() + Duration::from_secs(1)).unwrap();
         assert_eq!(read_all(&mut input, Framing::Length(5)).unwrap(), "hello");
         assert_eq!(input.bytes(), b"GET /");
-    }
-
-    #[test]
-    fn content_beyond_its_limit_is_refused_by_name() {
-        let (limits, unbounded) = (limits(), Allowance::default());
-        let small = Budget::new(100).peer("192.0.2.1".parse().unwrap());
-        for (takes, memory, most, named) in [
-            (Takes::Any, &unbounded, 256, "more than --max-body 256"),
-            (Takes::UpTo(10), &unbounded, 10, "more than 10 for this endpoint"),
-            (Takes::UpTo(1000), &unbounded, 256, "more than --max-body 256"),
-            (Takes::Nothing, &unbounded, 256, "more than --max-body 256"),
-            (Takes::Any, &small, 50, "more than 50, which --max-memory allows one client"),
-        ] {
-            let intake = Intake::new(takes, &limits, memory);
-            assert!(intake.check(Framing::Length(most)).is_ok());
-            let refused = intake.check(Framing::Length(most + 1)).unwrap_err();
-            assert_eq!(refused, Error::BodyTooLarge(named.into()));
-            let bytes = format!("{:x}\r\n", most + 1);
-            let mut input = Input::new(bytes.as_bytes());
-            let read = read(&mut input, Framing::Chunked, &limits, &intake);
-            assert!(matches!(read, Err(Broken::Refused(error)) if error == refused));
-        }
     }
 
     #[test]

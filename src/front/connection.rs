@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Response, Version};
 
-use super::body::Intake;
 use super::client::Client;
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
+use super::intake::Intake;
 use super::output::Output;
 use super::reply::{Content, Writer};
 use super::slots::Slot;
@@ -24,7 +24,7 @@ use super::{Broken, Limits, body, head};
 use crate::call::{Answer, Connection, Peer};
 use crate::content::NoMemory;
 use crate::error::Error;
-use crate::service::{Service, Session};
+use crate::service::{Plan, Service, Session};
 
 /// How long, and how much, a closing connection is read, so that its last answer is not lost to a
 /// reset (RFC 9112 section 9.6).
@@ -118,22 +118,33 @@ impl Exchange<'_> {
                 return self.linger();
             }
         };
-        let memory = self.session.memory().clone();
-        let intake = Intake::new(plan.takes(), self.limits, &memory);
-        if let Err(error) = intake.check(framing) {
-            return self.refuse(plan.refusal(&error));
-        }
-        let expected = head.expectation == Expectation::Continue && framing != Framing::Length(0);
-        if expected && self.input.bytes().is_empty() && self.send_continue().is_err() {
-            return Persistence::Close;
-        }
-        let body = match body::read(&mut self.input, framing, self.limits, &intake) {
+        let body = match self.receive(&plan, framing, head.expectation) {
             Ok(body) => body,
             Err(Broken::Refused(error)) => return self.refuse(plan.refusal(&error)),
             Err(Broken::Gone) => return Persistence::Close,
         };
         let answer = self.session.call(plan, head.parts, body, self.connection);
         self.deliver(answer, content, persistence, version)
+    }
+
+    /// Receives the content of a request.
+    fn receive(
+        &mut self,
+        plan: &Plan,
+        framing: Framing,
+        expectation: Expectation,
+    ) -> Result<Bytes, Broken> {
+        if framing == Framing::Length(0) {
+            return Ok(Bytes::new());
+        }
+        let memory = self.session.memory().clone();
+        let intake = Intake::new(plan.takes(), self.limits, &memory);
+        intake.check(framing)?;
+        let expected = expectation == Expectation::Continue && self.input.bytes().is_empty();
+        if expected && self.send_continue().is_err() {
+            return Err(Broken::Gone);
+        }
+        body::read(&mut self.input, framing, self.limits, &intake)
     }
 
     fn send_continue(&mut self) -> std::io::Result<()> {

@@ -13,6 +13,7 @@ mod connection;
 mod head;
 mod in_hand;
 mod input;
+mod intake;
 mod output;
 #[cfg(test)]
 mod random_tests;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::head::tests::limits;
 use super::input::{Input, Timed};
+use super::intake::Intake;
 use super::{Broken, body, head};
 use crate::handler::Takes;
 use crate::memory::Allowance;
@@ -261,7 +262,7 @@ fn first_reading<R: Read + Timed>(source: R, length: usize) -> Result<Option<Acc
     let mut input = Input::new(source);
     let Some(head) = head::read(&mut input, &limits())? else { return Ok(None) };
     let (limits, memory) = (limits(), Allowance::default());
-    let intake = body::Intake::new(Takes::Any, &limits, &memory);
+    let intake = Intake::new(Takes::Any, &limits, &memory);
     let content = body::read(&mut input, head.framing, &limits, &intake)?.to_vec();
     let mut rest = input.bytes().len();
     while let Ok(n @ 1..) = input.fill(Instant::now() + Duration::from_secs(60)) {

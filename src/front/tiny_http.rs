@@ -22,9 +22,9 @@ use http::{Method, Version};
 use rustix::event::PollFlags;
 use tiny_http::Server;
 
-use super::body::Intake;
 use super::head::{Framing, Head, Persistence};
 use super::in_hand::Busy;
+use super::intake::Intake;
 use super::reply::{Content, Writer};
 use super::{InHand, Limits, Listener};
 use crate::call::{Answer, Connection, Peer};
