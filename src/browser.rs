@@ -296,8 +296,10 @@ fn foreign_page(seen: &Provenance<'_>) -> Error {
 /// The answer to a preflight of an allowed origin; `None` for any other request.
 pub fn preflight(request: &Parts, sharing: &Sharing) -> Option<Response<Bytes>> {
     let is_allowed = matches!(sharing, Sharing::Anyone | Sharing::With(_));
-    let asks = request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    if request.method != Method::OPTIONS || !is_allowed || !asks {
+    if request.method != Method::OPTIONS
+        || !is_allowed
+        || !request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    {
         return None;
     }
     let mut response = empty(StatusCode::OK);

@@ -39,8 +39,6 @@ const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 pub struct Plan {
     route: RouteIndex,
     mode: Mode,
-    /// How much of its content is used.
-    takes: Takes,
     /// By what the client names the job.
     key: Option<Box<str>>,
     /// The job that the client asks after, and how long it would wait for it.
@@ -57,13 +55,6 @@ impl Plan {
         let mut response = error.response();
         browser::disclose(&mut response, self.sharing.clone());
         response
-    }
-}
-
-impl Plan {
-    /// Returns how much of the request's content is used.
-    pub const fn takes(&self) -> Takes {
-        self.takes
     }
 }
 
@@ -150,8 +141,7 @@ impl Service {
             request.uri = uri;
         }
         let route = self.routes.find(request.uri.path())?;
-        let handler = &self.routes.get(route).handler;
-        handler.check(request)?;
+        self.routes.get(route).handler.check(request)?;
         let (owner, auth_type) = match caller {
             Some(caller) => (caller.owner, Some(caller.auth_type)),
             None => (Owner::anonymous(), None),
@@ -170,12 +160,7 @@ impl Service {
         if mode != Mode::Synchronous && key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
-        let takes = match handler.takes(request) {
-            // It waits with its request, and tells apart what is submitted under one key.
-            Takes::Nothing if mode != Mode::Synchronous => Takes::Any,
-            takes => takes,
-        };
-        Ok(Plan { route, mode, takes, key, awaited, owner, auth_type, sharing })
+        Ok(Plan { route, mode, key, awaited, owner, auth_type, sharing })
     }
 
     fn submit(
@@ -263,10 +248,19 @@ impl Session<'_> {
         Err(Box::new(response.into()))
     }
 
+    /// Returns how much of the content of a request that has some is used.
+    pub fn takes(&self, plan: &Plan, request: &Parts) -> Takes {
+        match self.service.routes.get(plan.route).handler.takes(request) {
+            // It waits with its request, and tells apart what is submitted under one key.
+            Takes::Nothing if plan.mode != Mode::Synchronous => Takes::Any,
+            takes => takes,
+        }
+    }
+
     /// Answers a whole request, which the client waits for.
     pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
-        let Plan { route, mode, key, awaited, owner, auth_type, sharing, .. } = plan;
+        let Plan { route, mode, key, awaited, owner, auth_type, sharing } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };

@@ -118,7 +118,7 @@ impl Exchange<'_> {
                 return self.linger();
             }
         };
-        let body = match self.receive(&plan, framing, head.expectation) {
+        let body = match self.receive(&plan, &head) {
             Ok(body) => body,
             Err(Broken::Refused(error)) => return self.refuse(plan.refusal(&error)),
             Err(Broken::Gone) => return Persistence::Close,
@@ -128,23 +128,19 @@ impl Exchange<'_> {
     }
 
     /// Receives the content of a request.
-    fn receive(
-        &mut self,
-        plan: &Plan,
-        framing: Framing,
-        expectation: Expectation,
-    ) -> Result<Bytes, Broken> {
-        if framing == Framing::Length(0) {
+    fn receive(&mut self, plan: &Plan, head: &Head) -> Result<Bytes, Broken> {
+        let Head { parts, framing, expectation, .. } = head;
+        if *framing == Framing::Length(0) {
             return Ok(Bytes::new());
         }
         let memory = self.session.memory().clone();
-        let intake = Intake::new(plan.takes(), self.limits, &memory);
-        intake.check(framing)?;
-        let expected = expectation == Expectation::Continue && self.input.bytes().is_empty();
+        let intake = Intake::new(self.session.takes(plan, parts), self.limits, &memory);
+        intake.check(*framing)?;
+        let expected = *expectation == Expectation::Continue && self.input.bytes().is_empty();
         if expected && self.send_continue().is_err() {
             return Err(Broken::Gone);
         }
-        body::read(&mut self.input, framing, self.limits, &intake)
+        body::read(&mut self.input, *framing, self.limits, &intake)
     }
 
     fn send_continue(&mut self) -> std::io::Result<()> {

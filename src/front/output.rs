@@ -16,6 +16,9 @@ const ATTEMPTS: u32 = 30;
 /// A write that takes everything had to wait for the client if it lasted as long as this.
 const WAITED: Duration = Duration::from_millis(10);
 
+/// What is written in one piece as a rule, in bytes.
+const SMALL: usize = 16 * 1024;
+
 /// Where answers are written.
 pub struct Output<'a> {
     stream: &'a Stream,
@@ -90,18 +93,22 @@ impl Output<'_> {
         given: usize,
         write: impl Fn(&Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        // Most answers are small and go out at once, and those need no clock: one attempt more at the most.
+        let mut begin = (given > SMALL).then(Instant::now);
         loop {
-            let begin = Instant::now();
             let written = write(self.stream);
             let taken = match &written {
                 Err(error) if is_no_byte(error) => 0,
                 Err(_) => return written,
+                Ok(taken) if begin.is_none() && *taken == given => return written,
                 Ok(taken) => *taken,
             };
-            self.patience.note(begin.elapsed(), given, taken)?;
+            let lasted = begin.map_or(Duration::ZERO, |begin| begin.elapsed());
+            self.patience.note(lasted, given, taken)?;
             if written.is_ok() {
                 return written;
             }
+            begin = Some(Instant::now());
         }
     }
 }

@@ -243,7 +243,8 @@ impl Receiver {
             Ok(plan) => plan,
             Err(answer) => return *answer,
         };
-        let intake = Intake::new(plan.takes(), &self.limits, session.memory());
+        let takes = session.takes(&plan, &parts);
+        let intake = Intake::new(takes, &self.limits, session.memory());
         match content(request, framing, &intake) {
             Ok(body) => session.call(plan, parts, body, connection),
             Err(error) => plan.refusal(&error).into(),
