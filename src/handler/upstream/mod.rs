@@ -86,8 +86,7 @@ impl UpstreamHandler {
             .proxy(None)
             .input_buffer_size(MAX_HEAD)
             .max_response_header_size(MAX_HEAD)
-            // The longest line of a request must fit: deferd's own fields beside the client's.
-            .output_buffer_size(route.max_head + 4096)
+            .output_buffer_size(output_buffer(&route))
             .max_idle_age(IDLE_TIME)
             .max_idle_connections(MAX_IDLE)
             .max_idle_connections_per_host(MAX_IDLE);
@@ -103,6 +102,9 @@ impl Handler for UpstreamHandler {
     }
 
     fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
+        // Of the connection: what comes and what goes. They are as large as the largest head.
+        let buffers = MAX_HEAD + output_buffer(&self.route);
+        let _buffers = execution.memory().charge(buffers)?;
         let line = Line::open(execution, self.limits(execution))?;
         let answer = self.call(call, &line).and_then(|response| {
             line.begin_content();
@@ -114,6 +116,12 @@ impl Handler for UpstreamHandler {
     fn relays_fields(&self) -> bool {
         true
     }
+}
+
+/// Returns the size of the buffer for a request, in bytes: its longest line must fit, deferd's own fields
+/// beside the client's.
+const fn output_buffer(route: &UpstreamRoute) -> usize {
+    route.max_head + 4096
 }
 
 /// Why a call failed.
