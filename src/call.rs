@@ -108,7 +108,7 @@ impl Call {
         /// A place in `http::HeaderMap`: the map doubles, and on average a quarter of it is free.
         const FIELD: usize = 144;
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
-            // Names that everybody knows are no memory; the others are as long as they are.
+            // Standard names take no memory; the others are as long as they are.
             FIELD + allocated(value.len()) + name.as_str().len()
         };
         let fields: usize = self.request.headers().iter().map(field).sum();

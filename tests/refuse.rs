@@ -236,7 +236,7 @@ fn at_max_stored_new_jobs_are_refused_and_no_result_is_evicted() {
     assert_full(submit(&deferd, "/_admin/echo", &[b'x'; 6000]));
     assert_eq!(client.list("pending"), [""; 0]);
     let reply = client.request("POST", "/_admin/echo", &[], &[b'x'; 6000]).expect(200);
-    assert_eq!(reply.json()["bodySize"], 6000, "who waits for the answer needs no room");
+    assert_eq!(reply.json()["bodySize"], 6000, "a synchronous request needs no room");
     assert_eq!(client.result(&id).expect(200).body, [0; 12000]);
     let mut accepted = None;
     // tiny_http may read the next request before it has settled the receipt of the last answer.

@@ -29,7 +29,7 @@ const ASYNC_JOB_ID: HeaderName = HeaderName::from_static("x-arango-async-job-id"
 
 const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
 
-/// A result that is opened as a page runs nothing, and acts for nobody (CSP level 3, section 6.3.2).
+/// A result that is opened as a page runs nothing, and acts in no name (CSP level 3, section 6.3.2).
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
 
 /// How many ids a list holds when `count` is absent.

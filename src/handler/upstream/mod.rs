@@ -5,7 +5,7 @@
 //! follows no redirect here, decodes no content, adds no field of its own and takes no status code for
 //! an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
 //! its time limit, and at once when it is stopped; of an answer no more is read than `max-output` of
-//! content, and a bounded amount of what is none (`noise`).
+//! content, and a bounded amount of anything else (`noise`).
 
 mod line;
 mod noise;
