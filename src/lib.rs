@@ -13,12 +13,12 @@
 //! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
 //! - [`front`]: sockets. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
 //!   `tiny_http` is the other front.
-//! - [`service`]: checks a request, then runs it or defers it; the access log. `browser` says which
+//! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `browser` says which
 //!   pages may ask, `auth` who, `dialect` (and in it `prefer`) how a client wants to be answered.
-//! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for
-//!   scripts, `locate` finds them, `environment` prepares them, `child` runs them; `upstream` calls another service,
-//!   `hop_by_hop` says which fields end here, and `retry` when it is called again. `dots` keeps a path from
-//!   climbing out of theirs.
+//! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for scripts,
+//!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
+//!   another service, `hop_by_hop` says which fields end here, and `retry` when it is called again. `dots`
+//!   keeps a path from climbing out of theirs.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
@@ -36,6 +36,7 @@
 //! - [`fields`]: fields by their names.
 //! - [`error`]: the one table of deferd's own errors.
 
+pub mod access_log;
 pub mod api;
 pub mod attempts;
 pub mod auth;

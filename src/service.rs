@@ -13,8 +13,9 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 
+use crate::access_log::AccessLine;
 use crate::api::{self, ASYNC_ID, id_value};
 use crate::auth::Auth;
 use crate::browser::{self, Policy, Provenance, Sharing};
@@ -387,34 +388,6 @@ fn without_database(uri: &Uri) -> Result<Option<Uri>, Error> {
         None => PathAndQuery::try_from(path),
     };
     target.map(|target| Some(Uri::from(target))).map_err(|_| Error::bad_parameter(""))
-}
-
-/// What the access log says of a request, taken before the request is handed on.
-struct AccessLine(Option<(Method, Uri, Connection, Instant)>);
-
-impl AccessLine {
-    /// The moment that the request's time counts from; `None` where nobody will read the line.
-    fn begin() -> Option<Instant> {
-        log::log_enabled!(log::Level::Info).then(Instant::now)
-    }
-
-    fn of(method: &Method, uri: &Uri, connection: &Connection, begin: Option<Instant>) -> Self {
-        Self(begin.map(|begin| (method.clone(), uri.clone(), *connection, begin)))
-    }
-
-    fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>, peer: &dyn Peer) {
-        let Some((method, uri, connection, begin)) = self.0 else { return };
-        let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok()).unwrap_or("-");
-        log::info!(
-            "request={method} target={uri} peer={} owner={} route={route} job={id} status={} bytes={} time={:.6}s{}",
-            connection,
-            owner.as_log(),
-            response.status().as_u16(),
-            response.body().len(),
-            begin.elapsed().as_secs_f64(),
-            if peer.was_seen_leaving() { " left=yes" } else { "" },
-        );
-    }
 }
 
 #[cfg(test)]

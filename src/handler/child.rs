@@ -1,25 +1,22 @@
 //! A child process from spawn to reaped, with all its pipes served at once by one thread.
 //!
-//! Owns the process, its group and its pipes. Does not know CGI. Invariants: stdin is fed while
-//! stdout and stderr are drained, so that no size deadlocks; when [`run`] returns, for whatever
-//! reason, the child is reaped, every process left in its group got SIGKILL, and every descriptor is
+//! Owns the pipes, the time limit and the stop; the process is its `group`'s. Does not know CGI. Invariants:
+//! stdin is fed while stdout and stderr are drained, so that no size deadlocks; when [`run`] returns, for
+//! whatever reason, the child is reaped, every process left in its group got SIGKILL, and every descriptor is
 //! closed. A program that wants to outlive its request must leave the group (`setsid`), as daemons do.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group,
-    pidfd_open, prlimit, waitid,
-};
+use rustix::process::{Rlimit, Signal};
 
+use super::group::{Group, Leader};
 use super::stderr::Stderr;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
@@ -160,77 +157,6 @@ fn watch(
         let timeout = kill_at.unwrap_or(deadline).saturating_duration_since(now);
         if pipes.serve(group, wake, execution, timeout) == Leader::Exited {
             return if kill_at.is_some() { Ending::Stopped } else { Ending::Exited };
-        }
-    }
-}
-
-/// Whether the child, the leader of its group, still runs.
-#[derive(PartialEq, Eq)]
-enum Leader {
-    Runs,
-    Exited,
-}
-
-/// A child and the process group that it leads.
-struct Group {
-    leader: Child,
-    pid: Pid,
-    /// Readable when the leader has exited; `None` where the kernel gives none.
-    pidfd: Option<OwnedFd>,
-    status: Option<ExitStatus>,
-}
-
-impl Group {
-    fn spawn(script: &Script<'_>) -> io::Result<Self> {
-        let mut command = Command::new(script.program);
-        command
-            .env_clear()
-            .envs(script.environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(script.program.parent().unwrap_or(Path::new("/")))
-            .stdin(if script.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        let leader = command.spawn()?;
-        let pid = Pid::from_child(&leader);
-        if let Some(limit) = &script.descriptor_limit {
-            // deferd has raised its own; some programs walk over all descriptors that they may have.
-            // It fails if the child has ended already, or runs as another user: that one keeps deferd's.
-            let _ = prlimit(Some(pid), Resource::Nofile, *limit);
-        }
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
-        Ok(Self { leader, pid, pidfd, status: None })
-    }
-
-    /// Signals the whole group. The leader is not reaped yet, so the number is still its own.
-    fn signal(&self, signal: Signal) {
-        if self.status.is_none() {
-            let _ = kill_process_group(self.pid, signal);
-        }
-    }
-
-    /// Looks for the leader's end without reaping it: its number must stay taken.
-    fn leader(&self) -> Leader {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::Pid(self.pid), options) {
-            Ok(Some(_)) => Leader::Exited,
-            _ => Leader::Runs,
-        }
-    }
-
-    /// Kills what is left of the group and reaps the leader.
-    fn end(&mut self) -> io::Result<ExitStatus> {
-        self.signal(Signal::KILL);
-        let status = self.leader.wait()?;
-        self.status = Some(status);
-        Ok(status)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if self.status.is_none() {
-            let _ = self.end();
         }
     }
 }

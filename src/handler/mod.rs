@@ -8,6 +8,7 @@ pub mod cgi;
 pub mod child;
 pub mod dots;
 pub mod environment;
+pub mod group;
 pub mod hop_by_hop;
 pub mod locate;
 pub mod retry;
