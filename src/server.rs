@@ -330,8 +330,7 @@ fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<Scri
 
 /// Returns how much a script or upstream of this route may give, in bytes.
 fn max_output(route: &RouteConfig, config: &Config) -> usize {
-    let Sizes { memory, output, .. } = config.sizes();
-    route.max_output.map_or(output, |most| most.min(memory))
+    route.max_output.map_or(config.sizes().output, |most| most.min(config.most_content()))
 }
 
 fn upstream(route: &RouteConfig, config: &Config, uri: &Uri) -> Result<UpstreamRoute, Invalid> {

@@ -134,6 +134,62 @@ fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
 }
 
 #[test]
+fn content_beyond_a_smaller_memory_stops_nothing() {
+    const SIZE: usize = 5 << 20;
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let deferd = trial.start("", &["--max-memory", "32M"]);
+    let mut client = deferd.client();
+    let result = client.store("GET", &format!("/run/c-zeros?{SIZE}"), b"");
+    client.wait_done(&result);
+    hold.start(&mut client);
+    let large = client.store("POST", &trial.append(), &vec![b'x'; SIZE]);
+    let small = client.store("POST", &trial.append(), b"small\n");
+    drop((client, deferd));
+    let deferd = trial.start("", &["--max-memory", "4M"]);
+    let mut client = deferd.client();
+    client.result(&small).expect(200);
+    assert_eq!(trial.appended(), "small\n");
+    let refused = client.result(&large).expect_job_error(507, 507);
+    assert!(refused.text().contains("--max-memory"), "{refused:?}");
+    for method in ["PUT", "PUT", "GET"] {
+        let suffix = if method == "GET" { "/result" } else { "" };
+        let target = format!("/_api/job/{result}{suffix}");
+        let refused = client.request(method, &target, &[], b"").expect_error(507, 507);
+        assert!(refused.text().contains("--max-memory"), "{refused:?}");
+    }
+    drop((client, deferd));
+    let deferd = trial.start("", &["--max-memory", "32M"]);
+    assert_eq!(deferd.client().result(&result).expect(200).body.len(), SIZE);
+}
+
+#[test]
+fn content_that_is_accepted_can_be_read_again() {
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let sizes = ["--max-memory", "16M", "--max-body", "16M", "--max-output", "16M"];
+    let deferd = trial.start("", &sizes);
+    let mut client = deferd.client();
+    let running = hold.start(&mut client);
+    let accepted = client.store("POST", &trial.append(), &vec![b'x'; 7 << 20]);
+    for size in [8 << 20, 16 << 20] {
+        let mut other = deferd.client();
+        let target = trial.append();
+        other.send(
+            format!("POST {target} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n")
+                .as_bytes(),
+        );
+        let refused = other.try_read("POST").expect("an answer").expect_error(413, 413);
+        assert!(refused.text().contains("--max-memory"), "{refused:?}");
+    }
+    hold.release();
+    client.result(&running).expect(200);
+    client.result(&accepted).expect(200);
+    for (size, status) in [(7 << 20, 200), (8 << 20, 502)] {
+        let id = client.store("GET", &format!("/run/c-zeros?{size}"), b"");
+        client.result(&id).expect(status);
+    }
+}
+
+#[test]
 fn a_cancelled_job_stays_cancelled_and_a_deleted_one_gone() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start("", &[]);

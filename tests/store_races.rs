@@ -297,7 +297,7 @@ fn a_job_never_vanishes_between_its_states(open: Open) {
                 let result = store.peek(&job.key);
                 let after = store.status(&job.key).expect("the job exists");
                 match result {
-                    Lookup::Unknown | Lookup::Unreadable | Lookup::NoMemory => {
+                    Lookup::Unknown | Lookup::Unreadable | Lookup::NoMemory | Lookup::TooLarge => {
                         panic!("the job exists")
                     }
                     Lookup::Pending => assert_ne!(before, Status::Done),

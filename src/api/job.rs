@@ -230,6 +230,11 @@ fn answer_with(
         Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
         Lookup::Unreadable => Err(Failing.into()),
         Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),
+        Lookup::TooLarge => {
+            let what =
+                "the stored result is larger than --max-memory: raise that; it stays";
+            Err(Error::InsufficientStorage(what.into()))
+        }
         Lookup::Done(result) => Ok(answer(named(&result, job.id))),
     }
 }

@@ -1,8 +1,8 @@
 //! The sizes that follow from each other, and from the memory that this host has.
 //!
 //! Owns the defaults of `--max-memory`, `--max-stored`, `--max-body` and `--max-output`, and what must hold
-//! between them. Invariant: what is said explicitly counts as it was said, or is refused; only defaults
-//! are fitted.
+//! between them. Invariants: what is said explicitly counts as it was said, or is refused; only defaults
+//! are fitted; no content is taken that could never be read again from where it is stored.
 
 use std::fs;
 use std::path::Path;
@@ -18,6 +18,12 @@ const CONTENT: usize = 16 << 20;
 
 /// The default of `--max-stored` with `--data`, in bytes.
 const ON_DISK: usize = 1 << 30;
+
+/// How large the fields of a script's result may be, in bytes.
+const SCRIPT_FIELDS: usize = 64 * 1024;
+
+/// What is stored with a message beside its content and its fields, at most, in bytes: the log, the record.
+const BESIDE: usize = 16 * 1024;
 
 /// Sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,7 @@ impl Config {
     pub fn sizes(&self) -> Sizes {
         let memory = self.max_memory;
         let content = CONTENT.min(memory / 4);
+        let most = self.most_content();
         // Without --data what is stored is in memory, and what is received and produced needs some too.
         let in_memory = memory - memory / 4;
         let stored = match (&self.data, self.max_stored) {
@@ -46,9 +53,20 @@ impl Config {
         Sizes {
             memory,
             stored,
-            body: self.max_body.unwrap_or(content).min(memory),
-            output: self.max_output.unwrap_or(content).min(memory),
+            body: self.max_body.unwrap_or(content).min(most),
+            output: self.max_output.unwrap_or(content).min(most),
         }
+    }
+
+    /// Returns the size of the largest content that can be received and produced, in bytes. With `--data` it
+    /// must be read again, with its fields and its log, beside all that the process keeps, which leaves half
+    /// of the memory: what is larger could be accepted and then wait for ever to be run or collected.
+    pub fn most_content(&self) -> usize {
+        if self.data.is_none() {
+            return self.max_memory;
+        }
+        let beside = self.max_head.max(SCRIPT_FIELDS) + BESIDE;
+        (self.max_memory / 2).saturating_sub(beside).max(self.max_memory / 4)
     }
 
     /// Checks that content of the largest size fits into memory, where it has to.
@@ -186,6 +204,22 @@ mod tests {
             assert!(error.contains(named) && error.contains("--max-memory is 16M"), "{error}");
             let on_disk = Config { data: Some("/x".into()), ..config };
             assert!(on_disk.check_sizes().is_ok());
+        }
+    }
+
+    #[test]
+    fn content_on_disk_can_be_read_again() {
+        for (memory, head) in [(16 << 20, 16 << 10), (64 << 20, 16 << 10), (64 << 20, 4 << 20)] {
+            let (max_memory, max_head, data) = (memory, head, Some("/x".into()));
+            let large = Some(1 << 30);
+            let config = Config { max_memory, max_head, data, ..Config::default() };
+            let Sizes { body, output, .. } =
+                Config { max_body: large, max_output: large, ..config.clone() }.sizes();
+            for most in [body, output] {
+                assert!(2 * (most + head + BESIDE) <= memory && most >= memory / 4, "{most}");
+            }
+            let small = Config { max_body: Some(99), max_output: Some(98), ..config };
+            assert_eq!((small.sizes().body, small.sizes().output), (99, 98));
         }
     }
 

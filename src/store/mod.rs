@@ -207,6 +207,8 @@ pub enum Lookup {
     Unreadable,
     /// Its result is there, and at this moment there is no memory for it (`--max-memory`).
     NoMemory,
+    /// Its result is there, and larger than all memory that there is (`--max-memory`).
+    TooLarge,
 }
 
 /// Which of the two lists.

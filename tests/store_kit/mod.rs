@@ -248,7 +248,9 @@ pub fn collected(store: &dyn Store, job: &Job) -> Option<StoredResponse> {
     match store.collect(&job.key) {
         Lookup::Done(result) => Some(result),
         Lookup::Unknown => None,
-        Lookup::Unreadable | Lookup::NoMemory => panic!("job {} cannot be read", job.n),
+        Lookup::Unreadable | Lookup::NoMemory | Lookup::TooLarge => {
+            panic!("job {} cannot be read", job.n)
+        }
         Lookup::Pending => panic!("job {} was done already", job.n),
     }
 }

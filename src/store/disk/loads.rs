@@ -21,6 +21,8 @@ const LARGE: usize = 64 * 1024;
 pub enum Unloaded {
     /// There is no memory for it at this moment.
     NoMemory,
+    /// It needs more than all memory that there is.
+    TooLarge,
     /// The tables cannot be read.
     Fault(Fault),
 }
@@ -99,7 +101,8 @@ impl Loads {
     }
 
     /// While it is copied out of redb, a message is in memory twice, but only one large one is: the process
-    /// has redb's copy, and the heap that it leaves, beside its content.
+    /// has redb's copy, and the heap that it leaves, beside its content. One that can never fit must not be
+    /// waited for: its worker would wait in vain, for ever.
     fn alone(
         &self,
         size: usize,
@@ -107,6 +110,9 @@ impl Loads {
     ) -> Result<Option<Bytes>, Unloaded> {
         let mut charge = self.memory.nothing();
         if size > SMALL {
+            if size > self.memory.capacity() {
+                return Err(Unloaded::TooLarge);
+            }
             charge.grow(size)?;
         }
         Ok(read(charge)?)
@@ -137,8 +143,12 @@ mod tests {
         assert_eq!(budget.used(), 2 * LARGE);
         drop(readers);
         assert_eq!(budget.used(), 0);
-        assert!(matches!(load(9 * LARGE), Err(Unloaded::NoMemory)));
+        let held = budget.allowance().charge(1).unwrap();
+        assert!(matches!(load(8 * LARGE), Err(Unloaded::NoMemory)));
+        drop(held);
+        assert!(load(8 * LARGE).is_ok());
+        assert!(matches!(load(8 * LARGE + 1), Err(Unloaded::TooLarge)), "not even alone");
         assert!(load(LARGE).is_ok());
-        assert_eq!(reads, 2);
+        assert_eq!(reads, 3);
     }
 }

@@ -141,7 +141,7 @@ impl DiskStore {
     }
 
     /// Reads a request, if need be again and again; `None` when the job was stopped meanwhile, or its
-    /// request is damaged: then it has its result.
+    /// request is damaged or larger than the memory: then it has its result.
     fn fetch(&self, job: &JobKey, execution: &Execution, now: Stamp) -> Option<Box<Call>> {
         let error = loop {
             match self.request(job) {
@@ -149,6 +149,11 @@ impl DiskStore {
                 Ok(None) => break Error::Internal("the stored request is damaged".into()),
                 Err(_) if self.shared.is_closed() => return None,
                 Err(Unloaded::NoMemory) => {}
+                Err(Unloaded::TooLarge) => {
+                    let what =
+                        "the stored request is larger than --max-memory: raise that";
+                    break Error::InsufficientStorage(what.into());
+                }
                 Err(Unloaded::Fault(fault)) => {
                     log::debug!("job={} its request cannot be read: {fault}", job.id);
                 }
@@ -190,6 +195,7 @@ impl DiskStore {
             // Deleted in bulk since.
             Ok(None) => Lookup::Unknown,
             Err(Unloaded::NoMemory) => Lookup::NoMemory,
+            Err(Unloaded::TooLarge) => Lookup::TooLarge,
             Err(Unloaded::Fault(fault)) => {
                 log::debug!("job={} its result cannot be read: {fault}", job.id);
                 Lookup::Unreadable
