@@ -81,8 +81,16 @@ impl Jobs {
         if self.is_draining() {
             return Err(Error::Unavailable("shutting down".into()));
         }
-        let permit = self.queue.reserve(|job| self.store.is_queued(job));
+        let permit = self.queue.reserve(|task| self.is_alive(task));
         permit.ok_or(Error::QueueFull("".into()))
+    }
+
+    /// Whether a worker still has to run the job of a task.
+    fn is_alive(&self, task: &Task) -> bool {
+        match task.turn {
+            Turn::First => self.store.is_queued(&task.job),
+            Turn::Again => self.store.may_go_on(&task.job),
+        }
     }
 
     /// Accepts a job; one that was accepted before under the same key is not run again.

@@ -82,7 +82,11 @@ impl Pool {
         loop {
             match self.attempts.next() {
                 Event::Due(task) => self.jobs.queue.push(task),
-                Event::Over(job, attempt, answer) => self.finish(&job, *attempt, answer),
+                Event::Over(job, attempt, answer) => {
+                    self.finish(&job, *attempt, answer);
+                    // Its task may wait in a lane.
+                    self.jobs.queue.mark_stale();
+                }
             }
         }
     }

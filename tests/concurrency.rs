@@ -7,7 +7,7 @@ mod support;
 use std::thread;
 
 use support::hold::Hold;
-use support::{Ability, Client, Deferd, TempDir, fixtures, lacks};
+use support::{Ability, Client, Deferd, TempDir, eventually, fixtures, lacks};
 
 /// A deferd with the scripts at `/one/`, one at once, and at `/run/`, without a limit.
 fn start(arguments: &[&str]) -> Deferd {
@@ -188,7 +188,8 @@ impl Redirected {
         let one = format!("/one/=run:{fixtures},concurrency=1");
         let run = format!("/run/=run:{fixtures}");
         let routes = ["--route", &cgi, "--route", &one, "--route", &run, "--workers", "2"];
-        let (deferd, hold) = (Deferd::start(&routes), Hold::new());
+        let (deferd, hold) =
+            (Deferd::start(&[&routes[..], &["--queue", "4"]].concat()), Hold::new());
         deferd.client().store("GET", &self::one(&hold), b"");
         hold.wait_for("started");
         Self { deferd, hold }
@@ -273,6 +274,37 @@ fn a_waiting_redirected_job_is_cancelled_at_once() {
     hold.release();
     let last = client.store("GET", "/one/c-talk", b"");
     client.result(&last).expect(500);
+    assert!(!next.has("started"));
+}
+
+#[test]
+fn redirected_jobs_that_ended_free_their_places() {
+    let Redirected { deferd, hold: _held } = Redirected::to_a_full_lane(",timeout=2s");
+    let (mut client, next) = (deferd.client(), Hold::new());
+    let output = format!("Location: {}\n\n", one(&next));
+    let store = [("x-arango-async", "store")];
+    // By a cancellation, and by the deadline.
+    for is_cancelled in [true, false] {
+        let mut ids = Vec::new();
+        eventually("the queue is full of jobs that wait for their lane", || {
+            // A refusal ends its connection.
+            let mut other = deferd.client();
+            let reply = other.request("POST", "/cgi/s-cat", &store, output.as_bytes());
+            ids.extend(reply.id().map(str::to_owned));
+            reply.status == 503
+        });
+        for id in &ids {
+            if is_cancelled {
+                client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+            }
+            let reply = client.result(id);
+            assert!([410, 504].contains(&reply.status), "{reply:?}");
+        }
+        eventually("a place in the queue is free", || {
+            let reply = client.request("GET", "/run/c-talk", &store, b"");
+            reply.id().is_some_and(|id| client.result(id).status == 500)
+        });
+    }
     assert!(!next.has("started"));
 }
 

@@ -576,6 +576,8 @@ impl Trial {
             assert_eq!(store.log(&key).unwrap(), seen.map(Entry::log), "log of {id}");
             assert_lookup(&store.peek(&key), seen);
             assert_eq!(store.is_queued(&key), matches!(entry.state, State::Queued), "{id}");
+            let is_pending = store.is_queued(&key) || store.may_go_on(&key);
+            assert_eq!(is_pending, !matches!(entry.state, State::Done { .. }), "{id}");
         }
         for owner in owners() {
             self.compare_keys(&owner);

@@ -191,6 +191,11 @@ impl<Q> Pending<Q> {
         matches!(self.phase, Phase::Queued { .. })
     }
 
+    /// Whether it was begun, and its result is not decided yet.
+    pub const fn may_go_on(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
     /// Hands the request to a worker; `None` if one has it already.
     pub fn start(&mut self, execution: &Arc<Execution>, now: Stamp) -> Option<Q> {
         if !self.is_queued() {

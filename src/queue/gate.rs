@@ -14,7 +14,6 @@ use crossbeam_channel::{Sender, bounded};
 use super::{Ready, Task};
 use crate::error::Error;
 use crate::job::execution::{Execution, LOOK};
-use crate::store::JobKey;
 
 /// The gate of one route.
 pub struct Gate {
@@ -113,8 +112,8 @@ impl Gate {
     }
 
     /// Drops the jobs from the line that do not wait any more.
-    pub fn purge(&self, is_queued: impl Fn(&JobKey) -> bool) {
-        let alive = |w: &Waiter| matches!(w, Waiter::Job(task) if task.is_alive(&is_queued));
+    pub fn purge(&self, is_alive: impl Fn(&Task) -> bool) {
+        let alive = |w: &Waiter| matches!(w, Waiter::Job(task) if is_alive(task));
         self.lock().waiting.retain(|w| matches!(w, Waiter::Caller(_)) || alive(w));
     }
 

@@ -52,13 +52,6 @@ pub enum Turn {
     Again,
 }
 
-impl Task {
-    /// Whether it is still to be run; `is_queued` says so of those that wait to be started.
-    fn is_alive(&self, is_queued: impl Fn(&JobKey) -> bool) -> bool {
-        self.turn == Turn::Again || is_queued(&self.job)
-    }
-}
-
 /// A task that may run now.
 pub struct Ready {
     /// What to run.
@@ -73,7 +66,7 @@ pub struct Queue {
     len: Arc<AtomicUsize>,
     /// How many delays hold no place in the queue.
     free_delays: Arc<AtomicUsize>,
-    /// Whether a job was cancelled since the last purge: its task may still take up a place.
+    /// Whether a job that waited is over since the last purge: its task may still take up a place.
     stale: AtomicBool,
     /// Unbounded, because a bounded channel allocates all its slots at once: the permits bound it.
     sender: Sender<Task>,
@@ -141,11 +134,11 @@ impl Queue {
     }
 
     /// Takes a place, if there is one. When the queue is full and jobs were cancelled, the tasks of
-    /// jobs that never start (`is_queued` says which still wait) are first dropped from it.
-    pub fn reserve(&self, is_queued: impl Fn(&JobKey) -> bool) -> Option<Permit> {
+    /// jobs that are over (`is_alive` says which are not) are first dropped from it.
+    pub fn reserve(&self, is_alive: impl Fn(&Task) -> bool) -> Option<Permit> {
         self.try_reserve().or_else(|| {
             if self.stale.swap(false, Ordering::AcqRel) {
-                self.purge(is_queued);
+                self.purge(is_alive);
             }
             self.try_reserve()
         })
@@ -167,7 +160,7 @@ impl Queue {
         if taken.is_ok() { Permit(Arc::clone(&self.free_delays)) } else { self.admit() }
     }
 
-    /// Says that a job was cancelled, so that its place in the queue may be free.
+    /// Says that a job which may wait was cancelled or is over, so that its place in the queue may be free.
     pub fn mark_stale(&self) {
         self.stale.store(true, Ordering::Release);
     }
@@ -180,14 +173,14 @@ impl Queue {
 
     /// Turns the whole queue round once and drops the dead from it. The order is kept: nothing is
     /// pushed meanwhile, but by those who had a permit already.
-    fn purge(&self, is_queued: impl Fn(&JobKey) -> bool) {
+    fn purge(&self, is_alive: impl Fn(&Task) -> bool) {
         for task in self.receiver.try_iter().take(self.receiver.len()) {
-            if task.is_alive(&is_queued) {
+            if is_alive(&task) {
                 self.push(task);
             }
         }
         for gate in self.gates().iter() {
-            gate.purge(&is_queued);
+            gate.purge(&is_alive);
         }
     }
 
@@ -237,7 +230,7 @@ mod tests {
     }
 
     fn push(queue: &Queue, n: u64, gate: Option<&Arc<Gate>>) -> bool {
-        let Some(permit) = queue.reserve(|job| *job != key(666)) else { return false };
+        let Some(permit) = queue.reserve(|task| task.job != key(666)) else { return false };
         let (job, route, turn) = (key(n), RouteIndex(0), Turn::First);
         queue.push(Task { job, route, gate: gate.cloned(), permit, turn });
         true

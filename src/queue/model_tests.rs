@@ -99,7 +99,7 @@ fn step(queue: &Queue, gate: &Arc<Gate>, model: &mut Model, n: u64, random: &mut
         0..=3 => {
             let gated = random.below(2) == 0;
             let dead: BTreeSet<_> = model.dead.iter().map(|&n| key(n).id).collect();
-            let permit = queue.reserve(|job| !dead.contains(&job.id));
+            let permit = queue.reserve(|task| !dead.contains(&task.job.id));
             assert_eq!(permit.is_some(), model.reserve(), "a place for {n}");
             let Some(permit) = permit else { return };
             let (job, route, turn) = (key(n), RouteIndex(0), Turn::First);

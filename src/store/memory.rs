@@ -110,6 +110,10 @@ impl Store for MemoryStore {
         self.lock().pending(job).is_some_and(Pending::is_queued)
     }
 
+    fn may_go_on(&self, job: &JobKey) -> bool {
+        self.lock().pending(job).is_some_and(Pending::may_go_on)
+    }
+
     fn start(
         &self,
         job: &JobKey,

@@ -261,6 +261,9 @@ pub trait Store: Send + Sync {
     /// Whether the job still waits for a worker (forgotten ones do too, cancelled ones do not).
     fn is_queued(&self, job: &JobKey) -> bool;
 
+    /// Whether the job was begun and has no result yet, nor one on its way (forgotten ones do too).
+    fn may_go_on(&self, job: &JobKey) -> bool;
+
     /// Hands a waiting job to a worker; `None` if it does not wait any more.
     fn start(
         &self,

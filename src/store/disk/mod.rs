@@ -282,6 +282,10 @@ impl Store for DiskStore {
         self.shared.lock().ledger.pending(job).is_some_and(Pending::is_queued)
     }
 
+    fn may_go_on(&self, job: &JobKey) -> bool {
+        self.shared.lock().ledger.pending(job).is_some_and(Pending::may_go_on)
+    }
+
     fn start(
         &self,
         job: &JobKey,
