@@ -14,7 +14,7 @@ use std::sync::Mutex;
 
 use deferd::job::execution::Stop;
 use deferd::job::stored::StoredResponse;
-use deferd::store::{Finished, Keep, List, Lookup, Status, Store};
+use deferd::store::{Finished, IdempotencyKey, Keep, List, Lookup, Status, Store, Submission};
 use store_kit::*;
 
 suite! { in_memory by memory:
@@ -31,6 +31,7 @@ suite! { in_memory by memory:
     a_cancelled_job_says_so_or_was_finished_before
     a_job_never_vanishes_between_its_states
     a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
+    a_key_is_accepted_while_all_are_forgotten
 }
 
 suite! { on_disk by disk:
@@ -47,6 +48,7 @@ suite! { on_disk by disk:
     a_cancelled_job_says_so_or_was_finished_before
     a_job_never_vanishes_between_its_states
     a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
+    a_key_is_accepted_while_all_are_forgotten
 }
 
 suite! { on_disk_relaxed by relaxed:
@@ -63,6 +65,7 @@ suite! { on_disk_relaxed by relaxed:
     a_cancelled_job_says_so_or_was_finished_before
     a_job_never_vanishes_between_its_states
     a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
+    a_key_is_accepted_while_all_are_forgotten
 }
 
 fn a_request_is_handed_to_one_worker(open: Open) {
@@ -338,6 +341,34 @@ fn a_job_that_nobody_waits_for_runs_and_is_listed_nowhere(open: Open) {
             }
         };
         race(&[&work, &work, &sweep]);
+        assert_empty(store, &[]);
+    });
+}
+
+/// Whichever comes first, there is no reason to refuse it.
+fn a_key_is_accepted_while_all_are_forgotten(open: Open) {
+    rounds(open, |store| {
+        let submitted = Mutex::new(HashSet::new());
+        let submit = || {
+            for n in 0..BATCH / 4 {
+                let key = IdempotencyKey { key: "one".into(), fingerprint: [1; 32] };
+                let known = store.recall(&nobody(), &key).expect("it is the same request");
+                let id = known.unwrap_or_else(|| {
+                    let (call, keep, key) = (call(0, &nobody()), Keep::Result, Some(key));
+                    let accepted = store.submit(Submission { call, keep, key }, at(THEN));
+                    accepted.unwrap_or_else(|refused| panic!("{n}: {refused:?}")).id()
+                });
+                submitted.lock().unwrap().insert(id);
+            }
+        };
+        let forget = || (0..BATCH / 4).for_each(|_| store.forget_all(&nobody()).unwrap());
+        race(&[&submit, &submit, &forget]);
+        store.forget_all(&nobody()).unwrap();
+        for id in submitted.into_inner().unwrap() {
+            let job = Job { n: 0, key: key(id) };
+            start(store, &job).expect("each was accepted, and none has run");
+            assert_eq!(finish(store, &job), Finished::Dropped);
+        }
         assert_empty(store, &[]);
     });
 }

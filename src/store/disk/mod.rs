@@ -246,25 +246,35 @@ impl Store for DiskStore {
         if self.shared.is_failing() {
             return Err(Refused::Failing);
         }
-        let offer = Offer::of(submission, now);
-        let (owner, key) = (offer.record.owner.clone(), offer.submission_key.clone());
-        match (self.offer(offer)?, key) {
-            (Offered::New(id, None), _) => Ok(Accepted::New(id)),
-            (Offered::New(id, Some(outcome)), _) => match wait(&outcome) {
-                Ok(()) => Ok(Accepted::New(id)),
-                Err(Failing) => Err(Refused::Failing),
-            },
-            (Offered::Known(id, certain), Some(key)) => {
-                self.settle(&owner, &key, id, certain).map(Accepted::Known)
+        let mut offer = Offer::of(submission, now);
+        loop {
+            match self.offer(offer)? {
+                Offered::New(id, None) => return Ok(Accepted::New(id)),
+                Offered::New(id, Some(outcome)) => {
+                    wait(&outcome).map_err(|Failing| Refused::Failing)?;
+                    return Ok(Accepted::New(id));
+                }
+                Offered::Known(id, certain, again) => {
+                    let (owner, key) = (&again.record.owner, again.submission_key.as_ref());
+                    let settled =
+                        key.map(|key| self.settle(owner, key, id, certain)).transpose()?;
+                    if let Some(id) = settled.flatten() {
+                        return Ok(Accepted::Known(id));
+                    }
+                    offer = *again;
+                }
             }
-            // Only a key makes it known.
-            (Offered::Known(..), None) => Err(Refused::Failing),
         }
     }
 
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
-        let known = self.known(&self.shared.lock(), owner, key)?;
-        known.map(|(id, certain)| self.settle(owner, key, id, certain)).transpose()
+        loop {
+            let known = self.known(&self.shared.lock(), owner, key)?;
+            let Some((id, certain)) = known else { return Ok(None) };
+            if let Some(id) = self.settle(owner, key, id, certain)? {
+                return Ok(Some(id));
+            }
+        }
     }
 
     fn check(&self, bytes: usize) -> Result<(), Refused> {

@@ -44,8 +44,9 @@ impl Offer {
 pub enum Offered {
     /// A job that is there when the outcome says so, at once where there is none.
     New(JobId, Option<Outcome>),
-    /// The job of an earlier one, which may be on its way yet.
-    Known(JobId, Certain),
+    /// The job of an earlier one, which may be on its way yet; with the offer, to be made again if that
+    /// comes to nothing.
+    Known(JobId, Certain, Box<Offer>),
 }
 
 /// Whether the job of an idempotency key is sure to be accepted.
@@ -61,15 +62,15 @@ impl DiskStore {
     /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
     /// reach the disk in their order.
     pub(super) fn offer(&self, offer: Offer) -> Result<Offered, Refused> {
+        let mut state = self.shared.lock();
+        if let Some(key) = &offer.submission_key
+            && let Some((id, certain)) = self.known(&state, &offer.record.owner, key)?
+        {
+            return Ok(Offered::Known(id, certain, Box::new(offer)));
+        }
         let Offer { call, record, head, submission_key: key } = offer;
         let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
         let keep = record.keep();
-        let mut state = self.shared.lock();
-        if let Some(key) = &key
-            && let Some((id, certain)) = self.known(&state, &owner, key)?
-        {
-            return Ok(Offered::Known(id, certain));
-        }
         let admitted = state.ledger.admit(Size { footprint, memory: RECORD }, key.as_ref())?;
         let id = state.ledger.next_id(now);
         let job = JobKey { owner, id };
@@ -102,22 +103,20 @@ impl DiskStore {
         Ok(found.map(|id| (id, if sure(id) { Certain::Yes } else { Certain::NotYet })))
     }
 
-    /// Waits until the job of a key is accepted, or is not.
+    /// Waits until the job of a key is accepted. `None` if the key does not stand for it any more: it was
+    /// refused, or forgotten with all jobs of its owner.
     pub(super) fn settle(
         &self,
         owner: &Owner,
         key: &IdempotencyKey,
         id: JobId,
         certain: Certain,
-    ) -> Result<JobId, Refused> {
+    ) -> Result<Option<JobId>, Refused> {
         if certain == Certain::Yes {
-            return Ok(id);
+            return Ok(Some(id));
         }
         self.flush().map_err(|Failing| Refused::Failing)?;
-        match self.shared.lock().ledger.recall(owner, key) {
-            Ok(Some(found)) if found == id => Ok(id),
-            // Refused meanwhile.
-            _ => Err(Refused::Failing),
-        }
+        let found = self.shared.lock().ledger.recall(owner, key)?;
+        Ok(found.filter(|found| *found == id))
     }
 }
