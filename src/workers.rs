@@ -206,6 +206,10 @@ impl Pool {
         }
         let route = task.route;
         self.jobs.wait_for_memory();
+        if self.jobs.queue.is_closed() {
+            // That may have ended the wait: the job stays where it is kept.
+            return None;
+        }
         let run = self.jobs.executions.begin(task.job.id, self.memory.clone());
         let started = now();
         let record = self.routes.get(route).start_record;

@@ -7,7 +7,7 @@ mod support;
 use std::path::PathBuf;
 
 use support::hold::Hold;
-use support::{Client, Deferd, TempDir, eventually};
+use support::{Ability, Client, Deferd, TempDir, eventually, lacks};
 
 /// A directory of jobs, and a file that they append to.
 struct Trial {
@@ -170,7 +170,8 @@ fn content_that_is_accepted_can_be_read_again() {
     let mut client = deferd.client();
     let running = hold.start(&mut client);
     let accepted = client.store("POST", &trial.append(), &vec![b'x'; 7 << 20]);
-    for size in [8 << 20, 16 << 20] {
+    let refused = if lacks(Ability::EarlyRefusal) { &[][..] } else { &[8 << 20, 16 << 20] };
+    for size in refused {
         let mut other = deferd.client();
         let target = trial.append();
         other.send(
@@ -187,6 +188,43 @@ fn content_that_is_accepted_can_be_read_again() {
         let id = client.store("GET", &format!("/run/c-zeros?{size}"), b"");
         client.result(&id).expect(status);
     }
+}
+
+/// Content that is still to come fills the memory: clients that have sent most of theirs.
+fn fill_memory(deferd: &Deferd) -> Vec<Client> {
+    let mut clients = Vec::new();
+    let head = "POST /run/c-talk HTTP/1.1\r\nhost: x\r\ncontent-length: 61000\r\n\r\n";
+    let request = [head.as_bytes(), &[b'x'; 60_000]].concat();
+    eventually("the memory is full", || {
+        let mut client = deferd.client();
+        client.send(&request);
+        clients.push(client);
+        let version = deferd.client().get("/_api/version?details=true").json();
+        let details =
+            |name: &str| version["details"][name].as_str().unwrap().parse::<u64>().unwrap();
+        details("memory-limit") - details("memory-used") <= 192 << 10
+    });
+    clients
+}
+
+#[test]
+fn a_job_that_waits_for_memory_is_not_started_by_the_end() {
+    if lacks(Ability::ManyConnections) {
+        return;
+    }
+    let trial = Trial::new();
+    // A sixteenth of this must be free.
+    let mut deferd = trial.start("", &["--max-memory", "4M"]);
+    let clients = fill_memory(&deferd);
+    let id = deferd.client().store("POST", &trial.append(), b"once\n");
+    deferd.signal("-TERM");
+    eventually("the end has begun", || deferd.log().contains("ending: "));
+    drop(clients);
+    assert!(deferd.wait().success());
+    assert_eq!(trial.appended(), "");
+    let deferd = trial.start("", &["--max-memory", "4M"]);
+    deferd.client().result(&id).expect(200);
+    assert_eq!(trial.appended(), "once\n");
 }
 
 #[test]
