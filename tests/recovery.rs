@@ -208,7 +208,7 @@ fn fill_memory(deferd: &Deferd) -> Vec<Client> {
 }
 
 #[test]
-fn a_job_that_waits_for_memory_is_not_started_by_the_end() {
+fn the_end_starts_no_job_that_lacks_memory() {
     if lacks(Ability::ManyConnections) {
         return;
     }
