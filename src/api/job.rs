@@ -231,8 +231,7 @@ fn answer_with(
         Lookup::Unreadable => Err(Failing.into()),
         Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),
         Lookup::TooLarge => {
-            let what =
-                "the stored result is larger than --max-memory: raise that; it stays";
+            let what = "the stored result is larger than --max-memory: raise that; it stays";
             Err(Error::InsufficientStorage(what.into()))
         }
         Lookup::Done(result) => Ok(answer(named(&result, job.id))),

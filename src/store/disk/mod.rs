@@ -150,8 +150,7 @@ impl DiskStore {
                 Err(_) if self.shared.is_closed() => return None,
                 Err(Unloaded::NoMemory) => {}
                 Err(Unloaded::TooLarge) => {
-                    let what =
-                        "the stored request is larger than --max-memory: raise that";
+                    let what = "the stored request is larger than --max-memory: raise that";
                     break Error::InsufficientStorage(what.into());
                 }
                 Err(Unloaded::Fault(fault)) => {
