@@ -40,6 +40,8 @@ const jobOf = (call, database = db) =>
 const defer = (method, pathname, search) =>
   jobOf(() => db.request({ method, pathname, search }, (response) => response));
 const sleep = (duration) => defer("GET", "/_admin/sleep", { duration });
+// Holds the one worker until it is cancelled, as a deferred sleep does not.
+const occupy = () => defer("GET", "/cgi/s-forever");
 const version = (database) => jobOf((database) => database.version(), database);
 
 async function untilDone(job) {
@@ -79,7 +81,7 @@ test("a deferred result is that of the waiting request, and stays with the job",
 });
 
 test("a job is pending, then done, and its result waits", async () => {
-  const running = await sleep(HOUR);
+  const running = await occupy();
   const queued = await version();
   for (const job of [running, queued]) {
     assert.equal(await job.getCompleted(), false);
@@ -123,7 +125,7 @@ test("a missing job is told", async () => {
 });
 
 test("a cancelled job says so", async () => {
-  const running = await sleep(HOUR);
+  const running = await occupy();
   const queued = await sleep(HOUR);
   for (const job of [queued, running]) {
     await job.cancel();

@@ -60,6 +60,10 @@ class PythonArango(unittest.TestCase):
     def sleep(self, seconds):
         return self.defer("get", "/_admin/sleep", {"duration": seconds})
 
+    def occupy(self):
+        """A job that holds the one worker until it is cancelled, as a deferred sleep does not."""
+        return self.defer("get", "/cgi/s-forever")
+
     def missing(self):
         """A job whose result was collected."""
         job = self.deferred.version()
@@ -96,7 +100,7 @@ class PythonArango(unittest.TestCase):
         self.assertEqual(self.db.async_jobs("pending") + self.db.async_jobs("done"), [])
 
     def test_a_job_is_pending_then_done_and_its_result_waits(self):
-        running = self.sleep(HOUR)
+        running = self.occupy()
         queued = self.deferred.version()
         for job in (running, queued):
             self.assertEqual(job.status(), "pending")
@@ -147,7 +151,7 @@ class PythonArango(unittest.TestCase):
         self.assertEqual((response.status_code, response.raw_body), (200, ""))
 
     def test_a_cancelled_job_says_so(self):
-        running, queued = self.sleep(HOUR), self.sleep(HOUR)
+        running, queued = self.occupy(), self.sleep(HOUR)
         for job in (queued, running):
             self.assertTrue(job.cancel())
             until_done(job)

