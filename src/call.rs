@@ -181,13 +181,24 @@ impl Drop for Receipt {
 pub struct Answer {
     /// Status code, fields and content; the front adds `date`, `content-length` and `connection`.
     pub response: Response<Bytes>,
+    /// Whether the front guards it.
+    pub guard: Guard,
     /// To be confirmed when the last byte went out.
     pub receipt: Receipt,
 }
 
+/// Whether the front adds the fields that keep an answer from foreign pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// It does: the answer is deferd's own, or that of a plain program.
+    Added,
+    /// It does not: the fields are those of a script, an upstream or a stored result.
+    Verbatim,
+}
+
 impl From<Response<Bytes>> for Answer {
     fn from(response: Response<Bytes>) -> Self {
-        Self { response, receipt: Receipt::none() }
+        Self { response, guard: Guard::Added, receipt: Receipt::none() }
     }
 }
 
@@ -195,11 +206,6 @@ impl From<Response<Bytes>> for Answer {
 /// this would have, if that is known.
 #[derive(Clone, Debug)]
 pub struct LengthOfGet(pub Option<HeaderValue>);
-
-/// An extension of a response whose fields are those of a script, an upstream or a stored result: the
-/// front adds none that tell browsers what they may do with it.
-#[derive(Clone, Copy, Debug)]
-pub struct Verbatim;
 
 /// An empty response of the given status code.
 pub fn empty(status: StatusCode) -> Response<Bytes> {

@@ -4,7 +4,7 @@
 //! content itself: whatever does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
 //! Invariants: charges never exceed the budget, nor those of a share the share, but for what was
 //! [found](Allowance::charge_found) at start; nothing here is counted by hand. What the process keeps beside
-//! them ([`kept`]) takes from the budget as well, so that all of its memory is bounded.
+//! them (`kept`) takes from the budget as well, so that all of its memory is bounded.
 
 mod kept;
 

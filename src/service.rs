@@ -19,7 +19,7 @@ use crate::access_log::AccessLine;
 use crate::api::{self, ASYNC_ID, id_value};
 use crate::auth::Auth;
 use crate::browser::{self, Policy, Provenance, Sharing};
-use crate::call::{Answer, Call, Connection, Owner, Peer, Verbatim, empty};
+use crate::call::{Answer, Call, Connection, Guard, Owner, Peer, empty};
 use crate::dialect::{self, Mode};
 use crate::error::Error;
 use crate::handler::routes::{Hop, Pages, Redirected, RouteIndex, Routes, delayed_until};
@@ -191,11 +191,10 @@ impl Service {
             self.jobs.wait(&job, span.min(self.max_wait), peer);
             // Without memory for it at this moment, the client gets the `202`.
             if let Lookup::Done(result) = self.jobs.store.collect(&job) {
-                let mut response = result.to_response();
-                if self.routes.get(route).handler.relays_fields() {
-                    response.extensions_mut().insert(Verbatim);
-                }
-                return Answer { response, receipt: self.jobs.receipt(job) };
+                let relays = self.routes.get(route).handler.relays_fields();
+                let guard = if relays { Guard::Verbatim } else { Guard::Added };
+                let (response, receipt) = (result.to_response(), self.jobs.receipt(job));
+                return Answer { response, guard, receipt };
             }
         }
         let mut response = accepted(Some(job.id));

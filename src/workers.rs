@@ -231,7 +231,7 @@ impl Pool {
     /// Ends a job with its answer.
     fn finish(&self, job: &JobKey, attempt: Attempt, answer: Answer) {
         let route = self.routes.get(attempt.route);
-        let Answer { mut response, receipt } = answer;
+        let Answer { mut response, receipt, .. } = answer;
         if attempt.call.request.method() == Method::HEAD {
             // A HEAD response has no content (RFC 9110 section 9.3.2), and a stored one no promise of
             // it.

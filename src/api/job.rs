@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::query::{number, parameter};
 use super::{Endpoint, json, text};
-use crate::call::{Answer, Call, Owner, Verbatim, empty};
+use crate::call::{Answer, Call, Guard, Owner, empty};
 use crate::content::{NoMemory, SMALL, held};
 use crate::error::Error;
 use crate::job::stored::StoredResponse;
@@ -214,9 +214,10 @@ fn peek(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
 }
 
 fn collect(jobs: &Arc<Jobs>, job: JobKey) -> Result<Answer, Error> {
-    answer_with(jobs.store.collect(&job), &job, |mut response| {
-        response.extensions_mut().insert(Verbatim);
-        Answer { response, receipt: jobs.receipt(job.clone()) }
+    answer_with(jobs.store.collect(&job), &job, |response| Answer {
+        response,
+        guard: Guard::Verbatim,
+        receipt: jobs.receipt(job.clone()),
     })
 }
 

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::sockopt;
 
-use super::head::Persistence;
 use super::in_hand::InHand;
-use super::reply::{Content, Writer};
+use super::reply::{Manner, Writer};
 use super::slots::{Slot, Slots};
 use super::stream::{Listener, Stream};
 use super::{Limits, connection};
@@ -162,10 +161,9 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     // What has come already is taken out, because a reset could overtake the answer.
     let _ = stream.read(&mut [0; 16 * 1024]);
     let response = Error::Unavailable("too many connections".into()).response();
-    let (close, version) = (Persistence::Close, http::Version::HTTP_11);
     // It is small: nothing of it is charged.
     let memory = Allowance::default();
-    let _ = Writer::default().write(&mut stream, response, Content::Sent, close, version, &memory);
+    let _ = Writer::default().write(&mut stream, response.into(), Manner::LAST, &memory);
 }
 
 /// Tells of trouble that can come a thousand times a second, once in a while.

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Response, Version};
+use http::Response;
 
 use super::client::Client;
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
 use super::intake::Intake;
 use super::output::Output;
-use super::reply::{Content, Writer};
+use super::reply::{Manner, Writer};
 use super::slots::Slot;
 use super::stream::Stream;
 use super::{Broken, Limits, body, head};
@@ -89,10 +89,8 @@ impl Exchange<'_> {
     }
 
     fn answer(&mut self, mut head: Head) -> Persistence {
-        let (framing, persistence, version) = (head.framing, head.persistence, head.parts.version);
-        self.client.begin_request(version, persistence);
-        let is_head = head.parts.method == Method::HEAD;
-        let content = if is_head { Content::Omitted } else { Content::Sent };
+        let (framing, manner) = (head.framing, Manner::of(&head));
+        self.client.begin_request(manner.version, manner.persistence);
         // For as long as the request is in hand; a job that it becomes has its own charge.
         let charged = if head.memory > SMALL_HEAD {
             self.session.memory().charge(head.memory).map(Some)
@@ -110,11 +108,11 @@ impl Exchange<'_> {
         let plan = match self.session.plan(&mut head.parts, &self.connection) {
             Ok(plan) => plan,
             Err(answer) if framing == Framing::Length(0) => {
-                return self.deliver(*answer, content, persistence, version);
+                return self.deliver(*answer, manner);
             }
             Err(answer) => {
                 // Its content is still to come, and nobody will read it.
-                self.deliver(*answer, content, Persistence::Close, version);
+                self.deliver(*answer, manner.last());
                 return self.linger();
             }
         };
@@ -124,7 +122,7 @@ impl Exchange<'_> {
             Err(Broken::Gone) => return Persistence::Close,
         };
         let answer = self.session.call(plan, head.parts, body, self.connection);
-        self.deliver(answer, content, persistence, version)
+        self.deliver(answer, manner)
     }
 
     /// Receives the content of a request.
@@ -149,48 +147,40 @@ impl Exchange<'_> {
     }
 
     /// Writes an answer and settles its receipt.
-    fn deliver(
-        &mut self,
-        answer: Answer,
-        content: Content,
-        wanted: Persistence,
-        version: Version,
-    ) -> Persistence {
-        let Answer { response, receipt } = answer;
+    fn deliver(&mut self, answer: Answer, wanted: Manner) -> Persistence {
         if self.client.was_seen_leaving() {
             return Persistence::Close;
         }
-        let draining = self.session.is_draining();
-        let persistence = if draining { Persistence::Close } else { wanted };
+        let manner = if self.session.is_draining() { wanted.last() } else { wanted };
         let Self { output, writer, session, .. } = self;
         let memory = session.memory();
         output.begin_answer();
-        let mut written = writer.write(output, response, content, persistence, version, memory);
-        if matches!(&written, Err(error) if error.kind() == ErrorKind::OutOfMemory) {
-            // Nothing of it has gone out, and what it would have delivered stays.
-            let refusal = Error::no_memory(&NoMemory::Budget).response();
-            written = writer
-                .write(output, refusal, content, Persistence::Close, version, memory)
-                .and(Err(ErrorKind::OutOfMemory.into()));
-        }
-        if let Err(error) = written {
-            log::debug!("peer={} left before its answer was written: {error}", self.connection);
-            return Persistence::Close;
-        }
+        let receipt = match writer.write(output, answer, manner, memory) {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                if error.kind() == ErrorKind::OutOfMemory {
+                    // Nothing of it has gone out, and what it would have delivered stays.
+                    let refusal = Error::no_memory(&NoMemory::Budget).response();
+                    let _ = writer.write(output, refusal.into(), manner.last(), memory);
+                }
+                log::debug!("peer={} its answer was not written: {error}", self.connection);
+                return Persistence::Close;
+            }
+        };
         // A peer that is gone resets the connection; that may be known only now.
         if receipt.matters() && self.stream.is_broken() {
             log::debug!("peer={} left before its answer was delivered", self.connection);
             return Persistence::Close;
         }
         receipt.confirm();
-        persistence
+        manner.persistence
     }
 
     /// Answers a request that is not one, and closes.
     fn refuse(&mut self, response: Response<Bytes>) -> Persistence {
         log_refused(&self.connection, &response);
         let answer = Answer::from(response);
-        self.deliver(answer, Content::Sent, Persistence::Close, Version::HTTP_11);
+        self.deliver(answer, Manner::LAST);
         self.linger()
     }
 

@@ -4,20 +4,20 @@
 //! keep an answer from foreign pages: `x-content-type-options` and `cross-origin-resource-policy` (the
 //! Fetch standard, sections 3.6 and 3.7). Invariants: the content-length is that of the content, whatever
 //! a handler said (to HEAD, what it says of GET's); `204` and `304` have none; an answer without the
-//! fields against foreign pages is [`Verbatim`].
+//! fields against foreign pages is [`Verbatim`](Guard::Verbatim).
 
 use std::io::{self, IoSlice, Write};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, TRANSFER_ENCODING,
     X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderName, Response, StatusCode, Version};
+use http::{HeaderName, Method, Response, StatusCode, Version};
 
-use super::head::Persistence;
-use crate::call::{LengthOfGet, Verbatim};
+use super::head::{Head, Persistence};
+use crate::call::{Answer, Guard, LengthOfGet, Receipt};
 use crate::memory::{Allowance, NoRoom};
 
 /// Content up to this size is copied behind the head; larger content is written from where it is.
@@ -42,6 +42,38 @@ pub enum Content {
     Omitted,
 }
 
+/// How an answer is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Whether its content is sent.
+    pub content: Content,
+    /// What becomes of the connection behind it.
+    pub persistence: Persistence,
+    /// The version of the request.
+    pub version: Version,
+}
+
+impl Manner {
+    /// That of an answer to what is not a request: the connection ends behind it.
+    pub const LAST: Self =
+        Self { content: Content::Sent, persistence: Persistence::Close, version: Version::HTTP_11 };
+
+    /// Returns that of the answer to a request with this head.
+    pub fn of(head: &Head) -> Self {
+        let is_head = head.parts.method == Method::HEAD;
+        Self {
+            content: if is_head { Content::Omitted } else { Content::Sent },
+            persistence: head.persistence,
+            version: head.parts.version,
+        }
+    }
+
+    /// Returns the same, with the connection's end behind it.
+    pub const fn last(self) -> Self {
+        Self { persistence: Persistence::Close, ..self }
+    }
+}
+
 /// Writes the answers of a connection, one after the other.
 #[derive(Default)]
 pub struct Writer {
@@ -53,7 +85,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes an answer to its last byte. A large head is charged to `memory` for as long as that takes.
+    /// Writes an answer to its last byte, and returns its receipt. A large head is charged to `memory` for
+    /// as long as that takes.
     ///
     /// # Errors
     /// [`io::ErrorKind::OutOfMemory`] without memory for the head: then nothing was written. Else those
@@ -61,51 +94,59 @@ impl Writer {
     pub fn write(
         &mut self,
         stream: &mut impl Write,
-        response: Response<Bytes>,
-        content: Content,
-        persistence: Persistence,
-        version: Version,
+        answer: Answer,
+        manner: Manner,
         memory: &Allowance,
-    ) -> io::Result<()> {
+    ) -> io::Result<Receipt> {
+        let Answer { mut response, guard, receipt } = answer;
+        self.compose(&response, guard, manner);
+        let sent = has_content(response.status()) && manner.content == Content::Sent;
+        let mut body = Bytes::new();
+        if sent && response.body().len() <= SMALL {
+            self.head.extend_from_slice(response.body());
+        } else if sent {
+            body = std::mem::take(response.body_mut());
+        }
+        let size = self.head.capacity();
+        let charged = if size > 4 * SMALL { memory.charge(size).map(Some) } else { Ok(None) };
+        let written = match charged {
+            Err(NoRoom) => Err(io::ErrorKind::OutOfMemory.into()),
+            Ok(charge) => {
+                if charge.is_some() {
+                    // A client that reads slowly has one copy of the fields in memory, not two.
+                    *response.headers_mut() = HeaderMap::new();
+                }
+                write_all(stream, &self.head, &body)
+            }
+        };
         self.head.clear();
-        let status = response.status();
-        let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        self.put_status_and_fields(&response);
-        match response.extensions().get::<LengthOfGet>().filter(|_| content == Content::Omitted) {
+        // What one large answer took, an idle connection should not hold.
+        self.head.shrink_to(2 * SMALL);
+        written.map(|()| receipt)
+    }
+
+    /// Composes the head.
+    fn compose(&mut self, response: &Response<Bytes>, guard: Guard, manner: Manner) {
+        self.head.clear();
+        self.put_status_and_fields(response, guard);
+        let length = response.extensions().get::<LengthOfGet>();
+        match length.filter(|_| manner.content == Content::Omitted) {
             Some(LengthOfGet(Some(length))) => self.put(b"content-length", length.as_bytes()),
-            None if has_content => {
+            None if has_content(response.status()) => {
                 let mut digits = itoa::Buffer::new();
                 self.put(b"content-length", digits.format(response.body().len()).as_bytes());
             }
             _ => {}
         }
-        match (persistence, version) {
+        match (manner.persistence, manner.version) {
             (Persistence::Close, _) => self.put(b"connection", b"close"),
             (Persistence::KeepAlive, Version::HTTP_10) => self.put(b"connection", b"keep-alive"),
             (Persistence::KeepAlive, _) => {}
         }
         self.head.extend_from_slice(b"\r\n");
-        let sent = has_content && content == Content::Sent;
-        // The fields go now: a client that reads slowly has one copy of them in memory, not two.
-        let body = if sent { response.into_body() } else { Bytes::new() };
-        let mut rest = body.as_ref();
-        if rest.len() <= SMALL {
-            self.head.extend_from_slice(rest);
-            rest = b"";
-        }
-        let size = self.head.capacity();
-        let charged = if size > 4 * SMALL { Some(memory.charge(size)) } else { None };
-        let written = match charged {
-            Some(Err(NoRoom)) => Err(io::ErrorKind::OutOfMemory.into()),
-            None | Some(Ok(_)) => write_all(stream, &self.head, rest),
-        };
-        self.head.clear();
-        // What one large answer took, an idle connection should not hold.
-        self.head.shrink_to(2 * SMALL);
-        written
     }
 
-    fn put_status_and_fields(&mut self, response: &Response<Bytes>) {
+    fn put_status_and_fields(&mut self, response: &Response<Bytes>, guard: Guard) {
         let status = response.status();
         if status == StatusCode::OK {
             // Nearly all of them.
@@ -116,7 +157,7 @@ impl Writer {
                 self.head.extend_from_slice(part.as_bytes());
             }
         }
-        let guarded = response.extensions().get::<Verbatim>().is_none();
+        let guarded = guard == Guard::Added;
         let (mut dated, mut shared) = (false, false);
         for (name, value) in response.headers() {
             if OWN.contains(name) || (guarded && GUARDS.contains(name)) {
@@ -153,6 +194,11 @@ impl Writer {
     }
 }
 
+/// Whether an answer of this status code can have content (RFC 9110 section 6.4.1).
+fn has_content(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// Writes both parts, together as long as that is possible.
 fn write_all(stream: &mut impl Write, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
     while !first.is_empty() || !second.is_empty() {
@@ -187,14 +233,24 @@ mod tests {
             .header("content-length", "999")
             .header("transfer-encoding", "chunked")
             .header("date", "then")
-            .extension(Verbatim)
             .body(Bytes::from_static(body.as_bytes()))
             .unwrap();
         let mut out = Vec::new();
-        let keep = Persistence::KeepAlive;
+        let manner = Manner { content, persistence: Persistence::KeepAlive, version };
         let memory = Allowance::default();
-        Writer::default().write(&mut out, response, content, keep, version, &memory).unwrap();
+        let answer = verbatim(response);
+        Writer::default().write(&mut out, answer, manner, &memory).unwrap().confirm();
         String::from_utf8(out).unwrap()
+    }
+
+    const KEPT: Manner = Manner {
+        content: Content::Sent,
+        persistence: Persistence::KeepAlive,
+        version: Version::HTTP_11,
+    };
+
+    fn verbatim(response: Response<Bytes>) -> Answer {
+        Answer { guard: Guard::Verbatim, ..response.into() }
     }
 
     #[test]
@@ -228,15 +284,11 @@ mod tests {
             for (name, value) in fields.lines().filter_map(|line| line.split_once(": ")) {
                 response = response.header(name, value);
             }
-            let mut response = response.body(Bytes::new()).unwrap();
-            for (fields, verbatim) in [(added, false), (fields, true)] {
-                if verbatim {
-                    response.extensions_mut().insert(Verbatim);
-                }
-                let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
+            let response = response.body(Bytes::new()).unwrap();
+            for (fields, guard) in [(added, Guard::Added), (fields, Guard::Verbatim)] {
                 let (mut writer, mut out) = (Writer::default(), Vec::new());
-                let (response, memory) = (response.clone(), Allowance::default());
-                writer.write(&mut out, response, Content::Sent, keep, version, &memory).unwrap();
+                let answer = Answer { guard, ..response.clone().into() };
+                writer.write(&mut out, answer, KEPT, &Allowance::default()).unwrap().confirm();
                 let head = "HTTP/1.1 200 OK\r\ndate: then\r\n";
                 let expected = format!("{head}{fields}content-length: 0\r\n\r\n");
                 assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -255,16 +307,14 @@ mod tests {
                 Ok(())
             }
         }
-        let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
         let (mut writer, mut out, memory) = (Writer::default(), Vec::new(), Allowance::default());
         for body in ["first", "second"] {
-            let response = || {
-                let response = Response::builder().header("date", "then").extension(Verbatim);
-                response.body(body.into()).unwrap()
+            let answer = || {
+                let response = Response::builder().header("date", "then");
+                verbatim(response.body(body.into()).unwrap())
             };
-            let sent = Content::Sent;
-            assert!(writer.write(&mut Broken, response(), sent, keep, version, &memory).is_err());
-            writer.write(&mut out, response(), sent, keep, version, &memory).unwrap();
+            assert!(writer.write(&mut Broken, answer(), KEPT, &memory).is_err());
+            writer.write(&mut out, answer(), KEPT, &memory).unwrap().confirm();
         }
         assert_eq!(
             String::from_utf8(out).unwrap(),
@@ -277,12 +327,11 @@ mod tests {
     fn a_large_head_needs_memory_and_a_small_one_does_not() {
         let budget = Budget::new(256 << 10);
         let memory = budget.allowance();
-        let (keep, version) = (Persistence::KeepAlive, Version::HTTP_11);
         let (mut writer, mut out) = (Writer::default(), Vec::new());
         let mut write = |size: usize| {
             let response = Response::builder().header("x", "x".repeat(size));
             let response = response.body(Bytes::new()).unwrap();
-            writer.write(&mut out, response, Content::Sent, keep, version, &memory)
+            writer.write(&mut out, response.into(), KEPT, &memory).map(Receipt::confirm)
         };
         write(32 << 10).unwrap();
         let _others = memory.charge(256 << 10).unwrap();
@@ -308,10 +357,9 @@ mod tests {
         let body: Vec<u8> = (0..=255).cycle().take(3 * SMALL + 1).collect();
         let response = Response::new(Bytes::from(body.clone()));
         let mut out = Dribble(Vec::new());
-        let (close, version, memory) = (Persistence::Close, Version::HTTP_11, Allowance::default());
-        Writer::default()
-            .write(&mut out, response, Content::Sent, close, version, &memory)
-            .unwrap();
+        let memory = Allowance::default();
+        let written = Writer::default().write(&mut out, response.into(), Manner::LAST, &memory);
+        written.unwrap().confirm();
         assert!(out.0.ends_with(&body));
         assert!(out.0.len() < body.len() + 200);
     }

@@ -25,7 +25,7 @@ use tiny_http::Server;
 use super::head::{Framing, Head, Persistence};
 use super::in_hand::Busy;
 use super::intake::Intake;
-use super::reply::{Content, Writer};
+use super::reply::{Manner, Writer};
 use super::{InHand, Limits, Listener};
 use crate::call::{Answer, Connection, Peer};
 use crate::error::Error;
@@ -204,29 +204,24 @@ impl Receiver {
             (Connection::Tcp { local, .. }, Some(&peer)) => Connection::Tcp { peer, local },
             (local, _) => local,
         };
-        let (mut persistence, mut content) = (Persistence::Close, Content::Sent);
-        let mut version = Version::HTTP_11;
+        let mut manner = Manner::LAST;
         let answer = match head(&request, &self.limits) {
             Ok(head) => {
-                (persistence, version) = (head.persistence, head.parts.version);
-                if head.parts.method == Method::HEAD {
-                    content = Content::Omitted;
-                }
+                manner = Manner::of(&head);
                 self.call(session, head, &mut request, connection)
             }
             Err(error) => error.response().into(),
         };
-        let Answer { response, receipt } = answer;
         if session.is_draining() {
             // It is not closed by that, but its client is told to.
-            persistence = Persistence::Close;
+            manner.persistence = Persistence::Close;
         }
         let mut stream = request.into_writer();
-        let memory = session.memory();
-        let written =
-            Writer::default().write(&mut stream, response, content, persistence, version, memory);
+        let written = Writer::default().write(&mut stream, answer, manner, session.memory());
         // tiny_http buffers what it sends: only a flush says whether it went out.
-        if written.and_then(|()| stream.flush()).is_ok() {
+        if let Ok(receipt) = written
+            && stream.flush().is_ok()
+        {
             receipt.confirm();
         }
     }

@@ -16,7 +16,7 @@ use http::{Method, Request, Uri};
 
 use super::retry::Retry;
 use super::{Handler, Outcome};
-use crate::call::{Answer, Call, Verbatim};
+use crate::call::{Answer, Call, Guard};
 use crate::error::Error;
 use crate::job::execution::{Execution, OnLeave};
 use crate::queue::Gate;
@@ -115,7 +115,7 @@ impl Routes {
         if let Ok(Outcome::Answer(answer)) = &mut outcome
             && handler.relays_fields()
         {
-            answer.response.extensions_mut().insert(Verbatim);
+            answer.guard = Guard::Verbatim;
         }
         outcome
     }
