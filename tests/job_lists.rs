@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use support::hold::Hold;
-use support::{Client, Deferd, TempDir};
+use support::{Client, Deferd, TempDir, eventually};
 
 /// The moment that it is, as a stamp with six decimals.
 fn now() -> String {
@@ -82,6 +82,33 @@ fn a_list_holds_at_most_count_ids_the_oldest_first() {
         client.wait_done(ids.last().unwrap());
     }
     assert_eq!(client.list("pending"), [""; 0]);
+}
+
+/// Contract: more than 10 000 counts as 10 000.
+#[test]
+fn a_list_holds_at_most_10_000_ids() {
+    const CLIENTS: usize = 55;
+    let deferd = Deferd::start(&["--queue", "20000"]);
+    // Many at once: on disk, they share commits.
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            let mut client = deferd.client();
+            scope.spawn(move || {
+                for _ in 0..10_010 / CLIENTS {
+                    client.store("GET", "/_api/version", b"");
+                }
+            });
+        }
+    });
+    let mut client = deferd.client();
+    let listed = |client: &mut Client, count: &str| {
+        ["done", "pending"].map(|list| client.list(&format!("{list}?count={count}")).len())
+    };
+    eventually("all are done", || listed(&mut client, "1")[1] == 0);
+    for count in ["10000", "10001", "99999999999999999999999"] {
+        assert_eq!(listed(&mut client, count), [10_000, 0], "{count}");
+    }
+    assert_eq!(listed(&mut client, "9999"), [9999, 0]);
 }
 
 #[test]
