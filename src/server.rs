@@ -3,30 +3,22 @@
 //! Owns the order in which everything is made and ended, readable from top to bottom. Handles no
 //! request. Invariant: nothing listens before every part that a request needs is there.
 
+mod table;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::Uri;
-
-use crate::api::{self, Access, Api};
 use crate::auth::Auth;
 use crate::browser::{HostCheck, Policy};
-use crate::config::{
-    CONNECT_TIMEOUT, Config, FrontKind, Invalid, RouteConfig, Sizes, Target, shown,
-};
+use crate::config::{Config, FrontKind, Invalid, Sizes, shown};
 use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
 use crate::front::{InHand, Limits, Listener, Listening, Stopper};
-use crate::handler::cgi::CgiHandler;
-use crate::handler::routes::{Pages, Route, Routes};
-use crate::handler::run::RunHandler;
-use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
-use crate::handler::{Handler, ScriptRoute};
-use crate::job::execution::{OnLeave, Stop};
+use crate::job::execution::Stop;
 use crate::jobs::Jobs;
 use crate::listen::{self, Address, Bound, SocketFile};
 use crate::memory::{Budget, Part};
@@ -34,7 +26,7 @@ use crate::queue::Queue;
 use crate::service::Service;
 use crate::store::disk::DiskStore;
 use crate::store::memory::MemoryStore;
-use crate::store::{Recovered, Room, StartRecord, Store};
+use crate::store::{Recovered, Room, Store};
 use crate::workers;
 
 /// From the first byte of a head to its last.
@@ -53,8 +45,6 @@ const REAP_TIME: Duration = Duration::from_secs(7);
 const ABORT_TIME: Duration = Duration::from_secs(1);
 /// How often the end looks whether it may come.
 const LOOK: Duration = Duration::from_millis(5);
-/// How many synchronous callers of a route run at once for each worker, where the route says nothing else.
-const CALLERS_PER_WORKER: usize = 4;
 
 /// A running deferd.
 pub struct Server {
@@ -108,7 +98,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let memory = Budget::of_process(config.sizes().memory);
     let (store, found) = store(config, &memory)?;
     let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue), memory));
-    let routes = Arc::new(routes(config, &jobs, &descriptors)?);
+    let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
     if let Some(directory) = &config.data {
         let known = jobs.store.remaining().len();
         let (queued, interrupted) = jobs.recover(found, &routes);
@@ -241,112 +231,6 @@ fn body_option(config: &Config) -> String {
         }
         _ => format!("--max-body {}", shown(body)),
     }
-}
-
-/// The route table: the built-in endpoints and the configured routes.
-fn routes(config: &Config, jobs: &Arc<Jobs>, descriptors: &Descriptors) -> Result<Routes, Invalid> {
-    let mut routes = Vec::new();
-    let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
-    for prefix in api::PREFIXES {
-        let handler = Box::new(Api::new(Arc::clone(jobs), access, config.timeout));
-        let (time_limit, start_record) = (config.timeout, StartRecord::Soon);
-        let prefix = prefix.into();
-        let (gate, callers, retry, on_leave) = (None, None, None, OnLeave::Cancel);
-        routes.push(Route {
-            prefix,
-            gate,
-            callers,
-            on_leave,
-            time_limit,
-            start_record,
-            retry,
-            pages: Pages::Own,
-            handler,
-        });
-    }
-    let most_callers = CALLERS_PER_WORKER * config.workers;
-    for route in &config.routes {
-        let time_limit = route.timeout.unwrap_or(config.timeout);
-        let gate = route.concurrency.map(|limit| jobs.queue.new_gate(limit));
-        let callers = bounds_callers(route).then(|| jobs.queue.new_gate(most_callers));
-        let handler = handler(route, config, descriptors)?;
-        let (prefix, start_record) = (route.prefix.clone(), route.start_record);
-        let (retry, on_leave, pages) = (route.retry, route.on_leave, route.pages);
-        routes.push(Route {
-            prefix,
-            gate,
-            callers,
-            on_leave,
-            time_limit,
-            start_record,
-            retry,
-            pages,
-            handler,
-        });
-    }
-    Ok(Routes::new(routes))
-}
-
-/// Returns whether a route without a limit of its own bounds its synchronous callers. A script costs a process; a
-/// run that goes on without its client is not bounded by the connections.
-fn bounds_callers(route: &RouteConfig) -> bool {
-    let is_script = !matches!(route.target, Target::Upstream(_));
-    route.concurrency.is_none() && (is_script || route.on_leave == OnLeave::GoOn)
-}
-
-fn handler(
-    route: &RouteConfig,
-    config: &Config,
-    descriptors: &Descriptors,
-) -> Result<Box<dyn Handler>, Invalid> {
-    let script = |directory| {
-        let script = script(route, config, directory)?;
-        let descriptor_limit = descriptors.of_scripts;
-        Ok::<_, Invalid>(ScriptRoute { descriptor_limit, ..script })
-    };
-    match &route.target {
-        Target::Cgi(directory) => Ok(Box::new(CgiHandler::new(script(directory)?))),
-        Target::Run(directory) => Ok(Box::new(RunHandler::new(script(directory)?))),
-        Target::Upstream(uri) => Ok(Box::new(UpstreamHandler::new(upstream(route, config, uri)?))),
-    }
-}
-
-fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<ScriptRoute, Invalid> {
-    let invalid = |what: io::Error| {
-        Invalid::new("--route", &route.prefix, format!("directory {}: {what}", directory.display()))
-    };
-    let real = directory.canonicalize().map_err(invalid)?;
-    if !real.is_dir() {
-        return Err(invalid(io::ErrorKind::NotADirectory.into()));
-    }
-    Ok(ScriptRoute {
-        prefix: route.prefix.clone(),
-        directory: real,
-        time_limit: route.timeout.unwrap_or(config.timeout),
-        max_output: max_output(route, config),
-        descriptor_limit: None,
-    })
-}
-
-/// Returns how much a script or upstream of this route may give, in bytes.
-fn max_output(route: &RouteConfig, config: &Config) -> usize {
-    route.max_output.map_or(config.sizes().output, |most| most.min(config.most_content()))
-}
-
-fn upstream(route: &RouteConfig, config: &Config, uri: &Uri) -> Result<UpstreamRoute, Invalid> {
-    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-        return Err(Invalid::new("--route", &route.prefix, "the target has no host"));
-    };
-    Ok(UpstreamRoute {
-        prefix: route.prefix.clone(),
-        scheme: scheme.clone(),
-        authority: authority.clone(),
-        path: uri.path().to_owned(),
-        time_limit: route.timeout.unwrap_or(config.timeout),
-        connect_limit: route.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
-        max_output: max_output(route, config),
-        max_head: config.max_head,
-    })
 }
 
 impl Server {
