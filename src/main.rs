@@ -53,7 +53,7 @@ fn token(user: &str) -> ExitCode {
 fn tune_allocator() {
     use std::os::unix::process::CommandExt;
     const NAME: &str = "GLIBC_TUNABLES";
-    const SETTINGS: &str = "glibc.malloc.tcache_max=256:glibc.malloc.mmap_threshold=131072:\
+    const SETTINGS: &str = "glibc.malloc.tcache_count=4:glibc.malloc.mmap_threshold=131072:\
                             glibc.malloc.trim_threshold=131072";
     let mut arguments = std::env::args_os();
     let (None, Ok(program), Some(name)) =
