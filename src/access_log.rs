@@ -15,7 +15,7 @@ use crate::call::{Connection, Owner, Peer};
 pub struct AccessLine(Option<(Method, Uri, Connection, Instant)>);
 
 impl AccessLine {
-    /// The moment that the request's time counts from; `None` where nobody will read the line.
+    /// The moment that the request's time counts from; `None` if no log wants the line.
     pub fn begin() -> Option<Instant> {
         log::log_enabled!(log::Level::Info).then(Instant::now)
     }
