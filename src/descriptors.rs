@@ -44,7 +44,7 @@ impl Descriptors {
                 Ok(()) => (limit, of_scripts) = (Some(raised), Some(before)),
                 Err(error) => {
                     let error = io::Error::from(error);
-                    log::warn!("the limit of descriptors stays {limit:?}, not {raised}: {error}");
+                    log::warn!("cannot raise the limit of descriptors to {raised}: {error}");
                 }
             }
         }
