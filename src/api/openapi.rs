@@ -4,7 +4,7 @@
 //! codes that it answers with. `openapi.json` beside this file has what the table refers to. A route
 //! of the user's own is not described: what a script answers is not known here. Invariant: the table
 //! and the endpoints name the same paths and methods (tested here), and the same status codes
-//! (`tests/openapi.rs`).
+//! (`tests/it/docs/openapi.rs`).
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json as value};
