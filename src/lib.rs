@@ -9,7 +9,8 @@
 //!
 //! - `main`: arguments, logger, signals, exit codes.
 //! - [`config`]: every option, from text to checked values.
-//! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end.
+//! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end. `limits` are those of a
+//!   connection.
 //! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
 //! - [`front`]: sockets. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
 //!   `tiny_http` is the other front.

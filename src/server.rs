@@ -3,6 +3,7 @@
 //! Owns the order in which everything is made and ended, readable from top to bottom. Handles no
 //! request. Invariant: nothing listens before every part that a request needs is there.
 
+mod limits;
 mod table;
 
 use std::io;
@@ -13,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use crate::auth::Auth;
 use crate::browser::{HostCheck, Policy};
-use crate::config::{Config, FrontKind, Invalid, Sizes, shown};
+use crate::config::{Config, FrontKind, Invalid, shown};
 use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
-use crate::front::{InHand, Limits, Listener, Listening, Stopper};
+use crate::front::{InHand, Listener, Listening, Stopper};
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
 use crate::listen::{self, Address, Bound, SocketFile};
@@ -28,13 +29,6 @@ use crate::store::disk::DiskStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{Recovered, Room, Store};
 use crate::workers;
-
-/// From the first byte of a head to its last.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Without a byte of an answer being taken.
-const WRITE_TIME: Duration = Duration::from_secs(30);
-/// Between two requests on a connection.
-const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// How much of `--max-stored` a worker needs to start a job, in bytes.
 const START_ROOM: usize = 64 * 1024;
@@ -169,7 +163,7 @@ fn serve(
     service: &Arc<Service>,
     max_connections: usize,
 ) -> io::Result<Front> {
-    let limits = Arc::new(limits(config));
+    let limits = Arc::new(limits::of(config));
     match config.front {
         FrontKind::Strict => {
             let listening = Listening::new(listener, max_connections)?;
@@ -206,30 +200,6 @@ impl Front {
             #[cfg(feature = "tiny_http")]
             Self::TinyHttp(stopper) => stopper.in_hand(),
         }
-    }
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        max_head: config.max_head,
-        max_body: config.sizes().body,
-        max_body_option: body_option(config),
-        head_time: HEAD_TIME,
-        body_time: config.body_timeout,
-        write_time: WRITE_TIME,
-        idle_time: IDLE_TIME,
-    }
-}
-
-/// Returns which limit of content is the lowest, as the client is told.
-fn body_option(config: &Config) -> String {
-    let Sizes { memory, body, .. } = config.sizes();
-    match config.max_body {
-        Some(most) if most > body => format!("--max-memory {}", shown(memory)),
-        None if body == memory / 4 => {
-            format!("--max-body {}, a quarter of --max-memory", shown(body))
-        }
-        _ => format!("--max-body {}", shown(body)),
     }
 }
 

@@ -2,6 +2,8 @@
 //! cannot do: that is listed here, and named by the tests that need it.
 
 use std::env;
+use std::process::Command;
+use std::time::Duration;
 
 /// What tiny_http 0.12 does not have, and nobody can give it from outside.
 #[derive(Clone, Copy, Debug)]
@@ -44,4 +46,28 @@ pub fn lacks(ability: Ability) -> bool {
 /// The arguments that choose the front.
 pub fn front_arguments() -> Vec<String> {
     env::var("DEFERD_TEST_FRONT").map_or_else(|_| Vec::new(), |front| vec!["--front".into(), front])
+}
+
+/// A limit of the strict front that no option changes.
+#[derive(Clone, Copy)]
+pub enum FixedLimit {
+    /// From the first byte of a head to its last: 10 s.
+    Head,
+    /// Without a byte of an answer being taken: 30 s.
+    Answer,
+    /// Between two requests on a connection: 60 s.
+    Idle,
+}
+
+/// Returns the command of a deferd that has `time` in place of a fixed limit, so that its test need not wait
+/// for the real one. `strict::deadlines` waits for all three.
+pub fn with_limit(limit: FixedLimit, time: Duration) -> Command {
+    let variable = match limit {
+        FixedLimit::Head => "DEFERD_TEST_HEAD_TIME",
+        FixedLimit::Answer => "DEFERD_TEST_WRITE_TIME",
+        FixedLimit::Idle => "DEFERD_TEST_IDLE_TIME",
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.env(variable, time.as_millis().to_string());
+    command
 }

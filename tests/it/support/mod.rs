@@ -347,12 +347,17 @@ impl Deferd {
     /// Starts one with the scripts of the tests: `/run/` and `/cgi/`, options added to each route
     /// (`",timeout=1s"`).
     pub fn with_scripts(route_options: &str, arguments: &[&str]) -> Self {
+        Self::with_scripts_by(Command::new(env!("CARGO_BIN_EXE_deferd")), route_options, arguments)
+    }
+
+    /// The same by a command that was prepared already.
+    pub fn with_scripts_by(command: Command, route_options: &str, arguments: &[&str]) -> Self {
         let fixtures = fixtures().display().to_string();
         let run = format!("/run/=run:{fixtures}{route_options}");
         let cgi = format!("/cgi/=cgi:{fixtures}{route_options}");
         let mut all = vec!["--route", run.as_str(), "--route", cgi.as_str()];
         all.extend_from_slice(arguments);
-        Self::start(&all)
+        Self::start_by(command, &all)
     }
 
     /// Starts one by a command that was prepared already.
