@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{Client, Deferd, PATIENCE, TempDir, eventually};
+use fastrand::Rng;
 
 /// As many rounds as this, or as there is time for.
 const ROUNDS: usize = 200;
@@ -35,7 +36,7 @@ enum Fate {
 fn whatever_is_killed_every_202_is_accounted_for() {
     let seed = std::process::id().into();
     eprintln!("seed {seed}");
-    let (mut random, begin) = (Random(seed), Instant::now());
+    let (mut random, begin) = (Rng::with_seed(seed), Instant::now());
     let mut trial =
         Trial { data: TempDir::new(), submitted: AtomicU64::new(0), known: Fates::new() };
     let (mut rounds, mut interrupted) = (0, 0);
@@ -43,7 +44,7 @@ fn whatever_is_killed_every_202_is_accounted_for() {
         let deferd = trial.start();
         interrupted += trial.account(&deferd);
         let begin = if rounds % 2 == 0 { Begin::Start } else { Begin::FirstAccepted };
-        trial.live(deferd, begin, Duration::from_micros(random.below(80_000)));
+        trial.live(deferd, begin, Duration::from_micros(random.u64(..80_000)));
         rounds += 1;
     }
     let deferd = trial.start();
@@ -252,17 +253,5 @@ impl Raw {
         let text = String::from_utf8(body.to_vec()).unwrap();
         self.1.drain(..end);
         Some((status, id, text))
-    }
-}
-
-/// A pseudo-random sequence (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
     }
 }

@@ -63,7 +63,7 @@ fn cut_everywhere(seed: u64, durability: Durability) -> usize {
         let begun = &notes[(now + 1).min(notes.len() - 1)].promises;
         let image = medium.image(&mut random);
         let say = Say { seed, durability, calls, trace: &trace, upto: now };
-        if random.below(CUT_AGAIN) == 0 {
+        if random.usize(..CUT_AGAIN) == 0 {
             let image = cut_again(image.clone(), durability, &mut random);
             Check { promised, begun, refused: &[], durability }.image(image);
         }
@@ -96,14 +96,14 @@ impl Drop for Say<'_> {
 }
 
 /// Opens the image, and cuts the power again while that is under way.
-fn cut_again(image: Vec<u8>, durability: Durability, random: &mut Random) -> Vec<u8> {
+fn cut_again(image: Vec<u8>, durability: Durability, random: &mut Rng) -> Vec<u8> {
     let volume = Volume::of(image);
     let mut medium = volume.medium();
     volume.record();
     let (store, _) = open(&volume, durability).expect("it opens");
     drop(store);
     let events = volume.events();
-    let calls = random.below(events.len() + 1);
+    let calls = random.usize(..(events.len() + 1));
     events.into_iter().take(calls).for_each(|event| medium.take(event));
     medium.image(random)
 }

@@ -33,9 +33,10 @@ fn a_flipped_bit_is_refused_or_changes_nothing() {
     let mut refused = 0;
     for n in 0..FLIPS {
         // The head of the file, then anywhere.
-        let at = if n < 320 { n } else { random.pick(&pages) * 4096 + random.below(4096) };
+        let at =
+            if n < 320 { n } else { random.choice(&pages).unwrap() * 4096 + random.usize(..4096) };
         let mut damaged = image.clone();
-        damaged[at] ^= 1 << random.below(8);
+        damaged[at] ^= 1 << random.usize(..8);
         let volume = Volume::of(damaged.clone());
         match open(&volume, Durability::Commit) {
             Err(_) => {

@@ -52,7 +52,7 @@ fn a_relaxed_store_answers_as_a_plain_map_does_over_crashes() {
 
 /// Of every second sequence, room for a few jobs.
 fn capacity(seed: u64) -> usize {
-    if seed.is_multiple_of(2) { CAPACITY } else { 2000 + Random::new(seed).below(8000) }
+    if seed.is_multiple_of(2) { CAPACITY } else { 2000 + Rng::with_seed(seed).usize(..8000) }
 }
 
 fn run_on_disk(seed: u64, durability: Durability) -> usize {
@@ -202,7 +202,7 @@ struct Trial {
     refused: usize,
     last: Option<JobId>,
     submitted: usize,
-    random: Random,
+    random: Rng,
     trace: Trace,
 }
 
@@ -239,7 +239,7 @@ impl Trial {
             refused: 0,
             last: None,
             submitted: 0,
-            random: Random::new(seed),
+            random: Rng::with_seed(seed),
             trace: Trace { seed, lines: RefCell::default() },
         }
     }
@@ -258,20 +258,20 @@ impl Trial {
 
     /// A clock that often stands still and often steps back.
     fn now(&mut self) -> Stamp {
-        at(self.random.below(12) as f64)
+        at(self.random.usize(..12) as f64)
     }
 
     /// Any job that ever was, or one that never was.
     fn pick(&mut self) -> JobKey {
         let owners = owners();
-        let owner = owners[self.random.below(owners.len())].clone();
+        let owner = owners[self.random.usize(..owners.len())].clone();
         let known = self.model.len();
-        let nth = self.random.below(known + 1);
+        let nth = self.random.usize(..known + 1);
         let id = self.model.keys().nth(nth).copied();
         let id = id.or(self.last).unwrap_or(JobId::parse("7").unwrap());
         // Mostly of its own owner, sometimes of another.
         let own = self.model.get(&id).map(|entry| entry.owner.clone());
-        let owner = own.filter(|_| self.random.below(4) != 0).unwrap_or(owner);
+        let owner = own.filter(|_| self.random.usize(..4) != 0).unwrap_or(owner);
         JobKey { owner, id }
     }
 
@@ -282,7 +282,7 @@ impl Trial {
     }
 
     fn step(&mut self) {
-        match self.random.below(21) {
+        match self.random.usize(..21) {
             20 => self.reopen(),
             0..=3 => self.submit(),
             4..=6 => self.start(),
@@ -293,7 +293,7 @@ impl Trial {
             15 => self.restore(),
             16 => self.cancel(),
             17 => self.forget(),
-            _ => match self.random.below(6) {
+            _ => match self.random.usize(..6) {
                 0 => self.forget_all(),
                 1..=3 => self.forget_before(),
                 _ => self.expire(),
@@ -305,12 +305,12 @@ impl Trial {
         let (n, now) = (self.submitted, self.now());
         self.submitted += 1;
         let owners = owners();
-        let owner = owners[self.random.below(owners.len())].clone();
-        let wanted = self.random.below(6) != 0;
+        let owner = owners[self.random.usize(..owners.len())].clone();
+        let wanted = self.random.usize(..6) != 0;
         let keep = if wanted { Keep::Result } else { Keep::Nothing };
         let call = call(n, &owner);
         let request = JOB + call.footprint();
-        let key = (self.random.below(3) == 0).then(|| any_key(&mut self.random));
+        let key = (self.random.usize(..3) == 0).then(|| any_key(&mut self.random));
         let known = key.as_ref().and_then(|key| self.keys.get(&(owner.clone(), key.key.clone())));
         let key_bytes = key.as_ref().map_or(0, IdempotencyKey::footprint);
         let bytes = request + key_bytes;
@@ -384,7 +384,7 @@ impl Trial {
 
     /// The handler writes to its stderr, which no store knows of.
     fn write_log(&mut self) {
-        let (key, size) = (self.pick(), self.random.below(300));
+        let (key, size) = (self.pick(), self.random.usize(..300));
         let Some(Entry { state: State::Running { execution }, .. }) = self.model.get(&key.id)
         else {
             return;
@@ -432,7 +432,7 @@ impl Trial {
         let mut jobs = self.model.iter();
         let found = jobs.find(|(_, entry)| !entry.is_pending() && !entry.is_collectable());
         let found = found.map(|(&id, entry)| JobKey { owner: entry.owner.clone(), id });
-        found.filter(|_| self.random.below(4) != 0).unwrap_or_else(|| self.pick())
+        found.filter(|_| self.random.usize(..4) != 0).unwrap_or_else(|| self.pick())
     }
 
     fn cancel(&mut self) {
@@ -505,7 +505,7 @@ impl Trial {
         // What a relaxed store has not flushed may be lost: that has suites of its own.
         let ends = [End::Closed, End::CrashedAfterFlush, End::Crashed];
         let ends = if durability == Durability::Commit { &ends[..] } else { &ends[..2] };
-        let end = *self.random.pick(ends);
+        let end = *self.random.choice(ends).unwrap();
         self.trace.note(format!("{end:?}"));
         let left = match end {
             End::Closed => {
@@ -577,7 +577,7 @@ impl Trial {
         }
         for owner in owners() {
             self.compare_keys(&owner);
-            let count = self.random.below(8);
+            let count = self.random.usize(..8);
             self.compare_lists(&owner, count);
             self.compare_lists(&owner, usize::MAX);
         }
@@ -642,8 +642,8 @@ fn key_of(n: usize) -> IdempotencyKey {
     IdempotencyKey { key: format!("key {}", n / 2).into(), fingerprint: [(n % 2) as u8; 32] }
 }
 
-fn any_key(random: &mut Random) -> IdempotencyKey {
-    key_of(random.below(KEYS * 2))
+fn any_key(random: &mut Rng) -> IdempotencyKey {
+    key_of(random.usize(..KEYS * 2))
 }
 
 fn status(entry: &Entry) -> Status {

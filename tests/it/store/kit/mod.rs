@@ -23,6 +23,7 @@ use deferd::store::{
     Accepted, Finished, JobKey, Keep, List, Lookup, Recovered, Refused, Room, StartRecord, Store,
     Submission,
 };
+pub use fastrand::Rng;
 use http::{Request, Response};
 pub use volume::*;
 
@@ -89,30 +90,6 @@ pub fn open_for(
 
 /// How long a store leaves a disk alone that failed.
 pub const REST: Duration = Duration::from_millis(2);
-
-/// A pseudo-random sequence (xorshift64*), the same for the same seed.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// The sequence of a seed that is not zero.
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    /// A number below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
-    }
-
-    /// One of these.
-    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-}
 
 /// How often a race is run.
 pub const ROUNDS: usize = 250;

@@ -96,7 +96,7 @@ pub type Promises = BTreeMap<JobId, Promise>;
 pub struct Scenario {
     pub store: DiskStore,
     pub volume: Volume,
-    pub random: Random,
+    pub random: Rng,
     pub promises: Promises,
     /// The keys of those that were refused.
     pub refused: Vec<IdempotencyKey>,
@@ -109,7 +109,7 @@ impl Scenario {
     pub fn new(seed: u64, durability: Durability) -> Self {
         let volume = Volume::default();
         let store = open(&volume, durability).unwrap().0;
-        let (random, promises) = (Random::new(seed), Promises::new());
+        let (random, promises) = (Rng::with_seed(seed), Promises::new());
         let (refused, trace) = (Vec::new(), Vec::new());
         Self { store, volume, random, promises, refused, trace, durability, submitted: 0 }
     }
@@ -122,7 +122,7 @@ impl Scenario {
     fn pick(&mut self, which: impl Fn(&Promise) -> bool) -> Option<JobKey> {
         let some: Vec<JobKey> =
             self.promises.values().filter(|p| which(p)).map(|p| p.key.clone()).collect();
-        (!some.is_empty()).then(|| self.random.pick(&some).clone())
+        (!some.is_empty()).then(|| self.random.choice(&some).unwrap().clone())
     }
 
     fn promise(&mut self, key: &JobKey) -> &mut Promise {
@@ -135,7 +135,7 @@ impl Scenario {
     }
 
     pub fn step(&mut self) {
-        match self.random.below(24) {
+        match self.random.usize(..24) {
             0..=6 => self.submit(),
             7..=10 => self.start(),
             11..=13 => self.finish(),
@@ -144,7 +144,7 @@ impl Scenario {
             17..=18 => self.forget(),
             19..=20 => drop(self.flush()),
             21 => self.linger(),
-            _ => match self.random.below(5) {
+            _ => match self.random.usize(..5) {
                 0 => self.forget_all(),
                 1 => self.expire(),
                 _ => drop(self.flush()),
@@ -155,13 +155,13 @@ impl Scenario {
     fn submit(&mut self) {
         let n = self.submitted;
         self.submitted += 1;
-        let keep = if self.random.below(6) == 0 { Keep::Nothing } else { Keep::Result };
-        let named = self.random.below(3) == 0;
+        let keep = if self.random.usize(..6) == 0 { Keep::Nothing } else { Keep::Result };
+        let named = self.random.usize(..3) == 0;
         let key = named.then(|| idempotency(n));
         let mut call = call(n, &nobody());
         *call.request.body_mut() = body(n).into();
         // The clock often steps back.
-        let now = at(self.random.below(50) as f64);
+        let now = at(self.random.usize(..50) as f64);
         let id = match self.store.submit(Submission { call, keep, key: key.clone() }, now) {
             Ok(Accepted::New(id)) => id,
             Ok(Accepted::Known(id)) => panic!("{id} is new"),
@@ -194,8 +194,10 @@ impl Scenario {
 
     fn start(&mut self) {
         let Some(key) = self.pick(Promise::is_queued) else { return };
-        let record =
-            *self.random.pick(&[StartRecord::Before, StartRecord::Soon, StartRecord::Never]);
+        let record = *self
+            .random
+            .choice(&[StartRecord::Before, StartRecord::Soon, StartRecord::Never])
+            .unwrap();
         let execution = execution(key.id);
         let started = self.store.start(&key, &execution, record, at(THEN)).unwrap();
         self.trace.push(format!("start {} {record:?}", key.id));
@@ -236,7 +238,7 @@ impl Scenario {
         assert_eq!(Some(found), promise.result);
         promise.ended = Sure::Yes;
         self.trace.push(format!("collect {}", key.id));
-        match self.random.below(3) {
+        match self.random.usize(..3) {
             0 => self.store.restore(&key),
             _ => {
                 self.store.confirm(&key);

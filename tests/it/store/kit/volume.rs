@@ -6,9 +6,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use fastrand::Rng;
 use redb::StorageBackend;
-
-use super::Random;
 
 /// What a disk writes whole or not at all, in bytes.
 const SECTOR: usize = 512;
@@ -65,14 +64,14 @@ impl Medium {
 
     /// What a power cut may leave. Any part of what was not synced is there: what was written later
     /// without what was written before, and torn between sectors.
-    pub fn image(&self, random: &mut Random) -> Vec<u8> {
+    pub fn image(&self, random: &mut Rng) -> Vec<u8> {
         let mut image = self.synced.clone();
         // From nearly nothing to nearly everything.
-        let share = random.below(5);
+        let share = random.usize(..5);
         for event in &self.unsynced {
-            let whole = random.below(3) > 0;
-            let there = random.below(4) < share;
-            apply(&mut image, event, |_| if whole { there } else { random.below(4) < share });
+            let whole = random.usize(..3) > 0;
+            let there = random.usize(..4) < share;
+            apply(&mut image, event, |_| if whole { there } else { random.usize(..4) < share });
         }
         image
     }

@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use fastrand::Rng;
+
 use super::model::{Answer, Event, Operation};
 use crate::support::{Client, Reply};
 
@@ -13,27 +15,6 @@ const CLIENTS: usize = 4;
 const OPERATIONS: usize = 12;
 /// How many jobs they share in a round, about.
 const JOBS: usize = 3;
-
-/// A pseudo-random sequence (xorshift64*), the same for the same seed.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        // Seeds that follow each other shall not begin alike; zero would stay zero.
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % n
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-}
 
 /// What a client noted: of which job, or of a list.
 struct Note {
@@ -83,14 +64,14 @@ struct One<'a> {
     number: usize,
     address: SocketAddr,
     client: Client,
-    random: Random,
+    random: Rng,
     jobs: &'a Mutex<Vec<String>>,
     notes: Vec<Note>,
 }
 
 impl<'a> One<'a> {
     fn new(number: usize, address: SocketAddr, seed: u64, jobs: &'a Mutex<Vec<String>>) -> Self {
-        let random = Random::new(seed * CLIENTS as u64 + number as u64);
+        let random = Rng::with_seed(seed * CLIENTS as u64 + number as u64);
         Self { number, address, client: Client::new(address), random, jobs, notes: Vec::new() }
     }
 
@@ -103,11 +84,11 @@ impl<'a> One<'a> {
 
     fn step(&mut self) {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if jobs.is_empty() || (jobs.len() < JOBS && self.random.below(3) == 0) {
+        if jobs.is_empty() || (jobs.len() < JOBS && self.random.usize(..3) == 0) {
             return self.submit();
         }
-        let job = jobs[self.random.below(jobs.len())].clone();
-        match self.random.below(24) {
+        let job = jobs[self.random.usize(..jobs.len())].clone();
+        match self.random.usize(..24) {
             0..=5 => self.ask(job, Operation::Status, "GET", ""),
             6..=8 => self.ask(job, Operation::Peek, "GET", "/result"),
             9..=13 => self.ask(job, Operation::Collect, "PUT", ""),
@@ -117,7 +98,7 @@ impl<'a> One<'a> {
             20 => self.list(Operation::ListDone, "done"),
             21 => self.list(Operation::ListPending, "pending"),
             22 => self.all(Operation::ForgetNone, "expired?stamp=1000000000"),
-            _ => match self.random.below(3) {
+            _ => match self.random.usize(..3) {
                 0 => self.all(Operation::ForgetAll, "all"),
                 1 => self.all(Operation::ForgetExpired, "expired?stamp=99999999999"),
                 _ => self.all(Operation::ForgetNone, "expired?stamp=0"),
@@ -132,8 +113,10 @@ impl<'a> One<'a> {
 
     /// A job that is done at once, or one that can be met while it runs; sometimes more than run at once.
     fn submit(&mut self) {
-        let target =
-            self.random.one_of(&["version", "sleep?duration=0.001", "sleep?duration=0.004"]);
+        let target = self
+            .random
+            .choice(&["version", "sleep?duration=0.001", "sleep?duration=0.004"])
+            .unwrap();
         let begin = Instant::now();
         let id = self.client.store("GET", &format!("/_admin/{target}"), b"");
         self.note(Of::Job(id.clone()), Operation::Submit, Answer::Yes, begin);
