@@ -3,6 +3,7 @@
 mod auth;
 mod browser;
 mod builtins;
+mod deadlines;
 mod drain;
 mod jobs;
 mod life;

@@ -31,7 +31,7 @@
 //! | one `host`; 1.0 and 1.1 only | `heads::not_exactly_one_host`, `version_that_is_not_offered` |
 //! | the target names a resource | `targets` (absolute-form, authority-form, `*`) |
 //! | `--max-head`, 100 fields | `shapes::exactly_max_head`, `a_hundred_fields`, `target_of_a_megabyte` |
-//! | deadlines: head, content, answer, idle | `deadlines`, `trickles`, `bodies::too_late`, `silence::too_little`, `crowds::idle` |
+//! | deadlines: head, content, answer, idle | `contract::deadlines`, `trickles`, `bodies::too_late`, `silence::too_little`, `crowds::idle` |
 //! | silence within content | `bodies::silence_after` |
 //! | a body cut short is never run | `bodies`, `resets::inside_content` |
 //! | `100` after every check | `expectations` |
@@ -43,7 +43,6 @@
 mod bodies;
 mod chunks;
 mod crowds;
-mod deadlines;
 mod expectations;
 mod floods;
 mod framing;
@@ -57,7 +56,7 @@ mod silence;
 mod smuggling;
 mod targets;
 mod trickles;
-mod unharmed;
+pub mod unharmed;
 mod waiting;
 
 pub use unharmed::unharmed;

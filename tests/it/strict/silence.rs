@@ -12,7 +12,7 @@ use super::unharmed::{connections, is_served, no_connection};
 use crate::support::{Client, Deferd, FixedLimit, PATIENCE, eventually, with_limit};
 
 /// Asks for 16 MiB, and waits until the answer has begun.
-pub fn ask_for_much(deferd: &Deferd) -> Client {
+fn ask_for_much(deferd: &Deferd) -> Client {
     let mut client = deferd.client();
     client.send_request("GET", "/run/h-big", &[], b"");
     client.wait_for_answer();

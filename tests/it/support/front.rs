@@ -14,6 +14,8 @@ pub enum Ability {
     Closing,
     /// It shows nothing of the connection: that a client has left is seen when an answer fails.
     Connection,
+    /// It waits without end: for a head, for a client to take its answer, and between two requests.
+    Deadlines,
     /// The content of a refused request is read before the answer goes out.
     EarlyRefusal,
     /// Of connections that come at once, it serves eight at most, and sometimes fewer.
@@ -60,7 +62,7 @@ pub enum FixedLimit {
 }
 
 /// Returns the command of a deferd that has `time` in place of a fixed limit, so that its test need not wait
-/// for the real one. `strict::deadlines` waits for all three.
+/// for the real one. `contract::deadlines` waits for all three.
 pub fn with_limit(limit: FixedLimit, time: Duration) -> Command {
     let variable = match limit {
         FixedLimit::Head => "DEFERD_TEST_HEAD_TIME",
