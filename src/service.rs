@@ -5,6 +5,7 @@
 //! so here, in its connection's thread. Invariants: every check that needs no content is made by
 //! [`Session::plan`], before the content is read; what can never run never gets a `202`.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 
 use crate::access_log::AccessLine;
-use crate::api::{self, ASYNC_ID, id_value};
+use crate::api::{self, ASYNC_ID, Asked, id_value};
 use crate::auth::Auth;
 use crate::browser::{self, Policy, Provenance, Sharing};
 use crate::call::{Answer, Call, Connection, Guard, Owner, Peer, empty};
@@ -35,6 +36,10 @@ use crate::store::{JobKey, Keep, Lookup, Submission};
 /// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
+/// How long a client that asks again and again for a pending job waits each time. Without it such clients
+/// take the processors from the work that they ask for; with more of it they would learn late of progress.
+const ASKING_AGAIN: Duration = Duration::from_millis(10);
+
 /// A request that passed every check that needs no content.
 #[derive(Debug)]
 pub struct Plan {
@@ -42,8 +47,10 @@ pub struct Plan {
     mode: Mode,
     /// By what the client names the job.
     key: Option<Box<str>>,
-    /// The job that the client asks after, and how long it would wait for it.
-    awaited: Option<(JobKey, Duration)>,
+    /// What the client asks of a job while it waits for the answer.
+    asked: Option<Asked>,
+    /// How long the client prefers to wait for the end of that job.
+    wait: Option<Duration>,
     owner: Owner,
     auth_type: Option<&'static str>,
     /// The pages that may read the answer.
@@ -92,15 +99,15 @@ impl Service {
         }
     }
 
-    /// Returns a session for the thread that serves this client, whose memory is charged to its address
-    /// if that is known.
+    /// Returns a session for the thread that serves this client, whose memory is charged to its address;
+    /// `None` if the thread serves many clients by turns.
     pub fn session(&self, peer: Arc<dyn Peer>, address: Option<IpAddr>) -> Session<'_> {
-        let memory = match address {
-            Some(address) => self.jobs.memory.peer(address),
-            None => self.jobs.memory.allowance(),
+        let (memory, clients) = match address {
+            Some(address) => (self.jobs.memory.peer(address), Clients::One),
+            None => (self.jobs.memory.allowance(), Clients::Many),
         };
         let line = self.jobs.executions.begin_for(Arc::clone(&peer), memory);
-        Session { service: self, peer, line }
+        Session { service: self, peer, clients, last: Cell::new(None), line }
     }
 
     /// Checks under which name and from which page a request comes, before anything else of it counts.
@@ -148,20 +155,18 @@ impl Service {
             None => (Owner::anonymous(), None),
         };
         let (mode, preferences) = Mode::of(request);
-        let (mut key, mut awaited) = (None, None);
-        match preferences.wait {
-            _ if mode != Mode::Synchronous => key = dialect::idempotency_key(request)?,
-            Some(span) => {
-                let id = api::awaited(&request.method, request.uri.path());
-                awaited = id.map(|id| (JobKey { owner: owner.clone(), id }, span));
-            }
-            None => {}
+        let (mut key, mut asked, mut wait) = (None, None, None);
+        if mode != Mode::Synchronous {
+            key = dialect::idempotency_key(request)?;
+        } else if let Some(found) = Asked::of(&request.method, request.uri.path()) {
+            asked = Some(found);
+            wait = preferences.wait.filter(|_| matches!(found, Asked::End(_)));
         }
         // What has a key may be known already, and then needs no room.
         if mode != Mode::Synchronous && key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
-        Ok(Plan { route, mode, key, awaited, owner, auth_type, sharing })
+        Ok(Plan { route, mode, key, asked, wait, owner, auth_type, sharing })
     }
 
     fn submit(
@@ -205,11 +210,24 @@ impl Service {
     }
 }
 
+/// Whose requests a session has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clients {
+    /// Those of one connection, in their order.
+    One,
+    /// Those of many connections, so that one request says nothing of the next.
+    Many,
+}
+
 /// One thread's dealings with the service, one request after the other.
 pub struct Session<'a> {
     service: &'a Service,
     /// The client that waits for its answers.
     peer: Arc<dyn Peer>,
+    clients: Clients,
+    /// The job that the last request asked for, if it was answered as one that may still be pending. Set by
+    /// `call`, taken by each request.
+    last: Cell<Option<JobKey>>,
     /// The line to the handlers that it runs while their clients wait.
     line: Run,
 }
@@ -242,6 +260,7 @@ impl Session<'_> {
             },
             Err(error) => (error.response(), Sharing::Own),
         };
+        self.last.set(None);
         browser::disclose(&mut response, sharing);
         let line = AccessLine::of(&request.method, &request.uri, connection, begin);
         line.write(&Owner::anonymous(), "-", &response, &*self.peer);
@@ -260,13 +279,15 @@ impl Session<'_> {
     /// Answers a whole request, which the client waits for.
     pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
-        let Plan { route, mode, key, awaited, owner, auth_type, sharing } = plan;
+        let Plan { route, mode, key, asked, wait, owner, auth_type, sharing } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
-        let preferred = awaited.is_some() || matches!(mode, Mode::Preferred(_));
-        if let Some((job, span)) = &awaited {
-            service.jobs.wait(job, (*span).min(service.max_wait), peer);
+        let preferred = wait.is_some() || matches!(mode, Mode::Preferred(_));
+        let last = self.last.take();
+        let asked = asked.map(|asked| (asked, JobKey { owner: owner.clone(), id: asked.job() }));
+        if let Some((_, job)) = &asked {
+            self.wait_for(job, wait, last.as_ref());
         }
         let answer = match mode {
             Mode::Synchronous if peer.was_seen_leaving() => Err(Error::Cancelled),
@@ -280,12 +301,28 @@ impl Session<'_> {
             }
         };
         let mut answer = answer.unwrap_or_else(|error| error.response().into());
+        if let Some((asked, job)) = asked
+            && asked.may_be_pending(answer.response.status())
+        {
+            self.last.set(Some(job));
+        }
         if preferred {
             answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
         }
         browser::disclose(&mut answer.response, sharing);
         line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
         answer
+    }
+
+    /// Waits for the job that the client asks for: as long as it prefers; at least for a moment if its last
+    /// request asked for the same job, which was pending.
+    fn wait_for(&self, job: &JobKey, wait: Option<Duration>, last: Option<&JobKey>) {
+        let preferred = wait.unwrap_or_default().min(self.service.max_wait);
+        let again = self.clients == Clients::One && last == Some(job);
+        let span = if again { preferred.max(ASKING_AGAIN) } else { preferred };
+        if !span.is_zero() {
+            self.service.jobs.wait(job, span, &*self.peer);
+        }
     }
 
     /// Runs a request while its client waits, in line with the others of its route, and follows its local

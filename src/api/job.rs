@@ -75,15 +75,42 @@ fn segments(rest: &str) -> ([&str; 3], usize) {
     (segments, count)
 }
 
-/// The job that a request asks after, so that its client may prefer to wait for it. `path` is that of the
-/// whole target.
-pub fn awaited(method: &Method, path: &str) -> Option<JobId> {
-    let Ok(Endpoint::Job(rest)) = Endpoint::of(path) else { return None };
-    let (segments, count) = segments(rest);
-    match (method, &segments[..count]) {
-        (&Method::GET | &Method::HEAD | &Method::PUT, [id])
-        | (&Method::GET | &Method::HEAD, [id, "result"]) => JobId::parse(id),
-        _ => None,
+/// What a request asks of a job that may be pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Whether it is done, or its result: what a client may prefer to wait for.
+    End(JobId),
+    /// What it has logged so far.
+    Log(JobId),
+}
+
+impl Asked {
+    /// Returns what a request asks for; `path` is that of the whole target. `None` if it asks for no job, or
+    /// changes one.
+    pub fn of(method: &Method, path: &str) -> Option<Self> {
+        let Ok(Endpoint::Job(rest)) = Endpoint::of(path) else { return None };
+        let (segments, count) = segments(rest);
+        match (method, &segments[..count]) {
+            (&Method::GET | &Method::HEAD | &Method::PUT, [id])
+            | (&Method::GET | &Method::HEAD, [id, "result"]) => JobId::parse(id).map(Self::End),
+            (&Method::GET | &Method::HEAD, [id, "log"]) => JobId::parse(id).map(Self::Log),
+            _ => None,
+        }
+    }
+
+    /// Whether the job may be pending behind an answer of this status code.
+    pub fn may_be_pending(self, answered: StatusCode) -> bool {
+        match self {
+            Self::End(_) => answered == StatusCode::NO_CONTENT,
+            Self::Log(_) => answered == StatusCode::OK,
+        }
+    }
+
+    /// Returns the job.
+    pub const fn job(self) -> JobId {
+        match self {
+            Self::End(id) | Self::Log(id) => id,
+        }
     }
 }
 

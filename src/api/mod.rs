@@ -23,7 +23,7 @@ use crate::error::{Error, JSON};
 use crate::handler::{ANY_METHOD, Handler, Outcome, Takes, options};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;
-pub use job::{ASYNC_ID, awaited, id_value};
+pub use job::{ASYNC_ID, Asked, id_value};
 pub use openapi::Access;
 
 /// The path prefixes of the built-in endpoints; no route of the user's may stand below them. `*` is the
