@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Response, Uri};
 
 use crate::api::ASYNC_ID;
-use crate::call::{Connection, Owner, Peer};
+use crate::exchange::{Connection, Owner, Peer};
 
 /// What the access log says of a request, taken before the request is handed on.
 pub struct AccessLine(Option<(Method, Uri, Connection, Instant)>);

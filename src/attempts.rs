@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::call::{Answer, Call};
 use crate::error::Error;
-use crate::handler::routes::{Hop, Redirected, RouteIndex, too_late};
+use crate::exchange::{Answer, Call};
+use crate::job::RouteIndex;
 use crate::job::Stamp;
 use crate::job::execution::Run;
 use crate::queue::{Permit, Task};
+use crate::routes::{Hop, Redirected, too_late};
 use crate::store::JobKey;
 
 /// A job between the start of its first attempt and the end of its last.
@@ -241,7 +242,7 @@ mod tests {
     use bytes::Bytes;
     use http::{Request, StatusCode};
 
-    use crate::call::{Connection, Owner, empty};
+    use crate::exchange::{Connection, Owner, empty};
     use crate::job::JobId;
     use crate::job::execution::{Executions, Stop};
     use crate::memory::Allowance;

@@ -19,8 +19,8 @@ use http::header::AUTHORIZATION;
 use rustix::rand::{GetRandomFlags, getrandom};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::call::Owner;
 use crate::error::Error;
+use crate::exchange::Owner;
 
 /// The users of one file.
 pub struct Auth {

@@ -17,8 +17,8 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
-use crate::call::{Connection, empty};
 use crate::error::Error;
+use crate::exchange::{Connection, empty};
 use crate::fields::{Lines, find};
 
 /// The fields of an answer that a page may read, beside those that it always may.

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::call::{Delivery, Peer, Receipt};
 use crate::error::Error;
-use crate::handler::routes::{RouteIndex, Routes};
+use crate::exchange::{Delivery, Peer, Receipt};
+use crate::job::RouteIndex;
 use crate::job::execution::Executions;
 use crate::job::{JobId, Stamp};
+use crate::ledger::waiters::Waiters;
 use crate::memory::Budget;
 use crate::queue::{Permit, Queue, Task, Turn};
-use crate::store::bell::Bell;
+use crate::routes::Routes;
 use crate::store::{
-    Accepted, Begun, Failing, JobKey, Recovered, Refused, Status, Store, Submission,
+    Accepted, Begun, JobKey, Recovered, Refused, Status, Store, StoreUnavailable, Submission,
 };
 
 /// How much memory must be free for a job to start, in bytes.
@@ -34,7 +35,7 @@ pub struct Jobs {
     /// The memory of all content.
     pub memory: Arc<Budget>,
     /// What wakes those who wait for a job.
-    bell: Arc<Bell>,
+    bell: Arc<Waiters>,
     /// Set once, when deferd begins to end.
     draining: AtomicBool,
     /// Set once, when nobody may wait for a job any more.
@@ -145,8 +146,8 @@ impl Jobs {
     /// Cancels a job; `false` if it does not exist.
     ///
     /// # Errors
-    /// [`Failing`]: it is cancelled, and that is not durable yet.
-    pub fn cancel(&self, job: &JobKey) -> Result<bool, Failing> {
+    /// [`StoreUnavailable`]: it is cancelled, and that is not durable yet.
+    pub fn cancel(&self, job: &JobKey) -> Result<bool, StoreUnavailable> {
         let cancelled = self.store.cancel(job, now());
         self.queue.mark_stale();
         cancelled
@@ -163,7 +164,7 @@ impl Jobs {
     /// Lets nobody wait any longer.
     pub fn end_waits(&self) {
         self.closing.store(true, Ordering::Release);
-        self.bell.ring_all();
+        self.bell.notify_all();
     }
 
     /// The receipt for a result that was collected: it settles what becomes of the job.
@@ -214,13 +215,13 @@ impl From<Refused> for Error {
                     .into(),
             ),
             Refused::KeyReused => Self::KeyReused,
-            Refused::Failing => Failing.into(),
+            Refused::StoreUnavailable => StoreUnavailable.into(),
         }
     }
 }
 
-impl From<Failing> for Error {
-    fn from(_: Failing) -> Self {
+impl From<StoreUnavailable> for Error {
+    fn from(_: StoreUnavailable) -> Self {
         Self::Unavailable("the store on disk is failing; try again later".into())
     }
 }

@@ -11,11 +11,11 @@
 //! - [`config`]: every option, from text to checked values.
 //! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end.
 //! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
-//! - [`front`]: sockets. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
+//! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
 //!   `tiny_http` is the other front.
 //! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `browser` says which
-//!   pages may ask, `auth` who, `dialect` (and in it `prefer`) how a client wants to be answered.
-//! - [`handler`]: what runs a request. `routes` finds the handler; `cgi` and `run` translate for scripts,
+//!   pages may ask, `auth` who, `deferral` (and in it `prefer`) how a client wants to be answered.
+//! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
 //!   another service, `hop_by_hop` says which fields end here, and `retry` when it is called again. `dots`
 //!   keeps a path from climbing out of theirs.
@@ -23,16 +23,15 @@
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
 //! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that were begun and wait.
-//! - [`store`]: where jobs are kept: the promise, and the stores that keep it. `ledger` knows the state
-//!   of every job, with `shelf`, `keys` and the `bell`; `memory` holds it; `disk` keeps what it says: an
-//!   `offer` becomes a job, `shared` hands each `change` to the one `writer`, which puts `record`s and
-//!   messages into `tables`, in a `file` that stands a `trial` first, and is written again where it is
-//!   `unsynced`; `loads` has the messages that are read.
+//! - [`store`]: where jobs are kept: the promise, and the stores that keep it: `memory`, and `disk`. There
+//!   `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s and
+//!   messages into `tables`; `engine` carries those; `loads` has the messages that are read.
+//! - [`ledger`]: the state of every job, with its `index` by time, its `idempotency` keys and its `waiters`.
 //! - [`job`]: id, stamp, states and their transitions; the line to a running handler; requests and
 //!   responses at rest.
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.
-//! - [`call`]: a request with its origin, an answer with its receipt.
+//! - [`exchange`]: a request with its origin, an answer with its receipt.
 //! - [`fields`]: fields by their names.
 //! - [`error`]: the one table of deferd's own errors.
 
@@ -41,22 +40,25 @@ pub mod api;
 pub mod attempts;
 pub mod auth;
 pub mod browser;
-pub mod call;
 pub mod config;
 pub mod content;
+pub mod deferral;
 pub mod descriptors;
-pub mod dialect;
 pub mod error;
+pub mod exchange;
 pub mod fields;
 pub mod front;
 pub mod handler;
 pub mod job;
 pub mod jobs;
+pub mod ledger;
 pub mod listen;
 pub mod memory;
 pub mod prefer;
 pub mod queue;
+pub mod routes;
 pub mod server;
 pub mod service;
+pub mod socket;
 pub mod store;
 pub mod workers;

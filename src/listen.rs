@@ -19,7 +19,7 @@ use listenfd::ListenFd;
 use rustix::fs::Mode;
 use rustix::io::FdFlags;
 
-use crate::front::Listener;
+use crate::socket::Listener;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]

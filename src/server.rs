@@ -17,13 +17,14 @@ use crate::config::{Config, FrontKind, Invalid, Sizes, shown};
 use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
-use crate::front::{InHand, Limits, Listener, Listening, Stopper};
+use crate::front::{InFlight, Limits, Listening, Stopper};
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
 use crate::listen::{self, Address, Bound, SocketFile};
 use crate::memory::{Budget, Part};
 use crate::queue::Queue;
 use crate::service::Service;
+use crate::socket::Listener;
 use crate::store::disk::DiskStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{Recovered, Room, Store};
@@ -200,11 +201,11 @@ impl Front {
     }
 
     /// The requests that are being answered.
-    fn in_hand(&self) -> &InHand {
+    fn in_flight(&self) -> &InFlight {
         match self {
-            Self::Strict(stopper) => stopper.in_hand(),
+            Self::Strict(stopper) => stopper.in_flight(),
             #[cfg(feature = "tiny_http")]
-            Self::TinyHttp(stopper) => stopper.in_hand(),
+            Self::TinyHttp(stopper) => stopper.in_flight(),
         }
     }
 }
@@ -269,14 +270,14 @@ impl Server {
 
     /// Whether nothing waits, runs or is being answered; then no request begins any more.
     fn is_over(&self) -> bool {
-        let in_hand = self.front.in_hand();
-        if !self.jobs.is_idle() || !in_hand.close_if_idle() {
+        let in_flight = self.front.in_flight();
+        if !self.jobs.is_idle() || !in_flight.close_if_idle() {
             return false;
         }
         // The last request that was in hand may have been a job's, from before the drain.
         let over = self.jobs.is_idle();
         if !over {
-            in_hand.reopen();
+            in_flight.reopen();
         }
         over
     }

@@ -19,17 +19,18 @@ use crate::access_log::AccessLine;
 use crate::api::{self, ASYNC_ID, id_value};
 use crate::auth::Auth;
 use crate::browser::{self, Policy, Provenance, Sharing};
-use crate::call::{Answer, Call, Connection, Guard, Owner, Peer, empty};
-use crate::dialect::{self, Mode};
+use crate::deferral::{self, Mode};
 use crate::error::Error;
-use crate::handler::routes::{Hop, Pages, Redirected, RouteIndex, Routes, delayed_until};
+use crate::exchange::{Answer, Call, Connection, Guard, Owner, Peer, empty};
 use crate::handler::{Outcome, Takes};
 use crate::job::JobId;
+use crate::job::RouteIndex;
 use crate::job::execution::{OnLeave, Run};
 use crate::jobs::Jobs;
 use crate::memory::Allowance;
 use crate::prefer::{PREFER, PREFERENCE_APPLIED};
 use crate::queue::Pass;
+use crate::routes::{Hop, Pages, Redirected, Routes, delayed_until};
 use crate::store::{JobKey, Keep, Lookup, Submission};
 
 /// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
@@ -125,7 +126,7 @@ impl Service {
     }
 
     fn checked(&self, request: &mut Parts, sharing: Sharing) -> Result<Plan, Error> {
-        dialect::override_method(request)?;
+        deferral::override_method(request)?;
         let inner = without_database(&request.uri);
         let caller = match &self.auth {
             // A load balancer asks this, and has no credentials.
@@ -150,7 +151,7 @@ impl Service {
         let (mode, preferences) = Mode::of(request);
         let (mut key, mut awaited) = (None, None);
         match preferences.wait {
-            _ if mode != Mode::Synchronous => key = dialect::idempotency_key(request)?,
+            _ if mode != Mode::Synchronous => key = deferral::idempotency_key(request)?,
             Some(span) => {
                 let id = api::awaited(&request.method, request.uri.path());
                 awaited = id.map(|id| (JobKey { owner: owner.clone(), id }, span));
@@ -172,7 +173,7 @@ impl Service {
         key: Option<Box<str>>,
     ) -> Result<JobKey, Error> {
         let owner = call.owner.clone();
-        let key = key.map(|key| dialect::keyed(key, &call.request, keep));
+        let key = key.map(|key| deferral::keyed(key, &call.request, keep));
         let submission = Submission { call, keep, key };
         let id = self.jobs.submit(submission, &self.routes, route)?;
         Ok(JobKey { owner, id })

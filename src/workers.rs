@@ -16,14 +16,15 @@ use http::{HeaderName, HeaderValue, Method};
 use threadpool::ThreadPool;
 
 use crate::attempts::{Attempt, Attempts, Event};
-use crate::call::Answer;
 use crate::error::Error;
+use crate::exchange::Answer;
 use crate::handler::Outcome;
-use crate::handler::routes::{RouteIndex, Routes, delayed_until, too_late};
 use crate::job::JobId;
+use crate::job::RouteIndex;
 use crate::jobs::{Jobs, now};
 use crate::memory::Allowance;
 use crate::queue::{Pass, Queue, Ready, Task, Turn};
+use crate::routes::{Routes, delayed_until, too_late};
 use crate::store::{Finished, JobKey, Started};
 
 /// The longest and the shortest time between two looks for expired results.
@@ -294,11 +295,11 @@ mod tests {
     use http::header::RETRY_AFTER;
     use http::{Request, StatusCode};
 
-    use crate::call::{Call, Connection, Owner};
+    use crate::exchange::{Call, Connection, Owner};
     use crate::handler::Handler;
-    use crate::handler::routes::{Pages, Route};
     use crate::job::execution::{Execution, OnLeave};
     use crate::memory::Budget;
+    use crate::routes::{Pages, Route};
     use crate::store::memory::MemoryStore;
     use crate::store::{Keep, Lookup, Room, StartRecord, Submission};
 

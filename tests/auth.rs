@@ -25,14 +25,14 @@ fn write_private(path: &Path, text: &str) {
 }
 
 /// A deferd with two users, and their `authorization` values.
-struct Guarded {
+struct State {
     deferd: Deferd,
     dir: TempDir,
     ann: String,
     bob: String,
 }
 
-impl Guarded {
+impl State {
     fn start(arguments: &[&str]) -> Self {
         let dir = TempDir::new();
         let ((ann, ann_line), (bob, bob_line)) = (token("ann"), token("bob"));
@@ -65,7 +65,7 @@ fn wait_done(client: &mut Client, user: &str, id: &str) {
 
 #[test]
 fn without_credentials_nothing_is_told_but_availability() {
-    let guarded = Guarded::start(&[]);
+    let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
     for target in
         ["/_api/version", "/_api/job/done", "/nowhere", "/_db/other/_api/version", "/run/nothing"]
@@ -93,7 +93,7 @@ fn credentials_are_checked_before_the_content_is_read() {
     if lacks(Ability::EarlyRefusal) {
         return;
     }
-    let guarded = Guarded::start(&[]);
+    let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
     client.send(
         b"POST /_admin/echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\
@@ -105,7 +105,7 @@ fn credentials_are_checked_before_the_content_is_read() {
 
 #[test]
 fn a_job_does_not_exist_for_others() {
-    let guarded = Guarded::start(&[]);
+    let guarded = State::start(&[]);
     let (ann, bob) = (&guarded.ann, &guarded.bob);
     let mut client = guarded.deferd.client();
     let done = submit(&mut client, ann, "/_api/version");
@@ -143,7 +143,7 @@ fn a_job_does_not_exist_for_others() {
 
 #[test]
 fn a_script_sees_the_user_and_never_the_token() {
-    let guarded = Guarded::start(&[]);
+    let guarded = State::start(&[]);
     let echo = guarded.dir.join("bin");
     fs::create_dir(&echo).unwrap();
     fs::write(echo.join("env"), "#!/bin/sh\nenv\n").unwrap();
@@ -161,7 +161,7 @@ fn a_script_sees_the_user_and_never_the_token() {
 
 #[test]
 fn the_file_is_read_again_on_sighup_and_a_broken_one_changes_nothing() {
-    let guarded = Guarded::start(&[]);
+    let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
     let (carl, line) = token("carl");
     let carl = format!("Bearer {carl}");
@@ -194,7 +194,7 @@ fn a_file_that_others_can_read_is_refused() {
 fn credentials_are_not_among_what_is_kept() {
     let data = TempDir::new();
     let store = data.join("store").display().to_string();
-    let guarded = Guarded::start(&["--data", &store]);
+    let guarded = State::start(&["--data", &store]);
     let mut client = guarded.deferd.client();
     let id = submit(&mut client, &guarded.ann, "/_admin/echo");
     wait_done(&mut client, &guarded.ann, &id);

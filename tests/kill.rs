@@ -41,7 +41,7 @@ fn whatever_is_killed_every_202_is_accounted_for() {
     eprintln!("seed {seed}");
     let (mut random, begin) = (Random(seed), Instant::now());
     let mut trial =
-        Trial { data: TempDir::new(), submitted: AtomicU64::new(0), known: Fates::new() };
+        Overlay { data: TempDir::new(), submitted: AtomicU64::new(0), known: Fates::new() };
     let (mut rounds, mut interrupted) = (0, 0);
     while rounds < ROUNDS && begin.elapsed() < TIME {
         let deferd = trial.start();
@@ -84,14 +84,14 @@ struct Life {
 type Fates = BTreeMap<u64, (u64, Fate)>;
 
 /// One directory through all its deferds.
-struct Trial {
+struct Overlay {
     data: TempDir,
     /// The numbers below this one were submitted.
     submitted: AtomicU64,
     known: Fates,
 }
 
-impl Trial {
+impl Overlay {
     fn start(&self) -> Deferd {
         Deferd::with_scripts("", &["--data", self.data.join("store").to_str().unwrap()])
     }

@@ -10,11 +10,11 @@ use support::hold::Hold;
 use support::{Ability, Client, Deferd, TempDir, eventually, lacks};
 
 /// A directory of jobs, and a file that they append to.
-struct Trial {
+struct Overlay {
     dir: TempDir,
 }
 
-impl Trial {
+impl Overlay {
     fn new() -> Self {
         Self { dir: TempDir::new() }
     }
@@ -52,7 +52,7 @@ impl Trial {
 #[test]
 fn more_jobs_than_the_queue_holds_run_in_their_order() {
     const JOBS: usize = 40;
-    let (trial, hold) = (Trial::new(), Hold::new());
+    let (trial, hold) = (Overlay::new(), Hold::new());
     let deferd = trial.start("", &["--queue", "100"]);
     let mut client = deferd.client();
     let running = hold.start(&mut client);
@@ -74,7 +74,7 @@ fn more_jobs_than_the_queue_holds_run_in_their_order() {
 
 #[test]
 fn a_job_runs_again_where_its_route_says_so() {
-    let (trial, hold) = (Trial::new(), Hold::new());
+    let (trial, hold) = (Overlay::new(), Hold::new());
     let deferd = trial.start(",rerun=yes", &[]);
     let running = hold.start(&mut deferd.client());
     drop(deferd);
@@ -92,7 +92,7 @@ fn a_job_runs_again_where_its_route_says_so() {
 
 #[test]
 fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
-    let (trial, hold) = (Trial::new(), Hold::new());
+    let (trial, hold) = (Overlay::new(), Hold::new());
     let deferd = trial.start(",rerun=yes", &[]);
     let mut client = deferd.client();
     let running = hold.start(&mut client);
@@ -108,7 +108,7 @@ fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
 
 #[test]
 fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
-    let (trial, hold) = (Trial::new(), Hold::new());
+    let (trial, hold) = (Overlay::new(), Hold::new());
     let deferd = trial.start("", &[]);
     let mut client = deferd.client();
     let running = hold.start(&mut client);
@@ -136,7 +136,7 @@ fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
 #[test]
 fn content_beyond_a_smaller_memory_stops_nothing() {
     const SIZE: usize = 5 << 20;
-    let (trial, hold) = (Trial::new(), Hold::new());
+    let (trial, hold) = (Overlay::new(), Hold::new());
     let deferd = trial.start("", &["--max-memory", "32M"]);
     let mut client = deferd.client();
     let result = client.store("GET", &format!("/run/c-zeros?{SIZE}"), b"");
@@ -164,7 +164,7 @@ fn content_beyond_a_smaller_memory_stops_nothing() {
 
 #[test]
 fn content_that_is_accepted_can_be_read_again() {
-    let (trial, hold) = (Trial::new(), Hold::new());
+    let (trial, hold) = (Overlay::new(), Hold::new());
     let sizes = ["--max-memory", "16M", "--max-body", "16M", "--max-output", "16M"];
     let deferd = trial.start("", &sizes);
     let mut client = deferd.client();
@@ -212,7 +212,7 @@ fn the_end_starts_no_job_that_lacks_memory() {
     if lacks(Ability::ManyConnections) {
         return;
     }
-    let trial = Trial::new();
+    let trial = Overlay::new();
     // A sixteenth of this must be free.
     let mut deferd = trial.start("", &["--max-memory", "4M"]);
     let clients = fill_memory(&deferd);
@@ -229,7 +229,7 @@ fn the_end_starts_no_job_that_lacks_memory() {
 
 #[test]
 fn a_cancelled_job_stays_cancelled_and_a_deleted_one_gone() {
-    let (trial, hold) = (Trial::new(), Hold::new());
+    let (trial, hold) = (Overlay::new(), Hold::new());
     let deferd = trial.start("", &[]);
     let mut client = deferd.client();
     hold.start(&mut client);

@@ -51,7 +51,7 @@ fn what_passes_is_tried_again_until_it_has_passed() {
         "HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n",
         UNAVAILABLE,
         "HTTP/1.1 504 Late\r\ncontent-length: 0\r\n\r\n",
-        // Broken off: deferd's own 502.
+        // RequestError off: deferd's own 502.
         "",
     ] {
         let upstream = failing(2, answer);

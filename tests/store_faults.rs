@@ -146,9 +146,9 @@ fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
             let call = call(99, &nobody());
             store.submit(Submission { call, keep: Keep::Result, key: key.clone() }, at(THEN))
         };
-        assert_eq!(offer(), Err(Refused::Failing));
-        assert_eq!(store.check(0), Err(Refused::Failing));
-        assert_eq!(offer(), Err(Refused::Failing));
+        assert_eq!(offer(), Err(Refused::StoreUnavailable));
+        assert_eq!(store.check(0), Err(Refused::StoreUnavailable));
+        assert_eq!(offer(), Err(Refused::StoreUnavailable));
         assert_eq!(store.recall(&nobody(), key.as_ref().unwrap()), Ok(None));
         assert_eq!(store.list(&nobody(), List::Pending, 9), []);
         eventually("results are read between two attempts", || {
@@ -205,7 +205,7 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
                 Err(refused) => break refused,
             }
         };
-        assert_eq!(refused, Refused::Failing, "{size}: after {}", accepted.len());
+        assert_eq!(refused, Refused::StoreUnavailable, "{size}: after {}", accepted.len());
         assert!(accepted.len() > 4, "{size}: only {}", accepted.len());
         // Results that do not fit wait, and do not keep what makes room from being done.
         let (large, others) = accepted.split_first().unwrap();

@@ -15,8 +15,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use deferd::call::Owner;
 use deferd::error::Error;
+use deferd::exchange::Owner;
 use deferd::job::execution::{Execution, Stop};
 use deferd::job::stored::{StoredResponse, StoredResult};
 use deferd::job::{JobId, RECORD, SHORT_LOG, Stamp};
@@ -37,7 +37,7 @@ const OPERATIONS: usize = 50;
 fn a_store_in_memory_answers_as_a_plain_map_does() {
     let run = |seed| {
         let capacity = capacity(seed);
-        run(Trial::new(Box::new(MemoryStore::new(room(capacity))), None, capacity, seed))
+        run(Overlay::new(Box::new(MemoryStore::new(room(capacity))), None, capacity, seed))
     };
     assert_enough_refused((1..=SEQUENCES).map(run).sum(), SEQUENCES);
 }
@@ -62,11 +62,11 @@ fn capacity(seed: u64) -> usize {
 fn run_on_disk(seed: u64, durability: Durability) -> usize {
     let (volume, capacity) = (Volume::default(), capacity(seed));
     let store = Box::new(open_for(capacity, &volume, durability).unwrap().0);
-    run(Trial::new(store, Some(Disk { volume, durability }), capacity, seed))
+    run(Overlay::new(store, Some(Disk { volume, durability }), capacity, seed))
 }
 
 /// Goes through a sequence; how many submissions found no room.
-fn run(mut trial: Trial) -> usize {
+fn run(mut trial: Overlay) -> usize {
     for _ in 0..OPERATIONS {
         trial.step();
         trial.compare();
@@ -194,7 +194,7 @@ struct Named {
 type Keys = BTreeMap<(Owner, Box<str>), Named>;
 
 /// A store, its model, and what was done to both.
-struct Trial {
+struct Overlay {
     store: Box<dyn Store>,
     disk: Option<Disk>,
     capacity: usize,
@@ -230,7 +230,7 @@ impl Drop for Trace {
     }
 }
 
-impl Trial {
+impl Overlay {
     fn new(store: Box<dyn Store>, disk: Option<Disk>, capacity: usize, seed: u64) -> Self {
         Self {
             store,

@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderName, Response};
 use serde_core::ser::{Serialize, Serializer};
 
 use super::json;
-use crate::call::Call;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
+use crate::exchange::Call;
 use crate::memory::Allowance;
 
 /// How much of a request's content an echo shows, in bytes.
@@ -142,7 +142,7 @@ fn beginning(content: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{Connection, Owner};
+    use crate::exchange::{Connection, Owner};
     use crate::memory::Budget;
 
     /// An echo of this content, and of fields that are not in the order of their names.

@@ -12,14 +12,14 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::query::{number, parameter};
 use super::{Endpoint, json, text};
-use crate::call::{Answer, Call, Guard, Owner, empty};
 use crate::content::{NoMemory, SMALL, held};
 use crate::error::Error;
+use crate::exchange::{Answer, Call, Guard, Owner, empty};
 use crate::job::stored::StoredResponse;
 use crate::job::{JobId, Stamp};
 use crate::jobs::Jobs;
 use crate::memory::Allowance;
-use crate::store::{Failing, JobKey, List, Lookup, Status};
+use crate::store::{JobKey, List, Lookup, Status, StoreUnavailable};
 
 /// The field that carries a job's id.
 pub const ASYNC_ID: HeaderName = HeaderName::from_static("x-arango-async-id");
@@ -229,7 +229,7 @@ fn answer_with(
     match lookup {
         Lookup::Unknown => Err(Error::not_found()),
         Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
-        Lookup::Unreadable => Err(Failing.into()),
+        Lookup::Unreadable => Err(StoreUnavailable.into()),
         Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),
         Lookup::TooLarge => {
             let what = "the stored result is larger than --max-memory: raise that; it stays";

@@ -18,8 +18,8 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 
-use crate::call::Call;
 use crate::error::{Error, JSON};
+use crate::exchange::Call;
 use crate::handler::{ANY_METHOD, Handler, Outcome, Takes, options};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;

@@ -11,8 +11,8 @@ use http::uri::Authority;
 use super::value;
 use crate::api;
 use crate::handler::retry::{Methods, Retry};
-use crate::handler::routes::Pages;
 use crate::job::execution::OnLeave;
+use crate::routes::Pages;
 use crate::store::StartRecord;
 
 /// A route as it was configured.

@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::sockopt;
 
-use super::in_hand::InHand;
+use super::in_flight::InFlight;
 use super::reply::{Manner, Writer};
 use super::slots::{Slot, Slots};
-use super::stream::{Listener, Stream};
 use super::{Limits, connection};
-use crate::call::Connection;
 use crate::error::Error;
+use crate::exchange::Connection;
 use crate::memory::Allowance;
 use crate::service::Service;
+use crate::socket::{Listener, Stream};
 
 /// The stack of a connection's thread: its deepest path is JSON and the table of fields.
 const STACK: usize = 256 * 1024;
@@ -58,8 +58,8 @@ impl Stopper {
     }
 
     /// The requests that are being answered.
-    pub fn in_hand(&self) -> &InHand {
-        self.slots.in_hand()
+    pub fn in_flight(&self) -> &InFlight {
+        self.slots.in_flight()
     }
 }
 

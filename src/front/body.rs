@@ -14,7 +14,7 @@ use http::{HeaderName, HeaderValue};
 use super::head::{Framing, MAX_FIELDS};
 use super::input::{Input, Timed};
 use super::intake::{Fate, Intake, Taken};
-use super::{Broken, Limits};
+use super::{Limits, RequestError};
 use crate::error::Error;
 
 /// The longest line with a chunk size, extensions included, in bytes.
@@ -26,14 +26,14 @@ const MAX_CHUNK_DIGITS: usize = 16;
 /// Reads the content that `framing` delimits; returns nothing of it if it is to be dropped.
 ///
 /// # Errors
-/// [`Broken::Refused`] with `400`, `408`, `413`, or `503` without memory for it; [`Broken::Gone`] if the
+/// [`RequestError::Refused`] with `400`, `408`, `413`, or `503` without memory for it; [`RequestError::Gone`] if the
 /// client closes before its end.
 pub fn read<R: Read + Timed>(
     input: &mut Input<R>,
     framing: Framing,
     limits: &Limits,
     intake: &Intake<'_>,
-) -> Result<Bytes, Broken> {
+) -> Result<Bytes, RequestError> {
     if framing == Framing::Length(0) {
         return Ok(Bytes::new());
     }
@@ -70,7 +70,7 @@ impl<R: Read + Timed> Reader<'_, R> {
     }
 
     /// Takes the next `length` bytes of the content.
-    fn read_content(&mut self, length: usize) -> Result<(), Broken> {
+    fn read_content(&mut self, length: usize) -> Result<(), RequestError> {
         let end = self.taken.received + length;
         self.take_buffered(length)?;
         while self.taken.received < end {
@@ -78,7 +78,7 @@ impl<R: Read + Timed> Reader<'_, R> {
             let left = end - self.taken.received;
             if self.intake.fate() == Fate::Dropped {
                 if self.input.fill(deadline)? == 0 {
-                    return Err(Broken::Gone);
+                    return Err(RequestError::Gone);
                 }
                 self.last = Instant::now();
                 self.take_buffered(left)?;
@@ -87,7 +87,7 @@ impl<R: Read + Timed> Reader<'_, R> {
             let room = self.taken.content.room(left).map_err(|error| Error::no_memory(&error))?;
             let n = self.input.read_into(room, deadline)?;
             if n == 0 {
-                return Err(Broken::Gone);
+                return Err(RequestError::Gone);
             }
             self.last = Instant::now();
             self.taken.content.advance(n);
@@ -97,7 +97,7 @@ impl<R: Read + Timed> Reader<'_, R> {
     }
 
     /// Takes what of the next `length` bytes is there already.
-    fn take_buffered(&mut self, length: usize) -> Result<(), Broken> {
+    fn take_buffered(&mut self, length: usize) -> Result<(), RequestError> {
         let buffered = self.input.bytes();
         let buffered = &buffered[..buffered.len().min(length)];
         self.intake.take(&mut self.taken, buffered)?;
@@ -107,7 +107,7 @@ impl<R: Read + Timed> Reader<'_, R> {
     }
 
     /// Reads chunks to the last, and the trailer, which is checked and dropped (section 7.1).
-    fn read_chunks(&mut self, limits: &Limits) -> Result<(), Broken> {
+    fn read_chunks(&mut self, limits: &Limits) -> Result<(), RequestError> {
         loop {
             let size = self.read_line(MAX_CHUNK_LINE, chunk_size)??;
             if size == 0 {
@@ -120,7 +120,7 @@ impl<R: Read + Timed> Reader<'_, R> {
         }
     }
 
-    fn read_trailer(&mut self, max: usize) -> Result<(), Broken> {
+    fn read_trailer(&mut self, max: usize) -> Result<(), RequestError> {
         let mut left = max;
         for _ in 0..=MAX_FIELDS {
             let len = self.read_line(left, |line| check_trailer(line).map(|()| line.len()))??;
@@ -133,8 +133,12 @@ impl<R: Read + Timed> Reader<'_, R> {
     }
 
     /// Reads a line of at most `max` bytes that ends in CRLF, and gives it without that to `parse`.
-    fn read_line<T>(&mut self, max: usize, parse: impl FnOnce(&[u8]) -> T) -> Result<T, Broken> {
-        let bad = |what: &'static str| Broken::Refused(Error::bad_parameter(what));
+    fn read_line<T>(
+        &mut self,
+        max: usize,
+        parse: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, RequestError> {
+        let bad = |what: &'static str| RequestError::Refused(Error::bad_parameter(what));
         loop {
             let bytes = self.input.bytes();
             if let Some(end) = bytes.iter().take(max + 2).position(|&b| b == b'\n') {
@@ -153,7 +157,7 @@ impl<R: Read + Timed> Reader<'_, R> {
             }
             let deadline = self.deadline();
             if self.input.fill(deadline)? == 0 {
-                return Err(Broken::Gone);
+                return Err(RequestError::Gone);
             }
             self.last = Instant::now();
         }
@@ -195,12 +199,12 @@ mod tests {
     use crate::memory::Allowance;
     use crate::memory::Budget;
 
-    fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Bytes, Broken> {
+    fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Bytes, RequestError> {
         let (limits, memory) = (limits(), Allowance::default());
         read(input, framing, &limits, &Intake::new(Takes::Any, &limits, &memory))
     }
 
-    fn chunked(bytes: &str) -> Result<(Bytes, usize), Broken> {
+    fn chunked(bytes: &str) -> Result<(Bytes, usize), RequestError> {
         let mut input = Input::new(bytes.as_bytes());
         let content = read_all(&mut input, Framing::Chunked)?;
         let mut rest = input.bytes().len();
@@ -243,13 +247,13 @@ mod tests {
             ("ffffffffffffffff\r\n", 413),
             ("101\r\n", 413),
         ] {
-            let Err(Broken::Refused(error)) = chunked(bytes) else { panic!("{bytes:?}") };
+            let Err(RequestError::Refused(error)) = chunked(bytes) else { panic!("{bytes:?}") };
             assert_eq!(error.status().as_u16(), status, "{bytes:?}");
         }
         let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MAX_CHUNK_LINE));
-        assert!(matches!(chunked(&long), Err(Broken::Refused(Error::BadParameter(_)))));
+        assert!(matches!(chunked(&long), Err(RequestError::Refused(Error::BadParameter(_)))));
         let trailer = format!("0\r\na: {}\r\n\r\n", "x".repeat(limits().max_head));
-        assert!(matches!(chunked(&trailer), Err(Broken::Refused(Error::BadParameter(_)))));
+        assert!(matches!(chunked(&trailer), Err(RequestError::Refused(Error::BadParameter(_)))));
     }
 
     #[test]
@@ -280,7 +284,8 @@ mod tests {
             "GET / HTTP/1.1\r\n",
             &format!("{fields}x: y\r\n"),
         ] {
-            let Err(Broken::Refused(error)) = chunked(&format!("0\r\n{trailer}\r\nNEXT")) else {
+            let Err(RequestError::Refused(error)) = chunked(&format!("0\r\n{trailer}\r\nNEXT"))
+            else {
                 panic!("{trailer:?}")
             };
             assert_eq!(error.status().as_u16(), 400, "{trailer:?}");
@@ -309,11 +314,11 @@ mod tests {
         for bytes in
             ["", "5", "5\r\n", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\na: b\r\n"]
         {
-            assert!(matches!(chunked(bytes), Err(Broken::Gone)), "{bytes:?}");
+            assert!(matches!(chunked(bytes), Err(RequestError::Gone)), "{bytes:?}");
         }
         let mut input = Input::new(&b"half"[..]);
         let cut = read_all(&mut input, Framing::Length(5));
-        assert!(matches!(cut, Err(Broken::Gone)));
+        assert!(matches!(cut, Err(RequestError::Gone)));
     }
 
     #[test]
@@ -348,7 +353,7 @@ mod tests {
         let bytes = vec![b'x'; 1 << 20];
         let mut input = Input::new(&bytes[..]);
         let read = read(&mut input, Framing::Length(1 << 20), &limits, &intake);
-        let Err(Broken::Refused(error)) = read else { panic!("there is no memory") };
+        let Err(RequestError::Refused(error)) = read else { panic!("there is no memory") };
         assert_eq!(error.status().as_u16(), 503);
         assert_eq!(budget.used(), (2 << 20) - (64 << 10));
     }

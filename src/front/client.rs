@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::head::Persistence;
 use super::slots::Slot;
-use super::stream::Stream;
-use crate::call::Peer;
+use crate::exchange::Peer;
+use crate::socket::Stream;
 
 /// A connection with its place.
 pub struct Client {

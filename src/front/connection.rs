@@ -19,12 +19,12 @@ use super::intake::Intake;
 use super::output::Output;
 use super::reply::{Manner, Writer};
 use super::slots::Slot;
-use super::stream::Stream;
-use super::{Broken, Limits, body, head};
-use crate::call::{Answer, Connection, Peer};
+use super::{Limits, RequestError, body, head};
 use crate::content::NoMemory;
 use crate::error::Error;
+use crate::exchange::{Answer, Connection, Peer};
 use crate::service::{Plan, Service, Session};
+use crate::socket::Stream;
 
 /// How long, and how much, a closing connection is read, so that its last answer is not lost to a
 /// reset (RFC 9112 section 9.6).
@@ -83,8 +83,8 @@ impl Exchange<'_> {
                 persistence
             }
             Ok(None) => Persistence::Close,
-            Err(Broken::Refused(error)) => self.refuse(error.response()),
-            Err(Broken::Gone) => Persistence::Close,
+            Err(RequestError::Refused(error)) => self.refuse(error.response()),
+            Err(RequestError::Gone) => Persistence::Close,
         }
     }
 
@@ -118,15 +118,15 @@ impl Exchange<'_> {
         };
         let body = match self.receive(&plan, &head) {
             Ok(body) => body,
-            Err(Broken::Refused(error)) => return self.refuse(plan.refusal(&error)),
-            Err(Broken::Gone) => return Persistence::Close,
+            Err(RequestError::Refused(error)) => return self.refuse(plan.refusal(&error)),
+            Err(RequestError::Gone) => return Persistence::Close,
         };
         let answer = self.session.call(plan, head.parts, body, self.connection);
         self.deliver(answer, manner)
     }
 
     /// Receives the content of a request.
-    fn receive(&mut self, plan: &Plan, head: &Head) -> Result<Bytes, Broken> {
+    fn receive(&mut self, plan: &Plan, head: &Head) -> Result<Bytes, RequestError> {
         let Head { parts, framing, expectation, .. } = head;
         if *framing == Framing::Length(0) {
             return Ok(Bytes::new());
@@ -136,7 +136,7 @@ impl Exchange<'_> {
         intake.check(*framing)?;
         let expected = *expectation == Expectation::Continue && self.input.bytes().is_empty();
         if expected && self.send_continue().is_err() {
-            return Err(Broken::Gone);
+            return Err(RequestError::Gone);
         }
         body::read(&mut self.input, *framing, self.limits, &intake)
     }

@@ -14,7 +14,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use memchr::memchr;
 
 use super::input::{Input, Timed};
-use super::{Broken, Limits};
+use super::{Limits, RequestError};
 use crate::error::Error;
 use crate::fields::{Lines, find};
 
@@ -72,11 +72,11 @@ pub struct Head {
 /// Reads the next head. `None` when the client closes, or is idle, where no request has begun.
 ///
 /// # Errors
-/// [`Broken`], with the error that the client should get.
+/// [`RequestError`], with the error that the client should get.
 pub fn read<R: Read + Timed>(
     input: &mut Input<R>,
     limits: &Limits,
-) -> Result<Option<Head>, Broken> {
+) -> Result<Option<Head>, RequestError> {
     if input.bytes().is_empty() {
         match input.fill_within(limits.idle_time) {
             Ok(0) | Err(_) => return Ok(None),
@@ -109,7 +109,7 @@ pub fn read<R: Read + Timed>(
         }
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.head_time);
         if input.fill(deadline)? == 0 {
-            return Err(Broken::Gone);
+            return Err(RequestError::Gone);
         }
     }
 }

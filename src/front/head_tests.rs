@@ -18,13 +18,13 @@ pub fn limits() -> Limits {
     }
 }
 
-fn head(bytes: &[u8]) -> Result<Option<Head>, Broken> {
+fn head(bytes: &[u8]) -> Result<Option<Head>, RequestError> {
     read(&mut Input::new(bytes), &limits())
 }
 
 fn status(bytes: &[u8]) -> u16 {
     match head(bytes) {
-        Err(Broken::Refused(error)) => error.status().as_u16(),
+        Err(RequestError::Refused(error)) => error.status().as_u16(),
         other => panic!("{:?}: {other:?}", String::from_utf8_lossy(bytes)),
     }
 }
@@ -169,5 +169,5 @@ fn one_empty_line_before_a_request_is_skipped_and_a_close_is_no_request() {
     assert!(head(b"\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap().is_some());
     assert_eq!(status(b"\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n"), 400);
     assert!(head(b"").unwrap().is_none());
-    assert!(matches!(head(b"GET / HT"), Err(Broken::Gone)));
+    assert!(matches!(head(b"GET / HT"), Err(RequestError::Gone)));
 }

@@ -6,9 +6,9 @@
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-use super::Broken;
-use super::stream::Stream;
+use super::RequestError;
 use crate::error::Error;
+use crate::socket::Stream;
 
 /// What is read at once into the buffer, in bytes.
 const CHUNK: usize = 4096;
@@ -75,8 +75,8 @@ impl<R: Read + Timed> Input<R> {
     /// Reads more into the buffer; how much, and zero at the end of the stream.
     ///
     /// # Errors
-    /// [`Broken::Refused`] with `408` past the deadline, [`Broken::Gone`] when the connection breaks.
-    pub fn fill(&mut self, deadline: Instant) -> Result<usize, Broken> {
+    /// [`RequestError::Refused`] with `408` past the deadline, [`RequestError::Gone`] when the connection breaks.
+    pub fn fill(&mut self, deadline: Instant) -> Result<usize, RequestError> {
         self.fill_within(left_until(deadline)?)
     }
 
@@ -84,7 +84,7 @@ impl<R: Read + Timed> Input<R> {
     ///
     /// # Errors
     /// As [`fill`](Self::fill).
-    pub fn fill_within(&mut self, time: Duration) -> Result<usize, Broken> {
+    pub fn fill_within(&mut self, time: Duration) -> Result<usize, RequestError> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -105,16 +105,20 @@ impl<R: Read + Timed> Input<R> {
     ///
     /// # Errors
     /// As [`fill`](Self::fill).
-    pub fn read_into(&mut self, target: &mut [u8], deadline: Instant) -> Result<usize, Broken> {
+    pub fn read_into(
+        &mut self,
+        target: &mut [u8],
+        deadline: Instant,
+    ) -> Result<usize, RequestError> {
         debug_assert!(self.bytes().is_empty());
         read(&mut self.source, &mut self.read_time, target, left_until(deadline)?)
     }
 }
 
 /// The time that is left.
-fn left_until(deadline: Instant) -> Result<Duration, Broken> {
+fn left_until(deadline: Instant) -> Result<Duration, RequestError> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(Broken::Refused(Error::RequestTimeout)) } else { Ok(left) }
+    if left.is_zero() { Err(RequestError::Refused(Error::RequestTimeout)) } else { Ok(left) }
 }
 
 /// Lets reads wait for `time`, if they are not `told` so already.
@@ -122,11 +126,11 @@ fn bound(
     source: &mut impl Timed,
     told: &mut Option<Duration>,
     time: Duration,
-) -> Result<(), Broken> {
+) -> Result<(), RequestError> {
     // The kernel counts in ticks of some milliseconds, so less than that is no news.
     let news = told.is_none_or(|told| told.abs_diff(time) > Duration::from_millis(5));
     if news {
-        source.set_read_time(time).map_err(|_| Broken::Gone)?;
+        source.set_read_time(time).map_err(|_| RequestError::Gone)?;
         *told = Some(time);
     }
     Ok(())
@@ -139,7 +143,7 @@ fn read<R: Read + Timed>(
     told: &mut Option<Duration>,
     target: &mut [u8],
     time: Duration,
-) -> Result<usize, Broken> {
+) -> Result<usize, RequestError> {
     bound(source, told, time)?;
     let mut deadline = None;
     loop {
@@ -150,9 +154,9 @@ fn read<R: Read + Timed>(
                 bound(source, told, left_until(deadline)?)?;
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Err(Broken::Refused(Error::RequestTimeout));
+                return Err(RequestError::Refused(Error::RequestTimeout));
             }
-            Err(_) => return Err(Broken::Gone),
+            Err(_) => return Err(RequestError::Gone),
         }
     }
 }
@@ -204,7 +208,7 @@ mod tests {
             input.fill(Instant::now() + time),
             input.read_into(&mut [0], Instant::now() + time),
         ] {
-            assert!(matches!(read, Err(Broken::Refused(Error::RequestTimeout))), "{read:?}");
+            assert!(matches!(read, Err(RequestError::Refused(Error::RequestTimeout))), "{read:?}");
         }
     }
 }

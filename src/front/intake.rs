@@ -133,7 +133,7 @@ pub struct Taken {
 mod tests {
     use super::super::head::tests::limits;
     use super::super::input::Input;
-    use super::super::{Broken, body};
+    use super::super::{RequestError, body};
     use super::*;
     use crate::memory::Budget;
 
@@ -155,7 +155,7 @@ mod tests {
             let bytes = format!("{:x}\r\n", most + 1);
             let mut input = Input::new(bytes.as_bytes());
             let read = body::read(&mut input, Framing::Chunked, &limits, &intake);
-            assert!(matches!(read, Err(Broken::Refused(error)) if error == refused));
+            assert!(matches!(read, Err(RequestError::Refused(error)) if error == refused));
         }
     }
 }

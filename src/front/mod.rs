@@ -11,7 +11,7 @@ mod body;
 mod client;
 mod connection;
 mod head;
-mod in_hand;
+mod in_flight;
 mod input;
 mod intake;
 mod output;
@@ -19,13 +19,11 @@ mod output;
 mod random_tests;
 mod reply;
 mod slots;
-mod stream;
 #[cfg(feature = "tiny_http")]
 pub mod tiny_http;
 
 pub use accept::{Listening, Stopper};
-pub use in_hand::InHand;
-pub use stream::Listener;
+pub use in_flight::InFlight;
 
 use std::time::Duration;
 
@@ -59,14 +57,14 @@ impl Limits {
 
 /// Why a request does not come to its end.
 #[derive(Debug)]
-pub enum Broken {
+pub enum RequestError {
     /// The client gets this error, then the connection is closed.
     Refused(Error),
     /// The client is gone, or idle for too long: there is nobody to answer.
     Gone,
 }
 
-impl From<Error> for Broken {
+impl From<Error> for RequestError {
     fn from(error: Error) -> Self {
         Self::Refused(error)
     }

@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::time::{Duration, Instant};
 
-use super::stream::Stream;
+use crate::socket::Stream;
 
 /// A blocking write that times out with some of its bytes taken reports those, and not when they were
 /// taken: so each attempt is short, and what one of them misses is this part of the time at the most.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::head::tests::limits;
 use super::input::{Input, Timed};
 use super::intake::Intake;
-use super::{Broken, body, head};
+use super::{RequestError, body, head};
 use crate::handler::Takes;
 use crate::memory::Allowance;
 
@@ -258,7 +258,10 @@ impl Timed for Pieces<'_> {
 }
 
 /// What the readers make of the first request.
-fn first_reading<R: Read + Timed>(source: R, length: usize) -> Result<Option<Accepted>, Broken> {
+fn first_reading<R: Read + Timed>(
+    source: R,
+    length: usize,
+) -> Result<Option<Accepted>, RequestError> {
     let mut input = Input::new(source);
     let Some(head) = head::read(&mut input, &limits())? else { return Ok(None) };
     let (limits, memory) = (limits(), Allowance::default());

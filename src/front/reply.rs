@@ -17,7 +17,7 @@ use http::header::{
 use http::{HeaderName, Method, Response, StatusCode, Version};
 
 use super::head::{Head, Persistence};
-use crate::call::{Answer, Guard, LengthOfGet, Receipt};
+use crate::exchange::{Answer, Guard, LengthOfGet, Receipt};
 use crate::memory::{Allowance, NoRoom};
 
 /// Content up to this size is copied behind the head; larger content is written from where it is.
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn one_answer_after_the_other_and_none_of_a_broken_one() {
-        struct Broken;
-        impl Write for Broken {
+        struct RequestError;
+        impl Write for RequestError {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
                 Err(io::ErrorKind::BrokenPipe.into())
             }
@@ -313,7 +313,7 @@ mod tests {
                 let response = Response::builder().header("date", "then");
                 verbatim(response.body(body.into()).unwrap())
             };
-            assert!(writer.write(&mut Broken, answer(), KEPT, &memory).is_err());
+            assert!(writer.write(&mut RequestError, answer(), KEPT, &memory).is_err());
             writer.write(&mut out, answer(), KEPT, &memory).unwrap().confirm();
         }
         assert_eq!(

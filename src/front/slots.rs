@@ -8,14 +8,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::in_hand::{Busy, InHand};
-use crate::call::Connection;
+use super::in_flight::{Busy, InFlight};
+use crate::exchange::Connection;
 
 /// The places for connections.
 pub struct Slots {
     capacity: usize,
     taken: Mutex<Taken>,
-    in_hand: InHand,
+    in_flight: InFlight,
 }
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ struct Taken {
 impl Slots {
     /// `capacity` free places.
     pub fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { capacity, taken: Mutex::default(), in_hand: InHand::default() })
+        Arc::new(Self { capacity, taken: Mutex::default(), in_flight: InFlight::default() })
     }
 
     /// Takes a place for a connection; `None` if there is none left for it.
@@ -49,8 +49,8 @@ impl Slots {
     }
 
     /// The requests that are being answered.
-    pub const fn in_hand(&self) -> &InHand {
-        &self.in_hand
+    pub const fn in_flight(&self) -> &InFlight {
+        &self.in_flight
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -68,9 +68,9 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// [`InHand::begin`] of this front.
+    /// [`InFlight::begin`] of this front.
     pub fn begin_request(&self) -> Option<Busy<'_>> {
-        self.slots.in_hand.begin(self.number)
+        self.slots.in_flight.begin(self.number)
     }
 
     /// Gives the place back before the connection's thread ends: its client has left.

@@ -23,13 +23,14 @@ use rustix::event::PollFlags;
 use tiny_http::Server;
 
 use super::head::{Framing, Head, Persistence};
-use super::in_hand::Busy;
+use super::in_flight::Busy;
 use super::intake::Intake;
 use super::reply::{Manner, Writer};
-use super::{InHand, Limits, Listener};
-use crate::call::{Answer, Connection, Peer};
+use super::{InFlight, Limits};
 use crate::error::Error;
+use crate::exchange::{Answer, Connection, Peer};
 use crate::service::{Service, Session};
+use crate::socket::Listener;
 
 /// Threads that take requests from the accept loop; so many synchronous ones run at once.
 const RECEIVERS: usize = 64;
@@ -50,7 +51,7 @@ pub const LOG_TARGET: &str = "tiny_http";
 /// A server of this front.
 pub struct TinyHttp {
     server: Arc<Server>,
-    in_hand: Arc<InHand>,
+    in_flight: Arc<InFlight>,
     accepting: Accepting,
     local: Connection,
 }
@@ -64,7 +65,7 @@ fn end_accepting(accepting: &Accepting) -> Option<Listener> {
 
 /// Ends the accept loop from another thread, and knows what is being answered.
 pub struct Stopper {
-    in_hand: Arc<InHand>,
+    in_flight: Arc<InFlight>,
     accepting: Accepting,
 }
 
@@ -82,8 +83,8 @@ impl Stopper {
     }
 
     /// The requests that are being answered.
-    pub fn in_hand(&self) -> &InHand {
-        &self.in_hand
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
     }
 }
 
@@ -121,12 +122,12 @@ impl TinyHttp {
             }
         };
         let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
-        Ok(Self { server: Arc::new(server), in_hand: Arc::default(), accepting, local })
+        Ok(Self { server: Arc::new(server), in_flight: Arc::default(), accepting, local })
     }
 
     /// What ends its accept loop.
     pub fn stopper(&self) -> Stopper {
-        Stopper { in_hand: Arc::clone(&self.in_hand), accepting: Arc::clone(&self.accepting) }
+        Stopper { in_flight: Arc::clone(&self.in_flight), accepting: Arc::clone(&self.accepting) }
     }
 
     /// Starts the threads that take requests. They end with the process: the accept loop can be told to
@@ -139,7 +140,7 @@ impl TinyHttp {
             let receiver = Receiver {
                 number,
                 server: Arc::clone(&self.server),
-                in_hand: Arc::clone(&self.in_hand),
+                in_flight: Arc::clone(&self.in_flight),
                 accepting: Arc::clone(&self.accepting),
                 local: self.local,
                 service: Arc::clone(service),
@@ -155,7 +156,7 @@ impl TinyHttp {
 struct Receiver {
     number: usize,
     server: Arc<Server>,
-    in_hand: Arc<InHand>,
+    in_flight: Arc<InFlight>,
     accepting: Accepting,
     local: Connection,
     service: Arc<Service>,
@@ -192,7 +193,7 @@ impl Receiver {
     /// itself answers a request that is dropped, with `500`.
     fn begin(&self) -> Busy<'_> {
         loop {
-            match self.in_hand.begin(self.number) {
+            match self.in_flight.begin(self.number) {
                 Some(busy) => return busy,
                 None => thread::sleep(LOOK),
             }
@@ -316,10 +317,10 @@ mod tests {
     use super::super::head::tests::limits;
     use super::*;
     use crate::browser::{HostCheck, Policy};
-    use crate::handler::routes::Routes;
     use crate::jobs::Jobs;
     use crate::memory::Budget;
     use crate::queue::Queue;
+    use crate::routes::Routes;
     use crate::store::Room;
     use crate::store::memory::MemoryStore;
 
@@ -343,14 +344,14 @@ mod tests {
         let server = TinyHttp::new(Listener::Tcp(listener)).unwrap();
         let stopper = server.stopper();
         server.serve(&nothing(), &Arc::new(limits())).unwrap();
-        assert!(stopper.in_hand().close_if_idle());
+        assert!(stopper.in_flight().close_if_idle());
         let mut client = TcpStream::connect(address).unwrap();
         let request = b"GET /nowhere HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
         client.write_all(request).unwrap();
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let answer = client.read(&mut [0]);
         assert_eq!(answer.map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
-        stopper.in_hand().reopen();
+        stopper.in_flight().reopen();
         client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();

@@ -17,8 +17,8 @@ use super::child::Output;
 use super::hop_by_hop::{self, Direction};
 use super::run::run_script;
 use super::{Handler, Outcome, ScriptRoute, check_method, locate};
-use crate::call::Call;
 use crate::error::Error;
+use crate::exchange::Call;
 use crate::job::execution::Execution;
 
 /// How many fields a script's response may have.

@@ -12,7 +12,7 @@ use http::header::{
 
 use super::ScriptRoute;
 use super::locate::Located;
-use crate::call::{Call, Connection};
+use crate::exchange::{Call, Connection};
 
 /// The PATH of scripts where deferd was started without one.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";

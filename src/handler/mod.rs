@@ -12,7 +12,6 @@ pub mod group;
 pub mod hop_by_hop;
 pub mod locate;
 pub mod retry;
-pub mod routes;
 pub mod run;
 pub mod stderr;
 pub mod upstream;
@@ -28,8 +27,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response, StatusCode};
 use rustix::process::Rlimit;
 
-use crate::call::{Answer, Call, empty};
 use crate::error::Error;
+use crate::exchange::{Answer, Call, empty};
 use crate::job::execution::Execution;
 
 /// What a handler comes to.

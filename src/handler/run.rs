@@ -15,8 +15,8 @@ use super::child::{self, Output, Script};
 use super::{
     ANY_METHOD, Handler, Outcome, ScriptRoute, check_method, environment, locate, options,
 };
-use crate::call::Call;
 use crate::error::Error;
+use crate::exchange::Call;
 use crate::job::execution::Execution;
 
 const EXIT_CODE: HeaderName = HeaderName::from_static("x-exit-code");

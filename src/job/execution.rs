@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::JobId;
-use crate::call::Peer;
+use crate::exchange::Peer;
 use crate::memory::Allowance;
 
 /// How much of a job's stderr is kept, in bytes.

@@ -36,6 +36,10 @@ pub const ERROR_ROOM: usize = 1024;
 /// How much of its log a job keeps if its result is an error for want of room, in bytes.
 pub const SHORT_LOG: usize = 256;
 
+/// A route's place in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteIndex(pub usize);
+
 /// The number that names a job: decimal, 64-bit, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(u64);
@@ -271,7 +275,7 @@ mod tests {
     use bytes::Bytes;
     use http::Response;
 
-    use crate::call::{Call, Connection, Owner};
+    use crate::exchange::{Call, Connection, Owner};
     use crate::memory::Allowance;
 
     #[test]

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 
-use crate::handler::routes::RouteIndex;
+use crate::job::RouteIndex;
+
 use crate::store::JobKey;
 pub use gate::{Gate, Pass};
 
@@ -219,8 +220,8 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    use crate::call::Owner;
     use crate::error::Error;
+    use crate::exchange::Owner;
     use crate::job::execution::{Execution, Stop};
     use crate::job::{JobId, Stamp};
 

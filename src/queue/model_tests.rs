@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::*;
-use crate::call::Owner;
+use crate::exchange::Owner;
 use crate::job::JobId;
 
 const SEQUENCES: u64 = 500;

@@ -13,12 +13,12 @@ use crate::api::{self, Access, Api};
 use crate::config::{CONNECT_TIMEOUT, Config, Invalid, RouteConfig, Target};
 use crate::descriptors::Descriptors;
 use crate::handler::cgi::CgiHandler;
-use crate::handler::routes::{Pages, Route, Routes};
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::execution::OnLeave;
 use crate::jobs::Jobs;
+use crate::routes::{Pages, Route, Routes};
 use crate::store::StartRecord;
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.

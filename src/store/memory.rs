@@ -8,18 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use http::Response;
 
-use super::bell::Bell;
-use super::ledger::{Cancel, Forgotten, Found, Ledger, Reach, Size};
 use super::{
-    Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Refused, Room, StartRecord,
-    Started, Stats, Status, Store, Submission,
+    Accepted, Finished, IdempotencyKey, JobKey, List, Lookup, Refused, Room, StartRecord, Started,
+    Stats, Status, Store, StoreUnavailable, Submission,
 };
-use crate::call::{Call, Owner};
 use crate::content;
 use crate::error::Error;
+use crate::exchange::{Call, Owner};
 use crate::job::execution::{Execution, Stop};
 use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{Cancelled, ERROR_ROOM, JobId, Pending, RECORD, Stamp};
+use crate::ledger::waiters::Waiters;
+use crate::ledger::{Cancel, Forgotten, Found, Ledger, Reach, Size};
 
 /// Jobs in memory, gone with the process.
 pub struct MemoryStore(Mutex<State>);
@@ -133,7 +133,7 @@ impl Store for MemoryStore {
         end(&mut self.lock(), job, response, now)
     }
 
-    fn bell(&self) -> Arc<Bell> {
+    fn bell(&self) -> Arc<Waiters> {
         Arc::clone(self.lock().bell())
     }
 
@@ -141,7 +141,7 @@ impl Store for MemoryStore {
         self.lock().status(job)
     }
 
-    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, Failing> {
+    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
         Ok(match self.lock().find(job) {
             Found::Unknown => None,
             Found::Pending(pending) => Some(pending.log()),
@@ -178,7 +178,7 @@ impl Store for MemoryStore {
         self.lock().restore(job);
     }
 
-    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, Failing> {
+    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable> {
         let mut ledger = self.lock();
         match ledger.cancel(job) {
             Cancel::Unknown => return Ok(false),
@@ -194,7 +194,7 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
-    fn forget(&self, job: &JobKey) -> Result<bool, Failing> {
+    fn forget(&self, job: &JobKey) -> Result<bool, StoreUnavailable> {
         let forgotten = self.lock().forget(job);
         Ok(match forgotten {
             None => false,
@@ -202,7 +202,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn forget_all(&self, owner: &Owner) -> Result<(), Failing> {
+    fn forget_all(&self, owner: &Owner) -> Result<(), StoreUnavailable> {
         let mut ledger = self.lock();
         let (cleared, keys) = (ledger.forget_all(owner), ledger.forget_keys(owner));
         drop(ledger);
@@ -210,7 +210,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), Failing> {
+    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable> {
         self.lock().forget_pending_before(owner, before);
         self.forget_results(owner, before, Reach::Everything);
         Ok(())
@@ -233,7 +233,7 @@ impl Store for MemoryStore {
         self.lock().ids()
     }
 
-    fn flush(&self) -> Result<(), Failing> {
+    fn flush(&self) -> Result<(), StoreUnavailable> {
         Ok(())
     }
 

@@ -19,25 +19,20 @@
 //! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
 //!   ways to forget is as durable as the store is; a result is so before its job is done.
 
-pub mod bell;
 pub mod disk;
-mod keys;
-mod ledger;
 pub mod memory;
-mod shelf;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
 
-use bell::Bell;
-
-use crate::call::{Call, Owner};
 use crate::error::Error;
+use crate::exchange::{Call, Owner};
 use crate::job::execution::Execution;
 use crate::job::stored::StoredResponse;
 use crate::job::{JobId, Stamp};
+use crate::ledger::waiters::Waiters;
 use crate::memory::Allowance;
 
 /// What becomes of a job's result.
@@ -120,7 +115,7 @@ pub enum Refused {
     /// The idempotency key stands for another request.
     KeyReused,
     /// The store cannot make it durable now.
-    Failing,
+    StoreUnavailable,
 }
 
 impl Refused {
@@ -135,7 +130,7 @@ impl Refused {
 
 /// The store cannot make it durable, or read it, now: what was asked for may yet happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failing;
+pub struct StoreUnavailable;
 
 /// A job that a store has found where it keeps them, and that is not done.
 #[derive(Debug)]
@@ -277,7 +272,7 @@ pub trait Store: Send + Sync {
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished;
 
     /// What rings when a job is done or gone.
-    fn bell(&self) -> Arc<Bell>;
+    fn bell(&self) -> Arc<Waiters>;
 
     /// The status of a job; `None` if it does not exist.
     fn status(&self, job: &JobKey) -> Option<Status>;
@@ -285,8 +280,8 @@ pub trait Store: Send + Sync {
     /// The last 8 KiB of the job's stderr; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`Failing`] if it cannot be read now.
-    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, Failing>;
+    /// [`StoreUnavailable`] if it cannot be read now.
+    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable>;
 
     /// The result, which stays.
     fn peek(&self, job: &JobKey) -> Lookup;
@@ -305,26 +300,26 @@ pub trait Store: Send + Sync {
     /// stays as it is. `false` if it does not exist.
     ///
     /// # Errors
-    /// [`Failing`]: it is cancelled, and that is not durable yet.
-    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, Failing>;
+    /// [`StoreUnavailable`]: it is cancelled, and that is not durable yet.
+    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable>;
 
     /// Forgets a job; `false` if it does not exist.
     ///
     /// # Errors
-    /// [`Failing`]: it is forgotten, and that is not durable yet; so for all that forget.
-    fn forget(&self, job: &JobKey) -> Result<bool, Failing>;
+    /// [`StoreUnavailable`]: it is forgotten, and that is not durable yet; so for all that forget.
+    fn forget(&self, job: &JobKey) -> Result<bool, StoreUnavailable>;
 
     /// Forgets every job of `owner`, and their idempotency keys.
     ///
     /// # Errors
-    /// [`Failing`].
-    fn forget_all(&self, owner: &Owner) -> Result<(), Failing>;
+    /// [`StoreUnavailable`].
+    fn forget_all(&self, owner: &Owner) -> Result<(), StoreUnavailable>;
 
     /// Forgets the jobs of `owner` that are stamped strictly before `before`.
     ///
     /// # Errors
-    /// [`Failing`].
-    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), Failing>;
+    /// [`StoreUnavailable`].
+    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable>;
 
     /// Forgets every result, whoever owns it, that came to be strictly before `before`, and the
     /// idempotency keys of jobs accepted before that and gone; returns how many results.
@@ -339,8 +334,8 @@ pub trait Store: Send + Sync {
     /// Waits until all that was handed over before is durable.
     ///
     /// # Errors
-    /// [`Failing`] where that cannot be had now.
-    fn flush(&self) -> Result<(), Failing>;
+    /// [`StoreUnavailable`] where that cannot be had now.
+    fn flush(&self) -> Result<(), StoreUnavailable>;
 
     /// Ends orderly; the ids of the jobs that end with the process.
     fn close(&self) -> Vec<JobId>;

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deferd::call::{Call, Connection, Owner};
+use deferd::exchange::{Call, Connection, Owner};
 use deferd::job::execution::Execution;
 use deferd::job::stored::StoredResponse;
 use deferd::job::{ERROR_ROOM, JobId, RECORD, Stamp};

@@ -14,8 +14,8 @@ use deferd::job::execution::Execution;
 use deferd::job::stored::StoredResponse;
 use deferd::store::disk::{DiskStore, Durability};
 use deferd::store::{
-    Accepted, Begun, Failing, IdempotencyKey, JobKey, Keep, List, Lookup, Recovered, Refused,
-    StartRecord, Status, Store, Submission,
+    Accepted, Begun, IdempotencyKey, JobKey, Keep, List, Lookup, Recovered, Refused, StartRecord,
+    Status, Store, StoreUnavailable, Submission,
 };
 
 use super::*;
@@ -166,7 +166,7 @@ impl Scenario {
             Ok(Accepted::New(id)) => id,
             Ok(Accepted::Known(id)) => panic!("{id} is new"),
             Err(refused) => {
-                assert_eq!(refused, Refused::Failing);
+                assert_eq!(refused, Refused::StoreUnavailable);
                 self.refused.extend(key);
                 self.trace.push(format!("refused {n}"));
                 return;
@@ -257,7 +257,7 @@ impl Scenario {
     }
 
     /// After what waits until jobs are gone: those before them are gone as well.
-    fn settled(&mut self, answer: Result<(), Failing>) {
+    fn settled(&mut self, answer: Result<(), StoreUnavailable>) {
         if answer.is_ok() && self.durability == Durability::Commit {
             self.promises.values_mut().for_each(Promise::settle_removal);
         }

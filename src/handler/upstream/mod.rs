@@ -7,7 +7,7 @@
 //! its time limit, and at once when it is stopped; of an answer no more is read than `max-output` of
 //! content, and a bounded amount of anything else (`noise`).
 
-mod line;
+mod deadline;
 mod noise;
 mod request;
 mod resolve;
@@ -27,12 +27,12 @@ use ureq::{Agent, Body};
 
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome, check_method};
-use crate::call::{Call, LengthOfGet};
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
+use crate::exchange::{Call, LengthOfGet};
 use crate::job::execution::Execution;
 use crate::memory::Allowance;
-use line::{Line, Phase};
+use deadline::{Line, Phase};
 
 /// How long a connection to an upstream is kept without use: less than the 5 s after which the most
 /// impatient of the common servers close theirs.
@@ -130,7 +130,7 @@ enum Failure {
     /// The request itself cannot be forwarded.
     Refused(Error),
     /// The connection, or what came over it.
-    Broken(ureq::Error),
+    RequestError(ureq::Error),
     /// The answer is one that only an answer to another request could be: in a transfer coding that was
     /// not asked for, or a switch of protocols.
     Unasked,
@@ -142,7 +142,7 @@ enum Failure {
 
 impl From<ureq::Error> for Failure {
     fn from(error: ureq::Error) -> Self {
-        Self::Broken(error)
+        Self::RequestError(error)
     }
 }
 
@@ -236,7 +236,7 @@ impl UpstreamHandler {
                 (Error::InsufficientStorage(what.into()), what.to_owned())
             }
             Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
-            Failure::Broken(cause) => match line.noise().excess() {
+            Failure::RequestError(cause) => match line.noise().excess() {
                 Some(what) => (bad(&format!("its answer has {what}")), what.to_owned()),
                 None => (phase.error(&cause), cause.to_string()),
             },

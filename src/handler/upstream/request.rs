@@ -11,8 +11,8 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request};
 
 use super::UpstreamRoute;
-use crate::call::Call;
 use crate::error::Error;
+use crate::exchange::Call;
 use crate::handler::dots;
 use crate::handler::hop_by_hop::{self, Direction};
 use crate::prefer::{self, PREFER};

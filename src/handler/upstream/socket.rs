@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::line::{Current, Phase};
+use super::deadline::{Current, Phase};
 use super::resolve::{self, Found};
 
 /// ureq over sockets of ours.

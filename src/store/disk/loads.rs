@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
-use super::tables::Fault;
+use super::tables::TableError;
 use crate::content::SMALL;
 use crate::job::JobId;
 use crate::memory::{Allowance, Charge, NoRoom};
@@ -24,12 +24,12 @@ pub enum Unloaded {
     /// It needs more than all memory that there is.
     TooLarge,
     /// The tables cannot be read.
-    Fault(Fault),
+    TableError(TableError),
 }
 
-impl From<Fault> for Unloaded {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<TableError> for Unloaded {
+    fn from(fault: TableError) -> Self {
+        Self::TableError(fault)
     }
 }
 
@@ -70,7 +70,7 @@ impl Loads {
         &self,
         job: JobId,
         size: usize,
-        read: impl FnOnce(Charge) -> Result<Option<Bytes>, Fault>,
+        read: impl FnOnce(Charge) -> Result<Option<Bytes>, TableError>,
     ) -> Result<Option<Bytes>, Unloaded> {
         if size < LARGE {
             return self.alone(size, read);
@@ -93,7 +93,7 @@ impl Loads {
     pub fn request(
         &self,
         size: usize,
-        read: impl FnOnce(Charge) -> Result<Option<Bytes>, Fault>,
+        read: impl FnOnce(Charge) -> Result<Option<Bytes>, TableError>,
     ) -> Result<Option<Bytes>, Unloaded> {
         let _turn =
             (size >= LARGE).then(|| self.shared.lock().unwrap_or_else(PoisonError::into_inner));
@@ -106,7 +106,7 @@ impl Loads {
     fn alone(
         &self,
         size: usize,
-        read: impl FnOnce(Charge) -> Result<Option<Bytes>, Fault>,
+        read: impl FnOnce(Charge) -> Result<Option<Bytes>, TableError>,
     ) -> Result<Option<Bytes>, Unloaded> {
         let mut charge = self.memory.nothing();
         if size > SMALL {

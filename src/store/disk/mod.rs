@@ -6,16 +6,14 @@
 //! form is `tables` and `record`, when it is written is `writer`, where to is `file` and `open`.
 //! Invariant: what this store has said is so after a crash; what it has not said may be so or not.
 
-mod change;
-mod file;
+mod engine;
 mod loads;
-mod offer;
 mod open;
+mod order;
 mod record;
-mod shared;
+mod state;
+mod submit;
 mod tables;
-mod trial;
-mod unsynced;
 mod writer;
 
 use std::path::Path;
@@ -28,25 +26,25 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 use http::Response;
 use redb::StorageBackend;
 
-use self::change::Change;
+use self::engine::dirty::DirtyRanges;
 use self::loads::{Loads, Unloaded};
-use self::offer::{Offer, Offered};
 use self::open::Directory;
-use self::record::State;
-use self::shared::{Guarded, Pace, Request, Shared};
-use self::tables::{Fault, Tables};
-use self::unsynced::Unsynced;
+use self::order::Change;
+use self::record::Stage;
+use self::state::{Request, Shared, State, Urgency};
+use self::submit::{Prepared, Submitted};
+use self::tables::{TableError, Tables};
 use self::writer::Writer;
-use super::bell::Bell;
-use super::ledger::{Cancel, Forgotten, Found, Reach};
 use super::{
-    Accepted, Failing, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused, Room,
-    StartRecord, Started, Stats, Status, Store, Submission,
+    Accepted, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused, Room,
+    StartRecord, Started, Stats, Status, Store, StoreUnavailable, Submission,
 };
-use crate::call::{Call, Owner};
 use crate::error::Error;
+use crate::exchange::{Call, Owner};
 use crate::job::execution::{Execution, Stop};
 use crate::job::{ERROR_ROOM, JobId, Pending, RECORD, Stamp, message};
+use crate::ledger::waiters::Waiters;
+use crate::ledger::{Cancel, Forgotten, Found, Reach};
 
 /// How long a disk that failed is left alone.
 const REST: Duration = Duration::from_secs(1);
@@ -76,9 +74,9 @@ pub struct DiskStore {
 }
 
 /// Whether a change came to be durable.
-type Outcome = Receiver<Result<(), Failing>>;
+type Outcome = Receiver<Result<(), StoreUnavailable>>;
 
-type Open = Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>;
+type Open = Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>;
 
 impl DiskStore {
     /// Opens the store in a directory, which is made if need be; and the jobs in it that are not done,
@@ -120,8 +118,8 @@ impl DiskStore {
         room: Room,
         durability: Durability,
         rest: Duration,
-    ) -> Result<(Self, Vec<Recovered>), Fault> {
-        let storage = Unsynced::new(backend);
+    ) -> Result<(Self, Vec<Recovered>), TableError> {
+        let storage = DirtyRanges::new(backend);
         let open: Open = Box::new(move || Tables::open(storage.clone()));
         let tables = open()?;
         let memory = room.memory.clone();
@@ -129,10 +127,10 @@ impl DiskStore {
         tables.accept()?;
         let (orders, received) = unbounded();
         let pace = match durability {
-            Durability::Commit => Pace::Urgent,
-            Durability::Relaxed => Pace::Lazy,
+            Durability::Commit => Urgency::Urgent,
+            Durability::Relaxed => Urgency::Lazy,
         };
-        let shared = Shared::new(Guarded::new(ledger, orders, pace), tables, open);
+        let shared = Shared::new(State::new(ledger, orders, pace), tables, open);
         let (last_word, lost) = bounded(1);
         let writer = Writer::new(Arc::clone(&shared), received, durability, rest, last_word);
         thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
@@ -153,7 +151,7 @@ impl DiskStore {
                     let what = "the stored request is larger than --max-memory: raise that";
                     break Error::InsufficientStorage(what.into());
                 }
-                Err(Unloaded::Fault(fault)) => {
+                Err(Unloaded::TableError(fault)) => {
                     log::debug!("job={} its request cannot be read: {fault}", job.id);
                 }
             }
@@ -170,7 +168,7 @@ impl DiskStore {
         let Some(record) = self.shared.read(|tables| tables.record(job.id))? else {
             return Ok(None);
         };
-        let State::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
+        let Stage::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
         let message = self.loads.request(record.footprint, |charge| {
             self.shared.read(|tables| tables.message(job.id, charge))
         })?;
@@ -184,7 +182,7 @@ impl DiskStore {
         let message = self.loads.result(job.id, footprint, |charge| {
             self.shared.read(|tables| tables.message(job.id, charge))
         });
-        let damaged = || Fault::new("its message is damaged").into();
+        let damaged = || TableError::new("its message is damaged").into();
         let response = message.and_then(|message| {
             let response = |message| message::read_response(message).ok_or_else(damaged);
             message.map(response).transpose()
@@ -195,7 +193,7 @@ impl DiskStore {
             Ok(None) => Lookup::Unknown,
             Err(Unloaded::NoMemory) => Lookup::NoMemory,
             Err(Unloaded::TooLarge) => Lookup::TooLarge,
-            Err(Unloaded::Fault(fault)) => {
+            Err(Unloaded::TableError(fault)) => {
                 log::debug!("job={} its result cannot be read: {fault}", job.id);
                 Lookup::Unreadable
             }
@@ -219,7 +217,7 @@ impl DiskStore {
     }
 
     /// Waits until what was changed before is durable, or what was removed, where that is promised.
-    fn settled(&self, change: Change) -> Result<(), Failing> {
+    fn settled(&self, change: Change) -> Result<(), StoreUnavailable> {
         match self.durability {
             Durability::Commit => wait(&self.shared.ask(change)),
             Durability::Relaxed => Ok(()),
@@ -228,8 +226,8 @@ impl DiskStore {
 }
 
 /// The outcome of a change; a store that was closed meanwhile does not say.
-fn wait(outcome: &Outcome) -> Result<(), Failing> {
-    outcome.recv().unwrap_or(Err(Failing))
+fn wait(outcome: &Outcome) -> Result<(), StoreUnavailable> {
+    outcome.recv().unwrap_or(Err(StoreUnavailable))
 }
 
 impl Store for DiskStore {
@@ -243,17 +241,17 @@ impl Store for DiskStore {
 
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
         if self.shared.is_failing() {
-            return Err(Refused::Failing);
+            return Err(Refused::StoreUnavailable);
         }
-        let mut offer = Offer::of(submission, now);
+        let mut offer = Prepared::of(submission, now);
         loop {
             match self.offer(offer)? {
-                Offered::New(id, None) => return Ok(Accepted::New(id)),
-                Offered::New(id, Some(outcome)) => {
-                    wait(&outcome).map_err(|Failing| Refused::Failing)?;
+                Submitted::New(id, None) => return Ok(Accepted::New(id)),
+                Submitted::New(id, Some(outcome)) => {
+                    wait(&outcome).map_err(|StoreUnavailable| Refused::StoreUnavailable)?;
                     return Ok(Accepted::New(id));
                 }
-                Offered::Known(id, certain, again) => {
+                Submitted::Known(id, certain, again) => {
                     let (owner, key) = (&again.record.owner, again.submission_key.as_ref());
                     let settled =
                         key.map(|key| self.settle(owner, key, id, certain)).transpose()?;
@@ -278,7 +276,7 @@ impl Store for DiskStore {
 
     fn check(&self, bytes: usize) -> Result<(), Refused> {
         if self.shared.is_failing() {
-            return Err(Refused::Failing);
+            return Err(Refused::StoreUnavailable);
         }
         self.shared.lock().ledger.check(bytes.saturating_add(RECORD + ERROR_ROOM))
     }
@@ -334,7 +332,7 @@ impl Store for DiskStore {
         finished
     }
 
-    fn bell(&self) -> Arc<Bell> {
+    fn bell(&self) -> Arc<Waiters> {
         Arc::clone(self.shared.lock().ledger.bell())
     }
 
@@ -342,13 +340,13 @@ impl Store for DiskStore {
         self.shared.lock().ledger.status(job)
     }
 
-    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, Failing> {
+    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
         match self.shared.lock().ledger.find(job) {
             Found::Unknown => return Ok(None),
             Found::Pending(pending) => return Ok(Some(pending.log())),
             Found::Done(_) => {}
         }
-        self.shared.read(|tables| tables.log(job.id)).map(Some).map_err(|_| Failing)
+        self.shared.read(|tables| tables.log(job.id)).map(Some).map_err(|_| StoreUnavailable)
     }
 
     fn peek(&self, job: &JobKey) -> Lookup {
@@ -387,7 +385,7 @@ impl Store for DiskStore {
         self.shared.lock().ledger.restore(job);
     }
 
-    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, Failing> {
+    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable> {
         let mut state = self.shared.lock();
         match state.ledger.cancel(job) {
             Cancel::Unknown => return Ok(false),
@@ -409,7 +407,7 @@ impl Store for DiskStore {
         self.settled(Change::Nothing).map(|()| true)
     }
 
-    fn forget(&self, job: &JobKey) -> Result<bool, Failing> {
+    fn forget(&self, job: &JobKey) -> Result<bool, StoreUnavailable> {
         let mut state = self.shared.lock();
         let change = match state.ledger.forget(job) {
             None => return Ok(false),
@@ -421,7 +419,7 @@ impl Store for DiskStore {
         self.settled(Change::Settled).map(|()| true)
     }
 
-    fn forget_all(&self, owner: &Owner) -> Result<(), Failing> {
+    fn forget_all(&self, owner: &Owner) -> Result<(), StoreUnavailable> {
         let mut state = self.shared.lock();
         let cleared = state.ledger.forget_all(owner);
         let keys = state.ledger.forget_keys(owner);
@@ -437,7 +435,7 @@ impl Store for DiskStore {
         self.settled(Change::Settled)
     }
 
-    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), Failing> {
+    fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable> {
         let mut state = self.shared.lock();
         let pending = state.ledger.forget_pending_before(owner, before);
         state.put_off(Change::Forget(pending));
@@ -466,7 +464,7 @@ impl Store for DiskStore {
         self.shared.lock().ledger.ids()
     }
 
-    fn flush(&self) -> Result<(), Failing> {
+    fn flush(&self) -> Result<(), StoreUnavailable> {
         wait(&self.shared.ask(Change::Nothing))
     }
 

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::file::DiskFile;
-use super::record::{Record, State};
-use super::shared::{DiskLedger, Request};
-use super::tables::{Contents, Fault, Tables};
+use super::engine::file::DiskFile;
+use super::record::{Record, Stage};
+use super::state::{DiskLedger, Request};
+use super::tables::{Contents, TableError, Tables};
 use crate::job::{Done, ERROR_ROOM, Pending, RECORD};
-use crate::store::ledger::Ledger;
+use crate::ledger::Ledger;
 use crate::store::{JobKey, Recovered, Room};
 
 /// The name of the file within the directory.
@@ -82,7 +82,7 @@ impl Directory {
     }
 
     /// What to say of a file that cannot be served.
-    pub fn refusal(&self, fault: &Fault) -> String {
+    pub fn refusal(&self, fault: &TableError) -> String {
         format!(
             "{}: {fault}; nothing was changed: restore the file from a copy, or move it away to \
              begin anew",
@@ -90,7 +90,7 @@ impl Directory {
         )
     }
 
-    fn make_file(&self) -> Result<DiskFile, Fault> {
+    fn make_file(&self) -> Result<DiskFile, TableError> {
         let (new, path) = (self.path.join(NEW_FILE), self.path.join(FILE));
         // Left behind by one who did not come to the end of this.
         fs::remove_file(&new).or_else(|error| match error.kind() {
@@ -114,11 +114,11 @@ pub fn ledger(contents: Contents, room: Room) -> (DiskLedger, Vec<Recovered>) {
         let job = JobKey { owner, id };
         let charge = ledger.found_record();
         match state {
-            State::Done { finished } => {
+            Stage::Done { finished } => {
                 let done = Done { created, finished, footprint, charge, result: () };
                 ledger.found_result(job, Box::new(done));
             }
-            State::Pending { begun, keep, path, .. } => {
+            Stage::Pending { begun, keep, path, .. } => {
                 // An older deferd did not account for the error that it may end with.
                 let footprint = footprint.max(RECORD + ERROR_ROOM);
                 let pending = Pending::queued(Request::OnDisk, footprint, charge, created);

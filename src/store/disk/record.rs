@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use crate::call::{Connection, Owner};
+use crate::exchange::{Connection, Owner};
 use crate::job::{JobId, Stamp};
 use crate::store::{Begun, IdempotencyKey, Keep};
 
@@ -21,12 +21,12 @@ pub struct Record {
     /// What its request or its result is accounted with, in bytes.
     pub footprint: usize,
     /// How far it is.
-    pub state: State,
+    pub state: Stage,
 }
 
 /// How far a job is, as far as that must be known after a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum Stage {
     /// Its request waits, or ran when the process ended.
     Pending {
         /// Whether it was started.
@@ -51,8 +51,8 @@ impl Record {
     /// What becomes of its result.
     pub const fn keep(&self) -> Keep {
         match self.state {
-            State::Pending { keep, .. } => keep,
-            State::Done { .. } => Keep::Result,
+            Stage::Pending { keep, .. } => keep,
+            Stage::Done { .. } => Keep::Result,
         }
     }
 
@@ -60,9 +60,9 @@ impl Record {
     pub fn to_text(&self) -> String {
         let mut text = String::with_capacity(192);
         let state = match &self.state {
-            State::Pending { begun: Begun::No, .. } => "queued",
-            State::Pending { begun: Begun::Yes, .. } => "running",
-            State::Done { .. } => "done",
+            Stage::Pending { begun: Begun::No, .. } => "queued",
+            Stage::Pending { begun: Begun::Yes, .. } => "running",
+            Stage::Done { .. } => "done",
         };
         let mut line = |name: &str, value: &dyn std::fmt::Display| {
             // Writing to a string cannot fail.
@@ -73,8 +73,8 @@ impl Record {
         line("created", &self.created.micros());
         line("bytes", &self.footprint);
         match &self.state {
-            State::Done { finished } => line("finished", &finished.micros()),
-            State::Pending { keep, connection, auth_type, path, .. } => {
+            Stage::Done { finished } => line("finished", &finished.micros()),
+            Stage::Pending { keep, connection, auth_type, path, .. } => {
                 line("result", &if *keep == Keep::Result { "kept" } else { "dropped" });
                 match connection {
                     Connection::Tcp { peer, local } => {
@@ -105,8 +105,8 @@ impl Record {
         let owner = Owner::named(owner);
         let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
         let state = match begun {
-            None => State::Done { finished: lines.stamp("finished")? },
-            Some(begun) => State::Pending {
+            None => Stage::Done { finished: lines.stamp("finished")? },
+            Some(begun) => Stage::Pending {
                 begun,
                 keep: lines.keep()?,
                 connection: lines.connection()?,
@@ -222,7 +222,7 @@ mod tests {
             peer: "[::1]:5".parse().unwrap(),
             local: "127.0.0.1:1".parse().unwrap(),
         };
-        let pending = |begun, keep, connection, auth_type| State::Pending {
+        let pending = |begun, keep, connection, auth_type| Stage::Pending {
             begun,
             keep,
             connection,
@@ -232,7 +232,7 @@ mod tests {
         [
             ("ann", pending(Begun::No, Keep::Result, tcp, Some("Basic"))),
             ("", pending(Begun::Yes, Keep::Nothing, Connection::Unix, None)),
-            ("b: c", State::Done { finished: at(u64::MAX) }),
+            ("b: c", Stage::Done { finished: at(u64::MAX) }),
         ]
         .map(|(name, state)| {
             let owner = Owner::named(name);

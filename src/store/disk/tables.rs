@@ -3,7 +3,7 @@
 //! Owns their names, their format's version and how each change falls upon them. Nothing else names redb,
 //! but for the file beneath. Invariants: a file of another format is refused and not touched; a
 //! transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in
-//! redb, which means damage, is a [`Fault`].
+//! redb, which means damage, is a [`TableError`].
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,15 +11,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
-    TableError, WriteTransaction,
+    WriteTransaction,
 };
 
-use super::change::{Change, NewJob};
-use super::record::{KeyRecord, Record, State, key_name};
-use super::trial::{Accept, Trial};
-use super::unsynced::Unsynced;
-use crate::call::Owner;
+use super::engine::dirty::DirtyRanges;
+use super::engine::overlay::{Accept, Overlay};
+use super::order::{Change, NewJob};
+use super::record::{KeyRecord, Record, Stage, key_name};
 use crate::content;
+use crate::exchange::Owner;
 use crate::job::JobId;
 use crate::job::message;
 use crate::job::stored::StoredResult;
@@ -59,21 +59,21 @@ const CACHE: usize = 2 << 20;
 
 /// Why the tables could not be read or changed.
 #[derive(Debug)]
-pub struct Fault(String);
+pub struct TableError(String);
 
-impl fmt::Display for Fault {
+impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl<E: Into<redb::Error>> From<E> for Fault {
+impl<E: Into<redb::Error>> From<E> for TableError {
     fn from(error: E) -> Self {
         Self(error.into().to_string())
     }
 }
 
-impl Fault {
+impl TableError {
     /// A fault in words.
     pub fn new(what: impl Into<String>) -> Self {
         Self(what.into())
@@ -81,9 +81,9 @@ impl Fault {
 }
 
 /// Runs what redb may panic at when the file was damaged behind its back.
-fn guarded<T>(run: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+fn guarded<T>(run: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
     catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(Fault::new("redb panicked: the file is damaged")))
+        .unwrap_or_else(|_| Err(TableError::new("redb panicked: the file is damaged")))
 }
 
 /// What is on disk when it is opened.
@@ -107,15 +107,15 @@ impl Tables {
     /// Opens the tables of a file, which is not changed before they are [accepted](Self::accept).
     ///
     /// # Errors
-    /// [`Fault`] where it is none of deferd's files, or damaged.
-    pub fn open(storage: Unsynced<impl StorageBackend + Clone>) -> Result<Self, Fault> {
+    /// [`TableError`] where it is none of deferd's files, or damaged.
+    pub fn open(storage: DirtyRanges<impl StorageBackend + Clone>) -> Result<Self, TableError> {
         guarded(|| {
-            let trial = Trial::new(storage)?;
+            let trial = Overlay::new(storage)?;
             let mut builder = Database::builder();
             // Otherwise damage would show at some later time, or never.
             builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
             if trial.len()? == 0 {
-                return Err(Fault::new("it is empty"));
+                return Err(TableError::new("it is empty"));
             }
             let database = builder.create_with_backend(trial.clone())?;
             let tables = Self { database, trial: Box::new(trial) };
@@ -127,8 +127,8 @@ impl Tables {
     /// Makes the tables of a file that is empty.
     ///
     /// # Errors
-    /// [`Fault`].
-    pub fn make(storage: impl StorageBackend) -> Result<(), Fault> {
+    /// [`TableError`].
+    pub fn make(storage: impl StorageBackend) -> Result<(), TableError> {
         guarded(|| {
             let database = Database::builder().create_with_backend(storage)?;
             let write = database.begin_write()?;
@@ -146,8 +146,8 @@ impl Tables {
     /// Allows the file to be changed: it has to be before a commit.
     ///
     /// # Errors
-    /// [`Fault`]; the tables can be read all the same.
-    pub fn accept(&self) -> Result<(), Fault> {
+    /// [`TableError`]; the tables can be read all the same.
+    pub fn accept(&self) -> Result<(), TableError> {
         Ok(self.trial.accept()?)
     }
 
@@ -159,32 +159,32 @@ impl Tables {
     /// Closes them, so that they need not be repaired when they are opened again.
     ///
     /// # Errors
-    /// [`Fault`].
-    pub fn close(self) -> Result<(), Fault> {
+    /// [`TableError`].
+    pub fn close(self) -> Result<(), TableError> {
         self.trial.end();
         guarded(|| Ok(self.database.close()?))
     }
 
-    fn check_format(&self) -> Result<(), Fault> {
+    fn check_format(&self) -> Result<(), TableError> {
         let found = match self.database.begin_read()?.open_table(META) {
             Ok(meta) => meta.get(FORMAT_NAME)?.and_then(|version| number(version.value())),
-            Err(TableError::Storage(error)) => return Err(error.into()),
+            Err(redb::TableError::Storage(error)) => return Err(error.into()),
             Err(_) => None,
         };
         match found {
             Some(FORMAT) => Ok(()),
-            Some(other) => Err(Fault(format!(
+            Some(other) => Err(TableError(format!(
                 "its format is {other}, and this deferd knows {FORMAT}: use the deferd that wrote it"
             ))),
-            None => Err(Fault::new("it is a database of another program")),
+            None => Err(TableError::new("it is a database of another program")),
         }
     }
 
     /// Reads everything but messages and logs.
     ///
     /// # Errors
-    /// [`Fault`], which names the record that cannot be read.
-    pub fn contents(&self) -> Result<Contents, Fault> {
+    /// [`TableError`], which names the record that cannot be read.
+    pub fn contents(&self) -> Result<Contents, TableError> {
         guarded(|| {
             let mut contents = Contents::default();
             let read = self.database.begin_read()?;
@@ -195,14 +195,14 @@ impl Tables {
                     read_id(id.value()).map_or_else(bytes, |id| id.to_string())
                 };
                 let known = read_id(id.value()).zip(Record::read(record.value()));
-                let damaged = || Fault(format!("the record of job {} is damaged", name()));
+                let damaged = || TableError(format!("the record of job {} is damaged", name()));
                 contents.jobs.push(known.ok_or_else(damaged)?);
             }
             for row in read.open_table(KEYS)?.iter()? {
                 let (name, record) = row?;
                 let name = String::from_utf8_lossy(name.value());
                 let known = KeyRecord::read(&name, record.value());
-                let damaged = || Fault(format!("the record of key {name:?} is damaged"));
+                let damaged = || TableError(format!("the record of key {name:?} is damaged"));
                 contents.keys.push(known.ok_or_else(damaged)?);
             }
             let last = read.open_table(META)?.get(LAST_NAME)?;
@@ -214,12 +214,12 @@ impl Tables {
     /// Makes these changes durable, all of them or none; no id above `last` was given out.
     ///
     /// # Errors
-    /// [`Fault`]; then the tables must be opened anew.
+    /// [`TableError`]; then the tables must be opened anew.
     pub fn commit<'a>(
         &self,
         changes: impl Iterator<Item = &'a Change>,
         last: Option<JobId>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), TableError> {
         guarded(|| {
             let mut write = self.database.begin_write()?;
             write.set_durability(Durability::Immediate)?;
@@ -245,8 +245,8 @@ impl Tables {
     /// Reads the record of a job; `None` if there is no such job, or its record cannot be understood.
     ///
     /// # Errors
-    /// [`Fault`].
-    pub fn record(&self, id: JobId) -> Result<Option<Record>, Fault> {
+    /// [`TableError`].
+    pub fn record(&self, id: JobId) -> Result<Option<Record>, TableError> {
         guarded(|| {
             let row = self.database.begin_read()?.open_table(JOBS)?.get(key(id).as_slice())?;
             Ok(row.and_then(|record| Record::read(record.value())))
@@ -257,8 +257,8 @@ impl Tables {
     /// there is no such job.
     ///
     /// # Errors
-    /// [`Fault`].
-    pub fn message(&self, id: JobId, charge: Charge) -> Result<Option<Bytes>, Fault> {
+    /// [`TableError`].
+    pub fn message(&self, id: JobId, charge: Charge) -> Result<Option<Bytes>, TableError> {
         guarded(|| {
             let row = self.database.begin_read()?.open_table(MESSAGES)?.get(key(id).as_slice())?;
             Ok(row.map(|value| content::copied(value.value(), charge)))
@@ -268,8 +268,8 @@ impl Tables {
     /// The log of a done job; empty where there is none.
     ///
     /// # Errors
-    /// [`Fault`].
-    pub fn log(&self, id: JobId) -> Result<Vec<u8>, Fault> {
+    /// [`TableError`].
+    pub fn log(&self, id: JobId) -> Result<Vec<u8>, TableError> {
         guarded(|| {
             let row = self.database.begin_read()?.open_table(LOGS)?.get(key(id).as_slice())?;
             Ok(row.map(|log| log.value().to_vec()).unwrap_or_default())
@@ -301,7 +301,7 @@ struct OpenTables<'a> {
 }
 
 impl<'a> OpenTables<'a> {
-    fn of(write: &'a WriteTransaction) -> Result<Self, Fault> {
+    fn of(write: &'a WriteTransaction) -> Result<Self, TableError> {
         Ok(Self {
             jobs: write.open_table(JOBS)?,
             messages: write.open_table(MESSAGES)?,
@@ -310,12 +310,12 @@ impl<'a> OpenTables<'a> {
         })
     }
 
-    fn apply(&mut self, change: &Change) -> Result<(), Fault> {
+    fn apply(&mut self, change: &Change) -> Result<(), TableError> {
         match change {
             Change::Nothing | Change::Settled => Ok(()),
             Change::Accept(job) => self.accept(job),
-            Change::Start(id) => self.update(*id, |state| {
-                if let State::Pending { begun, .. } = state {
+            Change::Start(id) => self.update(*id, |stage| {
+                if let Stage::Pending { begun, .. } = stage {
                     *begun = Begun::Yes;
                 }
             }),
@@ -333,7 +333,7 @@ impl<'a> OpenTables<'a> {
         }
     }
 
-    fn accept(&mut self, job: &NewJob) -> Result<(), Fault> {
+    fn accept(&mut self, job: &NewJob) -> Result<(), TableError> {
         self.jobs.insert(key(job.id).as_slice(), job.record.to_text().as_bytes())?;
         self.put_message(job.id, &job.request.0, &job.request.1)?;
         if let Some(IdempotencyKey { key: name, fingerprint }) = &job.key {
@@ -345,7 +345,12 @@ impl<'a> OpenTables<'a> {
         Ok(())
     }
 
-    fn finish(&mut self, id: JobId, record: &Record, result: &StoredResult) -> Result<(), Fault> {
+    fn finish(
+        &mut self,
+        id: JobId,
+        record: &Record,
+        result: &StoredResult,
+    ) -> Result<(), TableError> {
         self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
         let head = message::response_head(&result.response);
         self.put_message(id, &head, message::response_body(&result.response))?;
@@ -356,7 +361,7 @@ impl<'a> OpenTables<'a> {
     }
 
     /// Writes a message without joining its parts in memory first.
-    fn put_message(&mut self, id: JobId, head: &[u8], body: &[u8]) -> Result<(), Fault> {
+    fn put_message(&mut self, id: JobId, head: &[u8], body: &[u8]) -> Result<(), TableError> {
         let mut place =
             self.messages.insert_reserve(key(id).as_slice(), head.len() + body.len())?;
         let bytes = place.as_mut();
@@ -365,7 +370,7 @@ impl<'a> OpenTables<'a> {
         Ok(())
     }
 
-    fn update(&mut self, id: JobId, change: impl FnOnce(&mut State)) -> Result<(), Fault> {
+    fn update(&mut self, id: JobId, change: impl FnOnce(&mut Stage)) -> Result<(), TableError> {
         let record = self.record(id)?;
         let Some(mut record) = record else { return Ok(()) };
         change(&mut record.state);
@@ -373,27 +378,27 @@ impl<'a> OpenTables<'a> {
         Ok(())
     }
 
-    fn record(&self, id: JobId) -> Result<Option<Record>, Fault> {
+    fn record(&self, id: JobId) -> Result<Option<Record>, TableError> {
         Ok(self.jobs.get(key(id).as_slice())?.and_then(|row| Record::read(row.value())))
     }
 
-    fn forget(&mut self, id: JobId) -> Result<(), Fault> {
+    fn forget(&mut self, id: JobId) -> Result<(), TableError> {
         match self.record(id)?.map(|record| record.state) {
-            Some(State::Pending { .. }) => self.update(id, |state| {
-                if let State::Pending { keep, .. } = state {
+            Some(Stage::Pending { .. }) => self.update(id, |stage| {
+                if let Stage::Pending { keep, .. } = stage {
                     *keep = Keep::Nothing;
                 }
             }),
-            Some(State::Done { .. }) | None => self.remove(id),
+            Some(Stage::Done { .. }) | None => self.remove(id),
         }
     }
 
-    fn remove_key(&mut self, owner: &Owner, key: &str) -> Result<(), Fault> {
+    fn remove_key(&mut self, owner: &Owner, key: &str) -> Result<(), TableError> {
         self.keys.remove(key_name(owner, key).as_bytes())?;
         Ok(())
     }
 
-    fn remove(&mut self, id: JobId) -> Result<(), Fault> {
+    fn remove(&mut self, id: JobId) -> Result<(), TableError> {
         let key = key(id);
         self.jobs.remove(key.as_slice())?;
         self.messages.remove(key.as_slice())?;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Durability;
-use super::change::Change;
-use super::shared::{Guarded, Order, Pace, Reply, Request, Shared, Then};
-use super::tables::Fault;
+use super::order::Change;
+use super::state::{Ack, OnDurable, Order, Request, Shared, State, Urgency};
+use super::tables::TableError;
 use crate::job::{JobId, Phase};
-use crate::store::{Failing, JobKey};
+use crate::store::{JobKey, StoreUnavailable};
 
 /// How long a change that nobody waits for waits for company.
 const LAZY: Duration = Duration::from_millis(20);
@@ -68,7 +68,7 @@ impl Writer {
             written = self.commit();
         }
         let lost = self.batch.iter().filter_map(|order| match &order.then {
-            Then::Settle(job) => Some(job.id),
+            OnDurable::Settle(job) => Some(job.id),
             _ => None,
         });
         let lost = lost.collect();
@@ -91,7 +91,7 @@ impl Writer {
         let mut next = Some(first);
         while let Some(order) = next {
             bytes += order.change.size();
-            urgent |= order.pace == Pace::Urgent;
+            urgent |= order.pace == Urgency::Urgent;
             self.batch.push(order);
             if self.batch.len() >= MAX_CHANGES || bytes >= MAX_BYTES {
                 break;
@@ -104,7 +104,7 @@ impl Writer {
 
     /// Commits the batch, however long that takes; an error when the store was closed before it
     /// could be done.
-    fn commit(&mut self) -> Result<(), Failing> {
+    fn commit(&mut self) -> Result<(), StoreUnavailable> {
         if let Err(fault) = self.try_commit() {
             log::debug!("a commit failed, and is tried once more: {fault}");
             self.shared.reopen();
@@ -116,7 +116,7 @@ impl Writer {
         Ok(())
     }
 
-    fn try_commit(&mut self) -> Result<(), Fault> {
+    fn try_commit(&mut self) -> Result<(), TableError> {
         let last = self.last_id();
         self.lease = last.filter(|_| self.durability == Durability::Relaxed);
         let changes = self.batch.iter().map(|order| &order.change);
@@ -143,7 +143,7 @@ impl Writer {
     }
 
     /// Tries again and again; everybody who waits is told meanwhile, and so are those who come.
-    fn persist(&mut self, mut fault: Fault) -> Result<(), Failing> {
+    fn persist(&mut self, mut fault: TableError) -> Result<(), StoreUnavailable> {
         self.shared.set_failing(true);
         loop {
             self.tell(&fault);
@@ -153,7 +153,7 @@ impl Writer {
             let open = self.rest();
             match self.try_commit() {
                 Ok(()) => break,
-                Err(_) if !open => return Err(Failing),
+                Err(_) if !open => return Err(StoreUnavailable),
                 Err(other) => fault = other,
             }
         }
@@ -207,7 +207,7 @@ impl Writer {
         }
     }
 
-    fn tell(&mut self, fault: &Fault) {
+    fn tell(&mut self, fault: &TableError) {
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             log::error!(
                 "the store on disk fails, new jobs are refused until it works again: {fault}"
@@ -223,10 +223,10 @@ impl Writer {
         let mut arrived = 0;
         let mut state = self.shared.lock();
         for order in &mut self.batch {
-            if let Then::Complete(..) = &order.then {
+            if let OnDurable::Complete(..) = &order.then {
                 arrived += order.change.size();
             }
-            waste.extend(learn(&mut state, std::mem::replace(&mut order.then, Then::Nothing)));
+            waste.extend(learn(&mut state, std::mem::replace(&mut order.then, OnDurable::Nothing)));
         }
         if let Some(lease) = self.lease {
             state.lease(lease);
@@ -234,9 +234,9 @@ impl Writer {
         self.shared.ease(state, arrived);
         for order in self.batch.drain(..) {
             match order.reply {
-                Reply::None => {}
+                Ack::None => {}
                 // Nobody may be waiting any more.
-                Reply::Outcome(reply) | Reply::Durable(reply) => drop(reply.send(Ok(()))),
+                Ack::Soon(reply) | Ack::Durable(reply) => drop(reply.send(Ok(()))),
             }
         }
     }
@@ -252,19 +252,19 @@ impl Writer {
 }
 
 /// What the ledger learns; what it returns is to be dropped without the lock.
-fn learn(state: &mut Guarded, then: Then) -> Option<Request> {
+fn learn(state: &mut State, then: OnDurable) -> Option<Request> {
     match then {
-        Then::Nothing => {}
-        Then::Accept(job, pending, keep) => state.ledger.accept(job, pending, keep),
-        Then::Complete(job, now) => {
+        OnDurable::Nothing => {}
+        OnDurable::Accept(job, pending, keep) => state.ledger.accept(job, pending, keep),
+        OnDurable::Complete(job, now) => {
             state.ledger.complete(&job, (), now);
         }
-        Then::Settle(job) => return settle_request(state, &job),
+        OnDurable::Settle(job) => return settle_request(state, &job),
     }
     None
 }
 
-fn settle_request(state: &mut Guarded, job: &JobKey) -> Option<Request> {
+fn settle_request(state: &mut State, job: &JobKey) -> Option<Request> {
     match &mut state.ledger.pending_mut(job)?.phase {
         Phase::Queued { request } => Some(std::mem::replace(request, Request::OnDisk)),
         Phase::Running { .. } | Phase::Ending { .. } => None,
@@ -305,15 +305,15 @@ fn part(orders: Vec<Order>) -> (Vec<Order>, Vec<Order>) {
 /// off the disk, which may have it. What remains to be done, if anything does: a disk that fails for
 /// days must not fill the memory with what nobody waits for any more.
 fn refused(mut order: Order, shared: &Shared) -> Option<Order> {
-    if let Reply::Outcome(_) = &order.reply {
+    if let Ack::Soon(_) = &order.reply {
         if let Change::Accept(job) = &order.change {
             shared.lock().withdraw(job);
-            order.then = Then::Nothing;
+            order.then = OnDurable::Nothing;
             order.change = order.change.withdrawn();
         }
         // Only now, when nothing of it is left.
-        if let Reply::Outcome(reply) = std::mem::replace(&mut order.reply, Reply::None) {
-            let _ = reply.send(Err(Failing));
+        if let Ack::Soon(reply) = std::mem::replace(&mut order.reply, Ack::None) {
+            let _ = reply.send(Err(StoreUnavailable));
         }
     }
     (!order.is_void()).then_some(order)

@@ -11,29 +11,29 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::JobKey;
+use crate::store::JobKey;
 
 /// How often somebody who waits looks around for reasons that ring no bell, as a client that left.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Wakes those who wait for a job.
 #[derive(Default)]
-pub struct Bell(Mutex<HashMap<JobKey, Vec<Thread>>>);
+pub struct Waiters(Mutex<HashMap<JobKey, Vec<Thread>>>);
 
-impl Bell {
+impl Waiters {
     fn lock(&self) -> MutexGuard<'_, HashMap<JobKey, Vec<Thread>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes all who wait for this job.
-    pub fn ring(&self, job: &JobKey) {
+    pub fn notify(&self, job: &JobKey) {
         if let Some(first) = self.lock().get(job).and_then(|threads| threads.first()) {
             first.unpark();
         }
     }
 
     /// Wakes everybody.
-    pub fn ring_all(&self) {
+    pub fn notify_all(&self) {
         self.lock().values().flatten().for_each(Thread::unpark);
     }
 
@@ -54,12 +54,12 @@ impl Bell {
 
 /// This thread among those who wait, until dropped.
 struct Place<'a> {
-    bell: &'a Bell,
+    bell: &'a Waiters,
     job: &'a JobKey,
 }
 
 impl<'a> Place<'a> {
-    fn take(bell: &'a Bell, job: &'a JobKey) -> Self {
+    fn take(bell: &'a Waiters, job: &'a JobKey) -> Self {
         bell.lock().entry(job.clone()).or_default().push(thread::current());
         Self { bell, job }
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use crate::call::Owner;
+    use crate::exchange::Owner;
     use crate::job::{JobId, Stamp};
 
     fn job(seconds: f64) -> JobKey {
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn all_who_wait_for_a_job_are_woken_and_leave_nothing_behind() {
-        let (bell, over, woken) = (Bell::default(), AtomicBool::new(false), AtomicUsize::new(0));
+        let (bell, over, woken) = (Waiters::default(), AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
             for n in 0..8 {
                 let (bell, over, woken) = (&bell, &over, &woken);
@@ -111,8 +111,8 @@ mod tests {
                 thread::yield_now();
             }
             over.store(true, Ordering::SeqCst);
-            bell.ring(&job(0.0));
-            bell.ring(&job(1.0));
+            bell.notify(&job(0.0));
+            bell.notify(&job(1.0));
         });
         assert_eq!(woken.into_inner(), 8);
         assert!(bell.lock().is_empty());
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_longer_than_they_wanted_or_for_what_is_over() {
-        let bell = Bell::default();
+        let bell = Waiters::default();
         bell.wait(&job(1.0), Duration::from_millis(1), || false);
         bell.wait(&job(1.0), Duration::from_secs(3600), || true);
         assert!(bell.lock().is_empty());

@@ -4,17 +4,17 @@
 //! waited for is `mod`'s. Invariant: ids reach the writer in their order, because an id is given and handed
 //! over under one hold of the lock.
 
-use super::change::{Change, NewJob};
-use super::record::{Record, State};
-use super::shared::{Guarded, Pace, Reply, Request, Then};
+use super::order::{Change, NewJob};
+use super::record::{Record, Stage};
+use super::state::{Ack, OnDurable, Request, State, Urgency};
 use super::{DiskStore, Durability, Outcome};
-use crate::call::{Call, Owner};
+use crate::exchange::{Call, Owner};
 use crate::job::{ERROR_ROOM, JobId, Pending, RECORD, Stamp, message};
-use crate::store::ledger::Size;
-use crate::store::{Begun, Failing, IdempotencyKey, JobKey, Refused, Store, Submission};
+use crate::ledger::Size;
+use crate::store::{Begun, IdempotencyKey, JobKey, Refused, Store, StoreUnavailable, Submission};
 
 /// A submission with all that can be made of it before it has an id.
-pub struct Offer {
+pub struct Prepared {
     call: Box<Call>,
     pub record: Record,
     /// Its message up to the content.
@@ -22,12 +22,12 @@ pub struct Offer {
     pub submission_key: Option<IdempotencyKey>,
 }
 
-impl Offer {
+impl Prepared {
     /// What can be made of it at `now`.
     pub fn of(submission: Submission, now: Stamp) -> Self {
         let Submission { call, keep, key } = submission;
         let footprint = RECORD + ERROR_ROOM + call.footprint();
-        let state = State::Pending {
+        let state = Stage::Pending {
             begun: Begun::No,
             keep,
             connection: call.connection,
@@ -41,12 +41,12 @@ impl Offer {
 }
 
 /// What an offer comes to.
-pub enum Offered {
+pub enum Submitted {
     /// A job that is there when the outcome says so, at once where there is none.
     New(JobId, Option<Outcome>),
     /// The job of an earlier one, which may be on its way yet; with the offer, to be made again if that
     /// comes to nothing.
-    Known(JobId, Certain, Box<Offer>),
+    Known(JobId, Certain, Box<Prepared>),
 }
 
 /// Whether the job of an idempotency key is sure to be accepted.
@@ -61,14 +61,14 @@ pub enum Certain {
 impl DiskStore {
     /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
     /// reach the disk in their order.
-    pub(super) fn offer(&self, offer: Offer) -> Result<Offered, Refused> {
+    pub(super) fn offer(&self, offer: Prepared) -> Result<Submitted, Refused> {
         let mut state = self.shared.lock();
         if let Some(key) = &offer.submission_key
             && let Some((id, certain)) = self.known(&state, &offer.record.owner, key)?
         {
-            return Ok(Offered::Known(id, certain, Box::new(offer)));
+            return Ok(Submitted::Known(id, certain, Box::new(offer)));
         }
-        let Offer { call, record, head, submission_key: key } = offer;
+        let Prepared { call, record, head, submission_key: key } = offer;
         let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
         let keep = record.keep();
         let admitted = state.ledger.admit(Size { footprint, memory: RECORD }, key.as_ref())?;
@@ -82,17 +82,17 @@ impl DiskStore {
         let change = Change::Accept(Box::new(NewJob { id, record, request, key }));
         if self.durability == Durability::Relaxed && state.is_leased(id) {
             state.ledger.accept(job.clone(), pending(Request::Here(call)), keep);
-            state.order(change, Then::Settle(job), Reply::None, Pace::Lazy);
-            return Ok(Offered::New(id, None));
+            state.order(change, OnDurable::Settle(job), Ack::None, Urgency::Lazy);
+            return Ok(Submitted::New(id, None));
         }
-        let then = Then::Accept(job, pending(Request::OnDisk), keep);
-        Ok(Offered::New(id, Some(state.ask(change, then))))
+        let then = OnDurable::Accept(job, pending(Request::OnDisk), keep);
+        Ok(Submitted::New(id, Some(state.ask(change, then))))
     }
 
     /// The job that was offered under this key.
     pub(super) fn known(
         &self,
-        state: &Guarded,
+        state: &State,
         owner: &Owner,
         key: &IdempotencyKey,
     ) -> Result<Option<(JobId, Certain)>, Refused> {
@@ -115,7 +115,7 @@ impl DiskStore {
         if certain == Certain::Yes {
             return Ok(Some(id));
         }
-        self.flush().map_err(|Failing| Refused::Failing)?;
+        self.flush().map_err(|StoreUnavailable| Refused::StoreUnavailable)?;
         let found = self.shared.lock().ledger.recall(owner, key)?;
         Ok(found.filter(|found| *found == id))
     }

@@ -14,20 +14,17 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
-use super::retry::Retry;
-use super::{Handler, Outcome};
-use crate::call::{Answer, Call, Guard};
 use crate::error::Error;
+use crate::exchange::{Answer, Call, Guard};
+use crate::handler::retry::Retry;
+use crate::handler::{Handler, Outcome};
+use crate::job::RouteIndex;
 use crate::job::execution::{Execution, OnLeave};
 use crate::queue::Gate;
 use crate::store::StartRecord;
 
 /// How many local redirects are followed for one request: as many as Apache follows.
 const MAX_LOCAL_REDIRECTS: usize = 10;
-
-/// A route's place in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteIndex(pub usize);
 
 /// Which web pages may send requests to a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

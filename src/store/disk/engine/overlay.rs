@@ -14,15 +14,15 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::StorageBackend;
 
-use super::unsynced::Unsynced;
+use super::dirty::DirtyRanges;
 
 /// In what portions writes are held back, in bytes.
 const BLOCK: usize = 4096;
 
 /// Storage on trial; its clones are the same.
 #[derive(Clone, Debug)]
-pub struct Trial<B> {
-    storage: Unsynced<B>,
+pub struct Overlay<B> {
+    storage: DirtyRanges<B>,
     held: Arc<RwLock<Option<Held>>>,
     is_ending: Arc<AtomicBool>,
 }
@@ -37,12 +37,12 @@ struct Held {
     blocks: BTreeMap<u64, Box<[u8; BLOCK]>>,
 }
 
-impl<B: StorageBackend> Trial<B> {
+impl<B: StorageBackend> Overlay<B> {
     /// Begins a trial.
     ///
     /// # Errors
     /// Those of the storage.
-    pub fn new(storage: Unsynced<B>) -> io::Result<Self> {
+    pub fn new(storage: DirtyRanges<B>) -> io::Result<Self> {
         let len = storage.len()?;
         let held = Held { beneath: len, len, blocks: BTreeMap::new() };
         let (held, is_ending) = (Arc::new(RwLock::new(Some(held))), Arc::default());
@@ -82,7 +82,7 @@ pub trait Accept: Send + Sync {
     fn end(&self);
 }
 
-impl<B: StorageBackend> Accept for Trial<B> {
+impl<B: StorageBackend> Accept for Overlay<B> {
     fn accept(&self) -> io::Result<()> {
         let mut held = self.held_mut();
         let Some(Held { len, blocks, beneath }) = &*held else { return Ok(()) };
@@ -129,7 +129,7 @@ fn parts(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::o
     })
 }
 
-impl<B: StorageBackend> StorageBackend for Trial<B> {
+impl<B: StorageBackend> StorageBackend for Overlay<B> {
     fn len(&self) -> io::Result<u64> {
         self.held().as_ref().map_or_else(|| self.storage.len(), |held| Ok(held.len))
     }

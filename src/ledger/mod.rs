@@ -9,18 +9,22 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::bell::Bell;
-use super::keys::Keys;
-pub use super::shelf::Reach;
-use super::shelf::{Cleared, Jobs, Results};
-use super::{Finished, IdempotencyKey, JobKey, Keep, List, Refused, Room, Stats, Status};
-use crate::call::Owner;
+pub mod idempotency;
+pub mod index;
+pub mod waiters;
+
+use crate::exchange::Owner;
 use crate::job::execution::Execution;
 use crate::job::stored::StoredResult;
 use crate::job::{Done, JobId, Pending, RECORD, Stamp};
 use crate::memory::Charge;
+use crate::store::{Finished, IdempotencyKey, JobKey, Keep, List, Refused, Room, Stats, Status};
+use idempotency::Idempotency;
+pub use index::Reach;
+use index::{Cleared, Jobs, Results};
+use waiters::Waiters;
 
-/// Keys take at most this part of the capacity.
+/// Idempotency take at most this part of the capacity.
 const PART_OF_KEYS: usize = 4;
 
 /// How many jobs are forgotten by one call.
@@ -35,11 +39,11 @@ pub struct Ledger<Q, R> {
     owners: BTreeMap<Owner, Jobs<Q, R>>,
     /// The jobs whose result nobody wants, until they have run.
     unwanted: HashMap<JobKey, Box<Pending<Q>>>,
-    keys: Keys,
+    keys: Idempotency,
     /// The jobs with a key that are admitted and not accepted yet.
     keyed: HashSet<JobId>,
     /// Rung whenever a job stops being pending for its owner.
-    bell: Arc<Bell>,
+    bell: Arc<Waiters>,
     /// In bytes.
     stored: usize,
 }
@@ -89,7 +93,7 @@ pub enum Forgotten<R> {
     /// It waits or runs: its work goes on.
     Pending,
     /// Its result, to be dropped without the lock.
-    Result(#[expect(dead_code, reason = "it is there to be dropped")] Box<Done<R>>),
+    Result(Box<Done<R>>),
 }
 
 /// Accepting jobs.
@@ -101,7 +105,7 @@ impl<Q, R> Ledger<Q, R> {
             last,
             owners: BTreeMap::new(),
             unwanted: HashMap::new(),
-            keys: Keys::default(),
+            keys: Idempotency::default(),
             keyed: HashSet::new(),
             bell: Arc::default(),
             stored: 0,
@@ -114,7 +118,7 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// What wakes those who wait for a job.
-    pub const fn bell(&self) -> &Arc<Bell> {
+    pub const fn bell(&self) -> &Arc<Waiters> {
         &self.bell
     }
 
@@ -305,7 +309,7 @@ impl<Q, R> Ledger<Q, R> {
         let done = Done { created, finished: now, footprint, charge, result };
         jobs.done.put(job.id, now, Box::new(done));
         jobs.result_bytes += footprint;
-        self.bell.ring(job);
+        self.bell.notify(job);
         Finished::Kept
     }
 
@@ -475,7 +479,7 @@ impl<Q, R> Ledger<Q, R> {
 
     /// Forgets a pending job: its record stays, unlisted, until it has run.
     fn forget_pending(&mut self, job: JobKey, record: Box<Pending<Q>>) {
-        self.bell.ring(&job);
+        self.bell.notify(&job);
         self.unwanted.insert(job, record);
     }
 

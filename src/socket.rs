@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use crate::call::Connection;
+use crate::exchange::Connection;
 
 /// A listening socket.
 pub enum Listener {

@@ -24,14 +24,14 @@ const CLOSED: u8 = 2;
 
 /// How many requests are in hand; or that there will be no more.
 #[derive(Default)]
-pub struct InHand {
+pub struct InFlight {
     state: AtomicU8,
     places: [Place; PLACES],
 }
 
 // Whoever begins raises the count and then looks at the state; whoever closes changes the state and then
 // looks at the counts. All of it is sequentially consistent, so one of the two sees the other.
-impl InHand {
+impl InFlight {
     /// Counts a request of this connection, whatever number that has, until the guard is dropped; `None`
     /// when it must not begin, because the end would cut its answer.
     pub fn begin(&self, connection: usize) -> Option<Busy<'_>> {
@@ -87,28 +87,28 @@ mod tests {
 
     #[test]
     fn what_is_in_hand_is_ended_before_the_end_and_nothing_begins_behind_it() {
-        let in_hand = InHand::default();
-        let (first, second) = (in_hand.begin(1).unwrap(), in_hand.begin(2).unwrap());
+        let in_flight = InFlight::default();
+        let (first, second) = (in_flight.begin(1).unwrap(), in_flight.begin(2).unwrap());
         drop(first);
-        assert!(!in_hand.close_if_idle());
-        assert!(in_hand.begin(1).is_some());
+        assert!(!in_flight.close_if_idle());
+        assert!(in_flight.begin(1).is_some());
         drop(second);
-        assert!(in_hand.close_if_idle() && in_hand.close_if_idle());
-        assert!((0..=PLACES).all(|connection| in_hand.begin(connection).is_none()));
-        in_hand.reopen();
-        assert!(in_hand.begin(PLACES).is_some());
+        assert!(in_flight.close_if_idle() && in_flight.close_if_idle());
+        assert!((0..=PLACES).all(|connection| in_flight.begin(connection).is_none()));
+        in_flight.reopen();
+        assert!(in_flight.begin(PLACES).is_some());
     }
 
     #[test]
     fn while_it_is_closed_nothing_is_in_hand() {
         const SPAN: Duration = Duration::from_secs(1);
-        let (in_hand, closed, over) = (InHand::default(), AtomicU8::new(0), AtomicU8::new(0));
+        let (in_flight, closed, over) = (InFlight::default(), AtomicU8::new(0), AtomicU8::new(0));
         thread::scope(|scope| {
             for connection in 0..2 {
-                let (in_hand, closed, over) = (&in_hand, &closed, &over);
+                let (in_flight, closed, over) = (&in_flight, &closed, &over);
                 scope.spawn(move || {
                     while over.load(Ordering::SeqCst) == 0 {
-                        let busy = in_hand.begin(connection);
+                        let busy = in_flight.begin(connection);
                         let wrong = busy.is_some() && closed.load(Ordering::SeqCst) != 0;
                         drop(busy);
                         if wrong {
@@ -120,7 +120,7 @@ mod tests {
             // Beside two who always begin it closes often or seldom, as the machine has it.
             let begin = Instant::now();
             while begin.elapsed() < SPAN {
-                if !in_hand.close_if_idle() {
+                if !in_flight.close_if_idle() {
                     thread::yield_now();
                     continue;
                 }
@@ -129,7 +129,7 @@ mod tests {
                     std::hint::spin_loop();
                 }
                 closed.store(0, Ordering::SeqCst);
-                in_hand.reopen();
+                in_flight.reopen();
             }
             let _ = over.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
         });

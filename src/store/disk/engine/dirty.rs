@@ -12,7 +12,7 @@ use redb::StorageBackend;
 
 /// Storage that can be written again; its clones are the same.
 #[derive(Clone, Debug)]
-pub struct Unsynced<B> {
+pub struct DirtyRanges<B> {
     storage: B,
     written: Arc<Mutex<Ranges>>,
 }
@@ -33,7 +33,7 @@ impl Ranges {
     }
 }
 
-impl<B: StorageBackend> Unsynced<B> {
+impl<B: StorageBackend> DirtyRanges<B> {
     /// Over storage of which everything is synced.
     pub fn new(storage: B) -> Self {
         Self { storage, written: Arc::default() }
@@ -60,7 +60,7 @@ impl<B: StorageBackend> Unsynced<B> {
     }
 }
 
-impl<B: StorageBackend> StorageBackend for Unsynced<B> {
+impl<B: StorageBackend> StorageBackend for DirtyRanges<B> {
     fn len(&self) -> io::Result<u64> {
         self.storage.len()
     }

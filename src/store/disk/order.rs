@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::record::Record;
-use crate::call::Owner;
+use crate::exchange::Owner;
 use crate::job::JobId;
 use crate::job::stored::StoredResult;
 use crate::store::IdempotencyKey;

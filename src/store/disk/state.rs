@@ -9,14 +9,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::change::{Change, NewJob};
-use super::record::{Record, State};
-use super::tables::{Fault, Tables};
-use crate::call::Call;
+use super::order::{Change, NewJob};
+use super::record::{Record, Stage};
+use super::tables::{TableError, Tables};
+use crate::exchange::Call;
 use crate::job::stored::StoredResponse;
 use crate::job::{Cancelled, JobId, Pending, Phase, RECORD, Stamp};
-use crate::store::ledger::Ledger;
-use crate::store::{Failing, Finished, JobKey, Keep};
+use crate::ledger::Ledger;
+use crate::store::{Finished, JobKey, Keep, StoreUnavailable};
 
 /// How many bytes of results may be on their way to the disk before those who finish jobs wait.
 const MAX_BACKLOG: usize = 4 << 20;
@@ -38,24 +38,24 @@ pub struct Order {
     /// The change.
     pub change: Change,
     /// What the ledger learns when it is durable.
-    pub then: Then,
+    pub then: OnDurable,
     /// Who waits for it.
-    pub reply: Reply,
+    pub reply: Ack,
     /// Whether it is worth a commit of its own.
-    pub pace: Pace,
+    pub pace: Urgency,
 }
 
 impl Order {
     /// Whether nothing depends on it.
     pub fn is_void(&self) -> bool {
-        let nothing = matches!(self.then, Then::Nothing) && matches!(self.reply, Reply::None);
+        let nothing = matches!(self.then, OnDurable::Nothing) && matches!(self.reply, Ack::None);
         nothing && self.change.is_void()
     }
 }
 
 /// What the ledger learns when a change is durable.
 #[derive(Debug)]
-pub enum Then {
+pub enum OnDurable {
     /// Nothing: it knows already.
     Nothing,
     /// The job is there.
@@ -67,18 +67,18 @@ pub enum Then {
 }
 
 /// Who waits for a change.
-pub enum Reply {
+pub enum Ack {
     /// Nobody.
     None,
     /// Somebody who wants to know soon, one way or the other.
-    Outcome(Sender<Result<(), Failing>>),
+    Soon(Sender<Result<(), StoreUnavailable>>),
     /// Somebody who can only go on when it is durable.
-    Durable(Sender<Result<(), Failing>>),
+    Durable(Sender<Result<(), StoreUnavailable>>),
 }
 
 /// How much a change matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum Urgency {
     /// It is committed at once.
     Urgent,
     /// It goes with the next urgent one, or a little later.
@@ -87,10 +87,10 @@ pub enum Pace {
 
 /// What callers and writer share.
 pub struct Shared {
-    state: Mutex<Guarded>,
+    state: Mutex<State>,
     /// While the file cannot be opened: why not.
     tables: RwLock<Result<Tables, String>>,
-    open: Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>,
+    open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
     /// Set by the writer while commits fail.
     failing: AtomicBool,
     /// Set when the tables could not be read, until the writer has seen to it.
@@ -100,7 +100,7 @@ pub struct Shared {
 }
 
 /// What is guarded by the one lock.
-pub struct Guarded {
+pub struct State {
     /// The states of all jobs.
     pub ledger: DiskLedger,
     /// The way to the writer; `None` when the store is closed.
@@ -108,14 +108,14 @@ pub struct Guarded {
     /// Bytes of results on their way to the disk.
     backlog: usize,
     /// How much a result matters.
-    pace: Pace,
+    pace: Urgency,
     /// Ids up to this one may be given out before they are on disk.
     leased: Option<JobId>,
 }
 
-impl Guarded {
+impl State {
     /// Over what was found on disk.
-    pub const fn new(ledger: DiskLedger, orders: Sender<Order>, pace: Pace) -> Self {
+    pub const fn new(ledger: DiskLedger, orders: Sender<Order>, pace: Urgency) -> Self {
         Self { ledger, orders: Some(orders), backlog: 0, pace, leased: None }
     }
 
@@ -130,28 +130,28 @@ impl Guarded {
     }
 
     /// Hands a change to the writer; `false` when the store is closed: nobody will answer.
-    pub fn order(&self, change: Change, then: Then, reply: Reply, pace: Pace) -> bool {
+    pub fn order(&self, change: Change, then: OnDurable, reply: Ack, pace: Urgency) -> bool {
         let order = Order { change, then, reply, pace };
         self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok())
     }
 
     /// Hands over a change whose outcome the caller will wait for.
-    pub fn ask(&self, change: Change, then: Then) -> Receiver<Result<(), Failing>> {
+    pub fn ask(&self, change: Change, then: OnDurable) -> Receiver<Result<(), StoreUnavailable>> {
         let (reply, outcome) = bounded(1);
-        self.order(change, then, Reply::Outcome(reply), Pace::Urgent);
+        self.order(change, then, Ack::Soon(reply), Urgency::Urgent);
         outcome
     }
 
     /// Hands over a change that the caller needs to be durable before it goes on.
-    pub fn insist(&self, change: Change) -> Receiver<Result<(), Failing>> {
+    pub fn insist(&self, change: Change) -> Receiver<Result<(), StoreUnavailable>> {
         let (reply, outcome) = bounded(1);
-        self.order(change, Then::Nothing, Reply::Durable(reply), Pace::Urgent);
+        self.order(change, OnDurable::Nothing, Ack::Durable(reply), Urgency::Urgent);
         outcome
     }
 
     /// Hands over a change that has time.
     pub fn put_off(&self, change: Change) {
-        self.order(change, Then::Nothing, Reply::None, Pace::Lazy);
+        self.order(change, OnDurable::Nothing, Ack::None, Urgency::Lazy);
     }
 
     /// Takes a submission that is refused off the accounts.
@@ -176,11 +176,11 @@ impl Guarded {
         }
         let result = self.ledger.fit_result(job, result, |_| RECORD);
         let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
-        let record = Record { owner, created, footprint, state: State::Done { finished: now } };
+        let record = Record { owner, created, footprint, state: Stage::Done { finished: now } };
         let change = Change::Finish(job.id, Box::new((record, result)));
-        let then = Then::Complete(job.clone(), now);
+        let then = OnDurable::Complete(job.clone(), now);
         let size = change.size();
-        if self.order(change, then, Reply::None, self.pace) {
+        if self.order(change, then, Ack::None, self.pace) {
             self.backlog += size;
         }
         if cancelled == Cancelled::Yes { Finished::Dropped } else { Finished::Kept }
@@ -190,9 +190,9 @@ impl Guarded {
 impl Shared {
     /// Over tables that are open, and what is needed to open them again.
     pub fn new(
-        state: Guarded,
+        state: State,
         tables: Tables,
-        open: Box<dyn Fn() -> Result<Tables, Fault> + Send + Sync>,
+        open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(state),
@@ -206,7 +206,7 @@ impl Shared {
 
     /// The ledger, and the way to the writer. A poisoned lock is taken all the same: the data is valid
     /// between any two statements.
-    pub fn lock(&self) -> MutexGuard<'_, Guarded> {
+    pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,8 +214,11 @@ impl Shared {
     /// everything until it is opened anew.
     ///
     /// # Errors
-    /// [`Fault`], also where they are not open.
-    pub fn read<T>(&self, run: impl FnOnce(&Tables) -> Result<T, Fault>) -> Result<T, Fault> {
+    /// [`TableError`], also where they are not open.
+    pub fn read<T>(
+        &self,
+        run: impl FnOnce(&Tables) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
         self.with_tables(run).inspect_err(|_| {
             if !self.doubted.swap(true, Ordering::AcqRel) {
                 self.lock().put_off(Change::Nothing);
@@ -229,20 +232,20 @@ impl Shared {
     }
 
     /// Asks the writer for a change that the ledger need not learn of.
-    pub fn ask(&self, change: Change) -> Receiver<Result<(), Failing>> {
-        self.lock().ask(change, Then::Nothing)
+    pub fn ask(&self, change: Change) -> Receiver<Result<(), StoreUnavailable>> {
+        self.lock().ask(change, OnDurable::Nothing)
     }
 
     /// Uses the tables.
     ///
     /// # Errors
-    /// [`Fault`], also where they are not open.
+    /// [`TableError`], also where they are not open.
     pub fn with_tables<T>(
         &self,
-        run: impl FnOnce(&Tables) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+        run: impl FnOnce(&Tables) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.as_ref().map_err(Fault::new).and_then(run)
+        tables.as_ref().map_err(TableError::new).and_then(run)
     }
 
     /// Opens the tables anew, after a fault: until then redb refuses even to read. Where they have
@@ -281,14 +284,14 @@ impl Shared {
 
     /// Waits while much is on its way: so that workers do not fill the memory with results that the
     /// disk cannot take as fast, or at all.
-    pub fn wait_for_ease(&self, mut state: MutexGuard<'_, Guarded>) {
+    pub fn wait_for_ease(&self, mut state: MutexGuard<'_, State>) {
         while state.backlog > MAX_BACKLOG {
             state = self.eased.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Says that so many bytes have arrived.
-    pub fn ease(&self, mut state: MutexGuard<'_, Guarded>, bytes: usize) {
+    pub fn ease(&self, mut state: MutexGuard<'_, State>, bytes: usize) {
         state.backlog -= bytes;
         drop(state);
         self.eased.notify_all();

@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{IdempotencyKey, JobKey, Refused};
-use crate::call::Owner;
+use crate::exchange::Owner;
 use crate::job::{JobId, Stamp};
 use crate::memory::{Charge, allocated};
+use crate::store::{IdempotencyKey, JobKey, Refused};
 
 /// What a key is accounted with beside its own two copies, in bytes: its places in both maps.
 const PLACES: usize = 224;
 
 /// The keys of all owners.
 #[derive(Default)]
-pub struct Keys {
+pub struct Idempotency {
     owners: BTreeMap<Owner, OwnerKeys>,
     /// The footprints of all keys.
     bytes: usize,
@@ -49,7 +49,7 @@ fn footprint(key: &str) -> usize {
     PLACES + 2 * allocated(key.len())
 }
 
-impl Keys {
+impl Idempotency {
     /// Returns what all of them are accounted with, in bytes.
     pub const fn bytes(&self) -> usize {
         self.bytes
@@ -174,13 +174,13 @@ mod tests {
         JobKey { owner: owner.clone(), id: JobId::next(None, at(n)) }
     }
 
-    fn put(keys: &mut Keys, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
+    fn put(keys: &mut Idempotency, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
         keys.put(job, key, accepted, Allowance::default().nothing());
     }
 
     #[test]
     fn a_key_outlives_its_retention_only_with_its_job() {
-        let mut keys = Keys::default();
+        let mut keys = Idempotency::default();
         let owner = Owner::named("ann");
         let names = |(names, _): (Vec<(Owner, Box<str>)>, usize)| names;
         put(&mut keys, &job(&owner, 1), &key("a", 1), at(1));
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn forgetting_an_owner_s_keys_spares_others_and_jobs_under_way() {
-        let mut keys = Keys::default();
+        let mut keys = Idempotency::default();
         let (ann, bob) = (Owner::named("ann"), Owner::named("bob"));
         for (owner, name, n) in [(&ann, "a", 1), (&ann, "b", 2), (&bob, "a", 3)] {
             put(&mut keys, &job(owner, n), &key(name, 0), at(n));

@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use crate::job::{Done, JobId, Pending, Stamp};
 
 /// Records ordered by timestamp, for expiry, with the way from an id to them.
-pub struct Shelf<T> {
+pub struct TimeIndex<T> {
     by_stamp: BTreeMap<(Stamp, JobId), Box<T>>,
     stamps: BTreeMap<JobId, Stamp>,
 }
 
-impl<T> Default for Shelf<T> {
+impl<T> Default for TimeIndex<T> {
     fn default() -> Self {
         Self { by_stamp: BTreeMap::new(), stamps: BTreeMap::new() }
     }
 }
 
-impl<T> Shelf<T> {
+impl<T> TimeIndex<T> {
     /// Puts a record on the shelf.
     pub fn put(&mut self, id: JobId, stamp: Stamp, record: Box<T>) {
         self.stamps.insert(id, stamp);
@@ -71,11 +71,11 @@ impl<T> Shelf<T> {
 /// The jobs of one owner. Made by the first of them, dropped when the last is gone.
 pub struct Jobs<Q, R> {
     /// Queued or running.
-    pub pending: Shelf<Pending<Q>>,
+    pub pending: TimeIndex<Pending<Q>>,
     /// With a result.
-    pub done: Shelf<Done<R>>,
+    pub done: TimeIndex<Done<R>>,
     /// Collected, and neither confirmed nor restored yet.
-    pub in_delivery: Shelf<Done<R>>,
+    pub in_delivery: TimeIndex<Done<R>>,
     /// Footprints of `done` and `in_delivery`, so that forgetting all of them needs no count.
     pub result_bytes: usize,
 }
@@ -96,16 +96,16 @@ pub enum Reach {
 pub struct Cleared<R> {
     /// The jobs whose work goes on.
     pub pending: Vec<JobId>,
-    done: Shelf<Done<R>>,
-    in_delivery: Shelf<Done<R>>,
+    done: TimeIndex<Done<R>>,
+    in_delivery: TimeIndex<Done<R>>,
 }
 
 impl<R> Cleared<R> {
     /// The ids of the one shelf, and the others.
     pub const fn new(
         pending: Vec<JobId>,
-        done: Shelf<Done<R>>,
-        in_delivery: Shelf<Done<R>>,
+        done: TimeIndex<Done<R>>,
+        in_delivery: TimeIndex<Done<R>>,
     ) -> Self {
         Self { pending, done, in_delivery }
     }
