@@ -20,12 +20,8 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use crate::error::Error;
 use crate::exchange::{Connection, empty};
 use crate::fields::{Lines, find};
+use crate::protocol::EXPOSED;
 
-/// The fields of an answer that a page may read, beside those that it always may.
-const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "x-arango-async-id, x-arango-async-job-id, x-progress, location, retry-after, \
-     preference-applied, x-attempts, x-exit-code, x-exit-signal",
-);
 const METHODS: HeaderValue = HeaderValue::from_static("DELETE, GET, HEAD, PATCH, POST, PUT");
 /// How long a browser may remember a preflight, in seconds: as ArangoDB.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("1800");

@@ -13,21 +13,12 @@ use http::{HeaderName, HeaderValue, Method, Request};
 
 use crate::error::Error;
 use crate::fields::{Lines, find};
-use crate::prefer::{PREFER, Preferences};
+use crate::prefer::Preferences;
+use crate::protocol::{ASYNC, IDEMPOTENCY_KEY, METHOD_OVERRIDES, PREFER};
 use crate::store::{IdempotencyKey, Keep};
-
-const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The fields that say how a request is to be answered.
 static NAMES: [HeaderName; 2] = [ASYNC, PREFER];
-
-/// In the order in which they count.
-const METHOD_OVERRIDES: [HeaderName; 3] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-];
 
 /// How long an idempotency key may be, in bytes.
 const MAX_KEY: usize = 255;

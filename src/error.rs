@@ -40,7 +40,7 @@ pub enum Error {
     /// 404/1228: only the database `_system` exists.
     UnknownDatabase,
     /// 405/405, with the methods that the resource has.
-    MethodNotSupported(&'static str),
+    MethodNotSupported(Detail),
     /// 408/408: the request was not complete in time.
     RequestTimeout,
     /// 410/21: the job was cancelled (RFC 9110 has no better code; ArangoDB chose it).
@@ -167,8 +167,8 @@ impl Error {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         match self {
-            Self::MethodNotSupported(allow) => {
-                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            Self::MethodNotSupported(methods) => {
+                headers.insert(ALLOW, allow(methods));
             }
             Self::NotAuthorized => {
                 let realm = r#"Basic realm="deferd", charset="UTF-8""#;
@@ -205,6 +205,11 @@ impl Error {
             }
         }
     }
+}
+
+/// Returns these methods as a field value.
+pub fn allow(methods: &str) -> HeaderValue {
+    HeaderValue::from_str(methods).expect("the names of methods are a field value")
 }
 
 impl From<NoRoom> for Error {

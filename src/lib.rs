@@ -55,6 +55,7 @@ pub mod ledger;
 pub mod listen;
 pub mod memory;
 pub mod prefer;
+pub mod protocol;
 pub mod queue;
 pub mod routes;
 pub mod server;

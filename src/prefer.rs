@@ -6,13 +6,9 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
-/// The field.
-pub const PREFER: HeaderName = HeaderName::from_static("prefer");
-
-/// The field that says which preferences were heeded (section 3).
-pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+use crate::protocol::PREFER;
 
 /// What a client prefers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

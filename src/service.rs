@@ -16,7 +16,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 
 use crate::access_log::AccessLine;
-use crate::api::{self, ASYNC_ID, id_value};
+use crate::api::{self, id_value};
 use crate::auth::Auth;
 use crate::browser::{self, Policy, Provenance, Sharing};
 use crate::deferral::{self, Mode};
@@ -28,7 +28,7 @@ use crate::job::RouteIndex;
 use crate::job::execution::{OnLeave, Run};
 use crate::jobs::Jobs;
 use crate::memory::Allowance;
-use crate::prefer::{PREFER, PREFERENCE_APPLIED};
+use crate::protocol::{ASYNC_ID, DATABASE, JOB, PREFER, PREFERENCE_APPLIED};
 use crate::queue::Pass;
 use crate::routes::{Hop, Pages, Redirected, Routes, delayed_until};
 use crate::store::{JobKey, Keep, Lookup, Submission};
@@ -354,7 +354,7 @@ fn accepted(id: Option<JobId>) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Some(id) = id {
-        let location = ["/_api/job/", itoa::Buffer::new().format(id.number())].concat();
+        let location = [JOB, "/", itoa::Buffer::new().format(id.number())].concat();
         let location = HeaderValue::try_from(location);
         headers.insert(LOCATION, location.expect("a path of digits is a field value"));
         headers.insert(ASYNC_ID, id_value(id));
@@ -371,13 +371,12 @@ fn announced_length(request: &Parts) -> usize {
 /// Whether nobody needs to say who they are for this request. Deferred, it would need an owner.
 fn is_open(request: &Parts, inner: &Result<Option<Uri>, Error>) -> bool {
     let uri = inner.as_ref().ok().and_then(Option::as_ref).unwrap_or(&request.uri);
-    let path = uri.path().strip_suffix('/').unwrap_or(uri.path());
-    path == api::OPEN && Mode::of(request).0 == Mode::Synchronous
+    api::is_open(uri.path()) && Mode::of(request).0 == Mode::Synchronous
 }
 
 /// The target without `/_db/_system`; `None` where it has no database prefix.
 fn without_database(uri: &Uri) -> Result<Option<Uri>, Error> {
-    let Some(rest) = uri.path().strip_prefix("/_db/") else { return Ok(None) };
+    let Some(rest) = uri.path().strip_prefix(DATABASE) else { return Ok(None) };
     let (name, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if name != "_system" {
         return Err(Error::UnknownDatabase);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use threadpool::ThreadPool;
 
 use crate::attempts::{Attempt, Attempts, Event};
@@ -23,6 +23,7 @@ use crate::job::JobId;
 use crate::job::RouteIndex;
 use crate::jobs::{Jobs, now};
 use crate::memory::Allowance;
+use crate::protocol::ATTEMPTS;
 use crate::queue::{Pass, Queue, Ready, Task, Turn};
 use crate::routes::{Routes, delayed_until, too_late};
 use crate::store::{Finished, JobKey, Started};
@@ -35,9 +36,6 @@ const MAX_SHORTAGES: u32 = 5;
 
 /// Before it is tried again for the first time; doubled each time.
 const SHORTAGE_DELAY: Duration = Duration::from_secs(1);
-
-/// The number of attempts that a job's result took, where its route tries again.
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-attempts");
 
 /// What all workers share.
 #[derive(Clone)]

@@ -1,16 +1,19 @@
-//! What the built-in endpoints are, as OpenAPI 3.1.
+//! The built-in endpoints as OpenAPI 3.1.
 //!
-//! Owns the table of operations: every method of every endpoint with its parameters and the status
-//! codes that it answers with. `openapi.json` beside this file has what the table refers to. A route
-//! of the user's own is not described: what a script answers is not known here. Invariant: the table
-//! and the endpoints name the same paths and methods (tested here), and the same status codes
-//! (`tests/openapi.rs`).
+//! Owns the form of the description; what it says of an endpoint is in the row of that, and what several share in
+//! `openapi.json` beside this file. A route of the user's own is not described: what a script answers is not
+//! known here. Invariant: what is described is what is answered (`tests/openapi.rs`).
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json as value};
 
-/// What the table refers to.
-const COMPONENTS: &str = include_str!("openapi.json");
+use super::endpoints::{Answer, ENDPOINTS, Endpoint, Parameter};
+use super::{Asked, json};
+use crate::error::Error;
+use crate::handler::Outcome;
+
+/// What the rows have in common.
+const SHARED: &str = include_str!("openapi.json");
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,83 +24,41 @@ pub enum Access {
     Credentials,
 }
 
-/// A row of the table.
-struct Operation {
-    /// Its name in the description, and in what is generated from it.
-    id: &'static str,
-    path: &'static str,
-    /// Blank-separated.
-    methods: &'static str,
-    summary: &'static str,
-    /// Blank-separated names of `components.parameters`.
-    parameters: &'static str,
-    /// A name of `components.requestBodies`.
-    body: Option<&'static str>,
-    /// Status codes, each with a name of `components.responses`: those of this operation alone.
-    answers: &'static [(&'static str, &'static str)],
-}
-
-const fn row(
-    id: &'static str,
-    path: &'static str,
-    methods: &'static str,
-    summary: &'static str,
-    parameters: &'static str,
-    answers: &'static [(&'static str, &'static str)],
-) -> Operation {
-    Operation { id, path, methods, summary, parameters, body: None, answers }
-}
-
 /// What every operation may answer with, as it can be deferred, and refused before it is run.
-const COMMON: [(&str, &str); 6] = [
-    ("202", "Accepted"),
-    ("400", "Refused"),
-    ("403", "Refused"),
-    ("413", "Refused"),
-    ("422", "Refused"),
-    ("503", "Busy"),
+const COMMON: [Answer; 6] = [
+    Answer::Shared("202", "Accepted"),
+    Answer::Shared("400", "Refused"),
+    Answer::Shared("403", "Refused"),
+    Answer::Shared("413", "Refused"),
+    Answer::Shared("422", "Refused"),
+    Answer::Shared("503", "Busy"),
 ];
 
-const ANY: &str = "get head post put patch delete trace";
+/// Where credentials are asked for. What is open still is not, deferred: a job has an owner.
+const DENIED: Answer = Answer::Shared("401", "Unauthorized");
 
-const UNKNOWN: (&str, &str) = ("404", "Refused");
+/// The methods that are described of an endpoint that has any.
+const ANY: [&str; 7] = ["get", "head", "post", "put", "patch", "delete", "trace"];
 
-#[rustfmt::skip] // One line for each.
-const OPERATIONS: [Operation; 19] = [
-    row("listDone", "/_api/job/done", "get head", "The jobs that are done", "count", &[("200", "Ids")]),
-    row("listPending", "/_api/job/pending", "get head", "The jobs that wait or run", "count", &[("200", "Ids")]),
-    row("status", "/_api/job/{id}", "get head", "Whether a job is done", "id", &[("200", "Done"), ("204", "Pending"), UNKNOWN]),
-    row("collect", "/_api/job/{id}", "put", "The result; then it is gone", "id", &[("204", "Pending"), UNKNOWN, ("default", "Result")]),
-    row("peek", "/_api/job/{id}/result", "get head", "The result; it stays", "id", &[("204", "Pending"), UNKNOWN, ("default", "Result")]),
-    row("log", "/_api/job/{id}/log", "get head", "What the job's script wrote to stderr", "id", &[("200", "Log"), UNKNOWN]),
-    row("cancel", "/_api/job/{id}/cancel", "put", "Ends a job; its result is then 410", "id", &[("200", "True"), UNKNOWN]),
-    row("forget", "/_api/job/{id}", "delete", "Forgets a job; work under way goes on", "id", &[("200", "True"), UNKNOWN]),
-    row("forgetAll", "/_api/job/all", "delete", "Forgets all jobs", "", &[("200", "True")]),
-    row("forgetExpired", "/_api/job/expired", "delete", "Forgets the jobs stamped before", "stamp", &[("200", "True")]),
-    row("version", "/_api/version", ANY, "Which server this is", "details", &[("200", "Version")]),
-    row("adminVersion", "/_admin/version", ANY, "Which server this is", "details", &[("200", "Version")]),
-    row("time", "/_admin/time", "get head", "The server's clock", "", &[("200", "Time")]),
-    row("sleep", "/_admin/sleep", "get head", "Takes its time", "duration", &[("200", "Slept"), ("504", "Refused")]),
-    Operation { body: Some("Any"), ..row("echo", "/_admin/echo", ANY, "The request", "", &[("200", "Echo")]) },
-    row("availability", "/_admin/server/availability", "get head", "Whether new requests are welcome", "", &[("200", "Available")]),
-    row("description", super::DESCRIPTION, "get head", "This description", "", &[("200", "Description")]),
-    row("collections", "/_api/collection", "get head", "The collections: none yet", "", &[("200", "Collections")]),
-    Operation { body: Some("NewCollection"), ..row("createCollection", "/_api/collection", "post", "Not offered yet: a legal name is 501", "", &[("501", "Refused")]) },
-];
-
-/// The description, for callers with this access.
-pub fn describe(access: Access) -> Bytes {
-    description(access).to_string().into()
+/// The description, for callers with the access that there is.
+pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    let api = asked.api;
+    let page = api.description.get_or_init(|| describe(api.access).to_string().into());
+    Ok(json(Bytes::clone(page)).into())
 }
 
-fn description(access: Access) -> Value {
-    let mut description: Value = serde_json::from_str(COMPONENTS).expect("its tests parse it");
+fn describe(access: Access) -> Value {
+    let mut description = parsed(SHARED);
     description["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     let mut paths = Map::new();
-    for operation in &OPERATIONS {
-        let path = paths.entry(operation.path).or_insert_with(|| value!({}));
-        for method in operation.methods.split(' ') {
-            path[method] = operation.describe(method, access);
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| !endpoint.name.is_empty()) {
+        let path = paths.entry(endpoint.path.pattern()).or_insert_with(|| value!({}));
+        let of_its_own = endpoint.methods.iter().map(|method| method.as_str().to_ascii_lowercase());
+        let any = ANY.iter().filter(|_| endpoint.methods.is_empty()).map(ToString::to_string);
+        for (n, method) in of_its_own.chain(any).enumerate() {
+            let id = endpoint.name.to_owned();
+            let id = if n == 0 { id } else { format!("{id}-{method}") };
+            path[&method] = operation(endpoint, &method, id, access);
         }
     }
     description["paths"] = Value::Object(paths);
@@ -107,36 +68,66 @@ fn description(access: Access) -> Value {
     description
 }
 
-impl Operation {
-    fn describe(&self, method: &str, access: Access) -> Value {
-        let first = self.methods.starts_with(method);
-        let id = if first { self.id.to_owned() } else { format!("{}-{method}", self.id) };
-        let names = self.parameters.split_whitespace().chain(["async", "prefer", "key"]);
-        let mut operation = value!({
-            "operationId": id,
-            "summary": self.summary,
-            "parameters": names.map(|name| reference("parameters", name)).collect::<Vec<_>>(),
-            "responses": self.responses(access),
-        });
-        if let Some(body) = self.body.filter(|_| matches!(method, "post" | "put" | "patch")) {
-            operation["requestBody"] = reference("requestBodies", body);
-        }
-        if self.is_open() {
-            operation["security"] = value!([]);
-        }
-        operation
+fn operation(endpoint: &Endpoint, method: &str, id: String, access: Access) -> Value {
+    let shared =
+        endpoint.path.has_id().then_some("id").into_iter().chain(["async", "prefer", "key"]);
+    let shared = shared.map(|name| reference("parameters", name));
+    let parameters = endpoint.parameters.iter().map(parameter).chain(shared);
+    let denied = (access == Access::Credentials).then_some(&DENIED);
+    let answers = COMMON.iter().chain(endpoint.answers).chain(denied);
+    let mut operation = value!({
+        "operationId": id,
+        "summary": endpoint.summary,
+        "parameters": parameters.collect::<Vec<_>>(),
+        "responses": answers.map(response).collect::<Map<_, _>>(),
+    });
+    let has_content = matches!(method, "post" | "put" | "patch");
+    if let Some(content) = endpoint.content.filter(|_| has_content) {
+        operation["requestBody"] = reference("requestBodies", content);
     }
+    if endpoint.open {
+        operation["security"] = value!([]);
+    }
+    operation
+}
 
-    fn responses(&self, access: Access) -> Map<String, Value> {
-        // Where it is open it still is not, deferred: a job has an owner.
-        let denied = (access == Access::Credentials).then_some(("401", "Unauthorized"));
-        let answers = COMMON.iter().chain(self.answers).copied().chain(denied);
-        answers.map(|(status, name)| (status.to_owned(), reference("responses", name))).collect()
-    }
+fn parameter(parameter: &Parameter) -> Value {
+    let Parameter { name, required, schema, meaning } = parameter;
+    value!({
+        "name": name, "in": "query", "required": required, "description": meaning,
+        "schema": parsed(schema),
+    })
+}
 
-    fn is_open(&self) -> bool {
-        self.path == super::OPEN
-    }
+/// Returns an answer with its status code.
+fn response(answer: &Answer) -> (String, Value) {
+    let content = |kind: &str, schema: Value| value!({ kind: { "schema": schema } });
+    let json = |schema: Value| content("application/json", schema);
+    let own = match answer {
+        Answer::Shared(status, name) => return ((*status).into(), reference("responses", name)),
+        Answer::Empty(meaning) => value!({ "description": meaning }),
+        Answer::Text(meaning) => {
+            let text = value!({ "type": "string" });
+            value!({ "description": meaning, "content": content("text/plain", text) })
+        }
+        Answer::Json(meaning, schema) => {
+            value!({ "description": meaning, "content": json(parsed(schema)) })
+        }
+        Answer::Member(meaning, name, schema) => {
+            let schema = value!({
+                "allOf": [reference("schemas", "Success")],
+                "properties": { *name: parsed(schema) },
+                "required": [name],
+                "unevaluatedProperties": false,
+            });
+            value!({ "description": meaning, "content": json(schema) })
+        }
+    };
+    ("200".to_owned(), own)
+}
+
+fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).expect("a test parses all of them")
 }
 
 fn reference(kind: &str, name: &str) -> Value {
@@ -145,36 +136,14 @@ fn reference(kind: &str, name: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
-    use super::super::{Endpoint, TABLE};
     use super::*;
-
-    #[test]
-    fn every_method_of_every_endpoint_is_described_and_no_other() {
-        let mut described = BTreeMap::<&str, BTreeSet<String>>::new();
-        for operation in &OPERATIONS {
-            // The paths of the job resource share its methods.
-            let path =
-                if operation.path.starts_with("/_api/job/") { "/_api/job" } else { operation.path };
-            let methods = operation.methods.split(' ').map(str::to_uppercase);
-            described.entry(path).or_default().extend(methods);
-        }
-        let mut expected = BTreeMap::from([("/_api/job", Endpoint::Job(""))]);
-        expected.extend(TABLE);
-        for (path, endpoint) in expected {
-            let allow = endpoint.allow().unwrap_or("DELETE, GET, HEAD, PATCH, POST, PUT, TRACE");
-            let methods = allow.split(", ").filter(|&method| method != "OPTIONS");
-            let methods = methods.map(str::to_owned).collect::<BTreeSet<_>>();
-            assert_eq!(described.remove(path), Some(methods), "{path}");
-        }
-        assert_eq!(described, BTreeMap::new());
-    }
 
     #[test]
     fn every_reference_is_to_something_and_everything_is_referred_to() {
         for access in [Access::Open, Access::Credentials] {
-            let description = description(access);
+            let description = describe(access);
             let mut found = BTreeSet::new();
             references(&description, &mut found);
             for reference in &found {

@@ -9,9 +9,9 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::value;
-use crate::api;
 use crate::handler::retry::{Methods, Retry};
 use crate::job::execution::OnLeave;
+use crate::protocol::{ADMIN, API, DATABASE};
 use crate::routes::Pages;
 use crate::store::StartRecord;
 
@@ -162,12 +162,12 @@ const OF_UPSTREAMS: &str = "connect-timeout, retry, backoff, unsafe";
 
 fn checked_prefix(prefix: &str) -> Result<&str, String> {
     let own =
-        |reserved: &&str| prefix.starts_with(*reserved) || prefix == reserved.trim_end_matches('/');
+        |reserved: &str| prefix.starts_with(reserved) || prefix == reserved.trim_end_matches('/');
     if !prefix.starts_with('/') {
         return Err("the prefix does not begin with /".into());
     }
-    if api::PREFIXES.iter().chain(&["/_db/"]).any(own) {
-        return Err("/_api/, /_admin/ and /_db/ are deferd's own".into());
+    if [API, ADMIN, DATABASE].into_iter().any(own) {
+        return Err(format!("{API}, {ADMIN} and {DATABASE} are deferd's own"));
     }
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+;:@".contains(&b);
     if !prefix.bytes().all(plain) || prefix.contains("//") {

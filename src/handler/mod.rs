@@ -24,10 +24,10 @@ use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use rustix::process::Rlimit;
 
-use crate::error::Error;
+use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, empty};
 use crate::job::execution::Execution;
 
@@ -92,13 +92,13 @@ pub const ANY_METHOD: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
 /// # Errors
 /// [`Error::MethodNotSupported`].
 pub fn check_method(method: &Method) -> Result<(), Error> {
-    if method == Method::TRACE { Err(Error::MethodNotSupported(ANY_METHOD)) } else { Ok(()) }
+    if method == Method::TRACE { Err(Error::MethodNotSupported(ANY_METHOD.into())) } else { Ok(()) }
 }
 
 /// The answer to OPTIONS (RFC 9110 section 9.3.7).
-pub fn options(allow: &'static str) -> Response<Bytes> {
+pub fn options(methods: &str) -> Response<Bytes> {
     let mut response = empty(StatusCode::OK);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response.headers_mut().insert(ALLOW, allow(methods));
     response
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::child::{self, Output, Script};
 use super::{
@@ -18,9 +18,7 @@ use super::{
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::job::execution::Execution;
-
-const EXIT_CODE: HeaderName = HeaderName::from_static("x-exit-code");
-const EXIT_SIGNAL: HeaderName = HeaderName::from_static("x-exit-signal");
+use crate::protocol::{EXIT_CODE, EXIT_SIGNAL};
 
 /// Runs the plain programs of one directory.
 pub struct RunHandler {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::Uri;
 
-use crate::api::{self, Access, Api};
+use crate::api::{Access, Api};
 use crate::config::{CONNECT_TIMEOUT, Config, Invalid, RouteConfig, Target};
 use crate::descriptors::Descriptors;
 use crate::handler::cgi::CgiHandler;
@@ -18,6 +18,7 @@ use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::execution::OnLeave;
 use crate::jobs::Jobs;
+use crate::protocol::{ADMIN, API, SERVER};
 use crate::routes::{Pages, Route, Routes};
 use crate::store::StartRecord;
 
@@ -34,7 +35,7 @@ pub fn routes(
     descriptors: &Descriptors,
 ) -> Result<Routes, Invalid> {
     let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
-    let built_in = api::PREFIXES.into_iter().map(|prefix| Route {
+    let built_in = [ADMIN, API, SERVER].into_iter().map(|prefix| Route {
         prefix: prefix.into(),
         gate: None,
         callers: None,

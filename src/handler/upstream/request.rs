@@ -15,7 +15,8 @@ use crate::error::Error;
 use crate::exchange::Call;
 use crate::handler::dots;
 use crate::handler::hop_by_hop::{self, Direction};
-use crate::prefer::{self, PREFER};
+use crate::prefer;
+use crate::protocol::PREFER;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
