@@ -19,7 +19,8 @@
 //!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
 //!   another service, `hop_by_hop` says which fields end here, and `retry` when it is called again. `dots`
 //!   keeps a path from climbing out of theirs.
-//! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
+//! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
+//!   table of them, one row each; `openapi` describes the rows.
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
 //! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that were begun and wait.
@@ -32,7 +33,7 @@
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
-//! - [`fields`]: fields by their names.
+//! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
 //! - [`error`]: the one table of deferd's own errors.
 
 pub mod access_log;

@@ -1,8 +1,8 @@
 //! The protocol's words: the names of the fields and the paths that are deferd's own.
 //!
 //! Owns each name once; what it means is decided by the module that reads or writes it. Depends on nothing
-//! else of deferd, so that the server and a client can both build on it. Invariant: no other file of `src/`
-//! spells one of these names, but for the texts in `api/openapi.json`.
+//! else of deferd, so that the server and a client can both build on it. Invariant: no other code spells one of
+//! these names; only messages, tests and `api/openapi.json` do.
 
 use http::{HeaderName, HeaderValue};
 

@@ -8,7 +8,7 @@ use http::Method;
 
 use super::{Asked, admin, collection, echo, job, openapi};
 use crate::error::Error;
-use crate::handler::{ANY_METHOD, Outcome, Takes};
+use crate::handler::{Outcome, Takes};
 use crate::job::JobId;
 use crate::protocol::{
     ADMIN_JOB, ADMIN_VERSION, AVAILABILITY, COLLECTION, DESCRIPTION, ECHO, JOB, SERVER, SLEEP,
@@ -23,8 +23,8 @@ pub struct Endpoint {
     /// Empty: any, even one that no standard knows.
     pub methods: &'static [Method],
     pub summary: &'static str,
-    /// Those of the query.
-    pub parameters: &'static [Parameter],
+    /// Those of the query, each as OpenAPI has it.
+    pub parameters: &'static [&'static str],
     /// Those that not every endpoint has.
     pub answers: &'static [Answer],
     /// How much content it uses.
@@ -40,19 +40,12 @@ pub struct Endpoint {
 }
 
 /// The paths of an endpoint.
+#[derive(PartialEq)]
 pub struct Path {
     /// Where they begin; the description shows the first.
     places: &'static [&'static str],
     /// How they go on: `{id}` stands for any one segment, [`ALL`] for whatever there is.
     rest: &'static str,
-}
-
-/// A parameter of a query; its type is a JSON Schema.
-pub struct Parameter {
-    pub name: &'static str,
-    pub required: bool,
-    pub schema: &'static str,
-    pub meaning: &'static str,
 }
 
 /// A way in which an endpoint answers.
@@ -81,20 +74,26 @@ const POST: &[Method] = &[Method::POST];
 const DELETE: &[Method] = &[Method::DELETE];
 const OF_JOBS: &[Method] = &[Method::DELETE, Method::GET, Method::HEAD, Method::PUT];
 
-const COUNT: Parameter = optional(
-    "count",
-    r#"{"type":"integer","minimum":0,"default":100}"#,
-    "How many ids at most; more than 10 000 counts as 10 000.",
-);
-const STAMP: Parameter = required(
-    "stamp",
-    NUMBER,
-    "Unix seconds. A job's stamp is when it was submitted, and when it was done once it is.",
-);
-const DETAILS: Parameter =
-    optional("details", STRING, "`true`, `yes`, `on`, `y` or `1`: say more.");
-const DURATION: Parameter =
-    required("duration", r#"{"type":"number","minimum":0,"maximum":3600}"#, "Seconds.");
+/// The methods that clients are told of, in the order of `allow`.
+pub static EVERY: [Method; 8] = [
+    Method::DELETE,
+    Method::GET,
+    Method::HEAD,
+    Method::OPTIONS,
+    Method::PATCH,
+    Method::POST,
+    Method::PUT,
+    Method::TRACE,
+];
+
+const COUNT: &str = r#"{"name":"count","in":"query","schema":{"type":"integer","minimum":0,"default":100},
+    "description":"How many ids at most; more than 10 000 counts as 10 000."}"#;
+const STAMP: &str = r#"{"name":"stamp","in":"query","required":true,"schema":{"type":"number"},
+    "description":"Unix seconds. A job's stamp is when it was submitted, and when it was done once it is."}"#;
+const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string"},
+    "description":"`true`, `yes`, `on`, `y` or `1`: say more."}"#;
+const DURATION: &str = r#"{"name":"duration","in":"query","required":true,
+    "schema":{"type":"number","minimum":0,"maximum":3600},"description":"Seconds."}"#;
 
 const PENDING: Answer = Shared("204", "Pending");
 const RESULT: Answer = Shared("default", "Result");
@@ -135,42 +134,32 @@ const PAGE: Answer = Json("This.", r#"{"type":"object","required":["openapi","pa
 const NONE: Answer = Member("The collections.", "result", r#"{"type":"array"}"#);
 
 const NUMBER: &str = r#"{"type":"number"}"#;
-const STRING: &str = r#"{"type":"string"}"#;
 
-/// Of the rows that a request fits, the first answers it.
+/// Of the rows that a request fits, the first answers it. Those of one path stand together.
 #[rustfmt::skip] // One line for each.
 pub static ENDPOINTS: [Endpoint; 21] = [
     row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT], &[IDS], job::done),
     row("listPending", at(JOBS, "/pending"), READ, "The jobs that wait or run", &[COUNT], &[IDS], job::pending),
-    row("status", at(JOBS, "/{id}"), READ, "Whether a job is done", &[], &[DONE, PENDING, UNKNOWN], job::status).awaited(),
-    row("collect", at(JOBS, "/{id}"), PUT, "The result; then it is gone", &[], &[PENDING, UNKNOWN, RESULT], job::collect).awaited(),
-    row("peek", at(JOBS, "/{id}/result"), READ, "The result; it stays", &[], &[PENDING, UNKNOWN, RESULT], job::peek).awaited(),
-    row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[], &[LINES, UNKNOWN], job::log),
-    row("cancel", at(JOBS, "/{id}/cancel"), PUT, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
     row("forgetAll", at(JOBS, "/all"), DELETE, "Forgets all jobs", &[], &[TRUE], job::forget_all),
     row("forgetExpired", at(JOBS, "/expired"), DELETE, "Forgets the jobs stamped before", &[STAMP], &[TRUE], job::forget_expired),
+    Endpoint { awaited: true, ..row("status", at(JOBS, "/{id}"), READ, "Whether a job is done", &[], &[DONE, PENDING, UNKNOWN], job::status) },
+    Endpoint { awaited: true, ..row("collect", at(JOBS, "/{id}"), PUT, "The result; then it is gone", &[], &[PENDING, UNKNOWN, RESULT], job::collect) },
     row("forget", at(JOBS, "/{id}"), DELETE, "Forgets a job; work under way goes on", &[], &[TRUE, UNKNOWN], job::forget),
+    Endpoint { awaited: true, ..row("peek", at(JOBS, "/{id}/result"), READ, "The result; it stays", &[], &[PENDING, UNKNOWN, RESULT], job::peek) },
+    row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[], &[LINES, UNKNOWN], job::log),
+    row("cancel", at(JOBS, "/{id}/cancel"), PUT, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
     row("", at(JOBS, ALL), OF_JOBS, "", &[], &[], job::malformed),
     row("version", at(&[VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("adminVersion", at(&[ADMIN_VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("time", at(&[TIME], ""), READ, "The server's clock", &[], &[CLOCK], admin::time),
     row("sleep", at(&[SLEEP], ""), READ, "Takes its time", &[DURATION], &[SLEPT, TOO_LATE], admin::sleep),
-    row("echo", at(&[ECHO], ""), ANY, "The request", &[], &[REQUEST], echo::answer).takes(Takes::Any, "Any"),
-    row("availability", at(&[AVAILABILITY], ""), READ, "Whether new requests are welcome", &[], &[WELCOME], admin::availability).open(),
+    Endpoint { takes: Takes::Any, content: Some("Any"), ..row("echo", at(&[ECHO], ""), ANY, "The request", &[], &[REQUEST], echo::answer) },
+    Endpoint { open: true, ..row("availability", at(&[AVAILABILITY], ""), READ, "Whether new requests are welcome", &[], &[WELCOME], admin::availability) },
     row("description", at(&[DESCRIPTION], ""), READ, "This description", &[], &[PAGE], openapi::answer),
     row("collections", at(&[COLLECTION], ""), READ, "The collections: none yet", &[], &[NONE], collection::list),
-    row("createCollection", at(&[COLLECTION], ""), POST, "Not offered yet: a legal name is 501", &[], &[NOT_OFFERED], collection::create)
-        .takes(Takes::UpTo(collection::MAX_JSON), "NewCollection"),
+    Endpoint { takes: Takes::UpTo(collection::MAX_JSON), content: Some("NewCollection"), ..row("createCollection", at(&[COLLECTION], ""), POST, "Not offered yet: a legal name is 501", &[], &[NOT_OFFERED], collection::create) },
     row("", at(&[SERVER], ""), ANY, "", &[], &[], admin::server),
 ];
-
-const fn optional(name: &'static str, schema: &'static str, meaning: &'static str) -> Parameter {
-    Parameter { name, required: false, schema, meaning }
-}
-
-const fn required(name: &'static str, schema: &'static str, meaning: &'static str) -> Parameter {
-    Parameter { required: true, ..optional(name, schema, meaning) }
-}
 
 const fn at(places: &'static [&'static str], rest: &'static str) -> Path {
     Path { places, rest }
@@ -181,7 +170,7 @@ const fn row(
     path: Path,
     methods: &'static [Method],
     summary: &'static str,
-    parameters: &'static [Parameter],
+    parameters: &'static [&'static str],
     answers: &'static [Answer],
     answer: fn(&Asked<'_>) -> Result<Outcome, Error>,
 ) -> Endpoint {
@@ -201,27 +190,16 @@ const fn row(
 }
 
 impl Endpoint {
-    const fn takes(self, takes: Takes, content: &'static str) -> Self {
-        Self { takes, content: Some(content), ..self }
-    }
-
-    const fn open(self) -> Self {
-        Self { open: true, ..self }
-    }
-
-    const fn awaited(self) -> Self {
-        Self { awaited: true, ..self }
-    }
-
     /// Whether it has this method.
-    fn has(&self, method: &str) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|known| known == method)
+    pub fn has(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(method)
     }
 }
 
 impl Path {
     /// Returns the segment that stands for `{id}`, or nothing if there is none, if this is one of the paths.
     fn id<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let path = path.strip_suffix('/').unwrap_or(path);
         let rest = self.places.iter().find_map(|place| path.strip_prefix(place))?;
         if let Some(behind) = self.rest.strip_prefix("/{id}") {
             let rest = rest.strip_prefix('/')?;
@@ -243,15 +221,10 @@ impl Path {
     }
 }
 
-/// Returns the endpoints at a path, each with the segment that stands for its `{id}`.
-fn at_path(path: &str) -> impl Iterator<Item = (&'static Endpoint, &str)> {
-    let path = path.strip_suffix('/').unwrap_or(path);
-    ENDPOINTS.iter().filter_map(move |endpoint| Some((endpoint, endpoint.path.id(path)?)))
-}
-
 /// Returns the endpoint that answers this method at this path, and the segment that stands for its `{id}`.
 pub fn find<'a>(method: &Method, path: &'a str) -> Option<(&'static Endpoint, &'a str)> {
-    at_path(path).find(|(endpoint, _)| endpoint.has(method.as_str()))
+    let mut known = ENDPOINTS.iter().filter(|endpoint| endpoint.has(method));
+    known.find_map(|endpoint| Some((endpoint, endpoint.path.id(path)?)))
 }
 
 /// Refuses a path that no endpoint has, whatever the method.
@@ -259,20 +232,29 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Option<(&'static Endpoint, &'
 /// # Errors
 /// [`Error::NotFound`].
 pub fn check(path: &str) -> Result<(), Error> {
-    at_path(path).next().map(drop).ok_or(Error::NotFound("no such endpoint".into()))
+    let is_known = ENDPOINTS.iter().any(|endpoint| endpoint.path.id(path).is_some());
+    if is_known { Ok(()) } else { Err(Error::NotFound("no such endpoint".into())) }
 }
 
 /// Returns the methods that a path has, as the field `allow` lists them.
 pub fn allow(path: &str) -> String {
-    let has = |method: &&str| {
-        *method == Method::OPTIONS || at_path(path).any(|(endpoint, _)| endpoint.has(method))
+    let has = |method: &Method| {
+        ENDPOINTS.iter().any(|endpoint| endpoint.has(method) && endpoint.path.id(path).is_some())
     };
-    ANY_METHOD.split(", ").filter(has).collect::<Vec<_>>().join(", ")
+    let mut allow = String::new();
+    // What answers any method does not ask for TRACE.
+    for method in EVERY.iter().filter(|method| *method != Method::TRACE) {
+        if method == Method::OPTIONS || has(method) {
+            allow.push_str(if allow.is_empty() { "" } else { ", " });
+            allow.push_str(method.as_str());
+        }
+    }
+    allow
 }
 
 /// Whether this path never asks for credentials.
 pub fn is_open(path: &str) -> bool {
-    at_path(path).any(|(endpoint, _)| endpoint.open)
+    ENDPOINTS.iter().any(|endpoint| endpoint.open && endpoint.path.id(path).is_some())
 }
 
 /// Returns the job that a request asks for, if its client may prefer to wait for it.
@@ -284,11 +266,11 @@ pub fn awaited(method: &Method, path: &str) -> Option<JobId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handler::ANY_METHOD;
 
     #[test]
     fn the_first_row_that_fits_answers() {
         for (method, path, found) in [
-            ("GET", "/_api/job", Some(("", ""))),
             ("GET", "/_api/job/", Some(("", ""))),
             ("GET", "/_api/job/done/", Some(("listDone", ""))),
             ("PUT", "/_api/job/done", Some(("collect", "done"))),
@@ -317,18 +299,16 @@ mod tests {
     #[test]
     fn a_path_allows_the_methods_of_its_rows() {
         for (path, methods) in [
-            ("/_api/job", "DELETE, GET, HEAD, OPTIONS, PUT"),
-            ("/_admin/job/12/log/x", "DELETE, GET, HEAD, OPTIONS, PUT"),
-            ("/_admin/time", "GET, HEAD, OPTIONS"),
-            ("/_api/collection/", "GET, HEAD, OPTIONS, POST"),
-            ("/_api/version", ANY_METHOD),
-            ("*", ANY_METHOD),
+            ("/_api/job", Some("DELETE, GET, HEAD, OPTIONS, PUT")),
+            ("/_admin/job/12/log/x", Some("DELETE, GET, HEAD, OPTIONS, PUT")),
+            ("/_admin/time", Some("GET, HEAD, OPTIONS")),
+            ("/_api/collection/", Some("GET, HEAD, OPTIONS, POST")),
+            ("/_api/version", Some(ANY_METHOD)),
+            ("*", Some(ANY_METHOD)),
+            ("/_api/jobs", None),
+            ("/_admin/unknown", None),
         ] {
-            assert_eq!(allow(path), methods, "{path}");
-            assert!(check(path).is_ok(), "{path}");
-        }
-        for path in ["/_api/jobs", "/_api/", "/_admin/unknown"] {
-            assert!(check(path).is_err(), "{path}");
+            assert_eq!(check(path).ok().map(|()| allow(path)).as_deref(), methods, "{path}");
         }
     }
 
@@ -343,7 +323,6 @@ mod tests {
             (Method::GET, "/_api/job/12/log", None),
             (Method::GET, "/_api/job/done", None),
             (Method::GET, "/_api/job/012", None),
-            (Method::GET, "/elsewhere/12", None),
         ] {
             assert_eq!(awaited(&method, path).map(JobId::number), job, "{method} {path}");
         }

@@ -76,14 +76,17 @@ impl Handler for Api {
 
     fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
         let (method, path) = (call.request.method(), call.request.uri().path());
-        endpoints::check(path)?;
-        if method == Method::OPTIONS {
-            return Ok(options(&endpoints::allow(path)).into());
+        let asks_for_options = method == Method::OPTIONS;
+        if let Some((endpoint, id)) = endpoints::find(method, path).filter(|_| !asks_for_options) {
+            return (endpoint.answer)(&Asked { api: self, call, id, memory: execution.memory() });
         }
-        let Some((endpoint, id)) = endpoints::find(method, path) else {
-            return Err(Error::MethodNotSupported(endpoints::allow(path).into()));
-        };
-        (endpoint.answer)(&Asked { api: self, call, id, memory: execution.memory() })
+        endpoints::check(path)?;
+        let allow = endpoints::allow(path);
+        if asks_for_options {
+            Ok(options(&allow).into())
+        } else {
+            Err(Error::MethodNotSupported(allow.into()))
+        }
     }
 }
 

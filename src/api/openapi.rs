@@ -5,9 +5,9 @@
 //! known here. Invariant: what is described is what is answered (`tests/openapi.rs`).
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json as value};
+use http::Method;
 
-use super::endpoints::{Answer, ENDPOINTS, Endpoint, Parameter};
+use super::endpoints::{Answer, ENDPOINTS, EVERY, Endpoint};
 use super::{Asked, json};
 use crate::error::Error;
 use crate::handler::Outcome;
@@ -25,7 +25,7 @@ pub enum Access {
 }
 
 /// What every operation may answer with, as it can be deferred, and refused before it is run.
-const COMMON: [Answer; 6] = [
+static COMMON: [Answer; 6] = [
     Answer::Shared("202", "Accepted"),
     Answer::Shared("400", "Refused"),
     Answer::Shared("403", "Refused"),
@@ -35,145 +35,114 @@ const COMMON: [Answer; 6] = [
 ];
 
 /// Where credentials are asked for. What is open still is not, deferred: a job has an owner.
-const DENIED: Answer = Answer::Shared("401", "Unauthorized");
-
-/// The methods that are described of an endpoint that has any.
-const ANY: [&str; 7] = ["get", "head", "post", "put", "patch", "delete", "trace"];
+static DENIED: Answer = Answer::Shared("401", "Unauthorized");
 
 /// The description, for callers with the access that there is.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let api = asked.api;
-    let page = api.description.get_or_init(|| describe(api.access).to_string().into());
+    let page = api.description.get_or_init(|| describe(api.access).into());
     Ok(json(Bytes::clone(page)).into())
 }
 
-fn describe(access: Access) -> Value {
-    let mut description = parsed(SHARED);
-    description["info"]["version"] = env!("CARGO_PKG_VERSION").into();
-    let mut paths = Map::new();
-    for endpoint in ENDPOINTS.iter().filter(|endpoint| !endpoint.name.is_empty()) {
-        let path = paths.entry(endpoint.path.pattern()).or_insert_with(|| value!({}));
-        let of_its_own = endpoint.methods.iter().map(|method| method.as_str().to_ascii_lowercase());
-        let any = ANY.iter().filter(|_| endpoint.methods.is_empty()).map(ToString::to_string);
-        for (n, method) in of_its_own.chain(any).enumerate() {
-            let id = endpoint.name.to_owned();
-            let id = if n == 0 { id } else { format!("{id}-{method}") };
-            path[&method] = operation(endpoint, &method, id, access);
-        }
-    }
-    description["paths"] = Value::Object(paths);
-    if access == Access::Credentials {
-        description["security"] = value!([{"basic": []}, {"bearer": []}]);
-    }
-    description
+/// Returns the description. It is put together as text: the rows have nothing that JSON would escape.
+fn describe(access: Access) -> String {
+    let described = ENDPOINTS.chunk_by(|row, next| row.path == next.path);
+    let described = described.filter(|rows| !rows[0].name.is_empty());
+    let paths: Vec<String> = described.map(|rows| path(rows, access)).collect();
+    let security = match access {
+        Access::Open => "",
+        Access::Credentials => r#""security":[{"basic":[]},{"bearer":[]}],"#,
+    };
+    let (head, tail) = SHARED.split_once('@').expect("it has a place for the version");
+    let (paths, version) = (paths.join(","), env!("CARGO_PKG_VERSION"));
+    format!(r#"{{"paths":{{{paths}}},{security}{}{version}{tail}"#, &head[1..])
 }
 
-fn operation(endpoint: &Endpoint, method: &str, id: String, access: Access) -> Value {
-    let shared =
-        endpoint.path.has_id().then_some("id").into_iter().chain(["async", "prefer", "key"]);
+/// Returns the member for a path, whose rows these are.
+fn path(rows: &[Endpoint], access: Access) -> String {
+    let mut operations = Vec::new();
+    for row in rows {
+        for method in EVERY.iter().filter(|method| row.has(method) && *method != Method::OPTIONS) {
+            let is_first = method == row.methods.first().unwrap_or(&Method::GET);
+            let method = method.as_str().to_ascii_lowercase();
+            let suffix = if is_first { String::new() } else { format!("-{method}") };
+            let operation = operation(row, &method, &suffix, access);
+            operations.push(format!(r#""{method}":{operation}"#));
+        }
+    }
+    format!(r#""{}":{{{}}}"#, rows[0].path.pattern(), operations.join(","))
+}
+
+fn operation(row: &Endpoint, method: &str, suffix: &str, access: Access) -> String {
+    let Endpoint { name, summary, parameters, content, .. } = row;
+    let shared: &[&str] = if row.path.has_id() { &["id"] } else { &[] };
+    let shared = shared.iter().chain(&["async", "prefer", "key"]);
     let shared = shared.map(|name| reference("parameters", name));
-    let parameters = endpoint.parameters.iter().map(parameter).chain(shared);
+    let parameters: Vec<String> =
+        parameters.iter().map(ToString::to_string).chain(shared).collect();
     let denied = (access == Access::Credentials).then_some(&DENIED);
-    let answers = COMMON.iter().chain(endpoint.answers).chain(denied);
-    let mut operation = value!({
-        "operationId": id,
-        "summary": endpoint.summary,
-        "parameters": parameters.collect::<Vec<_>>(),
-        "responses": answers.map(response).collect::<Map<_, _>>(),
-    });
-    let has_content = matches!(method, "post" | "put" | "patch");
-    if let Some(content) = endpoint.content.filter(|_| has_content) {
-        operation["requestBody"] = reference("requestBodies", content);
-    }
-    if endpoint.open {
-        operation["security"] = value!([]);
-    }
-    operation
+    let answers = COMMON.iter().chain(row.answers).chain(denied);
+    let answers: Vec<String> = answers.map(response).collect();
+    let security = if row.open { r#","security":[]"# } else { "" };
+    let content = content.filter(|_| matches!(method, "post" | "put" | "patch"));
+    let content = content.map(|name| reference("requestBodies", name));
+    let content = content.map(|body| format!(r#","requestBody":{body}"#)).unwrap_or_default();
+    format!(
+        r#"{{"operationId":"{name}{suffix}","summary":"{summary}","parameters":[{}],"responses":{{{}}}{content}{security}}}"#,
+        parameters.join(","),
+        answers.join(","),
+    )
 }
 
-fn parameter(parameter: &Parameter) -> Value {
-    let Parameter { name, required, schema, meaning } = parameter;
-    value!({
-        "name": name, "in": "query", "required": required, "description": meaning,
-        "schema": parsed(schema),
-    })
-}
-
-/// Returns an answer with its status code.
-fn response(answer: &Answer) -> (String, Value) {
-    let content = |kind: &str, schema: Value| value!({ kind: { "schema": schema } });
-    let json = |schema: Value| content("application/json", schema);
-    let own = match answer {
-        Answer::Shared(status, name) => return ((*status).into(), reference("responses", name)),
-        Answer::Empty(meaning) => value!({ "description": meaning }),
-        Answer::Text(meaning) => {
-            let text = value!({ "type": "string" });
-            value!({ "description": meaning, "content": content("text/plain", text) })
+/// Returns the member for an answer.
+fn response(answer: &Answer) -> String {
+    let (meaning, kind, schema) = match answer {
+        Answer::Shared(status, name) => {
+            return format!(r#""{status}":{}"#, reference("responses", name));
         }
-        Answer::Json(meaning, schema) => {
-            value!({ "description": meaning, "content": json(parsed(schema)) })
-        }
+        Answer::Empty(meaning) => return format!(r#""200":{{"description":"{meaning}"}}"#),
+        Answer::Text(meaning) => (meaning, "text/plain", r#"{"type":"string"}"#.to_owned()),
+        Answer::Json(meaning, schema) => (meaning, "application/json", (*schema).to_owned()),
         Answer::Member(meaning, name, schema) => {
-            let schema = value!({
-                "allOf": [reference("schemas", "Success")],
-                "properties": { *name: parsed(schema) },
-                "required": [name],
-                "unevaluatedProperties": false,
-            });
-            value!({ "description": meaning, "content": json(schema) })
+            let success = reference("schemas", "Success");
+            let schema = format!(
+                r#"{{"allOf":[{success}],"properties":{{"{name}":{schema}}},"required":["{name}"],"unevaluatedProperties":false}}"#
+            );
+            (meaning, "application/json", schema)
         }
     };
-    ("200".to_owned(), own)
+    format!(r#""200":{{"description":"{meaning}","content":{{"{kind}":{{"schema":{schema}}}}}}}"#)
 }
 
-fn parsed(json: &str) -> Value {
-    serde_json::from_str(json).expect("a test parses all of them")
-}
-
-fn reference(kind: &str, name: &str) -> Value {
-    value!({ "$ref": format!("#/components/{kind}/{name}") })
+fn reference(kind: &str, name: &str) -> String {
+    format!(r##"{{"$ref":"#/components/{kind}/{name}"}}"##)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
     fn every_reference_is_to_something_and_everything_is_referred_to() {
         for access in [Access::Open, Access::Credentials] {
-            let description = describe(access);
-            let mut found = BTreeSet::new();
-            references(&description, &mut found);
-            for reference in &found {
-                let pointer = reference.strip_prefix('#').unwrap();
-                assert!(description.pointer(pointer).is_some(), "{reference} is not there");
+            let text = describe(access);
+            let description: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let paths = description["paths"].as_object().unwrap();
+            let described: usize = paths.values().map(|path| path.as_object().unwrap().len()).sum();
+            // Of two members with one name, only the last would be left.
+            assert_eq!(described, text.matches(r#""summary":"#).count());
+            for reference in text.split(r##""$ref":"#"##).skip(1) {
+                let pointer = reference.split('"').next().unwrap();
+                assert!(description.pointer(pointer).is_some(), "{pointer} is not there");
             }
             for (kind, names) in description["components"].as_object().unwrap() {
                 for name in names.as_object().unwrap().keys() {
-                    let used = found.contains(&format!("#/components/{kind}/{name}"));
-                    let needless =
-                        access == Access::Open && matches!(&**name, "Unauthorized" | "Challenge");
-                    assert!(
-                        used || needless || kind == "securitySchemes",
-                        "{kind}/{name} is not used"
-                    );
+                    let used = text.contains(&format!(r##""#/components/{kind}/{name}""##));
+                    let needless = access == Access::Open && name == "Unauthorized";
+                    let is_scheme = kind == "securitySchemes";
+                    assert!(used || needless || is_scheme, "{kind}/{name} is not used");
                 }
             }
-        }
-    }
-
-    fn references(value: &Value, found: &mut BTreeSet<String>) {
-        match value {
-            Value::Object(members) => {
-                if let Some(Value::String(reference)) = members.get("$ref") {
-                    found.insert(reference.clone());
-                }
-                members.values().for_each(|value| references(value, found));
-            }
-            Value::Array(items) => items.iter().for_each(|value| references(value, found)),
-            _ => {}
         }
     }
 }
