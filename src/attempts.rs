@@ -2,7 +2,7 @@
 //! delay. They hold no worker meanwhile.
 //!
 //! Owns the delay line behind the workers, and the thread that serves it. Whether there is another attempt
-//! is `handler::retry`'s. To the store such a job runs. Invariants: what waits here is ended at once when it
+//! is `retry`'s. To the store such a job runs. Invariants: what waits here is ended at once when it
 //! is stopped, by a cancellation or by the end, and past the deadline of a redirect; each attempt is taken
 //! out once.
 

@@ -8,7 +8,7 @@
 //! In the order in which a request meets the files:
 //!
 //! - `main`: arguments, logger, signals, exit codes.
-//! - [`config`]: every option, from text to checked values.
+//! - [`config`]: every option, from text to checked values. It imports no part that serves requests.
 //! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end.
 //! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
 //! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
@@ -17,8 +17,8 @@
 //!   pages may ask, `auth` who, `deferral` (and in it `prefer`) how a client wants to be answered.
 //! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
-//!   another service, `hop_by_hop` says which fields end here, and `retry` when it is called again. `dots`
-//!   keeps a path from climbing out of theirs.
+//!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
+//! - [`retry`]: whether a job is tried once more, and when.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
 //! - [`jobs`]: the life of jobs, over store and queue.
 //! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
@@ -56,6 +56,7 @@ pub mod listen;
 pub mod memory;
 pub mod prefer;
 pub mod queue;
+pub mod retry;
 pub mod routes;
 pub mod server;
 pub mod service;

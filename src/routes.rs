@@ -14,26 +14,18 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
+use crate::config::Pages;
 use crate::error::Error;
 use crate::exchange::{Answer, Call, Guard};
-use crate::handler::retry::Retry;
 use crate::handler::{Handler, Outcome};
 use crate::job::RouteIndex;
 use crate::job::execution::{Execution, OnLeave};
 use crate::queue::Gate;
+use crate::retry::Retry;
 use crate::store::StartRecord;
 
 /// How many local redirects are followed for one request: as many as Apache follows.
 const MAX_LOCAL_REDIRECTS: usize = 10;
-
-/// Which web pages may send requests to a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pages {
-    /// Those of this server, and of the origins that are allowed.
-    Own,
-    /// All: `pages=any`.
-    Any,
-}
 
 /// A path prefix and what stands behind it.
 pub struct Route {

@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use crate::auth::Auth;
 use crate::browser::{HostCheck, Policy};
-use crate::config::{Config, FrontKind, Invalid, Sizes, shown};
+use crate::config::{Address, Config, FrontKind, Invalid, Sizes, shown};
 use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
 use crate::front::{InFlight, Limits, Listening, Stopper};
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
-use crate::listen::{self, Address, Bound, SocketFile};
+use crate::listen::{self, Bound, SocketFile};
 use crate::memory::{Budget, Part};
 use crate::queue::Queue;
 use crate::service::Service;

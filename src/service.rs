@@ -19,6 +19,7 @@ use crate::access_log::AccessLine;
 use crate::api::{self, ASYNC_ID, id_value};
 use crate::auth::Auth;
 use crate::browser::{self, Policy, Provenance, Sharing};
+use crate::config::Pages;
 use crate::deferral::{self, Mode};
 use crate::error::Error;
 use crate::exchange::{Answer, Call, Connection, Guard, Owner, Peer, empty};
@@ -30,7 +31,7 @@ use crate::jobs::Jobs;
 use crate::memory::Allowance;
 use crate::prefer::{PREFER, PREFERENCE_APPLIED};
 use crate::queue::Pass;
-use crate::routes::{Hop, Pages, Redirected, Routes, delayed_until};
+use crate::routes::{Hop, Redirected, Routes, delayed_until};
 use crate::store::{JobKey, Keep, Lookup, Submission};
 
 /// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.

@@ -295,11 +295,12 @@ mod tests {
     use http::header::RETRY_AFTER;
     use http::{Request, StatusCode};
 
+    use crate::config::Pages;
     use crate::exchange::{Call, Connection, Owner};
     use crate::handler::Handler;
     use crate::job::execution::{Execution, OnLeave};
     use crate::memory::Budget;
-    use crate::routes::{Pages, Route};
+    use crate::routes::Route;
     use crate::store::memory::MemoryStore;
     use crate::store::{Keep, Lookup, Room, StartRecord, Submission};
 

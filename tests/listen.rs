@@ -106,14 +106,14 @@ fn unix_clients_use_any_host_and_pages_are_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_not_replaced() {
+fn a_file_that_is_not_a_socket_stays() {
     let dir = TempDir::new();
     let path = dir.join("precious");
     std::fs::write(&path, "data").unwrap();
     let listen = format!("unix:{}", path.display());
     let Ended { code, stderr: error, .. } = run_deferd(&["--listen", &listen]);
     assert_eq!(code, Some(2));
-    assert!(error.contains("--listen") && error.contains("no socket"), "{error}");
+    assert!(error.contains("--listen") && error.contains("not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
 }
 

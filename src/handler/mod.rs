@@ -11,7 +11,6 @@ pub mod environment;
 pub mod group;
 pub mod hop_by_hop;
 pub mod locate;
-pub mod retry;
 pub mod run;
 pub mod stderr;
 pub mod upstream;

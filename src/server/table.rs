@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Uri;
 
 use crate::api::{self, Access, Api};
-use crate::config::{CONNECT_TIMEOUT, Config, Invalid, RouteConfig, Target};
+use crate::config::{CONNECT_TIMEOUT, Config, Invalid, Pages, Rerun, RouteConfig, Target};
 use crate::descriptors::Descriptors;
 use crate::handler::cgi::CgiHandler;
 use crate::handler::run::RunHandler;
@@ -18,7 +18,7 @@ use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::execution::OnLeave;
 use crate::jobs::Jobs;
-use crate::routes::{Pages, Route, Routes};
+use crate::routes::{Route, Routes};
 use crate::store::StartRecord;
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
@@ -53,7 +53,10 @@ pub fn routes(
             callers: bounds_callers(route).then(|| jobs.queue.new_gate(most_callers)),
             on_leave: route.on_leave,
             time_limit: route.timeout.unwrap_or(config.timeout),
-            start_record: route.start_record,
+            start_record: match route.rerun {
+                Rerun::Yes => StartRecord::Never,
+                Rerun::No => StartRecord::Before,
+            },
             retry: route.retry,
             pages: route.pages,
             handler: handler(route, config, descriptors)?,

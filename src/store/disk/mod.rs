@@ -39,6 +39,7 @@ use super::{
     Accepted, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused, Room,
     StartRecord, Started, Stats, Status, Store, StoreUnavailable, Submission,
 };
+pub use crate::config::Durability;
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::execution::{Execution, Stop};
@@ -50,15 +51,6 @@ use crate::ledger::{Cancel, Forgotten, Found, Reach};
 const REST: Duration = Duration::from_secs(1);
 /// How long the end waits for a disk that fails.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
-
-/// When a change has to be durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Before the answer that tells of it.
-    Commit,
-    /// At most 50 ms after it was made, whatever was answered.
-    Relaxed,
-}
 
 /// Jobs on disk.
 pub struct DiskStore {

@@ -1,7 +1,7 @@
 //! When a job of a route is tried once more, and after how long.
 //!
-//! Owns the decision, from the answer of an attempt. Waits for nothing itself: that is `attempts`'.
-//! Invariant: without the operator's word no request that is not idempotent is sent twice.
+//! Owns the decision, from the answer of an attempt. Does not wait: the job does, delayed. Invariant: only with
+//! `unsafe=yes` is a request that is not idempotent sent twice.
 
 use std::time::{Duration, SystemTime};
 
