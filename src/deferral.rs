@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
 use crate::error::Error;
-use crate::fields::{Lines, find};
+use crate::fields::{FieldLines, find};
 use crate::prefer::{PREFER, Preferences};
 use crate::store::{IdempotencyKey, Keep};
 
@@ -54,7 +54,7 @@ impl Mode {
     }
 
     /// By `x-arango-async`, if it is exactly `store` or `true`, and there once; else by `prefer`.
-    fn chosen(method: &Method, deferral: Lines<'_>, preferences: Preferences) -> Self {
+    fn chosen(method: &Method, deferral: FieldLines<'_>, preferences: Preferences) -> Self {
         if *method == Method::OPTIONS {
             return Self::Synchronous;
         }

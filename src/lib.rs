@@ -13,8 +13,9 @@
 //! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
 //! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
 //!   `tiny_http` is the other front.
-//! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `browser` says which
-//!   pages may ask, `auth` who, `deferral` (and in it `prefer`) how a client wants to be answered.
+//! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `cross_origin` says which
+//!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
+//!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
 //! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
 //!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
@@ -36,12 +37,14 @@
 //! - [`error`]: the one table of deferd's own errors.
 
 pub mod access_log;
+pub mod allowed_hosts;
 pub mod api;
 pub mod attempts;
 pub mod auth;
-pub mod browser;
 pub mod config;
 pub mod content;
+pub mod cors;
+pub mod cross_origin;
 pub mod deferral;
 pub mod descriptors;
 pub mod error;

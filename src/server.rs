@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::allowed_hosts::{AllowedHosts, HostCheck};
 use crate::auth::Auth;
-use crate::browser::{HostCheck, Policy};
 use crate::config::{Address, Config, FrontKind, Invalid, Sizes, shown};
+use crate::cors::AllowedOrigins;
+use crate::cross_origin::Policy;
 use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
@@ -155,12 +157,12 @@ fn auth(path: &Path) -> Result<Auth, Invalid> {
 /// What web pages may do. A page under a foreign name has no credentials to show, so with `--auth` the
 /// name matters only if the operator says which.
 fn policy(config: &Config) -> Policy {
-    let (allow_origin, allow_host) = (config.allow_origin.clone(), config.allow_host.clone());
-    let any = allow_host.iter().any(|name| name == "*")
-        || (config.auth.is_some() && allow_host.is_empty());
-    let host_check = if any { HostCheck::Any } else { HostCheck::Known };
+    let names = config.allow_host.clone();
+    let any = names.iter().any(|name| name == "*") || (config.auth.is_some() && names.is_empty());
+    let check = if any { HostCheck::Any } else { HostCheck::Known };
     let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Policy { allow_origin, allow_host, host_check, own_name }
+    let hosts = AllowedHosts { names, check, own_name };
+    Policy { origins: AllowedOrigins(config.allow_origin.clone()), hosts }
 }
 
 /// Starts the front.

@@ -18,8 +18,9 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use crate::access_log::AccessLine;
 use crate::api::{self, ASYNC_ID, id_value};
 use crate::auth::Auth;
-use crate::browser::{self, Policy, Provenance, Sharing};
 use crate::config::Pages;
+use crate::cors::{self, Sharing};
+use crate::cross_origin::{Policy, Provenance};
 use crate::deferral::{self, Mode};
 use crate::error::Error;
 use crate::exchange::{Answer, Call, Connection, Guard, Owner, Peer, empty};
@@ -56,7 +57,7 @@ impl Plan {
     /// The answer if the content is refused.
     pub fn refusal(&self, error: &Error) -> Response<Bytes> {
         let mut response = error.response();
-        browser::disclose(&mut response, self.sharing.clone());
+        cors::disclose(&mut response, self.sharing.clone());
         response
     }
 }
@@ -235,7 +236,7 @@ impl Session<'_> {
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = AccessLine::begin();
         let (mut response, sharing) = match self.service.admit(request, connection) {
-            Ok(sharing) => match browser::preflight(request, &sharing) {
+            Ok(sharing) => match cors::preflight(request, &sharing) {
                 Some(response) => (response, sharing),
                 None => match self.service.checked(request, sharing.clone()) {
                     Ok(plan) => return Ok(plan),
@@ -244,7 +245,7 @@ impl Session<'_> {
             },
             Err(error) => (error.response(), Sharing::Own),
         };
-        browser::disclose(&mut response, sharing);
+        cors::disclose(&mut response, sharing);
         let line = AccessLine::of(&request.method, &request.uri, connection, begin);
         line.write(&Owner::anonymous(), "-", &response, &*self.peer);
         Err(Box::new(response.into()))
@@ -285,7 +286,7 @@ impl Session<'_> {
         if preferred {
             answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
         }
-        browser::disclose(&mut answer.response, sharing);
+        cors::disclose(&mut answer.response, sharing);
         line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
         answer
     }

@@ -16,7 +16,7 @@ use memchr::memchr;
 use super::input::{Input, Timed};
 use super::{Limits, RequestError};
 use crate::error::Error;
-use crate::fields::{Lines, find};
+use crate::fields::{FieldLines, find};
 
 /// How many fields a head may have, and a trailer.
 pub const MAX_FIELDS: usize = 100;
@@ -247,7 +247,7 @@ fn target(target: &str, method: &Method, fields: &mut HeaderMap) -> Result<Uri, 
 }
 
 /// Exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and it is one (section 3.2).
-fn check_host(host: Lines<'_>, version: Version) -> Result<(), Error> {
+fn check_host(host: FieldLines<'_>, version: Version) -> Result<(), Error> {
     match host.first {
         Some(_) if host.more => Err(Error::bad_parameter("more than one host")),
         Some(host) if is_host(host.as_bytes()) => Ok(()),
@@ -265,7 +265,11 @@ fn is_host(value: &[u8]) -> bool {
 }
 
 /// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
-fn framing(length: Lines<'_>, coding: Lines<'_>, version: Version) -> Result<Framing, Error> {
+fn framing(
+    length: FieldLines<'_>,
+    coding: FieldLines<'_>,
+    version: Version,
+) -> Result<Framing, Error> {
     match (length.first, coding.first) {
         (None, None) => Ok(Framing::Length(0)),
         (Some(_), Some(_)) => {
@@ -306,7 +310,7 @@ fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
     }
 }
 
-fn persistence(fields: &HeaderMap, connection: Lines<'_>, version: Version) -> Persistence {
+fn persistence(fields: &HeaderMap, connection: FieldLines<'_>, version: Version) -> Persistence {
     let (mut close, mut keep_alive) = (false, false);
     if connection.first.is_some() {
         let lines = fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
@@ -319,7 +323,7 @@ fn persistence(fields: &HeaderMap, connection: Lines<'_>, version: Version) -> P
     if keeps { Persistence::KeepAlive } else { Persistence::Close }
 }
 
-fn expectation(expect: Lines<'_>, version: Version) -> Result<Expectation, Error> {
+fn expectation(expect: FieldLines<'_>, version: Version) -> Result<Expectation, Error> {
     match expect.first {
         // "MUST ignore that expectation" in HTTP/1.0 (RFC 9110 section 10.1.1).
         Some(_) if version == Version::HTTP_10 => Ok(Expectation::None),

@@ -316,7 +316,9 @@ mod tests {
 
     use super::super::head::tests::limits;
     use super::*;
-    use crate::browser::{HostCheck, Policy};
+    use crate::allowed_hosts::{AllowedHosts, HostCheck};
+    use crate::cors::AllowedOrigins;
+    use crate::cross_origin::Policy;
     use crate::jobs::Jobs;
     use crate::memory::Budget;
     use crate::queue::Queue;
@@ -330,9 +332,9 @@ mod tests {
         let room = Room { capacity: 1, reserve: 0, memory: memory.allowance() };
         let jobs = Jobs::new(Arc::new(MemoryStore::new(room)), Queue::new(1), memory);
         let jobs = Arc::new(jobs);
-        let (allow_origin, allow_host) = (Vec::new(), Vec::new());
-        let (host_check, own_name) = (HostCheck::Any, String::new());
-        let policy = Policy { allow_origin, allow_host, host_check, own_name };
+        let hosts =
+            AllowedHosts { names: Vec::new(), check: HostCheck::Any, own_name: String::new() };
+        let policy = Policy { origins: AllowedOrigins(Vec::new()), hosts };
         let routes = Arc::new(Routes::new(Vec::new()));
         Arc::new(Service::new(routes, jobs, None, policy, Duration::ZERO))
     }
