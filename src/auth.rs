@@ -68,7 +68,7 @@ impl Auth {
     /// Finds out who sent these fields.
     ///
     /// # Errors
-    /// [`Error::NotAuthorized`] where that is nobody.
+    /// [`Error::NotAuthorized`] if they are of no user.
     pub fn authenticate(&self, fields: &HeaderMap) -> Result<Caller, Error> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
@@ -106,7 +106,8 @@ impl Credentials {
     /// Reads Basic (RFC 7617; the password is the token) or Bearer (RFC 6750).
     fn read(value: &[u8]) -> Option<Self> {
         let space = value.iter().position(|&b| b == b' ')?;
-        let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
+        let scheme = &value[..space];
+        let rest = value[space..].trim_ascii();
         if scheme.eq_ignore_ascii_case(b"bearer") {
             let token_hash = Hash::hash(rest);
             return Some(Self { auth_type: "Bearer", name_hash: None, token_hash });
@@ -116,11 +117,10 @@ impl Credentials {
         }
         let pair = BASE64_STANDARD.decode(rest).ok()?;
         let colon = pair.iter().position(|&b| b == b':')?;
-        let (name, token) = (&pair[..colon], &pair[colon + 1..]);
         Some(Self {
             auth_type: "Basic",
-            name_hash: Some(Hash::hash(name)),
-            token_hash: Hash::hash(token),
+            name_hash: Some(Hash::hash(&pair[..colon])),
+            token_hash: Hash::hash(&pair[colon + 1..]),
         })
     }
 

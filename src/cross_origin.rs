@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn without_fetch_metadata_the_origin_or_the_page_decides() {
-        let (origin, referer) = (|value| ("origin", value), |value| ("referer", value));
+        let origin = |value| ("origin", value);
+        let referer = |value| ("referer", value);
         for (fields, passes) in [
             (&[][..], true),
             (&[("sec-fetch-mode", "cors")], true),

@@ -335,7 +335,8 @@ mod tests {
     #[test]
     fn charges_never_exceed_the_budget_or_their_share() {
         let budget = Budget::new(100);
-        let (all, store) = (budget.allowance(), budget.share(Part::ThreeQuarters));
+        let all = budget.allowance();
+        let store = budget.share(Part::ThreeQuarters);
         let mut first = store.charge(75).unwrap();
         assert_eq!(store.charge(1).unwrap_err(), NoRoom);
         let second = all.charge(25).unwrap();
@@ -363,7 +364,8 @@ mod tests {
     #[test]
     fn a_peer_holds_half_and_loopback_all() {
         let budget = Budget::new(100);
-        let (stranger, local) = ("192.0.2.1".parse().unwrap(), "127.0.0.1".parse().unwrap());
+        let stranger = "192.0.2.1".parse().unwrap();
+        let local = "127.0.0.1".parse().unwrap();
         let held = budget.peer(stranger).charge(50).unwrap();
         assert!(budget.peer(stranger).charge(1).is_err(), "on another connection as well");
         let others = [budget.peer(local).charge(25), budget.peer(local).charge(25)];

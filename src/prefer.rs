@@ -89,7 +89,8 @@ fn elements(fields: &HeaderMap) -> impl Iterator<Item = Element<'_>> {
 
 /// Splits at each `separator` that stands in no quoted string (RFC 9110 section 5.6.4), and trims.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut quoted, mut escaped) = (false, false);
+    let mut quoted = false;
+    let mut escaped = false;
     text.split(move |&byte| {
         let ends = byte == separator && !quoted;
         (quoted, escaped) = match byte {

@@ -140,14 +140,14 @@ fn spawn(
     limits: &Arc<Limits>,
     trouble: &mut Trouble,
 ) {
-    let (service, limits) = (Arc::clone(service), Arc::clone(limits));
+    let service = Arc::clone(service);
+    let limits = Arc::clone(limits);
     let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-    // Shared, so that there is somebody to answer where there is no thread.
+    // Shared, so that the client can be answered if there is no thread for it.
     let stream = Arc::new(stream);
     let its = Arc::clone(&stream);
     let serve = move || connection::serve(its, connection, slot, &service, &limits);
-    let spawned = thread.spawn(serve);
-    if let Err(error) = spawned {
+    if let Err(error) = thread.spawn(serve) {
         turn_away(&stream, &format!("no thread for a connection: {error}"), trouble);
     }
 }
@@ -180,6 +180,7 @@ impl Trouble {
             return;
         }
         log::warn!("{what} ({} times before)", self.untold);
-        (self.told, self.untold) = (Some(Instant::now()), 0);
+        self.told = Some(Instant::now());
+        self.untold = 0;
     }
 }

@@ -200,7 +200,8 @@ mod tests {
     use crate::memory::Budget;
 
     fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Bytes, RequestError> {
-        let (limits, memory) = (limits(), Allowance::default());
+        let limits = limits();
+        let memory = Allowance::default();
         read(input, framing, &limits, &Intake::new(Takes::Any, &limits, &memory))
     }
 
@@ -295,12 +296,20 @@ mod tests {
     /// A clock of its own would be needed to wait for it; the deadline says the same.
     #[test]
     fn silence_is_bounded_whatever_came_before() {
-        let (mut input, begin) = (Input::new(&b""[..]), Instant::now());
-        let (limits, memory, time) = (limits(), Allowance::default(), Duration::from_secs(20));
+        let mut input = Input::new(&b""[..]);
+        let limits = limits();
+        let memory = Allowance::default();
         let intake = Intake::new(Takes::Any, &limits, &memory);
-        let taken = Taken { received: 100 * 1024, ..intake.begin() };
-        let (input, intake) = (&mut input, &intake);
-        let mut reader = Reader { input, begin, last: begin, time, intake, taken };
+        let begin = Instant::now();
+        let time = Duration::from_secs(20);
+        let mut reader = Reader {
+            input: &mut input,
+            begin,
+            last: begin,
+            time,
+            intake: &intake,
+            taken: Taken { received: 100 * 1024, ..intake.begin() },
+        };
         assert_eq!(reader.deadline(), begin + time);
         reader.last += Duration::from_secs(90);
         assert_eq!(reader.deadline(), reader.last + time);
@@ -331,7 +340,8 @@ mod tests {
 
     #[test]
     fn dropped_content_is_read_to_its_end_and_not_kept() {
-        let (limits, memory) = (limits(), Allowance::default());
+        let limits = limits();
+        let memory = Allowance::default();
         let intake = Intake::new(Takes::Nothing, &limits, &memory);
         for (framing, bytes) in
             [(Framing::Length(5), "helloNEXT"), (Framing::Chunked, "5\r\nhello\r\n0\r\n\r\nNEXT")]

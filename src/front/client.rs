@@ -31,8 +31,7 @@ pub struct Client {
 impl Client {
     /// Returns a client that has just connected.
     pub fn new(stream: Arc<Stream>, slot: Slot) -> Self {
-        let (must_stay, left) = (AtomicBool::new(true), AtomicBool::new(false));
-        Self { stream, slot, must_stay, left }
+        Self { stream, slot, must_stay: AtomicBool::new(true), left: AtomicBool::new(false) }
     }
 
     /// Begins a request. A client that sends one request only may close its write side behind it and wait

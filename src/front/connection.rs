@@ -59,12 +59,18 @@ pub fn serve(
     let Ok(output) = stream.prepare().and_then(|()| Output::new(stream, limits.write_time)) else {
         return;
     };
-    let input = Input::new(stream);
     let peer = Arc::clone(&client) as Arc<dyn Peer>;
     let session = service.session(peer, Some(connection.counted_peer()));
-    let (writer, client) = (Writer::default(), &*client);
-    let mut exchange =
-        Exchange { session, limits, client, stream, input, output, connection, writer };
+    let mut exchange = Exchange {
+        session,
+        limits,
+        client: &client,
+        stream,
+        input: Input::new(stream),
+        output,
+        connection,
+        writer: Writer::default(),
+    };
     while exchange.next() == Persistence::KeepAlive {}
 }
 
@@ -89,9 +95,10 @@ impl Exchange<'_> {
     }
 
     fn answer(&mut self, mut head: Head) -> Persistence {
-        let (framing, manner) = (head.framing, Manner::of(&head));
+        let framing = head.framing;
+        let manner = Manner::of(&head);
         self.client.begin_request(manner.version, manner.persistence);
-        // For as long as the request is in hand; a job that it becomes has its own charge.
+        // For as long as the request is in flight; a job that it becomes has its own charge.
         let charged = if head.memory > SMALL_HEAD {
             self.session.memory().charge(head.memory).map(Some)
         } else {
@@ -111,7 +118,7 @@ impl Exchange<'_> {
                 return self.deliver(*answer, manner);
             }
             Err(answer) => {
-                // Its content is still to come, and nobody will read it.
+                // Its content is still to come, and will not be read.
                 self.deliver(*answer, manner.last());
                 return self.linger();
             }

@@ -311,7 +311,8 @@ fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
 }
 
 fn persistence(fields: &HeaderMap, connection: FieldLines<'_>, version: Version) -> Persistence {
-    let (mut close, mut keep_alive) = (false, false);
+    let mut close = false;
+    let mut keep_alive = false;
     if connection.first.is_some() {
         let lines = fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
         for option in lines.flat_map(|line| line.split(|&b| b == b',')).map(<[u8]>::trim_ascii) {

@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn what_is_in_hand_is_ended_before_the_end_and_nothing_begins_behind_it() {
         let in_flight = InFlight::default();
-        let (first, second) = (in_flight.begin(1).unwrap(), in_flight.begin(2).unwrap());
+        let first = in_flight.begin(1).unwrap();
+        let second = in_flight.begin(2).unwrap();
         drop(first);
         assert!(!in_flight.close_if_idle());
         assert!(in_flight.begin(1).is_some());
@@ -102,10 +103,14 @@ mod tests {
     #[test]
     fn while_it_is_closed_nothing_is_in_hand() {
         const SPAN: Duration = Duration::from_secs(1);
-        let (in_flight, closed, over) = (InFlight::default(), AtomicU8::new(0), AtomicU8::new(0));
+        let in_flight = InFlight::default();
+        let closed = AtomicU8::new(0);
+        let over = AtomicU8::new(0);
         thread::scope(|scope| {
             for connection in 0..2 {
-                let (in_flight, closed, over) = (&in_flight, &closed, &over);
+                let in_flight = &in_flight;
+                let closed = &closed;
+                let over = &over;
                 scope.spawn(move || {
                     while over.load(Ordering::SeqCst) == 0 {
                         let busy = in_flight.begin(connection);

@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn content_beyond_its_limit_is_refused_by_name() {
-        let (limits, unbounded) = (limits(), Allowance::default());
+        let limits = limits();
+        let unbounded = Allowance::default();
         let small = Budget::new(100).peer("192.0.2.1".parse().unwrap());
         for (takes, memory, most, named) in [
             (Takes::Any, &unbounded, 256, "more than --max-body 256"),

@@ -264,7 +264,8 @@ fn first_reading<R: Read + Timed>(
 ) -> Result<Option<Accepted>, RequestError> {
     let mut input = Input::new(source);
     let Some(head) = head::read(&mut input, &limits())? else { return Ok(None) };
-    let (limits, memory) = (limits(), Allowance::default());
+    let limits = limits();
+    let memory = Allowance::default();
     let intake = Intake::new(Takes::Any, &limits, &memory);
     let content = body::read(&mut input, head.framing, &limits, &intake)?.to_vec();
     let mut rest = input.bytes().len();
@@ -329,14 +330,17 @@ fn second_reading(bytes: &[u8]) -> Option<Accepted> {
         b"HTTP/1.1" => true,
         _ => return None,
     };
-    let (mut hosts, mut lengths, mut codings) = (0, Vec::new(), Vec::new());
+    let mut hosts = 0;
+    let mut lengths = Vec::new();
+    let mut codings = Vec::new();
     loop {
         let line = lines.next()?;
         if line.is_empty() {
             break;
         }
         let colon = line.iter().position(|&b| b == b':')?;
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let name = &line[..colon];
+        let value = line[colon + 1..].trim_ascii();
         if !is_token(name) || line.contains(&0) {
             return None;
         }
@@ -458,7 +462,8 @@ fn a_request_cut_anywhere_is_never_taken_for_a_whole_one() {
 
 #[test]
 fn what_is_accepted_ends_where_two_other_readings_see_its_end() {
-    let (mut chunked, mut by_length) = (0, 0);
+    let mut chunked = 0;
+    let mut by_length = 0;
     for seed in 0..CASES {
         let random = &mut Random::new(seed);
         let Sample { bytes, .. } = sample(random);

@@ -158,7 +158,8 @@ impl Writer {
             }
         }
         let guarded = guard == Guard::Added;
-        let (mut dated, mut shared) = (false, false);
+        let mut dated = false;
+        let mut shared = false;
         for (name, value) in response.headers() {
             if OWN.contains(name) || (guarded && GUARDS.contains(name)) {
                 continue;
@@ -286,7 +287,8 @@ mod tests {
             }
             let response = response.body(Bytes::new()).unwrap();
             for (fields, guard) in [(added, Guard::Added), (fields, Guard::Verbatim)] {
-                let (mut writer, mut out) = (Writer::default(), Vec::new());
+                let mut writer = Writer::default();
+                let mut out = Vec::new();
                 let answer = Answer { guard, ..response.clone().into() };
                 writer.write(&mut out, answer, KEPT, &Allowance::default()).unwrap().confirm();
                 let head = "HTTP/1.1 200 OK\r\ndate: then\r\n";
@@ -307,7 +309,9 @@ mod tests {
                 Ok(())
             }
         }
-        let (mut writer, mut out, memory) = (Writer::default(), Vec::new(), Allowance::default());
+        let mut writer = Writer::default();
+        let mut out = Vec::new();
+        let memory = Allowance::default();
         for body in ["first", "second"] {
             let answer = || {
                 let response = Response::builder().header("date", "then");
@@ -327,7 +331,8 @@ mod tests {
     fn a_large_head_needs_memory_and_a_small_one_does_not() {
         let budget = Budget::new(256 << 10);
         let memory = budget.allowance();
-        let (mut writer, mut out) = (Writer::default(), Vec::new());
+        let mut writer = Writer::default();
+        let mut out = Vec::new();
         let mut write = |size: usize| {
             let response = Response::builder().header("x", "x".repeat(size));
             let response = response.body(Bytes::new()).unwrap();

@@ -201,7 +201,8 @@ impl UpstreamHandler {
         context: &CallContext,
         memory: &Allowance,
     ) -> Result<ContentBuffer, Failure> {
-        let (mut content, mut reader) = (ContentBuffer::new(memory), body.into_reader());
+        let mut content = ContentBuffer::new(memory);
+        let mut reader = body.into_reader();
         loop {
             // One byte more than allowed tells that there is more.
             let most = self.route.max_output.saturating_add(1) - content.len();
@@ -238,7 +239,8 @@ impl UpstreamHandler {
                 None => (phase.error(&cause), cause.to_string()),
             },
         };
-        let (job, upstream) = (execution.job_as_log(), self.name());
+        let job = execution.job_as_log();
+        let upstream = self.name();
         let status = error.status().as_u16();
         log::warn!("job={job} upstream={upstream} status={status} phase={phase:?}: {cause}");
         error

@@ -50,8 +50,12 @@ pub struct Noise {
 impl Noise {
     /// That of an answer of which nothing has come.
     pub const fn new() -> Self {
-        let (came, content) = (Cell::new(0), Cell::new(0));
-        Self { part: Cell::new(Part::Head), came, content, excess: Cell::new(None) }
+        Self {
+            part: Cell::new(Part::Head),
+            came: Cell::new(0),
+            content: Cell::new(0),
+            excess: Cell::new(None),
+        }
     }
 
     /// Forgets what came: another attempt begins.
