@@ -111,6 +111,7 @@ impl Reply {
         assert_eq!(json["errorNum"], number, "{json}");
         assert!(json["errorMessage"].is_string() && json.as_object().unwrap().len() == 4, "{json}");
         assert_eq!(reply.id(), None, "an error of the job manager has no id");
+        assert_eq!(reply.header("retry-after").is_some(), status == 503, "{reply:?}");
         reply
     }
 }
