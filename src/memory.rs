@@ -1,7 +1,7 @@
 //! The budget of memory: how much content deferd holds at once, for any purpose (`--max-memory`).
 //!
-//! Owns the count, the shares that no one holder may exceed, and the wait of those who need room. Holds no
-//! content itself: whatever does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
+//! Owns the count, the shares that no holder may exceed, and the wait for room. Holds no content itself: whatever
+//! does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
 //! Invariants: charges never exceed the budget, nor those of a share the share, but for what was
 //! [found](Allowance::charge_found) at start; nothing here is counted by hand. What the process keeps beside
 //! them (`kept`) takes from the budget as well, so that all of its memory is bounded.
@@ -33,7 +33,7 @@ pub enum Part {
 pub struct Budget {
     capacity: usize,
     used: AtomicUsize,
-    /// What the process has beside that.
+    /// What the process keeps beside that.
     kept: Kept,
     /// Threads that wait for room.
     waiting: AtomicUsize,
@@ -87,12 +87,12 @@ fn take(used: &AtomicUsize, capacity: usize, bytes: usize) -> Result<(), NoRoom>
 }
 
 impl Budget {
-    /// A budget of `capacity` bytes, all of them free, whatever else the process has.
+    /// Returns a budget of `capacity` bytes, all of them free, whatever else the process has.
     pub fn new(capacity: usize) -> Arc<Self> {
         Self::beside(Kept::nothing(), capacity)
     }
 
-    /// A budget of `capacity` bytes, less what the process keeps beside what is charged.
+    /// Returns a budget of `capacity` bytes, less what the process keeps beside what is charged.
     pub fn of_process(capacity: usize) -> Arc<Self> {
         Self::beside(Kept::of_process(), capacity)
     }
@@ -239,7 +239,7 @@ impl Allowance {
     }
 }
 
-/// Without a bound: for tests, and for what is bounded otherwise.
+/// Without a bound: for tests, and for what is bounded in another way.
 impl Default for Allowance {
     fn default() -> Self {
         Budget::new(usize::MAX).allowance()

@@ -482,7 +482,7 @@ fn what_is_accepted_ends_where_two_other_readings_see_its_end() {
         let is_chunked = shown(&bytes).to_ascii_lowercase().contains("transfer-encoding");
         *(if is_chunked { &mut chunked } else { &mut by_length }) += 1;
     }
-    // Else nothing was tried.
+    // Otherwise the test tried nothing.
     assert!(chunked as u64 > CASES / 20 && by_length as u64 > CASES / 20, "{chunked} {by_length}");
 }
 

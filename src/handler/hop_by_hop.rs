@@ -1,4 +1,4 @@
-//! Fields that end at deferd: those of one connection, and those that deferd says anew.
+//! Fields that end at deferd: those of one connection, and those that deferd writes itself.
 //!
 //! Owns the one table of them, for requests to an upstream and for responses of scripts and upstreams.
 //! Invariant: what is not in the table, and not named by `connection`, passes unchanged.
@@ -37,7 +37,7 @@ const TABLE: [(&str, Ends); 20] = [
     ("proxy-authenticate", Both),
     ("proxy-authentication-info", Both),
     ("proxy-authorization", Both),
-    // The content is whole when it goes on: its length is known, and nobody waits for a `100`.
+    // The content is whole when it goes on: its length is known, and no client waits for a `100`.
     ("content-length", Both),
     ("expect", Requests),
     // The upstream's own name stands here; the client's is in x-forwarded-host.
@@ -47,7 +47,7 @@ const TABLE: [(&str, Ends); 20] = [
     ("x-http-method-override", Requests),
     ("x-http-method", Requests),
     ("x-method-override", Requests),
-    // Whether an answer is a job's own result, and how often it was tried, is deferd's to say.
+    // Only deferd says whether an answer is a job's result, and how often it was tried.
     ("x-arango-async-id", Responses),
     ("x-arango-async-job-id", Responses),
     ("x-attempts", Responses),

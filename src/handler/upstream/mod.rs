@@ -1,9 +1,9 @@
 //! The `http://` target: any HTTP service behind a path prefix.
 //!
-//! Owns the call from a request to an answer: once more where a kept connection was stale, and in words
-//! where it fails. What is sent is `request`'s, the connection `socket`'s. HTTP itself is ureq's, which
-//! follows no redirect here, decodes no content, adds no field of its own and takes no status code for
-//! an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
+//! Owns the call from a request to an answer: its repetition if a kept connection was stale, and the words for its
+//! failures. `request` makes what is sent, `socket` has the connection, `deadline` the call's limits. ureq speaks
+//! HTTP; here it follows no redirect, decodes no content, adds no field of its own and takes no status code
+//! for an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
 //! its time limit, and at once when it is stopped; of an answer no more is read than `max-output` of
 //! content, and a bounded amount of anything else (`noise`).
 
@@ -72,14 +72,14 @@ pub struct UpstreamHandler {
 }
 
 impl UpstreamHandler {
-    /// The upstream of this route. Nothing is connected before the first call.
+    /// Returns a handler for the upstream of this route. Connects to nothing before the first call.
     pub fn new(route: UpstreamRoute) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .allow_non_standard_methods(true)
-            // Nothing that the client did not send, and no proxy out of the environment.
+            // No field that the client did not send, and no proxy out of the environment.
             .user_agent("")
             .accept("")
             .accept_encoding("")
@@ -102,7 +102,7 @@ impl Handler for UpstreamHandler {
     }
 
     fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
-        // Of the connection: what comes and what goes. They are as large as the largest head.
+        // The connection's, for input and output: each is as large as the largest head.
         let buffers = MAX_HEAD + output_buffer(&self.route);
         let _buffers = execution.memory().charge(buffers)?;
         let deadline = execution.deadline(self.route.time_limit);
@@ -149,7 +149,7 @@ impl From<ureq::Error> for Failure {
 
 impl UpstreamHandler {
     /// Sends the request and receives the head of the answer. A kept connection may have been closed by
-    /// the upstream while it was idle; where nothing of an answer came, an idempotent request is safe
+    /// the upstream while it was idle; if nothing of an answer came, an idempotent request is safe
     /// to send again (RFC 9112 section 9.3.1). Each attempt uses up one such connection.
     fn call(&self, call: &Call, context: &CallContext) -> Result<Response<Body>, Failure> {
         loop {
@@ -219,7 +219,7 @@ impl UpstreamHandler {
         }
     }
 
-    /// What to tell the client, and what deferd's operator, who alone is told the address.
+    /// Returns what to tell the client, and logs what to tell the operator, who alone is told the address.
     fn error(&self, failure: Failure, context: &CallContext, execution: &Execution) -> Error {
         if execution.stopped().is_some() {
             return Error::Cancelled;
@@ -246,14 +246,14 @@ impl UpstreamHandler {
         error
     }
 
-    /// The upstream, as the log shows it.
+    /// Returns the upstream's name for the log.
     fn name(&self) -> &str {
         self.route.authority.as_str()
     }
 }
 
 const INVALID: &str = "its answer is not valid HTTP";
-/// That is not the upstream's fault, so it says nothing of it.
+/// Not the upstream's fault, so the message does not blame it.
 const CANNOT_CONNECT: &str = "no connection to the upstream can be opened";
 const TOO_LARGE: &str = "its answer is larger than max-output";
 
@@ -262,7 +262,7 @@ fn bad(what: &str) -> Error {
 }
 
 impl Phase {
-    /// How a failure in this phase reads.
+    /// Returns the error for a failure in this phase.
     fn error(self, cause: &ureq::Error) -> Error {
         let kind = match cause {
             ureq::Error::Io(error) => {

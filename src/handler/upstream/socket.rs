@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{
 use super::deadline::{CallContext, Phase};
 use super::resolve::{self, Found};
 
-/// ureq over sockets of ours.
+/// Returns ureq over deferd's own sockets.
 pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
     let sockets = Sockets;
     #[cfg(feature = "tls")]
@@ -180,7 +180,7 @@ enum Cut {
 struct Socket {
     /// Does not block.
     stream: TcpStream,
-    /// Of the buffers, in bytes: for what comes and for what goes.
+    /// Sizes of the buffers for input and output, in bytes.
     sizes: (usize, usize),
     buffers: LazyBuffers,
     cut: Cut,
@@ -207,7 +207,7 @@ impl Transport for Socket {
                     current.wait(&self.stream, PollFlags::OUT)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // It may have answered before it had read everything: what it said is still to be read.
+                // It may have answered before it had read everything: its answer is still to be read.
                 Err(_) => self.cut = Cut::Yes,
             }
         }
@@ -234,7 +234,7 @@ impl Transport for Socket {
                 Err(error) => return Err(io::Error::other(error).into()),
             }
         };
-        // Looked at between any two reads, so that a call whose upstream always sends more is stopped too.
+        // Checked between any two reads, so that a call whose upstream always sends more is stopped too.
         current.may_go_on()?;
         if n > 0 {
             current.advance(Phase::Waiting, Phase::Receiving);
@@ -243,7 +243,8 @@ impl Transport for Socket {
         Ok(n > 0)
     }
 
-    /// Asked before it is kept, and before it is used again. An idle connection needs no buffers.
+    /// Returns whether it can be used: ureq asks before it keeps it, and before it uses it again. An idle
+    /// connection needs no buffers.
     fn is_open(&mut self) -> bool {
         if self.buffers.input().is_empty() {
             self.buffers = LazyBuffers::new(self.sizes.0, self.sizes.1);
