@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Method, Response, Uri};
 
-use crate::api::ASYNC_ID;
 use crate::exchange::{Connection, Owner, Peer};
+use crate::protocol::ASYNC_ID;
 
 /// What the access log says of a request, taken before the request is handed on.
 pub struct AccessLine(Option<(Method, Uri, Connection, Instant)>);

@@ -1,7 +1,7 @@
-//! Who may come in: users and the hashes of their tokens, from a file.
+//! Authentication: users and the hashes of their tokens, from a file.
 //!
 //! Owns the file's form, the reading of `authorization`, and new tokens. A token is 256 random bits, so
-//! a plain SHA-256 of it is enough: there is nothing to guess. Invariant: how long a check takes depends
+//! a plain SHA-256 of it is enough: it cannot be guessed. Invariant: how long a check takes depends
 //! on how many users there are, and not on whether the name or the token is right.
 
 use std::fmt::Write as _;
@@ -38,7 +38,7 @@ struct User {
 /// An authenticated caller.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who it is.
+    /// The user.
     pub owner: Owner,
     /// How it proved that: `Basic` or `Bearer` (RFC 3875 section 4.1.1).
     pub auth_type: &'static str,
@@ -65,10 +65,10 @@ impl Auth {
         Ok(count)
     }
 
-    /// Finds out who sent these fields.
+    /// Returns who sent these fields.
     ///
     /// # Errors
-    /// [`Error::NotAuthorized`] where that is nobody.
+    /// [`Error::NotAuthorized`] if they are of no user.
     pub fn authenticate(&self, fields: &HeaderMap) -> Result<Caller, Error> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
@@ -83,7 +83,7 @@ impl Auth {
     }
 }
 
-/// Whose credentials these are. Every user is compared, and no comparison ends early.
+/// Returns whose credentials these are. Every user is compared, and no comparison ends early.
 fn find<'a>(users: impl Iterator<Item = &'a User>, credentials: &Credentials) -> Option<&'a User> {
     let mut found = None;
     for user in users {
@@ -106,7 +106,8 @@ impl Credentials {
     /// Reads Basic (RFC 7617; the password is the token) or Bearer (RFC 6750).
     fn read(value: &[u8]) -> Option<Self> {
         let space = value.iter().position(|&b| b == b' ')?;
-        let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
+        let scheme = &value[..space];
+        let rest = value[space..].trim_ascii();
         if scheme.eq_ignore_ascii_case(b"bearer") {
             let token_hash = Hash::hash(rest);
             return Some(Self { auth_type: "Bearer", name_hash: None, token_hash });
@@ -116,11 +117,10 @@ impl Credentials {
         }
         let pair = BASE64_STANDARD.decode(rest).ok()?;
         let colon = pair.iter().position(|&b| b == b':')?;
-        let (name, token) = (&pair[..colon], &pair[colon + 1..]);
         Some(Self {
             auth_type: "Basic",
-            name_hash: Some(Hash::hash(name)),
-            token_hash: Hash::hash(token),
+            name_hash: Some(Hash::hash(&pair[..colon])),
+            token_hash: Hash::hash(&pair[colon + 1..]),
         })
     }
 
@@ -177,7 +177,7 @@ fn user(line: &str) -> Result<User, &'static str> {
     Ok(User { owner: Owner::named(name), name_hash: Hash::hash(name.as_bytes()), token_hash })
 }
 
-/// A user name is what Basic can carry and a log line can show.
+/// Checks that Basic can carry this user name and a log line can show it.
 fn check_name(name: &str) -> Result<(), &'static str> {
     let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
     if name.is_empty() || !name.chars().all(plain) || name == "-" {
@@ -188,10 +188,10 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A fresh token for a user, and the line for the file.
+/// Returns a fresh token for a user, and the line for the file.
 ///
 /// # Errors
-/// Where the name cannot be one, or the system has no randomness.
+/// If the name is invalid, or the system has no randomness.
 pub fn new_token(name: &str) -> Result<(String, String), String> {
     check_name(name)?;
     let mut random = [0; 32];
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn users_are_who_they_are() {
+    fn users_are_known_by_their_tokens() {
         let (ann, line) = new_token("ann").unwrap();
         let (bob, other) = new_token("bob").unwrap();
         assert_ne!(ann, bob);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn every_user_is_compared_whoever_asks() {
+    fn every_user_is_compared_for_any_credentials() {
         let users = ["ann", "bob", "eve"].map(|name| {
             let (token, line) = new_token(name).unwrap();
             (token, user(&line).unwrap())

@@ -179,7 +179,8 @@ impl ContentBuffer {
     /// Returns the same without the first `start` bytes. Of small content, nothing more than that stays
     /// in memory: it may be kept for long.
     pub fn freeze_from(mut self, start: usize) -> Bytes {
-        let (mut charge, len) = (self.charge.take(), self.len);
+        let mut charge = self.charge.take();
+        let len = self.len;
         match mem::take(&mut self.room) {
             Room::Heap(heap) if start > 0 => {
                 charge.shrink_to(len - start);

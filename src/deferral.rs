@@ -1,7 +1,7 @@
 //! The dialects in which a client says how its request is to be treated: ArangoDB's field, RFC 7240,
 //! `idempotency-key`, and the fields that replace the method.
 //!
-//! Owns their reading. Does nothing about them: that is the service's. Invariants: `x-arango-async` wins
+//! Owns their reading. Acts on none of them: `service` does. Invariants: `x-arango-async` wins
 //! over `prefer`; OPTIONS is never deferred.
 
 use std::time::Duration;
@@ -12,22 +12,14 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
 use crate::error::Error;
-use crate::fields::{Lines, find};
-use crate::prefer::{PREFER, Preferences};
-use crate::store::{IdempotencyKey, Keep};
-
-const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+use crate::fields::{FieldLines, find};
+use crate::job::Keep;
+use crate::prefer::Preferences;
+use crate::protocol::{ASYNC, IDEMPOTENCY_KEY, METHOD_OVERRIDES, PREFER};
+use crate::store::IdempotencyKey;
 
 /// The fields that say how a request is to be answered.
 static NAMES: [HeaderName; 2] = [ASYNC, PREFER];
-
-/// In the order in which they count.
-const METHOD_OVERRIDES: [HeaderName; 3] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-];
 
 /// How long an idempotency key may be, in bytes.
 const MAX_KEY: usize = 255;
@@ -45,7 +37,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// That of a request, and what its client prefers.
+    /// Returns the mode of a request, and what its client prefers.
     pub fn of(request: &Parts) -> (Self, Preferences) {
         let [deferral, prefer] = find(&request.headers, &NAMES);
         let preferences = prefer.first.map(|_| Preferences::of(&request.headers));
@@ -53,8 +45,8 @@ impl Mode {
         (Self::chosen(&request.method, deferral, preferences), preferences)
     }
 
-    /// By `x-arango-async`, if it is exactly `store` or `true`, and there once; else by `prefer`.
-    fn chosen(method: &Method, deferral: Lines<'_>, preferences: Preferences) -> Self {
+    /// Returns the mode by `x-arango-async`, if it is exactly `store` or `true`, and there once; else by `prefer`.
+    fn chosen(method: &Method, deferral: FieldLines<'_>, preferences: Preferences) -> Self {
         if *method == Method::OPTIONS {
             return Self::Synchronous;
         }
@@ -66,7 +58,7 @@ impl Mode {
         }
     }
 
-    /// What becomes of the result; `None` where there is no job.
+    /// Returns what becomes of the result; `None` if there is no job.
     pub const fn keep(self) -> Option<Keep> {
         match self {
             Self::Synchronous => None,
@@ -88,7 +80,7 @@ pub fn override_method(request: &mut Parts) -> Result<(), Error> {
     let Some(value) = fields.next() else { return Ok(()) };
     let name = value.as_bytes().trim_ascii().to_ascii_uppercase();
     request.method = Method::from_bytes(&name)
-        .map_err(|_| Error::bad_parameter("the method that is to replace POST is none"))?;
+        .map_err(|_| Error::bad_parameter("the method that replaces POST is invalid"))?;
     if request.method == Method::CONNECT {
         // As without an override: the front refuses it before anything else.
         return Err(Error::NotImplemented("CONNECT: deferd makes no tunnels".into()));
@@ -96,11 +88,11 @@ pub fn override_method(request: &mut Parts) -> Result<(), Error> {
     Ok(())
 }
 
-/// The client's name for its submission, where it gives one: a string as in RFC 9651 section 3.3.3, or, as
+/// Returns the client's name for its submission, if it gives one: a string as in RFC 9651 section 3.3.3, or, as
 /// many clients send it, the same without quotes.
 ///
 /// # Errors
-/// `400` where it is neither, or too long.
+/// `400` if it is neither, or too long.
 pub fn idempotency_key(request: &Parts) -> Result<Option<Box<str>>, Error> {
     let mut lines = request.headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = lines.next() else { return Ok(None) };
@@ -125,7 +117,7 @@ fn key(value: &HeaderValue) -> Option<String> {
     text.bytes().all(plain).then(|| text.to_owned())
 }
 
-/// A quoted string; parameters behind it have no meaning here.
+/// Reads a quoted string; parameters behind it have no meaning here.
 fn quoted(text: &str) -> Option<String> {
     let mut key = String::new();
     let mut rest = text.strip_prefix('"')?.chars();
@@ -141,7 +133,7 @@ fn quoted(text: &str) -> Option<String> {
     (behind.is_empty() || behind.starts_with(';')).then_some(key)
 }
 
-/// A key together with the request that it stands for from now on.
+/// Returns a key together with the request that it stands for from now on.
 pub fn keyed(key: Box<str>, request: &Request<Bytes>, keep: Keep) -> IdempotencyKey {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let keep = match keep {

@@ -34,14 +34,18 @@ impl Descriptors {
     /// Raises the limit as far as `max_connections` needs it and the system allows, and keeps a reserve
     /// for the workers.
     pub fn prepare(max_connections: usize, workers: usize) -> Self {
-        let (before, wanted) = (getrlimit(Resource::Nofile), wanted(max_connections));
+        let before = getrlimit(Resource::Nofile);
+        let wanted = wanted(max_connections);
         let mut limit = before.current;
         let raised = raised(&before, wanted);
         let mut of_scripts = None;
         if let Some(raised) = raised {
             let new = Rlimit { current: Some(raised), maximum: before.maximum };
             match setrlimit(Resource::Nofile, new) {
-                Ok(()) => (limit, of_scripts) = (Some(raised), Some(before)),
+                Ok(()) => {
+                    limit = Some(raised);
+                    of_scripts = Some(before);
+                }
                 Err(error) => {
                     let error = io::Error::from(error);
                     log::warn!("cannot raise the limit of descriptors to {raised}: {error}");

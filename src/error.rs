@@ -1,8 +1,9 @@
 //! The one place where deferd's own errors get their status code, number and JSON body.
 //!
 //! Owns the table of errors that deferd itself can answer with (a script's or an upstream's own
-//! error answers pass through and never come here). Invariant: every body has the same four
-//! members in the same order, so that ArangoDB's drivers can read them.
+//! error answers pass through and never come here). Invariants: every body has the same four
+//! members in the same order, so that ArangoDB's drivers can read them; every `503` says when to
+//! try again.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -19,7 +20,10 @@ use crate::memory::NoRoom;
 /// The content type of every JSON answer.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
-/// What stands behind the colon of an error message; empty where nothing more can be said.
+/// When a client that got a `503` may try again, in seconds.
+const TRY_AGAIN: HeaderValue = HeaderValue::from_static("1");
+
+/// What stands behind the colon of an error message; empty if nothing more can be said.
 pub type Detail = Cow<'static, str>;
 
 /// An error that deferd itself answers with.
@@ -31,7 +35,7 @@ pub enum Error {
     BadJson(Detail),
     /// 400/1208: a collection name that no collection can have.
     IllegalName,
-    /// 401/11: credentials are asked for, and these are none.
+    /// 401/11: credentials are missing, or of no user.
     NotAuthorized,
     /// 403/403: the thing exists and may not be run.
     Forbidden(Detail),
@@ -40,7 +44,7 @@ pub enum Error {
     /// 404/1228: only the database `_system` exists.
     UnknownDatabase,
     /// 405/405, with the methods that the resource has.
-    MethodNotSupported(&'static str),
+    MethodNotSupported(Detail),
     /// 408/408: the request was not complete in time.
     RequestTimeout,
     /// 410/21: the job was cancelled (RFC 9110 has no better code; ArangoDB chose it).
@@ -79,12 +83,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// A `400` that says what is wrong with the request.
+    /// Returns a `400` that says what is wrong with the request.
     pub fn bad_parameter(detail: impl Into<Detail>) -> Self {
         Self::BadParameter(detail.into())
     }
 
-    /// The answer to content that finds no memory at this moment.
+    /// Returns the answer to content that finds no memory at this moment.
     pub fn no_memory(cause: &NoMemory) -> Self {
         Self::Unavailable(match cause {
             NoMemory::Budget => "the memory for content is in use; see --max-memory".into(),
@@ -92,12 +96,12 @@ impl Error {
         })
     }
 
-    /// The bare `404` of the job resource.
+    /// Returns the bare `404` of the job resource.
     pub const fn not_found() -> Self {
         Self::NotFound(Cow::Borrowed(""))
     }
 
-    /// Status code, ArangoDB's error number, message and detail: one row for each error.
+    /// Returns status code, ArangoDB's error number, message and detail: one row for each error.
     fn row(&self) -> (StatusCode, u16, &'static str, &str) {
         match self {
             Self::BadParameter(d) => (StatusCode::BAD_REQUEST, 400, "bad parameter", d),
@@ -155,34 +159,34 @@ impl Error {
         is_short.then(|| Self::Shortage(format!("{what}: {error}; try again later").into()))
     }
 
-    /// The status code of the answer.
+    /// Returns the status code of the answer.
     pub fn status(&self) -> StatusCode {
         self.row().0
     }
 
-    /// The whole answer.
+    /// Returns the whole answer.
     pub fn response(&self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(self.body()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         match self {
-            Self::MethodNotSupported(allow) => {
-                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            Self::MethodNotSupported(methods) => {
+                headers.insert(ALLOW, allow(methods));
             }
             Self::NotAuthorized => {
                 let realm = r#"Basic realm="deferd", charset="UTF-8""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(realm));
             }
-            Self::QueueFull(_) | Self::Unavailable(_) | Self::Shortage(_) => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
             _ => {}
+        }
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, TRY_AGAIN);
         }
         response
     }
 
-    /// The four members, in the order that ArangoDB 1.4 gives them: its C++ handlers put the
+    /// Returns the four members, in the order that ArangoDB 1.4 gives them: its C++ handlers put the
     /// message second, its JavaScript actions (the collections) put it last.
     fn body(&self) -> String {
         let (status, number, message, detail) = self.row();
@@ -205,6 +209,11 @@ impl Error {
             }
         }
     }
+}
+
+/// Returns these methods as a field value.
+pub fn allow(methods: &str) -> HeaderValue {
+    HeaderValue::from_str(methods).expect("the names of methods are a field value")
 }
 
 impl From<NoRoom> for Error {
@@ -243,6 +252,47 @@ mod tests {
         ];
         for (error, body) in table {
             assert_eq!(error.body(), body);
+        }
+    }
+
+    #[test]
+    fn every_503_and_no_other_error_says_when_to_try_again() {
+        let detail = || Detail::Borrowed("x");
+        let errno = io::Error::from(Errno::MFILE);
+        for (error, is_temporary) in [
+            (Error::bad_parameter("x"), false),
+            (Error::BadJson(detail()), false),
+            (Error::IllegalName, false),
+            (Error::NotAuthorized, false),
+            (Error::Forbidden(detail()), false),
+            (Error::not_found(), false),
+            (Error::UnknownDatabase, false),
+            (Error::MethodNotSupported("GET".into()), false),
+            (Error::RequestTimeout, false),
+            (Error::Cancelled, false),
+            (Error::BodyTooLarge(detail()), false),
+            (Error::UriTooLong, false),
+            (Error::ExpectationFailed, false),
+            (Error::KeyReused, false),
+            (Error::FieldsTooLarge(detail()), false),
+            (Error::Internal(detail()), false),
+            (Error::Interrupted, false),
+            (Error::NotImplemented(detail()), false),
+            (Error::BadGateway(detail()), false),
+            (Error::QueueFull(detail()), true),
+            (Error::Unavailable(detail()), true),
+            (Error::shortage("x", &errno).unwrap(), true),
+            (Error::no_memory(&NoMemory::Budget), true),
+            (Error::no_memory(&NoMemory::System(Errno::NOMEM.into())), true),
+            (Error::from(NoRoom), true),
+            (Error::GatewayTimeout(detail()), false),
+            (Error::InsufficientStorage(detail()), false),
+            (Error::VersionNotSupported, false),
+        ] {
+            let response = error.response();
+            let is_503 = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+            let retry_after = response.headers().get(RETRY_AFTER);
+            assert_eq!((is_503, retry_after.is_some()), (is_temporary, is_temporary), "{error:?}");
         }
     }
 }

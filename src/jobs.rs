@@ -1,45 +1,32 @@
-//! The life of jobs: accepted into store and queue together, handed out, collected, cancelled.
+//! The life of jobs as the service and the workers see it: submitted, waited for, collected, and the end.
 //!
-//! Owns the order in which store, queue and running executions are touched. Runs nothing itself
-//! (that is `workers`) and knows nothing of HTTP methods and paths (that is `api`). Invariant: a job is
-//! stored only with a place in the queue in hand, so a refused job leaves nothing behind.
+//! Owns what the store does not know of: whether new jobs are welcome, and the handles to what runs for clients that
+//! wait. Runs nothing itself (`workers` does), and knows nothing of HTTP methods and paths (`api` does).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::bounded;
 
 use crate::error::Error;
 use crate::exchange::{Delivery, Peer, Receipt};
-use crate::job::RouteIndex;
-use crate::job::execution::Executions;
-use crate::job::{JobId, Stamp};
-use crate::ledger::waiters::Waiters;
+use crate::job::execution::{Execution, Executions, LOOK, Stop};
+use crate::job::{JobId, JobKey, RouteIndex, Stamp};
+use crate::ledger::schedule::Turn;
 use crate::memory::Budget;
-use crate::queue::{Permit, Queue, Task, Turn};
-use crate::routes::Routes;
-use crate::store::{
-    Accepted, Begun, JobKey, Recovered, Refused, Status, Store, StoreUnavailable, Submission,
-};
-
-/// How much memory must be free for a job to start, in bytes.
-const START_MEMORY: usize = 1 << 20;
+use crate::store::{DeliveryId, Refused, Store, StoreUnavailable, Submission};
 
 /// All jobs of one deferd.
 pub struct Jobs {
-    /// Where they are kept.
+    /// Where they are kept, and who hands them out.
     pub store: Arc<dyn Store>,
-    /// Where they wait for a worker.
-    pub queue: Queue,
-    /// The lines to all handlers: those of jobs, and of the threads that serve clients.
+    /// The handles to the handlers that run for clients which wait.
     pub executions: Executions,
     /// The memory of all content.
     pub memory: Arc<Budget>,
-    /// What wakes those who wait for a job.
-    bell: Arc<Waiters>,
     /// Set once, when deferd begins to end.
     draining: AtomicBool,
-    /// Set once, when nobody may wait for a job any more.
-    closing: AtomicBool,
 }
 
 /// The moment that it is.
@@ -48,99 +35,39 @@ pub fn now() -> Stamp {
 }
 
 impl Jobs {
-    /// No jobs yet.
-    pub fn new(store: Arc<dyn Store>, queue: Queue, memory: Arc<Budget>) -> Self {
-        let bell = store.bell();
-        Self {
-            store,
-            queue,
-            executions: Executions::default(),
-            memory,
-            bell,
-            draining: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-        }
+    /// The jobs of a store.
+    pub fn new(store: Arc<dyn Store>, memory: Arc<Budget>) -> Self {
+        let (executions, draining) = (Executions::default(), AtomicBool::new(false));
+        Self { store, executions, memory, draining }
     }
 
-    /// Waits until there is memory for a job to begin with: a mebibyte, or a sixteenth of a small budget.
-    pub fn wait_for_memory(&self) {
-        let least = START_MEMORY.min(self.memory.capacity() / 16);
-        self.memory.wait_for(least, || self.queue.is_closed());
-    }
-
-    /// Whether a request with `bytes` of content would be accepted at this moment.
+    /// Checks whether a request with `bytes` of content would be accepted at this moment.
     ///
     /// # Errors
     /// Why not.
     pub fn check(&self, bytes: usize) -> Result<(), Error> {
-        self.store.check(bytes)?;
-        self.reserve().map(drop)
+        self.check_draining()?;
+        Ok(self.store.check(bytes)?)
     }
 
-    /// Takes a place in the queue.
-    fn reserve(&self) -> Result<Permit, Error> {
-        if self.is_draining() {
-            return Err(Error::Unavailable("shutting down".into()));
-        }
-        let permit = self.queue.reserve(|task| self.is_alive(task));
-        permit.ok_or(Error::QueueFull("".into()))
+    fn check_draining(&self) -> Result<(), Error> {
+        if self.is_draining() { Err(Error::Unavailable("shutting down".into())) } else { Ok(()) }
     }
 
-    /// Whether a worker still has to run the job of a task.
-    fn is_alive(&self, task: &Task) -> bool {
-        match task.turn {
-            Turn::First => self.store.is_queued(&task.job),
-            Turn::Again => self.store.may_go_on(&task.job),
-        }
-    }
-
-    /// Accepts a job; one that was accepted before under the same key is not run again.
+    /// Submits a job; one that was accepted before under the same key is not run again.
     ///
     /// # Errors
     /// [`Error::QueueFull`], [`Error::Unavailable`] or [`Error::KeyReused`]; then nothing of it stays
     /// behind.
-    pub fn submit(
-        &self,
-        submission: Submission,
-        routes: &Routes,
-        route: RouteIndex,
-    ) -> Result<JobId, Error> {
-        let owner = submission.call.owner.clone();
-        if let Some(key) = &submission.key
-            && let Some(id) = self.store.recall(&owner, key)?
+    pub fn submit(&self, submission: Submission) -> Result<JobId, Error> {
+        if self.is_draining()
+            && let Some(key) = &submission.key
+            && let Some(id) = self.store.recall(&submission.call.owner, key)?
         {
             return Ok(id);
         }
-        let permit = self.reserve()?;
-        let accepted = self.store.submit(submission, now())?;
-        if let Accepted::New(id) = accepted {
-            let gate = routes.get(route).gate.clone();
-            let (job, turn) = (JobKey { owner, id }, Turn::First);
-            self.queue.push(Task { job, route, gate, permit, turn });
-        }
-        Ok(accepted.id())
-    }
-
-    /// Takes over the jobs that the store has found where it keeps them: those that wait run in
-    /// their order, however many they are; those that ran are done with `500`, unless their route
-    /// says that they run again. Returns how many of each.
-    pub fn recover(&self, found: Vec<Recovered>, routes: &Routes) -> (usize, usize) {
-        let (mut queued, mut interrupted) = (0, 0);
-        for Recovered { job, path, begun } in found {
-            let result = match routes.find(&path) {
-                Err(error) => error,
-                Ok(route) if begun == Begun::No || routes.get(route).runs_again() => {
-                    let (gate, permit) = (routes.get(route).gate.clone(), self.queue.admit());
-                    self.queue.push(Task { job, route, gate, permit, turn: Turn::First });
-                    queued += 1;
-                    continue;
-                }
-                Ok(_) => Error::Interrupted,
-            };
-            self.store.finish(&job, result.response(), now());
-            interrupted += 1;
-        }
-        (queued, interrupted)
+        self.check_draining()?;
+        Ok(self.store.submit(submission, now())?.id())
     }
 
     /// Cancels a job; `false` if it does not exist.
@@ -148,46 +75,73 @@ impl Jobs {
     /// # Errors
     /// [`StoreUnavailable`]: it is cancelled, and that is not durable yet.
     pub fn cancel(&self, job: &JobKey) -> Result<bool, StoreUnavailable> {
-        let cancelled = self.store.cancel(job, now());
-        self.queue.mark_stale();
-        cancelled
+        self.store.cancel(job, now())
     }
 
     /// Waits for `span`, or until the job is done or gone, its client is, or deferd ends.
     pub fn wait(&self, job: &JobKey, span: Duration, peer: &dyn Peer) {
-        self.bell.wait(job, span, || {
-            let is_pending = matches!(self.store.status(job), Some(Status::Pending(_)));
-            !is_pending || self.closing.load(Ordering::Acquire) || peer.is_gone()
-        });
+        self.store.wait(job, span, &|| peer.is_gone());
     }
 
-    /// Lets nobody wait any longer.
-    pub fn end_waits(&self) {
-        self.closing.store(true, Ordering::Release);
-        self.bell.notify_all();
+    /// Waits for a synchronous caller's turn in the lane of a route, which lets `limit` run at once.
+    ///
+    /// # Errors
+    /// [`Error::GatewayTimeout`] past `deadline`, [`Error::Cancelled`] if the caller is stopped or its client
+    /// leaves.
+    pub fn enter(
+        &self,
+        route: RouteIndex,
+        limit: usize,
+        deadline: Instant,
+        execution: &Execution,
+    ) -> Result<Place<'_>, Error> {
+        let (wake, let_in) = bounded(1);
+        let place = |turn| Place { store: &*self.store, route, turn };
+        let Err(turn) = self.store.enter_lane(route, &wake) else { return Ok(place(None)) };
+        // Dropped on the way, it leaves the line.
+        let mut in_line = place(Some(turn));
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let_in.recv_timeout(left.min(LOOK)).is_ok() {
+                in_line.turn = None;
+                return Ok(in_line);
+            }
+            execution.look();
+            if execution.stopped().is_some() {
+                return Err(Error::Cancelled);
+            }
+            if left.is_zero() {
+                let what = format!(
+                    "no turn within the route's timeout: at most {limit} of its requests run at once; \
+                     raise its concurrency= or timeout="
+                );
+                return Err(Error::GatewayTimeout(what.into()));
+            }
+        }
     }
 
-    /// The receipt for a result that was collected: it settles what becomes of the job.
-    pub fn receipt(self: &Arc<Self>, job: JobKey) -> Receipt {
+    /// Returns the receipt for a result that was collected: it decides what becomes of the job.
+    pub fn receipt(self: &Arc<Self>, job: JobKey, delivery: DeliveryId) -> Receipt {
         let jobs = Arc::clone(self);
-        Receipt::new(move |delivery| match delivery {
-            Delivery::Confirmed => jobs.store.confirm(&job),
-            Delivery::Failed => jobs.store.restore(&job),
+        Receipt::new(move |outcome| match outcome {
+            Delivery::Confirmed => jobs.store.confirm(&job, delivery),
+            Delivery::Failed => jobs.store.restore(&job, delivery),
         })
     }
 
     /// Forgets every result that is older than `ttl`; returns how many.
-    pub fn expire(&self, ttl: Duration) -> usize {
-        self.store.expire_results(now().before(ttl))
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`].
+    pub fn expire(&self, ttl: Duration) -> Result<usize, StoreUnavailable> {
+        self.store.expire(now().before(ttl))
     }
 
     /// Accepts no more jobs from now on. Those that wait run yet, unless the store keeps them for the
     /// next deferd.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        if self.store.outlives_the_process() {
-            self.queue.close();
-        }
+        self.store.drain();
     }
 
     /// Whether deferd is ending.
@@ -195,9 +149,31 @@ impl Jobs {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Whether nothing runs, and nothing waits to run.
+    /// Stops all that runs, for jobs and for clients that wait, and lets no client wait any longer.
+    pub fn stop(&self, stop: Stop) {
+        self.store.stop(stop);
+        self.executions.stop_all(stop);
+    }
+
+    /// Whether no job runs, and none waits to run in this process.
     pub fn is_idle(&self) -> bool {
-        (self.queue.is_closed() || self.queue.is_empty()) && self.executions.is_empty()
+        // Without the truth the end does not wait.
+        self.store.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
+    }
+}
+
+/// A synchronous caller's place in a lane, or in the line for it; given back when dropped.
+#[must_use]
+pub struct Place<'a> {
+    store: &'a dyn Store,
+    route: RouteIndex,
+    /// `None` when it was let in.
+    turn: Option<Turn>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.store.leave_lane(self.route, self.turn);
     }
 }
 
@@ -214,8 +190,9 @@ impl From<Refused> for Error {
                  DELETE /_api/job/all"
                     .into(),
             ),
+            Refused::QueueFull => Self::QueueFull("".into()),
             Refused::KeyReused => Self::KeyReused,
-            Refused::StoreUnavailable => StoreUnavailable.into(),
+            Refused::Unavailable => StoreUnavailable.into(),
         }
     }
 }

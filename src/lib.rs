@@ -8,40 +8,44 @@
 //! In the order in which a request meets the files:
 //!
 //! - `main`: arguments, logger, signals, exit codes.
-//! - [`config`]: every option, from text to checked values.
-//! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end.
+//! - [`config`]: every option, from text to checked values. It imports no part that serves requests.
+//! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end. `limits` are those of a
+//!   connection.
 //! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
 //! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
 //!   `tiny_http` is the other front.
-//! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `browser` says which
-//!   pages may ask, `auth` who, `deferral` (and in it `prefer`) how a client wants to be answered.
+//! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `cross_origin` says which
+//!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
+//!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
 //! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
-//!   another service, `hop_by_hop` says which fields end here, and `retry` when it is called again. `dots`
-//!   keeps a path from climbing out of theirs.
-//! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other.
-//! - [`jobs`]: the life of jobs, over store and queue.
-//! - [`queue`]: the one bounded queue, and the gates of routes with a `concurrency`.
-//! - [`workers`]: the fixed pool that runs jobs; the janitor. `attempts` keeps those that were begun and wait.
-//! - [`store`]: where jobs are kept: the promise, and the stores that keep it: `memory`, and `disk`. There
-//!   `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s and
-//!   messages into `tables`; `engine` carries those; `loads` has the messages that are read.
-//! - [`ledger`]: the state of every job, with its `index` by time, its `idempotency` keys and its `waiters`.
-//! - [`job`]: id, stamp, states and their transitions; the line to a running handler; requests and
-//!   responses at rest.
+//!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
+//! - [`retry`]: whether a job is tried once more, and when.
+//! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
+//!   table of them, one row each; `openapi` describes the rows.
+//! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
+//! - [`workers`]: the fixed pool that runs jobs, and the janitor.
+//! - [`store`]: where jobs are kept, and who hands them out: the promise, and the stores that keep it: `memory`, and
+//!   `disk`. There `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s
+//!   and messages into `tables`; `engine` carries those; `loads` has the messages that are read.
+//! - [`ledger`]: the state of every job: `job` draws its life, `submit`, `running`, `results` and `forgetting` are the
+//!   stations of it; with the `schedule`, the `index` by time, `idempotency` keys, `waiters`, and the lock (`locked`).
+//! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`); requests and responses
+//!   at rest (`message`, `stored`).
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
-//! - [`fields`]: fields by their names.
+//! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
 //! - [`error`]: the one table of deferd's own errors.
 
 pub mod access_log;
+pub mod allowed_hosts;
 pub mod api;
-pub mod attempts;
 pub mod auth;
-pub mod browser;
 pub mod config;
 pub mod content;
+pub mod cors;
+pub mod cross_origin;
 pub mod deferral;
 pub mod descriptors;
 pub mod error;
@@ -55,7 +59,8 @@ pub mod ledger;
 pub mod listen;
 pub mod memory;
 pub mod prefer;
-pub mod queue;
+pub mod protocol;
+pub mod retry;
 pub mod routes;
 pub mod server;
 pub mod service;

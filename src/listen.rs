@@ -1,13 +1,12 @@
 //! The listening socket: made here, or handed over by a service manager.
 //!
-//! Owns the address in its forms, a Unix socket's file, and systemd's two protocols: socket activation
-//! (sd_listen_fds(3)) and readiness (sd_notify(3)). Invariant: only the owner can connect to a Unix
-//! socket that was made here, and a socket that somebody still serves is never replaced.
+//! Owns a Unix socket's file, and systemd's two protocols: socket activation (sd_listen_fds(3)) and readiness
+//! (sd_notify(3)). Does not read `--listen`: `config` does. Invariant: only the owner can connect to a Unix
+//! socket that was made here, and a socket that another process still serves is never replaced.
 
-use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -19,48 +18,8 @@ use listenfd::ListenFd;
 use rustix::fs::Mode;
 use rustix::io::FdFlags;
 
+use crate::config::Address;
 use crate::socket::Listener;
-
-/// Where to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// A TCP address.
-    Tcp(SocketAddr),
-    /// The path of a Unix socket.
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// Whether only this host can reach it.
-    pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(address) => is_loopback(address.ip()),
-            Self::Unix(_) => true,
-        }
-    }
-
-    /// As `--listen` takes it.
-    pub fn as_option(&self) -> String {
-        match self {
-            Self::Tcp(address) => address.to_string(),
-            Self::Unix(_) => self.to_string(),
-        }
-    }
-}
-
-fn is_loopback(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback()
-}
-
-/// As the first line of stdout has it.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "http://{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// A socket that listens and does not block.
 pub struct Bound {
@@ -127,14 +86,12 @@ fn activated() -> io::Result<Option<Bound>> {
     Ok(Some(Bound { listener: Listener::Unix(listener), address, file: None }))
 }
 
-/// Makes the socket with mode 0600, in place of one that nobody serves any more.
+/// Makes the socket with mode 0600, in place of one that no process serves any more.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if let Ok(metadata) = fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
-            return Err(io::Error::new(
-                ErrorKind::AlreadyExists,
-                "a file that is no socket is there",
-            ));
+            let what = "the path exists and is not a socket";
+            return Err(io::Error::new(ErrorKind::AlreadyExists, what));
         }
         match UnixStream::connect(path) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,

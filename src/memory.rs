@@ -1,7 +1,7 @@
 //! The budget of memory: how much content deferd holds at once, for any purpose (`--max-memory`).
 //!
-//! Owns the count, the shares that no one holder may exceed, and the wait of those who need room. Holds no
-//! content itself: whatever does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
+//! Owns the count, the shares that no holder may exceed, and the wait for room. Holds no content itself: whatever
+//! does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
 //! Invariants: charges never exceed the budget, nor those of a share the share, but for what was
 //! [found](Allowance::charge_found) at start; nothing here is counted by hand. What the process keeps beside
 //! them (`kept`) takes from the budget as well, so that all of its memory is bounded.
@@ -33,7 +33,7 @@ pub enum Part {
 pub struct Budget {
     capacity: usize,
     used: AtomicUsize,
-    /// What the process has beside that.
+    /// What the process keeps beside that.
     kept: Kept,
     /// Threads that wait for room.
     waiting: AtomicUsize,
@@ -87,12 +87,12 @@ fn take(used: &AtomicUsize, capacity: usize, bytes: usize) -> Result<(), NoRoom>
 }
 
 impl Budget {
-    /// A budget of `capacity` bytes, all of them free, whatever else the process has.
+    /// Returns a budget of `capacity` bytes, all of them free, whatever else the process has.
     pub fn new(capacity: usize) -> Arc<Self> {
         Self::beside(Kept::nothing(), capacity)
     }
 
-    /// A budget of `capacity` bytes, less what the process keeps beside what is charged.
+    /// Returns a budget of `capacity` bytes, less what the process keeps beside what is charged.
     pub fn of_process(capacity: usize) -> Arc<Self> {
         Self::beside(Kept::of_process(), capacity)
     }
@@ -170,10 +170,15 @@ impl Budget {
         Allowance::new(self, Some(share))
     }
 
+    /// Whether `bytes` are free at this moment.
+    pub fn has_free(&self, bytes: usize) -> bool {
+        self.usable(bytes).saturating_sub(self.used()) >= bytes
+    }
+
     /// Waits until `bytes` are free, or until `is_over` says that waiting is of no more use: it is asked
     /// at first, when room came free, and ten times a second.
     pub fn wait_for(&self, bytes: usize, is_over: impl Fn() -> bool) {
-        let is_free = || self.usable(bytes).saturating_sub(self.used()) >= bytes;
+        let is_free = || self.has_free(bytes);
         if is_free() {
             return;
         }
@@ -239,7 +244,7 @@ impl Allowance {
     }
 }
 
-/// Without a bound: for tests, and for what is bounded otherwise.
+/// Without a bound: for tests, and for what is bounded in another way.
 impl Default for Allowance {
     fn default() -> Self {
         Budget::new(usize::MAX).allowance()
@@ -335,7 +340,8 @@ mod tests {
     #[test]
     fn charges_never_exceed_the_budget_or_their_share() {
         let budget = Budget::new(100);
-        let (all, store) = (budget.allowance(), budget.share(Part::ThreeQuarters));
+        let all = budget.allowance();
+        let store = budget.share(Part::ThreeQuarters);
         let mut first = store.charge(75).unwrap();
         assert_eq!(store.charge(1).unwrap_err(), NoRoom);
         let second = all.charge(25).unwrap();
@@ -363,7 +369,8 @@ mod tests {
     #[test]
     fn a_peer_holds_half_and_loopback_all() {
         let budget = Budget::new(100);
-        let (stranger, local) = ("192.0.2.1".parse().unwrap(), "127.0.0.1".parse().unwrap());
+        let stranger = "192.0.2.1".parse().unwrap();
+        let local = "127.0.0.1".parse().unwrap();
         let held = budget.peer(stranger).charge(50).unwrap();
         assert!(budget.peer(stranger).charge(1).is_err(), "on another connection as well");
         let others = [budget.peer(local).charge(25), budget.peer(local).charge(25)];

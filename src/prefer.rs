@@ -1,18 +1,14 @@
 //! The `prefer` field (RFC 7240): how a client wants its request to be treated.
 //!
-//! Owns the field's syntax and the two preferences that deferd knows. What follows from them is the
-//! service's and the job resource's. Invariant: nothing in the field can make a request fail: what is
+//! Owns the field's syntax and the two preferences that deferd knows. Acts on none of them: the service and the
+//! job resource do. Invariant: nothing in the field can make a request fail: what is
 //! unknown or malformed is ignored, and ends at the next comma.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
-/// The field.
-pub const PREFER: HeaderName = HeaderName::from_static("prefer");
-
-/// The field that says which preferences were heeded (section 3).
-pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+use crate::protocol::PREFER;
 
 /// What a client prefers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +20,7 @@ pub struct Preferences {
 }
 
 impl Preferences {
-    /// Those of a request. Of a preference that comes twice the first counts (section 2).
+    /// Returns those of a request. Of a preference that comes twice the first counts (section 2).
     pub fn of(fields: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut wait_seen = false;
@@ -42,8 +38,8 @@ impl Preferences {
     }
 }
 
-/// The field as an upstream gets it: without what deferd has applied, which is `respond-async`, and
-/// `wait` beside it. `None` where nothing is left.
+/// Returns the field as an upstream gets it: without what deferd has applied, which is `respond-async`, and
+/// `wait` beside it; `None` if nothing is left.
 pub fn forwarded(fields: &HeaderMap) -> Option<HeaderValue> {
     let applied: &[&str] = match Preferences::of(fields).respond_async {
         true => &["respond-async", "wait"],
@@ -66,13 +62,13 @@ impl Element<'_> {
         split(self.0, b';').next().unwrap_or_default()
     }
 
-    /// The name, in lower case.
+    /// Returns the name, in lower case.
     fn name(&self) -> String {
         let name = split(self.pair(), b'=').next().unwrap_or_default();
         String::from_utf8_lossy(name).to_ascii_lowercase()
     }
 
-    /// The value, without its quotes; `None` where there is none.
+    /// Returns the value, without its quotes; `None` if there is none.
     fn value(&self) -> Option<String> {
         let value = split(self.pair(), b'=').nth(1)?;
         let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
@@ -80,7 +76,7 @@ impl Element<'_> {
     }
 }
 
-/// The preferences of all lines of the field, in order.
+/// Returns the preferences of all lines of the field, in order.
 fn elements(fields: &HeaderMap) -> impl Iterator<Item = Element<'_>> {
     let lines = fields.get_all(PREFER).iter();
     let elements = lines.flat_map(|line| split(line.as_bytes(), b',')).map(Element);
@@ -89,7 +85,8 @@ fn elements(fields: &HeaderMap) -> impl Iterator<Item = Element<'_>> {
 
 /// Splits at each `separator` that stands in no quoted string (RFC 9110 section 5.6.4), and trims.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut quoted, mut escaped) = (false, false);
+    let mut quoted = false;
+    let mut escaped = false;
     text.split(move |&byte| {
         let ends = byte == separator && !quoted;
         (quoted, escaped) = match byte {
@@ -102,7 +99,7 @@ fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     .map(<[u8]>::trim_ascii)
 }
 
-/// Whole seconds (RFC 9110's delta-seconds); more than a `u32` holds are as good as for ever.
+/// Reads whole seconds (RFC 9110's delta-seconds); more than a `u32` holds count as its maximum.
 fn seconds(text: &str) -> Option<Duration> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()))

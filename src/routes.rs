@@ -14,41 +14,28 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
+use crate::config::Pages;
 use crate::error::Error;
 use crate::exchange::{Answer, Call, Guard};
-use crate::handler::retry::Retry;
 use crate::handler::{Handler, Outcome};
 use crate::job::RouteIndex;
+use crate::job::attempt::{Hop, Redirected};
 use crate::job::execution::{Execution, OnLeave};
-use crate::queue::Gate;
-use crate::store::StartRecord;
+use crate::retry::Retry;
 
 /// How many local redirects are followed for one request: as many as Apache follows.
 const MAX_LOCAL_REDIRECTS: usize = 10;
-
-/// Which web pages may send requests to a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pages {
-    /// Those of this server, and of the origins that are allowed.
-    Own,
-    /// All: `pages=any`.
-    Any,
-}
 
 /// A path prefix and what stands behind it.
 pub struct Route {
     /// The path prefix, beginning with a slash.
     pub prefix: String,
-    /// Where its jobs and callers wait while as many as may run at once do; `None` without such a limit.
-    pub gate: Option<Arc<Gate>>,
-    /// Where its callers wait if its jobs have no limit of their own.
-    pub callers: Option<Arc<Gate>>,
+    /// How many of its synchronous callers run at once, with its jobs if they share a limit; `None` without one.
+    pub callers: Option<usize>,
     /// What becomes of a synchronous run whose client leaves.
     pub on_leave: OnLeave,
     /// How long a request of this route may take.
     pub time_limit: Duration,
-    /// What has to be known of its jobs after a crash.
-    pub start_record: StartRecord,
     /// Whether its jobs are tried again.
     pub retry: Option<Retry>,
     /// Which web pages may send requests to it.
@@ -57,40 +44,55 @@ pub struct Route {
     pub handler: Box<dyn Handler>,
 }
 
-impl Route {
-    /// Whether a job that ran when the process ended is to be run again.
-    pub fn runs_again(&self) -> bool {
-        self.start_record == StartRecord::Never
+/// The prefixes of all routes, by which a path finds its route.
+pub struct Prefixes(Vec<(String, RouteIndex)>);
+
+impl Prefixes {
+    /// Returns the prefixes of routes in the order of their indexes.
+    pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Self {
+        let indexed = prefixes.into_iter().enumerate();
+        let mut prefixes: Vec<_> =
+            indexed.map(|(n, prefix)| (prefix.to_owned(), RouteIndex(n))).collect();
+        prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Self(prefixes)
     }
 
-    /// Returns where its synchronous callers wait for their turn.
-    pub fn lane_of_callers(&self) -> Option<&Arc<Gate>> {
-        self.gate.as_ref().or(self.callers.as_ref())
+    /// Returns the route with the longest prefix of `path`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
+    pub fn find(&self, path: &str) -> Result<RouteIndex, Error> {
+        let found = self.0.iter().find(|(prefix, _)| matches(prefix, path));
+        found
+            .map(|(_, route)| *route)
+            .ok_or_else(|| Error::NotFound("no route has this path".into()))
     }
 }
 
 /// The route table.
-pub struct Routes(Vec<Route>);
+pub struct Routes {
+    routes: Vec<Route>,
+    prefixes: Prefixes,
+}
 
 impl Routes {
-    /// A table of these routes.
-    pub fn new(mut routes: Vec<Route>) -> Self {
-        routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
-        Self(routes)
+    /// A table of these routes, at their indexes.
+    pub fn new(routes: Vec<Route>) -> Self {
+        let prefixes = Prefixes::new(routes.iter().map(|route| route.prefix.as_str()));
+        Self { routes, prefixes }
     }
 
-    /// The route with the longest prefix of `path`.
+    /// Returns the route with the longest prefix of `path`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is none.
+    /// [`Error::NotFound`] if there is none.
     pub fn find(&self, path: &str) -> Result<RouteIndex, Error> {
-        let found = self.0.iter().position(|route| matches(&route.prefix, path));
-        found.map(RouteIndex).ok_or_else(|| Error::NotFound("no route has this path".into()))
+        self.prefixes.find(path)
     }
 
     /// The route at this place.
     pub fn get(&self, index: RouteIndex) -> &Route {
-        &self.0[index.0]
+        &self.routes[index.0]
     }
 
     /// Runs a request by the handler of its route.
@@ -136,35 +138,6 @@ impl Routes {
         let call =
             Call { request, connection: *connection, owner: owner.clone(), auth_type: *auth_type };
         Ok(Redirected { call, route, count, deadline: from.deadline })
-    }
-}
-
-/// A request that was run and led to a local redirect.
-pub struct Hop<'a> {
-    /// The request.
-    pub call: &'a Call,
-    /// How many redirects have led to it.
-    pub count: usize,
-    /// When the first request of all, and so every one behind it, must be over.
-    pub deadline: Instant,
-}
-
-/// A request that stands for the one that a client has sent.
-pub struct Redirected {
-    /// The request.
-    pub call: Call,
-    /// What runs it.
-    pub route: RouteIndex,
-    /// How many redirects have led to it.
-    pub count: usize,
-    /// When it must be over: one deadline covers them all.
-    pub deadline: Instant,
-}
-
-impl Redirected {
-    /// Returns the request as the next redirect sees it.
-    pub const fn hop(&self) -> Hop<'_> {
-        Hop { call: &self.call, count: self.count, deadline: self.deadline }
     }
 }
 

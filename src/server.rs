@@ -3,6 +3,7 @@
 //! Owns the order in which everything is made and ended, readable from top to bottom. Handles no
 //! request. Invariant: nothing listens before every part that a request needs is there.
 
+mod limits;
 mod table;
 
 use std::io;
@@ -11,31 +12,26 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::allowed_hosts::{AllowedHosts, HostCheck};
 use crate::auth::Auth;
-use crate::browser::{HostCheck, Policy};
-use crate::config::{Config, FrontKind, Invalid, Sizes, shown};
+use crate::config::{Address, Config, FrontKind, Invalid, shown};
+use crate::cors::AllowedOrigins;
+use crate::cross_origin::Policy;
 use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
-use crate::front::{InFlight, Limits, Listening, Stopper};
+use crate::front::{InFlight, Listening, Stopper};
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
-use crate::listen::{self, Address, Bound, SocketFile};
+use crate::listen::{self, Bound, SocketFile};
 use crate::memory::{Budget, Part};
-use crate::queue::Queue;
+use crate::routes::Prefixes;
 use crate::service::Service;
 use crate::socket::Listener;
-use crate::store::disk::DiskStore;
+use crate::store::disk::{DiskStore, Recovered};
 use crate::store::memory::MemoryStore;
-use crate::store::{Recovered, Room, Store};
+use crate::store::{Room, Stats, Store};
 use crate::workers;
-
-/// From the first byte of a head to its last.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Without a byte of an answer being taken.
-const WRITE_TIME: Duration = Duration::from_secs(30);
-/// Between two requests on a connection.
-const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// How much of `--max-stored` a worker needs to start a job, in bytes.
 const START_ROOM: usize = 64 * 1024;
@@ -97,33 +93,21 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let descriptors = Descriptors::prepare(config.max_connections, config.workers);
     let auth = config.auth.as_deref().map(auth).transpose()?;
     let memory = Budget::of_process(config.sizes().memory);
-    let (store, found) = store(config, &memory)?;
-    let jobs = Arc::new(Jobs::new(store, Queue::new(config.queue), memory));
+    let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory));
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
-    if let Some(directory) = &config.data {
-        let known = jobs.store.remaining().len();
-        let (queued, interrupted) = jobs.recover(found, &routes);
-        log::info!(
-            "data={} jobs={known} queued={queued} interrupted={interrupted}",
-            directory.display()
-        );
-    }
-    workers::start(config.workers, &jobs, &routes)?;
-    workers::start_janitor(&jobs, config.ttl)?;
+    workers::start(config.workers, &jobs, &routes, config.ttl)?;
     let policy = policy(config);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
     let front = serve(config, listener, &service, descriptors.max_connections)?;
     Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
 }
 
-/// The store, and what it has found that is not done.
-fn store(
-    config: &Config,
-    memory: &Arc<Budget>,
-) -> Result<(Arc<dyn Store>, Vec<Recovered>), Invalid> {
+/// Opens the store.
+fn store(config: &Config, memory: &Arc<Budget>) -> Result<Arc<dyn Store>, Invalid> {
     let capacity = config.sizes().stored;
     let reserve = config.workers.saturating_mul(START_ROOM).min(capacity / 8);
     let room = Room { capacity, reserve, memory: memory.share(Part::ThreeQuarters) };
+    let plan = table::plan(config);
     let Some(directory) = &config.data else {
         if config.max_stored.is_some_and(|stored| stored > capacity) {
             let (stored, memory) = (shown(capacity), shown(config.sizes().memory));
@@ -131,12 +115,17 @@ fn store(
                 "--max-stored is {stored}: three quarters of --max-memory, which is {memory}"
             );
         }
-        return Ok((Arc::new(MemoryStore::new(room)), Vec::new()));
+        return Ok(Arc::new(MemoryStore::new(room, plan)));
     };
-    let opened = DiskStore::open(directory, room, config.durability);
+    let prefixes = Prefixes::new(table::prefixes(config));
+    let find = |path: &str| prefixes.find(path);
+    let opened = DiskStore::open(directory, room, plan, config.durability, &find);
     let (store, found) =
         opened.map_err(|what| Invalid::new("--data", &directory.display().to_string(), what))?;
-    Ok((Arc::new(store), found))
+    let Recovered { jobs, waiting, interrupted } = found;
+    let directory = directory.display();
+    log::info!("data={directory} jobs={jobs} queued={waiting} interrupted={interrupted}");
+    Ok(Arc::new(store))
 }
 
 fn cannot_listen(address: &Address, error: &io::Error) -> Invalid {
@@ -155,12 +144,12 @@ fn auth(path: &Path) -> Result<Auth, Invalid> {
 /// What web pages may do. A page under a foreign name has no credentials to show, so with `--auth` the
 /// name matters only if the operator says which.
 fn policy(config: &Config) -> Policy {
-    let (allow_origin, allow_host) = (config.allow_origin.clone(), config.allow_host.clone());
-    let any = allow_host.iter().any(|name| name == "*")
-        || (config.auth.is_some() && allow_host.is_empty());
-    let host_check = if any { HostCheck::Any } else { HostCheck::Known };
+    let names = config.allow_host.clone();
+    let any = names.iter().any(|name| name == "*") || (config.auth.is_some() && names.is_empty());
+    let check = if any { HostCheck::Any } else { HostCheck::Known };
     let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Policy { allow_origin, allow_host, host_check, own_name }
+    let hosts = AllowedHosts { names, check, own_name };
+    Policy { origins: AllowedOrigins(config.allow_origin.clone()), hosts }
 }
 
 /// Starts the front.
@@ -170,7 +159,7 @@ fn serve(
     service: &Arc<Service>,
     max_connections: usize,
 ) -> io::Result<Front> {
-    let limits = Arc::new(limits(config));
+    let limits = Arc::new(limits::of(config));
     match config.front {
         FrontKind::Strict => {
             let listening = Listening::new(listener, max_connections)?;
@@ -210,30 +199,6 @@ impl Front {
     }
 }
 
-fn limits(config: &Config) -> Limits {
-    Limits {
-        max_head: config.max_head,
-        max_body: config.sizes().body,
-        max_body_option: body_option(config),
-        head_time: HEAD_TIME,
-        body_time: config.body_timeout,
-        write_time: WRITE_TIME,
-        idle_time: IDLE_TIME,
-    }
-}
-
-/// Returns which limit of content is the lowest, as the client is told.
-fn body_option(config: &Config) -> String {
-    let Sizes { memory, body, .. } = config.sizes();
-    match config.max_body {
-        Some(most) if most > body => format!("--max-memory {}", shown(memory)),
-        None if body == memory / 4 => {
-            format!("--max-body {}, a quarter of --max-memory", shown(body))
-        }
-        _ => format!("--max-body {}", shown(body)),
-    }
-}
-
 impl Server {
     /// The address that it listens on, with the real port.
     pub const fn address(&self) -> &Address {
@@ -249,20 +214,17 @@ impl Server {
     /// with the memory store too; then it is cancelled, and reaped. Calls `hurry` now and then: when it says so, the end comes now.
     pub fn end(&self, mut hurry: impl FnMut() -> bool) {
         self.front.stop();
+        if let Ok(Stats { waiting, delayed, running, .. }) = self.jobs.store.stats() {
+            log::info!("ending: {} jobs wait, {running} run", waiting + delayed);
+        }
         self.jobs.drain();
-        log::info!(
-            "ending: {} jobs wait, {} run",
-            self.jobs.queue.len(),
-            self.jobs.executions.len()
-        );
         let mut waited = self.wait(self.grace, &mut hurry);
         if waited == Waited::TooLong {
-            self.jobs.executions.stop_all(Stop::Cancel);
-            self.jobs.end_waits();
+            self.jobs.stop(Stop::Cancel);
             waited = self.wait(REAP_TIME, &mut hurry);
         }
         if waited != Waited::Idle {
-            self.jobs.executions.stop_all(Stop::Kill);
+            self.jobs.stop(Stop::Kill);
             self.wait(ABORT_TIME, &mut || false);
         }
         workers::log_lost(&self.jobs.store.close());

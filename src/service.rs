@@ -5,6 +5,7 @@
 //! so here, in its connection's thread. Invariants: every check that needs no content is made by
 //! [`Session::plan`], before the content is read; what can never run never gets a `202`.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,25 +17,31 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 
 use crate::access_log::AccessLine;
-use crate::api::{self, ASYNC_ID, id_value};
+use crate::api::{self, Question, id_value};
 use crate::auth::Auth;
-use crate::browser::{self, Policy, Provenance, Sharing};
+use crate::config::Pages;
+use crate::cors::{self, Sharing};
+use crate::cross_origin::{Policy, Provenance};
 use crate::deferral::{self, Mode};
 use crate::error::Error;
 use crate::exchange::{Answer, Call, Connection, Guard, Owner, Peer, empty};
 use crate::handler::{Outcome, Takes};
-use crate::job::JobId;
 use crate::job::RouteIndex;
+use crate::job::attempt::{Hop, Redirected};
 use crate::job::execution::{OnLeave, Run};
-use crate::jobs::Jobs;
+use crate::job::{JobId, JobKey, Keep};
+use crate::jobs::{Jobs, Place};
 use crate::memory::Allowance;
-use crate::prefer::{PREFER, PREFERENCE_APPLIED};
-use crate::queue::Pass;
-use crate::routes::{Hop, Pages, Redirected, Routes, delayed_until};
-use crate::store::{JobKey, Keep, Lookup, Submission};
+use crate::protocol::{ASYNC_ID, DATABASE, JOB, PREFER, PREFERENCE_APPLIED};
+use crate::routes::{Routes, delayed_until};
+use crate::store::{Lookup, Submission};
 
 /// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
+
+/// How long a client that asks again and again for a pending job waits each time. Without it such clients
+/// take the processors from the work that they ask for; with more of it they would learn late of progress.
+const ASKING_AGAIN: Duration = Duration::from_millis(10);
 
 /// A request that passed every check that needs no content.
 #[derive(Debug)]
@@ -43,8 +50,10 @@ pub struct Plan {
     mode: Mode,
     /// By what the client names the job.
     key: Option<Box<str>>,
-    /// The job that the client asks after, and how long it would wait for it.
-    awaited: Option<(JobKey, Duration)>,
+    /// What the client asks of a job while it waits for the answer.
+    asked: Option<Question>,
+    /// How long the client prefers to wait for the end of that job.
+    wait: Option<Duration>,
     owner: Owner,
     auth_type: Option<&'static str>,
     /// The pages that may read the answer.
@@ -55,7 +64,7 @@ impl Plan {
     /// The answer if the content is refused.
     pub fn refusal(&self, error: &Error) -> Response<Bytes> {
         let mut response = error.response();
-        browser::disclose(&mut response, self.sharing.clone());
+        cors::disclose(&mut response, self.sharing.clone());
         response
     }
 }
@@ -93,15 +102,15 @@ impl Service {
         }
     }
 
-    /// Returns a session for the thread that serves this client, whose memory is charged to its address
-    /// if that is known.
+    /// Returns a session for the thread that serves this client, whose memory is charged to its address;
+    /// `None` if the thread serves many clients by turns.
     pub fn session(&self, peer: Arc<dyn Peer>, address: Option<IpAddr>) -> Session<'_> {
-        let memory = match address {
-            Some(address) => self.jobs.memory.peer(address),
-            None => self.jobs.memory.allowance(),
+        let (memory, clients) = match address {
+            Some(address) => (self.jobs.memory.peer(address), Clients::One),
+            None => (self.jobs.memory.allowance(), Clients::Many),
         };
-        let line = self.jobs.executions.begin_for(Arc::clone(&peer), memory);
-        Session { service: self, peer, line }
+        let line = self.jobs.executions.begin(Arc::clone(&peer), memory);
+        Session { service: self, peer, clients, last: Cell::new(None), line }
     }
 
     /// Checks under which name and from which page a request comes, before anything else of it counts.
@@ -149,20 +158,18 @@ impl Service {
             None => (Owner::anonymous(), None),
         };
         let (mode, preferences) = Mode::of(request);
-        let (mut key, mut awaited) = (None, None);
-        match preferences.wait {
-            _ if mode != Mode::Synchronous => key = deferral::idempotency_key(request)?,
-            Some(span) => {
-                let id = api::awaited(&request.method, request.uri.path());
-                awaited = id.map(|id| (JobKey { owner: owner.clone(), id }, span));
-            }
-            None => {}
+        let (mut key, mut asked, mut wait) = (None, None, None);
+        if mode != Mode::Synchronous {
+            key = deferral::idempotency_key(request)?;
+        } else if let Some(found) = api::question(&request.method, request.uri.path()) {
+            asked = Some(found);
+            wait = preferences.wait.filter(|_| matches!(found, Question::End(_)));
         }
         // What has a key may be known already, and then needs no room.
         if mode != Mode::Synchronous && key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
-        Ok(Plan { route, mode, key, awaited, owner, auth_type, sharing })
+        Ok(Plan { route, mode, key, asked, wait, owner, auth_type, sharing })
     }
 
     fn submit(
@@ -174,8 +181,8 @@ impl Service {
     ) -> Result<JobKey, Error> {
         let owner = call.owner.clone();
         let key = key.map(|key| deferral::keyed(key, &call.request, keep));
-        let submission = Submission { call, keep, key };
-        let id = self.jobs.submit(submission, &self.routes, route)?;
+        let submission = Submission { call, route, keep, key };
+        let id = self.jobs.submit(submission)?;
         Ok(JobKey { owner, id })
     }
 
@@ -191,10 +198,10 @@ impl Service {
         if !span.is_zero() {
             self.jobs.wait(&job, span.min(self.max_wait), peer);
             // Without memory for it at this moment, the client gets the `202`.
-            if let Lookup::Done(result) = self.jobs.store.collect(&job) {
+            if let Lookup::Done((result, delivery)) = self.jobs.store.collect(&job) {
                 let relays = self.routes.get(route).handler.relays_fields();
                 let guard = if relays { Guard::Verbatim } else { Guard::Added };
-                let (response, receipt) = (result.to_response(), self.jobs.receipt(job));
+                let (response, receipt) = (result.to_response(), self.jobs.receipt(job, delivery));
                 return Answer { response, guard, receipt };
             }
         }
@@ -206,11 +213,24 @@ impl Service {
     }
 }
 
+/// Whose requests a session has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clients {
+    /// Those of one connection, in their order.
+    One,
+    /// Those of many connections, so that one request says nothing of the next.
+    Many,
+}
+
 /// One thread's dealings with the service, one request after the other.
 pub struct Session<'a> {
     service: &'a Service,
     /// The client that waits for its answers.
     peer: Arc<dyn Peer>,
+    clients: Clients,
+    /// The job that the last request asked for, if it was answered as one that may still be pending. Set by
+    /// `call`, taken by each request.
+    last: Cell<Option<JobKey>>,
     /// The line to the handlers that it runs while their clients wait.
     line: Run,
 }
@@ -234,7 +254,7 @@ impl Session<'_> {
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = AccessLine::begin();
         let (mut response, sharing) = match self.service.admit(request, connection) {
-            Ok(sharing) => match browser::preflight(request, &sharing) {
+            Ok(sharing) => match cors::preflight(request, &sharing) {
                 Some(response) => (response, sharing),
                 None => match self.service.checked(request, sharing.clone()) {
                     Ok(plan) => return Ok(plan),
@@ -243,7 +263,8 @@ impl Session<'_> {
             },
             Err(error) => (error.response(), Sharing::Own),
         };
-        browser::disclose(&mut response, sharing);
+        self.last.set(None);
+        cors::disclose(&mut response, sharing);
         let line = AccessLine::of(&request.method, &request.uri, connection, begin);
         line.write(&Owner::anonymous(), "-", &response, &*self.peer);
         Err(Box::new(response.into()))
@@ -261,13 +282,15 @@ impl Session<'_> {
     /// Answers a whole request, which the client waits for.
     pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
-        let Plan { route, mode, key, awaited, owner, auth_type, sharing } = plan;
+        let Plan { route, mode, key, asked, wait, owner, auth_type, sharing } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
-        let preferred = awaited.is_some() || matches!(mode, Mode::Preferred(_));
-        if let Some((job, span)) = &awaited {
-            service.jobs.wait(job, (*span).min(service.max_wait), peer);
+        let preferred = wait.is_some() || matches!(mode, Mode::Preferred(_));
+        let last = self.last.take();
+        let asked = asked.map(|asked| (asked, JobKey { owner: owner.clone(), id: asked.job() }));
+        if let Some((_, job)) = &asked {
+            self.wait_for(job, wait, last.as_ref());
         }
         let answer = match mode {
             Mode::Synchronous if peer.was_seen_leaving() => Err(Error::Cancelled),
@@ -281,12 +304,28 @@ impl Session<'_> {
             }
         };
         let mut answer = answer.unwrap_or_else(|error| error.response().into());
+        if let Some((asked, job)) = asked
+            && asked.may_be_pending(answer.response.status())
+        {
+            self.last.set(Some(job));
+        }
         if preferred {
             answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
         }
-        browser::disclose(&mut answer.response, sharing);
+        cors::disclose(&mut answer.response, sharing);
         line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
         answer
+    }
+
+    /// Waits for the job that the client asks for: as long as it prefers; at least for a moment if its last
+    /// request asked for the same job, which was pending.
+    fn wait_for(&self, job: &JobKey, wait: Option<Duration>, last: Option<&JobKey>) {
+        let preferred = wait.unwrap_or_default().min(self.service.max_wait);
+        let again = self.clients == Clients::One && last == Some(job);
+        let span = if again { preferred.max(ASKING_AGAIN) } else { preferred };
+        if !span.is_zero() {
+            self.service.jobs.wait(job, span, &*self.peer);
+        }
     }
 
     /// Runs a request while its client waits, in line with the others of its route, and follows its local
@@ -294,9 +333,9 @@ impl Session<'_> {
     fn run(&self, index: RouteIndex, call: &Call) -> Result<Answer, Error> {
         let routes = &self.service.routes;
         let time_limit = routes.get(index).time_limit;
-        let pass = self.enter(index, Instant::now() + time_limit)?;
+        let place = self.enter(index, Instant::now() + time_limit)?;
         let deadline = Instant::now() + time_limit;
-        let mut outcome = self.run_in_lane(index, call, None, pass);
+        let mut outcome = self.run_in_lane(index, call, None, place);
         let mut redirected: Option<Redirected> = None;
         loop {
             let target = match outcome? {
@@ -313,16 +352,17 @@ impl Session<'_> {
             let first = Hop { call, count: 0, deadline };
             let next =
                 routes.redirect(&redirected.as_ref().map_or(first, Redirected::hop), target)?;
-            let pass = self.enter(next.route, deadline)?;
-            outcome = self.run_in_lane(next.route, &next.call, Some(deadline), pass);
+            let place = self.enter(next.route, deadline)?;
+            outcome = self.run_in_lane(next.route, &next.call, Some(deadline), place);
             redirected = Some(next);
         }
     }
 
     /// Waits for this client's turn in the lane of a route.
-    fn enter(&self, index: RouteIndex, deadline: Instant) -> Result<Option<Pass>, Error> {
-        let lane = self.service.routes.get(index).lane_of_callers();
-        lane.map(|lane| lane.enter(deadline, &self.line.execution)).transpose()
+    fn enter(&self, index: RouteIndex, deadline: Instant) -> Result<Option<Place<'_>>, Error> {
+        let Service { routes, jobs, .. } = self.service;
+        let limit = routes.get(index).callers;
+        limit.map(|limit| jobs.enter(index, limit, deadline, &self.line.execution)).transpose()
     }
 
     /// Runs a request whose turn has come; its lane is left when it has ended.
@@ -331,7 +371,7 @@ impl Session<'_> {
         index: RouteIndex,
         call: &Call,
         deadline: Option<Instant>,
-        pass: Option<Pass>,
+        place: Option<Place<'_>>,
     ) -> Result<Outcome, Error> {
         let (routes, execution) = (&self.service.routes, &self.line.execution);
         execution.set_on_leave(routes.get(index).on_leave);
@@ -343,7 +383,7 @@ impl Session<'_> {
             execution.set_deadline(None);
         }
         execution.set_on_leave(OnLeave::Cancel);
-        drop(pass);
+        drop(place);
         outcome
     }
 }
@@ -354,7 +394,7 @@ fn accepted(id: Option<JobId>) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Some(id) = id {
-        let location = ["/_api/job/", itoa::Buffer::new().format(id.number())].concat();
+        let location = [JOB, "/", itoa::Buffer::new().format(id.number())].concat();
         let location = HeaderValue::try_from(location);
         headers.insert(LOCATION, location.expect("a path of digits is a field value"));
         headers.insert(ASYNC_ID, id_value(id));
@@ -371,13 +411,12 @@ fn announced_length(request: &Parts) -> usize {
 /// Whether nobody needs to say who they are for this request. Deferred, it would need an owner.
 fn is_open(request: &Parts, inner: &Result<Option<Uri>, Error>) -> bool {
     let uri = inner.as_ref().ok().and_then(Option::as_ref).unwrap_or(&request.uri);
-    let path = uri.path().strip_suffix('/').unwrap_or(uri.path());
-    path == api::OPEN && Mode::of(request).0 == Mode::Synchronous
+    api::is_open(uri.path()) && Mode::of(request).0 == Mode::Synchronous
 }
 
 /// The target without `/_db/_system`; `None` where it has no database prefix.
 fn without_database(uri: &Uri) -> Result<Option<Uri>, Error> {
-    let Some(rest) = uri.path().strip_prefix("/_db/") else { return Ok(None) };
+    let Some(rest) = uri.path().strip_prefix(DATABASE) else { return Ok(None) };
     let (name, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if name != "_system" {
         return Err(Error::UnknownDatabase);

@@ -1,9 +1,9 @@
-//! The fixed pool of workers, and the janitor that lets old results go.
+//! The fixed pool of workers, and the janitor.
 //!
-//! Owns the loop from the queue through the handler to the store. Invariants: a worker survives
-//! whatever a handler does (`Routes::run` turns a panic into a `500`); a job that was started is
-//! finished; a worker waits for nothing but the queue and the handler that it runs: not for a delay, and
-//! not for a lane.
+//! Owns the way of a job from the store through its handler and back. The janitor is the thread that watches the
+//! time: it lets old results go, and finishes the jobs whose delay is over. Invariants: a worker survives whatever a
+//! handler does (`Routes::run` turns a panic into a `500`); a job that was claimed is finished, or goes back to the
+//! store; a worker waits for nothing but the store and the handler that it runs: not for a delay, and not for a lane.
 
 use std::io;
 use std::sync::Arc;
@@ -12,20 +12,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use threadpool::ThreadPool;
 
-use crate::attempts::{Attempt, Attempts, Event};
 use crate::error::Error;
 use crate::exchange::Answer;
 use crate::handler::Outcome;
-use crate::job::JobId;
-use crate::job::RouteIndex;
+use crate::job::attempt::{Attempt, Claimed};
+use crate::job::{JobId, JobKey};
 use crate::jobs::{Jobs, now};
-use crate::memory::Allowance;
-use crate::queue::{Pass, Queue, Ready, Task, Turn};
+use crate::protocol::ATTEMPTS;
 use crate::routes::{Routes, delayed_until, too_late};
-use crate::store::{Finished, JobKey, Started};
+use crate::store::{Finished, Patience};
 
 /// The longest and the shortest time between two looks for expired results.
 const JANITOR_REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -34,90 +32,85 @@ const JANITOR_REST: (Duration, Duration) = (Duration::from_millis(100), Duration
 const MAX_SHORTAGES: u32 = 5;
 
 /// Before it is tried again for the first time; doubled each time.
-const SHORTAGE_DELAY: Duration = Duration::from_secs(1);
-
-/// The number of attempts that a job's result took, where its route tries again.
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-attempts");
+const SHORTAGE_DELAY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1000 });
 
 /// What all workers share.
 #[derive(Clone)]
 struct Pool {
     jobs: Arc<Jobs>,
     routes: Arc<Routes>,
-    attempts: Arc<Attempts>,
-    /// How many workers there are.
-    count: usize,
-    /// What its jobs are charged to: each worker has one of its own.
-    memory: Allowance,
 }
 
-/// Starts `count` workers that run until the queue is closed.
+/// Starts `count` workers, which run until the store hands out no more jobs, and the janitor, which forgets results
+/// that are older than `ttl`.
 ///
 /// # Errors
 /// When no thread can be had.
-pub fn start(count: usize, jobs: &Arc<Jobs>, routes: &Arc<Routes>) -> io::Result<ThreadPool> {
-    let (jobs, routes, attempts) = (Arc::clone(jobs), Arc::clone(routes), Arc::default());
-    let memory = jobs.memory.allowance();
-    let workers = Pool { jobs, routes, attempts, count, memory };
-    let line = workers.clone();
-    thread::Builder::new().name("attempts".into()).spawn(move || line.serve_attempts())?;
-    let pool = threadpool::Builder::new().num_threads(count).thread_name("worker".into()).build();
+pub fn start(
+    count: usize,
+    jobs: &Arc<Jobs>,
+    routes: &Arc<Routes>,
+    ttl: Duration,
+) -> io::Result<ThreadPool> {
+    let pool = Pool { jobs: Arc::clone(jobs), routes: Arc::clone(routes) };
+    let janitor = pool.clone();
+    thread::Builder::new().name("janitor".into()).spawn(move || janitor.watch_time(ttl))?;
+    let threads =
+        threadpool::Builder::new().num_threads(count).thread_name("worker".into()).build();
     for _ in 0..count {
-        let workers = Pool { memory: workers.jobs.memory.allowance(), ..workers.clone() };
-        pool.execute(move || {
-            while let Some(ready) = workers.jobs.queue.next() {
-                let mut next = Some(ready);
-                // A job whose local redirect finds room in its lane goes on here.
-                while let Some(Ready { task, pass }) = next {
-                    next = workers.run(task, pass);
-                }
+        let pool = pool.clone();
+        threads.execute(move || {
+            // Each worker has an allowance of its own.
+            let memory = pool.jobs.memory.allowance();
+            while let Some(claimed) = pool.jobs.store.claim(&memory, Patience::Forever) {
+                pool.run(claimed);
             }
         });
     }
-    Ok(pool)
+    Ok(threads)
 }
 
 impl Pool {
-    /// Hands what waited long enough to the queue, and ends what is over.
-    fn serve_attempts(&self) {
+    /// Finishes jobs whose delay or deadline is over, and forgets what has expired; for ever.
+    fn watch_time(&self, ttl: Duration) {
+        let rest = (ttl / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
+        let mut next_look = Instant::now() + rest;
         loop {
-            match self.attempts.next() {
-                Event::Due(task) => self.jobs.queue.push(task),
-                Event::Over(job, attempt, answer) => {
-                    self.finish(&job, *attempt, answer);
-                    // Its task may wait in a lane.
-                    self.jobs.queue.mark_stale();
+            let span = next_look.saturating_duration_since(Instant::now());
+            for Claimed { job, mut attempt } in self.jobs.store.overdue(span) {
+                let answer = attempt.answer.take();
+                let answer = answer.unwrap_or_else(|| too_late().response().into());
+                self.finish(&job, *attempt, answer);
+            }
+            if next_look <= Instant::now() {
+                next_look = Instant::now() + rest;
+                match self.jobs.expire(ttl) {
+                    Ok(0) | Err(_) => {}
+                    Ok(expired) => log::info!("expired={expired} results older than {ttl:?}"),
                 }
             }
         }
     }
 
-    /// Runs a job, or the next part of it. Returns what is to be run next, if its lane has room.
-    fn run(&self, task: Task, pass: Option<Pass>) -> Option<Ready> {
-        let mut attempt = self.begin(&task)?;
-        let Task { job, permit, .. } = task;
-        drop(permit);
-        let outcome = self.run_hop(&mut attempt);
-        // Before another lane is entered: a job never holds two.
-        drop(pass);
-        match outcome {
+    /// Runs a job, or the next part of it.
+    fn run(&self, Claimed { job, mut attempt }: Claimed) {
+        match self.run_hop(&mut attempt) {
             Ok(Outcome::Answer(answer)) => self.end_attempt(job, attempt, answer),
             Ok(Outcome::Delayed(answer, span)) => {
-                let bound = attempt.redirected.as_ref().map(|redirected| redirected.deadline);
-                let (answer, at) = delayed_until(answer, span, bound);
-                let permit = self.jobs.queue.admit_delay(self.count);
-                self.attempts.answer(job, attempt, answer, permit, at);
+                let (answer, until) = delayed_until(answer, span, attempt.expiry());
+                attempt.answer = Some(answer);
+                self.jobs.store.retry(&job, attempt, until, now());
             }
-            Ok(Outcome::LocalRedirect(target)) => return self.redirect(job, attempt, target),
+            Ok(Outcome::LocalRedirect(target)) => self.redirect(job, attempt, target),
             Err(error @ Error::Shortage(_)) => self.put_off(job, attempt, &error),
             Err(error) => self.end_attempt(job, attempt, error.response().into()),
         }
-        None
     }
 
     /// Runs what the attempt has come to: the job's request, or the one that it was redirected to.
     fn run_hop(&self, attempt: &mut Attempt) -> Result<Outcome, Error> {
-        let execution = &attempt.run.execution;
+        attempt.started.get_or_insert_with(now);
+        let execution = &attempt.execution;
         if attempt.redirected.is_some() {
             execution.set_deadline(Some(attempt.deadline));
             if attempt.deadline <= Instant::now() {
@@ -132,41 +125,29 @@ impl Pool {
     }
 
     /// Ends an attempt with its answer: for most jobs it is the only one.
-    fn end_attempt(&self, job: JobKey, mut attempt: Attempt, answer: Answer) {
+    fn end_attempt(&self, job: JobKey, mut attempt: Box<Attempt>, answer: Answer) {
         let Some(delay) = self.delay(&attempt, &answer) else {
-            return self.finish(&job, attempt, answer);
+            return self.finish(&job, *attempt, answer);
         };
         attempt.redirected = None;
-        let task = self.again(job, attempt.route);
-        self.attempts.delay(task, attempt, Instant::now() + delay);
+        self.jobs.store.retry(&job, attempt, Instant::now() + delay, now());
     }
 
-    /// Returns the task by which a job that was begun goes on.
-    fn again(&self, job: JobKey, route: RouteIndex) -> Task {
-        let gate = self.routes.get(route).gate.clone();
-        Task { job, route, gate, permit: self.jobs.queue.admit(), turn: Turn::Again }
-    }
-
-    /// Has a job go on in the lane of its redirect's target: at once if there is room. If not it waits
-    /// there and holds no worker, for else all workers could wait for a lane whose jobs find none.
-    fn redirect(&self, job: JobKey, mut attempt: Attempt, target: PathAndQuery) -> Option<Ready> {
+    /// Has a job go on in the lane of its redirect's target. There it holds no worker, for else all workers could
+    /// wait for a lane whose jobs find none.
+    fn redirect(&self, job: JobKey, mut attempt: Box<Attempt>, target: PathAndQuery) {
         match self.routes.redirect(&attempt.hop(), target) {
             Ok(redirected) => {
-                let task = self.again(job.clone(), redirected.route);
                 attempt.redirected = Some(redirected);
-                self.attempts.keep(job, attempt);
-                Queue::admit_to_lane(task)
+                self.jobs.store.redirect(&job, attempt, now());
             }
-            Err(error) => {
-                self.end_attempt(job, attempt, error.response().into());
-                None
-            }
+            Err(error) => self.end_attempt(job, attempt, error.response().into()),
         }
     }
 
     /// Puts off a job that could not begin for want of what a run needs; after some times it fails.
-    fn put_off(&self, job: JobKey, mut attempt: Attempt, error: &Error) {
-        let execution = &attempt.run.execution;
+    fn put_off(&self, job: JobKey, mut attempt: Box<Attempt>, error: &Error) {
+        let execution = &attempt.execution;
         if attempt.shortages >= MAX_SHORTAGES || execution.stopped().is_some() {
             return self.end_attempt(job, attempt, error.response().into());
         }
@@ -181,13 +162,19 @@ impl Pool {
             // Nothing was run: that was no attempt.
             attempt.made -= 1;
         }
-        let task = self.again(job, attempt.hop_route());
-        self.attempts.delay(task, attempt, Instant::now() + delay);
+        let mut until = Instant::now() + delay;
+        if let Some(expiry) = attempt.expiry()
+            && expiry <= until
+        {
+            until = expiry;
+            attempt.answer = Some(too_late().response().into());
+        }
+        self.jobs.store.retry(&job, attempt, until, now());
     }
 
     /// How long to wait before the next attempt, where this answer calls for one; and says so.
     fn delay(&self, attempt: &Attempt, answer: &Answer) -> Option<Duration> {
-        let (call, execution) = (&attempt.call, &attempt.run.execution);
+        let Attempt { call, execution, .. } = attempt;
         let retry = self.routes.get(attempt.route).retry?;
         if !retry.allows(call.request.method(), attempt.made) || execution.stopped().is_some() {
             return None;
@@ -200,36 +187,7 @@ impl Pool {
         Some(delay)
     }
 
-    /// The attempt that a task stands for; `None` where there is nothing to do any more.
-    fn begin(&self, task: &Task) -> Option<Attempt> {
-        if task.turn == Turn::Again {
-            return self.attempts.take(&task.job);
-        }
-        let route = task.route;
-        self.jobs.wait_for_memory();
-        if self.jobs.queue.is_closed() {
-            // That may have ended the wait: the job stays where it is kept.
-            return None;
-        }
-        let run = self.jobs.executions.begin(task.job.id, self.memory.clone());
-        let started = now();
-        let record = self.routes.get(route).start_record;
-        let Started { call, created } =
-            self.jobs.store.start(&task.job, &run.execution, record, started)?;
-        Some(Attempt {
-            call: *call,
-            run,
-            created,
-            started,
-            route,
-            made: 0,
-            shortages: 0,
-            deadline: Instant::now(),
-            redirected: None,
-        })
-    }
-
-    /// Ends a job with its answer.
+    /// Finishes a job with its answer.
     fn finish(&self, job: &JobKey, attempt: Attempt, answer: Answer) {
         let route = self.routes.get(attempt.route);
         let Answer { mut response, receipt, .. } = answer;
@@ -243,6 +201,7 @@ impl Pool {
         }
         let status = response.status();
         let finished_at = now();
+        let started = attempt.started.unwrap_or(finished_at);
         let finished = self.jobs.store.finish(job, response, finished_at);
         if finished == Finished::Kept {
             receipt.confirm();
@@ -253,30 +212,11 @@ impl Pool {
             job.owner.as_log(),
             route.prefix,
             status.as_u16(),
-            attempt.started.since(attempt.created).as_secs_f64(),
-            finished_at.since(attempt.started).as_secs_f64(),
+            started.since(attempt.created).as_secs_f64(),
+            finished_at.since(started).as_secs_f64(),
             if finished == Finished::Kept { "" } else { " result dropped" }
         );
     }
-}
-
-/// Starts the janitor, which forgets results that are older than `ttl`.
-///
-/// # Errors
-/// When no thread can be had.
-pub fn start_janitor(jobs: &Arc<Jobs>, ttl: Duration) -> std::io::Result<()> {
-    let jobs = Arc::clone(jobs);
-    let rest = (ttl / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
-    thread::Builder::new().name("janitor".into()).spawn(move || {
-        loop {
-            thread::sleep(rest);
-            let expired = jobs.expire(ttl);
-            if expired > 0 {
-                log::info!("expired={expired} results older than {ttl:?}");
-            }
-        }
-    })?;
-    Ok(())
 }
 
 /// The ids of jobs that the end of a volatile store loses, in lines of bounded length.
@@ -295,13 +235,16 @@ mod tests {
     use http::header::RETRY_AFTER;
     use http::{Request, StatusCode};
 
+    use crate::config::Pages;
     use crate::exchange::{Call, Connection, Owner};
     use crate::handler::Handler;
     use crate::job::execution::{Execution, OnLeave};
+    use crate::job::{Keep, Rerun, RouteIndex};
+    use crate::ledger::schedule::Limit;
     use crate::memory::Budget;
-    use crate::routes::{Pages, Route};
+    use crate::routes::Route;
     use crate::store::memory::MemoryStore;
-    use crate::store::{Keep, Lookup, Room, StartRecord, Submission};
+    use crate::store::{Lane, Lookup, Plan, Room, Submission};
 
     /// A handler for which there is never enough.
     #[derive(Default)]
@@ -324,43 +267,42 @@ mod tests {
         let runs = Arc::clone(&short.0);
         let routes = Arc::new(Routes::new(vec![Route {
             prefix: "/".into(),
-            gate: None,
             callers: None,
             on_leave: OnLeave::Cancel,
             time_limit: Duration::from_secs(60),
-            start_record: StartRecord::Soon,
             retry: None,
             pages: Pages::Own,
             handler: Box::new(short),
         }]));
         let memory = Budget::new(1 << 20);
         let room = Room { capacity: 1 << 20, reserve: 0, memory: memory.allowance() };
-        let jobs = Jobs::new(Arc::new(MemoryStore::new(room)), Queue::new(9), memory);
-        let jobs = Arc::new(jobs);
-        let pool = Pool {
-            jobs: Arc::clone(&jobs),
-            routes: Arc::clone(&routes),
-            attempts: Arc::default(),
-            count: 1,
-            memory: jobs.memory.allowance(),
-        };
+        let lane = Lane { limit: Limit::Open, rerun: Rerun::Harmless };
+        let plan = Plan { workers: 1, queue: 9, lanes: vec![lane] };
+        let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory));
+        let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);
         let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };
-        let submission = Submission { call, keep: Keep::Result, key: None };
-        let id = jobs.submit(submission, &routes, RouteIndex(0)).unwrap();
+        let submission = Submission { call, route: RouteIndex(0), keep: Keep::Result, key: None };
+        let id = jobs.submit(submission).unwrap();
         let job = JobKey { owner: Owner::anonymous(), id };
+        let memory = jobs.memory.allowance();
+        let claim = || jobs.store.claim(&memory, Patience::None);
+        let mut claimed = claim().expect("it waits");
         for delays in 1..=MAX_SHORTAGES as usize {
-            let Ready { task, pass } = jobs.queue.next().unwrap();
-            assert!(pool.run(task, pass).is_none());
+            pool.run(claimed);
             assert_eq!(runs.load(Ordering::Relaxed), delays);
-            // What its thread would do when the delay is over.
-            let attempt = pool.attempts.take(&job).expect("it is delayed");
+            assert!(claim().is_none(), "it is delayed");
+            assert_eq!(jobs.store.stats().unwrap().delayed, 1);
+            claimed = loop {
+                assert!(jobs.store.overdue(Duration::from_millis(1)).is_empty());
+                if let Some(claimed) = claim() {
+                    break claimed;
+                }
+            };
+            let attempt = &claimed.attempt;
             assert_eq!((attempt.shortages as usize, attempt.made), (delays, 0));
-            pool.attempts.keep(job.clone(), attempt);
-            jobs.queue.push(pool.again(job.clone(), RouteIndex(0)));
         }
-        let Ready { task, pass } = jobs.queue.next().unwrap();
-        assert!(pool.run(task, pass).is_none() && pool.attempts.take(&job).is_none());
+        pool.run(claimed);
         let Lookup::Done(result) = jobs.store.peek(&job) else { panic!("it is not done") };
         let response = result.to_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);

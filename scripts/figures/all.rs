@@ -9,7 +9,7 @@ use super::peer::{Directory, Memory, end_on_signals};
 use super::peers::{self, Contestant};
 use super::running::{self, Others};
 use super::table::{Table, machine};
-use super::{deferring, memory, upstream, weighing};
+use super::{asking, deferring, memory, upstream, weighing};
 
 /// Prints the table; `environment` is Python's, with what the peers need.
 pub fn print(environment: &Path) {
@@ -17,6 +17,7 @@ pub fn print(environment: &Path) {
     let directory = Directory::new();
     let mut table = Table::default();
     beside_others(&mut table, environment, &directory.0);
+    asking::measure(&mut table);
     upstream::beside_nginx(&mut table, &directory.0);
     memory::tabulate(&mut table);
     println!("{}\n", machine(&environment.join("bin/python")));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::client::parse;
+use super::client::{parse, request};
 use super::load::{Answer, Dialogue, Next};
 
 /// What all of them compute.
@@ -30,6 +30,9 @@ pub const DEFERD: Words = Words {
     result: RESULT,
     closes: false,
 };
+
+/// deferd's, where the client waits for the result.
+pub const WAITING: Words = Words { fields: "prefer: wait=60\r\n", ..DEFERD };
 
 /// Those of the peers behind Flask.
 pub const FLASK: Words = Words {
@@ -91,6 +94,56 @@ impl Dialogue for HttpJob {
             }
             (Some(_), 200) => {
                 assert_eq!(reply.body, self.words.result);
+                Next::Done
+            }
+            (_, status) => panic!("{status}: {}", String::from_utf8_lossy(&reply.body)),
+        };
+        Some(Answer { length: reply.length, closes: reply.closes, next })
+    }
+}
+
+/// A client that asks deferd without a pause whether its job is done, and then collects: the loop that users of
+/// drivers write.
+pub struct Polling {
+    /// The request for the job's status, where it was accepted.
+    status: Option<Vec<u8>>,
+    is_done: bool,
+}
+
+impl Polling {
+    pub const fn new() -> Self {
+        Self { status: None, is_done: false }
+    }
+}
+
+impl Dialogue for Polling {
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        *self = Self::new();
+        out.extend_from_slice(DEFERD.submit.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn answer(&mut self, bytes: &[u8], ended: bool, out: &mut Vec<u8>) -> Option<Answer> {
+        let reply = parse(bytes, ended)?;
+        let next = match (&self.status, reply.status) {
+            (None, 202) => {
+                let status = request("GET", &format!("/_api/job/{}", reply.id.unwrap()));
+                out.extend_from_slice(&status);
+                self.status = Some(status);
+                Next::Send(Duration::ZERO)
+            }
+            (Some(status), 204) => {
+                out.extend_from_slice(status);
+                Next::Send(Duration::ZERO)
+            }
+            (Some(status), 200) if !self.is_done => {
+                self.is_done = true;
+                out.extend_from_slice(b"PUT");
+                out.extend_from_slice(&status[b"GET".len()..]);
+                Next::Send(Duration::ZERO)
+            }
+            (Some(_), 200) => {
+                assert_eq!(reply.body, DEFERD.result);
                 Next::Done
             }
             (_, status) => panic!("{status}: {}", String::from_utf8_lossy(&reply.body)),

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
+use super::sample::Sample;
+
 /// Longer without anything from a server, and it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -58,10 +60,15 @@ pub struct Load {
 impl Load {
     /// Loads a server; the pieces of work a second.
     pub fn on<D: Dialogue>(self, address: SocketAddr, dialogue: impl Fn() -> D) -> f64 {
+        self.times(address, dialogue).len() as f64 / self.span.as_secs_f64()
+    }
+
+    /// Loads a server; how long each piece of work took, in milliseconds.
+    pub fn times<D: Dialogue>(self, address: SocketAddr, dialogue: impl Fn() -> D) -> Sample {
         let from = Instant::now() + self.warm_up;
         let until = from + self.span;
         let threads = THREADS.min(self.clients);
-        let count: usize = thread::scope(|scope| {
+        thread::scope(|scope| {
             let threads: Vec<_> = (0..threads)
                 .map(|n| {
                     let share = (n..self.clients).step_by(threads);
@@ -69,9 +76,8 @@ impl Load {
                     scope.spawn(move || drive(address, dialogues, from, until))
                 })
                 .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        count as f64 / self.span.as_secs_f64()
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        })
     }
 }
 
@@ -80,14 +86,14 @@ pub fn once(address: SocketAddr, dialogue: impl Dialogue) {
     drive(address, vec![dialogue], Instant::now(), Instant::now());
 }
 
-/// Has clients with these dialogues work until then, and finish what they have begun; how many pieces they did
-/// between the two instants.
+/// Has clients with these dialogues work until then, and finish what they have begun; how long each piece took
+/// that was done between the two instants, in milliseconds.
 fn drive<D: Dialogue>(
     address: SocketAddr,
     dialogues: Vec<D>,
     from: Instant,
     until: Instant,
-) -> usize {
+) -> Vec<f64> {
     let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let client = |(number, dialogue)| Client {
         address,
@@ -99,10 +105,11 @@ fn drive<D: Dialogue>(
         end: 0,
         out: Vec::new(),
         rests_until: None,
+        begun: Instant::now(),
     };
     let mut clients: Vec<Client<D>> = dialogues.into_iter().enumerate().map(client).collect();
-    clients.iter_mut().for_each(Client::begin);
-    let (mut count, mut at_work) = (0, clients.len());
+    clients.iter_mut().for_each(|client| client.begin(Instant::now()));
+    let (mut times, mut at_work) = (Vec::new(), clients.len());
     let mut events = Vec::with_capacity(clients.len());
     while at_work > 0 {
         let rests = clients.iter().filter_map(|client| client.rests_until).min();
@@ -116,15 +123,17 @@ fn drive<D: Dialogue>(
                 continue;
             }
             let now = Instant::now();
-            count += usize::from(from <= now && now < until);
+            if from <= now && now < until {
+                times.push((now - client.begun).as_secs_f64() * 1e3);
+            }
             if now < until {
-                client.begin();
+                client.begin(now);
             } else {
                 at_work -= 1;
             }
         }
     }
-    count
+    times
 }
 
 fn wait(epoll: impl AsFd, events: &mut Vec<epoll::Event>, rests: Option<Instant>) {
@@ -152,10 +161,13 @@ struct Client<D> {
     /// To be sent, at once or when the client has rested.
     out: Vec<u8>,
     rests_until: Option<Instant>,
+    /// When it began this piece of work.
+    begun: Instant,
 }
 
 impl<D: Dialogue> Client<D> {
-    fn begin(&mut self) {
+    fn begin(&mut self, now: Instant) {
+        self.begun = now;
         self.dialogue.begin(&mut self.out);
         self.send();
     }

@@ -8,18 +8,20 @@
 //! - [`memory`]: sizes, start, and what a hundred thousand results cost.
 //! - [`front`]: the strict front beside a bare loop over sockets.
 //! - [`auth`]: refusals of an unknown user beside those of a wrong token.
+//! - [`asking`]: jobs whose clients wait, beside those whose clients ask without a pause, over each store.
 //! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
 //! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
 //! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
 //!   [`endless`] upstream.
 //! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
-//!   `weighing`, and of the above [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
+//!   `weighing`, and of the above [`asking`], [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
 //!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
 //! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 mod all;
+mod asking;
 mod attempts;
 mod auth;
 mod bare;
@@ -54,6 +56,7 @@ fn main() {
         (Some("memory"), _) => memory::print(),
         (Some("front"), _) => front::print(),
         (Some("auth"), _) => auth::print(),
+        (Some("asking"), _) => asking::print(),
         (Some("store"), _) => store::print(),
         (Some("upstream"), _) => upstream::print(),
         (Some("limits"), word) => limits::print(word),
@@ -61,8 +64,8 @@ fn main() {
         (Some("bare"), _) => bare::serve(),
         (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
         _ => println!(
-            "Usage: cargo bench --bench figures -- scripts | memory | front | auth | store | upstream | \
-             limits [WORD] |              all PYTHON-ENVIRONMENT"
+            "Usage: cargo bench --bench figures -- scripts | memory | front | auth | asking | \
+             store | upstream | limits [WORD] | all PYTHON-ENVIRONMENT"
         ),
     }
 }

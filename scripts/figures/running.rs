@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::request;
-use super::http_job::{DEFERD, Exchange, HttpJob, Words};
+use super::http_job::{Exchange, HttpJob, WAITING, Words};
 use super::load::Load;
 use super::peer::{Memory, Peer, free_address, wait_for};
 use super::sample::Sample;
@@ -28,9 +28,8 @@ const OK: &[u8] = b"ok\n";
 /// deferd with scripts: the client waits for the result, as all others let it do.
 const DEFERRED: Words = Words {
     submit: "GET /run/ok HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n",
-    fields: "prefer: wait=60\r\n",
     result: OK,
-    ..DEFERD
+    ..WAITING
 };
 
 /// Programs that run scripts.

@@ -16,6 +16,11 @@ impl Sample {
         self.0.push(value);
     }
 
+    /// How often it was measured.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The value below which the share `q` of all values lies.
     pub fn quantile(&self, q: f64) -> f64 {
         let mut sorted = self.0.clone();
@@ -31,6 +36,12 @@ impl Sample {
     pub fn over(&self, other: &Self) -> Self {
         assert_eq!(self.0.len(), other.0.len(), "both sides have as many rounds");
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect())
+    }
+}
+
+impl FromIterator<f64> for Sample {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        Self(values.into_iter().collect())
     }
 }
 

@@ -35,9 +35,12 @@ pub fn print() {
     let arguments = ["--workers", &workers.to_string(), "--route", &route];
     let quiet = Server::deferd("warn", &arguments);
     let logging = Server::deferd("info", &arguments);
+    let before = Server::before("info", &arguments);
     let environment = environment(&quiet);
     let mut quietly = Client::several(quiet.address, CLIENTS);
     let mut with_log = Client::several(logging.address, CLIENTS);
+    let mut before =
+        before.map(|server| (Client::several(server.address, CLIENTS), server, Meter::default()));
     let mut meters = [Meter::default(), Meter::default(), Meter::default()];
     let [bare, silent, logged] = &mut meters;
     for _ in 0..ROUNDS {
@@ -46,12 +49,26 @@ pub fn print() {
             bare.turn(own_time, || spawned(&directory.0, &environment, workers));
             silent.turn(|| quiet.processor_time(), || jobs(&mut quietly));
             logged.turn(|| logging.processor_time(), || jobs(&mut with_log));
+            if let Some((clients, server, meter)) = &mut before {
+                meter.turn(|| server.processor_time(), || jobs(clients));
+            }
         }
-        for meter in [&mut *bare, &mut *silent, &mut *logged] {
-            meter.end_round();
-        }
+        let before = before.as_mut().map(|(_, _, meter)| meter);
+        [&mut *bare, &mut *silent, &mut *logged]
+            .into_iter()
+            .chain(before)
+            .for_each(Meter::end_round);
     }
-    let [bare, silent, logged] = &meters;
+    print_rows(workers, &meters);
+    if let Some((_, _, before)) = &before {
+        let [_, _, logged] = &meters;
+        let (rate, cost) = (&before.rate, &before.cost);
+        row("deferd / deferd before, jobs/s", format_args!("{:.3}", logged.rate.over(rate)));
+        row("the same, processor time a job", format_args!("{:.3}", logged.cost.over(cost)));
+    }
+}
+
+fn print_rows(workers: usize, [bare, silent, logged]: &[Meter; 3]) {
     row(&format!("bare, {workers} threads, scripts/s"), &bare.rate);
     row(&format!("deferd, {workers} workers, no access log, jobs/s"), &silent.rate);
     row("deferd, access log to /dev/null, jobs/s", &logged.rate);

@@ -5,27 +5,26 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Response;
 use serde_json::json as value;
 
-use super::json;
 use super::query::{is_on, number};
+use super::{Asked, json};
 use crate::error::Error;
-use crate::handler::Outcome;
-use crate::jobs::{Jobs, now};
+use crate::handler::{ANY_METHOD, Outcome, options};
+use crate::jobs::now;
 use crate::store::Stats;
 
 /// The longest sleep, in seconds.
 const MAX_SLEEP: f64 = 3600.0;
 
 /// The version of ArangoDB whose protocol this is; `details` says what really answers.
-pub fn version(query: &str, jobs: &Jobs) -> Response<Bytes> {
+pub fn version(asked: &Asked<'_>) -> Result<Outcome, Error> {
     const ANSWER: &str = r#"{"server":"arango","version":"1.4.3"}"#;
-    if !is_on(query, "details") {
-        return json(ANSWER);
+    if !is_on(asked.query(), "details") {
+        return Ok(json(ANSWER).into());
     }
-    let Stats { stored, capacity } = jobs.store.stats();
+    let jobs = &asked.api.jobs;
+    let Stats { stored, capacity, .. } = jobs.store.stats()?;
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     let details = value!({
         "architecture": std::env::consts::ARCH,
@@ -39,7 +38,8 @@ pub fn version(query: &str, jobs: &Jobs) -> Response<Bytes> {
         "stored-limit": capacity.to_string(),
         "stored-used": coarse(stored),
     });
-    json(format!(r#"{{"server":"arango","version":"1.4.3","details":{details}}}"#))
+    let answer = format!(r#"{{"server":"arango","version":"1.4.3","details":{details}}}"#);
+    Ok(json(answer).into())
 }
 
 /// Returns a number of bytes in steps of 64 KiB: finer, the question would change the answer.
@@ -48,19 +48,20 @@ fn coarse(bytes: usize) -> String {
 }
 
 /// The server's clock.
-pub fn time() -> Response<Bytes> {
-    json(format!(r#"{{"error":false,"code":200,"time":{}}}"#, now().unix_seconds()))
+pub fn time(_: &Asked<'_>) -> Result<Outcome, Error> {
+    let time = now().unix_seconds();
+    Ok(json(format!(r#"{{"error":false,"code":200,"time":{time}}}"#)).into())
 }
 
 /// Says how long to sleep, and what to answer then: `504` past the time limit.
 ///
 /// # Errors
 /// `400` where the duration is not a number from 0 to 3600.
-pub fn sleep(query: &str, time_limit: Duration) -> Result<Outcome, Error> {
-    let seconds =
-        number(query, "duration")
-            .filter(|seconds| (0.0..=MAX_SLEEP).contains(seconds))
-            .ok_or(Error::bad_parameter("duration is not a number of seconds from 0 to 3600"))?;
+pub fn sleep(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    let time_limit = asked.api.time_limit;
+    let seconds = number(asked.query(), "duration")
+        .filter(|seconds| (0.0..=MAX_SLEEP).contains(seconds))
+        .ok_or(Error::bad_parameter("duration is not a number of seconds from 0 to 3600"))?;
     let span = Duration::from_secs_f64(seconds);
     let answer = if span > time_limit {
         Error::GatewayTimeout("the sleep is longer than --timeout".into()).response()
@@ -74,9 +75,14 @@ pub fn sleep(query: &str, time_limit: Duration) -> Result<Outcome, Error> {
 ///
 /// # Errors
 /// `503` while deferd ends.
-pub fn availability(jobs: &Jobs) -> Result<Response<Bytes>, Error> {
-    if jobs.is_draining() {
+pub fn availability(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    if asked.api.jobs.is_draining() {
         return Err(Error::Unavailable("shutting down".into()));
     }
-    Ok(json(r#"{"error":false,"code":200,"mode":"default"}"#))
+    Ok(json(r#"{"error":false,"code":200,"mode":"default"}"#).into())
+}
+
+/// The server itself, of which there is nothing but its options.
+pub fn server(_: &Asked<'_>) -> Result<Outcome, Error> {
+    Ok(options(ANY_METHOD).into())
 }

@@ -10,21 +10,27 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
 use serde_core::ser::{Serialize, Serializer};
 
-use super::json;
+use super::{Asked, json};
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::exchange::Call;
+use crate::handler::Outcome;
 use crate::memory::Allowance;
 
 /// How much of a request's content an echo shows, in bytes.
 const MAX_ECHO: usize = 64 * 1024;
 
-/// The request as JSON, with the first 64 KiB of its content. Bytes that are not UTF-8 are replaced;
-/// `bodySize` is the true size in bytes.
+/// Shows a request to its client.
 ///
 /// # Errors
 /// `503` without memory for it.
-pub fn echo(call: &Call, memory: &Allowance) -> Result<Response<Bytes>, Error> {
+pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    echo(asked.call, asked.memory).map(Into::into)
+}
+
+/// The request as JSON, with the first 64 KiB of its content. Bytes that are not UTF-8 are replaced;
+/// `bodySize` is the true size in bytes.
+fn echo(call: &Call, memory: &Allowance) -> Result<Response<Bytes>, Error> {
     let request = &call.request;
     let (uri, fields) = (request.uri(), request.headers());
     let mut text = Text(ContentBuffer::new(memory));

@@ -1,33 +1,24 @@
 //! The job resource: `/_api/job` and what is below it.
 //!
-//! Owns its paths, methods, parameters and status codes. How jobs live is `jobs`' and the store's.
+//! Owns the reading of its parameters and the form of its answers; its paths and methods are in `endpoints`.
+//! How jobs live is decided by `jobs` and the store.
 //! Invariant: `x-arango-async-id` stands on results and nowhere else, so that it tells a job's own
 //! `404` from this resource's.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::header::CONTENT_SECURITY_POLICY;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::query::{number, parameter};
-use super::{Endpoint, json, text};
+use super::{Asked, json, text};
 use crate::content::{NoMemory, SMALL, held};
 use crate::error::Error;
-use crate::exchange::{Answer, Call, Guard, Owner, empty};
+use crate::exchange::{Answer, Guard, Owner, Receipt, empty};
+use crate::handler::Outcome;
 use crate::job::stored::StoredResponse;
-use crate::job::{JobId, Stamp};
-use crate::jobs::Jobs;
-use crate::memory::Allowance;
-use crate::store::{JobKey, List, Lookup, Status, StoreUnavailable};
-
-/// The field that carries a job's id.
-pub const ASYNC_ID: HeaderName = HeaderName::from_static("x-arango-async-id");
-
-/// The same under the name that the prose of ArangoDB's documentation gives it.
-const ASYNC_JOB_ID: HeaderName = HeaderName::from_static("x-arango-async-job-id");
-
-const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
+use crate::job::{JobId, JobKey, Stamp};
+use crate::protocol::{ASYNC_ID, ASYNC_JOB_ID, PROGRESS};
+use crate::store::{List, Lookup, Status, StoreUnavailable};
 
 /// A result that is opened as a page runs nothing, and acts in no name (CSP level 3, section 6.3.2).
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
@@ -43,148 +34,107 @@ const ID_TEXT: usize = 23;
 
 const TRUE: &str = r#"{"result":true}"#;
 
-/// Answers a request for the job resource; `rest` is the path behind it.
-///
-/// # Errors
-/// What the resource itself has to say: `400`, `404`, `405`.
-pub fn answer(
-    jobs: &Arc<Jobs>,
-    call: &Call,
-    rest: &str,
-    memory: &Allowance,
-) -> Result<Answer, Error> {
-    let query = call.request.uri().query().unwrap_or_default();
-    let (segments, count) = segments(rest);
-    let segments = &segments[..count];
-    match *call.request.method() {
-        Method::PUT => put(jobs, &call.owner, segments),
-        Method::DELETE => delete(jobs, &call.owner, segments, query),
-        _ => get(jobs, &call.owner, segments, query, memory),
+impl Asked<'_> {
+    fn owner(&self) -> &Owner {
+        &self.call.owner
+    }
+
+    /// Returns the job that the path names.
+    ///
+    /// # Errors
+    /// What is no id is an unknown job to PUT and DELETE, and a bad parameter to GET, as ArangoDB has it.
+    fn job(&self) -> Result<JobKey, Error> {
+        let Some(id) = JobId::parse(self.id) else {
+            let reads = self.call.request.method().is_safe();
+            return Err(if reads { Error::bad_parameter("") } else { Error::not_found() });
+        };
+        Ok(JobKey { owner: self.owner().clone(), id })
     }
 }
 
-/// The segments of the path behind the resource, and how many they are; more than three are as good as
-/// three, because no path has as many.
-fn segments(rest: &str) -> ([&str; 3], usize) {
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (mut segments, mut count) = ([""; 3], 0);
-    for (place, segment) in segments.iter_mut().zip(rest.split('/').skip(1)) {
-        *place = segment;
-        count += 1;
-    }
-    (segments, count)
+/// Refuses a path that means nothing.
+pub fn malformed(_: &Asked<'_>) -> Result<Outcome, Error> {
+    Err(Error::bad_parameter(""))
 }
 
-/// The job that a request asks after, so that its client may prefer to wait for it. `path` is that of the
-/// whole target.
-pub fn awaited(method: &Method, path: &str) -> Option<JobId> {
-    let Ok(Endpoint::Job(rest)) = Endpoint::of(path) else { return None };
-    let (segments, count) = segments(rest);
-    match (method, &segments[..count]) {
-        (&Method::GET | &Method::HEAD | &Method::PUT, [id])
-        | (&Method::GET | &Method::HEAD, [id, "result"]) => JobId::parse(id),
-        _ => None,
-    }
+/// What a request asks of a job that may be pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether it is done, or its result: what a client may prefer to wait for.
+    End(JobId),
+    /// What it has logged so far.
+    Log(JobId),
 }
 
-fn get(
-    jobs: &Jobs,
-    owner: &Owner,
-    segments: &[&str],
-    query: &str,
-    memory: &Allowance,
-) -> Result<Answer, Error> {
-    match segments {
-        [] => Err(Error::bad_parameter("")),
-        ["done"] => list(jobs, owner, List::Done, query, memory),
-        ["pending"] => list(jobs, owner, List::Pending, query, memory),
-        [id] => status(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
-        [id, "result"] => peek(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?),
-        [id, "log"] => log(jobs, &key(owner, id).ok_or(Error::bad_parameter(""))?, memory),
-        _ => Err(Error::bad_parameter("")),
-    }
-}
-
-fn put(jobs: &Arc<Jobs>, owner: &Owner, segments: &[&str]) -> Result<Answer, Error> {
-    match segments {
-        [id] => collect(jobs, key(owner, id).ok_or(Error::not_found())?),
-        [id, "cancel"] => found(match key(owner, id) {
-            Some(job) => jobs.cancel(&job)?,
-            None => false,
-        }),
-        _ => Err(Error::bad_parameter("")),
-    }
-}
-
-fn delete(jobs: &Jobs, owner: &Owner, segments: &[&str], query: &str) -> Result<Answer, Error> {
-    match segments {
-        ["all"] => {
-            jobs.store.forget_all(owner)?;
-            found(true)
+impl Question {
+    /// Whether the job may be pending behind an answer of this status code.
+    pub fn may_be_pending(self, answered: StatusCode) -> bool {
+        match self {
+            Self::End(_) => answered == StatusCode::NO_CONTENT,
+            Self::Log(_) => answered == StatusCode::OK,
         }
-        ["expired"] => {
-            jobs.store.forget_before(owner, stamp(query)?)?;
-            found(true)
+    }
+
+    /// Returns the job.
+    pub const fn job(self) -> JobId {
+        match self {
+            Self::End(id) | Self::Log(id) => id,
         }
-        [id] => found(match key(owner, id) {
-            Some(job) => jobs.store.forget(&job)?,
-            None => false,
-        }),
-        _ => Err(Error::bad_parameter("")),
     }
 }
 
-fn key(owner: &Owner, segment: &str) -> Option<JobKey> {
-    JobId::parse(segment).map(|id| JobKey { owner: owner.clone(), id })
+/// The ids of the jobs that are done.
+pub fn done(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    list(asked, List::Done)
 }
 
-fn found(exists: bool) -> Result<Answer, Error> {
-    if exists { Ok(json(TRUE).into()) } else { Err(Error::not_found()) }
+/// The ids of those that are not.
+pub fn pending(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    list(asked, List::Pending)
 }
 
-fn stamp(query: &str) -> Result<Stamp, Error> {
-    number(query, "stamp")
-        .and_then(Stamp::from_unix_seconds)
-        .ok_or(Error::bad_parameter("stamp is not a number"))
-}
-
-fn list(
-    jobs: &Jobs,
-    owner: &Owner,
-    list: List,
-    query: &str,
-    memory: &Allowance,
-) -> Result<Answer, Error> {
-    let count = match parameter(query, "count") {
-        None => DEFAULT_COUNT,
-        Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-            text.parse().map_or(MAX_COUNT, |count: usize| count.min(MAX_COUNT))
-        }
-        Some(_) => return Err(Error::bad_parameter("count is not a number")),
-    };
+fn list(asked: &Asked<'_>, list: List) -> Result<Outcome, Error> {
+    let count = count(asked.query())?;
     // The ids as they come, and as text with its quotes and commas.
-    let mut charge = memory.nothing();
-    let ids = jobs.store.list(owner, list, count);
+    let mut charge = asked.memory.nothing();
+    let ids = asked.api.jobs.store.list(asked.owner(), list, count)?;
     if ids.len() > DEFAULT_COUNT {
         charge.grow(ids.len() * (size_of::<JobId>() + ID_TEXT))?;
     }
-    let (mut text, mut digits) =
-        (String::with_capacity(2 + ids.len() * ID_TEXT), itoa::Buffer::new());
+    let text = array(&ids);
+    drop(ids);
+    charge.shrink_to(text.len());
+    Ok(json(held(text.into_bytes().into(), charge)).into())
+}
+
+fn count(query: &str) -> Result<usize, Error> {
+    match parameter(query, "count") {
+        None => Ok(DEFAULT_COUNT),
+        Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(text.parse().map_or(MAX_COUNT, |count: usize| count.min(MAX_COUNT)))
+        }
+        Some(_) => Err(Error::bad_parameter("count is not a number")),
+    }
+}
+
+/// Returns the ids as an array of JSON strings.
+fn array(ids: &[JobId]) -> String {
+    let mut digits = itoa::Buffer::new();
+    let mut text = String::with_capacity(2 + ids.len() * ID_TEXT);
     text.push('[');
-    for id in &ids {
+    for id in ids {
         let comma = if text.len() > 1 { "," } else { "" };
         for part in [comma, "\"", digits.format(id.number()), "\""] {
             text.push_str(part);
         }
     }
     text.push(']');
-    drop(ids);
-    charge.shrink_to(text.len());
-    Ok(json(held(text.into_bytes().into(), charge)).into())
+    text
 }
 
-fn status(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
-    match jobs.store.status(job) {
+/// Whether a job is done, and how far it is.
+pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    match asked.api.jobs.store.status(&asked.job()?)? {
         None => Err(Error::not_found()),
         Some(Status::Done) => Ok(text("").into()),
         Some(Status::Pending(progress)) => {
@@ -197,35 +147,69 @@ fn status(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
     }
 }
 
-fn log(jobs: &Jobs, job: &JobKey, memory: &Allowance) -> Result<Answer, Error> {
-    let log = jobs.store.log(job)?.ok_or(Error::not_found())?;
-    let mut charge = memory.nothing();
+/// What the job's script has written to stderr.
+pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    let log = asked.api.jobs.store.log(&asked.job()?)?.ok_or(Error::not_found())?;
+    let mut charge = asked.memory.nothing();
     if log.len() > SMALL {
         charge.grow(log.len())?;
     }
     Ok(text(held(log.into(), charge)).into())
 }
 
-fn peek(jobs: &Jobs, job: &JobKey) -> Result<Answer, Error> {
-    answer_with(jobs.store.peek(job), job, |mut response| {
+/// The result, which stays.
+pub fn peek(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    let job = asked.job()?;
+    answer_with(asked.api.jobs.store.peek(&job), &job, |mut response| {
         response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
         response.into()
     })
 }
 
-fn collect(jobs: &Arc<Jobs>, job: JobKey) -> Result<Answer, Error> {
-    answer_with(jobs.store.collect(&job), &job, |response| Answer {
-        response,
-        guard: Guard::Verbatim,
-        receipt: jobs.receipt(job.clone()),
-    })
+/// The result, which is gone once it is delivered.
+pub fn collect(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    let (job, jobs) = (asked.job()?, &asked.api.jobs);
+    let mut receipt = Receipt::none();
+    let found = jobs.store.collect(&job).map(|(result, delivery)| {
+        receipt = jobs.receipt(job.clone(), delivery);
+        result
+    });
+    answer_with(found, &job, |response| Answer { response, guard: Guard::Verbatim, receipt })
+}
+
+/// Ends a job.
+pub fn cancel(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    found(asked.api.jobs.cancel(&asked.job()?)?)
+}
+
+/// Forgets a job.
+pub fn forget(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    found(asked.api.jobs.store.forget(&asked.job()?)?)
+}
+
+/// Forgets all jobs of the client.
+pub fn forget_all(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    asked.api.jobs.store.forget_all(asked.owner())?;
+    found(true)
+}
+
+/// Forgets those that are stamped before a time.
+pub fn forget_expired(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    let stamp = number(asked.query(), "stamp").and_then(Stamp::from_unix_seconds);
+    let stamp = stamp.ok_or(Error::bad_parameter("stamp is not a number"))?;
+    asked.api.jobs.store.forget_before(asked.owner(), stamp)?;
+    found(true)
+}
+
+fn found(exists: bool) -> Result<Outcome, Error> {
+    if exists { Ok(json(TRUE).into()) } else { Err(Error::not_found()) }
 }
 
 fn answer_with(
     lookup: Lookup,
     job: &JobKey,
     answer: impl FnOnce(Response<Bytes>) -> Answer,
-) -> Result<Answer, Error> {
+) -> Result<Outcome, Error> {
     match lookup {
         Lookup::Unknown => Err(Error::not_found()),
         Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
@@ -235,7 +219,7 @@ fn answer_with(
             let what = "the stored result is larger than --max-memory: raise that; it stays";
             Err(Error::InsufficientStorage(what.into()))
         }
-        Lookup::Done(result) => Ok(answer(named(&result, job.id))),
+        Lookup::Done(result) => Ok(answer(named(&result, job.id)).into()),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The configuration: from arguments and a file to checked values.
 //!
-//! Owns every option: its name, its default, its form and its place in `--help`. Reading it has no
-//! effect beyond opening the `--config` file. Invariant: an error names the option, the value and what
-//! is wrong with it.
+//! Owns every option: its name, its default, its form and its place in `--help`; and the plain types that say
+//! what was chosen, which the parts of deferd import from here. Reads text only: arguments, the `--config`
+//! file, and how much memory the host has. Invariant: an error names the option, the value and what is wrong with it.
 
+mod address;
 mod route;
 mod sizes;
 mod value;
@@ -14,12 +15,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use address::Address;
 use lexopt::ValueExt;
-pub use route::{CONNECT_TIMEOUT, RouteConfig, Target};
+pub use route::{CONNECT_TIMEOUT, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
-
-use crate::listen::Address;
-use crate::store::disk::Durability;
 
 /// `--help`.
 pub const HELP: &str = include_str!("help.txt");
@@ -31,7 +30,7 @@ pub struct Config {
     pub listen: Address,
     /// Which front serves it.
     pub front: FrontKind,
-    /// The file of the users; `None` where nobody needs to say who they are.
+    /// The file of the users; `None`: clients need no credentials.
     pub auth: Option<PathBuf>,
     /// Origins whose pages may send requests.
     pub allow_origin: Vec<String>,
@@ -74,10 +73,19 @@ pub struct Config {
     pub max_wait: Duration,
 }
 
+/// When a change has to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Before the answer that tells of it.
+    Commit,
+    /// At most 50 ms after it was made, whatever was answered.
+    Relaxed,
+}
+
 /// A front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrontKind {
-    /// For everybody.
+    /// For all clients.
     Strict,
     /// tiny_http's accept loop, for trusted callers only.
     #[cfg(feature = "tiny_http")]
@@ -89,7 +97,7 @@ pub enum FrontKind {
 pub enum Exposure {
     /// Only this host.
     Loopback,
-    /// Anybody, and the operator said so: `--insecure`.
+    /// All hosts, and the operator said so: `--insecure`.
     Insecure,
 }
 
@@ -167,22 +175,22 @@ impl From<lexopt::Error> for Invalid {
 /// # Errors
 /// [`Invalid`].
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Invalid> {
-    let mut from_file = Settings::default();
-    let mut from_line = Settings::default();
+    let mut config = Config::default();
+    // Set after all files, wherever these are named.
+    let mut from_line: Vec<(String, String)> = Vec::new();
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
             lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(Command::Help),
             lexopt::Arg::Short('V') | lexopt::Arg::Long("version") => return Ok(Command::Version),
-            lexopt::Arg::Long("config") => from_file.read_file(Path::new(&parser.value()?))?,
-            lexopt::Arg::Long("insecure") => from_line.set("insecure", "", "--insecure")?,
-            lexopt::Arg::Long(name) if is_option(name) => {
+            lexopt::Arg::Long("config") => config.read_file(Path::new(&parser.value()?))?,
+            lexopt::Arg::Long("insecure") => from_line.push(("insecure".into(), String::new())),
+            lexopt::Arg::Long(name) if setter(name).is_some() => {
                 let name = name.to_owned();
-                let value = parser.value()?;
-                let value = value
-                    .to_str()
-                    .ok_or_else(|| Invalid::new(&name, &value.to_string_lossy(), "not UTF-8"))?;
-                from_line.set(&name, value, &format!("--{name}"))?;
+                let text = parser.value()?.into_string().map_err(|text| {
+                    Invalid::new(&format!("--{name}"), &text.to_string_lossy(), "not UTF-8")
+                })?;
+                from_line.push((name, text));
             }
             lexopt::Arg::Value(word) if word == "token" => {
                 let user =
@@ -192,7 +200,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
             other => return Err(other.unexpected().into()),
         }
     }
-    let config = from_line.over(from_file);
+    for (name, text) in from_line {
+        config.set(&name, &text, &format!("--{name}"))?;
+    }
     config.check()?;
     Ok(Command::Serve(Box::new(config)))
 }
@@ -202,14 +212,17 @@ type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
 const OPTIONS: [(&str, Setter); 22] = [
-    ("listen", |c, v| value::address(v).map(|v| c.listen = v)),
+    ("listen", |c, v| Address::parse(v).map(|v| c.listen = v)),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
     ("allow-origin", |c, v| value::origin(v).map(|v| c.allow_origin.push(v))),
     ("allow-host", |c, v| value::host(v).map(|v| c.allow_host.push(v))),
     ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
     ("data", |c, v| value::path(v).map(|v| c.data = Some(v))),
-    ("durability", |c, v| durability(v).map(|v| c.durability = v)),
+    ("durability", |c, v| {
+        let words = [("commit", Durability::Commit), ("relaxed", Durability::Relaxed)];
+        value::choice(v, words).map(|v| c.durability = v)
+    }),
     ("workers", |c, v| value::threads(v).map(|v| c.workers = v)),
     ("queue", |c, v| value::count(v).map(|v| c.queue = v)),
     ("max-memory", |c, v| value::memory(v).map(|v| c.max_memory = v)),
@@ -226,23 +239,27 @@ const OPTIONS: [(&str, Setter); 22] = [
     ("insecure", |c, v| value::flag(v).map(|()| c.exposure = Exposure::Insecure)),
 ];
 
-fn is_option(name: &str) -> bool {
-    OPTIONS.iter().any(|(option, _)| *option == name)
+fn setter(name: &str) -> Option<Setter> {
+    OPTIONS.iter().find(|(option, _)| *option == name).map(|(_, setter)| *setter)
 }
 
-/// Settings in the order in which they were read.
-#[derive(Default)]
-struct Settings(Vec<(Setter, String)>);
+fn front(text: &str) -> Result<FrontKind, String> {
+    match text {
+        "strict" => Ok(FrontKind::Strict),
+        #[cfg(feature = "tiny_http")]
+        "tiny_http" => Ok(FrontKind::TinyHttp),
+        #[cfg(not(feature = "tiny_http"))]
+        "tiny_http" => Err("this deferd was built without it".into()),
+        _ => Err("neither strict nor tiny_http".into()),
+    }
+}
 
-impl Settings {
-    /// Takes a setting, if it is one: it is tried on a configuration that nobody uses.
+impl Config {
+    /// Sets the option of this name; `place` says where it stands.
     fn set(&mut self, name: &str, text: &str, place: &str) -> Result<(), Invalid> {
-        let option = OPTIONS.iter().find(|(option, _)| *option == name);
-        let (_, setter) =
-            option.ok_or_else(|| Invalid::new(place, text, "no such option; see --help"))?;
-        setter(&mut Config::default(), text).map_err(|what| Invalid::new(place, text, what))?;
-        self.0.push((*setter, text.to_owned()));
-        Ok(())
+        let setter =
+            setter(name).ok_or_else(|| Invalid::new(place, text, "no such option; see --help"))?;
+        setter(self, text).map_err(|what| Invalid::new(place, text, what))
     }
 
     /// Reads a file: a line `name value` for each option, `#` before comments.
@@ -261,37 +278,6 @@ impl Settings {
         Ok(())
     }
 
-    /// The configuration that these settings make over those of a file.
-    fn over(self, file: Self) -> Config {
-        let mut config = Config::default();
-        for (setter, text) in file.0.iter().chain(&self.0) {
-            // Cannot fail: `set` has tried it.
-            let _ = setter(&mut config, text);
-        }
-        config
-    }
-}
-
-fn front(text: &str) -> Result<FrontKind, String> {
-    match text {
-        "strict" => Ok(FrontKind::Strict),
-        #[cfg(feature = "tiny_http")]
-        "tiny_http" => Ok(FrontKind::TinyHttp),
-        #[cfg(not(feature = "tiny_http"))]
-        "tiny_http" => Err("this deferd was built without it".into()),
-        _ => Err("neither strict nor tiny_http".into()),
-    }
-}
-
-fn durability(text: &str) -> Result<Durability, String> {
-    match text {
-        "commit" => Ok(Durability::Commit),
-        "relaxed" => Ok(Durability::Relaxed),
-        _ => Err("neither commit nor relaxed".into()),
-    }
-}
-
-impl Config {
     /// Checks whether `address` may be listened on: a service manager can hand over another one than
     /// the configured.
     ///
@@ -302,7 +288,7 @@ impl Config {
             return Ok(());
         }
         if self.exposure == Exposure::Loopback && self.auth.is_none() {
-            let what = "not a loopback address: anybody who reaches it could run the routes; \
+            let what = "not a loopback address: every host that reaches it could run the routes; \
                         say --auth FILE, or --insecure if that is meant";
             return Err(Invalid::new("--listen", &address.as_option(), what));
         }
@@ -408,6 +394,14 @@ mod tests {
             let error = read(arguments).unwrap_err().to_string();
             assert!(error.contains(part), "{arguments:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf8_is_refused_by_name() {
+        use std::os::unix::ffi::OsStringExt;
+        let value = OsString::from_vec(b"/data/\xff".to_vec());
+        let error = parse(["x".into(), "--data".into(), value]).unwrap_err().to_string();
+        assert!(error.starts_with("--data \"/data/") && error.ends_with("not UTF-8"), "{error}");
     }
 
     #[test]

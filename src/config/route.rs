@@ -1,6 +1,7 @@
 //! The form of a route: `PREFIX=TARGET[,option=value]...`.
 //!
-//! Owns its syntax. Whether the directory exists is seen when the route is built, not here.
+//! Owns its syntax, and the options of a route by name. Whether the directory exists is seen when the route is
+//! built, not here. Invariant: a route is either read whole, or refused with its option, value and what is wrong.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,11 +10,10 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::value;
-use crate::api;
-use crate::handler::retry::{Methods, Retry};
+use crate::job::Rerun;
 use crate::job::execution::OnLeave;
-use crate::routes::Pages;
-use crate::store::StartRecord;
+use crate::protocol::{ADMIN, API, DATABASE};
+use crate::retry::{Methods, Retry};
 
 /// A route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub struct RouteConfig {
     /// How much its scripts may write to stdout, or its upstream answer, where not as `--max-output`
     /// says.
     pub max_output: Option<usize>,
-    /// What has to be known of its jobs after a crash: `rerun=yes` runs them again.
-    pub start_record: StartRecord,
+    /// What becomes of its jobs that ran when deferd crashed.
+    pub rerun: Rerun,
     /// What becomes of a synchronous run whose client leaves.
     pub on_leave: OnLeave,
     /// How long connecting to its upstream may take, where not [`CONNECT_TIMEOUT`].
@@ -39,6 +39,15 @@ pub struct RouteConfig {
     pub retry: Option<Retry>,
     /// Which web pages may send requests to it.
     pub pages: Pages,
+}
+
+/// Which web pages may send requests to a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Those of this server, and of the origins that are allowed.
+    Own,
+    /// All: `pages=any`.
+    Any,
 }
 
 /// How long connecting to an upstream may take where its route says nothing else.
@@ -73,7 +82,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         timeout: None,
         concurrency: None,
         max_output: None,
-        start_record: StartRecord::Before,
+        rerun: Rerun::No,
         on_leave: OnLeave::Cancel,
         connect_timeout: None,
         retry: None,
@@ -93,81 +102,66 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
     Ok(route)
 }
 
-fn rerun(text: &str) -> Result<StartRecord, String> {
-    match text {
-        "yes" => Ok(StartRecord::Never),
-        "no" => Ok(StartRecord::Before),
-        _ => Err("neither yes nor no".into()),
-    }
-}
+/// Sets one option of a route from its text.
+type Setter = fn(&mut RouteConfig, &str) -> Result<(), String>;
 
-fn pages(text: &str) -> Result<Pages, String> {
-    match text {
-        "any" => Ok(Pages::Any),
-        "own" => Ok(Pages::Own),
-        _ => Err("neither any nor own".into()),
-    }
-}
+/// The options of every route.
+const OPTIONS: [(&str, Setter); 6] = [
+    ("timeout", |r, v| value::duration(v).map(|v| r.timeout = Some(v))),
+    ("concurrency", |r, v| value::count(v).map(|v| r.concurrency = Some(v))),
+    ("max-output", |r, v| value::size(v).map(|v| r.max_output = Some(v))),
+    ("rerun", |r, v| yes_no(v, Rerun::Yes, Rerun::No).map(|v| r.rerun = v)),
+    ("ignore-abort", |r, v| yes_no(v, OnLeave::GoOn, OnLeave::Cancel).map(|v| r.on_leave = v)),
+    ("pages", |r, v| {
+        value::choice(v, [("any", Pages::Any), ("own", Pages::Own)]).map(|v| r.pages = v)
+    }),
+];
 
-fn on_leave(text: &str) -> Result<OnLeave, String> {
-    match text {
-        "yes" => Ok(OnLeave::GoOn),
-        "no" => Ok(OnLeave::Cancel),
-        _ => Err("neither yes nor no".into()),
-    }
-}
+/// The further options of a route to an upstream.
+const OF_UPSTREAMS: [(&str, Setter); 4] = [
+    ("connect-timeout", |r, v| value::duration(v).map(|v| r.connect_timeout = Some(v))),
+    ("retry", |r, v| value::count(v).map(|v| retry(r).most = few(v))),
+    ("backoff", |r, v| value::duration(v).map(|v| retry(r).backoff = v)),
+    ("unsafe", |r, v| yes_no(v, Methods::All, Methods::Idempotent).map(|v| retry(r).methods = v)),
+];
 
 /// Sets one option.
 fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
-    match name {
-        "timeout" => value::duration(text).map(|v| route.timeout = Some(v)),
-        "concurrency" => value::count(text).map(|v| route.concurrency = Some(v)),
-        "max-output" => value::size(text).map(|v| route.max_output = Some(v)),
-        "ignore-abort" => on_leave(text).map(|v| route.on_leave = v),
-        "rerun" => rerun(text).map(|v| route.start_record = v),
-        "pages" => pages(text).map(|v| route.pages = v),
-        _ if !matches!(route.target, Target::Upstream(_)) => {
-            Err(format!("no such option of a route to scripts: {OPTIONS}"))
-        }
-        "connect-timeout" => value::duration(text).map(|v| route.connect_timeout = Some(v)),
-        "retry" => value::count(text).and_then(|v| retry(route, |r| r.most = few(v))),
-        "backoff" => value::duration(text).and_then(|v| retry(route, |r| r.backoff = v)),
-        "unsafe" => methods(text).and_then(|v| retry(route, |r| r.methods = v)),
-        _ => Err(format!("no such option of a route: {OPTIONS}, {OF_UPSTREAMS}")),
+    let (kind, more): (_, &[_]) = match route.target {
+        Target::Upstream(_) => ("a route", &OF_UPSTREAMS),
+        Target::Cgi(_) | Target::Run(_) => ("a route to scripts", &[]),
+    };
+    let options = OPTIONS.iter().chain(more);
+    if let Some((_, setter)) = options.clone().find(|(option, _)| *option == name) {
+        return setter(route, text);
     }
+    let names: Vec<&str> = options.map(|(name, _)| *name).collect();
+    Err(format!("no such option of {kind}: {}", names.join(", ")))
 }
 
-/// Changes how the jobs of a route are tried again; that they are is said by `retry` alone.
-fn retry(route: &mut RouteConfig, change: impl FnOnce(&mut Retry)) -> Result<(), String> {
+fn yes_no<T: Copy>(text: &str, yes: T, no: T) -> Result<T, String> {
+    value::choice(text, [("yes", yes), ("no", no)])
+}
+
+/// Returns how the jobs of a route are tried again; only `retry` says that they are.
+fn retry(route: &mut RouteConfig) -> &mut Retry {
     let none = Retry { most: 0, backoff: BACKOFF, methods: Methods::Idempotent };
-    change(route.retry.get_or_insert(none));
-    Ok(())
+    route.retry.get_or_insert(none)
 }
 
-/// More than this many attempts come to nothing in the time that anybody waits.
+/// Bounds a number of attempts: more take longer than any client waits.
 fn few(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX - 1)
 }
 
-fn methods(text: &str) -> Result<Methods, String> {
-    match text {
-        "yes" => Ok(Methods::All),
-        "no" => Ok(Methods::Idempotent),
-        _ => Err("neither yes nor no".into()),
-    }
-}
-
-const OPTIONS: &str = "timeout, concurrency, max-output, rerun, ignore-abort, pages";
-const OF_UPSTREAMS: &str = "connect-timeout, retry, backoff, unsafe";
-
 fn checked_prefix(prefix: &str) -> Result<&str, String> {
-    let own =
-        |reserved: &&str| prefix.starts_with(*reserved) || prefix == reserved.trim_end_matches('/');
+    let is_below =
+        |reserved: &str| prefix.starts_with(reserved) || prefix == reserved.trim_end_matches('/');
     if !prefix.starts_with('/') {
         return Err("the prefix does not begin with /".into());
     }
-    if api::PREFIXES.iter().chain(&["/_db/"]).any(own) {
-        return Err("/_api/, /_admin/ and /_db/ are deferd's own".into());
+    if [API, ADMIN, DATABASE].into_iter().any(is_below) {
+        return Err(format!("{API}, {ADMIN} and {DATABASE} are deferd's own"));
     }
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+;:@".contains(&b);
     if !prefix.bytes().all(plain) || prefix.contains("//") {
@@ -188,7 +182,7 @@ fn target(text: &str) -> Result<Target, String> {
 }
 
 fn upstream(text: &str) -> Result<Uri, String> {
-    let uri: Uri = text.parse().map_err(|error| format!("the target is no URL: {error}"))?;
+    let uri: Uri = text.parse().map_err(|error| format!("the target is not a URL: {error}"))?;
     let authority = uri.authority().map_or("", Authority::as_str);
     if authority.contains('@') {
         return Err(
@@ -196,9 +190,9 @@ fn upstream(text: &str) -> Result<Uri, String> {
         );
     }
     let host = uri.host().unwrap_or_default();
-    // The port of `host:` or `host:99999` is none.
+    // The port of `host:` or `host:99999` is invalid.
     if host.is_empty() || (authority.len() > host.len() && uri.port_u16().is_none()) {
-        return Err("the target has no host, or a port that is none".into());
+        return Err("the target has no host or an invalid port".into());
     }
     if text.contains(['?', '#']) {
         return Err("the target must end with its path: the query is the client's".into());
@@ -220,9 +214,9 @@ mod tests {
         assert_eq!(route.target, Target::Cgi("/srv/a=b".into()));
         assert_eq!(route.timeout, Some(Duration::from_secs(5)));
         assert_eq!((route.concurrency, route.max_output), (Some(1), Some(1 << 20)));
-        assert_eq!(route.start_record, StartRecord::Before);
+        assert_eq!(route.rerun, Rerun::No);
         assert_eq!(parse("/=run:x").unwrap().target, Target::Run("x".into()));
-        assert_eq!(parse("/=run:x,rerun=yes").unwrap().start_record, StartRecord::Never);
+        assert_eq!(parse("/=run:x,rerun=yes").unwrap().rerun, Rerun::Yes);
         assert_eq!(parse("/=run:x").unwrap().pages, Pages::Own);
         assert_eq!(parse("/=http://h/,pages=any").unwrap().pages, Pages::Any);
         assert_eq!(parse("/=run:x,pages=any,pages=own").unwrap().pages, Pages::Own);
@@ -257,7 +251,12 @@ mod tests {
             ("/x=fcgi:y", "neither cgi:DIR"),
             ("/x=run:y,timeout", "option=value"),
             ("/x=run:y,timeout=5", "timeout \"5\": no unit"),
-            ("/x=run:y,colour=red", "no such option of a route"),
+            (
+                "/x=run:y,colour=red",
+                "a route to scripts: timeout, concurrency, max-output, rerun, ",
+            ),
+            ("/x=http://h,colour=red", "a route: timeout, concurrency, max-output, rerun, "),
+            ("/x=http://h,colour=red", "pages, connect-timeout, retry, backoff, unsafe"),
             ("/x=run:y,concurrency=0", "at least 1"),
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
             ("/x=run:y,pages=all", "pages \"all\": neither any nor own"),
@@ -269,9 +268,9 @@ mod tests {
             ("/x=http://h/,unsafe=yes", "it is missing"),
             ("/x=http://h/,retry=1,unsafe=1", "neither yes nor no"),
             ("/x=http:y", "neither cgi:DIR"),
-            ("/x=http://", "no URL"),
-            ("/x=http://h:/", "a port that is none"),
-            ("/x=http://h:99999/", "a port that is none"),
+            ("/x=http://", "not a URL"),
+            ("/x=http://h:/", "an invalid port"),
+            ("/x=http://h:99999/", "an invalid port"),
             ("/x=http://u:p@h/", "no user"),
             ("/x=http://h/?q=1", "end with its path"),
             ("/x=http://h/#f", "end with its path"),

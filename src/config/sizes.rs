@@ -117,7 +117,8 @@ fn of_host(read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
     let limits = groups.lines().filter_map(|line| {
         // `0::/path` in version 2, `N:memory:/path` in version 1.
         let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let controllers = parts.next()?;
+        let path = parts.next()?.trim_start_matches('/');
         let (root, file) = match controllers {
             "" => ("/sys/fs/cgroup", "memory.max"),
             _ if controllers.split(',').any(|name| name == "memory") => {
@@ -210,9 +211,13 @@ mod tests {
     #[test]
     fn content_on_disk_can_be_read_again() {
         for (memory, head) in [(16 << 20, 16 << 10), (64 << 20, 16 << 10), (64 << 20, 4 << 20)] {
-            let (max_memory, max_head, data) = (memory, head, Some("/x".into()));
             let large = Some(1 << 30);
-            let config = Config { max_memory, max_head, data, ..Config::default() };
+            let config = Config {
+                max_memory: memory,
+                max_head: head,
+                data: Some("/x".into()),
+                ..Config::default()
+            };
             let Sizes { body, output, .. } =
                 Config { max_body: large, max_output: large, ..config.clone() }.sizes();
             for most in [body, output] {

@@ -1,22 +1,18 @@
-//! The forms of values: addresses, counts, sizes, durations.
+//! The forms of values: choices, names, counts, sizes, durations.
 //!
 //! Owns their syntax. Errors say what is wrong; which option it was, the caller adds.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::listen::Address;
-
-/// A TCP address with its port, or `unix:` and a path.
+/// One of two words, for what each stands for.
 ///
 /// # Errors
 /// What is wrong.
-pub fn address(text: &str) -> Result<Address, String> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return self::path(path).map(Address::Unix);
-    }
-    let address = text.parse().map(Address::Tcp);
-    address.map_err(|_| "not an address, as 127.0.0.1:8529, [::1]:8529 or unix:/path".into())
+pub fn choice<T: Copy>(text: &str, words: [(&str, T); 2]) -> Result<T, String> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    let [(one, _), (other, _)] = words;
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| format!("neither {one} nor {other}"))
 }
 
 /// The path of a file.

@@ -1,7 +1,7 @@
 //! The accept loop: from a listening socket to one thread per connection.
 //!
 //! Owns the listening socket. Invariant: only [`Stopper::stop`] ends the loop; running out of
-//! descriptors, memory or threads costs the connection at hand, is told, and passes.
+//! descriptors, memory or threads costs one connection, is logged, and passes.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
@@ -28,12 +28,12 @@ const STACK: usize = 256 * 1024;
 /// How long the loop rests when the system gives it no more descriptors.
 const REST: Duration = Duration::from_millis(50);
 
-/// How often the same trouble is told.
+/// How often the same trouble is logged.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// After how long without a byte the system asks a client's host whether the client is still there, how
-/// often it then asks again, and how many unanswered questions end the connection. A client that vanishes
-/// without a word, or that closes its connection where it could be waiting on, is seen leaving by that.
+/// often it then asks again, and how many unanswered questions end the connection. This shows that a client has
+/// left that vanished without a reset, or that closed its write side but could still be waiting.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
@@ -57,7 +57,7 @@ impl Stopper {
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
     }
 
-    /// The requests that are being answered.
+    /// Returns the requests in flight.
     pub fn in_flight(&self) -> &InFlight {
         self.slots.in_flight()
     }
@@ -76,7 +76,7 @@ impl Listening {
         Ok(Self { listener, stop, slots: Slots::new(max_connections) })
     }
 
-    /// What ends this loop.
+    /// Returns what ends this loop.
     pub fn stopper(&self) -> Stopper {
         Stopper { stop: Arc::clone(&self.stop), slots: Arc::clone(&self.slots) }
     }
@@ -101,7 +101,7 @@ impl Listening {
         }
     }
 
-    /// Waits for a connection; `false` when stopped.
+    /// Waits for a connection; returns `false` once stopped.
     fn wait(&self) -> bool {
         let mut fds =
             [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
@@ -114,7 +114,7 @@ impl Listening {
 /// Has the system probe silent clients; accepted sockets inherit it.
 fn probe(listener: &Listener) -> rustix::io::Result<()> {
     if matches!(listener, Listener::Unix(_)) {
-        // The system knows of every client's end.
+        // For Unix sockets, the system reports every client's end.
         return Ok(());
     }
     sockopt::set_socket_keepalive(listener, true)?;
@@ -123,7 +123,7 @@ fn probe(listener: &Listener) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepcnt(listener, PROBES)
 }
 
-/// Errors of `accept` that concern the connection and not the loop (accept(2)).
+/// Returns whether this error of `accept` concerns the connection and not the loop (accept(2)).
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -140,14 +140,14 @@ fn spawn(
     limits: &Arc<Limits>,
     trouble: &mut Trouble,
 ) {
-    let (service, limits) = (Arc::clone(service), Arc::clone(limits));
+    let service = Arc::clone(service);
+    let limits = Arc::clone(limits);
     let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-    // Shared, so that there is somebody to answer where there is no thread.
+    // Shared, so that the client can be answered if there is no thread for it.
     let stream = Arc::new(stream);
     let its = Arc::clone(&stream);
     let serve = move || connection::serve(its, connection, slot, &service, &limits);
-    let spawned = thread.spawn(serve);
-    if let Err(error) = spawned {
+    if let Err(error) = thread.spawn(serve) {
         turn_away(&stream, &format!("no thread for a connection: {error}"), trouble);
     }
 }
@@ -166,7 +166,7 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     let _ = Writer::default().write(&mut stream, response.into(), Manner::LAST, &memory);
 }
 
-/// Tells of trouble that can come a thousand times a second, once in a while.
+/// Logs trouble that can come a thousand times a second, once in a while.
 #[derive(Default)]
 struct Trouble {
     told: Option<Instant>,
@@ -180,6 +180,7 @@ impl Trouble {
             return;
         }
         log::warn!("{what} ({} times before)", self.untold);
-        (self.told, self.untold) = (Some(Instant::now()), 0);
+        self.told = Some(Instant::now());
+        self.untold = 0;
     }
 }

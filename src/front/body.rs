@@ -54,7 +54,7 @@ pub fn read<R: Read + Timed>(
 struct Reader<'a, R> {
     input: &'a mut Input<R>,
     begin: Instant,
-    /// When something came last.
+    /// When a byte came last.
     last: Instant,
     time: Duration,
     intake: &'a Intake<'a>,
@@ -62,8 +62,8 @@ struct Reader<'a, R> {
 }
 
 impl<R: Read + Timed> Reader<'_, R> {
-    /// A second more for each KiB that came is a floor on the rate. Silence is bounded by itself: a client
-    /// that sent much at first would earn hours of it.
+    /// Returns when reading ends. A second more for each KiB that came is a floor on the rate. Silence is bounded
+    /// apart from that: a client that sent much at first would earn hours of it.
     fn deadline(&self) -> Instant {
         let earned = Duration::from_secs(self.taken.received as u64 / 1024);
         (self.begin + earned).min(self.last) + self.time
@@ -96,7 +96,7 @@ impl<R: Read + Timed> Reader<'_, R> {
         Ok(())
     }
 
-    /// Takes what of the next `length` bytes is there already.
+    /// Takes those of the next `length` bytes that have come already.
     fn take_buffered(&mut self, length: usize) -> Result<(), RequestError> {
         let buffered = self.input.bytes();
         let buffered = &buffered[..buffered.len().min(length)];
@@ -178,10 +178,10 @@ fn check_trailer(line: &[u8]) -> Result<(), Error> {
     is_valid.then_some(()).ok_or(Error::bad_parameter("a line of the trailer is not a field"))
 }
 
-/// The size in a chunk's first line; what is behind a semicolon is an extension, and ignored.
+/// Returns the size in a chunk's first line; what is behind a semicolon is an extension, and ignored.
 fn chunk_size(line: &[u8]) -> Result<u64, Error> {
     let digits = line.split(|&b| b == b';').next().unwrap_or_default();
-    // "BWS" before the extension (RFC 9112 section 7.1.1); none may stand before the size.
+    // "BWS" may stand before the extension (RFC 9112 section 7.1.1), but not before the size.
     let digits = if digits.len() < line.len() { digits.trim_ascii_end() } else { digits };
     let bad = || Error::bad_parameter("a chunk size is not a hexadecimal number");
     if digits.len() > MAX_CHUNK_DIGITS || !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -200,7 +200,8 @@ mod tests {
     use crate::memory::Budget;
 
     fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Bytes, RequestError> {
-        let (limits, memory) = (limits(), Allowance::default());
+        let limits = limits();
+        let memory = Allowance::default();
         read(input, framing, &limits, &Intake::new(Takes::Any, &limits, &memory))
     }
 
@@ -292,15 +293,23 @@ mod tests {
         }
     }
 
-    /// A clock of its own would be needed to wait for it; the deadline says the same.
+    /// Checks the deadline, because waiting for it would need a clock that can be set.
     #[test]
     fn silence_is_bounded_whatever_came_before() {
-        let (mut input, begin) = (Input::new(&b""[..]), Instant::now());
-        let (limits, memory, time) = (limits(), Allowance::default(), Duration::from_secs(20));
+        let mut input = Input::new(&b""[..]);
+        let limits = limits();
+        let memory = Allowance::default();
         let intake = Intake::new(Takes::Any, &limits, &memory);
-        let taken = Taken { received: 100 * 1024, ..intake.begin() };
-        let (input, intake) = (&mut input, &intake);
-        let mut reader = Reader { input, begin, last: begin, time, intake, taken };
+        let begin = Instant::now();
+        let time = Duration::from_secs(20);
+        let mut reader = Reader {
+            input: &mut input,
+            begin,
+            last: begin,
+            time,
+            intake: &intake,
+            taken: Taken { received: 100 * 1024, ..intake.begin() },
+        };
         assert_eq!(reader.deadline(), begin + time);
         reader.last += Duration::from_secs(90);
         assert_eq!(reader.deadline(), reader.last + time);
@@ -310,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_cut_short_is_no_body() {
+    fn a_body_cut_short_is_an_error() {
         for bytes in
             ["", "5", "5\r\n", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\na: b\r\n"]
         {
@@ -331,7 +340,8 @@ mod tests {
 
     #[test]
     fn dropped_content_is_read_to_its_end_and_not_kept() {
-        let (limits, memory) = (limits(), Allowance::default());
+        let limits = limits();
+        let memory = Allowance::default();
         let intake = Intake::new(Takes::Nothing, &limits, &memory);
         for (framing, bytes) in
             [(Framing::Length(5), "helloNEXT"), (Framing::Chunked, "5\r\nhello\r\n0\r\n\r\nNEXT")]

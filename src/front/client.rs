@@ -1,7 +1,7 @@
 //! The client at the other end of a connection: whether it is still there, and its place.
 //!
 //! Owns the rule by which a client has left: after a reset; and, unless it may wait on with its write side
-//! closed, once that is closed. Invariant: the look that finds it gone gives its place back at once,
+//! closed, once that is closed. Invariant: the check that finds it gone gives its place back at once,
 //! whatever its connection's thread still has to end.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,15 +24,14 @@ pub struct Client {
     pub slot: Slot,
     /// Whether a closed write side means that it has left. Set by the connection's thread for each request.
     must_stay: AtomicBool,
-    /// Set once, by the first look that finds it gone.
+    /// Set once, by the first check that finds it gone.
     left: AtomicBool,
 }
 
 impl Client {
     /// Returns a client that has just connected.
     pub fn new(stream: Arc<Stream>, slot: Slot) -> Self {
-        let (must_stay, left) = (AtomicBool::new(true), AtomicBool::new(false));
-        Self { stream, slot, must_stay, left }
+        Self { stream, slot, must_stay: AtomicBool::new(true), left: AtomicBool::new(false) }
     }
 
     /// Begins a request. A client that sends one request only may close its write side behind it and wait
@@ -42,7 +41,7 @@ impl Client {
         self.must_stay.store(must_stay, Ordering::Relaxed);
     }
 
-    /// Returns what shows that it leaves: a reset is told even to a `poll` that asks for nothing.
+    /// Returns the events that show that it leaves: `poll` reports a reset even if asked for no event.
     fn flags(&self) -> PollFlags {
         if self.must_stay.load(Ordering::Relaxed) { PollFlags::RDHUP } else { PollFlags::empty() }
     }

@@ -3,7 +3,7 @@
 //! Owns the order of the phases: read head → check → read content → call → write → again. What each
 //! phase means is in the files beside this one. Invariants: a receipt is confirmed after the last byte
 //! of its answer was written and the connection shows no error, and never otherwise; a connection whose
-//! client was seen leaving has given its place back, and so does nothing more.
+//! client was seen leaving has given its place back, and does nothing more.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -59,12 +59,18 @@ pub fn serve(
     let Ok(output) = stream.prepare().and_then(|()| Output::new(stream, limits.write_time)) else {
         return;
     };
-    let input = Input::new(stream);
     let peer = Arc::clone(&client) as Arc<dyn Peer>;
     let session = service.session(peer, Some(connection.counted_peer()));
-    let (writer, client) = (Writer::default(), &*client);
-    let mut exchange =
-        Exchange { session, limits, client, stream, input, output, connection, writer };
+    let mut exchange = Exchange {
+        session,
+        limits,
+        client: &client,
+        stream,
+        input: Input::new(stream),
+        output,
+        connection,
+        writer: Writer::default(),
+    };
     while exchange.next() == Persistence::KeepAlive {}
 }
 
@@ -77,7 +83,7 @@ impl Exchange<'_> {
                 let Some(_busy) = client.slot.begin_request() else { return Persistence::Close };
                 let persistence = self.answer(head);
                 if persistence == Persistence::Close && !self.input.bytes().is_empty() {
-                    // What is left unread would reset the connection, and that overtake the answer.
+                    // Unread bytes would reset the connection, and the reset could overtake the answer.
                     return self.linger();
                 }
                 persistence
@@ -89,9 +95,10 @@ impl Exchange<'_> {
     }
 
     fn answer(&mut self, mut head: Head) -> Persistence {
-        let (framing, manner) = (head.framing, Manner::of(&head));
+        let framing = head.framing;
+        let manner = Manner::of(&head);
         self.client.begin_request(manner.version, manner.persistence);
-        // For as long as the request is in hand; a job that it becomes has its own charge.
+        // For as long as the request is in flight; a job that it becomes has its own charge.
         let charged = if head.memory > SMALL_HEAD {
             self.session.memory().charge(head.memory).map(Some)
         } else {
@@ -100,7 +107,7 @@ impl Exchange<'_> {
         let _charge = match charged {
             Ok(charge) => charge,
             Err(no_room) => {
-                // The refusal takes as long as the client sends, and nothing is charged meanwhile.
+                // Refusing lasts as long as the client sends, and nothing is charged meanwhile.
                 drop(head);
                 return self.refuse(Error::from(no_room).response());
             }
@@ -111,7 +118,7 @@ impl Exchange<'_> {
                 return self.deliver(*answer, manner);
             }
             Err(answer) => {
-                // Its content is still to come, and nobody will read it.
+                // Its content is still to come, and will not be read.
                 self.deliver(*answer, manner.last());
                 return self.linger();
             }
@@ -146,7 +153,7 @@ impl Exchange<'_> {
         self.output.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
     }
 
-    /// Writes an answer and settles its receipt.
+    /// Writes an answer, and confirms its receipt if all of it went out.
     fn deliver(&mut self, answer: Answer, wanted: Manner) -> Persistence {
         if self.client.was_seen_leaving() {
             return Persistence::Close;
@@ -167,7 +174,7 @@ impl Exchange<'_> {
                 return Persistence::Close;
             }
         };
-        // A peer that is gone resets the connection; that may be known only now.
+        // A peer that has left resets the connection; that may be known only now.
         if receipt.matters() && self.stream.is_broken() {
             log::debug!("peer={} left before its answer was delivered", self.connection);
             return Persistence::Close;
@@ -176,7 +183,7 @@ impl Exchange<'_> {
         manner.persistence
     }
 
-    /// Answers a request that is not one, and closes.
+    /// Answers an invalid request, and closes.
     fn refuse(&mut self, response: Response<Bytes>) -> Persistence {
         log_refused(&self.connection, &response);
         let answer = Answer::from(response);
@@ -184,7 +191,7 @@ impl Exchange<'_> {
         self.linger()
     }
 
-    /// Ends the answer and reads on for a moment, without looking at what comes.
+    /// Closes the write side, then reads and drops what comes for a moment.
     fn linger(&mut self) -> Persistence {
         let deadline = Instant::now() + LINGER;
         let mut stream = self.stream;

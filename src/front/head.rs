@@ -1,6 +1,6 @@
 //! The head of a request: read, checked, and its framing decided (RFC 9112 sections 2 to 6).
 //!
-//! Owns every rule of strictness before the content. Pure over its input: sockets are `input`'s.
+//! Owns every rule of strictness before the content. Does not touch sockets: `input` reads them.
 //! Invariant: a head that any two readers could frame differently is refused.
 
 use std::io::Read;
@@ -16,7 +16,7 @@ use memchr::memchr;
 use super::input::{Input, Timed};
 use super::{Limits, RequestError};
 use crate::error::Error;
-use crate::fields::{Lines, find};
+use crate::fields::{FieldLines, find};
 
 /// How many fields a head may have, and a trailer.
 pub const MAX_FIELDS: usize = 100;
@@ -30,7 +30,7 @@ static CONTROL: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONN
 /// How the content of a request is delimited (RFC 9112 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// By its length; zero where there is no content.
+    /// By its length; zero if there is no content.
     Length(u64),
     /// By the chunked transfer coding.
     Chunked,
@@ -61,15 +61,15 @@ pub struct Head {
     pub parts: Parts,
     /// Where it ends.
     pub framing: Framing,
-    /// What the client wants of the connection.
+    /// Whether the client keeps the connection.
     pub persistence: Persistence,
-    /// Whether the client waits.
+    /// Whether the client waits for a `100`.
     pub expectation: Expectation,
     /// About how much memory it takes, in bytes; zero if that is not known.
     pub memory: usize,
 }
 
-/// Reads the next head. `None` when the client closes, or is idle, where no request has begun.
+/// Reads the next head. Returns `None` if the client closes, or is idle, before a request begins.
 ///
 /// # Errors
 /// [`RequestError`], with the error that the client should get.
@@ -121,7 +121,7 @@ enum Blank {
     Seen,
 }
 
-/// What is too large about a head: if not even the request line ends in time, that is it.
+/// Returns what is too large about a head: the request line if not even that ends in time.
 fn too_large(bytes: &[u8], limits: &Limits) -> Error {
     if bytes.iter().take(limits.max_head).any(|&b| b == b'\n') {
         Error::FieldsTooLarge("the head is larger than --max-head".into())
@@ -130,7 +130,7 @@ fn too_large(bytes: &[u8], limits: &Limits) -> Error {
     }
 }
 
-/// The length of the head with its empty line, once that is there. Looks at each line once:
+/// Returns the length of the head with its empty line, once that is there. Looks at each line once:
 /// `scanned` is where the next one begins. A line that does not end in CRLF is refused (2.2).
 fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error> {
     while let Some(len) = memchr(b'\n', &bytes[*scanned..]) {
@@ -146,7 +146,7 @@ fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error
     Ok(None)
 }
 
-/// Reads a head that is there as a whole.
+/// Reads a head that has come as a whole.
 fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
     check_version(bytes)?;
     let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -170,7 +170,7 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
 }
 
 impl Head {
-    /// A head of these parts, if they go together.
+    /// Returns a head of these parts, if they go together.
     ///
     /// # Errors
     /// `400`, `413`, `417` or `501`.
@@ -199,7 +199,7 @@ impl Head {
     }
 }
 
-/// Tells a version that is not offered from a malformed request line: only HTTP/1.0 and 1.1 are.
+/// Tells an unsupported version from a malformed request line: HTTP/1.0 and 1.1 are supported.
 fn check_version(bytes: &[u8]) -> Result<(), Error> {
     let line = &bytes[..memchr(b'\r', bytes).unwrap_or(bytes.len())];
     match line.rsplit(|&b| b == b' ').next() {
@@ -226,7 +226,7 @@ fn fields(lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Error> {
     Ok(fields)
 }
 
-/// The target in origin-form (RFC 9112 section 3.2). In absolute-form, its authority replaces `host`.
+/// Returns the target in origin-form (RFC 9112 section 3.2). In absolute-form, its authority replaces `host`.
 fn target(target: &str, method: &Method, fields: &mut HeaderMap) -> Result<Uri, Error> {
     let bad = || Error::bad_parameter("the request target is not valid");
     if target.contains('#') || target.bytes().any(|b| b >= 0x7f) {
@@ -246,8 +246,9 @@ fn target(target: &str, method: &Method, fields: &mut HeaderMap) -> Result<Uri, 
     uri.path_and_query().cloned().map(Uri::from).ok_or_else(bad)
 }
 
-/// Exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and it is one (section 3.2).
-fn check_host(host: Lines<'_>, version: Version) -> Result<(), Error> {
+/// Checks that there is exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and that it is valid
+/// (section 3.2).
+fn check_host(host: FieldLines<'_>, version: Version) -> Result<(), Error> {
     match host.first {
         Some(_) if host.more => Err(Error::bad_parameter("more than one host")),
         Some(host) if is_host(host.as_bytes()) => Ok(()),
@@ -257,15 +258,20 @@ fn check_host(host: Lines<'_>, version: Version) -> Result<(), Error> {
     }
 }
 
-/// Whether this is a `host` (RFC 9110 section 7.2): an authority without user information, or nothing.
+/// Returns whether this is a valid `host` (RFC 9110 section 7.2): an authority without user information, or
+/// nothing.
 fn is_host(value: &[u8]) -> bool {
-    // A name or an IPv4 address without port, as nearly everybody sends it, needs no parser.
+    // A name or an IPv4 address without port, as nearly every client sends it, needs no parser.
     value.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
         || Authority::try_from(value).is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
 /// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
-fn framing(length: Lines<'_>, coding: Lines<'_>, version: Version) -> Result<Framing, Error> {
+fn framing(
+    length: FieldLines<'_>,
+    coding: FieldLines<'_>,
+    version: Version,
+) -> Result<Framing, Error> {
     match (length.first, coding.first) {
         (None, None) => Ok(Framing::Length(0)),
         (Some(_), Some(_)) => {
@@ -291,8 +297,8 @@ fn content_length(value: &HeaderValue) -> Result<Framing, Error> {
     Ok(Framing::Length(digits.parse().unwrap_or(u64::MAX)))
 }
 
-/// Only `chunked` alone. A coding that is not offered, before a final `chunked`, is a `501`; without
-/// it the end of the content cannot be known (section 6.3).
+/// Accepts only `chunked` alone. Another coding before a final `chunked` is a `501`; without a final `chunked`
+/// the end of the content cannot be known (section 6.3).
 fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
     let codings: Vec<&[u8]> =
         value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).collect();
@@ -306,8 +312,9 @@ fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
     }
 }
 
-fn persistence(fields: &HeaderMap, connection: Lines<'_>, version: Version) -> Persistence {
-    let (mut close, mut keep_alive) = (false, false);
+fn persistence(fields: &HeaderMap, connection: FieldLines<'_>, version: Version) -> Persistence {
+    let mut close = false;
+    let mut keep_alive = false;
     if connection.first.is_some() {
         let lines = fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
         for option in lines.flat_map(|line| line.split(|&b| b == b',')).map(<[u8]>::trim_ascii) {
@@ -319,7 +326,7 @@ fn persistence(fields: &HeaderMap, connection: Lines<'_>, version: Version) -> P
     if keeps { Persistence::KeepAlive } else { Persistence::Close }
 }
 
-fn expectation(expect: Lines<'_>, version: Version) -> Result<Expectation, Error> {
+fn expectation(expect: FieldLines<'_>, version: Version) -> Result<Expectation, Error> {
     match expect.first {
         // "MUST ignore that expectation" in HTTP/1.0 (RFC 9110 section 10.1.1).
         Some(_) if version == Version::HTTP_10 => Ok(Expectation::None),

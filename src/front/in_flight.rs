@@ -1,8 +1,9 @@
-//! The requests in hand: read, and not answered to the last byte.
+//! The requests in flight: read, and not answered to the last byte.
 //!
-//! Owns their count, and the decision that there will be no more. The count is kept in several places,
-//! each on a cache line of its own, because every request of every connection changes it. Invariants: a
-//! count goes down exactly when the guard that raised it is dropped; once closed, no request begins.
+//! Owns their count, and the decision that there will be no more. Does not know what they ask for. The count is
+//! kept in several places, each on a cache line of its own, because every request of every connection changes
+//! it. Invariants: a count goes down exactly when the guard that raised it is dropped; once closed, no request
+//! begins.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread;
@@ -17,23 +18,23 @@ struct Place(AtomicUsize);
 
 /// Requests may begin.
 const OPEN: u8 = 0;
-/// Whether they may is being found out.
+/// Whether requests may begin is being decided.
 const UNDECIDED: u8 = 1;
 /// No request begins any more.
 const CLOSED: u8 = 2;
 
-/// How many requests are in hand; or that there will be no more.
+/// How many requests are in flight; or that there will be no more.
 #[derive(Default)]
 pub struct InFlight {
     state: AtomicU8,
     places: [Place; PLACES],
 }
 
-// Whoever begins raises the count and then looks at the state; whoever closes changes the state and then
-// looks at the counts. All of it is sequentially consistent, so one of the two sees the other.
+// A thread that begins raises the count and then looks at the state; a thread that closes changes the state and
+// then looks at the counts. All of it is sequentially consistent, so one of the two sees the other.
 impl InFlight {
-    /// Counts a request of this connection, whatever number that has, until the guard is dropped; `None`
-    /// when it must not begin, because the end would cut its answer.
+    /// Counts a request of this connection, whatever its number, until the guard is dropped; returns `None` if it
+    /// must not begin, because shutting down would cut its answer.
     pub fn begin(&self, connection: usize) -> Option<Busy<'_>> {
         loop {
             let busy = Busy::new(&self.places[connection % PLACES]);
@@ -50,7 +51,7 @@ impl InFlight {
         }
     }
 
-    /// Lets no request begin any more, if none is in hand at this moment; whether that is so.
+    /// Lets no request begin any more, if none is in flight at this moment; returns whether that is so.
     pub fn close_if_idle(&self) -> bool {
         self.state.store(UNDECIDED, Ordering::SeqCst);
         let idle = self.places.iter().all(|place| place.0.load(Ordering::SeqCst) == 0);
@@ -58,13 +59,13 @@ impl InFlight {
         idle
     }
 
-    /// Takes back that it was closed.
+    /// Lets requests begin again.
     pub fn reopen(&self) {
         self.state.store(OPEN, Ordering::SeqCst);
     }
 }
 
-/// A request in hand.
+/// A request in flight.
 pub struct Busy<'a>(&'a Place);
 
 impl<'a> Busy<'a> {
@@ -86,9 +87,10 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn what_is_in_hand_is_ended_before_the_end_and_nothing_begins_behind_it() {
+    fn closing_waits_for_requests_and_none_begins_after_it() {
         let in_flight = InFlight::default();
-        let (first, second) = (in_flight.begin(1).unwrap(), in_flight.begin(2).unwrap());
+        let first = in_flight.begin(1).unwrap();
+        let second = in_flight.begin(2).unwrap();
         drop(first);
         assert!(!in_flight.close_if_idle());
         assert!(in_flight.begin(1).is_some());
@@ -100,12 +102,16 @@ mod tests {
     }
 
     #[test]
-    fn while_it_is_closed_nothing_is_in_hand() {
+    fn no_request_is_in_flight_while_it_is_closed() {
         const SPAN: Duration = Duration::from_secs(1);
-        let (in_flight, closed, over) = (InFlight::default(), AtomicU8::new(0), AtomicU8::new(0));
+        let in_flight = InFlight::default();
+        let closed = AtomicU8::new(0);
+        let over = AtomicU8::new(0);
         thread::scope(|scope| {
             for connection in 0..2 {
-                let (in_flight, closed, over) = (&in_flight, &closed, &over);
+                let in_flight = &in_flight;
+                let closed = &closed;
+                let over = &over;
                 scope.spawn(move || {
                     while over.load(Ordering::SeqCst) == 0 {
                         let busy = in_flight.begin(connection);
@@ -117,7 +123,7 @@ mod tests {
                     }
                 });
             }
-            // Beside two who always begin it closes often or seldom, as the machine has it.
+            // Beside two threads that always begin, it closes often or seldom, depending on the machine.
             let begin = Instant::now();
             while begin.elapsed() < SPAN {
                 if !in_flight.close_if_idle() {
@@ -133,6 +139,6 @@ mod tests {
             }
             let _ = over.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
         });
-        assert_eq!(over.into_inner(), 1, "a request was in hand while it was closed");
+        assert_eq!(over.into_inner(), 1, "a request was in flight while it was closed");
     }
 }

@@ -47,12 +47,12 @@ pub struct Input<R> {
 }
 
 impl<R: Read + Timed> Input<R> {
-    /// Nothing read yet.
+    /// Returns an input of which nothing is read yet.
     pub const fn new(source: R) -> Self {
         Self { source, buffer: Vec::new(), start: 0, end: 0, read_time: None }
     }
 
-    /// What was read and not used.
+    /// Returns what was read and not used.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
@@ -65,14 +65,14 @@ impl<R: Read + Timed> Input<R> {
             (self.start, self.end) = (0, 0);
         }
         if self.buffer.len() > 2 * CHUNK && self.end - self.start <= CHUNK {
-            // A large head was an exception: neither an idle connection should hold its memory, nor one
-            // whose client sends requests ahead.
+            // A large head is an exception: a connection that is idle, or whose client sends requests ahead,
+            // should not hold its memory.
             self.buffer = self.buffer[self.start..self.end].to_vec();
             (self.start, self.end) = (0, self.buffer.len());
         }
     }
 
-    /// Reads more into the buffer; how much, and zero at the end of the stream.
+    /// Reads more into the buffer; returns how many bytes, and zero at the end of the stream.
     ///
     /// # Errors
     /// [`RequestError::Refused`] with `408` past the deadline, [`RequestError::Gone`] when the connection breaks.
@@ -80,7 +80,7 @@ impl<R: Read + Timed> Input<R> {
         self.fill_within(left_until(deadline)?)
     }
 
-    /// The same, for at most `time`, which is not zero.
+    /// Does the same, for at most `time`, which is not zero.
     ///
     /// # Errors
     /// As [`fill`](Self::fill).
@@ -91,7 +91,7 @@ impl<R: Read + Timed> Input<R> {
         }
         if self.buffer.len() - self.end < CHUNK {
             let len = (self.end + CHUNK).next_multiple_of(CHUNK);
-            // Not by doubling: of a large head, that would be as much again.
+            // Not by doubling: a large head would take twice its size.
             self.buffer.reserve_exact(len - self.buffer.len());
             self.buffer.resize(len, 0);
         }
@@ -101,7 +101,7 @@ impl<R: Read + Timed> Input<R> {
         Ok(n)
     }
 
-    /// Reads straight into `target`, which is worth it for content; zero at the end of the stream.
+    /// Reads straight into `target`, which spares content a copy; returns zero at the end of the stream.
     ///
     /// # Errors
     /// As [`fill`](Self::fill).
@@ -115,7 +115,7 @@ impl<R: Read + Timed> Input<R> {
     }
 }
 
-/// The time that is left.
+/// Returns the time that is left.
 fn left_until(deadline: Instant) -> Result<Duration, RequestError> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(RequestError::Refused(Error::RequestTimeout)) } else { Ok(left) }
@@ -127,7 +127,7 @@ fn bound(
     told: &mut Option<Duration>,
     time: Duration,
 ) -> Result<(), RequestError> {
-    // The kernel counts in ticks of some milliseconds, so less than that is no news.
+    // The kernel counts in ticks of some milliseconds, so a smaller change has no effect.
     let news = told.is_none_or(|told| told.abs_diff(time) > Duration::from_millis(5));
     if news {
         source.set_read_time(time).map_err(|_| RequestError::Gone)?;
@@ -136,8 +136,8 @@ fn bound(
     Ok(())
 }
 
-/// Reads within `time`, without a look at the clock; once interrupted, within that time from then on. So who
-/// stops and continues deferd, or signals it often, gives a client twice its time at the most.
+/// Reads within `time`, without a look at the clock; once interrupted, within that time from then on. So stopping
+/// and continuing deferd, or many signals, give a client twice its time at the most.
 fn read<R: Read + Timed>(
     source: &mut R,
     told: &mut Option<Duration>,
@@ -172,7 +172,7 @@ mod tests {
 
     impl Read for Interrupted {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            // Else it would be for ever.
+            // Otherwise the read would never end.
             let late = self.begin.elapsed() > Duration::from_secs(60);
             if late { Ok(0) } else { Err(ErrorKind::Interrupted.into()) }
         }

@@ -1,6 +1,6 @@
-//! What becomes of the content of a request: kept or dropped, how much of it, and at whose expense.
+//! What becomes of the content of a request: kept or dropped, how much of it, and whose memory is charged.
 //!
-//! Owns the limits of content and the words of its refusal. Reads nothing itself: that is `body`, or the other
+//! Owns the limits of content and the words of its refusal. Reads nothing itself: `body` does, or the other
 //! front. Invariant: content that is announced to be too large is refused before any of it is read.
 
 use super::Limits;
@@ -18,7 +18,7 @@ const DROPPED: usize = 64 * 1024;
 pub struct Intake<'a> {
     /// How much may come, in bytes.
     most: usize,
-    /// Which limit that is.
+    /// Which limit that is, for the refusal.
     limit: Limit,
     fate: Fate,
     limits: &'a Limits,
@@ -26,14 +26,14 @@ pub struct Intake<'a> {
     memory: &'a Allowance,
 }
 
-/// The lowest limit of a content.
+/// Which limit of content is the lowest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Limit {
     /// That of any content.
     Body,
-    /// What its handler takes.
+    /// That of what the handler takes.
     Handler,
-    /// What its client may have of the memory.
+    /// That of the memory that its client may charge.
     Memory,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// What has come of a content.
+/// The content that has come.
 pub struct Taken {
     /// What of it is kept.
     pub content: ContentBuffer,
@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn content_beyond_its_limit_is_refused_by_name() {
-        let (limits, unbounded) = (limits(), Allowance::default());
+        let limits = limits();
+        let unbounded = Allowance::default();
         let small = Budget::new(100).peer("192.0.2.1".parse().unwrap());
         for (takes, memory, most, named) in [
             (Takes::Any, &unbounded, 256, "more than --max-body 256"),

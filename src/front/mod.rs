@@ -1,7 +1,7 @@
 //! The fronts. The strict one, in the files beside this: HTTP/1.1 over blocking sockets, one bounded
 //! thread per connection. The other, in `tiny_http`, is that crate's accept loop before the same service.
 //!
-//! The strict front owns sockets, framing and deadlines. Knows nothing of jobs: a request goes to the service whole,
+//! The strict front owns sockets, framing and deadlines. Does not know jobs: a request goes to the service whole,
 //! an answer comes back whole, and its receipt is confirmed when the last byte went out. Invariants:
 //! every phase has a deadline; after a refused request the connection is closed, so that no byte
 //! behind it is ever read as a request; nothing that a client does ends the accept loop.
@@ -40,9 +40,9 @@ pub struct Limits {
     pub max_body_option: String,
     /// From the first byte of a head to its last.
     pub head_time: Duration,
-    /// For the content, beside a second for each KiB received; and without a byte of it.
+    /// For the content, plus a second for each KiB received; and at most this long without a byte of it.
     pub body_time: Duration,
-    /// Without a byte of the answer being taken; and for all of it, beside a second for each KiB taken.
+    /// Without a byte of the answer being taken; and for all of it, plus a second for each KiB taken.
     pub write_time: Duration,
     /// From an answer to the first byte of the next request.
     pub idle_time: Duration,
@@ -55,12 +55,12 @@ impl Limits {
     }
 }
 
-/// Why a request does not come to its end.
+/// Why a request is not answered in the usual way.
 #[derive(Debug)]
 pub enum RequestError {
     /// The client gets this error, then the connection is closed.
     Refused(Error),
-    /// The client is gone, or idle for too long: there is nobody to answer.
+    /// The client has left, or was idle for too long: no answer is sent.
     Gone,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the two bounds on slow clients: how long one may take nothing, and the floor on the rate at which
 //! it must take an answer after that. Does not know what the bytes mean. Invariant: only time in which
-//! bytes wait and the socket takes none counts, so a slow script is no slow client.
+//! bytes wait and the socket takes none counts, so a slow script does not make its client slow.
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::time::{Duration, Instant};
@@ -25,9 +25,9 @@ pub struct Output<'a> {
     patience: Patience,
 }
 
-/// How long the client of an answer may still be waited for.
+/// How long to wait for the client of an answer.
 struct Patience {
-    /// How long it may take nothing, and how long in all beside what it earns.
+    /// How long it may take nothing, and how long in all, plus what it earns.
     time: Duration,
     /// How long it was waited for since it took a byte.
     since_byte: Duration,
@@ -49,7 +49,7 @@ impl Patience {
     /// `TimedOut` if the client is too slow: it took nothing for the whole time, or was waited for that
     /// long and a second more for each KiB.
     fn note(&mut self, lasted: Duration, given: usize, taken: usize) -> io::Result<()> {
-        // If it lasted longer than an attempt can, it was deferd that stood still.
+        // If it lasted longer than an attempt can, deferd itself was stopped.
         let lasted = lasted.min(2 * self.time / ATTEMPTS);
         if self.in_all >= self.time / 10 {
             self.taken += taken;
@@ -86,14 +86,14 @@ impl<'a> Output<'a> {
 }
 
 impl Output<'_> {
-    /// Writes some of `given` bytes, however many attempts that takes within the time. An attempt that is
-    /// interrupted has taken no byte either: signals, however many, give no client more time.
+    /// Writes some of `given` bytes, in as many attempts as that takes within the time. An interrupted attempt
+    /// counts as one that took no byte: signals, however many, give no client more time.
     fn attempt(
         &mut self,
         given: usize,
         write: impl Fn(&Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        // Most answers are small and go out at once, and those need no clock: one attempt more at the most.
+        // Most answers are small, go out at once, and need no clock: that is one attempt more at the most.
         let mut begin = (given > SMALL).then(Instant::now);
         loop {
             let written = write(self.stream);
@@ -113,7 +113,7 @@ impl Output<'_> {
     }
 }
 
-/// Whether this says that nothing was taken, and not that nothing will be.
+/// Returns whether this error says that nothing was taken yet, not that nothing will be.
 fn is_no_byte(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_who_takes_nothing_is_given_up_after_the_time_and_not_twice_that() {
+    fn a_stalled_reader_is_dropped_after_the_write_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let time = Duration::from_secs(1);
         let wait = || {
@@ -153,7 +153,7 @@ mod tests {
             begin.elapsed()
         };
         let mut waits = Vec::new();
-        // A busy machine is late once or twice; who waits twice as long always does.
+        // A busy machine is late once or twice; a wrong bound always is.
         while waits.last().is_none_or(|&waited| waited >= 2 * time) {
             waits.push(wait());
             assert!(waits.len() < 10, "{waits:?}");
@@ -161,7 +161,7 @@ mod tests {
         assert!(waits.iter().all(|&waited| waited >= time), "{waits:?}");
     }
 
-    /// Notes attempts of 1 s each until the time is over; how many those were.
+    /// Notes attempts of 1 s each until the time is over; returns how many those were.
     fn attempts(patience: &mut Patience, taken: impl Fn(u32) -> usize) -> Option<u32> {
         let second = Duration::from_secs(1);
         (1..10_000).find(|&n| patience.note(second, 1 << 20, taken(n)).is_err())
@@ -207,7 +207,7 @@ mod tests {
         let mut patience = Patience::new(Duration::from_secs(30));
         let slow = (0..100).find(|_| patience.note(Duration::from_secs(1), 10, 10).is_err());
         assert_eq!(slow, Some(29));
-        // A stop of the whole process is not the client's.
+        // A stop of the whole process does not count against the client.
         let mut patience = Patience::new(Duration::from_secs(30));
         patience.note(Duration::from_secs(3600), 10, 5).unwrap();
     }
@@ -229,7 +229,7 @@ mod tests {
         let mut output = Output::new(&stream, Duration::from_millis(50)).unwrap();
         let begin = Instant::now();
         let interrupted = |_: &Stream| {
-            // Else it would be for ever.
+            // Otherwise the write would never end.
             let late = begin.elapsed() > Duration::from_secs(60);
             if late { Ok(1) } else { Err(ErrorKind::Interrupted.into()) }
         };

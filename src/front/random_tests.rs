@@ -7,6 +7,8 @@
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
+
 use super::head::tests::limits;
 use super::input::{Input, Timed};
 use super::intake::Intake;
@@ -71,40 +73,20 @@ const PIECES: &[&[u8]] = &[
     b"GET / HTTP/1.1\r\n",
 ];
 
-/// A pseudo-random sequence (splitmix64); its seed is printed when its test fails.
-struct Random {
-    state: u64,
-    seed: u64,
-}
+/// The seed of a case, printed when its test fails.
+struct Seed(u64);
 
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self { state: seed, seed }
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-}
-
-impl Drop for Random {
+impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("seed {}", self.seed);
+            eprintln!("seed {}", self.0);
         }
     }
+}
+
+/// Returns so many cases: the seed of each, and its random numbers.
+fn cases(count: u64) -> impl Iterator<Item = (Seed, Rng)> {
+    (0..count).map(|seed| (Seed(seed), Rng::with_seed(seed)))
 }
 
 /// A well-formed request, and what it means.
@@ -114,77 +96,85 @@ struct Sample {
 }
 
 /// Content, in bytes that look like framing.
-fn content(random: &mut Random) -> Vec<u8> {
-    let length = random.below(100);
-    (0..length).map(|_| random.of(b"ab05 :;\r\n\0\xff")).collect()
+fn content(random: &mut Rng) -> Vec<u8> {
+    let length = random.usize(..100);
+    (0..length).map(|_| *random.choice(b"ab05 :;\r\n\0\xff").unwrap()).collect()
 }
 
-fn chunks(random: &mut Random, content: &[u8]) -> Vec<u8> {
+fn chunks(random: &mut Rng, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = content;
     while !rest.is_empty() {
-        let (chunk, others) = rest.split_at(1 + random.below(rest.len()));
-        let zeros = random.of(&["", "", "0", "000"]);
-        let extension = random.of(&["", "", ";a", ";a=b", " ;a=\"b c\""]);
+        let (chunk, others) = rest.split_at(1 + random.usize(..rest.len()));
+        let zeros = random.choice(["", "", "0", "000"]).unwrap();
+        let extension = random.choice(["", "", ";a", ";a=b", " ;a=\"b c\""]).unwrap();
         bytes.extend(format!("{zeros}{:x}{extension}\r\n", chunk.len()).into_bytes());
         bytes.extend_from_slice(chunk);
         bytes.extend_from_slice(b"\r\n");
         rest = others;
     }
-    bytes.extend_from_slice(random.of(&[&b"0\r\n"[..], b"000\r\n", b"0;last\r\n"]));
-    bytes.extend_from_slice(random.of(&[&b""[..], b"", b"x: y\r\n", b"content-length: 9\r\n"]));
+    bytes.extend_from_slice(random.choice([&b"0\r\n"[..], b"000\r\n", b"0;last\r\n"]).unwrap());
+    bytes.extend_from_slice(
+        random.choice([&b""[..], b"", b"x: y\r\n", b"content-length: 9\r\n"]).unwrap(),
+    );
     bytes.extend_from_slice(b"\r\n");
     bytes
 }
 
-fn sample(random: &mut Random) -> Sample {
-    let target = random.of(&["/", "/a?b=c", "http://example.org/a", "//x/..%2f"]);
-    let method = random.of(&["GET", "POST", "PUT", "x-y"]);
-    let mut lines = vec![random.of(&["host: a", "Host:a:80", "HOST: \t[::1]  "]).to_owned()];
-    let content = if random.one_in(4) { Vec::new() } else { content(random) };
+fn sample(random: &mut Rng) -> Sample {
+    let target = random.choice(["/", "/a?b=c", "http://example.org/a", "//x/..%2f"]).unwrap();
+    let method = random.choice(["GET", "POST", "PUT", "x-y"]).unwrap();
+    let mut lines =
+        vec![random.choice(["host: a", "Host:a:80", "HOST: \t[::1]  "]).unwrap().to_owned()];
+    let content = if random.usize(..4) == 0 { Vec::new() } else { content(random) };
     let mut version = "HTTP/1.1";
     let mut payload = content.clone();
-    if random.one_in(2) {
+    if random.bool() {
         payload = chunks(random, &content);
-        lines.push(random.of(&["transfer-encoding: chunked", "Transfer-Encoding:CHUNKED "]).into());
+        lines.push(
+            random
+                .choice(["transfer-encoding: chunked", "Transfer-Encoding:CHUNKED "])
+                .unwrap()
+                .into(),
+        );
     } else {
-        version = random.of(&["HTTP/1.0", "HTTP/1.1"]);
-        if !content.is_empty() || random.one_in(2) {
-            let zeros = random.of(&["", "", "00"]);
+        version = random.choice(["HTTP/1.0", "HTTP/1.1"]).unwrap();
+        if !content.is_empty() || random.bool() {
+            let zeros = random.choice(["", "", "00"]).unwrap();
             lines.push(format!("content-length: {zeros}{}", content.len()));
         }
     }
-    for _ in 0..random.below(4) {
+    for _ in 0..random.usize(..4) {
         let others =
             ["x: y", "x:", "connection: close", "a-b: c, d; e=\"f:g\"", "cookie: \t a=\u{e4}"];
-        lines.push(random.of(&others).into());
+        lines.push(random.choice(others).unwrap().into());
     }
     // Any order of the fields will do.
-    let by = random.below(lines.len());
+    let by = random.usize(..lines.len());
     lines.rotate_left(by);
-    let blank = if random.one_in(8) { "\r\n" } else { "" };
+    let blank = if random.usize(..8) == 0 { "\r\n" } else { "" };
     let head = format!("{blank}{method} {target} {version}\r\n{}\r\n\r\n", lines.join("\r\n"));
     Sample { bytes: [head.into_bytes(), payload].concat(), content }
 }
 
-fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
-    let at = random.below(bytes.len());
-    let end = (at + 1 + random.below(12)).min(bytes.len());
-    match random.below(10) {
+fn mutate(random: &mut Rng, bytes: &mut Vec<u8>) {
+    let at = random.usize(..bytes.len());
+    let end = (at + 1 + random.usize(..12)).min(bytes.len());
+    match random.usize(..10) {
         9 => twist(random, bytes),
-        0 => bytes[at] = random.below(256) as u8,
+        0 => bytes[at] = random.u8(..),
         1 => bytes[at] ^= 0x20,
         2 => drop(bytes.drain(at..end)),
         3 => drop(bytes.remove(at)),
         4 => {
             let piece = bytes[at..end].to_vec();
-            let to = random.below(bytes.len());
+            let to = random.usize(..bytes.len());
             drop(bytes.splice(to..to, piece));
         }
-        5 if bytes.len() > 1 && random.one_in(4) => bytes.truncate(at.max(1)),
+        5 if bytes.len() > 1 && random.usize(..4) == 0 => bytes.truncate(at.max(1)),
         7 => {
             if let Some(version) = bytes.windows(8).position(|w| w == b"HTTP/1.1") {
-                bytes[version + 7] = random.of(b"0002");
+                bytes[version + 7] = *random.choice(b"0002").unwrap();
             }
         }
         // At the beginning of a line, where whole fields and chunks fit, or of a value.
@@ -192,10 +182,10 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
             let starts: Vec<_> = (0..bytes.len())
                 .filter(|&i| bytes[..i].ends_with(b"\n") || bytes[..i].ends_with(b": "))
                 .collect();
-            let to = if starts.is_empty() { 0 } else { random.of(&starts) };
-            drop(bytes.splice(to..to, random.of(PIECES).iter().copied()));
+            let to = if starts.is_empty() { 0 } else { *random.choice(&starts).unwrap() };
+            drop(bytes.splice(to..to, random.choice(PIECES).unwrap().iter().copied()));
         }
-        _ => drop(bytes.splice(at..at, random.of(PIECES).iter().copied())),
+        _ => drop(bytes.splice(at..at, random.choice(PIECES).unwrap().iter().copied())),
     }
     if bytes.is_empty() {
         bytes.push(b'x');
@@ -204,17 +194,17 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
 
 /// Changes what stands where a length, a chunk size or a coding begins: in a sign, in a list, in nothing,
 /// or in a number that comes round to the same one.
-fn twist(random: &mut Random, bytes: &mut Vec<u8>) {
+fn twist(random: &mut Rng, bytes: &mut Vec<u8>) {
     let begins = |&i: &usize| b"\n :".contains(&bytes[i - 1]) && bytes[i].is_ascii_hexdigit();
     let starts: Vec<_> = (1..bytes.len()).filter(begins).collect();
     if starts.is_empty() {
         return;
     }
-    let start = random.of(&starts);
+    let start = *random.choice(&starts).unwrap();
     let rest = &bytes[start..];
     let end = start + rest.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(rest.len());
     let word = String::from_utf8_lossy(&bytes[start..end]).into_owned();
-    let other = match random.below(8) {
+    let other = match random.usize(..8) {
         0 => format!("+{word}"),
         1 => format!("-{word}"),
         2 => format!("0x{word}"),
@@ -237,16 +227,16 @@ struct Accepted {
 /// Hands over bytes in pieces of random length, with interruptions.
 struct Pieces<'a> {
     bytes: &'a [u8],
-    random: Random,
+    random: Rng,
     most: usize,
 }
 
 impl Read for Pieces<'_> {
     fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
-        if self.random.one_in(5) {
+        if self.random.usize(..5) == 0 {
             return Err(ErrorKind::Interrupted.into());
         }
-        let most = target.len().min(1 + self.random.below(self.most));
+        let most = target.len().min(1 + self.random.usize(..self.most));
         self.bytes.read(&mut target[..most])
     }
 }
@@ -264,7 +254,8 @@ fn first_reading<R: Read + Timed>(
 ) -> Result<Option<Accepted>, RequestError> {
     let mut input = Input::new(source);
     let Some(head) = head::read(&mut input, &limits())? else { return Ok(None) };
-    let (limits, memory) = (limits(), Allowance::default());
+    let limits = limits();
+    let memory = Allowance::default();
     let intake = Intake::new(Takes::Any, &limits, &memory);
     let content = body::read(&mut input, head.framing, &limits, &intake)?.to_vec();
     let mut rest = input.bytes().len();
@@ -279,8 +270,8 @@ fn accepted(bytes: &[u8]) -> Option<Accepted> {
 }
 
 fn accepted_in_pieces(bytes: &[u8], seed: u64) -> Option<Accepted> {
-    let mut random = Random::new(seed);
-    let most = random.of(&[1, 3, 40]);
+    let mut random = Rng::with_seed(seed);
+    let most = random.choice([1, 3, 40]).unwrap();
     first_reading(Pieces { bytes, random, most }, bytes.len()).ok().flatten()
 }
 
@@ -329,14 +320,17 @@ fn second_reading(bytes: &[u8]) -> Option<Accepted> {
         b"HTTP/1.1" => true,
         _ => return None,
     };
-    let (mut hosts, mut lengths, mut codings) = (0, Vec::new(), Vec::new());
+    let mut hosts = 0;
+    let mut lengths = Vec::new();
+    let mut codings = Vec::new();
     loop {
         let line = lines.next()?;
         if line.is_empty() {
             break;
         }
         let colon = line.iter().position(|&b| b == b':')?;
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let name = &line[..colon];
+        let value = line[colon + 1..].trim_ascii();
         if !is_token(name) || line.contains(&0) {
             return None;
         }
@@ -435,8 +429,7 @@ fn reading_of_httparse(bytes: &[u8]) -> Option<Accepted> {
 
 #[test]
 fn a_well_formed_request_is_read_to_its_end_and_no_further() {
-    for seed in 0..CASES / 10 {
-        let random = &mut Random::new(seed);
+    for (_seed, ref mut random) in cases(CASES / 10) {
         let Sample { bytes, content } = sample(random);
         let expected = Some(Accepted { content, end: bytes.len() });
         let with_next = [&bytes, NEXT].concat();
@@ -447,8 +440,7 @@ fn a_well_formed_request_is_read_to_its_end_and_no_further() {
 
 #[test]
 fn a_request_cut_anywhere_is_never_taken_for_a_whole_one() {
-    for seed in 0..CASES / 100 {
-        let random = &mut Random::new(seed);
+    for (_seed, ref mut random) in cases(CASES / 100) {
         let Sample { bytes, .. } = sample(random);
         for cut in 0..bytes.len() {
             assert_eq!(accepted(&bytes[..cut]), None, "{}", shown(&bytes[..cut]));
@@ -458,12 +450,12 @@ fn a_request_cut_anywhere_is_never_taken_for_a_whole_one() {
 
 #[test]
 fn what_is_accepted_ends_where_two_other_readings_see_its_end() {
-    let (mut chunked, mut by_length) = (0, 0);
-    for seed in 0..CASES {
-        let random = &mut Random::new(seed);
+    let mut chunked = 0;
+    let mut by_length = 0;
+    for (_seed, ref mut random) in cases(CASES) {
         let Sample { bytes, .. } = sample(random);
         let mut bytes = [&bytes, NEXT].concat();
-        for _ in 0..1 + random.below(4) {
+        for _ in 0..1 + random.usize(..4) {
             mutate(random, &mut bytes);
         }
         let Some(first) = accepted(&bytes) else { continue };
@@ -477,32 +469,30 @@ fn what_is_accepted_ends_where_two_other_readings_see_its_end() {
         let is_chunked = shown(&bytes).to_ascii_lowercase().contains("transfer-encoding");
         *(if is_chunked { &mut chunked } else { &mut by_length }) += 1;
     }
-    // Else nothing was tried.
+    // Otherwise the test tried nothing.
     assert!(chunked as u64 > CASES / 20 && by_length as u64 > CASES / 20, "{chunked} {by_length}");
 }
 
 #[test]
 fn how_bytes_come_in_pieces_changes_nothing() {
-    for seed in 0..CASES {
-        let random = &mut Random::new(seed);
+    for (seed, ref mut random) in cases(CASES) {
         let Sample { mut bytes, .. } = sample(random);
-        for _ in 0..random.below(3) {
+        for _ in 0..random.usize(..3) {
             mutate(random, &mut bytes);
         }
-        assert_eq!(accepted_in_pieces(&bytes, seed), accepted(&bytes), "{}", shown(&bytes));
+        assert_eq!(accepted_in_pieces(&bytes, seed.0), accepted(&bytes), "{}", shown(&bytes));
     }
 }
 
 #[test]
 fn noise_is_survived() {
-    for seed in 0..CASES {
-        let random = &mut Random::new(seed);
-        let length = random.below(300);
+    for (_seed, ref mut random) in cases(CASES) {
+        let length = random.usize(..300);
         let pick = |_| {
-            if random.one_in(2) {
-                random.of(PIECES).to_vec()
+            if random.bool() {
+                random.choice(PIECES).unwrap().to_vec()
             } else {
-                vec![random.below(256) as u8]
+                vec![random.u8(..)]
             }
         };
         let bytes: Vec<u8> = (0..length).map(pick).collect::<Vec<_>>().concat();

@@ -23,10 +23,10 @@ use crate::memory::{Allowance, NoRoom};
 /// Content up to this size is copied behind the head; larger content is written from where it is.
 const SMALL: usize = 4096;
 
-/// The fields that are the front's, whatever a handler said.
+/// The fields that the front writes, whatever a handler said.
 static OWN: [HeaderName; 3] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING];
 
-/// The fields against foreign pages: the content is of no other type than it says, and no page of
+/// The fields against foreign pages: browsers take the content for the type that it says, and no page of
 /// another origin may embed it.
 static GUARDS: [HeaderName; 2] =
     [X_CONTENT_TYPE_OPTIONS, HeaderName::from_static("cross-origin-resource-policy")];
@@ -54,11 +54,11 @@ pub struct Manner {
 }
 
 impl Manner {
-    /// That of an answer to what is not a request: the connection ends behind it.
+    /// The answer to an invalid request: the connection ends behind it.
     pub const LAST: Self =
         Self { content: Content::Sent, persistence: Persistence::Close, version: Version::HTTP_11 };
 
-    /// Returns that of the answer to a request with this head.
+    /// Returns the manner of the answer to a request with this head.
     pub fn of(head: &Head) -> Self {
         let is_head = head.parts.method == Method::HEAD;
         Self {
@@ -89,8 +89,8 @@ impl Writer {
     /// as long as that takes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::OutOfMemory`] without memory for the head: then nothing was written. Else those
-    /// of the connection; then some of the answer may have gone out.
+    /// [`io::ErrorKind::OutOfMemory`] without memory for the head: then nothing was written. Otherwise those
+    /// of the connection: then some of the answer may have gone out.
     pub fn write(
         &mut self,
         stream: &mut impl Write,
@@ -120,7 +120,7 @@ impl Writer {
             }
         };
         self.head.clear();
-        // What one large answer took, an idle connection should not hold.
+        // An idle connection should not hold what one large answer took.
         self.head.shrink_to(2 * SMALL);
         written.map(|()| receipt)
     }
@@ -149,7 +149,7 @@ impl Writer {
     fn put_status_and_fields(&mut self, response: &Response<Bytes>, guard: Guard) {
         let status = response.status();
         if status == StatusCode::OK {
-            // Nearly all of them.
+            // As nearly all answers are.
             self.head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         } else {
             let reason = status.canonical_reason().unwrap_or("");
@@ -158,7 +158,8 @@ impl Writer {
             }
         }
         let guarded = guard == Guard::Added;
-        let (mut dated, mut shared) = (false, false);
+        let mut dated = false;
+        let mut shared = false;
         for (name, value) in response.headers() {
             if OWN.contains(name) || (guarded && GUARDS.contains(name)) {
                 continue;
@@ -194,7 +195,7 @@ impl Writer {
     }
 }
 
-/// Whether an answer of this status code can have content (RFC 9110 section 6.4.1).
+/// Returns whether an answer of this status code can have content (RFC 9110 section 6.4.1).
 fn has_content(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_s_fields_are_the_front_s() {
+    fn the_front_replaces_the_fields_of_the_connection() {
         assert_eq!(
             written(200, "hello", Content::Sent, Version::HTTP_11),
             "HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 5\r\n\r\nhello"
@@ -286,7 +287,8 @@ mod tests {
             }
             let response = response.body(Bytes::new()).unwrap();
             for (fields, guard) in [(added, Guard::Added), (fields, Guard::Verbatim)] {
-                let (mut writer, mut out) = (Writer::default(), Vec::new());
+                let mut writer = Writer::default();
+                let mut out = Vec::new();
                 let answer = Answer { guard, ..response.clone().into() };
                 writer.write(&mut out, answer, KEPT, &Allowance::default()).unwrap().confirm();
                 let head = "HTTP/1.1 200 OK\r\ndate: then\r\n";
@@ -307,7 +309,9 @@ mod tests {
                 Ok(())
             }
         }
-        let (mut writer, mut out, memory) = (Writer::default(), Vec::new(), Allowance::default());
+        let mut writer = Writer::default();
+        let mut out = Vec::new();
+        let memory = Allowance::default();
         for body in ["first", "second"] {
             let answer = || {
                 let response = Response::builder().header("date", "then");
@@ -327,7 +331,8 @@ mod tests {
     fn a_large_head_needs_memory_and_a_small_one_does_not() {
         let budget = Budget::new(256 << 10);
         let memory = budget.allowance();
-        let (mut writer, mut out) = (Writer::default(), Vec::new());
+        let mut writer = Writer::default();
+        let mut out = Vec::new();
         let mut write = |size: usize| {
             let response = Response::builder().header("x", "x".repeat(size));
             let response = response.body(Bytes::new()).unwrap();

@@ -1,4 +1,4 @@
-//! Who may be connected: so many at once, and no peer (an IPv6 network of /64 is one) more than half of them.
+//! The places for connections: so many at once, and no peer (an IPv6 network of /64 is one) has more than half.
 //!
 //! Owns the count of connections. Invariant: it goes down once for each guard that raised it: when that is
 //! dropped, or when its connection needs no place any more, because its client has left.
@@ -21,18 +21,18 @@ pub struct Slots {
 #[derive(Default)]
 struct Taken {
     total: usize,
-    /// Since the beginning.
+    /// How many were taken since the start.
     ever: usize,
     by_peer: HashMap<IpAddr, usize>,
 }
 
 impl Slots {
-    /// `capacity` free places.
+    /// Returns `capacity` free places.
     pub fn new(capacity: usize) -> Arc<Self> {
         Arc::new(Self { capacity, taken: Mutex::default(), in_flight: InFlight::default() })
     }
 
-    /// Takes a place for a connection; `None` if there is none left for it.
+    /// Takes a place for a connection; returns `None` if none is left for it.
     pub fn take(self: &Arc<Self>, connection: &Connection) -> Option<Slot> {
         let peer = connection.counted_peer();
         let mut taken = self.lock();
@@ -48,7 +48,7 @@ impl Slots {
         Some(Slot { slots: Arc::clone(self), peer, number: taken.ever, released })
     }
 
-    /// The requests that are being answered.
+    /// Returns the requests in flight.
     pub const fn in_flight(&self) -> &InFlight {
         &self.in_flight
     }
@@ -63,12 +63,12 @@ pub struct Slot {
     slots: Arc<Slots>,
     peer: IpAddr,
     number: usize,
-    /// Whether the place is another's already.
+    /// Whether another connection may have the place already.
     released: AtomicBool,
 }
 
 impl Slot {
-    /// [`InFlight::begin`] of this front.
+    /// Begins a request, by [`InFlight::begin`] of this front.
     pub fn begin_request(&self) -> Option<Busy<'_>> {
         self.slots.in_flight.begin(self.number)
     }

@@ -1,10 +1,10 @@
 //! The other front: the same service behind tiny_http's blocking accept loop. For trusted callers only.
 //!
-//! Nothing else names that crate. It has no deadlines and no bounds of its own, takes framing loosely,
+//! Owns that crate: no other file names it. It has no deadlines and no bounds of its own, takes framing loosely,
 //! hands over at once what a client sends ahead (only the answers are in order), and can be ended by a
 //! client (`content-length: 30000000000` with a refused body aborts the process); what is cheap and
 //! sound is done here: `TCP_NODELAY`, the strict front's checks of the head, no job from a body cut
-//! short, a panic caught, a dead accept loop told. Invariant: a receipt is confirmed only after its
+//! short, a panic caught, a dead accept loop logged. Invariant: a receipt is confirmed only after its
 //! answer was written without error.
 
 use std::io::{self, Write};
@@ -32,20 +32,20 @@ use crate::exchange::{Answer, Connection, Peer};
 use crate::service::{Service, Session};
 use crate::socket::Listener;
 
-/// Threads that take requests from the accept loop; so many synchronous ones run at once.
+/// Threads that take requests from the accept loop; so many synchronous requests run at once.
 const RECEIVERS: usize = 64;
 
 /// How much of a content is read at once, in bytes.
 const CHUNK: usize = 8 * 1024;
 
-/// How often a request that came at the end looks whether the end was put off.
+/// How often a request that came during the shutdown looks whether that was postponed.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How long the end tries to wake the accept loop.
+/// How long the shutdown tries to wake the accept loop.
 const WAKE_TIME: Duration = Duration::from_secs(1);
 
-/// Under which name tiny_http itself logs. Of no use: it calls the orderly end of its loop an error, and
-/// what there is to tell this front tells.
+/// Under which name tiny_http itself logs. Its messages are dropped: it calls the orderly end of its loop an error,
+/// and this front logs what matters.
 pub const LOG_TARGET: &str = "tiny_http";
 
 /// A server of this front.
@@ -56,25 +56,25 @@ pub struct TinyHttp {
     local: Connection,
 }
 
-/// The listening socket, beside tiny_http's handle of it; `None` once nothing is accepted any more.
+/// The listening socket, beside tiny_http's handle of it; `None` once it accepts no more connections.
 type Accepting = Arc<Mutex<Option<Listener>>>;
 
 fn end_accepting(accepting: &Accepting) -> Option<Listener> {
     accepting.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Ends the accept loop from another thread, and knows what is being answered.
+/// Ends the accept loop from another thread, and knows the requests in flight.
 pub struct Stopper {
     in_flight: Arc<InFlight>,
     accepting: Accepting,
 }
 
 impl Stopper {
-    /// Ends the accept loop: no new connections. Those that are there are served on.
+    /// Ends the accept loop: no new connections. Open connections are still served.
     ///
-    /// tiny_http's loop ends at the first error of `accept`. So the socket is told not to wait, and one
-    /// more connection has the loop come back to it. Shutting the socket down would do as well, but
-    /// not for the service manager that may have handed it over.
+    /// tiny_http's loop ends at the first error of `accept`. So the socket is made non-blocking, and one
+    /// more connection has the loop come back to it. Shutting the socket down would do as well, but would
+    /// break it for the service manager that may have handed it over.
     pub fn stop(&self) {
         let Some(listener) = end_accepting(&self.accepting) else { return };
         if let Err(error) = wake(&listener) {
@@ -82,7 +82,7 @@ impl Stopper {
         }
     }
 
-    /// The requests that are being answered.
+    /// Returns the requests in flight.
     pub fn in_flight(&self) -> &InFlight {
         &self.in_flight
     }
@@ -110,7 +110,7 @@ impl TinyHttp {
         let accepting = Arc::new(Mutex::new(Some(listener.try_clone()?)));
         let (listener, local): (tiny_http::Listener, _) = match listener {
             Listener::Tcp(listener) => {
-                // Accepted sockets inherit it; without, answers over 1 KiB take 40 ms longer.
+                // Accepted sockets inherit it; without it, answers over 1 KiB take 40 ms longer.
                 rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
                 listener.set_nonblocking(false)?;
                 let local = listener.local_addr()?;
@@ -125,7 +125,7 @@ impl TinyHttp {
         Ok(Self { server: Arc::new(server), in_flight: Arc::default(), accepting, local })
     }
 
-    /// What ends its accept loop.
+    /// Returns what ends its accept loop.
     pub fn stopper(&self) -> Stopper {
         Stopper { in_flight: Arc::clone(&self.in_flight), accepting: Arc::clone(&self.accepting) }
     }
@@ -134,7 +134,7 @@ impl TinyHttp {
     /// end, but tiny_http's connections cannot.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// If the system has no thread to give.
     pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) -> io::Result<()> {
         for number in 0..RECEIVERS {
             let receiver = Receiver {
@@ -177,7 +177,7 @@ impl Receiver {
                         log::error!("tiny_http panicked; its client gets no answer");
                     }
                 }
-                // Its accept loop is over, and tells that once; the connections go on.
+                // Its accept loop is over, which it reports once; the connections go on.
                 Err(error) => {
                     if end_accepting(&self.accepting).is_some() {
                         log::error!(
@@ -189,8 +189,8 @@ impl Receiver {
         }
     }
 
-    /// Counts a request as being answered. At the end it waits, and goes with the process: tiny_http
-    /// itself answers a request that is dropped, with `500`.
+    /// Counts a request as in flight. During the shutdown it waits, and ends with the process: tiny_http
+    /// itself would answer a dropped request, with `500`.
     fn begin(&self) -> Busy<'_> {
         loop {
             match self.in_flight.begin(self.number) {
@@ -214,7 +214,7 @@ impl Receiver {
             Err(error) => error.response().into(),
         };
         if session.is_draining() {
-            // It is not closed by that, but its client is told to.
+            // This does not close the connection, but tells the client to.
             manner.persistence = Persistence::Close;
         }
         let mut stream = request.into_writer();
@@ -248,7 +248,7 @@ impl Receiver {
     }
 }
 
-/// A client whose connection tiny_http keeps to itself: that it has left shows when it is answered.
+/// A client whose connection tiny_http does not show: whether it has left is seen when it is answered.
 struct Unseen;
 
 impl Peer for Unseen {
@@ -265,7 +265,7 @@ impl Peer for Unseen {
     }
 }
 
-/// The head, by the rules of the strict front as far as tiny_http has left anything to check.
+/// Returns the head, by those rules of the strict front that tiny_http has left something to check for.
 fn head(request: &tiny_http::Request, limits: &Limits) -> Result<Head, Error> {
     let bad = || Error::bad_parameter("the head is malformed");
     let method = Method::from_bytes(request.method().as_str().as_bytes()).map_err(|_| bad())?;
@@ -283,7 +283,7 @@ fn head(request: &tiny_http::Request, limits: &Limits) -> Result<Head, Error> {
     Head::new(method, request.url(), version, fields, limits)
 }
 
-/// The whole content.
+/// Returns the whole content.
 fn content(
     request: &mut tiny_http::Request,
     framing: Framing,
@@ -316,29 +316,31 @@ mod tests {
 
     use super::super::head::tests::limits;
     use super::*;
-    use crate::browser::{HostCheck, Policy};
+    use crate::allowed_hosts::{AllowedHosts, HostCheck};
+    use crate::cors::AllowedOrigins;
+    use crate::cross_origin::Policy;
     use crate::jobs::Jobs;
     use crate::memory::Budget;
-    use crate::queue::Queue;
     use crate::routes::Routes;
-    use crate::store::Room;
     use crate::store::memory::MemoryStore;
+    use crate::store::{Plan, Room};
 
-    /// A service without a route.
+    /// Returns a service without a route.
     fn nothing() -> Arc<Service> {
         let memory = Budget::new(1 << 20);
         let room = Room { capacity: 1, reserve: 0, memory: memory.allowance() };
-        let jobs = Jobs::new(Arc::new(MemoryStore::new(room)), Queue::new(1), memory);
+        let plan = Plan { workers: 1, queue: 1, lanes: Vec::new() };
+        let jobs = Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory);
         let jobs = Arc::new(jobs);
-        let (allow_origin, allow_host) = (Vec::new(), Vec::new());
-        let (host_check, own_name) = (HostCheck::Any, String::new());
-        let policy = Policy { allow_origin, allow_host, host_check, own_name };
+        let hosts =
+            AllowedHosts { names: Vec::new(), check: HostCheck::Any, own_name: String::new() };
+        let policy = Policy { origins: AllowedOrigins(Vec::new()), hosts };
         let routes = Arc::new(Routes::new(Vec::new()));
         Arc::new(Service::new(routes, jobs, None, policy, Duration::ZERO))
     }
 
     #[test]
-    fn what_comes_at_the_end_is_not_answered_unless_the_end_is_put_off() {
+    fn requests_during_shutdown_wait_until_it_is_postponed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = TinyHttp::new(Listener::Tcp(listener)).unwrap();

@@ -1,7 +1,7 @@
 //! The `cgi:` target: CGI/1.1 scripts (RFC 3875).
 //!
-//! Owns the reading of a script's response (section 6). Starting and feeding the script is `child`'s,
-//! its environment `environment`'s. Command-line arguments from an "indexed" query (section 4.4) are
+//! Owns the reading of a script's response (section 6). `child` starts and feeds the script, `environment`
+//! makes its environment. Command-line arguments from an "indexed" query (section 4.4) are
 //! deliberately not given: they let a client choose a script's options. Invariant: output without a
 //! valid header block never becomes a response.
 
@@ -36,7 +36,7 @@ pub struct CgiHandler {
 }
 
 impl CgiHandler {
-    /// The scripts of this route.
+    /// Returns a handler for the scripts of this route.
     pub fn new(route: ScriptRoute) -> Self {
         Self { route }
     }
@@ -65,7 +65,7 @@ fn invalid(why: impl Into<String>) -> Error {
 /// Reads a script's output (RFC 3875 section 6.2).
 fn outcome(output: Output, path: &str) -> Result<Outcome, Error> {
     if let Some(signal) = output.status.signal() {
-        // What it wrote until then may be cut anywhere.
+        // Its output may be cut anywhere.
         return Err(Error::BadGateway(format!("the script was ended by signal {signal}").into()));
     }
     if !output.status.success() {
@@ -75,7 +75,8 @@ fn outcome(output: Output, path: &str) -> Result<Outcome, Error> {
     let status = status(&fields)?;
     let location = fields.get(LOCATION).map(|location| location.as_bytes());
     if let (None, Some(target @ [b'/', ..])) = (status, location) {
-        let target = PathAndQuery::try_from(target).map_err(|_| invalid("Location is no path"))?;
+        let target =
+            PathAndQuery::try_from(target).map_err(|_| invalid("Location is not a path"))?;
         return Ok(Outcome::LocalRedirect(target));
     }
     let redirect = location.map(|_| StatusCode::FOUND);
@@ -85,7 +86,7 @@ fn outcome(output: Output, path: &str) -> Result<Outcome, Error> {
     Ok(response.into())
 }
 
-/// The header block, with LF or CRLF at the line ends, and where the content begins.
+/// Reads the header block, with LF or CRLF at the line ends; returns it, and where the content begins.
 fn header_block(stdout: &[u8]) -> Result<(HeaderMap, usize), Error> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let beginning = &stdout[..stdout.len().min(MAX_HEADER)];
@@ -117,7 +118,7 @@ fn header_block(stdout: &[u8]) -> Result<(HeaderMap, usize), Error> {
     Ok((fields, start))
 }
 
-/// The Status field: three digits of a final status code, and a reason that says nothing more
+/// Reads the Status field: three digits of a final status code, and a reason, which is ignored
 /// (section 6.3.3).
 fn status(fields: &HeaderMap) -> Result<Option<StatusCode>, Error> {
     let Some(value) = fields.get(STATUS) else { return Ok(None) };
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn no_valid_header_block_is_refused() {
+    fn an_invalid_header_block_is_refused() {
         for stdout in [
             "",
             "hello",

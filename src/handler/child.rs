@@ -1,6 +1,6 @@
 //! A child process from spawn to reaped, with all its pipes served at once by one thread.
 //!
-//! Owns the pipes, the time limit and the stop; the process is its `group`'s. Does not know CGI. Invariants:
+//! Owns the pipes, the time limit and the stop; `group` owns the process. Does not know CGI. Invariants:
 //! stdin is fed while stdout and stderr are drained, so that no size deadlocks; when [`run`] returns, for
 //! whatever reason, the child is reaped, every process left in its group got SIGKILL, and every descriptor is
 //! closed. A program that wants to outlive its request must leave the group (`setsid`), as daemons do.
@@ -26,8 +26,8 @@ use crate::memory::Allowance;
 /// How long a cancelled script has between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(5);
 
-/// How often to look for the child's end where the kernel has no descriptor for it to give (before
-/// Linux 5.3, or none is left).
+/// How often to look for the child's end if the kernel gives no descriptor for it (before Linux 5.3, or if none
+/// is left).
 const TICK: Duration = Duration::from_millis(10);
 
 /// How much is read from stderr at once, in bytes.
@@ -48,11 +48,11 @@ pub struct Script<'a> {
     pub time_limit: Duration,
     /// How much it may write to stdout, in bytes.
     pub max_output: usize,
-    /// How many descriptors it may have, where not as many as deferd.
+    /// How many descriptors it may have; `None`: as many as deferd.
     pub descriptor_limit: Option<Rlimit>,
 }
 
-/// What came of it.
+/// How a script ended, and what it wrote.
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
@@ -77,7 +77,7 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     let _guard = execution.on_stop(move || {
         let _ = rustix::io::write(&waker, &1u64.to_ne_bytes());
     });
-    // A job whose turn comes after the grace has ended must not even begin.
+    // A job whose turn comes after the grace must not begin at all.
     if execution.stopped().is_some() {
         return Err(Error::Cancelled);
     }
@@ -97,20 +97,22 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     }
 }
 
-/// What to tell the client when a script does not start, and what deferd's operator.
+/// Returns what to tell the client if a script does not start, and logs what to tell the operator.
 fn cannot_start(name: &str, error: &io::Error) -> Error {
     log::warn!("script={name} cannot be started: {error}");
     if let Some(short) = Error::shortage("cannot start the script", error) {
         return short;
     }
     match error.kind() {
-        // No such file: the script was found, so its interpreter is what is missing.
+        // No such file: the script was found, so its interpreter is missing.
         ErrorKind::NotFound => Error::BadGateway(
             "cannot start the script: its interpreter (the #! line) is missing".into(),
         ),
         ErrorKind::PermissionDenied => Error::Forbidden("the script is not executable".into()),
         _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-            Error::BadGateway("cannot start the script: it has no #! line and is no program".into())
+            Error::BadGateway(
+                "cannot start the script: it has no #! line and is not a program".into(),
+            )
         }
         _ => Error::Unavailable(format!("cannot start the script: {error}").into()),
     }
@@ -125,7 +127,7 @@ enum Ending {
     Stopped,
 }
 
-/// Serves the pipes until the child ends or has to be ended.
+/// Serves the pipes until the child ends or must be ended.
 fn watch(
     group: &mut Group,
     pipes: &mut Pipes<'_>,
@@ -161,7 +163,7 @@ fn watch(
     }
 }
 
-/// The three pipes of a child; each is closed as soon as it is of no more use.
+/// The three pipes of a child; each is closed as soon as it is no longer needed.
 struct Pipes<'a> {
     stdin: Option<(ChildStdin, &'a [u8])>,
     stdout: Option<OwnedFd>,
@@ -203,7 +205,7 @@ impl<'a> Pipes<'a> {
         self.no_room.is_some() || self.output.len() > self.max_output
     }
 
-    /// What is wrong with the output, if it [is over](Self::is_over).
+    /// Returns what is wrong with the output, if it [is over](Self::is_over).
     fn over(&self) -> Option<Error> {
         match &self.no_room {
             Some(NoMemory::Budget) => {
@@ -219,7 +221,7 @@ impl<'a> Pipes<'a> {
         self.is_over().then(|| Error::BadGateway("the script wrote more than max-output".into()))
     }
 
-    /// Waits until something can be done, and does it.
+    /// Waits until a pipe is ready, and serves it.
     fn serve(
         &mut self,
         group: &Group,
@@ -293,7 +295,7 @@ impl<'a> Pipes<'a> {
         match pipe.write(rest) {
             Ok(n) => *rest = &rest[n..],
             Err(error) if is_transient(&error) => return,
-            // The script reads no more: that is its right.
+            // The script reads no more, which it may.
             Err(_) => *rest = &[],
         }
         if rest.is_empty() {
@@ -301,7 +303,7 @@ impl<'a> Pipes<'a> {
         }
     }
 
-    /// Reads once from stdout; whether there may be more.
+    /// Reads once from stdout; returns whether there may be more.
     fn read_stdout(&mut self) -> bool {
         // One byte more than allowed tells that there is more.
         let most = self.max_output.saturating_add(1).saturating_sub(self.output.len()).max(1);
@@ -317,7 +319,7 @@ impl<'a> Pipes<'a> {
         read.is_some_and(|n| n > 0) && !self.is_over()
     }
 
-    /// Reads once from stderr; how much that was.
+    /// Reads once from stderr; returns how much that was.
     fn read_stderr(&mut self) -> usize {
         let mut buffer = [0; READ];
         let n = read_once(&mut self.stderr, |fd| rustix::io::read(fd, &mut buffer)).unwrap_or(0);
@@ -347,7 +349,7 @@ impl<'a> Pipes<'a> {
     }
 }
 
-/// Which of the descriptors has something to do.
+/// Which of the descriptors are ready.
 struct ReadyPipes {
     wake: bool,
     stdin: bool,
@@ -357,7 +359,7 @@ struct ReadyPipes {
     client: bool,
 }
 
-/// Reads once; at the end of the stream, or when it is broken, the pipe is closed. `None` when there
+/// Reads once; at the end of the stream, or if it is broken, closes the pipe. Returns `None` if there
 /// is nothing to read.
 fn read_once(
     pipe: &mut Option<OwnedFd>,

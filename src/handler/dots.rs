@@ -1,6 +1,6 @@
 //! Dot segments: whether some reader of a path could climb out of the directory that it begins in.
 //!
-//! Owns the one rule of how differently a path can be read; resolves nothing, and changes nothing: a path
+//! Owns the one rule of how differently a path can be read. Resolves nothing, and changes nothing: a path
 //! that passes goes on as it was. Invariant: no name is refused that is not `.` or `..` to some reader.
 
 use super::locate::decode;
@@ -22,7 +22,7 @@ pub fn check(path: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether a decoded path has a segment that is `.` or `..`, cut at `;` or at a NUL as well.
+/// Returns whether a decoded path has a segment that is `.` or `..`, cut at `;` or at a NUL as well.
 fn has_segment(path: &[u8]) -> bool {
     let mut segments = path.split(|b| SEPARATORS.contains(b));
     segments.any(|segment| {
@@ -31,7 +31,7 @@ fn has_segment(path: &[u8]) -> bool {
     })
 }
 
-/// Whether a decoded path has a segment that is just `.` or `..`, backslashes counted as slashes.
+/// Returns whether a decoded path has a segment that is just `.` or `..`, backslashes counted as slashes.
 pub fn has_plain_segment(path: &[u8]) -> bool {
     path.split(|b| SEPARATORS.contains(b)).any(is_dots)
 }
@@ -62,7 +62,7 @@ fn decode_leniently(bytes: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// The path with each ASCII character that stands in more than one byte replaced by itself (RFC 3629
+/// Returns the path with each ASCII character that stands in more than one byte replaced by itself (RFC 3629
 /// section 10: decoders that accept those have been led out of directories).
 fn without_overlong(bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(bytes.len());

@@ -1,6 +1,6 @@
 //! The environment of a script: the meta-variables of RFC 3875 section 4.1, and PATH.
 //!
-//! Owns the translation from a request. Invariant: nothing of deferd's own environment but PATH
+//! Owns the translation from a request. Starts nothing. Invariant: nothing of deferd's own environment but PATH
 //! reaches a script, and no client can set a variable that is not named `HTTP_…`.
 
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use super::ScriptRoute;
 use super::locate::Located;
 use crate::exchange::{Call, Connection};
 
-/// The PATH of scripts where deferd was started without one.
+/// The PATH of scripts if deferd was started without one.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The environment, name by name.
@@ -59,7 +59,7 @@ pub fn of(call: &Call, route: &ScriptRoute, script: &Located) -> Vec<(OsString, 
     environment
 }
 
-/// The host that the client asked for, without its port, else the address that it connected to; and
+/// Returns the host that the client asked for, without its port, or else the address that it connected to; and
 /// the port that it connected to, which a Unix socket does not have.
 fn server(call: &Call) -> (String, String) {
     let host = call.request.headers().get(HOST).and_then(|host| host.to_str().ok());
@@ -73,14 +73,14 @@ fn server(call: &Call) -> (String, String) {
     }
 }
 
-/// The path info as a file below the route's directory (RFC 3875 section 4.1.6).
+/// Returns the path info as a file below the route's directory (RFC 3875 section 4.1.6).
 fn path_translated(route: &ScriptRoute, script: &Located) -> OsString {
     let mut path = route.directory.as_os_str().as_bytes().to_vec();
     path.extend_from_slice(&script.path_info);
     OsString::from_vec(path)
 }
 
-/// The variable for a field (RFC 3875 section 4.1.18); `None` for fields that scripts must not see:
+/// Returns the variable for a field (RFC 3875 section 4.1.18); `None` for fields that scripts must not see:
 /// those with a variable of their own, credentials, `Proxy` (which would become the variable that
 /// HTTP clients read their proxy from), and names with other characters than letters, digits and
 /// dashes, which could pass for another field's variable.
@@ -92,7 +92,7 @@ fn http_variable(name: &HeaderName) -> Option<String> {
     (!hidden).then(|| format!("HTTP_{}", name.as_str().to_ascii_uppercase().replace('-', "_")))
 }
 
-/// All values of a field as one (RFC 9110 section 5.3; `; ` for Cookie, RFC 9113 section 8.2.3).
+/// Returns all values of a field as one (RFC 9110 section 5.3; `; ` for Cookie, RFC 9113 section 8.2.3).
 fn joined(fields: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let separator: &[u8] = if name == COOKIE { b"; " } else { b", " };
     let values: Vec<&[u8]> = fields.get_all(name).iter().map(|value| value.as_bytes()).collect();

@@ -1,7 +1,7 @@
 //! A child process and the process group that it leads: started, signalled, reaped.
 //!
-//! Owns both, and nothing of what the child writes. Invariant: the leader is reaped after the last signal to
-//! its group, so the group's number is never that of others; a group that is dropped is killed and reaped.
+//! Owns both. Does not read what the child writes. Invariant: the leader is reaped after the last signal to
+//! its group, so the group's number is never that of another; a group that is dropped is killed and reaped.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ use rustix::process::{
 
 use super::child::Script;
 
-/// Whether the child, the leader of its group, still runs.
+/// Whether the child, which leads its group, still runs.
 #[derive(PartialEq, Eq)]
 pub enum Leader {
     /// It does.
@@ -30,7 +30,7 @@ pub struct Group {
     /// The child, with the ends of its pipes.
     pub leader: Child,
     pid: Pid,
-    /// Readable when the leader has exited; `None` where the kernel gives none.
+    /// Readable when the leader has exited; `None` if the kernel gives no such descriptor.
     pub pidfd: Option<OwnedFd>,
     status: Option<ExitStatus>,
 }
@@ -54,7 +54,7 @@ impl Group {
         let pid = Pid::from_child(&leader);
         if let Some(limit) = &script.descriptor_limit {
             // deferd has raised its own; some programs walk over all descriptors that they may have.
-            // It fails if the child has ended already, or runs as another user: that one keeps deferd's.
+            // It fails if the child has ended already, or runs as another user: that child keeps deferd's limit.
             let _ = prlimit(Some(pid), Resource::Nofile, *limit);
         }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();

@@ -1,9 +1,14 @@
-//! Fields that end at deferd: those of one connection, and those that deferd says anew.
+//! Fields that end at deferd: those of one connection, and those that deferd writes itself.
 //!
 //! Owns the one table of them, for requests to an upstream and for responses of scripts and upstreams.
 //! Invariant: what is not in the table, and not named by `connection`, passes unchanged.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+
+use crate::protocol::{ASYNC, ASYNC_ID, ASYNC_JOB_ID, ATTEMPTS, METHOD_OVERRIDES};
 
 /// Which way a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,33 +29,30 @@ enum Ends {
 
 use Ends::{Both, Requests, Responses};
 
-const TABLE: [(&str, Ends); 20] = [
+static TABLE: [(HeaderName, Ends); 17] = [
     // Of the connection (RFC 9110 section 7.6.1).
-    ("connection", Both),
-    ("keep-alive", Both),
-    ("proxy-connection", Both),
-    ("te", Both),
-    ("trailer", Both),
-    ("transfer-encoding", Both),
-    ("upgrade", Both),
+    (CONNECTION, Both),
+    (HeaderName::from_static("keep-alive"), Both),
+    (HeaderName::from_static("proxy-connection"), Both),
+    (TE, Both),
+    (TRAILER, Both),
+    (TRANSFER_ENCODING, Both),
+    (UPGRADE, Both),
     // Between a proxy and its client (section 11.7).
-    ("proxy-authenticate", Both),
-    ("proxy-authentication-info", Both),
-    ("proxy-authorization", Both),
-    // The content is whole when it goes on: its length is known, and nobody waits for a `100`.
-    ("content-length", Both),
-    ("expect", Requests),
+    (PROXY_AUTHENTICATE, Both),
+    (HeaderName::from_static("proxy-authentication-info"), Both),
+    (PROXY_AUTHORIZATION, Both),
+    // The content is whole when it goes on: its length is known, and no client waits for a `100`.
+    (CONTENT_LENGTH, Both),
+    (EXPECT, Requests),
     // The upstream's own name stands here; the client's is in x-forwarded-host.
-    ("host", Requests),
-    // What deferd has done already.
-    ("x-arango-async", Requests),
-    ("x-http-method-override", Requests),
-    ("x-http-method", Requests),
-    ("x-method-override", Requests),
-    // Whether an answer is a job's own result, and how often it was tried, is deferd's to say.
-    ("x-arango-async-id", Responses),
-    ("x-arango-async-job-id", Responses),
-    ("x-attempts", Responses),
+    (HOST, Requests),
+    // What deferd has done already, with METHOD_OVERRIDES.
+    (ASYNC, Requests),
+    // Only deferd says whether an answer is a job's result, and how often it was tried.
+    (ASYNC_ID, Responses),
+    (ASYNC_JOB_ID, Responses),
+    (ATTEMPTS, Responses),
 ];
 
 /// Removes the fields that end here.
@@ -71,8 +73,13 @@ pub fn strip(fields: &mut HeaderMap, direction: Direction) {
         Direction::Request => Requests,
         Direction::Response => Responses,
     };
-    for (name, ends) in TABLE {
-        if ends == Both || ends == here {
+    for (name, ends) in &TABLE {
+        if *ends == Both || *ends == here {
+            fields.remove(name);
+        }
+    }
+    if here == Requests {
+        for name in METHOD_OVERRIDES {
             fields.remove(name);
         }
     }

@@ -32,7 +32,7 @@ const MAX_SHOWN: usize = 200;
 enum Refusal {
     /// It names no script.
     Missing,
-    /// It leads out of the directory, or to what is not for clients: the operator should know why.
+    /// It leads out of the directory, or to what clients must not reach: the log tells the operator why.
     Outside(&'static str),
     /// The file may not be run.
     Forbidden(&'static str),
@@ -57,7 +57,7 @@ pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
     })
 }
 
-/// The beginning of a path, printable.
+/// Returns the beginning of a path, printable.
 fn shown(path: &str) -> String {
     let printable = |c: char| if c.is_ascii_graphic() { c } else { '?' };
     path.chars().take(MAX_SHOWN).map(printable).collect()
@@ -100,19 +100,19 @@ fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
     Err(none())
 }
 
-/// Whether there is a control character: ASCII's, or one of C1 in UTF-8 (U+0080 to U+009F).
+/// Returns whether there is a control character: ASCII's, or one of C1 in UTF-8 (U+0080 to U+009F).
 fn has_control(text: &[u8]) -> bool {
     text.iter().any(u8::is_ascii_control)
         || text.windows(2).any(|pair| matches!(pair, [0xc2, 0x80..=0x9f]))
 }
 
-/// Whether this is a symbolic link to something outside of `directory`. What is behind it must not even be
+/// Returns whether this is a symbolic link to something outside of `directory`. Its target must not even be
 /// looked for: the answer would tell whether it exists.
 fn leads_outside(file: &Path, directory: &Path) -> bool {
     file.is_symlink() && file.canonicalize().is_ok_and(|real| !real.starts_with(directory))
 }
 
-/// The real path of an executable file below `directory`.
+/// Returns the real path of an executable file below `directory`.
 fn confined(file: &Path, directory: &Path) -> Result<PathBuf, Refusal> {
     let program = file.canonicalize().map_err(|error| unreachable_file(&error))?;
     if !program.starts_with(directory) {
@@ -134,7 +134,7 @@ const BROKEN: &str = "it has a broken escape or %00";
 const LINK: &str = "a symbolic link leads out of the directory";
 
 /// Refuses a decoded segment that could name anything but an entry of its directory, or that names a
-/// hidden one (`.git`), which is no script for clients.
+/// hidden one (`.git`), which is not meant for clients.
 fn check_name(segment: &[u8]) -> Result<(), Refusal> {
     match segment {
         b"" => Err(Refusal::Missing),
@@ -157,10 +157,10 @@ fn check_path_info(path_info: &[u8], directory: &Path) -> Result<(), Refusal> {
     let mut file = directory.to_owned();
     for name in path_info.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
         file.push(OsStr::from_bytes(name));
-        // What does not exist, or cannot be looked at, leads nowhere; nor does what is below it.
+        // A path that does not exist, or cannot be looked at, leads nowhere; nor does one below it.
         let Ok(metadata) = file.symlink_metadata() else { break };
         if metadata.is_symlink() {
-            // A link to nothing may lead to something by the time the script opens it.
+            // A dangling link may lead to a file by the time the script opens it.
             file = file.canonicalize().map_err(|_| Outside(LINK))?;
             if !file.starts_with(directory) {
                 return Err(Outside(LINK));
@@ -170,7 +170,7 @@ fn check_path_info(path_info: &[u8], directory: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Percent-decodes (RFC 3986 section 2.1); `None` for a broken escape or a NUL, which no file name
+/// Percent-decodes (RFC 3986 section 2.1); returns `None` for a broken escape or a NUL, which no file name
 /// and no environment variable can hold.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());

@@ -1,8 +1,8 @@
-//! What runs a request: the trait of all handlers. The route table and the handlers stand beside it.
+//! What runs a request: the trait of all handlers, which are in the files beside this.
 //!
-//! A handler gets a whole request and the line to whoever may stop it, and gives a whole answer. It
-//! sees no store, no queue and no connection; whether it runs for a job or for a waiting client it
-//! cannot tell.
+//! Owns what the handlers have in common. A handler gets a whole request and a handle by which it is stopped, and
+//! returns a whole answer. Invariant: it sees no store, no queue and no connection, and cannot tell whether it
+//! runs for a job or for a client that waits.
 
 pub mod cgi;
 pub mod child;
@@ -11,7 +11,6 @@ pub mod environment;
 pub mod group;
 pub mod hop_by_hop;
 pub mod locate;
-pub mod retry;
 pub mod run;
 pub mod stderr;
 pub mod upstream;
@@ -24,18 +23,18 @@ use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use rustix::process::Rlimit;
 
-use crate::error::Error;
+use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, empty};
 use crate::job::execution::Execution;
 
-/// What a handler comes to.
+/// What a handler returns.
 pub enum Outcome {
     /// The answer.
     Answer(Answer),
-    /// The answer is that of `GET` on this target of ours (RFC 3875 section 6.2.2).
+    /// The answer is that of `GET` on this target of deferd's own (RFC 3875 section 6.2.2).
     LocalRedirect(PathAndQuery),
     /// This answer, after this span: the caller waits, and holds nothing meanwhile.
     Delayed(Answer, Duration),
@@ -54,7 +53,7 @@ pub enum Takes {
     Any,
     /// At most so many bytes.
     UpTo(usize),
-    /// None: what a client sends all the same is dropped.
+    /// None: if a client sends content, it is dropped.
     Nothing,
 }
 
@@ -77,28 +76,28 @@ pub trait Handler: Send + Sync {
     /// The error that stands for the answer.
     fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error>;
 
-    /// Whether a script or an upstream writes the fields of its answers, so that deferd adds none to them.
+    /// Returns whether a script or an upstream writes the fields of its answers, so that deferd adds none.
     fn relays_fields(&self) -> bool {
         false
     }
 }
 
-/// The methods of what takes any.
+/// The methods of a resource that takes any.
 pub const ANY_METHOD: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
 
-/// Refuses TRACE: a script or an upstream would show the client fields that are not the client's to see,
+/// Refuses TRACE: a script or an upstream would show the client fields that the client must not see,
 /// or run for a method that must have no effect (RFC 9110 section 9.3.8).
 ///
 /// # Errors
 /// [`Error::MethodNotSupported`].
 pub fn check_method(method: &Method) -> Result<(), Error> {
-    if method == Method::TRACE { Err(Error::MethodNotSupported(ANY_METHOD)) } else { Ok(()) }
+    if method == Method::TRACE { Err(Error::MethodNotSupported(ANY_METHOD.into())) } else { Ok(()) }
 }
 
-/// The answer to OPTIONS (RFC 9110 section 9.3.7).
-pub fn options(allow: &'static str) -> Response<Bytes> {
+/// Returns the answer to OPTIONS (RFC 9110 section 9.3.7).
+pub fn options(methods: &str) -> Response<Bytes> {
     let mut response = empty(StatusCode::OK);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response.headers_mut().insert(ALLOW, allow(methods));
     response
 }
 
@@ -113,6 +112,6 @@ pub struct ScriptRoute {
     pub time_limit: Duration,
     /// How much a script may write to stdout, in bytes.
     pub max_output: usize,
-    /// How many descriptors a script may have, where not as many as deferd.
+    /// How many descriptors a script may have; `None`: as many as deferd.
     pub descriptor_limit: Option<Rlimit>,
 }

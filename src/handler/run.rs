@@ -1,7 +1,7 @@
 //! The `run:` target: plain programs whose stdout is the content and whose exit code is the status.
 //!
-//! Owns the translation of an exit status into a response. Starting and feeding the program is
-//! `child`'s. Invariant: exit 0 is `200` and nothing else is.
+//! Owns the translation of an exit status into a response. Does not start the program: `child` does.
+//! Invariant: exit code 0 is `200`, and nothing else is.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::child::{self, Output, Script};
 use super::{
@@ -18,9 +18,7 @@ use super::{
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::job::execution::Execution;
-
-const EXIT_CODE: HeaderName = HeaderName::from_static("x-exit-code");
-const EXIT_SIGNAL: HeaderName = HeaderName::from_static("x-exit-signal");
+use crate::protocol::{EXIT_CODE, EXIT_SIGNAL};
 
 /// Runs the plain programs of one directory.
 pub struct RunHandler {
@@ -28,7 +26,7 @@ pub struct RunHandler {
 }
 
 impl RunHandler {
-    /// The programs of this route.
+    /// Returns a handler for the programs of this route.
     pub fn new(route: ScriptRoute) -> Self {
         Self { route }
     }
@@ -42,7 +40,7 @@ impl Handler for RunHandler {
 
     fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
         if call.request.method() == Method::OPTIONS {
-            // A plain program knows of no methods: it would do its work.
+            // A plain program knows no methods: it would do its work.
             return Ok(options(ANY_METHOD).into());
         }
         run_script(&self.route, call, execution).map(|output| response(output).into())

@@ -1,7 +1,7 @@
 //! A script's stderr, line by line: to the log, to the job's log tail, to its progress.
 //!
-//! Owns the splitting into lines. Invariant: a line without an end costs no more memory than the
-//! longest line that is shown, and nothing in a line can forge a second line of the log.
+//! Owns the splitting into lines. Does not read the pipe: `child` does. Invariant: a line without an end costs
+//! no more memory than the longest line that is shown, and nothing in a line can forge a second line of the log.
 
 use crate::job::execution::Execution;
 
@@ -16,12 +16,12 @@ pub struct Stderr<'a> {
 }
 
 impl<'a> Stderr<'a> {
-    /// The stderr of `script`, run for `execution`.
+    /// Returns the stderr of `script`, run for `execution`.
     pub fn new(execution: &'a Execution, script: &'a str) -> Self {
         Self { execution, script, line: Vec::new() }
     }
 
-    /// Takes what was read.
+    /// Takes bytes that were read.
     pub fn write(&mut self, bytes: &[u8]) {
         self.execution.append_log(bytes);
         for piece in bytes.split_inclusive(|&b| b == b'\n') {
@@ -39,7 +39,7 @@ impl<'a> Stderr<'a> {
         }
     }
 
-    /// The script has ended: what it wrote last is a line as well.
+    /// Ends it: what the script wrote last is a line as well.
     pub fn finish(mut self) {
         if !self.line.is_empty() {
             self.end_line();
@@ -67,7 +67,7 @@ impl<'a> Stderr<'a> {
     }
 }
 
-/// The text with every control character escaped.
+/// Returns the text with every control character escaped.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

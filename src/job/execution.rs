@@ -1,4 +1,4 @@
-//! The line between a running handler and everybody who wants something of it: stop it, see its progress.
+//! The handle to a running handler: stop it, see its progress.
 //!
 //! Owns the stop signal of each running handler, its last line of stderr and the tail of its log; and the
 //! client for whom it runs, if one waits: a client that leaves stops the run. Does not know what a handler
@@ -46,7 +46,7 @@ pub enum OnLeave {
 
 type Waker = Box<dyn Fn() + Send>;
 
-/// The line to a handler: for one job, or for a thread that runs one request after the other while their
+/// The handle to a handler: for one job, or for a thread that runs one request after the other while their
 /// clients wait.
 #[derive(Default)]
 pub struct Execution {
@@ -100,7 +100,7 @@ impl Execution {
         &self.memory
     }
 
-    /// Returns the line to all that runs while this client waits, one request after the other.
+    /// Returns the handle to all that runs while this client waits, one request after the other.
     pub fn watching(client: Arc<dyn Peer>, memory: Allowance) -> Self {
         Self { client: Some(client), ..Self::new(None, memory) }
     }
@@ -185,12 +185,6 @@ impl Execution {
     /// Has `waker` called at each stop until the guard is dropped, and at once if there was one.
     /// It must not block: it runs under the signal's lock.
     pub fn on_stop(&self, waker: impl Fn() + Send + 'static) -> WakerGuard<'_> {
-        self.set_waker(waker);
-        WakerGuard(self)
-    }
-
-    /// The same, until the next waker replaces it.
-    pub fn set_waker(&self, waker: impl Fn() + Send + 'static) {
         let mut signal = lock(&self.signal);
         if signal.stop.is_some() {
             waker();
@@ -198,6 +192,7 @@ impl Execution {
         let before = signal.waker.replace(Box::new(waker));
         drop(signal);
         drop(before);
+        WakerGuard(self)
     }
 
     /// Appends to the tail of the log, which only a job has: nobody could ask for another's.
@@ -255,7 +250,8 @@ impl Drop for WakerGuard<'_> {
     }
 }
 
-/// Every handler's line, so that the end of deferd can stop them all.
+/// The handles to what runs for clients that wait, so that the end of deferd can stop it all. Those of jobs are in
+/// the store.
 #[derive(Default)]
 pub struct Executions(Arc<Mutex<Runs>>);
 
@@ -265,25 +261,14 @@ struct Runs {
     running: Vec<Option<Arc<Execution>>>,
     /// The places that are free.
     free: Vec<usize>,
-    /// How many are for jobs.
-    jobs: usize,
     /// Set at the end: a run that begins later is stopped at once.
     stop: Option<Stop>,
 }
 
 impl Executions {
-    /// Begins the run of a job, which counts until the returned guard is dropped.
-    pub fn begin(&self, job: JobId, memory: Allowance) -> Run {
-        self.enter(Execution::new(Some(job), memory))
-    }
-
-    /// Opens the line to all that runs while this client waits.
-    pub fn begin_for(&self, client: Arc<dyn Peer>, memory: Allowance) -> Run {
-        self.enter(Execution::watching(client, memory))
-    }
-
-    fn enter(&self, execution: Execution) -> Run {
-        let execution = Arc::new(execution);
+    /// Returns the handle to all that runs while this client waits.
+    pub fn begin(&self, client: Arc<dyn Peer>, memory: Allowance) -> Run {
+        let execution = Arc::new(Execution::watching(client, memory));
         let mut runs = lock(&self.0);
         if let Some(stop) = runs.stop {
             execution.stop(stop);
@@ -293,7 +278,6 @@ impl Executions {
             runs.running.push(None);
         }
         runs.running[place] = Some(Arc::clone(&execution));
-        runs.jobs += usize::from(execution.job.is_some());
         drop(runs);
         Run { runs: Arc::clone(&self.0), place, execution }
     }
@@ -309,23 +293,13 @@ impl Executions {
             execution.stop(stop);
         }
     }
-
-    /// How many jobs run.
-    pub fn len(&self) -> usize {
-        lock(&self.0).jobs
-    }
-
-    /// Whether no job runs.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
-/// A run under way, or a line for several.
+/// A handle that is among those of [`Executions`] until it is dropped.
 pub struct Run {
     runs: Arc<Mutex<Runs>>,
     place: usize,
-    /// The line to its handler.
+    /// The handle.
     pub execution: Arc<Execution>,
 }
 
@@ -333,7 +307,6 @@ impl Drop for Run {
     fn drop(&mut self) {
         let mut runs = lock(&self.runs);
         runs.running[self.place] = None;
-        runs.jobs -= usize::from(self.execution.job.is_some());
         runs.free.push(self.place);
     }
 }
@@ -431,13 +404,12 @@ mod tests {
     #[test]
     fn a_run_that_begins_after_the_end_is_stopped() {
         let runs = Executions::default();
-        let early = runs.begin(JobId::new(1).unwrap(), Allowance::default());
+        let early = runs.begin(Arc::new(Left), Allowance::default());
         runs.stop_all(Stop::Cancel);
-        let late = runs.begin_for(Arc::new(Left), Allowance::default());
-        assert_eq!(runs.len(), 1);
+        let late = runs.begin(Arc::new(Left), Allowance::default());
         assert_eq!(early.execution.stopped(), Some(Stop::Cancel));
         assert_eq!(late.execution.stopped(), Some(Stop::Cancel));
         drop((early, late));
-        assert!(runs.is_empty());
+        assert_eq!(lock(&runs.0).free.len(), 2);
     }
 }

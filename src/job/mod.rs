@@ -13,18 +13,18 @@
 //! Does no I/O, reads no clock (`now` is a parameter) and takes no lock of a store. Invariant: a
 //! state carries exactly what exists in it, so that nothing can be asked of a job too early.
 
+pub mod attempt;
 pub mod execution;
 pub mod message;
 pub mod stored;
 
 use std::fmt;
-use std::sync::Arc;
+
 use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
-use crate::memory::Charge;
-use execution::{Execution, Stop};
-use stored::{StoredResponse, StoredResult};
+use crate::exchange::Owner;
+use execution::Stop;
 
 /// What the record of a job is accounted with, beside its request or result, in bytes.
 pub const RECORD: usize = 256;
@@ -123,144 +123,38 @@ impl From<SystemTime> for Stamp {
     }
 }
 
-/// A job whose result is not there yet; `Q` is a request as its store keeps it.
-#[derive(Debug)]
-pub struct Pending<Q> {
-    /// When it was accepted.
-    pub created: Stamp,
-    /// What it is accounted with, in bytes.
-    pub footprint: usize,
-    /// What of that is memory and not charged by the content itself.
-    pub charge: Charge,
-    /// How far it is.
-    pub phase: Phase<Q>,
+/// The name of a job together with its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct JobKey {
+    /// To whom it belongs.
+    pub owner: Owner,
+    /// Its id.
+    pub id: JobId,
 }
 
-/// How far a pending job is.
-#[derive(Debug)]
-pub enum Phase<Q> {
-    /// It waits for a worker.
-    Queued {
-        /// What will run.
-        request: Q,
-    },
-    /// A worker runs it; the request is with the worker.
-    Running {
-        /// When it started.
-        since: Stamp,
-        /// The line to the handler: stop it, see its progress.
-        execution: Arc<Execution>,
-        /// Whether somebody cancelled it: then that is its result, whatever the handler says.
-        cancelled: Cancelled,
-    },
-    /// Its result is decided and on its way into the store.
-    Ending {
-        /// The last of what it wrote to stderr.
-        log: Box<[u8]>,
-    },
-}
-
-/// Whether a running job was cancelled.
+/// What becomes of a job's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cancelled {
-    /// It was: its result is `410`.
-    Yes,
-    /// It was not.
+pub enum Keep {
+    /// It is kept until it is collected, deleted, or expires.
+    Result,
+    /// It is dropped; the job is listed nowhere (fire and forget).
+    Nothing,
+}
+
+/// Whether a job that ran when the process ended runs again, and when its start is recorded for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rerun {
+    /// It does not: its start is durable before its handler has effects.
     No,
+    /// It does, at most [`MAX_STARTS`] times in all (`rerun=yes`): its start is durable before as well, so that
+    /// a job that kills its host does not do so for ever.
+    Yes,
+    /// It does not, and running it twice would do no harm: its start is recorded soon.
+    Harmless,
 }
 
-/// A job with a result; `R` is a result as its store keeps it.
-#[derive(Debug)]
-pub struct Done<R> {
-    /// When it was accepted.
-    pub created: Stamp,
-    /// When its result came to be; the stamp by which it expires.
-    pub finished: Stamp,
-    /// What it is accounted with, in bytes.
-    pub footprint: usize,
-    /// What of that is memory and not charged by the content itself.
-    pub charge: Charge,
-    /// The result.
-    pub result: R,
-}
-
-impl<Q> Pending<Q> {
-    /// A job that waits.
-    pub const fn queued(request: Q, footprint: usize, charge: Charge, now: Stamp) -> Self {
-        Self { created: now, footprint, charge, phase: Phase::Queued { request } }
-    }
-
-    /// Whether it waits for a worker.
-    pub const fn is_queued(&self) -> bool {
-        matches!(self.phase, Phase::Queued { .. })
-    }
-
-    /// Whether it was begun, and its result is not decided yet.
-    pub const fn may_go_on(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. })
-    }
-
-    /// Hands the request to a worker; `None` if one has it already.
-    pub fn start(&mut self, execution: &Arc<Execution>, now: Stamp) -> Option<Q> {
-        if !self.is_queued() {
-            return None;
-        }
-        let running = Phase::Running {
-            since: now,
-            execution: Arc::clone(execution),
-            cancelled: Cancelled::No,
-        };
-        match std::mem::replace(&mut self.phase, running) {
-            Phase::Queued { request } => Some(request),
-            Phase::Running { .. } | Phase::Ending { .. } => None,
-        }
-    }
-
-    /// Decides the result: `response`, or `410` if the job was cancelled in time, and says which.
-    /// From now on it can be neither started nor cancelled.
-    pub fn end(&mut self, response: StoredResponse) -> (StoredResult, Cancelled) {
-        let cancelled = match self.phase {
-            Phase::Running { cancelled, .. } => cancelled,
-            Phase::Queued { .. } | Phase::Ending { .. } => Cancelled::No,
-        };
-        let response = match cancelled {
-            Cancelled::Yes => Error::Cancelled.response().into(),
-            Cancelled::No => response,
-        };
-        let log: Box<[u8]> = self.log().into();
-        self.phase = Phase::Ending { log: log.clone() };
-        (StoredResult { response, log }, cancelled)
-    }
-
-    /// Cancels a running job: marks it and returns the line to its handler. `None` for a job that
-    /// does not run: one that waits is [ended](Self::end) instead.
-    pub fn cancel_running(&mut self) -> Option<Arc<Execution>> {
-        match &mut self.phase {
-            Phase::Queued { .. } | Phase::Ending { .. } => None,
-            Phase::Running { execution, cancelled, .. } => {
-                *cancelled = Cancelled::Yes;
-                Some(Arc::clone(execution))
-            }
-        }
-    }
-
-    /// The last line that the running job wrote to stderr.
-    pub fn progress(&self) -> Option<String> {
-        match &self.phase {
-            Phase::Queued { .. } | Phase::Ending { .. } => None,
-            Phase::Running { execution, .. } => execution.progress(),
-        }
-    }
-
-    /// The last of what the job wrote to stderr.
-    pub fn log(&self) -> Vec<u8> {
-        match &self.phase {
-            Phase::Queued { .. } => Vec::new(),
-            Phase::Running { execution, .. } => execution.log(),
-            Phase::Ending { log } => log.to_vec(),
-        }
-    }
-}
+/// How often a job is begun at most if each time the process ends while it runs.
+pub const MAX_STARTS: u32 = 3;
 
 /// How a stopped handler's answer reads where it is not replaced by the job's own `410`.
 impl From<Stop> for Error {
@@ -272,11 +166,6 @@ impl From<Stop> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-    use http::Response;
-
-    use crate::exchange::{Call, Connection, Owner};
-    use crate::memory::Allowance;
 
     #[test]
     fn only_the_canonical_form_is_an_id() {
@@ -309,26 +198,6 @@ mod tests {
         let third = JobId::next(Some(second), Stamp(5));
         assert!(first < second && second < third);
         assert_eq!(JobId::next(Some(third), Stamp(2_000_000)), JobId(2_000_000));
-    }
-
-    #[test]
-    fn a_job_cancelled_while_it_runs_ends_with_410_whatever_its_handler_says() {
-        for cancel in [true, false] {
-            let request = http::Request::new(Bytes::new());
-            let (connection, owner) = (Connection::Unix, Owner::anonymous());
-            let call = Call { request, connection, owner, auth_type: None };
-            let charge = Allowance::default().nothing();
-            let mut pending = Pending::queued(call, 0, charge, Stamp(1));
-            assert!(pending.cancel_running().is_none(), "it waits");
-            let execution = Arc::new(Execution::default());
-            assert!(pending.start(&execution, Stamp(2)).is_some());
-            assert!(pending.start(&execution, Stamp(2)).is_none(), "a request is given out once");
-            assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
-            let (result, _) = pending.end(Response::new(Bytes::from_static(b"too late")).into());
-            let status = result.response.to_response().status().as_u16();
-            assert_eq!(status, if cancel { 410 } else { 200 });
-            assert!(pending.cancel_running().is_none(), "its result is decided");
-        }
     }
 
     #[test]

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::{IdempotencyKey, Refused};
 use crate::exchange::Owner;
-use crate::job::{JobId, Stamp};
+use crate::job::{JobId, JobKey, Stamp};
 use crate::memory::{Charge, allocated};
-use crate::store::{IdempotencyKey, JobKey, Refused};
 
 /// What a key is accounted with beside its own two copies, in bytes: its places in both maps.
 const PLACES: usize = 224;
@@ -56,7 +56,7 @@ impl Idempotency {
     }
 
     /// Records that a job was accepted under a key, whose memory is charged.
-    pub fn put(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp, charge: Charge) {
+    pub fn insert(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp, charge: Charge) {
         let keys = self.owners.entry(job.owner.clone()).or_default();
         let known = Known { accepted, id: job.id, fingerprint: key.fingerprint, _charge: charge };
         keys.by_stamp.insert((accepted, key.key.clone()));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn put(keys: &mut Idempotency, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
-        keys.put(job, key, accepted, Allowance::default().nothing());
+        keys.insert(job, key, accepted, Allowance::default().nothing());
     }
 
     #[test]

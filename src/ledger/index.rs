@@ -1,11 +1,12 @@
-//! A shelf: records ordered by timestamp, for expiry, and found by id; and the shelves of one owner.
+//! The index of records by timestamp, for expiry, and by id; and the records of one owner.
 //!
 //! Owns the two orders and keeps them in step. Knows nothing of transitions and locks. Invariant: an id is in
-//! both maps of its shelf or in neither.
+//! both maps of its index or in neither.
 
 use std::collections::BTreeMap;
 
-use crate::job::{Done, JobId, Pending, Stamp};
+use super::job::{Done, Pending};
+use crate::job::{JobId, Stamp};
 
 /// Records ordered by timestamp, for expiry, with the way from an id to them.
 pub struct TimeIndex<T> {
@@ -20,8 +21,8 @@ impl<T> Default for TimeIndex<T> {
 }
 
 impl<T> TimeIndex<T> {
-    /// Puts a record on the shelf.
-    pub fn put(&mut self, id: JobId, stamp: Stamp, record: Box<T>) {
+    /// Inserts a record.
+    pub fn insert(&mut self, id: JobId, stamp: Stamp, record: Box<T>) {
         self.stamps.insert(id, stamp);
         self.by_stamp.insert((stamp, id), record);
     }
@@ -62,7 +63,17 @@ impl<T> TimeIndex<T> {
         self.by_stamp.into_iter().map(|((_, id), record)| (id, record))
     }
 
-    /// Whether nothing is on it.
+    /// Returns how many records there are.
+    pub fn len(&self) -> usize {
+        self.stamps.len()
+    }
+
+    /// Returns every record with its id; the oldest first.
+    pub fn records(&self) -> impl Iterator<Item = (JobId, &T)> {
+        self.by_stamp.iter().map(|((_, id), record)| (*id, record.as_ref()))
+    }
+
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.stamps.is_empty()
     }
@@ -70,7 +81,7 @@ impl<T> TimeIndex<T> {
 
 /// The jobs of one owner. Made by the first of them, dropped when the last is gone.
 pub struct Jobs<Q, R> {
-    /// Queued or running.
+    /// Waiting, delayed, running or finishing.
     pub pending: TimeIndex<Pending<Q>>,
     /// With a result.
     pub done: TimeIndex<Done<R>>,
@@ -92,7 +103,7 @@ pub enum Reach {
     Everything,
 }
 
-/// The shelves of an owner all of whose jobs were forgotten.
+/// The records of an owner all of whose jobs were forgotten.
 pub struct Cleared<R> {
     /// The jobs whose work goes on.
     pub pending: Vec<JobId>,
@@ -101,7 +112,7 @@ pub struct Cleared<R> {
 }
 
 impl<R> Cleared<R> {
-    /// The ids of the one shelf, and the others.
+    /// The ids of the pending ones, and the others.
     pub const fn new(
         pending: Vec<JobId>,
         done: TimeIndex<Done<R>>,
@@ -118,13 +129,17 @@ impl<R> Cleared<R> {
 
 impl<Q, R> Default for Jobs<Q, R> {
     fn default() -> Self {
-        let (pending, done, in_delivery) = <_>::default();
-        Self { pending, done, in_delivery, result_bytes: 0 }
+        Self {
+            pending: TimeIndex::default(),
+            done: TimeIndex::default(),
+            in_delivery: TimeIndex::default(),
+            result_bytes: 0,
+        }
     }
 }
 
 impl<Q, R> Jobs<Q, R> {
-    /// Whether nothing is on any of them.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.done.is_empty() && self.in_delivery.is_empty()
     }
@@ -138,7 +153,7 @@ impl<Q, R> Jobs<Q, R> {
         }
     }
 
-    /// Whether the job is on one of them.
+    /// Whether the job is among them.
     pub fn has(&self, id: JobId) -> bool {
         let pending = self.pending.get(id).is_some();
         pending || self.done.get(id).is_some() || self.in_delivery.get(id).is_some()

@@ -1,50 +1,46 @@
-//! The bell: who waits for which job, and is woken when that is done or gone.
+//! Waiters: the threads that wait for a job, each woken when the job is done or gone.
 //!
-//! Owns the threads that wait. Knows nothing of states: the ledger rings whenever a job stops being
-//! pending, and who was woken looks for themselves. A ring wakes one of those who wait for the job, and
-//! each who leaves wakes the next two: all at once would only stand in line for the store's lock.
-//! Invariant: whoever registers before they look misses no ring; a ring takes only the bell's own lock,
-//! so it may come under a store's.
+//! Owns one thread's wait. Which job it waits for is in the job's record: a transition that ends the wait takes
+//! the waiters out there. Invariant: a notification is never lost, because it is a flag as well as a wake-up.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crate::store::JobKey;
-
-/// How often somebody who waits looks around for reasons that ring no bell, as a client that left.
+/// How often a thread that waits looks for what notifies nobody, such as a client that left.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Wakes those who wait for a job.
-#[derive(Default)]
-pub struct Waiters(Mutex<HashMap<JobKey, Vec<Thread>>>);
+/// A thread that waits for a job.
+#[derive(Debug)]
+pub struct Waiter {
+    thread: Thread,
+    notified: AtomicBool,
+}
 
-impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobKey, Vec<Thread>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Waiter {
+    /// Returns the waiter of this thread.
+    pub fn current() -> Self {
+        Self { thread: thread::current(), notified: AtomicBool::new(false) }
     }
 
-    /// Wakes all who wait for this job.
-    pub fn notify(&self, job: &JobKey) {
-        if let Some(first) = self.lock().get(job).and_then(|threads| threads.first()) {
-            first.unpark();
-        }
+    /// Ends the wait.
+    pub fn notify(&self) {
+        self.notified.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 
-    /// Wakes everybody.
-    pub fn notify_all(&self) {
-        self.lock().values().flatten().for_each(Thread::unpark);
+    /// Whether the wait was ended.
+    pub fn is_notified(&self) -> bool {
+        self.notified.load(Ordering::Acquire)
     }
 
-    /// Waits for `span`, or until `is_over` says so: asked at first, at each ring, and four times a
-    /// second.
-    pub fn wait(&self, job: &JobKey, span: Duration, is_over: impl Fn() -> bool) {
+    /// Waits for `span`, or until it is [notified](Self::notify), or `is_over` says so: that is asked at first
+    /// and four times a second. Only for the thread whose waiter it is.
+    pub fn wait(&self, span: Duration, is_over: &dyn Fn() -> bool) {
         let deadline = Instant::now() + span;
-        let _place = Place::take(self, job);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if is_over() || left.is_zero() {
+            if self.is_notified() || left.is_zero() || is_over() {
                 return;
             }
             thread::park_timeout(left.min(LOOK));
@@ -52,77 +48,30 @@ impl Waiters {
     }
 }
 
-/// This thread among those who wait, until dropped.
-struct Place<'a> {
-    bell: &'a Waiters,
-    job: &'a JobKey,
-}
-
-impl<'a> Place<'a> {
-    fn take(bell: &'a Waiters, job: &'a JobKey) -> Self {
-        bell.lock().entry(job.clone()).or_default().push(thread::current());
-        Self { bell, job }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let own = thread::current().id();
-        let mut waiting = self.bell.lock();
-        let Some(threads) = waiting.get_mut(self.job) else { return };
-        threads.retain(|thread| thread.id() != own);
-        let next: Vec<Thread> = threads.iter().take(2).cloned().collect();
-        if threads.is_empty() {
-            waiting.remove(self.job);
-        }
-        drop(waiting);
-        // Whatever this one left for: who has no reason to leave sleeps on.
-        next.iter().for_each(Thread::unpark);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    use crate::exchange::Owner;
-    use crate::job::{JobId, Stamp};
-
-    fn job(seconds: f64) -> JobKey {
-        let stamp = Stamp::from_unix_seconds(seconds).unwrap();
-        JobKey { owner: Owner::anonymous(), id: JobId::next(None, stamp) }
-    }
+    use std::sync::{Arc, mpsc};
 
     #[test]
-    fn all_who_wait_for_a_job_are_woken_and_leave_nothing_behind() {
-        let (bell, over, woken) = (Waiters::default(), AtomicBool::new(false), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            for n in 0..8 {
-                let (bell, over, woken) = (&bell, &over, &woken);
-                scope.spawn(move || {
-                    bell.wait(&job(f64::from(n % 2)), Duration::from_secs(3600), || {
-                        over.load(Ordering::SeqCst)
-                    });
-                    woken.fetch_add(1, Ordering::SeqCst);
-                });
-            }
-            while bell.lock().values().map(Vec::len).sum::<usize>() < 8 {
-                thread::yield_now();
-            }
-            over.store(true, Ordering::SeqCst);
-            bell.notify(&job(0.0));
-            bell.notify(&job(1.0));
+    fn a_notification_ends_the_wait() {
+        let (tell, told) = mpsc::channel();
+        let waiting = thread::spawn(move || {
+            let waiter = Arc::new(Waiter::current());
+            tell.send(Arc::clone(&waiter)).unwrap();
+            waiter.wait(Duration::from_secs(3600), &|| false);
         });
-        assert_eq!(woken.into_inner(), 8);
-        assert!(bell.lock().is_empty());
+        told.recv().unwrap().notify();
+        waiting.join().unwrap();
     }
 
     #[test]
-    fn nobody_waits_for_longer_than_they_wanted_or_for_what_is_over() {
-        let bell = Waiters::default();
-        bell.wait(&job(1.0), Duration::from_millis(1), || false);
-        bell.wait(&job(1.0), Duration::from_secs(3600), || true);
-        assert!(bell.lock().is_empty());
+    fn a_wait_ends_with_its_span_and_when_it_is_over() {
+        let waiter = Waiter::current();
+        waiter.wait(Duration::from_millis(1), &|| false);
+        waiter.wait(Duration::from_secs(3600), &|| true);
+        assert!(!waiter.is_notified());
+        waiter.notify();
+        waiter.wait(Duration::from_secs(3600), &|| false);
     }
 }

@@ -44,8 +44,13 @@ impl Kept {
 
     /// Looks by `reading`.
     pub fn new(reading: Option<Reading>) -> Self {
-        let (due, used, bytes) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { reading, begin: Instant::now(), due, used, bytes }
+        Self {
+            reading,
+            begin: Instant::now(),
+            due: AtomicU64::new(0),
+            used: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+        }
     }
 
     /// Returns what was kept when the process was last looked at, in bytes.

@@ -9,20 +9,26 @@ use std::sync::Arc;
 
 use http::Uri;
 
-use crate::api::{self, Access, Api};
-use crate::config::{CONNECT_TIMEOUT, Config, Invalid, RouteConfig, Target};
+use crate::api::{Access, Api};
+use crate::config::{CONNECT_TIMEOUT, Config, Invalid, Pages, RouteConfig, Target};
 use crate::descriptors::Descriptors;
 use crate::handler::cgi::CgiHandler;
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
+use crate::job::Rerun;
 use crate::job::execution::OnLeave;
 use crate::jobs::Jobs;
-use crate::routes::{Pages, Route, Routes};
-use crate::store::StartRecord;
+use crate::ledger::schedule::Limit;
+use crate::protocol::{ADMIN, API, SERVER};
+use crate::routes::{Route, Routes};
+use crate::store::{Lane, Plan};
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
 const CALLERS_PER_WORKER: usize = 4;
+
+/// The prefixes of the built-in endpoints, which are the first routes of the table.
+const BUILT_IN: [&str; 3] = [ADMIN, API, SERVER];
 
 /// Returns the route table: the built-in endpoints and the configured routes.
 ///
@@ -34,26 +40,24 @@ pub fn routes(
     descriptors: &Descriptors,
 ) -> Result<Routes, Invalid> {
     let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
-    let built_in = api::PREFIXES.into_iter().map(|prefix| Route {
+    let built_in = BUILT_IN.into_iter().map(|prefix| Route {
         prefix: prefix.into(),
-        gate: None,
         callers: None,
         on_leave: OnLeave::Cancel,
         time_limit: config.timeout,
-        start_record: StartRecord::Soon,
         retry: None,
         pages: Pages::Own,
         handler: Box::new(Api::new(Arc::clone(jobs), access, config.timeout)),
     });
-    let most_callers = CALLERS_PER_WORKER * config.workers;
     let configured = config.routes.iter().map(|route| {
         Ok(Route {
             prefix: route.prefix.clone(),
-            gate: route.concurrency.map(|limit| jobs.queue.new_gate(limit)),
-            callers: bounds_callers(route).then(|| jobs.queue.new_gate(most_callers)),
+            callers: match limit(route, config) {
+                Limit::Shared(limit) | Limit::Callers(limit) => Some(limit),
+                Limit::Open => None,
+            },
             on_leave: route.on_leave,
             time_limit: route.timeout.unwrap_or(config.timeout),
-            start_record: route.start_record,
             retry: route.retry,
             pages: route.pages,
             handler: handler(route, config, descriptors)?,
@@ -63,11 +67,35 @@ pub fn routes(
     routes.map(Routes::new)
 }
 
-/// Returns whether a route without a limit of its own bounds its synchronous callers. A script costs a process; a
-/// run that goes on without its client is not bounded by the connections.
-fn bounds_callers(route: &RouteConfig) -> bool {
+/// Returns the prefixes of all routes, in the order of the table.
+pub fn prefixes(config: &Config) -> impl Iterator<Item = &str> {
+    BUILT_IN.into_iter().chain(config.routes.iter().map(|route| route.prefix.as_str()))
+}
+
+/// Returns how jobs run: a lane for each route of the table, in its order.
+pub fn plan(config: &Config) -> Plan {
+    let built_in = BUILT_IN.map(|_| Lane { limit: Limit::Open, rerun: Rerun::Harmless });
+    let configured =
+        config.routes.iter().map(|route| Lane { limit: limit(route, config), rerun: route.rerun });
+    Plan {
+        workers: config.workers,
+        queue: config.queue,
+        lanes: built_in.into_iter().chain(configured).collect(),
+    }
+}
+
+/// Returns how many requests of a route run at once. Without a limit of the route's own, synchronous callers are
+/// bounded all the same if a script costs a process for each, or a run goes on without its client: that is not
+/// bounded by the connections.
+fn limit(route: &RouteConfig, config: &Config) -> Limit {
     let is_script = !matches!(route.target, Target::Upstream(_));
-    route.concurrency.is_none() && (is_script || route.on_leave == OnLeave::GoOn)
+    match route.concurrency {
+        Some(limit) => Limit::Shared(limit),
+        None if is_script || route.on_leave == OnLeave::GoOn => {
+            Limit::Callers(CALLERS_PER_WORKER * config.workers)
+        }
+        None => Limit::Open,
+    }
 }
 
 fn handler(

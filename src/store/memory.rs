@@ -3,38 +3,49 @@
 //! Owns every job in memory. Does no I/O and calls no handler. Invariant: the memory of many jobs is
 //! freed after the lock is released.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use crossbeam_channel::Sender;
 use http::Response;
 
 use super::{
-    Accepted, Finished, IdempotencyKey, JobKey, List, Lookup, Refused, Room, StartRecord, Started,
+    Accepted, DeliveryId, Finished, IdempotencyKey, List, Lookup, Patience, Plan, Refused, Room,
     Stats, Status, Store, StoreUnavailable, Submission,
 };
 use crate::content;
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
-use crate::job::execution::{Execution, Stop};
+use crate::job::attempt::{Attempt, Claimed};
+use crate::job::execution::Stop;
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{Cancelled, ERROR_ROOM, JobId, Pending, RECORD, Stamp};
-use crate::ledger::waiters::Waiters;
+use crate::job::{ERROR_ROOM, JobId, JobKey, RECORD, RouteIndex, Stamp};
+use crate::ledger::job::{Cancelled, Pending};
+use crate::ledger::locked::{Dispatch, Locked};
+use crate::ledger::schedule::Turn;
 use crate::ledger::{Cancel, Forgotten, Found, Ledger, Reach, Size};
+use crate::memory::Allowance;
 
 /// Jobs in memory, gone with the process.
-pub struct MemoryStore(Mutex<State>);
+pub struct MemoryStore {
+    ledger: Mutex<MemoryLedger>,
+    dispatch: Dispatch,
+    memory: Allowance,
+}
 
-type State = Ledger<Box<Call>, StoredResult>;
+type MemoryLedger = Ledger<Box<Call>, StoredResult>;
 
 impl MemoryStore {
     /// An empty store.
-    pub fn new(room: Room) -> Self {
-        Self(Mutex::new(Ledger::new(room, None)))
+    pub fn new(room: Room, plan: Plan) -> Self {
+        let memory = room.memory.clone();
+        let ledger = Mutex::new(Ledger::new(room, plan, None));
+        Self { ledger, dispatch: Dispatch::default(), memory }
     }
 
-    /// A poisoned lock is taken all the same: the data is valid between any two statements.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_, MemoryLedger> {
+        self.dispatch.lock(&self.ledger)
     }
 
     /// Forgets the owner's results that are stamped before `before`; returns how many.
@@ -51,16 +62,20 @@ impl MemoryStore {
     }
 }
 
-/// Ends a job: its result is `response`, or `410` if it was cancelled in time.
-fn end(ledger: &mut State, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
-    let is_unwanted = ledger.is_unwanted(job);
-    let Some(pending) = ledger.pending_mut(job) else { return Finished::Dropped };
-    let (mut result, cancelled) = pending.end(response);
-    if !is_unwanted {
+/// Finishes a job: its result is `response`, or `410` if it was cancelled in time.
+fn finish(
+    ledger: &mut MemoryLedger,
+    job: &JobKey,
+    response: StoredResponse,
+    now: Stamp,
+) -> Finished {
+    let Some(finishing) = ledger.begin_finish(job, response) else { return Finished::Dropped };
+    let mut result = finishing.result;
+    if !ledger.is_unwanted(job) {
         result = ledger.fit_result(job, result, |result| RECORD + result.uncharged());
     }
-    let finished = ledger.complete(job, result, now);
-    if cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
+    let finished = ledger.finish(job, result, now);
+    if finishing.cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
 }
 
 impl Store for MemoryStore {
@@ -73,7 +88,7 @@ impl Store for MemoryStore {
     }
 
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
-        let Submission { call, keep, key } = submission;
+        let Submission { call, route, keep, key } = submission;
         let (owner, footprint) = (call.owner.clone(), RECORD + ERROR_ROOM + call.footprint());
         let size = Size { footprint, memory: footprint - content::charged(call.request.body()) };
         let call = Box::new(call);
@@ -86,16 +101,16 @@ impl Store for MemoryStore {
         let admitted = ledger.admit(size, key.as_ref())?;
         let job = JobKey { owner, id: ledger.next_id(now) };
         if let Some(key) = &key {
-            ledger.put_key(&job, key, now, admitted.key);
+            ledger.insert_key(&job, key, now, admitted.key);
         }
         let id = job.id;
-        let pending = Box::new(Pending::queued(call, footprint, admitted.record, now));
-        ledger.accept(job, pending, keep);
+        let pending = Pending::waiting(route, call, footprint, admitted.record, now);
+        ledger.accept(&job, Box::new(pending), keep);
         Ok(Accepted::New(id))
     }
 
-    fn stats(&self) -> Stats {
-        self.lock().stats()
+    fn stats(&self) -> Result<Stats, StoreUnavailable> {
+        Ok(self.lock().stats())
     }
 
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
@@ -106,39 +121,56 @@ impl Store for MemoryStore {
         self.lock().check(bytes.saturating_add(RECORD + ERROR_ROOM))
     }
 
-    fn is_queued(&self, job: &JobKey) -> bool {
-        self.lock().pending(job).is_some_and(Pending::is_queued)
+    fn claim(&self, memory: &Allowance, patience: Patience) -> Option<Claimed> {
+        let budget = self.memory.budget();
+        let taken = self
+            .dispatch
+            .claim(&self.ledger, budget, patience, |ledger| ledger.claim(memory, patience))?;
+        Some(taken.claimed())
     }
 
-    fn may_go_on(&self, job: &JobKey) -> bool {
-        self.lock().pending(job).is_some_and(Pending::may_go_on)
+    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Stamp) {
+        let refused = self.lock().retry(job, attempt, until);
+        if refused.is_err() {
+            self.finish(job, Error::Cancelled.response(), now);
+        }
     }
 
-    fn start(
-        &self,
-        job: &JobKey,
-        execution: &Arc<Execution>,
-        _: StartRecord,
-        now: Stamp,
-    ) -> Option<Started> {
-        let mut ledger = self.lock();
-        let pending = ledger.pending_mut(job)?;
-        let call = pending.start(execution, now)?;
-        Some(Started { call, created: pending.created })
+    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Stamp) {
+        let refused = self.lock().redirect(job, attempt);
+        if refused.is_err() {
+            self.finish(job, Error::Cancelled.response(), now);
+        }
+    }
+
+    fn overdue(&self, span: Duration) -> Vec<Claimed> {
+        self.dispatch.overdue(&self.ledger, span, |ledger, now| ledger.overdue(now))
     }
 
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
         // Before the lock is taken.
         let response = response.into();
-        end(&mut self.lock(), job, response, now)
+        finish(&mut self.lock(), job, response, now)
     }
 
-    fn bell(&self) -> Arc<Waiters> {
-        Arc::clone(self.lock().bell())
+    fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
+        self.lock().enter_lane(route, wake)
     }
 
-    fn status(&self, job: &JobKey) -> Option<Status> {
-        self.lock().status(job)
+    fn leave_lane(&self, route: RouteIndex, turn: Option<Turn>) {
+        self.lock().leave_lane(route, turn);
+    }
+
+    fn wait(&self, job: &JobKey, span: Duration, is_over: &dyn Fn() -> bool) {
+        let Some(waiter) = self.lock().watch(job) else { return };
+        waiter.wait(span, is_over);
+        if !waiter.is_notified() {
+            self.lock().unwatch(job, &waiter);
+        }
+    }
+
+    fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable> {
+        Ok(self.lock().status(job))
     }
 
     fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
@@ -157,10 +189,10 @@ impl Store for MemoryStore {
         }
     }
 
-    fn collect(&self, job: &JobKey) -> Lookup {
+    fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)> {
         let mut ledger = self.lock();
-        if let Some(done) = ledger.deliver(job) {
-            return Lookup::Done(done.result.response.clone());
+        if let Some(done) = ledger.collect(job) {
+            return Lookup::Done((done.result.response.clone(), done.delivery));
         }
         match ledger.find(job) {
             Found::Pending(_) => Lookup::Pending,
@@ -168,14 +200,14 @@ impl Store for MemoryStore {
         }
     }
 
-    fn confirm(&self, job: &JobKey) {
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId) {
         // A `let`, so that the lock is released before the result is dropped.
-        let delivered = self.lock().confirm(job);
+        let delivered = self.lock().confirm(job, delivery);
         drop(delivered);
     }
 
-    fn restore(&self, job: &JobKey) {
-        self.lock().restore(job);
+    fn restore(&self, job: &JobKey, delivery: DeliveryId) {
+        self.lock().restore(job, delivery);
     }
 
     fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable> {
@@ -187,8 +219,8 @@ impl Store for MemoryStore {
                 drop(ledger);
                 execution.stop(Stop::Cancel);
             }
-            Cancel::Queued => {
-                end(&mut ledger, job, Error::Cancelled.response().into(), now);
+            Cancel::Waiting => {
+                finish(&mut ledger, job, Error::Cancelled.response().into(), now);
             }
         }
         Ok(true)
@@ -216,28 +248,36 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn expire_results(&self, before: Stamp) -> usize {
+    fn expire(&self, before: Stamp) -> Result<usize, StoreUnavailable> {
         let owners = self.lock().owners();
         let expired =
             owners.iter().map(|owner| self.forget_results(owner, before, Reach::Results)).sum();
         let keys = self.lock().expire_keys(before);
         drop(keys);
-        expired
+        Ok(expired)
     }
 
-    fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId> {
-        self.lock().list(owner, list, count)
-    }
-
-    fn remaining(&self) -> Vec<JobId> {
-        self.lock().ids()
+    fn list(
+        &self,
+        owner: &Owner,
+        list: List,
+        count: usize,
+    ) -> Result<Vec<JobId>, StoreUnavailable> {
+        Ok(self.lock().list(owner, list, count))
     }
 
     fn flush(&self) -> Result<(), StoreUnavailable> {
         Ok(())
     }
 
+    fn drain(&self) {}
+
+    fn stop(&self, stop: Stop) {
+        let running = self.lock().stop(stop);
+        running.iter().for_each(|execution| execution.stop(stop));
+    }
+
     fn close(&self) -> Vec<JobId> {
-        self.remaining()
+        self.lock().ids()
     }
 }

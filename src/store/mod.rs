@@ -4,63 +4,57 @@
 //!
 //! - **Isolation.** Every operation by id names an owner; a job of another owner does not exist.
 //! - **Ids** are unique and strictly increasing in the order of [`Store::submit`].
-//! - **Once.** [`Store::start`] gives a request to one caller; [`Store::collect`] gives a result to
-//!   one caller, and until that delivery is [confirmed](Store::confirm) or
-//!   [failed](Store::restore) the job exists for nobody else, bulk deletion excepted: that makes a
-//!   failed delivery final.
-//! - **Forgetting** removes the record only. A queued job still runs and a running one goes on;
+//! - **First in, first out.** [`Store::claim`] gives out the jobs of one route in the order of their ids, as many at
+//!   once as its limit allows, whatever is cancelled meanwhile.
+//! - **Once.** A job is claimed by one worker; [`Store::collect`] gives a result to one caller, and until that
+//!   delivery is [confirmed](Store::confirm) or [failed](Store::restore) the job exists for no other, deletion in
+//!   bulk excepted: that makes a failed delivery final.
+//! - **Forgetting** removes the record only. A waiting job still runs and a running one goes on;
 //!   the result is dropped.
 //! - **Linearizable.** Each operation takes effect at one moment between its call and its return;
 //!   forgetting by time does so for each job by itself.
-//! - **Cost**, with n jobs: submit, start, finish, collect O(log n); a list of k ids O(k); expiring
+//! - **Cost**, with n jobs: submit, claim, finish, collect O(log n); a list of k ids O(k); expiring
 //!   k jobs O(k log n). No lock is held while the memory of many jobs is freed.
-//! - **Bounded.** At `--max-stored` new jobs are refused, and a result that does not fit becomes an
+//! - **Bounded.** At `--max-stored` and at `--queue` new jobs are refused, and a result that does not fit becomes an
 //!   error (`507`), for which there is room from the job's acceptance on. What is kept is never evicted.
 //! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
 //!   ways to forget is as durable as the store is; a result is so before its job is done.
+//!
+//! A store may be elsewhere, and out of reach: what asks for the truth can fail, because a false `404` is a lie and
+//! `503` is not. What ends a delivery cannot, and never blocks.
 
 pub mod disk;
 pub mod memory;
 
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use crossbeam_channel::Sender;
 use http::Response;
 
-use crate::error::Error;
 use crate::exchange::{Call, Owner};
-use crate::job::execution::Execution;
+use crate::job::attempt::{Attempt, Claimed};
+use crate::job::execution::Stop;
 use crate::job::stored::StoredResponse;
-use crate::job::{JobId, Stamp};
-use crate::ledger::waiters::Waiters;
+use crate::job::{JobId, JobKey, Keep, RouteIndex, Stamp};
+use crate::ledger::schedule::Turn;
 use crate::memory::Allowance;
 
-/// What becomes of a job's result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// It is kept until it is collected, deleted, or expires.
-    Result,
-    /// It is dropped; the job is listed nowhere (fire and forget).
-    Nothing,
-}
+pub use crate::ledger::job::DeliveryId;
+pub use crate::ledger::{
+    Finished, IdempotencyKey, Lane, List, Patience, Plan, Refused, Room, Stats, Status,
+};
 
-/// A job on offer.
+/// A job to be accepted.
 pub struct Submission {
     /// What to run, and for whom.
     pub call: Call,
+    /// Its route.
+    pub route: RouteIndex,
     /// What becomes of the result.
     pub keep: Keep,
-    /// By what the client names this submission, where it does.
+    /// By what the client names this submission, if it does.
     pub key: Option<IdempotencyKey>,
-}
-
-/// The client's name for a submission, and what was submitted under it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdempotencyKey {
-    /// The content of `idempotency-key`: printable ASCII.
-    pub key: Box<str>,
-    /// A digest of all that makes the request what it is: method, target, content.
-    pub fingerprint: [u8; 32],
 }
 
 /// A job that was accepted, now or before.
@@ -81,123 +75,19 @@ impl Accepted {
     }
 }
 
-/// The room of a store.
-#[derive(Clone, Debug)]
-pub struct Room {
-    /// `--max-stored`, in bytes.
-    pub capacity: usize,
-    /// How much of it stays free for results when a job is accepted, in bytes.
-    pub reserve: usize,
-    /// Whose memory it uses.
-    pub memory: Allowance,
-}
-
-/// How much a store holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
-    /// Waiting requests, results and keys, with their records, in bytes.
-    pub stored: usize,
-    /// How much that may be, in bytes.
-    pub capacity: usize,
-}
-
-/// Why a job was not accepted; nothing of it stays behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Waiting requests and kept results have reached `--max-stored`.
-    Full,
-    /// Its request is larger than `--max-stored` can ever hold.
-    TooLarge,
-    /// The memory for records is in use (`--max-memory`).
-    NoMemory,
-    /// Idempotency keys have reached their part of `--max-stored`.
-    ManyKeys,
-    /// The idempotency key stands for another request.
-    KeyReused,
-    /// The store cannot make it durable now.
-    StoreUnavailable,
-}
-
-impl Refused {
-    /// Returns the error that stands for a result that does not fit.
-    pub fn of_result(self) -> Error {
-        Error::InsufficientStorage(match self {
-            Self::NoMemory => "the memory for results is in use; see --max-memory".into(),
-            _ => "the result does not fit beside what is stored; see --max-stored".into(),
-        })
-    }
-}
-
 /// The store cannot make it durable, or read it, now: what was asked for may yet happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreUnavailable;
 
-/// A job that a store has found where it keeps them, and that is not done.
+/// The outcome of looking up a result.
 #[derive(Debug)]
-pub struct Recovered {
-    /// Which.
-    pub job: JobKey,
-    /// The path of its target, by which its route is found.
-    pub path: String,
-    /// Whether it ran when the process ended.
-    pub begun: Begun,
-}
-
-/// Whether a job was started before the process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begun {
-    /// It was, and that was recorded.
-    Yes,
-    /// It was not, or it is to be run again.
-    No,
-}
-
-/// When a store records that a job was started, so that it is not run again after a crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartRecord {
-    /// Before [`Store::start`] returns: the job must not have its effects twice.
-    Before,
-    /// Soon: having its effects twice would do no harm.
-    Soon,
-    /// Never: the job is to be run again.
-    Never,
-}
-
-/// The name of a job together with its owner.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct JobKey {
-    /// To whom it belongs.
-    pub owner: Owner,
-    /// Its id.
-    pub id: JobId,
-}
-
-/// A job handed to a worker.
-pub struct Started {
-    /// What to run.
-    pub call: Box<Call>,
-    /// When it was accepted.
-    pub created: Stamp,
-}
-
-/// What a job's status says.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Queued or running, with the last line of its stderr.
-    Pending(Option<String>),
-    /// The result is there.
-    Done,
-}
-
-/// What an attempt to read a result finds.
-#[derive(Debug)]
-pub enum Lookup {
+pub enum Lookup<T = StoredResponse> {
     /// There is no such job for this owner.
     Unknown,
     /// Its result is not there yet.
     Pending,
     /// Its result.
-    Done(StoredResponse),
+    Done(T),
     /// Its result is there and cannot be read now.
     Unreadable,
     /// Its result is there, and at this moment there is no memory for it (`--max-memory`).
@@ -206,22 +96,18 @@ pub enum Lookup {
     TooLarge,
 }
 
-/// Which of the two lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum List {
-    /// Queued or running.
-    Pending,
-    /// With a result.
-    Done,
-}
-
-/// What became of the response that a job finished with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finished {
-    /// It can be collected.
-    Kept,
-    /// Nobody asked for it, its job was forgotten, or it was cancelled and has `410` instead.
-    Dropped,
+impl<T> Lookup<T> {
+    /// Returns the same with what `then` makes of the result.
+    pub fn map<U>(self, then: impl FnOnce(T) -> U) -> Lookup<U> {
+        match self {
+            Self::Unknown => Lookup::Unknown,
+            Self::Pending => Lookup::Pending,
+            Self::Done(result) => Lookup::Done(then(result)),
+            Self::Unreadable => Lookup::Unreadable,
+            Self::NoMemory => Lookup::NoMemory,
+            Self::TooLarge => Lookup::TooLarge,
+        }
+    }
 }
 
 /// A store of jobs. See the [module](self) for what it promises.
@@ -239,7 +125,10 @@ pub trait Store: Send + Sync {
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused>;
 
     /// Returns how much it holds.
-    fn stats(&self) -> Stats;
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`] if that cannot be known now.
+    fn stats(&self) -> Result<Stats, StoreUnavailable>;
 
     /// The job that was accepted under this key already; `None` where there is none.
     ///
@@ -253,29 +142,43 @@ pub trait Store: Send + Sync {
     /// Why not.
     fn check(&self, bytes: usize) -> Result<(), Refused>;
 
-    /// Whether the job still waits for a worker (forgotten ones do too, cancelled ones do not).
-    fn is_queued(&self, job: &JobKey) -> bool;
+    /// Waits, if need be, for a job that may run, and hands it to this worker, whose memory is charged for what
+    /// it produces. `None` when no job will run any more, or without patience, if none may run now.
+    fn claim(&self, memory: &Allowance, patience: Patience) -> Option<Claimed>;
 
-    /// Whether the job was begun and has no result yet, nor one on its way (forgotten ones do too).
-    fn may_go_on(&self, job: &JobKey) -> bool;
+    /// Lets a running job wait until `until`: then it runs again, or is [overdue](Self::overdue) if it has its
+    /// answer. One that was cancelled is finished with `410`.
+    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Stamp);
 
-    /// Hands a waiting job to a worker; `None` if it does not wait any more.
-    fn start(
-        &self,
-        job: &JobKey,
-        execution: &Arc<Execution>,
-        record: StartRecord,
-        now: Stamp,
-    ) -> Option<Started>;
+    /// Lets a running job wait in the lane of its redirect's target; it is [overdue](Self::overdue) past the
+    /// deadline of that. One that was cancelled is finished with `410`.
+    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Stamp);
 
-    /// Ends a running job with its result, which can be collected once it is durable.
+    /// Waits for `span`, or until jobs are due that only have to be finished, and returns those.
+    fn overdue(&self, span: Duration) -> Vec<Claimed>;
+
+    /// Finishes a running job with its result, which can be collected once it is as durable as the store
+    /// promises.
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished;
 
-    /// What rings when a job is done or gone.
-    fn bell(&self) -> Arc<Waiters>;
+    /// Lets a synchronous caller into the lane of a route, or gives it a place in line: `wake` is sent to when it
+    /// is let in.
+    ///
+    /// # Errors
+    /// Its place in line.
+    fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn>;
+
+    /// Takes a caller out of its lane; or out of the line, if it waits there still.
+    fn leave_lane(&self, route: RouteIndex, turn: Option<Turn>);
+
+    /// Waits for `span`, or until the job is done or gone, or `is_over` says so, or the end has come.
+    fn wait(&self, job: &JobKey, span: Duration, is_over: &dyn Fn() -> bool);
 
     /// The status of a job; `None` if it does not exist.
-    fn status(&self, job: &JobKey) -> Option<Status>;
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`] if that cannot be known now.
+    fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable>;
 
     /// The last 8 KiB of the job's stderr; `None` if it does not exist.
     ///
@@ -286,15 +189,15 @@ pub trait Store: Send + Sync {
     /// The result, which stays.
     fn peek(&self, job: &JobKey) -> Lookup;
 
-    /// The result, taken out for delivery: the caller must [`confirm`](Self::confirm) or
-    /// [`restore`](Self::restore) it.
-    fn collect(&self, job: &JobKey) -> Lookup;
+    /// The result, taken out for delivery, which must be [confirmed](Self::confirm) or
+    /// [failed](Self::restore).
+    fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)>;
 
-    /// The collected result was delivered: its job is gone.
-    fn confirm(&self, job: &JobKey);
+    /// The collected result was delivered: its job is gone. Nothing if it is not in this delivery any more.
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId);
 
     /// The collected result was not delivered: it is back, unless it was deleted in bulk meanwhile.
-    fn restore(&self, job: &JobKey);
+    fn restore(&self, job: &JobKey, delivery: DeliveryId);
 
     /// Cancels a job: one that waits is done with `410`, a running one is told to stop, a done one
     /// stays as it is. `false` if it does not exist.
@@ -323,19 +226,30 @@ pub trait Store: Send + Sync {
 
     /// Forgets every result, whoever owns it, that came to be strictly before `before`, and the
     /// idempotency keys of jobs accepted before that and gone; returns how many results.
-    fn expire_results(&self, before: Stamp) -> usize;
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`].
+    fn expire(&self, before: Stamp) -> Result<usize, StoreUnavailable>;
 
     /// At most `count` ids of `owner`, ascending.
-    fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId>;
-
-    /// Every id, whoever owns it, of both lists.
-    fn remaining(&self) -> Vec<JobId>;
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`] if that cannot be known now.
+    fn list(&self, owner: &Owner, list: List, count: usize)
+    -> Result<Vec<JobId>, StoreUnavailable>;
 
     /// Waits until all that was handed over before is durable.
     ///
     /// # Errors
     /// [`StoreUnavailable`] where that cannot be had now.
     fn flush(&self) -> Result<(), StoreUnavailable>;
+
+    /// Accepts that the end is near: what waits or is delayed stays where it is kept, if that outlives the
+    /// process; else it runs yet.
+    fn drain(&self);
+
+    /// Hands out no more jobs, lets no thread wait, and stops what runs.
+    fn stop(&self, stop: Stop);
 
     /// Ends orderly; the ids of the jobs that end with the process.
     fn close(&self) -> Vec<JobId>;

@@ -1,11 +1,12 @@
-//! The line of a call: how the sockets that make it learn when it must end, and tell how far it is.
+//! The context of a call to an upstream: how its sockets learn when it must end, and tell how far it is.
 //!
 //! Owns the one wait of all of them. ureq hands kept connections from call to call and tells them nothing of
-//! the call; every wait of a call happens in its own thread, so its line is found there. Invariant: no wait
+//! the call; every wait of a call happens in its own thread, so its context is found there. Invariant: no wait
 //! outlasts the limit of its phase, a stop, or the client for whom the call is made.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ enum Origin {
 }
 
 /// What the sockets of a call need to know of it.
-pub struct Current {
+pub struct CallContext {
     wake: Arc<Wake>,
     /// Where a client that leaves is told.
     execution: Arc<Execution>,
@@ -68,97 +69,114 @@ struct Wake {
     event: OwnedFd,
 }
 
-thread_local! {
-    /// The call that this thread makes.
-    static CURRENT: RefCell<Option<Rc<Current>>> = const { RefCell::new(None) };
+impl Wake {
+    fn new() -> Result<Arc<Self>, Error> {
+        let short = |error: rustix::io::Errno| {
+            let what = "cannot call the upstream";
+            Error::shortage(what, &error.into()).unwrap_or(Error::Internal(what.into()))
+        };
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(short)?;
+        Ok(Arc::new(Self { stopped: AtomicBool::new(false), event }))
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
 }
 
-/// The line from a call to its sockets; closed when dropped.
-pub struct Line<'a> {
-    current: Rc<Current>,
+thread_local! {
+    /// The call that this thread makes.
+    static CURRENT: RefCell<Option<Rc<CallContext>>> = const { RefCell::new(None) };
+}
+
+/// Makes a call that of this thread until it is dropped.
+pub struct Entered<'a> {
+    context: Rc<CallContext>,
     _waker: WakerGuard<'a>,
 }
 
-impl<'a> Line<'a> {
-    /// Opens the line of a call in this thread, with its deadline and how long connecting may take.
-    ///
-    /// # Errors
-    /// [`Error::Shortage`] where no descriptor is left, [`Error::Cancelled`] where it was stopped
-    /// before it began.
-    pub fn open(
-        execution: &'a Arc<Execution>,
-        (deadline, connect_limit): (Instant, Duration),
-    ) -> Result<Self, Error> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let short = |error: rustix::io::Errno| {
-            let error = error.into();
-            let what = "cannot call the upstream";
-            Error::shortage(what, &error).unwrap_or(Error::Internal(what.into()))
-        };
-        let wake = Wake { stopped: AtomicBool::new(false), event: event.map_err(short)? };
-        let wake = Arc::new(wake);
-        let waker = Arc::clone(&wake);
-        let guard = execution.on_stop(move || {
-            waker.stopped.store(true, Ordering::Release);
-            let _ = rustix::io::write(&waker.event, &1u64.to_ne_bytes());
-        });
-        if execution.stopped().is_some() {
-            return Err(Error::Cancelled);
-        }
-        let (phase, origin) = (Cell::new(Phase::Sending), Cell::new(Origin::Kept));
-        let limit = Cell::new(deadline);
-        let execution = Arc::clone(execution);
-        let noise = Noise::new();
-        let current =
-            Current { wake, execution, deadline, connect_limit, limit, phase, noise, origin };
-        let current = Rc::new(current);
-        CURRENT.set(Some(Rc::clone(&current)));
-        Ok(Self { current, _waker: guard })
-    }
+impl Deref for Entered<'_> {
+    type Target = CallContext;
 
-    /// Begins an attempt: over a kept connection, unless one is opened.
-    pub fn begin(&self) {
-        self.current.origin.set(Origin::Kept);
-        self.current.noise.reset();
-        self.current.begin_sending();
-    }
-
-    /// How far the call is.
-    pub fn phase(&self) -> Phase {
-        self.current.phase.get()
-    }
-
-    /// Says that the head of the answer is there.
-    pub fn begin_content(&self) {
-        self.current.phase.set(Phase::Receiving);
-        self.current.noise.begin_content();
-    }
-
-    /// What of the answer is neither its head nor content.
-    pub fn noise(&self) -> &Noise {
-        &self.current.noise
-    }
-
-    /// Whether the attempt failed because a kept connection was closed: nothing of an answer came, and
-    /// that was neither for lack of time nor a stop.
-    pub fn is_stale(&self) -> bool {
-        self.current.origin.get() == Origin::Kept
-            && matches!(self.phase(), Phase::Sending | Phase::Waiting)
-            && self.current.may_go_on().is_ok()
+    fn deref(&self) -> &CallContext {
+        &self.context
     }
 }
 
-impl Drop for Line<'_> {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
         CURRENT.set(None);
     }
 }
 
-impl Current {
-    /// That of this thread.
+impl CallContext {
+    /// Enters a call in this thread, with its deadline and how long connecting may take.
+    ///
+    /// # Errors
+    /// [`Error::Shortage`] if no descriptor is left, [`Error::Cancelled`] if it was stopped before it began.
+    pub fn enter(
+        execution: &Arc<Execution>,
+        deadline: Instant,
+        connect_limit: Duration,
+    ) -> Result<Entered<'_>, Error> {
+        let wake = Wake::new()?;
+        let waker = Arc::clone(&wake);
+        let guard = execution.on_stop(move || waker.stop());
+        if wake.stopped.load(Ordering::Acquire) {
+            return Err(Error::Cancelled);
+        }
+        let context = Rc::new(Self {
+            wake,
+            execution: Arc::clone(execution),
+            deadline,
+            connect_limit,
+            limit: Cell::new(deadline),
+            phase: Cell::new(Phase::Sending),
+            noise: Noise::new(),
+            origin: Cell::new(Origin::Kept),
+        });
+        CURRENT.set(Some(Rc::clone(&context)));
+        Ok(Entered { context, _waker: guard })
+    }
+
+    /// Returns that of this thread.
     pub fn get() -> io::Result<Rc<Self>> {
         let current = CURRENT.with_borrow(Option::clone);
         current.ok_or_else(|| io::Error::other("a connection outside of a call"))
+    }
+
+    /// Begins an attempt: over a kept connection, unless one is opened.
+    pub fn begin(&self) {
+        self.origin.set(Origin::Kept);
+        self.noise.reset();
+        self.begin_sending();
+    }
+
+    /// Begins to open a connection.
+    pub fn begin_connecting(&self) {
+        self.origin.set(Origin::Fresh);
+        self.phase.set(Phase::Resolving);
+        self.limit.set(self.deadline.min(Instant::now() + self.connect_limit));
+    }
+
+    /// Begins to send over a connection.
+    pub fn begin_sending(&self) {
+        self.phase.set(Phase::Sending);
+        self.limit.set(self.deadline);
+    }
+
+    /// Begins to receive content, behind the head of the answer.
+    pub fn begin_content(&self) {
+        self.phase.set(Phase::Receiving);
+        self.noise.begin_content();
+    }
+
+    /// Goes on from `from` to `to`; a TLS handshake reads and writes too, and is still connecting.
+    pub fn advance(&self, from: Phase, to: Phase) {
+        if self.phase.get() == from {
+            self.phase.set(to);
+        }
     }
 
     /// Waits until `fd` is ready for what `flags` say.
@@ -169,17 +187,16 @@ impl Current {
         loop {
             let left = self.limit.get().saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).ok();
-            let client = self.execution.watched();
-            let (wake, no_flags) = (self.wake.event.as_fd(), PollFlags::empty());
-            let (watched, leaving) = client.unwrap_or((wake, no_flags));
+            let wake = self.wake.event.as_fd();
+            let (client, leaving) = self.execution.watched().unwrap_or((wake, PollFlags::empty()));
             let mut fds = [
                 PollFd::new(&fd, flags),
                 PollFd::from_borrowed_fd(wake, PollFlags::IN),
-                PollFd::from_borrowed_fd(watched, leaving),
+                PollFd::from_borrowed_fd(client, leaving),
             ];
             // An interrupted wait is an empty one: the loop looks at its clock.
             let _ = poll(&mut fds, timeout.as_ref());
-            let (ready, left) = (!fds[0].revents().is_empty(), !fds[2].revents().is_empty());
+            let [ready, _, left] = fds.map(|fd| !fd.revents().is_empty());
             if left {
                 self.execution.look();
             }
@@ -190,8 +207,10 @@ impl Current {
         }
     }
 
+    /// Checks whether the call goes on.
+    ///
     /// # Errors
-    /// If the call was stopped, and `TimedOut` past the limit of this phase.
+    /// If it was stopped, and `TimedOut` past the limit of this phase.
     pub fn may_go_on(&self) -> io::Result<()> {
         if self.wake.stopped.load(Ordering::Acquire) {
             return Err(io::Error::other("stopped"));
@@ -199,23 +218,11 @@ impl Current {
         if Instant::now() >= self.limit.get() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
-    /// A connection is to be opened.
-    pub fn begin_connecting(&self) {
-        self.origin.set(Origin::Fresh);
-        self.phase.set(Phase::Resolving);
-        self.limit.set(self.deadline.min(Instant::now() + self.connect_limit));
-    }
-
-    /// There is a connection.
-    pub fn begin_sending(&self) {
-        self.phase.set(Phase::Sending);
-        self.limit.set(self.deadline);
-    }
-
-    /// Goes on from `from` to `to`; a TLS handshake reads and writes too, and is still connecting.
-    pub fn advance(&self, from: Phase, to: Phase) {
-        if self.phase.get() == from {
-            self.phase.set(to);
-        }
+    /// Returns whether the attempt failed because a kept connection was closed: nothing of an answer came, and
+    /// that was neither for lack of time nor a stop.
+    pub fn is_stale(&self) -> bool {
+        self.origin.get() == Origin::Kept
+            && matches!(self.phase.get(), Phase::Sending | Phase::Waiting)
+            && self.may_go_on().is_ok()
     }
 }

@@ -1,9 +1,9 @@
 //! The `http://` target: any HTTP service behind a path prefix.
 //!
-//! Owns the call from a request to an answer: once more where a kept connection was stale, and in words
-//! where it fails. What is sent is `request`'s, the connection `socket`'s. HTTP itself is ureq's, which
-//! follows no redirect here, decodes no content, adds no field of its own and takes no status code for
-//! an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
+//! Owns the call from a request to an answer: its repetition if a kept connection was stale, and the words for its
+//! failures. `request` makes what is sent, `socket` has the connection, `deadline` the call's limits. ureq speaks
+//! HTTP; here it follows no redirect, decodes no content, adds no field of its own and takes no status code
+//! for an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
 //! its time limit, and at once when it is stopped; of an answer no more is read than `max-output` of
 //! content, and a bounded amount of anything else (`noise`).
 
@@ -15,7 +15,7 @@ mod socket;
 
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -32,7 +32,7 @@ use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
 use crate::job::execution::Execution;
 use crate::memory::Allowance;
-use deadline::{Line, Phase};
+use deadline::{CallContext, Phase};
 
 /// How long a connection to an upstream is kept without use: less than the 5 s after which the most
 /// impatient of the common servers close theirs.
@@ -72,14 +72,14 @@ pub struct UpstreamHandler {
 }
 
 impl UpstreamHandler {
-    /// The upstream of this route. Nothing is connected before the first call.
+    /// Returns a handler for the upstream of this route. Connects to nothing before the first call.
     pub fn new(route: UpstreamRoute) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .allow_non_standard_methods(true)
-            // Nothing that the client did not send, and no proxy out of the environment.
+            // No field that the client did not send, and no proxy out of the environment.
             .user_agent("")
             .accept("")
             .accept_encoding("")
@@ -102,15 +102,16 @@ impl Handler for UpstreamHandler {
     }
 
     fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
-        // Of the connection: what comes and what goes. They are as large as the largest head.
+        // The connection's, for input and output: each is as large as the largest head.
         let buffers = MAX_HEAD + output_buffer(&self.route);
         let _buffers = execution.memory().charge(buffers)?;
-        let line = Line::open(execution, self.limits(execution))?;
-        let answer = self.call(call, &line).and_then(|response| {
-            line.begin_content();
-            self.answer(call.request.method(), response, &line, execution.memory())
+        let deadline = execution.deadline(self.route.time_limit);
+        let context = CallContext::enter(execution, deadline, self.route.connect_limit)?;
+        let answer = self.call(call, &context).and_then(|response| {
+            context.begin_content();
+            self.answer(call.request.method(), response, &context, execution.memory())
         });
-        answer.map(Into::into).map_err(|failure| self.error(failure, &line, execution))
+        answer.map(Into::into).map_err(|failure| self.error(failure, &context, execution))
     }
 
     fn relays_fields(&self) -> bool {
@@ -147,23 +148,19 @@ impl From<ureq::Error> for Failure {
 }
 
 impl UpstreamHandler {
-    fn limits(&self, execution: &Execution) -> (Instant, Duration) {
-        (execution.deadline(self.route.time_limit), self.route.connect_limit)
-    }
-
     /// Sends the request and receives the head of the answer. A kept connection may have been closed by
-    /// the upstream while it was idle; where nothing of an answer came, an idempotent request is safe
+    /// the upstream while it was idle; if nothing of an answer came, an idempotent request is safe
     /// to send again (RFC 9112 section 9.3.1). Each attempt uses up one such connection.
-    fn call(&self, call: &Call, line: &Line<'_>) -> Result<Response<Body>, Failure> {
+    fn call(&self, call: &Call, context: &CallContext) -> Result<Response<Body>, Failure> {
         loop {
             let request = request::forwarded(&self.route, call).map_err(Failure::Refused)?;
-            line.begin();
+            context.begin();
             let sent = match request::content(call) {
                 Some(content) => self.agent.run(request.map(|()| content)),
                 None => self.agent.run(request),
             };
             match sent {
-                Err(error) if line.is_stale() && call.request.method().is_idempotent() => {
+                Err(error) if context.is_stale() && call.request.method().is_idempotent() => {
                     log::debug!("upstream={} a kept connection was closed: {error}", self.name());
                 }
                 sent => return Ok(sent?),
@@ -176,7 +173,7 @@ impl UpstreamHandler {
         &self,
         method: &Method,
         response: Response<Body>,
-        line: &Line<'_>,
+        context: &CallContext,
         memory: &Allowance,
     ) -> Result<Response<Bytes>, Failure> {
         let (mut parts, body) = response.into_parts();
@@ -187,7 +184,7 @@ impl UpstreamHandler {
         }
         let length = parts.headers.get(CONTENT_LENGTH).cloned();
         hop_by_hop::strip(&mut parts.headers, Direction::Response);
-        let content = self.content(body, line, memory)?;
+        let content = self.content(body, context, memory)?;
         let mut response = Response::new(content.freeze());
         *response.status_mut() = parts.status;
         *response.headers_mut() = parts.headers;
@@ -201,10 +198,11 @@ impl UpstreamHandler {
     fn content(
         &self,
         body: Body,
-        line: &Line<'_>,
+        context: &CallContext,
         memory: &Allowance,
     ) -> Result<ContentBuffer, Failure> {
-        let (mut content, mut reader) = (ContentBuffer::new(memory), body.into_reader());
+        let mut content = ContentBuffer::new(memory);
+        let mut reader = body.into_reader();
         loop {
             // One byte more than allowed tells that there is more.
             let most = self.route.max_output.saturating_add(1) - content.len();
@@ -214,19 +212,19 @@ impl UpstreamHandler {
                 return Ok(content);
             }
             content.advance(n);
-            line.noise().set_content(content.len());
+            context.noise.set_content(content.len());
             if content.len() > self.route.max_output {
                 return Err(Failure::TooLarge);
             }
         }
     }
 
-    /// What to tell the client, and what deferd's operator, who alone is told the address.
-    fn error(&self, failure: Failure, line: &Line<'_>, execution: &Execution) -> Error {
+    /// Returns what to tell the client, and logs what to tell the operator, who alone is told the address.
+    fn error(&self, failure: Failure, context: &CallContext, execution: &Execution) -> Error {
         if execution.stopped().is_some() {
             return Error::Cancelled;
         }
-        let phase = line.phase();
+        let phase = context.phase.get();
         let (error, cause) = match failure {
             Failure::Refused(error) => return error,
             Failure::Unasked => (bad(INVALID), "101, or a transfer coding".to_owned()),
@@ -236,25 +234,26 @@ impl UpstreamHandler {
                 (Error::InsufficientStorage(what.into()), what.to_owned())
             }
             Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
-            Failure::RequestError(cause) => match line.noise().excess() {
+            Failure::RequestError(cause) => match context.noise.excess() {
                 Some(what) => (bad(&format!("its answer has {what}")), what.to_owned()),
                 None => (phase.error(&cause), cause.to_string()),
             },
         };
-        let (job, upstream) = (execution.job_as_log(), self.name());
+        let job = execution.job_as_log();
+        let upstream = self.name();
         let status = error.status().as_u16();
         log::warn!("job={job} upstream={upstream} status={status} phase={phase:?}: {cause}");
         error
     }
 
-    /// The upstream, as the log shows it.
+    /// Returns the upstream's name for the log.
     fn name(&self) -> &str {
         self.route.authority.as_str()
     }
 }
 
 const INVALID: &str = "its answer is not valid HTTP";
-/// That is not the upstream's fault, so it says nothing of it.
+/// Not the upstream's fault, so the message does not blame it.
 const CANNOT_CONNECT: &str = "no connection to the upstream can be opened";
 const TOO_LARGE: &str = "its answer is larger than max-output";
 
@@ -263,7 +262,7 @@ fn bad(what: &str) -> Error {
 }
 
 impl Phase {
-    /// How a failure in this phase reads.
+    /// Returns the error for a failure in this phase.
     fn error(self, cause: &ureq::Error) -> Error {
         let kind = match cause {
             ureq::Error::Io(error) => {

@@ -1,4 +1,4 @@
-//! What of an answer brings a call no further: interim responses, chunk framing and trailers.
+//! The part of an answer that brings a call no further: interim responses, chunk framing and trailers.
 //!
 //! Owns the bound on it. Does not read HTTP: what ureq takes out of its buffer, and is neither the final
 //! head nor content, is noise. Invariant: an upstream that sends without end, and never content, is given
@@ -48,10 +48,14 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// That of an answer of which nothing has come.
+    /// Returns the noise of an answer of which nothing has come.
     pub const fn new() -> Self {
-        let (came, content) = (Cell::new(0), Cell::new(0));
-        Self { part: Cell::new(Part::Head), came, content, excess: Cell::new(None) }
+        Self {
+            part: Cell::new(Part::Head),
+            came: Cell::new(0),
+            content: Cell::new(0),
+            excess: Cell::new(None),
+        }
     }
 
     /// Forgets what came: another attempt begins.
@@ -77,7 +81,7 @@ impl Noise {
         self.content.set(bytes);
     }
 
-    /// How much may be read at once.
+    /// Returns how much may be read at once.
     pub fn max_read(&self) -> usize {
         match self.part.get() {
             Part::Content { noise: 0, .. } => usize::MAX,
@@ -114,7 +118,7 @@ impl Noise {
         Ok(())
     }
 
-    /// What there was too much of.
+    /// Returns what there was too much of.
     pub fn excess(&self) -> Option<&'static str> {
         self.excess.get()
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns target and fields; sends nothing. Invariants: the target stays below the route's path, whatever
 //! the upstream makes of dots and escapes; of deferd's own concerns (its credentials, its fields, its
-//! preferences) nothing goes on.
+//! preferences) nothing is forwarded.
 
 use std::net::IpAddr;
 
@@ -15,13 +15,14 @@ use crate::error::Error;
 use crate::exchange::Call;
 use crate::handler::dots;
 use crate::handler::hop_by_hop::{self, Direction};
-use crate::prefer::{self, PREFER};
+use crate::prefer;
+use crate::protocol::PREFER;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The request for the upstream, without its content.
+/// Returns the request for the upstream, without its content.
 ///
 /// # Errors
 /// Those of [`target`].
@@ -33,7 +34,7 @@ pub fn forwarded(route: &UpstreamRoute, call: &Call) -> Result<Request<()>, Erro
     Ok(request)
 }
 
-/// What is sent as the content, an empty one included where the method or the client has one
+/// Returns what is sent as the content, an empty one included if the method or the client has one
 /// (RFC 9110 section 8.6); none with HEAD, whose content has no meaning.
 pub fn content(call: &Call) -> Option<&[u8]> {
     let request = &call.request;
@@ -44,7 +45,7 @@ pub fn content(call: &Call) -> Option<&[u8]> {
     has_content.then_some(request.body())
 }
 
-/// The upstream's target: the prefix replaced, the query kept.
+/// Returns the upstream's target: the prefix replaced, the query kept.
 ///
 /// # Errors
 /// [`Error::BadParameter`] for a path that some reader could resolve to one above the route's: see
@@ -96,15 +97,15 @@ fn fields(call: &Call) -> HeaderMap {
     fields
 }
 
-/// Whether this name could pass for that of another field: a CGI variable has `_` for a dash too.
+/// Returns whether this name could pass for that of another field: a CGI variable has `_` for a dash too.
 fn is_ambiguous(name: &str) -> bool {
     name.contains('_')
 }
 
-/// Whether only a proxy says this: of its client, or which target it was asked for.
+/// Returns whether only proxies send this field: of their client, or of the target that it asked for.
 fn is_of_proxies(name: &str) -> bool {
     const NAMES: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
-    // The one of them that is a list gets the client's address at its end, which tells who said the rest.
+    // The one of them that is a list gets the client's address at its end, which tells who added the rest.
     let is_list = name == FORWARDED_FOR.as_str();
     NAMES.contains(&name) || (name.starts_with("x-forwarded-") && !is_list)
 }

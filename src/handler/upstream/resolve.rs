@@ -37,7 +37,7 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// The answer, once it is there.
+    /// Returns the answer, once it is there.
     ///
     /// # Errors
     /// Those of the resolver.
@@ -46,10 +46,10 @@ impl Lookup {
     }
 }
 
-/// Finds the addresses of `host`: at once where it is one.
+/// Finds the addresses of `host`: at once if it is an address.
 ///
 /// # Errors
-/// When the system has no thread or descriptor to give, or too many lookups hang already.
+/// If the system has no thread or descriptor to give, or too many lookups hang already.
 pub fn addresses(host: &str, port: u16) -> io::Result<Found> {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = literal.parse::<IpAddr>() {

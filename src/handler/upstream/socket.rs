@@ -1,7 +1,7 @@
 //! The connection to an upstream, as ureq uses it: a socket whose every wait can be stopped.
 //!
-//! Owns connecting, reading and writing. Invariant: nothing here waits but by the call's
-//! [line](super::line), so that each wait is bounded by the call's time limit and by its stop.
+//! Owns connecting, reading and writing; knows no HTTP. Invariant: nothing here waits but by the call's
+//! [context](super::deadline), so that each wait is bounded by the call's time limit and by its stop.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,10 +18,10 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::deadline::{Current, Phase};
+use super::deadline::{CallContext, Phase};
 use super::resolve::{self, Found};
 
-/// ureq over sockets of ours.
+/// Returns ureq over deferd's own sockets.
 pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
     let sockets = Sockets;
     #[cfg(feature = "tls")]
@@ -61,23 +61,19 @@ impl Connector for Sockets {
         details: &ConnectionDetails<'_>,
         _: Option<()>,
     ) -> Result<Option<Socket>, ureq::Error> {
-        let current = Current::get()?;
+        let current = CallContext::get()?;
         current.begin_connecting();
         let addresses = addresses(details.uri, &current)?;
         current.phase.set(Phase::Connecting);
         let stream = open(&addresses, &current)?;
         let config = details.config;
         let sizes = (config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(Socket {
-            stream,
-            sizes,
-            buffers: LazyBuffers::new(sizes.0, sizes.1),
-            cut: Cut::No,
-        }))
+        let buffers = LazyBuffers::new(sizes.0, sizes.1);
+        Ok(Some(Socket { stream, sizes, buffers, cut: Cut::No }))
     }
 }
 
-/// Says that connecting is done, TLS included, and has the answer's bytes counted as ureq sees them.
+/// Tells the call that connecting is done, TLS included, and has the answer's bytes counted as ureq sees them.
 #[derive(Debug)]
 struct Opened;
 
@@ -89,7 +85,7 @@ impl<T: Transport> Connector<T> for Opened {
         _: &ConnectionDetails<'_>,
         chained: Option<T>,
     ) -> Result<Option<Counted<T>>, ureq::Error> {
-        Current::get()?.begin_sending();
+        CallContext::get()?.begin_sending();
         Ok(chained.map(Counted))
     }
 }
@@ -108,7 +104,7 @@ impl<T: Transport> Transport for Counted<T> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        let current = Current::get()?;
+        let current = CallContext::get()?;
         let before = self.0.buffers().input().len();
         current.noise.check(before).map_err(io::Error::other)?;
         let has_come = self.0.await_input(timeout)?;
@@ -125,7 +121,7 @@ impl<T: Transport> Transport for Counted<T> {
     }
 }
 
-fn addresses(uri: &http::Uri, current: &Current) -> io::Result<Vec<SocketAddr>> {
+fn addresses(uri: &http::Uri, current: &CallContext) -> io::Result<Vec<SocketAddr>> {
     let default = if uri.scheme() == Some(&http::uri::Scheme::HTTPS) { 443 } else { 80 };
     let port = uri.port_u16().unwrap_or(default);
     match resolve::addresses(uri.host().unwrap_or_default(), port)? {
@@ -138,8 +134,8 @@ fn addresses(uri: &http::Uri, current: &Current) -> io::Result<Vec<SocketAddr>> 
 }
 
 /// Connects to the first address that accepts. Each gets an equal share of the time that is left, so
-/// that one behind which nobody is does not use up all of it.
-fn open(addresses: &[SocketAddr], current: &Current) -> io::Result<TcpStream> {
+/// that one that does not answer does not use up all of it.
+fn open(addresses: &[SocketAddr], current: &CallContext) -> io::Result<TcpStream> {
     let limit = current.limit.get();
     let mut last = io::Error::from(ErrorKind::NotFound);
     for (n, address) in addresses.iter().enumerate() {
@@ -157,7 +153,7 @@ fn open(addresses: &[SocketAddr], current: &Current) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn open_one(address: &SocketAddr, current: &Current) -> io::Result<TcpStream> {
+fn open_one(address: &SocketAddr, current: &CallContext) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -184,7 +180,7 @@ enum Cut {
 struct Socket {
     /// Does not block.
     stream: TcpStream,
-    /// Of the buffers, in bytes: for what comes and for what goes.
+    /// Sizes of the buffers for input and output, in bytes.
     sizes: (usize, usize),
     buffers: LazyBuffers,
     cut: Cut,
@@ -202,7 +198,7 @@ impl Transport for Socket {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
-        let current = Current::get()?;
+        let current = CallContext::get()?;
         let mut bytes = &self.buffers.output()[..amount];
         while !bytes.is_empty() && self.cut == Cut::No {
             match (&self.stream).write(bytes) {
@@ -211,7 +207,7 @@ impl Transport for Socket {
                     current.wait(&self.stream, PollFlags::OUT)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // It may have answered before it had read everything: what it said is still to be read.
+                // It may have answered before it had read everything: its answer is still to be read.
                 Err(_) => self.cut = Cut::Yes,
             }
         }
@@ -219,7 +215,7 @@ impl Transport for Socket {
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
-        let current = Current::get()?;
+        let current = CallContext::get()?;
         current.advance(Phase::Sending, Phase::Waiting);
         let buffer = self.buffers.input_append_buf();
         if buffer.is_empty() {
@@ -238,7 +234,7 @@ impl Transport for Socket {
                 Err(error) => return Err(io::Error::other(error).into()),
             }
         };
-        // Looked at between any two reads, so that one who always has more to say is stopped too.
+        // Checked between any two reads, so that a call whose upstream always sends more is stopped too.
         current.may_go_on()?;
         if n > 0 {
             current.advance(Phase::Waiting, Phase::Receiving);
@@ -247,7 +243,8 @@ impl Transport for Socket {
         Ok(n > 0)
     }
 
-    /// Asked before it is kept, and before it is used again. An idle connection needs no buffers.
+    /// Returns whether it can be used: ureq asks before it keeps it, and before it uses it again. An idle
+    /// connection needs no buffers.
     fn is_open(&mut self) -> bool {
         if self.buffers.input().is_empty() {
             self.buffers = LazyBuffers::new(self.sizes.0, self.sizes.1);

@@ -10,6 +10,7 @@ mod engine;
 mod loads;
 mod open;
 mod order;
+mod outcome;
 mod record;
 mod state;
 mod submit;
@@ -19,79 +20,81 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use http::Response;
 use redb::StorageBackend;
 
 use self::engine::dirty::DirtyRanges;
 use self::loads::{Loads, Unloaded};
 use self::open::Directory;
-use self::order::Change;
+use self::order::{Change, Urgency};
 use self::record::Stage;
-use self::state::{Request, Shared, State, Urgency};
+use self::state::{Place, Shared, State};
 use self::submit::{Prepared, Submitted};
 use self::tables::{TableError, Tables};
 use self::writer::Writer;
 use super::{
-    Accepted, Finished, IdempotencyKey, JobKey, List, Lookup, Recovered, Refused, Room,
-    StartRecord, Started, Stats, Status, Store, StoreUnavailable, Submission,
+    Accepted, DeliveryId, Finished, IdempotencyKey, List, Lookup, Patience, Plan, Refused, Room,
+    Stats, Status, Store, StoreUnavailable, Submission,
 };
+pub use crate::config::Durability;
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
+use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
-use crate::job::{ERROR_ROOM, JobId, Pending, RECORD, Stamp, message};
-use crate::ledger::waiters::Waiters;
-use crate::ledger::{Cancel, Forgotten, Found, Reach};
+use crate::job::stored::StoredResponse;
+use crate::job::{ERROR_ROOM, JobId, JobKey, RECORD, RouteIndex, Stamp, message};
+use crate::ledger::job::Work;
+use crate::ledger::schedule::Turn;
+use crate::ledger::{Cancel, Forgotten, Found, Reach, Taken};
+use crate::memory::Allowance;
+
+pub use self::open::Recovered;
 
 /// How long a disk that failed is left alone.
 const REST: Duration = Duration::from_secs(1);
 /// How long the end waits for a disk that fails.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
-/// When a change has to be durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Before the answer that tells of it.
-    Commit,
-    /// At most 50 ms after it was made, whatever was answered.
-    Relaxed,
-}
-
 /// Jobs on disk.
 pub struct DiskStore {
     shared: Arc<Shared>,
     loads: Loads,
+    memory: Allowance,
     durability: Durability,
     /// How long a disk that failed is left alone.
     rest: Duration,
-    /// The writer's last word.
+    /// The jobs that were accepted and are not durable, told by the writer at its end.
     lost: Receiver<Vec<JobId>>,
     /// Held for as long as the store is open; `None` where it is over something else.
     _directory: Option<Arc<Directory>>,
 }
 
-/// Whether a change came to be durable.
-type Outcome = Receiver<Result<(), StoreUnavailable>>;
-
 type Open = Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>;
 
+/// Finds the route of a path.
+pub type Find<'a> = &'a dyn Fn(&str) -> Result<RouteIndex, Error>;
+
 impl DiskStore {
-    /// Opens the store in a directory, which is made if need be; and the jobs in it that are not done,
-    /// by id.
+    /// Opens the store in a directory, which is made if need be. The jobs in it that are not done wait in the
+    /// lanes of the routes that `find` has for their paths, in the order of their ids; those that ran when the
+    /// process ended are done with `500`, unless their routes say that they run again.
     ///
     /// # Errors
     /// In words: what is wrong with it, and what to do.
     pub fn open(
         path: &Path,
         room: Room,
+        plan: Plan,
         durability: Durability,
-    ) -> Result<(Self, Vec<Recovered>), String> {
+        find: Find,
+    ) -> Result<(Self, Recovered), String> {
         let directory = Arc::new(Directory::open(path)?);
-        let opened = Self::over(directory.file()?, room, durability, REST);
-        let (mut store, recovered) = opened.map_err(|fault| directory.refusal(&fault))?;
+        let opened = Self::over(directory.file()?, room, plan, durability, find, REST);
+        let (mut store, recovered) = opened.map_err(|error| directory.refusal(&error))?;
         store._directory = Some(directory);
         Ok((store, recovered))
     }
@@ -104,43 +107,51 @@ impl DiskStore {
     pub fn with_backend<B: StorageBackend + Clone>(
         backend: B,
         room: Room,
+        plan: Plan,
         durability: Durability,
+        find: Find,
         rest: Duration,
-    ) -> Result<(Self, Vec<Recovered>), String> {
+    ) -> Result<(Self, Recovered), String> {
         let is_empty = backend.len().map(|len| len == 0).map_err(|error| error.to_string())?;
         let made = if is_empty { Tables::make(backend.clone()) } else { Ok(()) };
-        let opened = made.and_then(|()| Self::over(backend, room, durability, rest));
-        opened.map_err(|fault| fault.to_string())
+        let opened = made.and_then(|()| Self::over(backend, room, plan, durability, find, rest));
+        opened.map_err(|error| error.to_string())
     }
 
     fn over<B: StorageBackend + Clone>(
         backend: B,
         room: Room,
+        plan: Plan,
         durability: Durability,
+        find: Find,
         rest: Duration,
-    ) -> Result<(Self, Vec<Recovered>), TableError> {
+    ) -> Result<(Self, Recovered), TableError> {
         let storage = DirtyRanges::new(backend);
         let open: Open = Box::new(move || Tables::open(storage.clone()));
         let tables = open()?;
         let memory = room.memory.clone();
-        let (ledger, recovered) = open::ledger(tables.contents()?, room);
-        tables.accept()?;
+        let (ledger, recovered, failed) = open::ledger(tables.contents()?, room, plan, find);
+        tables.commit_overlay()?;
         let (orders, received) = unbounded();
-        let pace = match durability {
+        let urgency = match durability {
             Durability::Commit => Urgency::Urgent,
             Durability::Relaxed => Urgency::Lazy,
         };
-        let shared = Shared::new(State::new(ledger, orders, pace), tables, open);
+        let shared = Shared::new(State::new(ledger, orders, urgency), tables, open);
         let (last_word, lost) = bounded(1);
         let writer = Writer::new(Arc::clone(&shared), received, durability, rest, last_word);
         thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
         let loads = Loads::new(memory.budget().allowance());
-        Ok((Self { shared, loads, durability, rest, lost, _directory: None }, recovered))
+        let store = Self { shared, loads, memory, durability, rest, lost, _directory: None };
+        for (job, error) in failed {
+            store.finish(&job, error.response(), wall_clock());
+        }
+        Ok((store, recovered))
     }
 
     /// Reads a request, if need be again and again; `None` when the job was stopped meanwhile, or its
     /// request is damaged or larger than the memory: then it has its result.
-    fn fetch(&self, job: &JobKey, execution: &Execution, now: Stamp) -> Option<Box<Call>> {
+    fn fetch(&self, job: &JobKey, execution: &Execution) -> Option<Box<Call>> {
         let error = loop {
             match self.request(job) {
                 Ok(Some(call)) => return Some(call),
@@ -159,8 +170,20 @@ impl DiskStore {
                 break Error::Cancelled;
             }
         };
-        self.finish(job, error.response(), now);
+        self.finish(job, error.response(), wall_clock());
         None
+    }
+
+    /// Returns a job that was claimed with its request, which is read if it is on disk; `None` if it was
+    /// [finished](Self::fetch) instead.
+    fn load(&self, taken: Taken<Place<Box<Call>>>) -> Option<Taken<Box<Call>>> {
+        let Taken { job, route, created, starts, rerun, execution, work } = taken;
+        let work = match work {
+            Work::First(Place::Here(call)) => Work::First(call),
+            Work::First(Place::OnDisk) => Work::First(self.fetch(&job, &execution)?),
+            Work::Again(attempt) => Work::Again(attempt),
+        };
+        Some(Taken { job, route, created, starts, rerun, execution, work })
     }
 
     /// Reads a request; `None` if it is damaged.
@@ -217,17 +240,16 @@ impl DiskStore {
     }
 
     /// Waits until what was changed before is durable, or what was removed, where that is promised.
-    fn settled(&self, change: Change) -> Result<(), StoreUnavailable> {
+    fn flushed(&self, change: Change) -> Result<(), StoreUnavailable> {
         match self.durability {
-            Durability::Commit => wait(&self.shared.ask(change)),
+            Durability::Commit => self.shared.ask(change).wait(),
             Durability::Relaxed => Ok(()),
         }
     }
 }
 
-/// The outcome of a change; a store that was closed meanwhile does not say.
-fn wait(outcome: &Outcome) -> Result<(), StoreUnavailable> {
-    outcome.recv().unwrap_or(Err(StoreUnavailable))
+fn wall_clock() -> Stamp {
+    Stamp::from(SystemTime::now())
 }
 
 impl Store for DiskStore {
@@ -240,25 +262,22 @@ impl Store for DiskStore {
     }
 
     fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
-        if self.shared.is_failing() {
-            return Err(Refused::StoreUnavailable);
-        }
-        let mut offer = Prepared::of(submission, now);
+        let mut prepared = Prepared::new(submission, now);
         loop {
-            match self.offer(offer)? {
+            match self.submit_prepared(prepared)? {
                 Submitted::New(id, None) => return Ok(Accepted::New(id)),
                 Submitted::New(id, Some(outcome)) => {
-                    wait(&outcome).map_err(|StoreUnavailable| Refused::StoreUnavailable)?;
+                    outcome.wait().map_err(|StoreUnavailable| Refused::Unavailable)?;
                     return Ok(Accepted::New(id));
                 }
-                Submitted::Known(id, certain, again) => {
+                Submitted::Known(id, in_doubt, again) => {
                     let (owner, key) = (&again.record.owner, again.submission_key.as_ref());
-                    let settled =
-                        key.map(|key| self.settle(owner, key, id, certain)).transpose()?;
-                    if let Some(id) = settled.flatten() {
+                    let resolved =
+                        key.map(|key| self.resolve(owner, key, id, in_doubt)).transpose()?;
+                    if let Some(id) = resolved.flatten() {
                         return Ok(Accepted::Known(id));
                     }
-                    offer = *again;
+                    prepared = *again;
                 }
             }
         }
@@ -267,8 +286,8 @@ impl Store for DiskStore {
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
         loop {
             let known = self.known(&self.shared.lock(), owner, key)?;
-            let Some((id, certain)) = known else { return Ok(None) };
-            if let Some(id) = self.settle(owner, key, id, certain)? {
+            let Some((id, in_doubt)) = known else { return Ok(None) };
+            if let Some(id) = self.resolve(owner, key, id, in_doubt)? {
                 return Ok(Some(id));
             }
         }
@@ -276,75 +295,100 @@ impl Store for DiskStore {
 
     fn check(&self, bytes: usize) -> Result<(), Refused> {
         if self.shared.is_failing() {
-            return Err(Refused::StoreUnavailable);
+            return Err(Refused::Unavailable);
         }
         self.shared.lock().ledger.check(bytes.saturating_add(RECORD + ERROR_ROOM))
     }
 
-    fn stats(&self) -> Stats {
-        self.shared.lock().ledger.stats()
+    fn stats(&self) -> Result<Stats, StoreUnavailable> {
+        Ok(self.shared.lock().ledger.stats())
     }
 
-    fn is_queued(&self, job: &JobKey) -> bool {
-        self.shared.lock().ledger.pending(job).is_some_and(Pending::is_queued)
-    }
-
-    fn may_go_on(&self, job: &JobKey) -> bool {
-        self.shared.lock().ledger.pending(job).is_some_and(Pending::may_go_on)
-    }
-
-    fn start(
-        &self,
-        job: &JobKey,
-        execution: &Arc<Execution>,
-        record: StartRecord,
-        now: Stamp,
-    ) -> Option<Started> {
-        let mut state = self.shared.lock();
-        let pending = state.ledger.pending_mut(job)?;
-        let request = pending.start(execution, now)?;
-        let created = pending.created;
-        let recorded = match (record, self.durability) {
-            (StartRecord::Never, _) => None,
-            (StartRecord::Before, Durability::Commit) => Some(state.insist(Change::Start(job.id))),
-            (StartRecord::Before | StartRecord::Soon, _) => {
-                state.put_off(Change::Start(job.id));
-                None
+    fn claim(&self, memory: &Allowance, patience: Patience) -> Option<Claimed> {
+        let Shared { state, dispatch, .. } = &*self.shared;
+        loop {
+            let budget = self.memory.budget();
+            let (taken, recorded) = dispatch.claim(state, budget, patience, |state| {
+                let next = state.ledger.claim(memory, patience);
+                next.map(|taken| {
+                    let recorded = state.claim(&taken);
+                    (taken, recorded)
+                })
+            })?;
+            if recorded.is_some_and(|recorded| recorded.wait().is_err()) {
+                // The end came first: the job still waits where it counts.
+                return None;
             }
-        };
-        drop(state);
-        if recorded.is_some_and(|recorded| wait(&recorded).is_err()) {
-            // The end came first: the job is still queued where it counts.
-            return None;
+            if let Some(taken) = self.load(taken) {
+                return Some(taken.claimed());
+            }
         }
-        let call = match request {
-            Request::Here(call) => call,
-            Request::OnDisk => self.fetch(job, execution, now)?,
-        };
-        Some(Started { call, created })
+    }
+
+    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Stamp) {
+        // On disk a redirected job runs all the while: what led to the redirect has had its effects.
+        let is_redirected = attempt.redirected.is_some();
+        let mut state = self.shared.lock();
+        match state.ledger.retry(job, attempt, until) {
+            Ok(()) if is_redirected => {}
+            Ok(()) => state.put_off(Change::Retry(job.id)),
+            Err(_) => drop(state.finish(job, Error::Cancelled.response().into(), now)),
+        }
+    }
+
+    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Stamp) {
+        let mut state = self.shared.lock();
+        if state.ledger.redirect(job, attempt).is_err() {
+            state.finish(job, Error::Cancelled.response().into(), now);
+        }
+    }
+
+    fn overdue(&self, span: Duration) -> Vec<Claimed> {
+        let Shared { state, dispatch, .. } = &*self.shared;
+        dispatch.overdue(state, span, |state, now| state.ledger.overdue(now))
     }
 
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
         let response = response.into();
         let mut state = self.shared.lock();
-        let finished = state.end(job, response, now);
-        self.shared.wait_for_ease(state);
+        let finished = state.finish(job, response, now);
+        let is_behind = state.is_behind();
+        drop(state);
+        if is_behind {
+            self.shared.wait_for_ease();
+        }
         finished
     }
 
-    fn bell(&self) -> Arc<Waiters> {
-        Arc::clone(self.shared.lock().ledger.bell())
+    fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
+        self.shared.lock().ledger.enter_lane(route, wake)
     }
 
-    fn status(&self, job: &JobKey) -> Option<Status> {
-        self.shared.lock().ledger.status(job)
+    fn leave_lane(&self, route: RouteIndex, turn: Option<Turn>) {
+        self.shared.lock().ledger.leave_lane(route, turn);
+    }
+
+    fn wait(&self, job: &JobKey, span: Duration, is_over: &dyn Fn() -> bool) {
+        let Some(waiter) = self.shared.lock().ledger.watch(job) else { return };
+        waiter.wait(span, is_over);
+        if !waiter.is_notified() {
+            self.shared.lock().ledger.unwatch(job, &waiter);
+        }
+    }
+
+    fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable> {
+        Ok(self.shared.lock().ledger.status(job))
     }
 
     fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
         match self.shared.lock().ledger.find(job) {
             Found::Unknown => return Ok(None),
             Found::Pending(pending) => return Ok(Some(pending.log())),
-            Found::Done(_) => {}
+            Found::Done(done) => {
+                if let Place::Here(result) = &done.result {
+                    return Ok(Some(result.log.to_vec()));
+                }
+            }
         }
         self.shared.read(|tables| tables.log(job.id)).map(Some).map_err(|_| StoreUnavailable)
     }
@@ -353,43 +397,53 @@ impl Store for DiskStore {
         let footprint = match self.shared.lock().ledger.find(job) {
             Found::Unknown => return Lookup::Unknown,
             Found::Pending(_) => return Lookup::Pending,
-            Found::Done(done) => done.footprint,
+            Found::Done(done) => match &done.result {
+                Place::Here(result) => return Lookup::Done(result.response.clone()),
+                Place::OnDisk => done.footprint,
+            },
         };
         self.response(job, footprint)
     }
 
-    fn collect(&self, job: &JobKey) -> Lookup {
+    fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)> {
         let mut state = self.shared.lock();
-        let Some(footprint) = state.ledger.deliver(job).map(|done| done.footprint) else {
+        let Some(done) = state.ledger.collect(job) else {
             return match state.ledger.find(job) {
                 Found::Pending(_) => Lookup::Pending,
                 Found::Unknown | Found::Done(_) => Lookup::Unknown,
             };
         };
+        let (footprint, delivery) = (done.footprint, done.delivery);
+        if let Place::Here(result) = &done.result {
+            return Lookup::Done((result.response.clone(), delivery));
+        }
         drop(state);
         let found = self.response(job, footprint);
         if !matches!(found, Lookup::Done(_)) {
-            self.restore(job);
+            self.restore(job, delivery);
         }
-        found
+        found.map(|response| (response, delivery))
     }
 
-    fn confirm(&self, job: &JobKey) {
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId) {
         let mut state = self.shared.lock();
-        if state.ledger.confirm(job).is_some() {
+        let confirmed = state.ledger.confirm(job, delivery);
+        if confirmed.is_some() {
             state.put_off(Change::Remove(vec![job.id]));
         }
+        // Before the result is.
+        drop(state);
     }
 
-    fn restore(&self, job: &JobKey) {
-        self.shared.lock().ledger.restore(job);
+    fn restore(&self, job: &JobKey, delivery: DeliveryId) {
+        self.shared.lock().ledger.restore(job, delivery);
     }
 
     fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable> {
         let mut state = self.shared.lock();
         match state.ledger.cancel(job) {
             Cancel::Unknown => return Ok(false),
-            // Whoever is told that it had no effect must not find the job pending afterwards.
+            // A client that is told that it had no effect must not find the job pending afterwards.
             Cancel::NoEffect if matches!(state.ledger.find(job), Found::Pending(_)) => {
                 drop(state);
                 return self.flush().map(|()| true);
@@ -400,11 +454,11 @@ impl Store for DiskStore {
                 execution.stop(Stop::Cancel);
                 return Ok(true);
             }
-            Cancel::Queued => {}
+            Cancel::Waiting => {}
         }
-        state.end(job, Error::Cancelled.response().into(), now);
+        state.finish(job, Error::Cancelled.response().into(), now);
         drop(state);
-        self.settled(Change::Nothing).map(|()| true)
+        self.flushed(Change::Nothing).map(|()| true)
     }
 
     fn forget(&self, job: &JobKey) -> Result<bool, StoreUnavailable> {
@@ -416,7 +470,7 @@ impl Store for DiskStore {
         };
         state.put_off(change);
         drop(state);
-        self.settled(Change::Settled).map(|()| true)
+        self.flushed(Change::Settled).map(|()| true)
     }
 
     fn forget_all(&self, owner: &Owner) -> Result<(), StoreUnavailable> {
@@ -432,7 +486,7 @@ impl Store for DiskStore {
         }
         // Before what was cleared is.
         drop(state);
-        self.settled(Change::Settled)
+        self.flushed(Change::Settled)
     }
 
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable> {
@@ -441,10 +495,10 @@ impl Store for DiskStore {
         state.put_off(Change::Forget(pending));
         drop(state);
         self.forget_results(owner, before, Reach::Everything);
-        self.settled(Change::Settled)
+        self.flushed(Change::Settled)
     }
 
-    fn expire_results(&self, before: Stamp) -> usize {
+    fn expire(&self, before: Stamp) -> Result<usize, StoreUnavailable> {
         let owners = self.shared.lock().ledger.owners();
         let expired =
             owners.iter().map(|owner| self.forget_results(owner, before, Reach::Results)).sum();
@@ -453,19 +507,29 @@ impl Store for DiskStore {
         if !keys.is_empty() {
             state.put_off(Change::RemoveKeys(keys));
         }
-        expired
+        Ok(expired)
     }
 
-    fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId> {
-        self.shared.lock().ledger.list(owner, list, count)
-    }
-
-    fn remaining(&self) -> Vec<JobId> {
-        self.shared.lock().ledger.ids()
+    fn list(
+        &self,
+        owner: &Owner,
+        list: List,
+        count: usize,
+    ) -> Result<Vec<JobId>, StoreUnavailable> {
+        Ok(self.shared.lock().ledger.list(owner, list, count))
     }
 
     fn flush(&self) -> Result<(), StoreUnavailable> {
-        wait(&self.shared.ask(Change::Nothing))
+        self.shared.ask(Change::Nothing).wait()
+    }
+
+    fn drain(&self) {
+        self.shared.lock().ledger.drain();
+    }
+
+    fn stop(&self, stop: Stop) {
+        let running = self.shared.lock().ledger.stop(stop);
+        running.iter().for_each(|execution| execution.stop(stop));
     }
 
     fn close(&self) -> Vec<JobId> {

@@ -8,16 +8,19 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::file::DiskFile;
-use super::record::{Record, Stage};
-use super::state::{DiskLedger, Request};
+use super::record::{Begun, Record, Stage};
+use super::state::{DiskLedger, Place};
 use super::tables::{Contents, TableError, Tables};
-use crate::job::{Done, ERROR_ROOM, Pending, RECORD};
+use crate::error::Error;
+use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::Ledger;
-use crate::store::{JobKey, Recovered, Room};
+use crate::ledger::job::{Cancelled, Done, Pending, Phase, Work};
+use crate::store::{DeliveryId, Lane, Plan, Room};
 
 /// The name of the file within the directory.
 const FILE: &str = "jobs.redb";
@@ -105,30 +108,77 @@ impl Directory {
     }
 }
 
-/// The ledger of what is on disk, and the jobs among it that are not done, by id.
-pub fn ledger(contents: Contents, room: Room) -> (DiskLedger, Vec<Recovered>) {
-    let mut ledger = Ledger::new(room, contents.last);
-    let mut recovered = Vec::new();
+/// What was found on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// How many jobs and results.
+    pub jobs: usize,
+    /// How many of them wait to run.
+    pub waiting: usize,
+    /// How many ran when the process ended, and are done with an error.
+    pub interrupted: usize,
+}
+
+/// The ledger of what is on disk, what that is, and the jobs that are to be finished with an error: those that
+/// ran and do not run again, and those for whose path `find` has no route.
+pub fn ledger(
+    contents: Contents,
+    room: Room,
+    plan: Plan,
+    find: &dyn Fn(&str) -> Result<RouteIndex, Error>,
+) -> (DiskLedger, Recovered, Vec<(JobKey, Error)>) {
+    let lanes = plan.lanes.clone();
+    let mut ledger = Ledger::new(room, plan, contents.last);
+    let mut recovered = Recovered { jobs: contents.jobs.len(), ..Recovered::default() };
+    let mut failed = Vec::new();
     for (id, record) in contents.jobs {
         let Record { owner, created, footprint, state } = record;
         let job = JobKey { owner, id };
         let charge = ledger.found_record();
         match state {
             Stage::Done { finished } => {
-                let done = Done { created, finished, footprint, charge, result: () };
+                let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
+                let done = Done { created, finished, footprint, charge, delivery, result };
                 ledger.found_result(job, Box::new(done));
             }
-            Stage::Pending { begun, keep, path, .. } => {
+            Stage::Pending { begun, starts, keep, path, .. } => {
                 // An older deferd did not account for the error that it may end with.
                 let footprint = footprint.max(RECORD + ERROR_ROOM);
-                let pending = Pending::queued(Request::OnDisk, footprint, charge, created);
-                ledger.found_pending(job.clone(), Box::new(pending), keep);
-                recovered.push(Recovered { job, path, begun });
+                let phase = match route_of(find(&path), begun, starts, &lanes) {
+                    Ok(route) => {
+                        recovered.waiting += 1;
+                        Phase::Waiting { route, work: Work::First(Place::OnDisk) }
+                    }
+                    Err(error) => {
+                        recovered.interrupted += 1;
+                        failed.push((job.clone(), error));
+                        Phase::Running {
+                            lane: None,
+                            execution: Arc::default(),
+                            cancelled: Cancelled::No,
+                        }
+                    }
+                };
+                let waiters = Vec::new();
+                let pending = Pending { created, footprint, charge, starts, waiters, phase };
+                ledger.found_pending(&job, Box::new(pending), keep);
             }
         }
     }
     for (owner, key, record) in contents.keys {
         ledger.found_key(&JobKey { owner, id: record.id }, &key, record.accepted);
     }
-    (ledger, recovered)
+    (ledger, recovered, failed)
+}
+
+/// Returns the route in whose lane a job waits that was found; an error if it does not run.
+fn route_of(
+    found: Result<RouteIndex, Error>,
+    begun: Begun,
+    starts: u32,
+    lanes: &[Lane],
+) -> Result<RouteIndex, Error> {
+    let route = found?;
+    let runs_again = lanes[route.0].rerun == Rerun::Yes && starts < MAX_STARTS;
+    if begun == Begun::No || runs_again { Ok(route) } else { Err(Error::Interrupted) }
 }

@@ -1,15 +1,74 @@
-//! A change of what is on disk, as the ledger hands it to the writer.
+//! An order to the writer: a change of what is on disk, and what follows when it is durable.
 //!
-//! Owns what each change means for room and for jobs. How it falls upon the tables is `tables`'. Invariant:
+//! Owns what each change means for room and for jobs. `tables` decides how it falls upon the tables. Invariant:
 //! made twice in the same order, changes come to the same: so a commit that failed can be tried again.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::outcome::Promise;
 use super::record::Record;
+use super::state::DiskPending;
 use crate::exchange::Owner;
-use crate::job::JobId;
 use crate::job::stored::StoredResult;
+use crate::job::{JobId, JobKey, Keep, Stamp};
 use crate::store::IdempotencyKey;
+
+/// What the writer is to do.
+pub struct Order {
+    /// The change.
+    pub change: Change,
+    /// What the ledger learns when it is durable.
+    pub on_durable: OnDurable,
+    /// Which thread waits for it.
+    pub ack: Ack,
+    /// Whether it is worth a commit of its own.
+    pub urgency: Urgency,
+}
+
+impl Order {
+    /// Whether nothing depends on it.
+    pub fn is_void(&self) -> bool {
+        let nothing =
+            matches!(self.on_durable, OnDurable::Nothing) && matches!(self.ack, Ack::None);
+        nothing && self.change.is_void()
+    }
+}
+
+/// What the ledger learns when a change is durable.
+#[derive(Debug)]
+pub enum OnDurable {
+    /// Nothing: it knows already.
+    Nothing,
+    /// The job is accepted, and enters the schedule.
+    Accept(JobKey, Box<DiskPending>, Keep),
+    /// The request of the job, which is accepted already, need not be kept in memory.
+    FlushRequest(JobKey),
+    /// The job is done, since then.
+    Finish(JobKey, Stamp),
+    /// The result of the job, which is done already, need not be kept in memory.
+    FlushResult(JobKey),
+}
+
+/// Which thread waits for a change.
+pub enum Ack {
+    /// None.
+    None,
+    /// One that wants to know soon, one way or the other.
+    Soon(Promise),
+    /// One that can only go on when it is durable.
+    Durable(Promise),
+}
+
+/// How much a change matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// It is committed at once.
+    Urgent,
+    /// It goes with the next urgent one, or a little later.
+    Lazy,
+}
 
 /// A change of what is on disk.
 #[derive(Debug)]
@@ -20,10 +79,12 @@ pub enum Change {
     Settled,
     /// A job is there.
     Accept(Box<NewJob>),
-    /// A job runs.
-    Start(JobId),
+    /// A job was claimed, and so many processes have begun it.
+    Claim(JobId, u32),
+    /// A job that ran waits again.
+    Retry(JobId),
     /// A pending job is done.
-    Finish(JobId, Box<(Record, StoredResult)>),
+    Finish(JobId, Box<(Record, Arc<StoredResult>)>),
     /// Nobody can ask for these jobs any more: results go, pending jobs go on.
     Forget(Vec<JobId>),
     /// These jobs are gone.
@@ -56,7 +117,8 @@ impl Change {
             Self::Forget(ids) | Self::Remove(ids) => 8 * ids.len(),
             Self::Nothing
             | Self::Settled
-            | Self::Start(_)
+            | Self::Claim(..)
+            | Self::Retry(_)
             | Self::Withdraw(_)
             | Self::RemoveKeys(_) => 0,
         }
@@ -68,7 +130,11 @@ impl Change {
             Self::Nothing | Self::Settled => true,
             Self::Forget(ids) | Self::Remove(ids) => ids.is_empty(),
             Self::RemoveKeys(keys) => keys.is_empty(),
-            Self::Accept(_) | Self::Start(_) | Self::Finish(..) | Self::Withdraw(_) => false,
+            Self::Accept(_)
+            | Self::Claim(..)
+            | Self::Retry(_)
+            | Self::Finish(..)
+            | Self::Withdraw(_) => false,
         }
     }
 
@@ -88,7 +154,7 @@ impl Change {
         match self {
             Self::Nothing | Self::Settled | Self::RemoveKeys(_) => &[],
             Self::Accept(job) | Self::Withdraw(job) => std::slice::from_ref(&job.id),
-            Self::Start(id) | Self::Finish(id, _) => std::slice::from_ref(id),
+            Self::Claim(id, _) | Self::Retry(id) | Self::Finish(id, _) => std::slice::from_ref(id),
             Self::Forget(ids) | Self::Remove(ids) => ids,
         }
     }

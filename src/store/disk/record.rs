@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use crate::exchange::{Connection, Owner};
-use crate::job::{JobId, Stamp};
-use crate::store::{Begun, IdempotencyKey, Keep};
+use crate::job::{JobId, Keep, Stamp};
+use crate::store::IdempotencyKey;
 
 /// A job, as the table of jobs has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,10 @@ pub struct Record {
 pub enum Stage {
     /// Its request waits, or ran when the process ended.
     Pending {
-        /// Whether it was started.
+        /// Whether it runs.
         begun: Begun,
+        /// How many processes have begun it.
+        starts: u32,
         /// What becomes of its result.
         keep: Keep,
         /// Where the request came from.
@@ -45,6 +47,15 @@ pub enum Stage {
         /// Since when.
         finished: Stamp,
     },
+}
+
+/// Whether a job runs, as far as that is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It does.
+    Yes,
+    /// It waits, or is delayed.
+    No,
 }
 
 impl Record {
@@ -74,7 +85,10 @@ impl Record {
         line("bytes", &self.footprint);
         match &self.state {
             Stage::Done { finished } => line("finished", &finished.micros()),
-            Stage::Pending { keep, connection, auth_type, path, .. } => {
+            Stage::Pending { starts, keep, connection, auth_type, path, .. } => {
+                if *starts > 0 {
+                    line("starts", starts);
+                }
                 line("result", &if *keep == Keep::Result { "kept" } else { "dropped" });
                 match connection {
                     Connection::Tcp { peer, local } => {
@@ -108,6 +122,7 @@ impl Record {
             None => Stage::Done { finished: lines.stamp("finished")? },
             Some(begun) => Stage::Pending {
                 begun,
+                starts: lines.starts(begun)?,
                 keep: lines.keep()?,
                 connection: lines.connection()?,
                 auth_type: lines.auth_type()?,
@@ -185,6 +200,14 @@ impl<'a> Lines<'a> {
         self.get(name)?.parse().ok().map(Stamp::from_micros)
     }
 
+    /// An older deferd did not count the starts.
+    fn starts(&self, begun: Begun) -> Option<u32> {
+        match self.get("starts") {
+            None => Some(u32::from(begun == Begun::Yes)),
+            Some(starts) => starts.parse().ok(),
+        }
+    }
+
     fn keep(&self) -> Option<Keep> {
         match self.get("result")? {
             "kept" => Some(Keep::Result),
@@ -222,16 +245,17 @@ mod tests {
             peer: "[::1]:5".parse().unwrap(),
             local: "127.0.0.1:1".parse().unwrap(),
         };
-        let pending = |begun, keep, connection, auth_type| Stage::Pending {
+        let pending = |begun, starts, keep, connection, auth_type| Stage::Pending {
             begun,
+            starts,
             keep,
             connection,
             auth_type,
             path: "/a: b".into(),
         };
         [
-            ("ann", pending(Begun::No, Keep::Result, tcp, Some("Basic"))),
-            ("", pending(Begun::Yes, Keep::Nothing, Connection::Unix, None)),
+            ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
+            ("", pending(Begun::Yes, 1, Keep::Nothing, Connection::Unix, None)),
             ("b: c", Stage::Done { finished: at(u64::MAX) }),
         ]
         .map(|(name, state)| {
@@ -252,13 +276,31 @@ mod tests {
     fn a_record_that_lacks_a_line_is_none() {
         for record in records() {
             let text = record.to_text();
-            for line in text.lines().filter(|line| !line.starts_with("auth-type")) {
+            let optional = ["auth-type", "starts"];
+            let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
+            for line in text.lines().filter(is_needed) {
                 let rest = text.replace(&format!("{line}\n"), "");
                 assert_eq!(Record::read(rest.as_bytes()), None, "{line}");
             }
         }
         assert_eq!(Record::read(b"\xff"), None);
         assert_eq!(Record::read(b"no colon"), None);
+    }
+
+    #[test]
+    fn a_record_without_starts_has_begun_once_if_it_runs() {
+        for record in records() {
+            let text = record.to_text();
+            let older: String = text
+                .lines()
+                .filter(|line| !line.starts_with("starts"))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            let read = Record::read(older.as_bytes()).expect("an older deferd wrote it");
+            if let Stage::Pending { begun, starts, .. } = read.state {
+                assert_eq!(starts, u32::from(begun == Begun::Yes));
+            }
+        }
     }
 
     #[test]

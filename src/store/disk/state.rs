@@ -5,89 +5,46 @@
 //! waits for a commit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Sender;
 
-use super::order::{Change, NewJob};
+use super::order::{Ack, Change, NewJob, OnDurable, Order, Urgency};
+use super::outcome::{Outcome, promise};
 use super::record::{Record, Stage};
 use super::tables::{TableError, Tables};
 use crate::exchange::Call;
-use crate::job::stored::StoredResponse;
-use crate::job::{Cancelled, JobId, Pending, Phase, RECORD, Stamp};
-use crate::ledger::Ledger;
-use crate::store::{Finished, JobKey, Keep, StoreUnavailable};
+use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::{JobId, JobKey, RECORD, Rerun, Stamp};
+use crate::ledger::job::{Cancelled, Pending, Work};
+use crate::ledger::locked::{Dispatch, Locked, Wake, Wakes};
+use crate::ledger::{Finishing, Ledger, Taken};
+use crate::store::Finished;
 
 /// How many bytes of results may be on their way to the disk before those who finish jobs wait.
 const MAX_BACKLOG: usize = 4 << 20;
 
-/// Where a waiting request is.
+/// Where a request or a result is.
 #[derive(Debug)]
-pub enum Request {
+pub enum Place<T> {
     /// On disk.
     OnDisk,
     /// Here, because it may not be on disk yet.
-    Here(Box<Call>),
+    Here(T),
 }
 
-/// The ledger of a store whose results are all on disk.
-pub type DiskLedger = Ledger<Request, ()>;
+/// The ledger of a store that keeps requests and results on disk.
+pub type DiskLedger = Ledger<Place<Box<Call>>, Place<Arc<StoredResult>>>;
 
-/// What the writer is to do.
-pub struct Order {
-    /// The change.
-    pub change: Change,
-    /// What the ledger learns when it is durable.
-    pub then: OnDurable,
-    /// Who waits for it.
-    pub reply: Ack,
-    /// Whether it is worth a commit of its own.
-    pub pace: Urgency,
-}
-
-impl Order {
-    /// Whether nothing depends on it.
-    pub fn is_void(&self) -> bool {
-        let nothing = matches!(self.then, OnDurable::Nothing) && matches!(self.reply, Ack::None);
-        nothing && self.change.is_void()
-    }
-}
-
-/// What the ledger learns when a change is durable.
-#[derive(Debug)]
-pub enum OnDurable {
-    /// Nothing: it knows already.
-    Nothing,
-    /// The job is there.
-    Accept(JobKey, Box<Pending<Request>>, Keep),
-    /// The job, which it knows, need not be kept in memory.
-    Settle(JobKey),
-    /// The job has its result, since then.
-    Complete(JobKey, Stamp),
-}
-
-/// Who waits for a change.
-pub enum Ack {
-    /// Nobody.
-    None,
-    /// Somebody who wants to know soon, one way or the other.
-    Soon(Sender<Result<(), StoreUnavailable>>),
-    /// Somebody who can only go on when it is durable.
-    Durable(Sender<Result<(), StoreUnavailable>>),
-}
-
-/// How much a change matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urgency {
-    /// It is committed at once.
-    Urgent,
-    /// It goes with the next urgent one, or a little later.
-    Lazy,
-}
+/// The record of a job without a result.
+pub type DiskPending = Pending<Place<Box<Call>>>;
 
 /// What callers and writer share.
 pub struct Shared {
-    state: Mutex<State>,
+    /// Behind the one lock.
+    pub state: Mutex<State>,
+    /// Where workers wait for that to change.
+    pub dispatch: Dispatch,
     /// While the file cannot be opened: why not.
     tables: RwLock<Result<Tables, String>>,
     open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
@@ -107,16 +64,16 @@ pub struct State {
     pub orders: Option<Sender<Order>>,
     /// Bytes of results on their way to the disk.
     backlog: usize,
-    /// How much a result matters.
-    pace: Urgency,
+    /// How much a result matters; one that can wait is listed before it is durable.
+    urgency: Urgency,
     /// Ids up to this one may be given out before they are on disk.
     leased: Option<JobId>,
 }
 
 impl State {
     /// Over what was found on disk.
-    pub const fn new(ledger: DiskLedger, orders: Sender<Order>, pace: Urgency) -> Self {
-        Self { ledger, orders: Some(orders), backlog: 0, pace, leased: None }
+    pub const fn new(ledger: DiskLedger, orders: Sender<Order>, urgency: Urgency) -> Self {
+        Self { ledger, orders: Some(orders), backlog: 0, urgency, leased: None }
     }
 
     /// Whether an id may be given out before it is on disk.
@@ -129,29 +86,30 @@ impl State {
         self.leased = Some(up_to);
     }
 
-    /// Hands a change to the writer; `false` when the store is closed: nobody will answer.
-    pub fn order(&self, change: Change, then: OnDurable, reply: Ack, pace: Urgency) -> bool {
-        let order = Order { change, then, reply, pace };
+    /// Hands a change to the writer; `false` when the store is closed: then there is no answer.
+    pub fn order(&self, order: Order) -> bool {
         self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok())
     }
 
     /// Hands over a change whose outcome the caller will wait for.
-    pub fn ask(&self, change: Change, then: OnDurable) -> Receiver<Result<(), StoreUnavailable>> {
-        let (reply, outcome) = bounded(1);
-        self.order(change, then, Ack::Soon(reply), Urgency::Urgent);
+    pub fn ask(&self, change: Change, on_durable: OnDurable) -> Outcome {
+        let (ack, outcome) = promise();
+        self.order(Order { change, on_durable, ack: Ack::Soon(ack), urgency: Urgency::Urgent });
         outcome
     }
 
     /// Hands over a change that the caller needs to be durable before it goes on.
-    pub fn insist(&self, change: Change) -> Receiver<Result<(), StoreUnavailable>> {
-        let (reply, outcome) = bounded(1);
-        self.order(change, OnDurable::Nothing, Ack::Durable(reply), Urgency::Urgent);
+    fn insist(&self, change: Change) -> Outcome {
+        let (ack, outcome) = promise();
+        let on_durable = OnDurable::Nothing;
+        self.order(Order { change, on_durable, ack: Ack::Durable(ack), urgency: Urgency::Urgent });
         outcome
     }
 
     /// Hands over a change that has time.
     pub fn put_off(&self, change: Change) {
-        self.order(change, OnDurable::Nothing, Ack::None, Urgency::Lazy);
+        let on_durable = OnDurable::Nothing;
+        self.order(Order { change, on_durable, ack: Ack::None, urgency: Urgency::Lazy });
     }
 
     /// Takes a submission that is refused off the accounts.
@@ -161,29 +119,67 @@ impl State {
         self.ledger.withdraw(&name, *footprint, job.key.as_ref());
     }
 
-    /// Ends a pending job with `response`, or `410` if it was cancelled in time, and hands that over.
-    pub fn end(&mut self, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
-        let unwanted = self.ledger.is_unwanted(job);
-        let pending = self.ledger.pending_mut(job);
-        let pending = pending.filter(|p| !matches!(p.phase, Phase::Ending { .. }));
-        let Some(pending) = pending else { return Finished::Dropped };
-        let created = pending.created;
-        let (result, cancelled) = pending.end(response);
-        if unwanted {
-            self.ledger.complete(job, (), now);
+    /// Records that a job was claimed; returns what the worker has to wait for before the handler may have
+    /// effects. On disk a redirected job runs already.
+    pub fn claim(&self, taken: &Taken<Place<Box<Call>>>) -> Option<Outcome> {
+        if let Work::Again(attempt) = &taken.work
+            && attempt.redirected.is_some()
+        {
+            return None;
+        }
+        let change = Change::Claim(taken.job.id, taken.starts);
+        match (taken.rerun, self.urgency) {
+            // A job that kills its host within the 50 ms of a relaxed store would do so for ever.
+            (Rerun::Yes, _) | (Rerun::No, Urgency::Urgent) => Some(self.insist(change)),
+            (Rerun::No, Urgency::Lazy) | (Rerun::Harmless, _) => {
+                self.put_off(change);
+                None
+            }
+        }
+    }
+
+    /// Finishes a pending job with `response`, or `410` if it was cancelled in time, and hands that over.
+    pub fn finish(&mut self, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
+        let finishing = self.ledger.begin_finish(job, response);
+        let Some(Finishing { result, cancelled, created }) = finishing else {
+            return Finished::Dropped;
+        };
+        if self.ledger.is_unwanted(job) {
+            self.ledger.finish(job, Place::OnDisk, now);
             self.put_off(Change::Remove(vec![job.id]));
             return Finished::Dropped;
         }
-        let result = self.ledger.fit_result(job, result, |_| RECORD);
+        let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
         let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
         let record = Record { owner, created, footprint, state: Stage::Done { finished: now } };
+        let on_durable = match self.urgency {
+            Urgency::Urgent => OnDurable::Finish(job.clone(), now),
+            Urgency::Lazy => {
+                self.ledger.finish(job, Place::Here(Arc::clone(&result)), now);
+                OnDurable::FlushResult(job.clone())
+            }
+        };
         let change = Change::Finish(job.id, Box::new((record, result)));
-        let then = OnDurable::Complete(job.clone(), now);
-        let size = change.size();
-        if self.order(change, then, Ack::None, self.pace) {
+        let (size, urgency) = (change.size(), self.urgency);
+        if self.order(Order { change, on_durable, ack: Ack::None, urgency }) {
             self.backlog += size;
         }
         if cancelled == Cancelled::Yes { Finished::Dropped } else { Finished::Kept }
+    }
+
+    /// Whether so much is on its way that workers should wait.
+    pub const fn is_behind(&self) -> bool {
+        self.backlog > MAX_BACKLOG
+    }
+}
+
+impl Wake for State {
+    fn wakes(&mut self) -> Wakes {
+        self.ledger.wakes()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.ledger.is_stopped()
     }
 }
 
@@ -196,6 +192,7 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(state),
+            dispatch: Dispatch::default(),
             tables: RwLock::new(Ok(tables)),
             open,
             failing: AtomicBool::new(false),
@@ -204,10 +201,9 @@ impl Shared {
         })
     }
 
-    /// The ledger, and the way to the writer. A poisoned lock is taken all the same: the data is valid
-    /// between any two statements.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The ledger, and the way to the writer.
+    pub fn lock(&self) -> Locked<'_, State> {
+        self.dispatch.lock(&self.state)
     }
 
     /// Reads the tables. Where that fails the writer is called: after one failure redb refuses
@@ -232,7 +228,7 @@ impl Shared {
     }
 
     /// Asks the writer for a change that the ledger need not learn of.
-    pub fn ask(&self, change: Change) -> Receiver<Result<(), StoreUnavailable>> {
+    pub fn ask(&self, change: Change) -> Outcome {
         self.lock().ask(change, OnDurable::Nothing)
     }
 
@@ -253,7 +249,7 @@ impl Shared {
     pub fn reopen(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let in_doubt = self.doubted.swap(false, Ordering::AcqRel);
-        if !in_doubt && tables.as_ref().is_ok_and(Tables::is_on_trial) {
+        if !in_doubt && tables.as_ref().is_ok_and(Tables::is_held_back) {
             return;
         }
         // The old one first: it lets go of the file.
@@ -284,14 +280,15 @@ impl Shared {
 
     /// Waits while much is on its way: so that workers do not fill the memory with results that the
     /// disk cannot take as fast, or at all.
-    pub fn wait_for_ease(&self, mut state: MutexGuard<'_, State>) {
-        while state.backlog > MAX_BACKLOG {
+    pub fn wait_for_ease(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.is_behind() {
             state = self.eased.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Says that so many bytes have arrived.
-    pub fn ease(&self, mut state: MutexGuard<'_, State>, bytes: usize) {
+    pub fn ease(&self, mut state: Locked<'_, State>, bytes: usize) {
         state.backlog -= bytes;
         drop(state);
         self.eased.notify_all();

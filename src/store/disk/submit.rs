@@ -1,21 +1,29 @@
-//! Submitting to the store on disk: from an offer to a job that is accepted, known, or on its way.
+//! Submitting to the store on disk: from a submission to a job that is accepted, known, or on its way.
 //!
-//! Owns what is made of a submission before it has an id, and the moment in which it gets one. What is
-//! waited for is `mod`'s. Invariant: ids reach the writer in their order, because an id is given and handed
-//! over under one hold of the lock.
+//! Owns what is made of a submission before it has an id, and the moment in which it gets one. `mod` decides what
+//! is waited for. Invariant: ids reach the writer in their order, because an id is given and handed over under one
+//! hold of the lock.
 
-use super::order::{Change, NewJob};
-use super::record::{Record, Stage};
-use super::state::{Ack, OnDurable, Request, State, Urgency};
-use super::{DiskStore, Durability, Outcome};
+use super::order::{Ack, Change, NewJob, OnDurable, Order, Urgency};
+use super::outcome::Outcome;
+use super::record::{Begun, Record, Stage};
+use super::state::{Place, State};
+use super::{DiskStore, Durability};
 use crate::exchange::{Call, Owner};
-use crate::job::{ERROR_ROOM, JobId, Pending, RECORD, Stamp, message};
+use crate::job::{ERROR_ROOM, JobId, JobKey, RECORD, RouteIndex, Stamp, message};
 use crate::ledger::Size;
-use crate::store::{Begun, IdempotencyKey, JobKey, Refused, Store, StoreUnavailable, Submission};
+use crate::ledger::job::Pending;
+use crate::store::{IdempotencyKey, Refused, Store, StoreUnavailable, Submission};
+
+/// How many jobs may wait before one whose request is kept in memory as well, so that the worker that claims it
+/// soon need not read it from the disk; and how large such a request is at most, as it is accounted, in bytes.
+const NEAR: usize = 64;
+const NEAR_SIZE: usize = 6 << 10;
 
 /// A submission with all that can be made of it before it has an id.
 pub struct Prepared {
     call: Box<Call>,
+    route: RouteIndex,
     pub record: Record,
     /// Its message up to the content.
     head: Vec<u8>,
@@ -24,11 +32,12 @@ pub struct Prepared {
 
 impl Prepared {
     /// What can be made of it at `now`.
-    pub fn of(submission: Submission, now: Stamp) -> Self {
-        let Submission { call, keep, key } = submission;
+    pub fn new(submission: Submission, now: Stamp) -> Self {
+        let Submission { call, route, keep, key } = submission;
         let footprint = RECORD + ERROR_ROOM + call.footprint();
         let state = Stage::Pending {
             begun: Begun::No,
+            starts: 0,
             keep,
             connection: call.connection,
             auth_type: call.auth_type,
@@ -36,86 +45,95 @@ impl Prepared {
         };
         let record = Record { owner: call.owner.clone(), created: now, footprint, state };
         let head = message::request_head(&call.request);
-        Self { call: Box::new(call), record, head, submission_key: key }
+        Self { call: Box::new(call), route, record, head, submission_key: key }
     }
 }
 
-/// What an offer comes to.
+/// What a submission comes to.
 pub enum Submitted {
-    /// A job that is there when the outcome says so, at once where there is none.
+    /// A job that is there when the outcome says so, at once without one.
     New(JobId, Option<Outcome>),
-    /// The job of an earlier one, which may be on its way yet; with the offer, to be made again if that
+    /// The job of an earlier submission, which may be on its way yet; with this one, to be made again if that
     /// comes to nothing.
-    Known(JobId, Certain, Box<Prepared>),
+    Known(JobId, InDoubt, Box<Prepared>),
 }
 
-/// Whether the job of an idempotency key is sure to be accepted.
+/// Whether the job of an idempotency key may yet be refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Certain {
-    /// It is.
+pub enum InDoubt {
+    /// It may.
     Yes,
-    /// It may yet be refused.
-    NotYet,
+    /// It is accepted.
+    No,
 }
 
 impl DiskStore {
     /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
     /// reach the disk in their order.
-    pub(super) fn offer(&self, offer: Prepared) -> Result<Submitted, Refused> {
+    pub(super) fn submit_prepared(&self, prepared: Prepared) -> Result<Submitted, Refused> {
         let mut state = self.shared.lock();
-        if let Some(key) = &offer.submission_key
-            && let Some((id, certain)) = self.known(&state, &offer.record.owner, key)?
+        if let Some(key) = &prepared.submission_key
+            && let Some((id, in_doubt)) = self.known(&state, &prepared.record.owner, key)?
         {
-            return Ok(Submitted::Known(id, certain, Box::new(offer)));
+            return Ok(Submitted::Known(id, in_doubt, Box::new(prepared)));
         }
-        let Prepared { call, record, head, submission_key: key } = offer;
+        if self.shared.is_failing() {
+            return Err(Refused::Unavailable);
+        }
+        let Prepared { call, route, record, head, submission_key: key } = prepared;
         let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
         let keep = record.keep();
         let admitted = state.ledger.admit(Size { footprint, memory: RECORD }, key.as_ref())?;
         let id = state.ledger.next_id(now);
         let job = JobKey { owner, id };
         if let Some(key) = &key {
-            state.ledger.put_key(&job, key, now, admitted.key);
+            state.ledger.insert_key(&job, key, now, admitted.key);
         }
-        let pending = |request| Box::new(Pending::queued(request, footprint, admitted.record, now));
         let request = (head, call.request.body().clone());
         let change = Change::Accept(Box::new(NewJob { id, record, request, key }));
-        if self.durability == Durability::Relaxed && state.is_leased(id) {
-            state.ledger.accept(job.clone(), pending(Request::Here(call)), keep);
-            state.order(change, OnDurable::Settle(job), Ack::None, Urgency::Lazy);
+        let is_answered_first = self.durability == Durability::Relaxed && state.is_leased(id);
+        let is_near = footprint <= NEAR_SIZE && state.ledger.queue_len() <= NEAR;
+        let mut charge = admitted.record;
+        let keeps_request = is_answered_first || is_near && charge.grow(footprint - RECORD).is_ok();
+        let place = if keeps_request { Place::Here(call) } else { Place::OnDisk };
+        let pending = Box::new(Pending::waiting(route, place, footprint, charge, now));
+        if is_answered_first {
+            state.ledger.accept(&job, pending, keep);
+            let on_durable = OnDurable::FlushRequest(job);
+            state.order(Order { change, on_durable, ack: Ack::None, urgency: Urgency::Lazy });
             return Ok(Submitted::New(id, None));
         }
-        let then = OnDurable::Accept(job, pending(Request::OnDisk), keep);
-        Ok(Submitted::New(id, Some(state.ask(change, then))))
+        let on_durable = OnDurable::Accept(job, pending, keep);
+        Ok(Submitted::New(id, Some(state.ask(change, on_durable))))
     }
 
-    /// The job that was offered under this key.
+    /// Returns the job that was submitted under this key.
     pub(super) fn known(
         &self,
         state: &State,
         owner: &Owner,
         key: &IdempotencyKey,
-    ) -> Result<Option<(JobId, Certain)>, Refused> {
+    ) -> Result<Option<(JobId, InDoubt)>, Refused> {
         let found = state.ledger.recall(owner, key)?;
-        // Those who were answered before a commit are accepted, and so are those that were leased
-        // since: the refused have lost their keys.
-        let sure = |id| self.durability == Durability::Relaxed && state.is_leased(id);
-        Ok(found.map(|id| (id, if sure(id) { Certain::Yes } else { Certain::NotYet })))
+        // What was answered before its commit is accepted, and so is what was leased since: the refused
+        // have lost their keys.
+        let is_sure = |id| self.durability == Durability::Relaxed && state.is_leased(id);
+        Ok(found.map(|id| (id, if is_sure(id) { InDoubt::No } else { InDoubt::Yes })))
     }
 
     /// Waits until the job of a key is accepted. `None` if the key does not stand for it any more: it was
     /// refused, or forgotten with all jobs of its owner.
-    pub(super) fn settle(
+    pub(super) fn resolve(
         &self,
         owner: &Owner,
         key: &IdempotencyKey,
         id: JobId,
-        certain: Certain,
+        in_doubt: InDoubt,
     ) -> Result<Option<JobId>, Refused> {
-        if certain == Certain::Yes {
+        if in_doubt == InDoubt::No {
             return Ok(Some(id));
         }
-        self.flush().map_err(|StoreUnavailable| Refused::StoreUnavailable)?;
+        self.flush().map_err(|StoreUnavailable| Refused::Unavailable)?;
         let found = self.shared.lock().ledger.recall(owner, key)?;
         Ok(found.filter(|found| *found == id))
     }

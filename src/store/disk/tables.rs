@@ -15,16 +15,16 @@ use redb::{
 };
 
 use super::engine::dirty::DirtyRanges;
-use super::engine::overlay::{Accept, Overlay};
+use super::engine::overlay::{HeldWrites, Overlay};
 use super::order::{Change, NewJob};
-use super::record::{KeyRecord, Record, Stage, key_name};
+use super::record::{Begun, KeyRecord, Record, Stage, key_name};
 use crate::content;
 use crate::exchange::Owner;
-use crate::job::JobId;
 use crate::job::message;
 use crate::job::stored::StoredResult;
+use crate::job::{JobId, Keep};
 use crate::memory::Charge;
-use crate::store::{Begun, IdempotencyKey, Keep};
+use crate::store::IdempotencyKey;
 
 /// The version of all that is defined here and in `record`.
 const FORMAT: u64 = 1;
@@ -100,25 +100,25 @@ pub struct Contents {
 /// The tables of one open file.
 pub struct Tables {
     database: Database,
-    trial: Box<dyn Accept>,
+    overlay: Box<dyn HeldWrites>,
 }
 
 impl Tables {
-    /// Opens the tables of a file, which is not changed before they are [accepted](Self::accept).
+    /// Opens the tables of a file, which is not changed before they are [allowed to](Self::commit_overlay).
     ///
     /// # Errors
     /// [`TableError`] where it is none of deferd's files, or damaged.
     pub fn open(storage: DirtyRanges<impl StorageBackend + Clone>) -> Result<Self, TableError> {
         guarded(|| {
-            let trial = Overlay::new(storage)?;
+            let overlay = Overlay::new(storage)?;
             let mut builder = Database::builder();
             // Otherwise damage would show at some later time, or never.
             builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-            if trial.len()? == 0 {
+            if overlay.len()? == 0 {
                 return Err(TableError::new("it is empty"));
             }
-            let database = builder.create_with_backend(trial.clone())?;
-            let tables = Self { database, trial: Box::new(trial) };
+            let database = builder.create_with_backend(overlay.clone())?;
+            let tables = Self { database, overlay: Box::new(overlay) };
             tables.check_format()?;
             Ok(tables)
         })
@@ -147,13 +147,13 @@ impl Tables {
     ///
     /// # Errors
     /// [`TableError`]; the tables can be read all the same.
-    pub fn accept(&self) -> Result<(), TableError> {
-        Ok(self.trial.accept()?)
+    pub fn commit_overlay(&self) -> Result<(), TableError> {
+        Ok(self.overlay.commit()?)
     }
 
-    /// Whether they were not accepted yet.
-    pub fn is_on_trial(&self) -> bool {
-        self.trial.is_on()
+    /// Whether what is written to them is held back.
+    pub fn is_held_back(&self) -> bool {
+        self.overlay.is_open()
     }
 
     /// Closes them, so that they need not be repaired when they are opened again.
@@ -161,7 +161,7 @@ impl Tables {
     /// # Errors
     /// [`TableError`].
     pub fn close(self) -> Result<(), TableError> {
-        self.trial.end();
+        self.overlay.finish();
         guarded(|| Ok(self.database.close()?))
     }
 
@@ -314,9 +314,15 @@ impl<'a> OpenTables<'a> {
         match change {
             Change::Nothing | Change::Settled => Ok(()),
             Change::Accept(job) => self.accept(job),
-            Change::Start(id) => self.update(*id, |stage| {
-                if let Stage::Pending { begun, .. } = stage {
+            Change::Claim(id, count) => self.update(*id, |stage| {
+                if let Stage::Pending { begun, starts, .. } = stage {
                     *begun = Begun::Yes;
+                    *starts = *count;
+                }
+            }),
+            Change::Retry(id) => self.update(*id, |stage| {
+                if let Stage::Pending { begun, .. } = stage {
+                    *begun = Begun::No;
                 }
             }),
             Change::Finish(id, end) => self.finish(*id, &end.0, &end.1),

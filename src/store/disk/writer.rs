@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Durability;
-use super::order::Change;
-use super::state::{Ack, OnDurable, Order, Request, Shared, State, Urgency};
+use super::order::{Ack, Change, OnDurable, Order, Urgency};
+use super::state::{Place, Shared, State};
 use super::tables::TableError;
-use crate::job::{JobId, Phase};
-use crate::store::{JobKey, StoreUnavailable};
+use crate::exchange::Call;
+use crate::job::JobId;
+use crate::job::stored::StoredResult;
+use crate::ledger::job::{Phase, Work};
+use crate::store::StoreUnavailable;
 
 /// How long a change that nobody waits for waits for company.
 const LAZY: Duration = Duration::from_millis(20);
@@ -67,8 +70,8 @@ impl Writer {
         while written.is_ok() && self.gather() {
             written = self.commit();
         }
-        let lost = self.batch.iter().filter_map(|order| match &order.then {
-            OnDurable::Settle(job) => Some(job.id),
+        let lost = self.batch.iter().filter_map(|order| match &order.on_durable {
+            OnDurable::FlushRequest(job) => Some(job.id),
             _ => None,
         });
         let lost = lost.collect();
@@ -91,7 +94,7 @@ impl Writer {
         let mut next = Some(first);
         while let Some(order) = next {
             bytes += order.change.size();
-            urgent |= order.pace == Urgency::Urgent;
+            urgent |= order.urgency == Urgency::Urgent;
             self.batch.push(order);
             if self.batch.len() >= MAX_CHANGES || bytes >= MAX_BYTES {
                 break;
@@ -112,7 +115,7 @@ impl Writer {
                 self.persist(fault)?;
             }
         }
-        self.settle();
+        self.finish_batch();
         Ok(())
     }
 
@@ -121,7 +124,7 @@ impl Writer {
         self.lease = last.filter(|_| self.durability == Durability::Relaxed);
         let changes = self.batch.iter().map(|order| &order.change);
         self.shared.with_tables(|tables| {
-            tables.accept()?;
+            tables.commit_overlay()?;
             tables.commit(changes, last)
         })?;
         // What could not be read has nothing to do with this opening any more.
@@ -189,7 +192,7 @@ impl Writer {
         self.batch = room;
         if !self.batch.is_empty() {
             match self.try_commit() {
-                Ok(()) => self.settle(),
+                Ok(()) => self.finish_batch(),
                 Err(_) => self.shared.reopen(),
             }
         }
@@ -217,26 +220,26 @@ impl Writer {
         }
     }
 
-    /// Lets the ledger and those who wait know that the batch is durable.
-    fn settle(&mut self) {
+    /// Lets the ledger know that the batch is durable, and the threads that wait for that.
+    fn finish_batch(&mut self) {
         let mut waste = Vec::new();
         let mut arrived = 0;
         let mut state = self.shared.lock();
         for order in &mut self.batch {
-            if let OnDurable::Complete(..) = &order.then {
+            if let Change::Finish(..) = &order.change {
                 arrived += order.change.size();
             }
-            waste.extend(learn(&mut state, std::mem::replace(&mut order.then, OnDurable::Nothing)));
+            let on_durable = std::mem::replace(&mut order.on_durable, OnDurable::Nothing);
+            waste.extend(durable(&mut state, on_durable));
         }
         if let Some(lease) = self.lease {
             state.lease(lease);
         }
         self.shared.ease(state, arrived);
         for order in self.batch.drain(..) {
-            match order.reply {
+            match order.ack {
                 Ack::None => {}
-                // Nobody may be waiting any more.
-                Ack::Soon(reply) | Ack::Durable(reply) => drop(reply.send(Ok(()))),
+                Ack::Soon(promise) | Ack::Durable(promise) => promise.keep(),
             }
         }
     }
@@ -251,23 +254,34 @@ impl Writer {
     }
 }
 
-/// What the ledger learns; what it returns is to be dropped without the lock.
-fn learn(state: &mut State, then: OnDurable) -> Option<Request> {
-    match then {
-        OnDurable::Nothing => {}
-        OnDurable::Accept(job, pending, keep) => state.ledger.accept(job, pending, keep),
-        OnDurable::Complete(job, now) => {
-            state.ledger.complete(&job, (), now);
-        }
-        OnDurable::Settle(job) => return settle_request(state, &job),
-    }
-    None
+/// What need not be in memory any more, to be dropped without the lock.
+enum Waste {
+    Request(#[expect(dead_code, reason = "it is there to be dropped")] Place<Box<Call>>),
+    Result(#[expect(dead_code, reason = "it is there to be dropped")] Place<Arc<StoredResult>>),
 }
 
-fn settle_request(state: &mut State, job: &JobKey) -> Option<Request> {
-    match &mut state.ledger.pending_mut(job)?.phase {
-        Phase::Queued { request } => Some(std::mem::replace(request, Request::OnDisk)),
-        Phase::Running { .. } | Phase::Ending { .. } => None,
+/// Lets the ledger know that a change is durable.
+fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
+    match on_durable {
+        OnDurable::Nothing => None,
+        OnDurable::Accept(job, pending, keep) => {
+            state.ledger.accept(&job, pending, keep);
+            None
+        }
+        OnDurable::Finish(job, now) => {
+            state.ledger.finish(&job, Place::OnDisk, now);
+            None
+        }
+        OnDurable::FlushRequest(job) => match &mut state.ledger.pending_mut(&job)?.phase {
+            Phase::Waiting { work: Work::First(request), .. } => {
+                Some(Waste::Request(std::mem::replace(request, Place::OnDisk)))
+            }
+            _ => None,
+        },
+        OnDurable::FlushResult(job) => {
+            let result = state.ledger.result_mut(&job)?;
+            Some(Waste::Result(std::mem::replace(result, Place::OnDisk)))
+        }
     }
 }
 
@@ -305,16 +319,14 @@ fn part(orders: Vec<Order>) -> (Vec<Order>, Vec<Order>) {
 /// off the disk, which may have it. What remains to be done, if anything does: a disk that fails for
 /// days must not fill the memory with what nobody waits for any more.
 fn refused(mut order: Order, shared: &Shared) -> Option<Order> {
-    if let Ack::Soon(_) = &order.reply {
+    if let Ack::Soon(_) = &order.ack {
         if let Change::Accept(job) = &order.change {
             shared.lock().withdraw(job);
-            order.then = OnDurable::Nothing;
+            order.on_durable = OnDurable::Nothing;
             order.change = order.change.withdrawn();
         }
         // Only now, when nothing of it is left.
-        if let Ack::Soon(reply) = std::mem::replace(&mut order.reply, Ack::None) {
-            let _ = reply.send(Err(StoreUnavailable));
-        }
+        order.ack = Ack::None;
     }
     (!order.is_void()).then_some(order)
 }

@@ -1,6 +1,6 @@
-//! What was written and not synced: kept in mind, so that a sync that failed can be made good.
+//! The ranges that were written and not synced, so that they can be written again after a failed sync.
 //!
-//! Owns the ranges that were written since the last sync. Knows nothing of files and jobs. Invariant: until
+//! Owns those ranges. Knows nothing of files and jobs. Invariant: until
 //! a sync succeeds, every range written since the last one that did can be written again, because a
 //! kernel may hold what a failed sync gave up for clean.
 

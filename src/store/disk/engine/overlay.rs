@@ -1,10 +1,9 @@
-//! A trial: storage that is read, and not written before what it holds was understood.
+//! An overlay: holds writes back until the contents of a file were verified.
 //!
-//! Owns what redb writes while it opens a file: it repairs first and is asked later whose file it is, and
-//! it writes where a disk may only allow to read. Knows nothing of tables. Invariants: until it is
-//! accepted the storage beneath is as it was; then everything is written, the header last, when all that
-//! it points to is durable. At its end the storage is not made shorter: on a disk that is full then, it
-//! would get no room to remove anything.
+//! Owns what redb writes while it opens a file: redb repairs a file before deferd can ask whose it is, and writes
+//! to a disk that may only allow reading. Knows nothing of tables. Invariants: until the overlay is committed, the
+//! storage beneath is as it was; then everything is written, the header last, when all that it points to is
+//! durable. At the finish the storage is not made shorter: if the disk is full then, nothing could be removed later.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,7 +18,7 @@ use super::dirty::DirtyRanges;
 /// In what portions writes are held back, in bytes.
 const BLOCK: usize = 4096;
 
-/// Storage on trial; its clones are the same.
+/// Storage under an overlay; its clones are the same.
 #[derive(Clone, Debug)]
 pub struct Overlay<B> {
     storage: DirtyRanges<B>,
@@ -27,7 +26,7 @@ pub struct Overlay<B> {
     is_ending: Arc<AtomicBool>,
 }
 
-/// What was written since the trial began; `None` in its place when it is over.
+/// What was written since it began; `None` in its place after the commit.
 #[derive(Debug, Default)]
 struct Held {
     /// How long the storage is.
@@ -38,7 +37,7 @@ struct Held {
 }
 
 impl<B: StorageBackend> Overlay<B> {
-    /// Begins a trial.
+    /// Begins to hold writes back.
     ///
     /// # Errors
     /// Those of the storage.
@@ -67,23 +66,23 @@ impl<B: StorageBackend> Overlay<B> {
     }
 }
 
-/// What can be asked of a trial whatever it is on.
-pub trait Accept: Send + Sync {
-    /// Ends the trial: everything that was held back is written, and from now on nothing is.
+/// What can be asked of an overlay whatever its storage.
+pub trait HeldWrites: Send + Sync {
+    /// Writes everything that was held back; from now on nothing is held back.
     ///
     /// # Errors
-    /// Those of the storage; then the trial goes on.
-    fn accept(&self) -> io::Result<()>;
+    /// Those of the storage; then writes are still held back.
+    fn commit(&self) -> io::Result<()>;
 
-    /// Whether the trial goes on.
-    fn is_on(&self) -> bool;
+    /// Whether writes are held back.
+    fn is_open(&self) -> bool;
 
     /// Says that what comes is the end.
-    fn end(&self);
+    fn finish(&self);
 }
 
-impl<B: StorageBackend> Accept for Overlay<B> {
-    fn accept(&self) -> io::Result<()> {
+impl<B: StorageBackend> HeldWrites for Overlay<B> {
+    fn commit(&self) -> io::Result<()> {
         let mut held = self.held_mut();
         let Some(Held { len, blocks, beneath }) = &*held else { return Ok(()) };
         self.storage.rewrite()?;
@@ -108,11 +107,11 @@ impl<B: StorageBackend> Accept for Overlay<B> {
         Ok(())
     }
 
-    fn is_on(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.held().is_some()
     }
 
-    fn end(&self) {
+    fn finish(&self) {
         self.is_ending.store(true, Ordering::Release);
     }
 }

@@ -1,0 +1,335 @@
+//! The table of the built-in endpoints: one row for each, and what is looked up in it.
+//!
+//! Owns the paths, methods, parameters and answers. What an endpoint does is in the files beside this one,
+//! which the row names; how the rows look as OpenAPI is in `openapi`. Invariant: routing, `allow`, the content
+//! that is taken and the description come from the rows alone, so that to add an endpoint is to add a row.
+
+use http::Method;
+
+use super::job::Question;
+use super::{Asked, admin, collection, echo, job, openapi};
+use crate::error::Error;
+use crate::handler::{Outcome, Takes};
+use crate::job::JobId;
+use crate::protocol::{
+    ADMIN_JOB, ADMIN_VERSION, AVAILABILITY, COLLECTION, DESCRIPTION, ECHO, JOB, SERVER, SLEEP,
+    TIME, VERSION,
+};
+
+/// A row of the table.
+pub struct Endpoint {
+    /// Its name in the description, and in what is generated from it; empty if it is not described.
+    pub name: &'static str,
+    pub path: Path,
+    /// Empty: any, even one that no standard knows.
+    pub methods: &'static [Method],
+    pub summary: &'static str,
+    /// Those of the query, each as OpenAPI has it.
+    pub parameters: &'static [&'static str],
+    /// Those that not every endpoint has.
+    pub answers: &'static [Answer],
+    /// How much content it uses.
+    pub takes: Takes,
+    /// What that content is: a name of `components.requestBodies` in `openapi.json`.
+    pub content: Option<&'static str>,
+    /// Whether it never asks for credentials.
+    pub open: bool,
+    /// What it asks of a job that may be pending.
+    question: Option<fn(JobId) -> Question>,
+    /// What answers.
+    pub answer: fn(&Asked<'_>) -> Result<Outcome, Error>,
+}
+
+/// The paths of an endpoint.
+#[derive(PartialEq)]
+pub struct Path {
+    /// Where they begin; the description shows the first.
+    places: &'static [&'static str],
+    /// How they go on: `{id}` stands for any one segment, [`ALL`] for whatever there is.
+    rest: &'static str,
+}
+
+/// A way in which an endpoint answers.
+pub enum Answer {
+    /// As several do: with this status code and the response of this name in `openapi.json`.
+    Shared(&'static str, &'static str),
+    /// With `200`, this meaning, and no content.
+    Empty(&'static str),
+    /// With `200`, this meaning, and text.
+    Text(&'static str),
+    /// With `200`, this meaning, and JSON of this schema.
+    Json(&'static str, &'static str),
+    /// With `200`, this meaning, and an object that tells of no error and has a member of this name and schema.
+    Member(&'static str, &'static str, &'static str),
+}
+
+use Answer::{Empty, Json, Member, Shared, Text};
+
+const JOBS: &[&str] = &[JOB, ADMIN_JOB];
+const ALL: &str = "/*";
+
+const ANY: &[Method] = &[];
+const READ: &[Method] = &[Method::GET, Method::HEAD];
+const PUT: &[Method] = &[Method::PUT];
+const POST: &[Method] = &[Method::POST];
+const DELETE: &[Method] = &[Method::DELETE];
+const OF_JOBS: &[Method] = &[Method::DELETE, Method::GET, Method::HEAD, Method::PUT];
+
+/// The methods that clients are told of, in the order of `allow`.
+pub static EVERY: [Method; 8] = [
+    Method::DELETE,
+    Method::GET,
+    Method::HEAD,
+    Method::OPTIONS,
+    Method::PATCH,
+    Method::POST,
+    Method::PUT,
+    Method::TRACE,
+];
+
+const COUNT: &str = r#"{"name":"count","in":"query","schema":{"type":"integer","minimum":0,"default":100},
+    "description":"How many ids at most; more than 10 000 counts as 10 000."}"#;
+const STAMP: &str = r#"{"name":"stamp","in":"query","required":true,"schema":{"type":"number"},
+    "description":"Unix seconds. A job's stamp is when it was submitted, and when it was done once it is."}"#;
+const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string"},
+    "description":"`true`, `yes`, `on`, `y` or `1`: say more."}"#;
+const DURATION: &str = r#"{"name":"duration","in":"query","required":true,
+    "schema":{"type":"number","minimum":0,"maximum":3600},"description":"Seconds."}"#;
+
+const PENDING: Answer = Shared("204", "Pending");
+const RESULT: Answer = Shared("default", "Result");
+const UNKNOWN: Answer = Shared("404", "Refused");
+const NOT_OFFERED: Answer = Shared("501", "Refused");
+const TOO_LATE: Answer = Shared("504", "Refused");
+const DONE: Answer = Empty("The job is done.");
+const LINES: Answer = Text("The last 8 KiB.");
+const IDS: Answer = Json(
+    "Ids, ascending.",
+    r#"{"type":"array","items":{"type":"string","pattern":"^[1-9][0-9]{0,18}$"}}"#,
+);
+const TRUE: Answer = Json(
+    "So it is.",
+    r#"{"type":"object","properties":{"result":{"const":true}},"required":["result"],
+        "additionalProperties":false}"#,
+);
+const PROTOCOL: Answer = Json(
+    "The version of ArangoDB whose protocol this is; the details say what answers.",
+    r#"{"type":"object","properties":{"server":{"const":"arango"},"version":{"type":"string"},
+        "details":{"type":"object","additionalProperties":{"type":"string"}}},
+        "required":["server","version"],"additionalProperties":false}"#,
+);
+const CLOCK: Answer = Member("Unix seconds.", "time", NUMBER);
+const SLEPT: Answer = Member("It lasted that long.", "duration", NUMBER);
+const REQUEST: Answer = Json(
+    "The request.",
+    r#"{"type":"object","properties":{"method":{"type":"string"},"target":{"type":"string"},
+        "path":{"type":"string"},"query":{"type":["string","null"]},"protocol":{"type":"string"},
+        "client":{"type":"string"},"user":{"type":"string"},
+        "headers":{"type":"object","additionalProperties":{"type":"string"}},
+        "body":{"type":"string"},"bodySize":{"type":"integer"}},"additionalProperties":false,
+        "required":["method","target","path","query","protocol","client","user","headers","body",
+        "bodySize"]}"#,
+);
+const WELCOME: Answer = Member("New requests are welcome.", "mode", r#"{"const":"default"}"#);
+const PAGE: Answer = Json("This.", r#"{"type":"object","required":["openapi","paths"]}"#);
+const NONE: Answer = Member("The collections.", "result", r#"{"type":"array"}"#);
+
+const NUMBER: &str = r#"{"type":"number"}"#;
+
+/// Of the rows that a request fits, the first answers it. Those of one path stand together.
+#[rustfmt::skip] // One line for each.
+pub static ENDPOINTS: [Endpoint; 21] = [
+    row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT], &[IDS], job::done),
+    row("listPending", at(JOBS, "/pending"), READ, "The jobs that wait or run", &[COUNT], &[IDS], job::pending),
+    row("forgetAll", at(JOBS, "/all"), DELETE, "Forgets all jobs", &[], &[TRUE], job::forget_all),
+    row("forgetExpired", at(JOBS, "/expired"), DELETE, "Forgets the jobs stamped before", &[STAMP], &[TRUE], job::forget_expired),
+    Endpoint { question: Some(Question::End), ..row("status", at(JOBS, "/{id}"), READ, "Whether a job is done", &[], &[DONE, PENDING, UNKNOWN], job::status) },
+    Endpoint { question: Some(Question::End), ..row("collect", at(JOBS, "/{id}"), PUT, "The result; then it is gone", &[], &[PENDING, UNKNOWN, RESULT], job::collect) },
+    row("forget", at(JOBS, "/{id}"), DELETE, "Forgets a job; work under way goes on", &[], &[TRUE, UNKNOWN], job::forget),
+    Endpoint { question: Some(Question::End), ..row("peek", at(JOBS, "/{id}/result"), READ, "The result; it stays", &[], &[PENDING, UNKNOWN, RESULT], job::peek) },
+    Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[], &[LINES, UNKNOWN], job::log) },
+    row("cancel", at(JOBS, "/{id}/cancel"), PUT, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
+    row("", at(JOBS, ALL), OF_JOBS, "", &[], &[], job::malformed),
+    row("version", at(&[VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
+    row("adminVersion", at(&[ADMIN_VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
+    row("time", at(&[TIME], ""), READ, "The server's clock", &[], &[CLOCK], admin::time),
+    row("sleep", at(&[SLEEP], ""), READ, "Takes its time", &[DURATION], &[SLEPT, TOO_LATE], admin::sleep),
+    Endpoint { takes: Takes::Any, content: Some("Any"), ..row("echo", at(&[ECHO], ""), ANY, "The request", &[], &[REQUEST], echo::answer) },
+    Endpoint { open: true, ..row("availability", at(&[AVAILABILITY], ""), READ, "Whether new requests are welcome", &[], &[WELCOME], admin::availability) },
+    row("description", at(&[DESCRIPTION], ""), READ, "This description", &[], &[PAGE], openapi::answer),
+    row("collections", at(&[COLLECTION], ""), READ, "The collections: none yet", &[], &[NONE], collection::list),
+    Endpoint { takes: Takes::UpTo(collection::MAX_JSON), content: Some("NewCollection"), ..row("createCollection", at(&[COLLECTION], ""), POST, "Not offered yet: a legal name is 501", &[], &[NOT_OFFERED], collection::create) },
+    row("", at(&[SERVER], ""), ANY, "", &[], &[], admin::server),
+];
+
+const fn at(places: &'static [&'static str], rest: &'static str) -> Path {
+    Path { places, rest }
+}
+
+const fn row(
+    name: &'static str,
+    path: Path,
+    methods: &'static [Method],
+    summary: &'static str,
+    parameters: &'static [&'static str],
+    answers: &'static [Answer],
+    answer: fn(&Asked<'_>) -> Result<Outcome, Error>,
+) -> Endpoint {
+    Endpoint {
+        name,
+        path,
+        methods,
+        summary,
+        parameters,
+        answers,
+        takes: Takes::Nothing,
+        content: None,
+        open: false,
+        question: None,
+        answer,
+    }
+}
+
+impl Endpoint {
+    /// Whether it has this method.
+    pub fn has(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(method)
+    }
+}
+
+impl Path {
+    /// Returns the segment that stands for `{id}`, or nothing if there is none, if this is one of the paths.
+    fn id<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let rest = self.places.iter().find_map(|place| path.strip_prefix(place))?;
+        if let Some(behind) = self.rest.strip_prefix("/{id}") {
+            let rest = rest.strip_prefix('/')?;
+            let (id, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            return (tail == behind).then_some(id);
+        }
+        let is_below = self.rest == ALL && (rest.is_empty() || rest.starts_with('/'));
+        (is_below || rest == self.rest).then_some("")
+    }
+
+    /// Returns it as the description shows it.
+    pub fn pattern(&self) -> String {
+        [self.places[0], self.rest].concat()
+    }
+
+    /// Whether it has an id in it.
+    pub fn has_id(&self) -> bool {
+        self.rest.starts_with("/{id}")
+    }
+}
+
+/// Returns the endpoint that answers this method at this path, and the segment that stands for its `{id}`.
+pub fn find<'a>(method: &Method, path: &'a str) -> Option<(&'static Endpoint, &'a str)> {
+    let mut known = ENDPOINTS.iter().filter(|endpoint| endpoint.has(method));
+    known.find_map(|endpoint| Some((endpoint, endpoint.path.id(path)?)))
+}
+
+/// Refuses a path that no endpoint has, whatever the method.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub fn check(path: &str) -> Result<(), Error> {
+    let is_known = ENDPOINTS.iter().any(|endpoint| endpoint.path.id(path).is_some());
+    if is_known { Ok(()) } else { Err(Error::NotFound("no such endpoint".into())) }
+}
+
+/// Returns the methods that a path has, as the field `allow` lists them.
+pub fn allow(path: &str) -> String {
+    let has = |method: &Method| {
+        ENDPOINTS.iter().any(|endpoint| endpoint.has(method) && endpoint.path.id(path).is_some())
+    };
+    let mut allow = String::new();
+    // What answers any method does not ask for TRACE.
+    for method in EVERY.iter().filter(|method| *method != Method::TRACE) {
+        if method == Method::OPTIONS || has(method) {
+            allow.push_str(if allow.is_empty() { "" } else { ", " });
+            allow.push_str(method.as_str());
+        }
+    }
+    allow
+}
+
+/// Whether this path never asks for credentials.
+pub fn is_open(path: &str) -> bool {
+    ENDPOINTS.iter().any(|endpoint| endpoint.open && endpoint.path.id(path).is_some())
+}
+
+/// Returns what a request asks of a job; `None` if it asks of none, or changes one.
+pub fn question(method: &Method, path: &str) -> Option<Question> {
+    let (endpoint, id) = find(method, path)?;
+    Some(endpoint.question?(JobId::parse(id)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handler::ANY_METHOD;
+
+    #[test]
+    fn the_first_row_that_fits_answers() {
+        for (method, path, found) in [
+            ("GET", "/_api/job/", Some(("", ""))),
+            ("GET", "/_api/job/done/", Some(("listDone", ""))),
+            ("PUT", "/_api/job/done", Some(("collect", "done"))),
+            ("HEAD", "/_admin/job/12", Some(("status", "12"))),
+            ("PUT", "/_admin/job/12/cancel", Some(("cancel", "12"))),
+            ("GET", "/_admin/job/12/cancel", Some(("", ""))),
+            ("GET", "/_api/job//", Some(("status", ""))),
+            ("DELETE", "/_api/job/12//", Some(("", ""))),
+            ("DELETE", "/_api/job/all", Some(("forgetAll", ""))),
+            ("POST", "/_api/job/12", None),
+            ("GET", "/_api/jobs", None),
+            ("BREW", "/_api/version/", Some(("version", ""))),
+            ("GET", "/_admin/version", Some(("adminVersion", ""))),
+            ("POST", "/_api/collection", Some(("createCollection", ""))),
+            ("GET", "/_api/version//", None),
+            ("GET", "/_api/", None),
+            ("GET", "/_admin/unknown", None),
+            ("GET", "*", Some(("", ""))),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let row = find(&method, path).map(|(endpoint, id)| (endpoint.name, id));
+            assert_eq!(row, found, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_path_allows_the_methods_of_its_rows() {
+        for (path, methods) in [
+            ("/_api/job", Some("DELETE, GET, HEAD, OPTIONS, PUT")),
+            ("/_admin/job/12/log/x", Some("DELETE, GET, HEAD, OPTIONS, PUT")),
+            ("/_admin/time", Some("GET, HEAD, OPTIONS")),
+            ("/_api/collection/", Some("GET, HEAD, OPTIONS, POST")),
+            ("/_api/version", Some(ANY_METHOD)),
+            ("*", Some(ANY_METHOD)),
+            ("/_api/jobs", None),
+            ("/_admin/unknown", None),
+        ] {
+            assert_eq!(check(path).ok().map(|()| allow(path)).as_deref(), methods, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_reads_a_job_asks_of_it() {
+        for (method, path, job) in [
+            (Method::GET, "/_api/job/12", Some(("end", 12))),
+            (Method::PUT, "/_admin/job/12/", Some(("end", 12))),
+            (Method::HEAD, "/_api/job/12/result", Some(("end", 12))),
+            (Method::PUT, "/_api/job/12/result", None),
+            (Method::DELETE, "/_api/job/12", None),
+            (Method::GET, "/_api/job/12/log", Some(("log", 12))),
+            (Method::GET, "/_api/job/done", None),
+            (Method::GET, "/_api/job/012", None),
+        ] {
+            let asked = question(&method, path).map(|question| match question {
+                Question::End(id) => ("end", id.number()),
+                Question::Log(id) => ("log", id.number()),
+            });
+            assert_eq!(asked, job, "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! An attempt: a job from its first start to its result, over retries, redirects and delays.
+//!
+//! Owns what a worker knows of the job that it runs, and what waits with the job while no worker has it. Decides
+//! nothing: whether there is another attempt is `handler::retry`'s decision. Invariant: a redirect and its
+//! deadline live as long as the attempt that led to it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::execution::Execution;
+use super::{JobKey, RouteIndex, Stamp};
+use crate::exchange::{Answer, Call};
+
+/// A job between the start of its first attempt and its result.
+pub struct Attempt {
+    /// The request of the job.
+    pub call: Call,
+    /// The handle to whatever handler runs for it.
+    pub execution: Arc<Execution>,
+    /// When the job was accepted.
+    pub created: Stamp,
+    /// When its first attempt began; `None` before.
+    pub started: Option<Stamp>,
+    /// The route of the job.
+    pub route: RouteIndex,
+    /// How many attempts were begun.
+    pub made: u32,
+    /// How often it could not begin for want of descriptors, processes or memory.
+    pub shortages: u32,
+    /// When this attempt must be over, with all redirects that it leads to.
+    pub deadline: Instant,
+    /// What this attempt was redirected to; set by a local redirect, dropped with the attempt.
+    pub redirected: Option<Redirected>,
+    /// What the job is done with at the end of its delay; set when the handler only asked for that delay.
+    pub answer: Option<Answer>,
+}
+
+impl Attempt {
+    /// Returns the first attempt of a job, before it begins.
+    pub fn first(call: Call, execution: Arc<Execution>, route: RouteIndex, created: Stamp) -> Self {
+        Self {
+            call,
+            execution,
+            created,
+            started: None,
+            route,
+            made: 0,
+            shortages: 0,
+            deadline: Instant::now(),
+            redirected: None,
+            answer: None,
+        }
+    }
+
+    /// Returns the request that is to be run, or ran last.
+    pub fn hop(&self) -> Hop<'_> {
+        let first = Hop { call: &self.call, count: 0, deadline: self.deadline };
+        self.redirected.as_ref().map_or(first, Redirected::hop)
+    }
+
+    /// Returns the route of that request.
+    pub fn hop_route(&self) -> RouteIndex {
+        self.redirected.as_ref().map_or(self.route, |redirected| redirected.route)
+    }
+
+    /// Returns when the job must be over although nothing runs: only a redirect waits on a deadline.
+    pub fn expiry(&self) -> Option<Instant> {
+        self.redirected.as_ref().map(|redirected| redirected.deadline)
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").field("route", &self.route).field("made", &self.made).finish()
+    }
+}
+
+/// A job handed to a worker.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Which job.
+    pub job: JobKey,
+    /// What is to be run.
+    pub attempt: Box<Attempt>,
+}
+
+/// A request that was run and led to a local redirect.
+pub struct Hop<'a> {
+    /// The request.
+    pub call: &'a Call,
+    /// How many redirects have led to it.
+    pub count: usize,
+    /// When the first request of all, and so every one behind it, must be over.
+    pub deadline: Instant,
+}
+
+/// A request that stands for the one that a client has sent.
+pub struct Redirected {
+    /// The request.
+    pub call: Call,
+    /// The route of the request.
+    pub route: RouteIndex,
+    /// How many redirects have led to it.
+    pub count: usize,
+    /// When it must be over: one deadline covers them all.
+    pub deadline: Instant,
+}
+
+impl Redirected {
+    /// Returns the request as the next redirect sees it.
+    pub const fn hop(&self) -> Hop<'_> {
+        Hop { call: &self.call, count: self.count, deadline: self.deadline }
+    }
+}

@@ -1,0 +1,258 @@
+//! The record of a job, its states, and the pure transitions between them.
+//!
+//! ```text
+//!  submit          claim           finish            collect, confirm
+//! --------> Waiting -----> Running ------> Finishing ------> Done ------------------> (gone)
+//!             ^ |  ^         | | ^             ^  (durable)  ^ |
+//!             | |  | redirect| | | cancel:     |             | | collect
+//!             | |  +---------+ | | the handler |     restore | v
+//!             | |        retry | | is told     |         (in delivery)
+//!             | |              v               |
+//!             | |           Delayed            |
+//!             | +---- cancel -----|------------+
+//!             +-------------------+ due
+//! ```
+//!
+//! Does no I/O, reads no clock (`now` is a parameter) and takes no lock. Invariant: a state carries exactly what
+//! exists in it, so that nothing can be asked of a job too early.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::waiters::Waiter;
+use crate::error::Error;
+use crate::job::attempt::Attempt;
+use crate::job::execution::Execution;
+use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::{RouteIndex, Stamp};
+use crate::memory::Charge;
+
+/// A job whose result is not there yet; `Q` is a request as its store keeps it.
+#[derive(Debug)]
+pub struct Pending<Q> {
+    /// When it was accepted.
+    pub created: Stamp,
+    /// What it is accounted with, in bytes.
+    pub footprint: usize,
+    /// What of that is memory and not charged by the content itself.
+    pub charge: Charge,
+    /// How many processes have begun it: more than one if they ended while it ran.
+    pub starts: u32,
+    /// The threads that wait for its result.
+    pub waiters: Vec<Arc<Waiter>>,
+    /// How far it is.
+    pub phase: Phase<Q>,
+}
+
+/// How far a pending job is.
+#[derive(Debug)]
+pub enum Phase<Q> {
+    /// It waits in the lane of a route.
+    Waiting {
+        /// The route.
+        route: RouteIndex,
+        /// What will run.
+        work: Work<Q>,
+    },
+    /// It was begun, and waits for a moment: to run again, or to be done.
+    Delayed {
+        /// When.
+        until: Instant,
+        /// What goes on then.
+        attempt: Box<Attempt>,
+    },
+    /// A worker runs it; the request is with the worker.
+    Running {
+        /// The lane in which it has a place, if it has one.
+        lane: Option<RouteIndex>,
+        /// The handle to its handler: stop it, see its progress.
+        execution: Arc<Execution>,
+        /// Whether it was cancelled: then that is its result, whatever the handler says.
+        cancelled: Cancelled,
+    },
+    /// Its result is decided and on its way into the store.
+    Finishing {
+        /// The last of what it wrote to stderr.
+        log: Box<[u8]>,
+    },
+}
+
+/// What a waiting job runs when its turn comes.
+#[derive(Debug)]
+pub enum Work<Q> {
+    /// Its request, for the first time.
+    First(Q),
+    /// What it had come to: it was begun before.
+    Again(Box<Attempt>),
+}
+
+impl<Q> Work<Q> {
+    /// Returns when the job must be over although it only waits.
+    pub fn expiry(&self) -> Option<Instant> {
+        match self {
+            Self::First(_) => None,
+            Self::Again(attempt) => attempt.expiry(),
+        }
+    }
+}
+
+/// Whether a running job was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was: its result is `410`.
+    Yes,
+    /// It was not.
+    No,
+}
+
+/// A job with a result; `R` is a result as its store keeps it.
+#[derive(Debug)]
+pub struct Done<R> {
+    /// When it was accepted.
+    pub created: Stamp,
+    /// When its result came to be; the stamp by which it expires.
+    pub finished: Stamp,
+    /// What it is accounted with, in bytes.
+    pub footprint: usize,
+    /// What of that is memory and not charged by the content itself.
+    pub charge: Charge,
+    /// Which delivery it is in, or was in last.
+    pub delivery: DeliveryId,
+    /// The result.
+    pub result: R,
+}
+
+/// Names one delivery of a result: a result that comes back is delivered under another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryId(pub u64);
+
+impl<Q> Pending<Q> {
+    /// Returns a job that waits in the lane of its route.
+    pub const fn waiting(
+        route: RouteIndex,
+        request: Q,
+        footprint: usize,
+        charge: Charge,
+        created: Stamp,
+    ) -> Self {
+        let phase = Phase::Waiting { route, work: Work::First(request) };
+        Self { created, footprint, charge, starts: 0, waiters: Vec::new(), phase }
+    }
+
+    /// Whether its result is decided.
+    pub const fn is_finishing(&self) -> bool {
+        matches!(self.phase, Phase::Finishing { .. })
+    }
+
+    /// Decides the result: `response`, or `410` if the job was cancelled in time, and says which.
+    /// From now on it can be neither claimed nor cancelled.
+    pub fn finish(&mut self, response: StoredResponse) -> (StoredResult, Cancelled) {
+        let cancelled = match self.phase {
+            Phase::Running { cancelled, .. } => cancelled,
+            Phase::Waiting { .. } | Phase::Delayed { .. } | Phase::Finishing { .. } => {
+                Cancelled::No
+            }
+        };
+        let response = match cancelled {
+            Cancelled::Yes => Error::Cancelled.response().into(),
+            Cancelled::No => response,
+        };
+        let log: Box<[u8]> = self.log().into();
+        self.phase = Phase::Finishing { log: log.clone() };
+        (StoredResult { response, log }, cancelled)
+    }
+
+    /// Cancels a running job: marks it and returns the handle to its handler. `None` for a job that
+    /// does not run: one that waits is [finished](Self::finish) instead.
+    pub fn cancel_running(&mut self) -> Option<Arc<Execution>> {
+        match &mut self.phase {
+            Phase::Waiting { .. } | Phase::Delayed { .. } | Phase::Finishing { .. } => None,
+            Phase::Running { execution, cancelled, .. } => {
+                *cancelled = Cancelled::Yes;
+                Some(Arc::clone(execution))
+            }
+        }
+    }
+
+    /// Returns the handle to its handlers, once it was begun and while it has no result.
+    fn execution(&self) -> Option<&Execution> {
+        match &self.phase {
+            Phase::Waiting { work: Work::First(_), .. } | Phase::Finishing { .. } => None,
+            Phase::Waiting { work: Work::Again(attempt), .. } | Phase::Delayed { attempt, .. } => {
+                Some(&attempt.execution)
+            }
+            Phase::Running { execution, .. } => Some(execution),
+        }
+    }
+
+    /// Returns the last line that the job wrote to stderr.
+    pub fn progress(&self) -> Option<String> {
+        self.execution().and_then(Execution::progress)
+    }
+
+    /// Returns the last of what the job wrote to stderr.
+    pub fn log(&self) -> Vec<u8> {
+        match &self.phase {
+            Phase::Finishing { log } => log.to_vec(),
+            _ => self.execution().map(Execution::log).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::{Request, Response};
+
+    use crate::exchange::{Call, Connection, Owner};
+    use crate::job::JobId;
+    use crate::memory::Allowance;
+
+    fn attempt(execution: &Arc<Execution>) -> Box<Attempt> {
+        let (connection, owner) = (Connection::Unix, Owner::anonymous());
+        let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };
+        let (route, created) = (RouteIndex(0), Stamp::from_micros(1));
+        Box::new(Attempt::first(call, Arc::clone(execution), route, created))
+    }
+
+    fn in_phase(phase: Phase<()>) -> Pending<()> {
+        let created = Stamp::from_micros(1);
+        let charge = Allowance::default().nothing();
+        let waiting = Pending::waiting(RouteIndex(0), (), 0, charge, created);
+        Pending { phase, ..waiting }
+    }
+
+    #[test]
+    fn a_job_cancelled_while_running_finishes_with_410() {
+        for cancel in [true, false] {
+            let execution = Arc::new(Execution::default());
+            let (lane, cancelled) = (None, Cancelled::No);
+            let mut pending = in_phase(Phase::Running { lane, execution, cancelled });
+            assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
+            let (result, _) = pending.finish(Response::new(Bytes::from_static(b"too late")).into());
+            let status = result.response.to_response().status().as_u16();
+            assert_eq!(status, if cancel { 410 } else { 200 });
+            assert!(pending.cancel_running().is_none(), "its result is decided");
+        }
+    }
+
+    #[test]
+    fn progress_and_log_stay_with_a_job_that_waits_again() {
+        let execution = Arc::new(Execution::new(JobId::new(1), Allowance::default()));
+        execution.set_progress("half");
+        execution.append_log(b"half\n");
+        let (until, route) = (Instant::now(), RouteIndex(0));
+        for phase in [
+            Phase::Delayed { until, attempt: attempt(&execution) },
+            Phase::Waiting { route, work: Work::Again(attempt(&execution)) },
+        ] {
+            let mut pending = in_phase(phase);
+            assert!(pending.cancel_running().is_none(), "it does not run");
+            assert_eq!(pending.progress().as_deref(), Some("half"));
+            let (result, _) = pending.finish(Response::new(Bytes::new()).into());
+            assert_eq!(*result.log, *b"half\n");
+            assert_eq!((pending.progress(), pending.log()), (None, b"half\n".to_vec()));
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The lock of a ledger, and the threads that are to be woken when it is released.
+//!
+//! Owns the order of the two: first the lock is released, then threads are woken, so that none wakes only to wait
+//! for the lock. Knows nothing of jobs. The channels carry wake-ups, no jobs: a thread that is woken looks in the
+//! schedule for itself. Invariant: each wake-up of a worker is for one that waits, so that none piles up.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::waiters::Waiter;
+use super::{Next, Patience};
+use crate::job::attempt::Claimed;
+use crate::memory::Budget;
+
+/// Threads to be woken.
+#[derive(Default)]
+pub struct Wakes {
+    /// Clients that wait for a job which is done or gone.
+    pub waiters: Vec<Arc<Waiter>>,
+    /// Callers that were let in.
+    pub callers: Vec<Sender<()>>,
+    /// How many workers.
+    pub workers: usize,
+    /// Whether the thread that watches the time has to look again.
+    pub timekeeper: bool,
+}
+
+/// What is locked, and knows which threads are to be woken.
+pub trait Wake {
+    /// Returns the threads to be woken since it was last asked.
+    fn wakes(&mut self) -> Wakes;
+
+    /// Whether the end has come.
+    fn is_stopped(&self) -> bool;
+}
+
+/// Where workers, and the thread that watches the time, wait.
+pub struct Dispatch {
+    workers: (Sender<()>, Receiver<()>),
+    timekeeper: (Sender<()>, Receiver<()>),
+}
+
+impl Default for Dispatch {
+    fn default() -> Self {
+        Self { workers: unbounded(), timekeeper: unbounded() }
+    }
+}
+
+impl Dispatch {
+    /// Locks a ledger. A poisoned lock is taken all the same: the data is valid between any two statements.
+    pub fn lock<'a, T: Wake>(&'a self, mutex: &'a Mutex<T>) -> Locked<'a, T> {
+        let guard = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { guard: Some(guard), dispatch: self }
+    }
+
+    /// Claims a job as soon as `claim` finds one that may run and there is the memory for it. `None` when the end
+    /// has come, or without patience, if there is none now.
+    pub fn claim<T: Wake, J>(
+        &self,
+        mutex: &Mutex<T>,
+        memory: &Budget,
+        patience: Patience,
+        claim: impl Fn(&mut T) -> Next<J>,
+    ) -> Option<J> {
+        loop {
+            let next = claim(&mut self.lock(mutex));
+            match (next, patience) {
+                (Next::Job(job), _) => return Some(job),
+                (Next::Closed, _) | (_, Patience::None) => return None,
+                (Next::Nothing, Patience::Forever) => self.workers.1.recv().ok()?,
+                (Next::NoMemory(least), Patience::Forever) => {
+                    memory.wait_for(least, || self.lock(mutex).is_stopped());
+                }
+            }
+        }
+    }
+
+    /// Waits for `span`, or until `overdue` finds jobs that have to be finished, and returns those.
+    pub fn overdue<T: Wake>(
+        &self,
+        mutex: &Mutex<T>,
+        span: Duration,
+        overdue: impl Fn(&mut T, Instant) -> (Vec<Claimed>, Option<Instant>),
+    ) -> Vec<Claimed> {
+        let end = Instant::now() + span;
+        loop {
+            let now = Instant::now();
+            let (jobs, next) = overdue(&mut self.lock(mutex), now);
+            if !jobs.is_empty() || now >= end {
+                return jobs;
+            }
+            let until = next.map_or(end, |next| next.min(end));
+            // Woken when an earlier delay or deadline came in.
+            let _ = self.timekeeper.1.recv_deadline(until);
+        }
+    }
+
+    fn send(&self, wakes: Wakes) {
+        wakes.waiters.iter().for_each(|waiter| waiter.notify());
+        for caller in wakes.callers {
+            // It may have left its line.
+            let _ = caller.try_send(());
+        }
+        for _ in 0..wakes.workers {
+            // This channel, and the next, has both its ends here.
+            let _ = self.workers.0.send(());
+        }
+        if wakes.timekeeper {
+            let _ = self.timekeeper.0.send(());
+        }
+    }
+}
+
+/// A ledger under its lock.
+pub struct Locked<'a, T: Wake> {
+    /// `None` only while it is dropped.
+    guard: Option<MutexGuard<'a, T>>,
+    dispatch: &'a Dispatch,
+}
+
+impl<T: Wake> Deref for Locked<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.guard.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<T: Wake> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.guard.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl<T: Wake> Drop for Locked<'_, T> {
+    fn drop(&mut self) {
+        let Some(mut guard) = self.guard.take() else { return };
+        let wakes = guard.wakes();
+        drop(guard);
+        self.dispatch.send(wakes);
+    }
+}

@@ -1,0 +1,115 @@
+//! How jobs are asked for, and their results collected.
+//!
+//! Owns the way of a result into delivery, and back or out. Invariant: a result in delivery is confirmed or restored
+//! only by the delivery that it is in.
+
+use std::sync::Arc;
+
+use super::job::{DeliveryId, Done, Pending};
+use super::waiters::Waiter;
+use super::{Ledger, List, Status};
+use crate::exchange::Owner;
+use crate::job::{JobId, JobKey};
+
+/// What a job is found to be.
+pub enum Found<'a, Q, R> {
+    /// There is no such job.
+    Unknown,
+    /// It has no result yet.
+    Pending(&'a Pending<Q>),
+    /// It has a result.
+    Done(&'a Done<R>),
+}
+
+impl<Q, R> Ledger<Q, R> {
+    /// The job as its owner sees it.
+    pub fn find(&self, job: &JobKey) -> Found<'_, Q, R> {
+        let Some(jobs) = self.owners.get(&job.owner) else { return Found::Unknown };
+        match jobs.done.get(job.id) {
+            Some(done) => Found::Done(done),
+            None => jobs.pending.get(job.id).map_or(Found::Unknown, Found::Pending),
+        }
+    }
+
+    /// The status of a job; `None` if it does not exist.
+    pub fn status(&self, job: &JobKey) -> Option<Status> {
+        match self.find(job) {
+            Found::Unknown => None,
+            Found::Pending(pending) => Some(Status::Pending(pending.progress())),
+            Found::Done(_) => Some(Status::Done),
+        }
+    }
+
+    /// Moves a result into delivery, if there is one to be collected; names the delivery.
+    pub fn collect(&mut self, job: &JobKey) -> Option<&Done<R>> {
+        let jobs = self.owners.get_mut(&job.owner)?;
+        let mut done = jobs.done.take(job.id)?;
+        self.deliveries += 1;
+        done.delivery = DeliveryId(self.deliveries);
+        jobs.in_delivery.insert(job.id, done.finished, done);
+        jobs.in_delivery.get(job.id)
+    }
+
+    /// Removes a result that was delivered; nothing if it is not in this delivery.
+    pub fn confirm(&mut self, job: &JobKey, delivery: DeliveryId) -> Option<Box<Done<R>>> {
+        let done = self.end_delivery(job, delivery)?;
+        self.take_off(&job.owner, done.footprint);
+        self.tidy(&job.owner);
+        Some(done)
+    }
+
+    /// Puts a result back whose delivery failed; nothing if it is not in this delivery.
+    pub fn restore(&mut self, job: &JobKey, delivery: DeliveryId) {
+        let Some(done) = self.end_delivery(job, delivery) else { return };
+        if let Some(jobs) = self.owners.get_mut(&job.owner) {
+            jobs.done.insert(job.id, done.finished, done);
+        }
+    }
+
+    fn end_delivery(&mut self, job: &JobKey, delivery: DeliveryId) -> Option<Box<Done<R>>> {
+        let jobs = self.owners.get_mut(&job.owner)?;
+        let is_this = jobs.in_delivery.get(job.id)?.delivery == delivery;
+        if is_this { jobs.in_delivery.take(job.id) } else { None }
+    }
+
+    /// Returns a result, in delivery or not, to be changed.
+    pub fn result_mut(&mut self, job: &JobKey) -> Option<&mut R> {
+        let jobs = self.owners.get_mut(&job.owner)?;
+        let done = jobs.done.get_mut(job.id).or_else(|| jobs.in_delivery.get_mut(job.id))?;
+        Some(&mut done.result)
+    }
+
+    /// Has a thread notified when the job is done or gone; `None` if it is not pending, or the end has come.
+    pub fn watch(&mut self, job: &JobKey) -> Option<Arc<Waiter>> {
+        if self.stopped.is_some() {
+            return None;
+        }
+        let pending = self.owners.get_mut(&job.owner)?.pending.get_mut(job.id)?;
+        let waiter = Arc::new(Waiter::current());
+        pending.waiters.push(Arc::clone(&waiter));
+        Some(waiter)
+    }
+
+    /// Lets a thread no longer be notified.
+    pub fn unwatch(&mut self, job: &JobKey, waiter: &Arc<Waiter>) {
+        let jobs = self.owners.get_mut(&job.owner);
+        if let Some(pending) = jobs.and_then(|jobs| jobs.pending.get_mut(job.id)) {
+            pending.waiters.retain(|other| !Arc::ptr_eq(other, waiter));
+        }
+    }
+
+    /// At most `count` ids of `owner`, ascending.
+    pub fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId> {
+        let Some(jobs) = self.owners.get(owner) else { return Vec::new() };
+        match list {
+            List::Pending => jobs.pending.ids().take(count).collect(),
+            List::Done => jobs.done.ids().take(count).collect(),
+        }
+    }
+
+    /// Every id of both lists, whoever owns it.
+    pub fn ids(&self) -> Vec<JobId> {
+        let shelves = self.owners.values();
+        shelves.flat_map(|jobs| jobs.pending.ids().chain(jobs.done.ids())).collect()
+    }
+}

@@ -1,0 +1,438 @@
+//! How jobs run and end: claimed, tried again, redirected, cancelled, finished.
+//!
+//! Owns the transitions of pending jobs, each with its change of the schedule. Runs nothing. Invariant: a job that
+//! runs has a place in its lane, and gives it back with the transition that ends the run.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::job::{Cancelled, DeliveryId, Done, Pending, Phase, Work};
+use super::schedule::{Due, Turn};
+use super::{Finished, Ledger, Refused, Size};
+use crossbeam_channel::Sender;
+
+use crate::exchange::Call;
+use crate::job::attempt::{Attempt, Claimed};
+use crate::job::execution::{Execution, Stop};
+use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::{JobKey, RECORD, Rerun, RouteIndex, Stamp};
+use crate::memory::Allowance;
+
+/// How much memory must be free for a job to start, in bytes.
+const START_MEMORY: usize = 1 << 20;
+
+/// What a worker does if no job may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It waits for one.
+    Forever,
+    /// It goes without one.
+    None,
+}
+
+/// What a worker finds that asks for a job.
+pub enum Next<T> {
+    /// A job, which runs from now on.
+    Job(T),
+    /// None may run now: a patient worker is counted as idle, and will be woken.
+    Nothing,
+    /// One may run, but so many bytes of memory must be free first.
+    NoMemory(usize),
+    /// None will run any more.
+    Closed,
+}
+
+/// A job that was claimed.
+pub struct Taken<Q> {
+    /// Which job.
+    pub job: JobKey,
+    /// The route in whose lane it has a place.
+    pub route: RouteIndex,
+    /// When it was accepted.
+    pub created: Stamp,
+    /// How many processes have begun it, with this one.
+    pub starts: u32,
+    /// Whether it runs again after a crash.
+    pub rerun: Rerun,
+    /// The handle to its handler.
+    pub execution: Arc<Execution>,
+    /// What is to be run.
+    pub work: Work<Q>,
+}
+
+impl Taken<Box<Call>> {
+    /// Returns what the worker gets.
+    pub fn claimed(self) -> Claimed {
+        let Self { job, route, created, execution, work, .. } = self;
+        let attempt = match work {
+            Work::First(call) => Box::new(Attempt::first(*call, execution, route, created)),
+            Work::Again(attempt) => attempt,
+        };
+        Claimed { job, attempt }
+    }
+}
+
+impl<T> Next<T> {
+    /// Returns the same with what `then` makes of the job.
+    pub fn map<U>(self, then: impl FnOnce(T) -> U) -> Next<U> {
+        match self {
+            Self::Job(job) => Next::Job(then(job)),
+            Self::Nothing => Next::Nothing,
+            Self::NoMemory(bytes) => Next::NoMemory(bytes),
+            Self::Closed => Next::Closed,
+        }
+    }
+}
+
+/// What an attempt to cancel a job comes to.
+pub enum Cancel {
+    /// There is no such job.
+    Unknown,
+    /// It has its result already, or that is decided.
+    NoEffect,
+    /// It runs: this is the handle to its handler.
+    Running(Arc<Execution>),
+    /// It waits or is delayed: it is to be finished.
+    Waiting,
+}
+
+/// A job whose result is decided.
+pub struct Finishing {
+    /// The result.
+    pub result: StoredResult,
+    /// Whether that is the error of a job that was cancelled while it ran.
+    pub cancelled: Cancelled,
+    /// When the job was accepted.
+    pub created: Stamp,
+}
+
+/// Running them.
+impl<Q, R> Ledger<Q, R> {
+    /// A job that has no result yet, forgotten or not.
+    pub fn pending(&self, job: &JobKey) -> Option<&Pending<Q>> {
+        let listed = self.owners.get(&job.owner).and_then(|jobs| jobs.pending.get(job.id));
+        listed.or_else(|| self.unwanted.get(job).map(Box::as_ref))
+    }
+
+    /// The same, to be changed.
+    pub fn pending_mut(&mut self, job: &JobKey) -> Option<&mut Pending<Q>> {
+        let listed = self.owners.get_mut(&job.owner).and_then(|jobs| jobs.pending.get_mut(job.id));
+        listed.or_else(|| self.unwanted.get_mut(job).map(Box::as_mut))
+    }
+
+    /// Whether no client can ask for the job: it is forgotten, or was fired so.
+    pub fn is_unwanted(&self, job: &JobKey) -> bool {
+        self.unwanted.contains_key(job)
+    }
+
+    /// Claims the oldest job that may run, for a worker; what it produces is charged to `memory`.
+    pub fn claim(&mut self, memory: &Allowance, patience: Patience) -> Next<Taken<Q>> {
+        if self.stopped.is_some() {
+            return Next::Closed;
+        }
+        if self.schedule.next().is_none() {
+            self.idle += usize::from(patience == Patience::Forever);
+            return Next::Nothing;
+        }
+        let budget = self.room.memory.budget();
+        let least = START_MEMORY.min(budget.capacity() / 16);
+        if !budget.has_free(least) {
+            return Next::NoMemory(least);
+        }
+        loop {
+            // Each that waits has a record; one without is skipped, so that no worker waits beside work.
+            let Some((route, job)) = self.schedule().claim() else {
+                self.idle += usize::from(patience == Patience::Forever);
+                return Next::Nothing;
+            };
+            match self.begin(route, job, memory) {
+                Some(taken) => return Next::Job(taken),
+                None => self.schedule().release(route),
+            }
+        }
+    }
+
+    /// Lets a waiting job run.
+    fn begin(&mut self, route: RouteIndex, job: JobKey, memory: &Allowance) -> Option<Taken<Q>> {
+        let rerun = self.plan.lanes[route.0].rerun;
+        let finishing = Phase::Finishing { log: Box::default() };
+        let pending = self.pending_mut(&job)?;
+        let Phase::Waiting { work, .. } = std::mem::replace(&mut pending.phase, finishing) else {
+            return None;
+        };
+        let execution = match &work {
+            Work::First(_) => Arc::new(Execution::new(Some(job.id), memory.clone())),
+            Work::Again(attempt) => Arc::clone(&attempt.execution),
+        };
+        pending.starts += u32::from(matches!(work, Work::First(_)));
+        pending.phase = Phase::Running {
+            lane: Some(route),
+            execution: Arc::clone(&execution),
+            cancelled: Cancelled::No,
+        };
+        let (created, starts) = (pending.created, pending.starts);
+        if let Some(at) = work.expiry() {
+            self.schedule.disarm(at, job.id);
+        }
+        Some(Taken { job, route, created, starts, rerun, execution, work })
+    }
+
+    /// Lets a running job wait until `until`, for its next attempt or for its answer.
+    ///
+    /// # Errors
+    /// The attempt, if the job was cancelled, or the end has come: then it is to be finished.
+    pub fn retry(
+        &mut self,
+        job: &JobKey,
+        attempt: Box<Attempt>,
+        until: Instant,
+    ) -> Result<(), Box<Attempt>> {
+        let due = if attempt.answer.is_some() { Due::Finish } else { Due::Enter };
+        self.lay_down(job, attempt, |attempt| Phase::Delayed { until, attempt })?;
+        if !self.is_draining {
+            let is_next = self.schedule.next_due().is_none_or(|next| until < next);
+            self.schedule().delay(job, until, due);
+            self.wakes.timekeeper |= is_next;
+        }
+        Ok(())
+    }
+
+    /// Lets a running job wait in the lane of its redirect's target.
+    ///
+    /// # Errors
+    /// As for [`retry`](Self::retry).
+    pub fn redirect(&mut self, job: &JobKey, attempt: Box<Attempt>) -> Result<(), Box<Attempt>> {
+        let (route, expiry) = (attempt.hop_route(), attempt.expiry());
+        self.lay_down(job, attempt, |attempt| Phase::Waiting {
+            route,
+            work: Work::Again(attempt),
+        })?;
+        let next = self.schedule.next_due();
+        self.schedule().push(route, job, expiry);
+        self.wakes.timekeeper |= expiry.is_some_and(|at| next.is_none_or(|next| at < next));
+        Ok(())
+    }
+
+    /// Ends the run of a job that goes on later, in the phase that `then` makes of its attempt.
+    fn lay_down(
+        &mut self,
+        job: &JobKey,
+        attempt: Box<Attempt>,
+        then: impl FnOnce(Box<Attempt>) -> Phase<Q>,
+    ) -> Result<(), Box<Attempt>> {
+        let is_stopped = self.stopped.is_some();
+        let Some(pending) = self.pending_mut(job) else { return Err(attempt) };
+        let Phase::Running { lane, cancelled: Cancelled::No, .. } = pending.phase else {
+            return Err(attempt);
+        };
+        if is_stopped {
+            return Err(attempt);
+        }
+        pending.phase = then(attempt);
+        self.release(lane);
+        Ok(())
+    }
+
+    fn release(&mut self, lane: Option<RouteIndex>) {
+        if let Some(lane) = lane {
+            self.schedule().release(lane);
+        }
+    }
+
+    /// Takes out the jobs whose delay or deadline is over and which only have to be finished; those that are to
+    /// run again enter their lanes. Returns as well when the next delay or deadline is over.
+    pub fn overdue(&mut self, now: Instant) -> (Vec<Claimed>, Option<Instant>) {
+        let mut overdue = Vec::new();
+        while let Some((job, due)) = self.schedule().take_due(now) {
+            let Some(pending) = self.pending_mut(&job) else { continue };
+            let finishing = Phase::Finishing { log: Box::default() };
+            let attempt = match std::mem::replace(&mut pending.phase, finishing) {
+                Phase::Waiting { work: Work::Again(attempt), .. }
+                | Phase::Delayed { attempt, .. } => attempt,
+                other => {
+                    pending.phase = other;
+                    continue;
+                }
+            };
+            match due {
+                Due::Enter => {
+                    let (route, expiry) = (attempt.hop_route(), attempt.expiry());
+                    pending.phase = Phase::Waiting { route, work: Work::Again(attempt) };
+                    self.schedule().push(route, &job, expiry);
+                }
+                Due::Finish | Due::Expire(_) => {
+                    let execution = Arc::clone(&attempt.execution);
+                    let cancelled = Cancelled::No;
+                    pending.phase = Phase::Running { lane: None, execution, cancelled };
+                    overdue.push(Claimed { job, attempt });
+                }
+            }
+        }
+        (overdue, self.schedule.next_due())
+    }
+
+    /// Takes a job that waits or is delayed out of the schedule.
+    fn unschedule(&mut self, job: &JobKey) {
+        match self.pending(job).map(|pending| &pending.phase) {
+            Some(Phase::Waiting { route, work }) => {
+                let (route, expiry) = (*route, work.expiry());
+                self.schedule().remove(route, job.id, expiry);
+            }
+            Some(Phase::Delayed { until, .. }) => {
+                let until = *until;
+                self.schedule().undelay(until, job.id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Decides the result of a pending job: `response`, or `410` if it was cancelled in time; wherever the job
+    /// waits or runs, it leaves that place. `None` if there is no such job, or its result is decided.
+    pub fn begin_finish(&mut self, job: &JobKey, response: StoredResponse) -> Option<Finishing> {
+        self.unschedule(job);
+        let pending = self.pending_mut(job).filter(|pending| !pending.is_finishing())?;
+        let lane = match pending.phase {
+            Phase::Running { lane, .. } => lane,
+            _ => None,
+        };
+        let created = pending.created;
+        let (result, cancelled) = pending.finish(response);
+        self.release(lane);
+        Some(Finishing { result, cancelled, created })
+    }
+
+    /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of
+    /// it is to be charged. Returns the result, or the error that stands for one that does not fit: for
+    /// that there is room since the job was admitted.
+    pub fn fit_result(
+        &mut self,
+        job: &JobKey,
+        result: StoredResult,
+        memory: impl Fn(&StoredResult) -> usize,
+    ) -> StoredResult {
+        let size = |result: &StoredResult| Size {
+            footprint: RECORD + result.footprint(),
+            memory: memory(result),
+        };
+        let Err(refused) = self.fit(job, size(&result)) else { return result };
+        let error = result.without_room(&refused.of_result());
+        let fits = self.fit(job, size(&error));
+        debug_assert!(fits.is_ok(), "it was reserved");
+        error
+    }
+
+    /// Replaces what a pending job is accounted with.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
+    fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
+        let (stored, capacity) = (self.stored, self.room.capacity);
+        let Some(pending) = self.pending_mut(job) else { return Ok(()) };
+        let stored = stored - pending.footprint + size.footprint;
+        if size.footprint > pending.footprint && stored > capacity {
+            return Err(Refused::Full);
+        }
+        pending.charge.resize(size.memory).map_err(|_| Refused::NoMemory)?;
+        pending.footprint = size.footprint;
+        self.stored = stored;
+        Ok(())
+    }
+
+    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
+    /// unwanted.
+    pub fn finish(&mut self, job: &JobKey, result: R, now: Stamp) -> Finished {
+        if let Some(pending) = self.unwanted.remove(job) {
+            self.stored -= pending.footprint;
+            return Finished::Dropped;
+        }
+        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
+        let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
+        let Pending { created, footprint, charge, mut waiters, .. } = *pending;
+        let delivery = DeliveryId::default();
+        let done = Done { created, finished: now, footprint, charge, delivery, result };
+        jobs.done.insert(job.id, now, Box::new(done));
+        jobs.result_bytes += footprint;
+        self.wakes.waiters.append(&mut waiters);
+        Finished::Kept
+    }
+
+    /// Cancels a job: a running one is marked, one that waits is left to be finished.
+    pub fn cancel(&mut self, job: &JobKey) -> Cancel {
+        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Cancel::Unknown };
+        let is_done = jobs.done.get(job.id).is_some();
+        match jobs.pending.get_mut(job.id) {
+            None if is_done => Cancel::NoEffect,
+            None => Cancel::Unknown,
+            Some(pending) => match pending.phase {
+                Phase::Waiting { .. } | Phase::Delayed { .. } => Cancel::Waiting,
+                _ => pending.cancel_running().map_or(Cancel::NoEffect, Cancel::Running),
+            },
+        }
+    }
+}
+
+/// Synchronous callers.
+impl<Q, R> Ledger<Q, R> {
+    /// Lets a caller in, or gives it a place in line: `wake` is sent to when it is let in.
+    ///
+    /// # Errors
+    /// Its place.
+    pub fn enter_lane(&mut self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
+        self.schedule().enter(route, wake.clone())
+    }
+
+    /// Takes a caller out of the line, or out of its place.
+    pub fn leave_lane(&mut self, route: RouteIndex, turn: Option<Turn>) {
+        self.schedule().leave(route, turn);
+    }
+}
+
+/// The end.
+impl<Q, R> Ledger<Q, R> {
+    /// Begins no more jobs: those that wait or are delayed stay where they are kept; those that were begun and
+    /// wait for the lane of a redirect go on.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
+        for (job, _) in self.all_pending() {
+            let goes_on = match self.pending(&job).map(|pending| &pending.phase) {
+                Some(Phase::Waiting { work: Work::Again(attempt), .. }) => {
+                    attempt.redirected.is_some()
+                }
+                _ => false,
+            };
+            if !goes_on {
+                self.unschedule(&job);
+            }
+        }
+    }
+
+    /// Stops everything: no job is claimed any more, no thread waits; returns the handles of those that run.
+    pub fn stop(&mut self, stop: Stop) -> Vec<Arc<Execution>> {
+        self.stopped = Some(stop);
+        let pending = self.all_pending();
+        for (job, _) in &pending {
+            self.unschedule(job);
+            if let Some(pending) = self.pending_mut(job) {
+                let mut waiters = std::mem::take(&mut pending.waiters);
+                self.wakes.waiters.append(&mut waiters);
+            }
+        }
+        self.wakes.workers += std::mem::take(&mut self.idle);
+        self.wakes.timekeeper = true;
+        pending.into_iter().filter_map(|(_, execution)| execution).collect()
+    }
+
+    /// Returns every pending job, with its handle if it runs.
+    fn all_pending(&self) -> Vec<(JobKey, Option<Arc<Execution>>)> {
+        let execution = |pending: &Pending<Q>| match &pending.phase {
+            Phase::Running { execution, .. } => Some(Arc::clone(execution)),
+            _ => None,
+        };
+        let listed = self.owners.iter().flat_map(|(owner, jobs)| {
+            let key = move |id| JobKey { owner: owner.clone(), id };
+            jobs.pending.records().map(move |(id, pending)| (key(id), execution(pending)))
+        });
+        let unwanted = self.unwanted.iter().map(|(job, pending)| (job.clone(), execution(pending)));
+        listed.chain(unwanted).collect()
+    }
+}

@@ -1,0 +1,295 @@
+//! The schedule: which job a worker gets next, which caller is let in, and when a delay is over.
+//!
+//! Owns the lanes, one for each route, in which jobs and synchronous callers wait in one line, and the moments
+//! at which delays end. Plain data: it takes no lock, reads no clock and wakes no thread; `C` is whatever lets a
+//! caller know. Invariants: a job waits in at most one lane or is delayed, never both; what runs of a route never
+//! exceeds its limit; jobs of one lane start in the order of their ids; a waiter is passed over only while its own
+//! kind is at its limit. With n waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::exchange::Owner;
+use crate::job::{JobId, JobKey, RouteIndex};
+
+/// How many requests of a route run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// So many jobs and synchronous callers together: `concurrency=N`.
+    Shared(usize),
+    /// As many jobs as there are workers, and so many callers.
+    Callers(usize),
+    /// As many jobs as there are workers; callers have no limit, and never come here.
+    Open,
+}
+
+/// A caller's place in a lane: behind the jobs up to an id, in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn(Option<JobId>, u64);
+
+/// What happens to a job at the end of its delay, or at its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It was delayed, and enters its lane again.
+    Enter,
+    /// It was delayed, and its answer is there.
+    Finish,
+    /// It waited in the lane of this route, and is too late for an answer.
+    Expire(RouteIndex),
+}
+
+/// The lanes and the delays.
+pub struct Schedule<C> {
+    /// How many jobs can run at once, whatever their routes.
+    workers: usize,
+    /// One for each route, at its index.
+    lanes: Vec<Lane<C>>,
+    /// How many jobs run.
+    running: usize,
+    /// How many jobs wait in all lanes.
+    waiting: usize,
+    /// How many jobs are delayed.
+    delayed: usize,
+    /// How many of those only have to be finished.
+    asleep: usize,
+    /// What happens next, and when; at most one thing for each job.
+    timers: BTreeMap<(Instant, JobId), (JobKey, Due)>,
+    /// The highest id that ever waited: a caller that comes stands behind it.
+    newest: Option<JobId>,
+    /// How many callers had to wait, which makes each [`Turn`] unique.
+    turns: u64,
+    /// How many callers wait.
+    callers: usize,
+}
+
+struct Lane<C> {
+    limit: Limit,
+    /// Jobs that run.
+    jobs: usize,
+    /// Callers that were let in.
+    inside: usize,
+    waiting: BTreeMap<JobId, Owner>,
+    callers: BTreeMap<Turn, C>,
+}
+
+impl<C> Lane<C> {
+    const fn new(limit: Limit) -> Self {
+        Self { limit, jobs: 0, inside: 0, waiting: BTreeMap::new(), callers: BTreeMap::new() }
+    }
+
+    /// Returns how many more may run of what shares a limit with jobs.
+    const fn room(&self) -> usize {
+        match self.limit {
+            Limit::Shared(limit) => limit.saturating_sub(self.jobs + self.inside),
+            Limit::Callers(_) | Limit::Open => usize::MAX,
+        }
+    }
+
+    /// Returns the job that may run, if a worker is free.
+    fn next(&self) -> Option<JobId> {
+        let (id, _) = self.waiting.first_key_value()?;
+        (self.room() > 0).then_some(*id)
+    }
+
+    /// Whether the caller that came first may run. Jobs before it have their places, as many as
+    /// `free_workers` can take.
+    fn has_room_for(&self, turn: Turn, free_workers: usize) -> bool {
+        match self.limit {
+            Limit::Shared(_) => {
+                let room = self.room();
+                let before = self.waiting.keys().take_while(|id| Some(**id) <= turn.0);
+                room > before.take(room.min(free_workers)).count()
+            }
+            Limit::Callers(limit) => self.inside < limit,
+            Limit::Open => true,
+        }
+    }
+}
+
+impl<C> Schedule<C> {
+    /// Returns a schedule for so many workers, with a lane of each limit.
+    pub fn new(workers: usize, limits: impl IntoIterator<Item = Limit>) -> Self {
+        Self {
+            workers,
+            lanes: limits.into_iter().map(Lane::new).collect(),
+            running: 0,
+            waiting: 0,
+            delayed: 0,
+            asleep: 0,
+            timers: BTreeMap::new(),
+            newest: None,
+            turns: 0,
+            callers: 0,
+        }
+    }
+
+    /// Returns how many jobs wait in lanes.
+    pub const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Returns how many jobs are delayed.
+    pub const fn delayed(&self) -> usize {
+        self.delayed
+    }
+
+    /// Returns how many jobs run.
+    pub const fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Returns how many jobs of each route wait and run.
+    pub fn by_lane(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
+    }
+
+    /// Returns how many places of the queue are taken. As many jobs that only wait for a moment as there are
+    /// workers take none, as if each had a worker: so a queue that is full of them has still taken as many jobs as
+    /// it promises.
+    pub const fn queue_len(&self) -> usize {
+        self.waiting + self.delayed - self.asleep + self.asleep.saturating_sub(self.workers)
+    }
+
+    const fn free_workers(&self) -> usize {
+        self.workers.saturating_sub(self.running)
+    }
+}
+
+/// Jobs.
+impl<C> Schedule<C> {
+    /// Lets a job wait in a lane, at the place of its id; it is to be finished at `expiry` if it waits still.
+    pub fn push(&mut self, route: RouteIndex, job: &JobKey, expiry: Option<Instant>) {
+        self.newest = self.newest.max(Some(job.id));
+        self.lanes[route.0].waiting.insert(job.id, job.owner.clone());
+        self.waiting += 1;
+        if let Some(at) = expiry {
+            self.timers.insert((at, job.id), (job.clone(), Due::Expire(route)));
+        }
+    }
+
+    /// Takes a waiting job out of its lane; nothing if it does not wait there.
+    pub fn remove(&mut self, route: RouteIndex, id: JobId, expiry: Option<Instant>) {
+        if self.lanes[route.0].waiting.remove(&id).is_some() {
+            self.waiting -= 1;
+        }
+        if let Some(at) = expiry {
+            self.timers.remove(&(at, id));
+        }
+    }
+
+    /// Returns the oldest job that may run: that a worker is free, the caller knows.
+    pub fn next(&self) -> Option<(RouteIndex, JobId)> {
+        let lanes = self.lanes.iter().enumerate();
+        let heads = lanes.filter_map(|(n, lane)| Some((lane.next()?, RouteIndex(n))));
+        heads.min_by_key(|(id, _)| *id).map(|(id, route)| (route, id))
+    }
+
+    /// Claims the oldest job that may run: from now on it runs.
+    pub fn claim(&mut self) -> Option<(RouteIndex, JobKey)> {
+        let (route, id) = self.next()?;
+        let lane = &mut self.lanes[route.0];
+        let owner = lane.waiting.remove(&id)?;
+        lane.jobs += 1;
+        self.waiting -= 1;
+        self.running += 1;
+        Some((route, JobKey { owner, id }))
+    }
+
+    /// Forgets the deadline of a job that was claimed.
+    pub fn disarm(&mut self, expiry: Instant, id: JobId) {
+        self.timers.remove(&(expiry, id));
+    }
+
+    /// Gives back the place of a job that ran.
+    pub fn release(&mut self, route: RouteIndex) {
+        self.lanes[route.0].jobs -= 1;
+        self.running -= 1;
+    }
+
+    /// Delays a job, which is in no lane, until `until`.
+    pub fn delay(&mut self, job: &JobKey, until: Instant, due: Due) {
+        self.timers.insert((until, job.id), (job.clone(), due));
+        self.delayed += 1;
+        self.asleep += usize::from(due == Due::Finish);
+    }
+
+    /// Takes out a delayed job.
+    pub fn undelay(&mut self, until: Instant, id: JobId) {
+        if let Some((_, due)) = self.timers.remove(&(until, id)) {
+            self.delayed -= 1;
+            self.asleep -= usize::from(due == Due::Finish);
+        }
+    }
+
+    /// Returns when the next delay or deadline is over.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Takes out the next job whose moment has come, wherever it waited.
+    pub fn take_due(&mut self, now: Instant) -> Option<(JobKey, Due)> {
+        let first = self.timers.first_entry().filter(|first| first.key().0 <= now)?;
+        let (job, due) = first.remove();
+        match due {
+            Due::Enter => self.delayed -= 1,
+            Due::Finish => {
+                self.delayed -= 1;
+                self.asleep -= 1;
+            }
+            Due::Expire(route) => self.remove(route, job.id, None),
+        }
+        Some((job, due))
+    }
+}
+
+/// Synchronous callers.
+impl<C> Schedule<C> {
+    /// Lets a caller in, or gives it a place in line: it is one of those that
+    /// [`admit`](Self::admit) returns later.
+    ///
+    /// # Errors
+    /// Its place.
+    pub fn enter(&mut self, route: RouteIndex, caller: C) -> Result<(), Turn> {
+        let free = self.free_workers();
+        let turn = Turn(self.newest, self.turns);
+        let lane = &mut self.lanes[route.0];
+        if lane.callers.is_empty() && lane.has_room_for(turn, free) {
+            lane.inside += 1;
+            return Ok(());
+        }
+        lane.callers.insert(turn, caller);
+        self.turns += 1;
+        self.callers += 1;
+        Err(turn)
+    }
+
+    /// Takes a caller out of the line; if it was let in meanwhile, gives its place back.
+    pub fn leave(&mut self, route: RouteIndex, turn: Option<Turn>) {
+        let lane = &mut self.lanes[route.0];
+        if turn.and_then(|turn| lane.callers.remove(&turn)).is_some() {
+            self.callers -= 1;
+        } else {
+            lane.inside -= 1;
+        }
+    }
+
+    /// Lets in the callers for whom there is room, and returns them. To be called after every change.
+    pub fn admit(&mut self) -> Vec<C> {
+        let mut admitted = Vec::new();
+        let free = self.free_workers();
+        if self.callers == 0 {
+            return admitted;
+        }
+        for lane in &mut self.lanes {
+            while let Some(first) = lane.callers.first_entry().map(|first| *first.key())
+                && lane.has_room_for(first, free)
+                && let Some(caller) = lane.callers.remove(&first)
+            {
+                lane.inside += 1;
+                self.callers -= 1;
+                admitted.push(caller);
+            }
+        }
+        admitted
+    }
+}

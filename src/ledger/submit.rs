@@ -1,0 +1,172 @@
+//! How jobs come in: admitted to the accounts, given an id, accepted into the schedule.
+//!
+//! Owns the checks of capacity, and the order of ids. Invariant: a submission that is refused leaves nothing on the
+//! accounts; a place in the queue, bytes, record and schedule are taken under one hold of the lock, or, if the
+//! store makes a job durable in between, given back by [`Ledger::withdraw`].
+
+use super::job::{Done, Pending, Phase};
+use super::{IdempotencyKey, Ledger, Refused};
+use crate::exchange::Owner;
+use crate::job::{JobId, JobKey, Keep, RECORD, Stamp};
+use crate::memory::Charge;
+
+/// Keys take at most this part of the capacity.
+const PART_OF_KEYS: usize = 4;
+
+/// What a submission takes, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// All that it is accounted with.
+    pub footprint: usize,
+    /// What of that is memory and not charged by the content itself.
+    pub memory: usize,
+}
+
+/// The memory of a submission that is admitted.
+pub struct Admitted {
+    /// Of its record.
+    pub record: Charge,
+    /// Of its idempotency key.
+    pub key: Option<Charge>,
+}
+
+impl<Q, R> Ledger<Q, R> {
+    /// Checks whether a submission of so many bytes would fit, and leave the reserve free.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] or [`Refused::QueueFull`]; [`Refused::TooLarge`] if it never will.
+    pub const fn check(&self, bytes: usize) -> Result<(), Refused> {
+        let bytes = bytes.saturating_add(self.room.reserve);
+        if bytes > self.room.capacity {
+            return Err(Refused::TooLarge);
+        }
+        if self.stored.saturating_add(bytes) > self.room.capacity {
+            return Err(Refused::Full);
+        }
+        if self.queue_len() >= self.plan.queue {
+            return Err(Refused::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Returns how many places of the queue are taken.
+    pub const fn queue_len(&self) -> usize {
+        self.admitted + self.schedule.queue_len()
+    }
+
+    /// Puts a submission on the accounts before it is accepted, and its key.
+    ///
+    /// # Errors
+    /// [`Refused`]; then nothing of it is on the accounts.
+    pub fn admit(&mut self, size: Size, key: Option<&IdempotencyKey>) -> Result<Admitted, Refused> {
+        let key_size = key.map_or(0, IdempotencyKey::footprint);
+        let most = self.room.capacity / PART_OF_KEYS;
+        if key.is_some() && self.keys.bytes() + key_size > most {
+            return Err(Refused::ManyKeys);
+        }
+        self.check(size.footprint.saturating_add(key_size))?;
+        let charge = |bytes| self.room.memory.charge(bytes).map_err(|_| Refused::NoMemory);
+        let admitted = Admitted {
+            record: charge(size.memory)?,
+            key: key.map(|_| charge(key_size)).transpose()?,
+        };
+        self.stored += size.footprint + key_size;
+        self.admitted += 1;
+        Ok(admitted)
+    }
+
+    /// Takes a submission that was admitted and is not accepted off the accounts, and its key, unless
+    /// that is gone.
+    pub fn withdraw(&mut self, job: &JobKey, footprint: usize, key: Option<&IdempotencyKey>) {
+        self.stored -= footprint;
+        self.admitted -= 1;
+        self.keyed.remove(&job.id);
+        if let Some(key) = key {
+            self.stored -= self.keys.take(&job.owner, &key.key);
+        }
+    }
+
+    /// The job that was accepted under this key.
+    ///
+    /// # Errors
+    /// [`Refused::KeyReused`].
+    pub fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
+        self.keys.get(owner, key)
+    }
+
+    /// The next id.
+    pub fn next_id(&mut self, now: Stamp) -> JobId {
+        let id = JobId::next(self.last, now);
+        self.last = Some(id);
+        id
+    }
+
+    /// The last id that was given out.
+    pub const fn last_id(&self) -> Option<JobId> {
+        self.last
+    }
+
+    /// Accepts a job that was admitted: it waits in the lane of its route from now on.
+    pub fn accept(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
+        self.admitted -= 1;
+        self.keyed.remove(&job.id);
+        self.enter(job, pending, keep);
+    }
+
+    /// Accepts a job that a store has found where it keeps them; it counts, whatever the capacity.
+    pub fn found_pending(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
+        self.stored += pending.footprint;
+        self.enter(job, pending, keep);
+    }
+
+    fn enter(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
+        if let Phase::Waiting { route, work } = &pending.phase
+            && !self.is_draining
+            && self.stopped.is_none()
+        {
+            let (route, expiry) = (*route, work.expiry());
+            self.schedule().push(route, job, expiry);
+        }
+        match keep {
+            Keep::Result => {
+                let jobs = self.owners.entry(job.owner.clone()).or_default();
+                jobs.pending.insert(job.id, pending.created, pending);
+            }
+            Keep::Nothing => self.forget_pending(job.clone(), pending),
+        }
+    }
+
+    /// Takes over a result that a store has found where it keeps them; it counts, whatever the capacity.
+    pub fn found_result(&mut self, job: JobKey, done: Box<Done<R>>) {
+        self.stored += done.footprint;
+        let jobs = self.owners.entry(job.owner).or_default();
+        jobs.result_bytes += done.footprint;
+        jobs.done.insert(job.id, done.finished, done);
+    }
+
+    /// Returns the charge for a record that a store has found where it keeps them.
+    pub fn found_record(&self) -> Charge {
+        self.room.memory.charge_found(RECORD)
+    }
+
+    /// Takes over a key that a store has found where it keeps them.
+    pub fn found_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
+        let size = key.footprint();
+        self.stored += size;
+        self.keys.insert(job, key, accepted, self.room.memory.charge_found(size));
+    }
+
+    /// Records a key that was admitted, before its job is accepted.
+    pub fn insert_key(
+        &mut self,
+        job: &JobKey,
+        key: &IdempotencyKey,
+        accepted: Stamp,
+        charge: Option<Charge>,
+    ) {
+        if let Some(charge) = charge {
+            self.keyed.insert(job.id);
+            self.keys.insert(job, key, accepted, charge);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Who may come in, and whose jobs are whose.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::support::{
+    Ability, Client, Deferd, Ended, Reply, TempDir, eventually, lacks, run_deferd,
+};
+use serde_json::json;
+
+/// A fresh token and its line for the file.
+fn token(user: &str) -> (String, String) {
+    let Ended { code, stdout: text, .. } = run_deferd(&["token", user]);
+    assert_eq!(code, Some(0));
+    let after = |label: &str| text.lines().find_map(|l| l.strip_prefix(label)).unwrap().to_owned();
+    (after("token: "), after("line for --auth: "))
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A deferd with two users, and their `authorization` values.
+struct State {
+    deferd: Deferd,
+    dir: TempDir,
+    ann: String,
+    bob: String,
+}
+
+impl State {
+    fn start(arguments: &[&str]) -> Self {
+        let dir = TempDir::new();
+        let ((ann, ann_line), (bob, bob_line)) = (token("ann"), token("bob"));
+        write_private(&dir.join("users"), &format!("# users\n{ann_line}\n{bob_line}\n"));
+        let file = dir.join("users").display().to_string();
+        let mut all = vec!["--auth", file.as_str()];
+        all.extend_from_slice(arguments);
+        let deferd = Deferd::with_scripts("", &all);
+        Self { deferd, dir, ann: format!("Bearer {ann}"), bob: format!("Bearer {bob}") }
+    }
+}
+
+#[track_caller]
+fn ask(client: &mut Client, user: &str, method: &str, target: &str) -> Reply {
+    client.request(method, target, &[("authorization", user)], b"")
+}
+
+#[track_caller]
+fn submit(client: &mut Client, user: &str, target: &str) -> String {
+    let fields = [("authorization", user), ("x-arango-async", "store")];
+    client.request("GET", target, &fields, b"").expect(202).id().unwrap().to_owned()
+}
+
+#[track_caller]
+fn wait_done(client: &mut Client, user: &str, id: &str) {
+    eventually("the job is done", || {
+        ask(client, user, "GET", &format!("/_api/job/{id}")).status == 200
+    });
+}
+
+#[test]
+fn without_credentials_nothing_is_told_but_availability() {
+    let guarded = State::start(&[]);
+    let mut client = guarded.deferd.client();
+    for target in
+        ["/_api/version", "/_api/job/done", "/nowhere", "/_db/other/_api/version", "/run/nothing"]
+    {
+        let reply = client.get(target).expect_error(401, 11);
+        let challenge = reply.header("www-authenticate");
+        assert_eq!(challenge, Some(r#"Basic realm="deferd", charset="UTF-8""#), "{target}");
+        assert!(reply.text().contains("not authorized to execute this request"));
+    }
+    client
+        .request("GET", "/_api/version", &[("x-arango-async", "store")], b"")
+        .expect_error(401, 11);
+    for target in ["/_admin/server/availability", "/_db/_system/_admin/server/availability"] {
+        client.get(target).expect(200);
+    }
+    let deferred = [("x-arango-async", "store")];
+    client.request("GET", "/_admin/server/availability", &deferred, b"").expect_error(401, 11);
+    ask(&mut client, &guarded.ann, "GET", "/_api/version").expect(200);
+    ask(&mut client, "Bearer wrong", "GET", "/_api/version").expect_error(401, 11);
+    ask(&mut client, "Basic YW5uOndyb25n", "GET", "/_api/version").expect_error(401, 11);
+}
+
+#[test]
+fn credentials_are_checked_before_the_content_is_read() {
+    if lacks(Ability::EarlyRefusal) {
+        return;
+    }
+    let guarded = State::start(&[]);
+    let mut client = guarded.deferd.client();
+    client.send(
+        b"POST /_admin/echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\
+          expect: 100-continue\r\n\r\n",
+    );
+    assert_eq!(client.try_read("POST").unwrap().status, 401);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_job_does_not_exist_for_others() {
+    let guarded = State::start(&[]);
+    let (ann, bob) = (&guarded.ann, &guarded.bob);
+    let mut client = guarded.deferd.client();
+    let done = submit(&mut client, ann, "/_api/version");
+    wait_done(&mut client, ann, &done);
+    let running = submit(&mut client, ann, "/_admin/sleep?duration=3600");
+    for id in [&done, &running] {
+        for (method, rest) in [
+            ("GET", ""),
+            ("GET", "/result"),
+            ("GET", "/log"),
+            ("PUT", ""),
+            ("PUT", "/cancel"),
+            ("DELETE", ""),
+        ] {
+            ask(&mut client, bob, method, &format!("/_api/job/{id}{rest}")).expect_error(404, 404);
+        }
+    }
+    for list in ["done", "pending"] {
+        let reply = ask(&mut client, bob, "GET", &format!("/_api/job/{list}")).expect(200);
+        assert_eq!(reply.json(), json!([]));
+    }
+    ask(&mut client, bob, "DELETE", "/_api/job/all").expect(200);
+    ask(&mut client, bob, "DELETE", "/_api/job/expired?stamp=99999999999").expect(200);
+    let listed = |client: &mut Client, list: &str| {
+        ask(client, ann, "GET", &format!("/_api/job/{list}")).expect(200).json()
+    };
+    assert_eq!(listed(&mut client, "done"), json!([done]));
+    assert_eq!(listed(&mut client, "pending"), json!([running]));
+    assert_eq!(ask(&mut client, ann, "PUT", &format!("/_api/job/{done}")).id(), Some(&*done));
+    ask(&mut client, ann, "PUT", &format!("/_api/job/{running}/cancel")).expect(200);
+    wait_done(&mut client, ann, &running);
+    ask(&mut client, ann, "DELETE", "/_api/job/all").expect(200);
+    assert_eq!(listed(&mut client, "done"), json!([]));
+}
+
+#[test]
+fn a_script_sees_the_user_and_never_the_token() {
+    let guarded = State::start(&[]);
+    let echo = guarded.dir.join("bin");
+    fs::create_dir(&echo).unwrap();
+    fs::write(echo.join("env"), "#!/bin/sh\nenv\n").unwrap();
+    fs::set_permissions(echo.join("env"), fs::Permissions::from_mode(0o755)).unwrap();
+    let route = format!("/env/=run:{}", echo.display());
+    let file = guarded.dir.join("users").display().to_string();
+    let deferd = Deferd::start(&["--auth", &file, "--route", &route]);
+    let text = ask(&mut deferd.client(), &guarded.ann, "GET", "/env/env").expect(200).text();
+    assert!(text.contains("REMOTE_USER=ann\n") && text.contains("AUTH_TYPE=Bearer\n"), "{text}");
+    let secret = guarded.ann.strip_prefix("Bearer ").unwrap();
+    assert!(!text.contains(secret), "{text}");
+    eventually("the log has the user", || deferd.log().contains("owner=ann"));
+    assert!(!deferd.log().contains(secret));
+}
+
+#[test]
+fn the_file_is_read_again_on_sighup_and_a_broken_one_changes_nothing() {
+    let guarded = State::start(&[]);
+    let mut client = guarded.deferd.client();
+    let (carl, line) = token("carl");
+    let carl = format!("Bearer {carl}");
+    ask(&mut client, &carl, "GET", "/_api/version").expect(401);
+    write_private(&guarded.dir.join("users"), &line);
+    guarded.deferd.signal("-HUP");
+    eventually("the new user is let in", || {
+        ask(&mut client, &carl, "GET", "/_api/version").status == 200
+    });
+    ask(&mut client, &guarded.ann, "GET", "/_api/version").expect(401);
+    fs::write(guarded.dir.join("users"), "nonsense").unwrap();
+    guarded.deferd.signal("-HUP");
+    eventually("the log tells", || guarded.deferd.log().contains("stays as it was read before"));
+    ask(&mut client, &carl, "GET", "/_api/version").expect(200);
+}
+
+#[test]
+fn a_file_that_others_can_read_is_refused() {
+    let dir = TempDir::new();
+    fs::write(dir.join("users"), token("ann").1).unwrap();
+    fs::set_permissions(dir.join("users"), fs::Permissions::from_mode(0o644)).unwrap();
+    let file = dir.join("users").display().to_string();
+    let Ended { code, stderr: error, .. } =
+        run_deferd(&["--listen", "127.0.0.1:0", "--auth", &file]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--auth") && error.contains(&file) && error.contains("chmod 600"));
+}
+
+#[test]
+fn credentials_are_not_among_what_is_kept() {
+    let data = TempDir::new();
+    let store = data.join("store").display().to_string();
+    let guarded = State::start(&["--data", &store]);
+    let mut client = guarded.deferd.client();
+    let id = submit(&mut client, &guarded.ann, "/_admin/echo");
+    wait_done(&mut client, &guarded.ann, &id);
+    submit(&mut client, &guarded.ann, "/_admin/sleep?duration=3600");
+    let kept = fs::read(data.join("store/jobs.redb")).unwrap();
+    let has = |what: &str| kept.windows(what.len()).any(|bytes| bytes == what.as_bytes());
+    let token = guarded.ann.strip_prefix("Bearer ").unwrap();
+    assert!(has("x-arango-async: store") && !has(token), "the token is on the disk");
+    let result = ask(&mut client, &guarded.ann, "PUT", &format!("/_api/job/{id}")).text();
+    assert!(result.contains("/_admin/echo") && !result.contains(token), "{result}");
+}

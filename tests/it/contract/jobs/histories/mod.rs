@@ -1,0 +1,159 @@
+//! Many clients at once over real sockets: whatever they did, what each saw of a job is explained by
+//! some order of submit, start, finish, collect, cancel, delete and expire.
+//!
+//! `DEFERD_TEST_SEED` repeats the operations of a failure (their timing cannot be repeated),
+//! `DEFERD_TEST_ROUNDS` makes it longer, and `DEFERD_TEST_OPTIONS` adds options to deferd.
+
+mod clients;
+mod model;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use self::model::{Answer, Event, Expiry, Operation, Rules, is_explained};
+use crate::support::Deferd;
+
+/// Each is a few histories.
+const ROUNDS: u64 = 500;
+
+fn variable(name: &str) -> Option<u64> {
+    Some(std::env::var(name).ok()?.parse().expect(name))
+}
+
+/// Goes through all rounds; how many histories were explained.
+fn explain(options: &[&str], expiry: Expiry) {
+    let deferd = Deferd::start(options);
+    let rules = Rules { expiry };
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+    let seed = variable("DEFERD_TEST_SEED").unwrap_or_else(clock);
+    for seed in seed..seed + variable("DEFERD_TEST_ROUNDS").unwrap_or(ROUNDS) {
+        for (job, history) in clients::round(deferd.address, seed) {
+            assert!(
+                is_explained(&history, rules),
+                "DEFERD_TEST_SEED={seed}: no order explains job {job} by {rules:?}\n{}",
+                told(&history)
+            );
+        }
+    }
+}
+
+/// A history to be read.
+fn told(history: &[Event]) -> String {
+    let zero = history[0].begin;
+    let micros = |instant: Instant| (instant - zero).as_micros();
+    history.iter().fold(String::new(), |mut text, event| {
+        let end = event.end.map_or("?".to_owned(), |end| micros(end).to_string());
+        let Event { client, operation, answer, begin, .. } = event;
+        writeln!(
+            text,
+            "{:>6}..{end:<6} client {client}: {operation:?} → {answer:?}",
+            micros(*begin)
+        )
+        .unwrap();
+        text
+    })
+}
+
+#[test]
+fn every_history_of_a_job_is_explained() {
+    explain(&["--workers", "2"], Expiry::Never);
+}
+
+#[test]
+fn every_history_of_a_job_is_explained_where_results_expire() {
+    explain(&["--workers", "2", "--ttl", "1ms"], Expiry::AnyTime);
+}
+
+/// Events one after the other, but where a `|` stands before one: that one is at the same time as the
+/// one before.
+fn history(events: &[(&str, Operation, Answer)]) -> Vec<Event> {
+    let zero = Instant::now();
+    let at = |n: usize| zero + Duration::from_millis(n as u64);
+    let mut slot = 0;
+    let place = |(mark, operation, answer): &(&str, Operation, Answer)| {
+        slot += if *mark == "|" { 0 } else { 10 };
+        let end = (*operation != Operation::Abandon).then(|| at(slot + 5));
+        let (operation, answer) = (*operation, *answer);
+        Event { client: 0, operation, answer, begin: at(slot), end }
+    };
+    events.iter().map(place).collect()
+}
+
+const PLAIN: Rules = Rules { expiry: Expiry::Never };
+
+#[test]
+fn what_one_job_can_do_is_explained() {
+    use {Answer as A, Operation as O};
+    let submit = ("", O::Submit, A::Yes);
+    for events in [
+        &[submit, ("", O::Collect, A::Pending), ("", O::Collect, A::Result)][..],
+        &[submit, ("", O::Collect, A::Unknown), ("|", O::Collect, A::Result)],
+        &[
+            submit,
+            ("", O::Cancel, A::Yes),
+            ("", O::Status, A::Pending),
+            ("", O::Peek, A::Cancelled),
+        ],
+        &[submit, ("", O::Cancel, A::Yes), ("", O::Collect, A::Result)],
+        &[submit, ("", O::Abandon, A::Yes), ("", O::Status, A::Unknown), ("", O::Status, A::Done)],
+        &[
+            submit,
+            ("", O::Forget, A::Yes),
+            ("|", O::Collect, A::Pending),
+            ("", O::Status, A::Unknown),
+        ],
+        &[("", O::ListDone, A::Listed(true)), ("|", O::Submit, A::Yes)],
+        &[submit, ("", O::ForgetNone, A::Yes), ("", O::ListDone, A::Listed(true))],
+    ] {
+        assert!(is_explained(&history(events), PLAIN), "{events:?}");
+    }
+    let expired = [submit, ("", O::Status, A::Done), ("", O::Collect, A::Unknown)];
+    assert!(is_explained(&history(&expired), Rules { expiry: Expiry::AnyTime }));
+}
+
+#[test]
+fn what_no_job_can_do_is_not_explained() {
+    use {Answer as A, Operation as O};
+    let submit = ("", O::Submit, A::Yes);
+    for events in [
+        // Delivered twice; lost; back from the dead.
+        &[submit, ("", O::Collect, A::Result), ("", O::Collect, A::Result)][..],
+        &[submit, ("", O::Collect, A::Result), ("|", O::Collect, A::Result)],
+        &[submit, ("", O::Status, A::Unknown)],
+        &[submit, ("", O::Status, A::Done), ("", O::Collect, A::Unknown)],
+        &[submit, ("", O::Collect, A::Result), ("", O::Status, A::Done)],
+        &[submit, ("", O::Forget, A::Yes), ("", O::Collect, A::Result)],
+        &[submit, ("", O::ForgetAll, A::Yes), ("", O::Status, A::Pending)],
+        &[submit, ("", O::ForgetExpired, A::Yes), ("", O::ListDone, A::Listed(true))],
+        // Done, and pending again; cancelled without a cancel, or in spite of it not.
+        &[submit, ("", O::Status, A::Done), ("", O::Collect, A::Pending)],
+        &[submit, ("", O::Peek, A::Cancelled)],
+        &[
+            submit,
+            ("", O::Status, A::Pending),
+            ("", O::Peek, A::Result),
+            ("", O::Cancel, A::Yes),
+            ("", O::Peek, A::Cancelled),
+        ],
+        &[
+            submit,
+            ("", O::Cancel, A::Yes),
+            ("", O::Status, A::Pending),
+            ("", O::Collect, A::Result),
+        ],
+        // In no list, in the wrong one, or in both.
+        &[
+            submit,
+            ("", O::Status, A::Pending),
+            ("", O::ListDone, A::Listed(true)),
+            ("", O::ListPending, A::Listed(true)),
+        ],
+        &[submit, ("", O::Status, A::Done), ("", O::ListDone, A::Listed(false))],
+        &[submit, ("", O::ListDone, A::Listed(true)), ("", O::Status, A::Pending)],
+        // An abandoned collection takes the result once, and only after it began.
+        &[submit, ("", O::Abandon, A::Yes), ("", O::Collect, A::Result), ("", O::Status, A::Done)],
+        &[submit, ("", O::Status, A::Done), ("", O::Status, A::Unknown), ("", O::Abandon, A::Yes)],
+    ] {
+        assert!(!is_explained(&history(events), PLAIN), "{events:?}");
+    }
+}

@@ -1,0 +1,15 @@
+//! What clients see of a job, the same on both fronts and over every store.
+
+mod cancel;
+mod concurrency;
+mod delivery;
+mod histories;
+mod idempotency;
+mod lists;
+mod order;
+mod prefer;
+mod refuse;
+mod resource;
+mod retry;
+mod seed;
+mod submit;

@@ -1,0 +1,235 @@
+//! `retry=N`: a job whose upstream fails in passing is tried again, and holds no worker meanwhile.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::hold::Hold;
+use crate::support::upstream::{Then, Upstream};
+use crate::support::{Client, Deferd, Meeting, accept, eventually, fixtures};
+
+/// An upstream that answers the first `failures` requests with this, and then with `200`.
+fn failing(failures: usize, answer: &'static str) -> Upstream {
+    let count = AtomicUsize::new(0);
+    Upstream::start(move |_, stream| {
+        let fails = count.fetch_add(1, Ordering::SeqCst) < failures;
+        let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-attempts: 77\r\n\r\nok";
+        let _ = stream.write_all(if fails { answer } else { ok }.as_bytes());
+        if answer.is_empty() { Then::Close } else { Then::Keep }
+    })
+}
+
+const UNAVAILABLE: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
+const FOREVER: usize = usize::MAX;
+
+fn deferd(upstream: &Upstream, options: &str, arguments: &[&str]) -> Deferd {
+    let route = upstream.route(options);
+    let mut all = vec!["--route", route.as_str()];
+    all.extend_from_slice(arguments);
+    Deferd::start(&all)
+}
+
+/// Submits a job that fails at first, and waits until it waits for its next attempt.
+#[track_caller]
+fn waiting(client: &mut Client, deferd: &Deferd) -> String {
+    let id = client.store("GET", "/up/", b"");
+    eventually("it waits for its next attempt", || {
+        deferd.log().contains(&format!("job={id} attempt 1 ended"))
+    });
+    id
+}
+
+#[test]
+fn what_passes_is_tried_again_until_it_has_passed() {
+    for answer in [
+        "HTTP/1.1 429 Slowly\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n",
+        UNAVAILABLE,
+        "HTTP/1.1 504 Late\r\ncontent-length: 0\r\n\r\n",
+        // Broken off: deferd's own 502.
+        "",
+    ] {
+        let upstream = failing(2, answer);
+        let deferd = deferd(&upstream, ",retry=5,backoff=1ms", &[]);
+        let mut client = deferd.client();
+        let id = client.store("GET", "/up/", b"");
+        let reply = client.result(&id).expect(200);
+        assert_eq!((reply.text().as_str(), reply.header("x-attempts")), ("ok", Some("3")));
+        assert_eq!(upstream.received().len(), 3);
+    }
+}
+
+#[test]
+fn the_last_answer_is_the_result_where_it_does_not_pass() {
+    let upstream = failing(FOREVER, UNAVAILABLE);
+    let deferd = deferd(&upstream, ",retry=2,backoff=1ms", &[]);
+    let mut client = deferd.client();
+    let id = client.store("PUT", "/up/", b"content");
+    let reply = client.result(&id).expect(503);
+    assert_eq!((reply.text().as_str(), reply.header("x-attempts")), ("busy", Some("3")));
+    let received = upstream.received();
+    assert!(received.len() == 3 && received.iter().all(|got| got.body == b"content"));
+}
+
+#[test]
+fn an_upstream_that_is_not_there_yet_is_waited_for() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let route = format!("/up/=http://{address}/,retry=1000,backoff=1ms");
+    let deferd = Deferd::start(&["--route", &route]);
+    let mut client = deferd.client();
+    let id = client.store("GET", "/up/", b"");
+    eventually("some attempts failed", || deferd.log().contains("attempt 3 ended with 502"));
+    let listener = TcpListener::bind(address).unwrap();
+    let mut stream = accept(&listener);
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+    let reply = client.result(&id).expect(200);
+    assert!(reply.header("x-attempts").unwrap().parse::<u32>().unwrap() > 3);
+}
+
+#[test]
+fn nothing_else_is_tried_again() {
+    let not_found = failing(FOREVER, "HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n");
+    let broken = failing(FOREVER, "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n");
+    for (upstream, status) in [(not_found, 404), (broken, 500)] {
+        let deferd = deferd(&upstream, ",retry=5,backoff=1ms", &[]);
+        let mut client = deferd.client();
+        let id = client.store("GET", "/up/", b"");
+        assert_eq!(client.result(&id).expect(status).header("x-attempts"), Some("1"));
+        assert_eq!(upstream.received().len(), 1);
+    }
+}
+
+#[test]
+fn what_is_not_idempotent_is_tried_again_only_where_the_operator_says_so() {
+    for (options, status, attempts) in
+        [(",retry=5,backoff=1ms", 503, "1"), (",retry=5,backoff=1ms,unsafe=yes", 200, "2")]
+    {
+        let upstream = failing(1, UNAVAILABLE);
+        let deferd = deferd(&upstream, options, &[]);
+        let mut client = deferd.client();
+        let id = client.store("POST", "/up/", b"x");
+        let reply = client.result(&id).expect(status);
+        assert_eq!(reply.header("x-attempts"), Some(attempts));
+    }
+}
+
+#[test]
+fn a_client_that_waits_gets_the_first_answer_as_it_is() {
+    let upstream = failing(1, UNAVAILABLE);
+    let deferd = deferd(&upstream, ",retry=5,backoff=1ms", &[]);
+    let reply = deferd.client().get("/up/").expect(503);
+    assert_eq!(reply.header("x-attempts"), None);
+    assert_eq!(upstream.received().len(), 1);
+}
+
+#[test]
+fn a_job_between_two_attempts_holds_no_worker_and_says_what_it_waits_for() {
+    let upstream = failing(1, UNAVAILABLE);
+    let deferd = deferd(&upstream, ",retry=1,backoff=1h,concurrency=1", &["--workers", "1"]);
+    let mut client = deferd.client();
+    let id = waiting(&mut client, &deferd);
+    let other = client.store("GET", "/_api/version", b"");
+    client.result(&other).expect(200);
+    // Nor a place among those of its route that run at once.
+    let next = client.store("GET", "/up/", b"");
+    assert_eq!(client.result(&next).expect(200).header("x-attempts"), Some("1"));
+    let reply = client.get(&format!("/_api/job/{id}")).expect(204);
+    assert!(
+        reply.header("x-progress").unwrap().starts_with("attempt 1 ended with 503"),
+        "{reply:?}"
+    );
+    assert_eq!(client.list("pending"), [id]);
+}
+
+#[test]
+fn a_job_between_two_attempts_is_cancelled_at_once() {
+    let upstream = failing(FOREVER, UNAVAILABLE);
+    let scripts = format!("/run/=run:{}", fixtures().display());
+    let arguments = ["--workers", "1", "--route", scripts.as_str()];
+    let deferd = deferd(&upstream, ",retry=1,backoff=1h", &arguments);
+    let mut client = deferd.client();
+    let id = waiting(&mut client, &deferd);
+    // Even where no worker is free.
+    let hold = Hold::new();
+    let busy = hold.start(&mut client);
+    client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+    let reply = client.result(&id).expect_job_error(410, 21);
+    assert_eq!(reply.id(), Some(id.as_str()));
+    client.get(&format!("/_api/job/{busy}")).expect(204);
+    assert_eq!(upstream.received().len(), 1);
+}
+
+#[test]
+fn a_job_that_waits_for_a_worker_for_its_next_attempt_is_cancelled_at_once() {
+    let go = Arc::new(Meeting::of(2));
+    let its = Arc::clone(&go);
+    let upstream = Upstream::start(move |_, stream| {
+        its.wait();
+        let _ = stream.write_all(UNAVAILABLE.as_bytes());
+        Then::Keep
+    });
+    let scripts = format!("/run/=run:{}", fixtures().display());
+    let arguments = ["--workers", "1", "--route", scripts.as_str()];
+    let deferd = deferd(&upstream, ",retry=1,backoff=1ms", &arguments);
+    let mut client = deferd.client();
+    let id = client.store("GET", "/up/", b"");
+    upstream.wait_for(1);
+    // It is first in line for the one worker when that has failed.
+    let hold = Hold::new();
+    client.store("GET", &hold.target(), b"");
+    go.wait();
+    eventually("it waits", || deferd.log().contains(&format!("job={id} attempt 1 ended")));
+    client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+    client.result(&id).expect_job_error(410, 21);
+    assert_eq!(upstream.received().len(), 1);
+}
+
+#[test]
+fn forgotten_jobs_between_two_attempts_go_on() {
+    let upstream = failing(1, UNAVAILABLE);
+    let deferd = deferd(&upstream, ",retry=1,backoff=200ms", &[]);
+    let mut client = deferd.client();
+    let id = waiting(&mut client, &deferd);
+    client.delete(&format!("/_api/job/{id}")).expect(200);
+    upstream.wait_for(2);
+    client.get(&format!("/_api/job/{id}")).expect_error(404, 404);
+}
+
+#[test]
+fn jobs_between_two_attempts_count_as_waiting() {
+    let upstream = failing(FOREVER, UNAVAILABLE);
+    let deferd = deferd(&upstream, ",retry=1,backoff=1h", &["--queue", "1", "--workers", "1"]);
+    let mut client = deferd.client();
+    let id = waiting(&mut client, &deferd);
+    let deferred = [("x-arango-async", "store")];
+    client.request("GET", "/_api/version", &deferred, b"").expect_error(503, 21003);
+    client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+    client.result(&id).expect_job_error(410, 21);
+    client.request("GET", "/_api/version", &deferred, b"").expect(202);
+}
+
+#[test]
+fn the_end_does_not_wait_for_the_next_attempt() {
+    let upstream = failing(FOREVER, UNAVAILABLE);
+    let mut deferd = deferd(&upstream, ",retry=1,backoff=1h", &["--grace", "1ms"]);
+    let mut client = deferd.client();
+    waiting(&mut client, &deferd);
+    deferd.signal("-TERM");
+    assert_eq!(deferd.wait().code(), Some(0));
+    let log = deferd.log();
+    assert!(log.contains("ending: 1 jobs wait") && !log.contains("attempt 2"), "{log}");
+}
+
+#[test]
+fn the_upstream_is_left_alone_for_as_long_as_it_says() {
+    let upstream = failing(1, "HTTP/1.1 503 Busy\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n");
+    let deferd = deferd(&upstream, ",retry=1,backoff=1ms", &[]);
+    let mut client = deferd.client();
+    let begin = std::time::Instant::now();
+    let id = client.store("GET", "/up/", b"");
+    client.result(&id).expect(200);
+    assert!(begin.elapsed() >= std::time::Duration::from_secs(1));
+}

@@ -1,0 +1,173 @@
+//! Where it listens: Unix sockets, sockets handed over, and what the service manager is told.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{
+    Client, Deferd, Ended, PATIENCE, TempDir, eventually, first_line, run_deferd,
+};
+
+/// A deferd that is not on a TCP port of its own; killed with the test.
+struct Started(Child, String);
+
+impl Started {
+    fn new(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let line = first_line(&mut child);
+        assert!(line.starts_with("listening on "), "deferd has not started: {line:?}");
+        Self(child, line)
+    }
+
+    fn terminate(mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        eventually("deferd ends", || self.0.try_wait().unwrap().is_some());
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn deferd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.args(arguments);
+    command
+}
+
+fn version_over(path: &Path) -> String {
+    version_with(path, "host: x\r\n")
+}
+
+/// The answer to a request with these field lines.
+fn version_with(path: &Path, fields: &str) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET /_api/version HTTP/1.1\r\n{fields}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_unix_socket_is_private_and_removed_at_the_end() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let listen = format!("unix:{}", path.display());
+    // A socket that nobody serves any more is left over from a crash.
+    drop(UnixListener::bind(&path).unwrap());
+    let started = Started::new(deferd(&["--listen", &listen]));
+    assert_eq!(started.1, format!("listening on {listen}"));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let answer = version_over(&path);
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(r#""1.4.3"}"#),
+        "{answer}"
+    );
+    let second = run_deferd(&["--listen", &listen]);
+    assert_eq!(second.code, Some(2), "a socket in use is not taken over");
+    assert!(version_over(&path).starts_with("HTTP/1.1 200"));
+    started.terminate();
+    assert!(!path.exists());
+}
+
+/// No browser connects to a Unix socket, but a proxy does for it.
+#[test]
+fn unix_clients_use_any_host_and_pages_are_refused() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let listen = format!("unix:{}", path.display());
+    let _started = Started::new(deferd(&["--listen", &listen, "--allow-host", "nas.example.org"]));
+    let host = "host: pub.example\r\n";
+    for (fields, status) in [
+        ("", 200),
+        ("origin: https://pub.example\r\n", 200),
+        ("sec-fetch-site: same-origin\r\n", 200),
+        ("sec-fetch-site: cross-site\r\n", 403),
+        ("origin: https://evil.example\r\n", 403),
+        ("referer: https://evil.example/\r\n", 403),
+        ("origin: https://a.example\r\nx-forwarded-host: a.example\r\n", 200),
+        ("origin: https://a.example\r\nx-forwarded-host: b.example\r\n", 403),
+    ] {
+        let answer = version_with(&path, &format!("{host}{fields}"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {answer}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_a_socket_stays() {
+    let dir = TempDir::new();
+    let path = dir.join("precious");
+    std::fs::write(&path, "data").unwrap();
+    let listen = format!("unix:{}", path.display());
+    let Ended { code, stderr: error, .. } = run_deferd(&["--listen", &listen]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--listen") && error.contains("not a socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+}
+
+/// Starts deferd as a service manager does: the socket as descriptor 3, and the variables.
+fn activated(socket: impl Into<OwnedFd>, arguments: &str) -> Started {
+    let binary = env!("CARGO_BIN_EXE_deferd");
+    let script = format!("LISTEN_FDS=1 LISTEN_PID=$$ exec {binary} {arguments} 3<&0 </dev/null");
+    let mut shell = Command::new("sh");
+    // Handed on as stdin, it is in no other process that a test starts, and shells know its number.
+    shell.args(["-c", &script]).stdin(Stdio::from(socket.into()));
+    Started::new(shell)
+}
+
+#[test]
+fn a_socket_that_is_handed_over_is_served() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let dir = TempDir::new();
+    std::fs::write(dir.join("env"), "#!/bin/sh\nenv\nls -l /proc/self/fd\n").unwrap();
+    std::fs::set_permissions(dir.join("env"), PermissionsExt::from_mode(0o755)).unwrap();
+    let arguments = format!("--listen 127.0.0.1:1 --route /run/=run:{}", dir.0.display());
+    let started = activated(listener, &arguments);
+    assert_eq!(started.1, format!("listening on http://{address}"));
+    let text = Client::new(address).get("/run/env").expect(200).text();
+    assert!(!text.contains("LISTEN_"), "scripts do not see the variables: {text}");
+    assert!(!text.contains("socket:"), "scripts do not get the socket: {text}");
+    started.terminate();
+}
+
+#[test]
+fn a_unix_socket_that_is_handed_over_is_served_and_stays() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let started = activated(listener, "");
+    assert!(version_over(&path).starts_with("HTTP/1.1 200"));
+    started.terminate();
+    assert!(path.exists(), "it belongs to the service manager");
+}
+
+#[test]
+fn the_service_manager_is_told_ready_and_stopping() {
+    let dir = TempDir::new();
+    let socket = UnixDatagram::bind(dir.join("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.env("NOTIFY_SOCKET", dir.join("notify"));
+    let mut deferd = Deferd::start_by(command, &[]);
+    let told = || {
+        let mut buffer = [0; 100];
+        let n = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..n].to_vec()).unwrap()
+    };
+    assert_eq!(told(), "READY=1");
+    deferd.client().get("/_api/version").expect(200);
+    deferd.signal("-TERM");
+    assert_eq!(told(), "STOPPING=1");
+    assert!(deferd.wait().success());
+}

@@ -1,0 +1,11 @@
+//! What clients see, the same on both fronts.
+
+mod auth;
+mod browser;
+mod builtins;
+mod deadlines;
+mod drain;
+mod jobs;
+mod life;
+mod listen;
+mod startup;

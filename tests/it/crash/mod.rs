@@ -1,0 +1,5 @@
+//! What is left when deferd or the machine ends without warning.
+
+mod kill;
+mod power;
+mod recovery;

@@ -1,0 +1,321 @@
+//! What becomes of jobs that were not done when deferd was killed, when it is started again.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::hold::Hold;
+use crate::support::upstream::{Then, Upstream};
+use crate::support::{Ability, Client, Deferd, TempDir, eventually, lacks};
+
+/// A directory of jobs, and a file that they append to.
+struct Trial {
+    dir: TempDir,
+}
+
+impl Trial {
+    fn new() -> Self {
+        Self { dir: TempDir::new() }
+    }
+
+    fn start(&self, route_options: &str, arguments: &[&str]) -> Deferd {
+        let data = self.data();
+        let mut all = vec!["--workers", "1", "--data", &data];
+        all.extend_from_slice(arguments);
+        Deferd::with_scripts(route_options, &all)
+    }
+
+    fn data(&self) -> String {
+        self.dir.join("data").to_str().unwrap().to_owned()
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.join("file")
+    }
+
+    fn appended(&self) -> String {
+        std::fs::read_to_string(self.file()).unwrap_or_default()
+    }
+
+    /// The target that appends its content to the file.
+    fn append(&self) -> String {
+        format!("/run/c-append?{}", self.file().display())
+    }
+
+    fn submit_appends(&self, client: &mut Client, count: usize) -> Vec<String> {
+        let one = |n| client.store("POST", &self.append(), format!("{n}\n").as_bytes());
+        (0..count).map(one).collect()
+    }
+}
+
+#[test]
+fn more_jobs_than_the_queue_holds_run_in_their_order() {
+    const JOBS: usize = 40;
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let deferd = trial.start("", &["--queue", "100"]);
+    let mut client = deferd.client();
+    let running = hold.start(&mut client);
+    let ids = trial.submit_appends(&mut client, JOBS);
+    drop((client, deferd));
+    assert_eq!(trial.appended(), "");
+    let deferd = trial.start("", &["--queue", "3"]);
+    let mut client = deferd.client();
+    ids.iter().for_each(|id| drop(client.result(id).expect(200)));
+    let expected: String = (0..JOBS).map(|n| format!("{n}\n")).collect();
+    assert_eq!(trial.appended(), expected);
+    // It ran, and its route does not say that it may run twice.
+    let interrupted = client.result(&running).expect_job_error(500, 500);
+    assert_eq!(interrupted.json()["errorMessage"], "interrupted");
+    // And the queue takes new jobs.
+    let id = client.store("POST", &trial.append(), b"new\n");
+    client.result(&id).expect(200);
+}
+
+#[test]
+fn a_job_runs_again_where_its_route_says_so() {
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let deferd = trial.start(",rerun=yes", &[]);
+    let running = hold.start(&mut deferd.client());
+    drop(deferd);
+    // The script that was left alone ends, and says so; the next one says that it has begun.
+    hold.release();
+    hold.wait_for("ended");
+    hold.forget();
+    let deferd = trial.start(",rerun=yes", &[]);
+    hold.wait_for("started");
+    let mut client = deferd.client();
+    client.get(&format!("/_api/job/{running}")).expect(204);
+    hold.release();
+    assert_eq!(client.result(&running).expect(200).text(), "let go\n");
+}
+
+#[test]
+fn a_job_that_kills_its_host_begins_three_times() {
+    for durability in ["commit", "relaxed"] {
+        let trial = Trial::new();
+        let start = || trial.start(",rerun=yes", &["--durability", durability]);
+        let mut deferd = start();
+        let target = format!("/run/c-poison?{}", trial.file().display());
+        // The answer may be cut off by the end.
+        let request = format!(
+            "POST {target} HTTP/1.1\r\nhost: x\r\nx-arango-async: store\r\ncontent-length: 6\r\n\r\nbegun\n"
+        );
+        deferd.client().send(request.as_bytes());
+        for _ in 0..2 {
+            assert!(!deferd.wait().success());
+            deferd = start();
+        }
+        assert!(!deferd.wait().success());
+        let deferd = start();
+        let mut client = deferd.client();
+        let mut done = Vec::new();
+        eventually("it is done", || {
+            done = client.list("done");
+            !done.is_empty()
+        });
+        let interrupted = client.result(&done[0]).expect_job_error(500, 500);
+        assert_eq!(interrupted.json()["errorMessage"], "interrupted");
+        assert_eq!(trial.appended(), "begun\n".repeat(3), "{durability}");
+    }
+}
+
+#[test]
+fn a_job_between_two_attempts_waits_over_an_orderly_end_and_a_kill() {
+    let dir = TempDir::new();
+    let data = dir.join("data").display().to_string();
+    let is_busy = Arc::new(AtomicBool::new(true));
+    let busy = Arc::clone(&is_busy);
+    let upstream = Upstream::start(move |_, stream| {
+        let status = if busy.load(Ordering::SeqCst) { "503 Busy" } else { "200 OK" };
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        let _ = stream.write_all(answer.as_bytes());
+        Then::Keep
+    });
+    let start = |backoff: &str| {
+        let route = upstream.route(&format!(",retry=1,backoff={backoff}"));
+        Deferd::start(&["--data", &data, "--route", &route])
+    };
+    let mut deferd = start("1h");
+    let id = deferd.client().store("GET", "/up/", b"");
+    for end in ["-TERM", "-KILL", "-TERM"] {
+        eventually("it waits for its next attempt", || {
+            deferd.log().contains(&format!("job={id} attempt 1 ended"))
+        });
+        // A later submission is durable, so what came before it is as well.
+        deferd.client().store("GET", "/_admin/time", b"");
+        deferd.signal(end);
+        deferd.wait();
+        deferd = start("1h");
+        deferd.client().get(&format!("/_api/job/{id}")).expect(204);
+    }
+    eventually("it waits for its next attempt", || {
+        deferd.log().contains(&format!("job={id} attempt 1 ended"))
+    });
+    deferd.signal("-TERM");
+    deferd.wait();
+    is_busy.store(false, Ordering::SeqCst);
+    deferd = start("1h");
+    deferd.client().result(&id).expect(200);
+}
+
+#[test]
+fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let deferd = trial.start(",rerun=yes", &[]);
+    let mut client = deferd.client();
+    let running = hold.start(&mut client);
+    let queued = trial.submit_appends(&mut client, 2);
+    drop((client, deferd));
+    let deferd = Deferd::start(&["--data", &trial.data()]);
+    let mut client = deferd.client();
+    for id in queued.iter().chain([&running]) {
+        client.result(id).expect_job_error(404, 404);
+    }
+    assert_eq!(trial.appended(), "");
+}
+
+#[test]
+fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let deferd = trial.start("", &[]);
+    let mut client = deferd.client();
+    let running = hold.start(&mut client);
+    let fire = [("x-arango-async", "true")];
+    client.request("POST", &trial.append(), &fire, b"fired\n").expect(202);
+    let forgotten = client.store("POST", &trial.append(), b"forgotten\n");
+    client.delete(&format!("/_api/job/{forgotten}")).expect(200);
+    drop((client, deferd));
+    let deferd = trial.start("", &[]);
+    let mut client = deferd.client();
+    eventually("both have run", || trial.appended() == "fired\nforgotten\n");
+    client.get(&format!("/_api/job/{forgotten}")).expect(404);
+    client.wait_done(&running);
+    eventually("nothing is pending", || client.list("pending").is_empty());
+    assert_eq!(client.list("done"), [running]);
+    // Nor does it run once more.
+    drop((client, deferd));
+    let deferd = trial.start("", &[]);
+    let mut client = deferd.client();
+    let last = client.store("POST", &trial.append(), b"last\n");
+    client.result(&last).expect(200);
+    assert_eq!(trial.appended(), "fired\nforgotten\nlast\n");
+}
+
+#[test]
+fn content_beyond_a_smaller_memory_stops_nothing() {
+    const SIZE: usize = 5 << 20;
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let deferd = trial.start("", &["--max-memory", "32M"]);
+    let mut client = deferd.client();
+    let result = client.store("GET", &format!("/run/c-zeros?{SIZE}"), b"");
+    client.wait_done(&result);
+    hold.start(&mut client);
+    let large = client.store("POST", &trial.append(), &vec![b'x'; SIZE]);
+    let small = client.store("POST", &trial.append(), b"small\n");
+    drop((client, deferd));
+    let deferd = trial.start("", &["--max-memory", "4M"]);
+    let mut client = deferd.client();
+    client.result(&small).expect(200);
+    assert_eq!(trial.appended(), "small\n");
+    let refused = client.result(&large).expect_job_error(507, 507);
+    assert!(refused.text().contains("--max-memory"), "{refused:?}");
+    for method in ["PUT", "PUT", "GET"] {
+        let suffix = if method == "GET" { "/result" } else { "" };
+        let target = format!("/_api/job/{result}{suffix}");
+        let refused = client.request(method, &target, &[], b"").expect_error(507, 507);
+        assert!(refused.text().contains("--max-memory"), "{refused:?}");
+    }
+    drop((client, deferd));
+    let deferd = trial.start("", &["--max-memory", "32M"]);
+    assert_eq!(deferd.client().result(&result).expect(200).body.len(), SIZE);
+}
+
+#[test]
+fn content_that_is_accepted_can_be_read_again() {
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let sizes = ["--max-memory", "16M", "--max-body", "16M", "--max-output", "16M"];
+    let deferd = trial.start("", &sizes);
+    let mut client = deferd.client();
+    let running = hold.start(&mut client);
+    let accepted = client.store("POST", &trial.append(), &vec![b'x'; 7 << 20]);
+    let refused = if lacks(Ability::EarlyRefusal) { &[][..] } else { &[8 << 20, 16 << 20] };
+    for size in refused {
+        let mut other = deferd.client();
+        let target = trial.append();
+        other.send(
+            format!("POST {target} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n")
+                .as_bytes(),
+        );
+        let refused = other.try_read("POST").expect("an answer").expect_error(413, 413);
+        assert!(refused.text().contains("--max-memory"), "{refused:?}");
+    }
+    hold.release();
+    client.result(&running).expect(200);
+    client.result(&accepted).expect(200);
+    for (size, status) in [(7 << 20, 200), (8 << 20, 502)] {
+        let id = client.store("GET", &format!("/run/c-zeros?{size}"), b"");
+        client.result(&id).expect(status);
+    }
+}
+
+/// Content that is still to come fills the memory: clients that have sent most of theirs.
+fn fill_memory(deferd: &Deferd) -> Vec<Client> {
+    let mut clients = Vec::new();
+    let head = "POST /run/c-talk HTTP/1.1\r\nhost: x\r\ncontent-length: 61000\r\n\r\n";
+    let request = [head.as_bytes(), &[b'x'; 60_000]].concat();
+    eventually("the memory is full", || {
+        let mut client = deferd.client();
+        client.send(&request);
+        clients.push(client);
+        let version = deferd.client().get("/_api/version?details=true").json();
+        let details =
+            |name: &str| version["details"][name].as_str().unwrap().parse::<u64>().unwrap();
+        details("memory-limit") - details("memory-used") <= 192 << 10
+    });
+    clients
+}
+
+#[test]
+fn the_end_starts_no_job_that_lacks_memory() {
+    if lacks(Ability::ManyConnections) {
+        return;
+    }
+    let trial = Trial::new();
+    // A sixteenth of this must be free.
+    let mut deferd = trial.start("", &["--max-memory", "4M"]);
+    let clients = fill_memory(&deferd);
+    let id = deferd.client().store("POST", &trial.append(), b"once\n");
+    deferd.signal("-TERM");
+    eventually("the end has begun", || deferd.log().contains("ending: "));
+    drop(clients);
+    assert!(deferd.wait().success());
+    assert_eq!(trial.appended(), "");
+    let deferd = trial.start("", &["--max-memory", "4M"]);
+    deferd.client().result(&id).expect(200);
+    assert_eq!(trial.appended(), "once\n");
+}
+
+#[test]
+fn a_cancelled_job_stays_cancelled_and_a_deleted_one_gone() {
+    let (trial, hold) = (Trial::new(), Hold::new());
+    let deferd = trial.start("", &[]);
+    let mut client = deferd.client();
+    hold.start(&mut client);
+    let ids = trial.submit_appends(&mut client, 2);
+    client.put(&format!("/_api/job/{}/cancel", ids[0])).expect(200);
+    drop((client, deferd));
+    let deferd = trial.start("", &[]);
+    let mut client = deferd.client();
+    client.wait_done(&ids[1]);
+    assert_eq!(trial.appended(), "1\n");
+    client.get(&format!("/_api/job/{}/result", ids[0])).expect_job_error(410, 21);
+    for id in &ids {
+        client.delete(&format!("/_api/job/{id}")).expect(200);
+    }
+    drop((client, deferd));
+    let deferd = trial.start("", &[]);
+    for id in ids {
+        deferd.client().get(&format!("/_api/job/{id}")).expect(404);
+    }
+}

@@ -1,0 +1,5 @@
+//! What the documents say is what deferd does.
+
+mod examples;
+mod openapi;
+mod readme;

@@ -1,0 +1,289 @@
+//! What a CGI script may answer (RFC 3875 section 6), and what the client gets of it.
+//!
+//! Most tests let `s-cat` answer: there, the request's content is the script's output.
+
+use crate::support::{Client, Deferd, Reply, fixtures};
+
+/// The answer to a script's output, and the result of the same as a job.
+#[track_caller]
+fn both(client: &mut Client, output: &str) -> [Reply; 2] {
+    let now = client.request("POST", "/cgi/s-cat", &[], output.as_bytes());
+    let id = client.store("POST", "/cgi/s-cat", output.as_bytes());
+    [now, client.result(&id)]
+}
+
+/// What a script is responsible for in an answer: all but the fields that deferd adds.
+fn of_the_script(reply: &Reply) -> (u16, Vec<(String, String)>, String) {
+    const ADDED: [&str; 6] = [
+        "date",
+        "content-length",
+        "x-arango-async-id",
+        "x-arango-async-job-id",
+        "x-content-type-options",
+        "cross-origin-resource-policy",
+    ];
+    let mut fields = reply.headers.clone();
+    fields.retain(|(name, _)| !ADDED.contains(&name.as_str()));
+    (reply.status, fields, reply.text())
+}
+
+/// Asserts one of deferd's own errors as an answer or as a job's result.
+#[track_caller]
+fn assert_error(reply: &Reply, status: u16, what: &str) {
+    let mut bare = reply.clone();
+    bare.headers.retain(|(name, _)| !name.starts_with("x-arango-async"));
+    assert_eq!(reply.status, status, "{what}: {reply:?}");
+    bare.expect_error(status, status);
+}
+
+#[test]
+fn a_document_reaches_the_client_with_its_status_and_fields() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for (output, status, fields, content) in [
+        (
+            "Content-Type: text/plain\n\nhello\n",
+            200,
+            &[("content-type", "text/plain")][..],
+            "hello\n",
+        ),
+        ("CONTENT-TYPE:a/b\r\n\r\n\r\nhello", 200, &[("content-type", "a/b")], "\r\nhello"),
+        // Line ends may be mixed, as a script's libraries do.
+        (
+            "Content-Type: a/b\r\nX-One: 1\n\nhello",
+            200,
+            &[("content-type", "a/b"), ("x-one", "1")],
+            "hello",
+        ),
+        ("Content-Type: a/b\n\n\nhello\n\n", 200, &[("content-type", "a/b")], "\nhello\n\n"),
+        ("Content-Type: a/b\n\n", 200, &[("content-type", "a/b")], ""),
+        ("Status: 404 Not here\nContent-Type: a/b\n\nno", 404, &[("content-type", "a/b")], "no"),
+        ("Content-Type: a/b\nStatus: 299\n\nodd", 299, &[("content-type", "a/b")], "odd"),
+        ("Status: 500 My fault\r\nContent-Type: a/b\r\n\r\n", 500, &[("content-type", "a/b")], ""),
+        ("Status: 204 No Content\n\n", 204, &[], ""),
+    ] {
+        let fields = fields.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        let expected = (status, fields.collect(), content.to_owned());
+        for reply in both(&mut client, output) {
+            assert_eq!(of_the_script(&reply), expected, "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_client_redirect_reaches_the_client() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for (output, status, content) in [
+        ("Location: http://example.org/x?y#z\n\n", 302, ""),
+        (
+            "Status: 302 Found\nLocation: http://example.org/x?y#z\nContent-Type: a/b\n\nsee there",
+            302,
+            "see there",
+        ),
+        (
+            "Location: http://example.org/x?y#z\r\nStatus: 303\r\nContent-Type: a/b\r\n\r\nsee",
+            303,
+            "see",
+        ),
+    ] {
+        for reply in both(&mut client, output) {
+            assert_eq!((reply.status, &*reply.text()), (status, content), "{output:?}");
+            assert_eq!(reply.header("location"), Some("http://example.org/x?y#z"), "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_local_redirect_is_answered_by_a_get_of_its_target() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for reply in both(&mut client, "Location: /cgi/s-environ/a%20b?q=%20\r\n\r\n") {
+        let (status, fields, content) = of_the_script(&reply);
+        assert_eq!(status, 200);
+        assert_eq!(fields, [("content-type".to_owned(), "application/octet-stream".to_owned())]);
+        let variables: Vec<&str> = content.split_terminator('\0').collect();
+        for variable in [
+            "REQUEST_METHOD=GET",
+            "SCRIPT_NAME=/cgi/s-environ",
+            "PATH_INFO=/a b",
+            "QUERY_STRING=q=%20",
+        ] {
+            assert!(variables.contains(&variable), "{variable}: {content:?}");
+        }
+        // The content was the first script's.
+        assert!(!content.contains("CONTENT_"), "{content:?}");
+    }
+    for reply in both(&mut client, "Location: /cgi/s-echo\n\n") {
+        assert_eq!(reply.header("x-content-length"), Some("unset"));
+        assert_eq!(reply.expect(200).text(), "");
+    }
+}
+
+#[test]
+fn a_local_redirect_may_lead_to_any_route() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for reply in both(&mut client, "Location: /run/s-exit?7\n\n") {
+        assert_eq!(reply.header("x-exit-code"), Some("7"));
+        assert_eq!(reply.expect(500).text(), "so far");
+    }
+    for reply in both(&mut client, "Location: /_api/version\n\n") {
+        assert_eq!(reply.expect(200).text(), r#"{"server":"arango","version":"1.4.3"}"#);
+    }
+}
+
+#[test]
+fn a_local_redirect_to_nowhere_is_not_found() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for target in ["/cgi/s-missing", "/nowhere", "/cgi/../s-cat", "/cgi/%2e%2e/s-cat"] {
+        for reply in both(&mut client, &format!("Location: {target}\n\n")) {
+            assert_error(&reply, 404, target);
+        }
+    }
+}
+
+#[test]
+fn a_loop_of_local_redirects_ends_in_an_error() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    assert_error(&client.get("/cgi/s-again"), 502, "now");
+    let id = client.store("GET", "/cgi/s-again", b"");
+    assert_error(&client.result(&id), 502, "a job");
+}
+
+#[test]
+fn output_without_a_valid_header_block_is_a_bad_gateway() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for output in [
+        "",
+        "\n",
+        "\n\nhello",
+        "hello",
+        "hello\n\n",
+        "<html>hello</html>\n",
+        "Content-Type: a/b",
+        "Content-Type: a/b\n",
+        "Content-Type: a/b\r\n",
+        "Content-Type: a/b\nhello",
+        "Content Type: a/b\n\n",
+        ": a/b\n\n",
+        "Content-Type: a/b\n folded\n\n",
+        "Content-Type: a/b\nX-Nul: \0\n\n",
+        "X-Only: other fields\n\nhello",
+        "Status: abc\nContent-Type: a/b\n\n",
+        "Status: 99\nContent-Type: a/b\n\n",
+        "Status: 1000\nContent-Type: a/b\n\n",
+        // No final answer: a client would wait for another one behind it.
+        "Status: 100 Continue\nContent-Type: a/b\n\n",
+        "Status: 101 Switching Protocols\nContent-Type: a/b\n\n",
+    ] {
+        let reply = client.request("POST", "/cgi/s-cat", &[], output.as_bytes());
+        assert_error(&reply, 502, output);
+    }
+    let id = client.store("POST", "/cgi/s-cat", b"hello\n\n");
+    assert_error(&client.result(&id), 502, "a job");
+}
+
+/// What it wrote until then may be cut anywhere.
+#[test]
+fn a_script_that_was_killed_by_a_signal_is_a_bad_gateway() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    assert_error(&client.get("/cgi/s-signal?KILL"), 502, "now");
+    let id = client.store("GET", "/cgi/s-signal?KILL", b"");
+    assert_error(&client.result(&id), 502, "a job");
+}
+
+#[test]
+fn fields_of_the_connection_and_of_the_length_are_not_passed() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let output = "Content-Type: a/b\nConnection: close, X-Hop\nX-Hop: 1\nKeep-Alive: timeout=5\n\
+                  Transfer-Encoding: chunked\nContent-Length: 99999\nTE: trailers\nTrailer: x\n\
+                  Upgrade: websocket\nProxy-Connection: close\nX-Kept: 1\n\nhello";
+    for reply in both(&mut client, output) {
+        assert_eq!(reply.header("content-length"), Some("5"));
+        let kept = [("content-type", "a/b"), ("x-kept", "1")];
+        let kept = kept.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(of_the_script(&reply), (200, kept.to_vec(), "hello".to_owned()));
+    }
+    // The connection is still one: the next answer comes in order.
+    client.get("/_api/version").expect(200);
+}
+
+/// Only a job's own result has the field: a script must not pass its answer off as one.
+#[test]
+fn a_script_cannot_set_the_id_of_a_job() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let output = b"Content-Type: a/b\nX-Arango-Async-Id: 7\nX-Arango-Async-Job-Id: 7\n\nhello";
+    let reply = client.request("POST", "/cgi/s-cat", &[], output).expect(200);
+    assert_eq!((reply.id(), reply.header("x-arango-async-job-id")), (None, None));
+    let id = client.store("POST", "/cgi/s-cat", output);
+    // `result` sees to it that there is exactly one, of the job.
+    let reply = client.result(&id);
+    assert_eq!(reply.header("x-arango-async-job-id"), Some(&*id));
+}
+
+#[test]
+fn repeated_fields_are_kept_apart_and_in_order() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let output =
+        "Set-Cookie: a=1; Path=/\nContent-Type: a/b\nSet-Cookie: b=2, c\nLink: <x>\nLink: <y>\n\n";
+    for reply in both(&mut deferd.client(), output) {
+        let of = |wanted: &str| {
+            let fields = reply.headers.iter().filter(|(name, _)| name == wanted);
+            fields.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("set-cookie"), ["a=1; Path=/", "b=2, c"]);
+        assert_eq!(of("link"), ["<x>", "<y>"]);
+    }
+}
+
+#[test]
+fn a_head_request_runs_the_script_and_gets_no_content() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let reply = client.request("HEAD", "/cgi/s-echo", &[], b"").expect(200);
+    assert_eq!(reply.header("x-method"), Some("HEAD"));
+    let id = client.store("HEAD", "/cgi/s-where", b"");
+    let reply = client.result(&id).expect(200);
+    assert_eq!(reply.header("content-type"), Some("text/plain"));
+    assert_eq!(reply.text(), "");
+    // Had content been sent, it would be read as the next answer.
+    client.get("/_api/version").expect(200);
+}
+
+/// As long as the answers are the same, it is the operator's choice which to use.
+#[test]
+fn a_script_answers_the_same_now_and_as_a_job() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for (target, content) in [
+        ("/cgi/s-where/some/path?q", &b""[..]),
+        ("/cgi/s-echo", b"\xff\x00\r\n"),
+        ("/cgi/s-done", b""),
+        ("/cgi/s-signal?TERM", b""),
+        ("/run/s-cat", b"\xff\x00\r\n"),
+        ("/run/s-cat", b"text"),
+        ("/run/s-exit?9", b""),
+        ("/run/s-signal?TERM", b""),
+    ] {
+        let now = client.request("POST", target, &[], content);
+        let id = client.store("POST", target, content);
+        let later = client.result(&id);
+        assert_eq!(of_the_script(&now), of_the_script(&later), "{target}");
+        assert_eq!(now.body, later.body, "{target}");
+    }
+}
+
+#[test]
+fn a_script_s_path_and_directory_are_its_own() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let reply = deferd.client().get("/cgi/s-where/some/path").expect(200);
+    let directory = fixtures().canonicalize().unwrap();
+    assert_eq!(reply.text(), format!("/cgi/s-where\n/some/path\n{}\n", directory.display()));
+}

@@ -1,0 +1,289 @@
+//! What a script gets: its environment (RFC 3875 section 4.1), its directory, its standard input.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use crate::support::{Ability, Client, Deferd, Reply, fixtures, lacks};
+
+type Environment = BTreeMap<String, String>;
+
+/// A PATH that only these tests have, with what the scripts need.
+const PATH: &str = "/usr/bin:/bin:/of/this/test";
+
+/// A deferd whose own environment has secrets that no script may see.
+fn start() -> Deferd {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.env("PATH", PATH).env("A_SECRET", "of deferd").env("http_proxy", "http://localhost:9");
+    let fixtures = fixtures().display().to_string();
+    let cgi = format!("/cgi/=cgi:{fixtures}");
+    let run = format!("/run/=run:{fixtures}");
+    let hosts = ["--allow-host", "example.org", "--allow-host", "192.0.2.7"];
+    Deferd::start_by(command, &[&["--route", &cgi, "--route", &run], &hosts[..]].concat())
+}
+
+/// The environment that `s-environ` answers with, whether its header block was read or not.
+#[track_caller]
+fn environment(reply: Reply) -> Environment {
+    let body = reply.expect(200).text();
+    let body = body.split_once("\n\n").map_or(&*body, |(_, content)| content);
+    let variables = body.split_terminator('\0').map(|v| v.split_once('=').unwrap());
+    let variables: Vec<_> = variables.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    let count = variables.len();
+    let environment = Environment::from_iter(variables);
+    assert_eq!(environment.len(), count, "a variable more than once");
+    environment
+}
+
+/// The environment for `GET /cgi/s-environ` without query or fields; then with these changes, of
+/// which an empty name means nothing and a value of `None` that the variable is not there.
+fn plain(deferd: &Deferd, changes: &[(&str, Option<&str>)]) -> Environment {
+    let port = deferd.address.port().to_string();
+    let mut environment: Environment = [
+        ("PATH", PATH),
+        ("GATEWAY_INTERFACE", "CGI/1.1"),
+        ("HTTP_HOST", "localhost"),
+        ("PATH_INFO", ""),
+        ("QUERY_STRING", ""),
+        ("REMOTE_ADDR", "127.0.0.1"),
+        ("REMOTE_HOST", "127.0.0.1"),
+        ("REQUEST_METHOD", "GET"),
+        ("SCRIPT_NAME", "/cgi/s-environ"),
+        ("SERVER_NAME", "localhost"),
+        ("SERVER_PORT", &port),
+        ("SERVER_PROTOCOL", "HTTP/1.1"),
+        ("SERVER_SOFTWARE", concat!("deferd/", env!("CARGO_PKG_VERSION"))),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    for &(name, value) in changes {
+        match value {
+            Some(value) => environment.insert(name.to_owned(), value.to_owned()),
+            None => environment.remove(name),
+        };
+    }
+    environment
+}
+
+/// Sends a head and a body as they are, and reads the answer.
+fn raw(deferd: &Deferd, bytes: &str) -> Reply {
+    let mut client = deferd.client();
+    client.send(bytes.as_bytes());
+    client.try_read("GET").expect("an answer")
+}
+
+#[test]
+fn a_script_gets_the_meta_variables_and_path_and_nothing_else() {
+    let deferd = start();
+    let reply = deferd.client().get("/cgi/s-environ");
+    assert_eq!(environment(reply), plain(&deferd, &[]));
+}
+
+#[test]
+fn a_plain_program_gets_the_same_environment() {
+    let deferd = start();
+    let reply = deferd.client().get("/run/s-environ");
+    let expected = plain(&deferd, &[("SCRIPT_NAME", Some("/run/s-environ"))]);
+    assert_eq!(environment(reply), expected);
+}
+
+#[test]
+fn path_query_and_content_have_their_variables() {
+    let deferd = start();
+    let target = "/cgi/s-environ/a%20b/%C3%A4%2Fc//d/?x=1&y=%20+&z=/../?";
+    let path_info = "/a b/ä/c//d/";
+    let path_translated = format!("{}{path_info}", fixtures().display());
+    let changes = [
+        ("REQUEST_METHOD", Some("POST")),
+        ("PATH_INFO", Some(path_info)),
+        ("PATH_TRANSLATED", Some(&*path_translated)),
+        ("QUERY_STRING", Some("x=1&y=%20+&z=/../?")),
+        ("CONTENT_LENGTH", Some("5")),
+        ("CONTENT_TYPE", Some("text/x-test; charset=\"utf-8\"")),
+    ];
+    let expected = plain(&deferd, &changes);
+    let fields = [("content-type", "text/x-test; charset=\"utf-8\"")];
+    let reply = deferd.client().request("POST", target, &fields, b"hello");
+    assert_eq!(environment(reply), expected);
+}
+
+#[test]
+fn a_job_s_script_gets_the_environment_of_the_request_that_was_deferred() {
+    let deferd = start();
+    let mut client = deferd.client();
+    let id = client.store("DELETE", "/cgi/s-environ/x?y", b"hello");
+    let path_translated = format!("{}/x", fixtures().display());
+    let changes = [
+        ("REQUEST_METHOD", Some("DELETE")),
+        ("PATH_INFO", Some("/x")),
+        ("PATH_TRANSLATED", Some(&*path_translated)),
+        ("QUERY_STRING", Some("y")),
+        ("CONTENT_LENGTH", Some("5")),
+        ("HTTP_X_ARANGO_ASYNC", Some("store")),
+    ];
+    assert_eq!(environment(client.result(&id)), plain(&deferd, &changes));
+}
+
+#[test]
+fn repeated_fields_are_joined_with_commas_and_cookies_with_semicolons() {
+    let deferd = start();
+    let fields = [
+        ("accept", "text/html"),
+        ("cookie", "a=1"),
+        ("Accept", "text/plain;q=0.5, */*"),
+        ("X-Some-Thing9", "with  two blanks"),
+        ("Cookie", "b=2; c=3"),
+        ("x-empty", ""),
+    ];
+    let mut request = "GET /cgi/s-environ HTTP/1.1\r\nhost: localhost\r\n".to_owned();
+    for (name, value) in fields {
+        request += &format!("{name}: {value}\r\n");
+    }
+    let changes = [
+        ("HTTP_ACCEPT", Some("text/html, text/plain;q=0.5, */*")),
+        ("HTTP_COOKIE", Some("a=1; b=2; c=3")),
+        ("HTTP_X_SOME_THING9", Some("with  two blanks")),
+        ("HTTP_X_EMPTY", Some("")),
+    ];
+    let expected = plain(&deferd, &changes);
+    assert_eq!(environment(raw(&deferd, &(request + "\r\n"))), expected);
+}
+
+/// `Proxy` would become `HTTP_PROXY`, which HTTP clients obey; credentials are none of a script's
+/// business; the content's fields have variables of their own; and an underscore must not let one
+/// field pass for another.
+#[test]
+fn fields_that_a_script_must_not_see_are_not_there() {
+    let deferd = start();
+    let fields = [
+        ("proxy", "http://evil.example/"),
+        ("authorization", "Basic c2VjcmV0"),
+        ("content-type", "a/b"),
+        ("content_length", "999"),
+        ("x_forwarded_for", "forged"),
+    ];
+    let reply = deferd.client().request("POST", "/cgi/s-environ", &fields, b"hello");
+    let changes = [
+        ("REQUEST_METHOD", Some("POST")),
+        ("CONTENT_LENGTH", Some("5")),
+        ("CONTENT_TYPE", Some("a/b")),
+    ];
+    assert_eq!(environment(reply), plain(&deferd, &changes));
+}
+
+#[test]
+fn the_server_s_name_is_the_one_that_the_client_asked_for() {
+    let deferd = start();
+    for (host, name) in [
+        ("example.org:8080", "example.org"),
+        ("example.org", "example.org"),
+        ("[::1]:80", "[::1]"),
+        ("192.0.2.7:1", "192.0.2.7"),
+    ] {
+        let request = format!("GET /cgi/s-environ HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let changes = [("HTTP_HOST", Some(host)), ("SERVER_NAME", Some(name))];
+        assert_eq!(environment(raw(&deferd, &request)), plain(&deferd, &changes), "{host}");
+    }
+}
+
+#[test]
+fn a_client_of_http_1_0_is_told_as_such() {
+    let deferd = start();
+    let reply = raw(&deferd, "GET /cgi/s-environ HTTP/1.0\r\n\r\n");
+    let changes = [
+        ("SERVER_PROTOCOL", Some("HTTP/1.0")),
+        ("SERVER_NAME", Some("127.0.0.1")),
+        ("HTTP_HOST", None),
+    ];
+    assert_eq!(environment(reply), plain(&deferd, &changes));
+}
+
+#[test]
+fn the_content_s_length_is_told_exactly_when_there_is_content() {
+    let deferd = start();
+    let mut client = deferd.client();
+    let told = |reply: Reply| reply.expect(200).header("x-content-length").unwrap().to_owned();
+    assert_eq!(told(client.request("POST", "/cgi/s-echo", &[], b"")), "unset");
+    let empty = [("content-length", "0")];
+    assert_eq!(told(client.request("POST", "/cgi/s-echo", &empty, b"")), "0");
+    assert_eq!(told(client.request("GET", "/cgi/s-echo", &[], b"x")), "1");
+}
+
+/// Every byte there is, and none that is text in any encoding.
+fn all_bytes(length: usize) -> Vec<u8> {
+    (0..=255).rev().cycle().take(length).collect()
+}
+
+#[test]
+fn stdin_is_exactly_the_content_and_then_ends() {
+    let deferd = start();
+    let mut client = deferd.client();
+    // The lengths around those of pipes and buffers.
+    for length in [0, 1, 255, 4095, 4096, 4097, 65_535, 65_536, 65_537] {
+        let content = all_bytes(length);
+        let echo = |client: &mut Client, target: &str| {
+            let now = client.request("POST", target, &[], &content);
+            let id = client.store("POST", target, &content);
+            [now, client.result(&id)].map(|reply| reply.expect(200).body)
+        };
+        assert!(echo(&mut client, "/run/s-cat").iter().all(|body| *body == content), "{length}");
+        assert!(echo(&mut client, "/cgi/s-echo").iter().all(|body| *body == content), "{length}");
+    }
+}
+
+#[test]
+fn chunked_content_reaches_the_script_whole_and_with_its_length() {
+    let deferd = start();
+    for (field, is_job) in [("x-other: 1", false), ("x-arango-async: store", true)] {
+        for (chunks, content) in [
+            (
+                "5\r\nhello\r\n1;x=y\r\n \r\n005\r\nworld\r\n0\r\nx-trailer: 1\r\n\r\n",
+                "hello world",
+            ),
+            ("5\r\nhello\r\n1;x=y\r\n \r\n005\r\nworld\r\n0\r\n\r\n", "hello world"),
+            ("0\r\n\r\n", ""),
+        ] {
+            if chunks.contains("trailer") && lacks(Ability::Trailers) {
+                continue;
+            }
+            let mut client = deferd.client();
+            let head = "POST /cgi/s-echo HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked";
+            client.send(format!("{head}\r\n{field}\r\n\r\n{chunks}").as_bytes());
+            let mut reply = client.try_read("POST").unwrap();
+            if is_job {
+                let id = reply.expect(202).id().unwrap().to_owned();
+                reply = client.result(&id);
+            }
+            let length = content.len().to_string();
+            let told = if content.is_empty() { "unset" } else { &*length };
+            assert_eq!(reply.header("x-content-length"), Some(told));
+            assert_eq!(reply.expect(200).text(), content);
+        }
+    }
+}
+
+/// What the descriptors of this process lead to.
+fn links() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    // The directory's own descriptor is gone by the time it is looked at.
+    let links = entries.filter_map(|path| std::fs::read_link(path).ok());
+    links.map(|link| link.display().to_string()).collect()
+}
+
+#[test]
+fn a_script_inherits_its_three_pipes_and_no_other_descriptor() {
+    let deferd = start();
+    let mut client = deferd.client();
+    // Pipes and sockets of others, that it might inherit.
+    let _idle = [deferd.client(), deferd.client()];
+    let ids: Vec<_> = (0..20).map(|_| client.store("POST", "/run/s-descriptors", b"x")).collect();
+    let script = fixtures().canonicalize().unwrap().join("s-descriptors").display().to_string();
+    // What the tests themselves were started with is not deferd's, and the shell holds the script.
+    let outer = links();
+    for id in ids {
+        let text = client.result(&id).expect(200).text();
+        let ours = |line: &&str| *line != script && !outer.iter().any(|other| other == line);
+        let inherited: Vec<_> = text.lines().filter(ours).collect();
+        assert_eq!(inherited.len(), 3, "{text}");
+        assert!(inherited.iter().all(|line| line.starts_with("pipe:")), "{text}");
+    }
+}

@@ -1,0 +1,8 @@
+//! Scripts: how they are found, what they get, what becomes of what they write, and how they end.
+
+mod cgi;
+mod environment;
+mod paths;
+mod processes;
+mod run;
+mod stderr;

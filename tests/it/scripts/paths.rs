@@ -1,0 +1,413 @@
+//! From a path to a script: what is found below the directory of a route, and nothing outside it.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Client, Deferd, TempDir, fixtures};
+
+/// Directories as an attacker would wish them: a secret program beside those of the route.
+///
+/// ```text
+/// scripts/         the route's
+///   where          a script
+///   sub/deep/where
+///   plain          a file that is no program
+///   pipe           a named pipe
+///   inside  -> sub/deep/where
+///   out     -> ../secret
+///   out-dir -> ..
+///   near    -> ../scripts-of-others/secret
+///   dangling, loop
+/// secret
+/// scripts-of-others/secret
+/// ```
+fn tree() -> TempDir {
+    let dir = TempDir::new();
+    let scripts = dir.join("scripts");
+    std::fs::create_dir_all(scripts.join("sub/deep")).unwrap();
+    std::fs::create_dir(dir.join("scripts-of-others")).unwrap();
+    for place in ["scripts/where", "scripts/sub/deep/where", "secret", "scripts-of-others/secret"] {
+        install(&fixtures().join("s-where"), &dir.join(place));
+    }
+    std::fs::write(scripts.join("plain"), "#!/bin/sh\necho run all the same\n").unwrap();
+    let pipe = scripts.join("pipe");
+    assert!(Command::new("mkfifo").args(["-m", "755"]).arg(pipe).status().unwrap().success());
+    for (name, target) in [
+        ("inside", "sub/deep/where"),
+        ("out", "../secret"),
+        ("out-dir", ".."),
+        ("near", "../scripts-of-others/secret"),
+        ("dangling", "nowhere"),
+        ("loop", "loop"),
+    ] {
+        symlink(target, scripts.join(name)).unwrap();
+    }
+    dir
+}
+
+/// Copies a program, by a process of its own: a descriptor of ours that is open for writing could
+/// be inherited by a deferd that another test starts at that moment, and what is open for writing
+/// cannot be executed.
+fn install(from: &Path, to: &Path) {
+    let mut command = Command::new("install");
+    assert!(command.args(["-m", "755"]).arg(from).arg(to).status().unwrap().success());
+}
+
+fn start(dir: &TempDir) -> Deferd {
+    let scripts = dir.join("scripts").display().to_string();
+    let (cgi, run) = (format!("/cgi/=cgi:{scripts}"), format!("/run=run:{scripts}"));
+    Deferd::start(&["--route", &cgi, "--route", &run])
+}
+
+/// Asserts that the path is refused with this status, now and before a `202`.
+#[track_caller]
+fn assert_refused(client: &mut Client, path: &str, status: u16) {
+    for fields in [&[][..], &[("x-arango-async", "store")], &[("x-arango-async", "true")]] {
+        let reply = client.request("GET", path, fields, b"");
+        assert_eq!(reply.status, status, "{path} {fields:?}: {reply:?}");
+        reply.expect_error(status, status);
+    }
+}
+
+#[test]
+fn nothing_outside_the_directory_is_reached() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    let secret = dir.join("secret").display().to_string();
+    let encoded = secret.replace('/', "%2f");
+    for path in [
+        "../secret",
+        "%2e%2e/secret",
+        "%2E%2e/secret",
+        ".%2e/secret",
+        "..%2fsecret",
+        "%2e%2e%2Fsecret",
+        "../scripts/where",
+        "sub/../../secret",
+        "sub/%2e%2e/%2e%2e/secret",
+        "sub%2f..%2f..%2fsecret",
+        "out",
+        "out/info",
+        "out-dir/secret",
+        "near",
+        &format!("/{secret}"),
+        &encoded,
+        &format!("/{encoded}"),
+    ] {
+        for prefix in ["/cgi/", "/run/"] {
+            assert_refused(&mut client, &format!("{prefix}{path}"), 404);
+        }
+    }
+    assert_eq!(client.list("done").len() + client.list("pending").len(), 0);
+}
+
+#[test]
+fn what_names_no_script_is_not_found() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for path in [
+        "",
+        "/",
+        "none",
+        "none/where",
+        ".",
+        "./where",
+        "/where",
+        "sub",
+        "sub/",
+        "sub/deep",
+        "sub//deep/where",
+        "sub/../where",
+        "sub%2fdeep%2fwhere",
+        "dangling",
+        "loop",
+        "pipe",
+        "where%00",
+        "%00where",
+        "where%00.txt",
+        "where%",
+        "where%7",
+        "where%zz",
+        "%where",
+        "where/%",
+        "where/%4",
+        "where/%zz",
+        "where/%00",
+        "WHERE",
+    ] {
+        for prefix in ["/cgi/", "/run/"] {
+            assert_refused(&mut client, &format!("{prefix}{path}"), 404);
+        }
+    }
+    for path in ["/cgi", "/run", "/runwhere", "/runner/where"] {
+        assert_refused(&mut client, path, 404);
+    }
+    let long = format!("/run/{}", "x".repeat(5000));
+    assert_refused(&mut client, &long, 404);
+}
+
+#[test]
+fn the_first_segments_that_lead_to_a_file_are_the_script() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    let scripts = dir.join("scripts").display().to_string();
+    let long = "x".repeat(5000);
+    for (path, script, path_info, directory) in [
+        ("where", "where", "", ""),
+        ("where/", "where", "/", ""),
+        ("where/sub/deep/where", "where", "/sub/deep/where", ""),
+        ("wh%65re/%2e.%2e", "where", "/...", ""),
+        ("where/a%2Fb%2f/c", "where", "/a/b//c", ""),
+        ("where/.a/..b/c..~", "where", "/.a/..b/c..~", ""),
+        ("where/a%20b%5cc%c3%a4", "where", "/a b\\c\u{e4}", ""),
+        // The file that this names may be missing, and the names too long for one.
+        ("where/inside/none", "where", "/inside/none", ""),
+        (&format!("where/{long}"), "where", &format!("/{long}"), ""),
+        ("sub/deep/where", "sub/deep/where", "", "/sub/deep"),
+        ("sub/deep/where/info", "sub/deep/where", "/info", "/sub/deep"),
+        ("%73ub/deep/where", "sub/deep/where", "", "/sub/deep"),
+        // A link that stays inside is a script like any other; its directory is the real one.
+        ("inside/info", "inside", "/info", "/sub/deep"),
+    ] {
+        let reply = client.get(&format!("/cgi/{path}")).expect(200);
+        let expected = format!("/cgi/{script}\n{path_info}\n{scripts}{directory}\n");
+        assert_eq!(reply.text(), expected, "{path}");
+    }
+}
+
+/// Asserts that the log says at `warn` that this path was refused, and why, in a line of bounded length.
+#[track_caller]
+fn assert_told(deferd: &Deferd, path: &str, why: &str) {
+    let log = deferd.log();
+    let start = &path[..path.len().min(100)];
+    let line = log.lines().rfind(|line| line.contains("WARN") && line.contains(start));
+    let line = line.unwrap_or_else(|| panic!("{path} is not in the log: {log}"));
+    assert!(line.contains(why) && line.len() < 500, "{line}");
+    assert!(line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{line:?}");
+}
+
+#[test]
+fn path_info_that_leads_outside_is_refused() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    let long = format!("where/{}/../x", "y".repeat(4000));
+    for (path, why) in [
+        ("where/../../../../etc/hostname", "dot segment"),
+        ("where/..", "dot segment"),
+        ("where/.", "dot segment"),
+        ("where/a/./b", "dot segment"),
+        ("where/%2e%2e/%2E%2e/secret", "dot segment"),
+        ("where/%2e", "dot segment"),
+        ("where%2f..%2fsecret", "encoded slash"),
+        ("where/a%2f..%2f..%2fsecret", "dot segment"),
+        ("where/..%2fsecret", "dot segment"),
+        ("where/..%5csecret", "dot segment"),
+        ("where/a%5C%2e%2e%5Csecret", "dot segment"),
+        ("sub/deep/where/../../secret", "dot segment"),
+        (&long, "dot segment"),
+        ("where/%0a", "control character"),
+        ("where/a%0Db", "control character"),
+        ("where/%7f", "control character"),
+        ("where/%1b[2J", "control character"),
+        ("where/%c2%85", "control character"),
+        // Its file is another's, by a link on the way or at the end.
+        ("where/out", "symbolic link"),
+        ("where/out-dir/secret", "symbolic link"),
+        ("where/sub/../out", "dot segment"),
+        ("where//out-dir", "symbolic link"),
+        ("where/near", "symbolic link"),
+        ("where/dangling", "symbolic link"),
+        ("where/loop/a", "symbolic link"),
+        ("where/%zz", "broken escape"),
+        ("where/%00", "broken escape"),
+    ] {
+        for prefix in ["/cgi/", "/run/"] {
+            let target = format!("{prefix}{path}");
+            assert_refused(&mut client, &target, 404);
+            assert_told(&deferd, &target, why);
+        }
+    }
+}
+
+#[test]
+fn hidden_names_and_backups_are_no_scripts() {
+    let dir = tree();
+    let scripts = dir.join("scripts");
+    std::fs::create_dir_all(scripts.join(".git/hooks")).unwrap();
+    std::fs::create_dir(scripts.join("old~")).unwrap();
+    let names = [
+        ".git/hooks/post-commit",
+        ".hidden",
+        "sub/.hidden",
+        "where~",
+        "sub/deep/where~",
+        "old~/where",
+    ];
+    for name in names {
+        install(&fixtures().join("s-where"), &scripts.join(name));
+    }
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for (path, why) in [
+        (".git/hooks/post-commit", "begins with a dot"),
+        ("%2egit/hooks/post-commit", "begins with a dot"),
+        (".hidden", "begins with a dot"),
+        (".hidden/info", "begins with a dot"),
+        ("sub/.hidden", "begins with a dot"),
+        ("...", "begins with a dot"),
+        ("where~", "backup"),
+        ("where%7E/info", "backup"),
+        ("sub/deep/where~", "backup"),
+    ] {
+        for prefix in ["/cgi/", "/run/"] {
+            let target = format!("{prefix}{path}");
+            assert_refused(&mut client, &target, 404);
+            assert_told(&deferd, &target, why);
+        }
+    }
+    // A directory is no backup of a script.
+    client.get("/cgi/old~/where").expect(200);
+}
+
+#[test]
+fn the_log_says_why_a_path_is_refused() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for (path, why) in [
+        ("../secret", "dot segment"),
+        ("%2e%2e/secret", "dot segment"),
+        ("..%2fsecret", "encoded slash"),
+        ("out", "symbolic link"),
+        ("out-dir/secret", "symbolic link"),
+        ("out-dir/none", "symbolic link"),
+        ("out-dir", "symbolic link"),
+        ("near", "symbolic link"),
+        ("%00where", "broken escape"),
+    ] {
+        let target = format!("/run/{path}");
+        assert_refused(&mut client, &target, 404);
+        assert_told(&deferd, &target, why);
+    }
+    // What is only missing is not worth a warning.
+    assert_refused(&mut client, "/run/missing", 404);
+    let log = deferd.log();
+    assert!(!log.lines().any(|line| line.contains("WARN") && line.contains("missing")), "{log}");
+}
+
+#[test]
+fn a_local_redirect_is_checked_like_a_request() {
+    let dir = tree();
+    let scripts = dir.join("scripts");
+    let targets =
+        ["/cgi/out", "/cgi/where/../../secret", "/run/.hidden", "/run/where/%0a", "/up/..;/x"];
+    for (n, target) in targets.iter().enumerate() {
+        let draft = dir.join("draft");
+        std::fs::write(
+            &draft,
+            format!("#!/bin/sh\nprintf 'Location: {}\\n\\n'\n", target.replace('%', "%%")),
+        )
+        .unwrap();
+        install(&draft, &scripts.join(format!("to-{n}")));
+    }
+    let (cgi, run) =
+        (format!("/cgi/=cgi:{}", scripts.display()), format!("/run=run:{}", scripts.display()));
+    let deferd =
+        Deferd::start(&["--route", &cgi, "--route", &run, "--route", "/up/=http://127.0.0.1:1/"]);
+    let mut client = deferd.client();
+    for (n, target) in targets.iter().enumerate() {
+        let status = if target.starts_with("/up/") { 400 } else { 404 };
+        client.get(&format!("/cgi/to-{n}")).expect_error(status, status);
+    }
+}
+
+#[test]
+fn trace_never_reaches_a_script() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for prefix in ["/cgi/", "/run/"] {
+        for fields in
+            [&[][..], &[("x-arango-async", "store")], &[("x-http-method-override", "TRACE")]]
+        {
+            let method =
+                if fields.first().is_some_and(|f| f.1 == "TRACE") { "POST" } else { "TRACE" };
+            let reply = client.request(method, &format!("{prefix}where"), fields, b"");
+            let reply = reply.expect_error(405, 405);
+            let allow = reply.header("allow").expect("allow");
+            assert!(allow.contains("GET") && !allow.contains("TRACE"), "{allow}");
+        }
+    }
+}
+
+#[test]
+fn the_directory_of_a_route_may_be_a_link() {
+    let dir = tree();
+    symlink("scripts", dir.join("link")).unwrap();
+    let route = format!("/=cgi:{}", dir.join("link").display());
+    let deferd = Deferd::start(&["--route", &route]);
+    let reply = deferd.client().get("/sub/deep/where/x").expect(200);
+    let directory = dir.join("scripts/sub/deep");
+    assert_eq!(reply.text(), format!("/sub/deep/where\n/x\n{}\n", directory.display()));
+}
+
+#[test]
+fn what_is_not_executable_is_forbidden() {
+    let dir = tree();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for path in ["/cgi/plain", "/run/plain", "/cgi/plain/info"] {
+        assert_refused(&mut client, path, 403);
+    }
+}
+
+#[test]
+fn a_script_that_cannot_start_is_a_bad_gateway() {
+    let dir = tree();
+    for (name, text) in [
+        ("no-interpreter", "#!/nonexistent/interpreter\necho hello\n"),
+        ("no-line", "echo hello\n"),
+        ("empty", ""),
+    ] {
+        let draft = dir.join(name);
+        std::fs::write(&draft, text).unwrap();
+        install(&draft, &dir.join("scripts").join(name));
+    }
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for name in ["no-interpreter", "no-line", "empty"] {
+        for prefix in ["/cgi/", "/run/"] {
+            let target = format!("{prefix}{name}");
+            client.request("POST", &target, &[], b"x").expect_error(502, 502);
+            // Only the attempt tells: that is the job's, and its result says so.
+            let id = client.store("POST", &target, b"x");
+            assert_eq!(client.result(&id).expect(502).json()["errorNum"], 502);
+        }
+    }
+    assert!(deferd.children().is_empty());
+}
+
+#[test]
+fn a_script_that_is_gone_when_its_turn_comes_is_not_found() {
+    let dir = tree();
+    let scripts = dir.join("scripts");
+    install(&fixtures().join("s-say"), &scripts.join("say"));
+    let route = format!("/run/=run:{},concurrency=1", scripts.display());
+    let deferd = Deferd::start(&["--route", &route]);
+    let mut client = deferd.client();
+    let first = client.store("GET", &format!("/run/say?{}", dir.0.display()), b"");
+    let gone = client.store("GET", "/run/where", b"");
+    let closed = client.store("GET", "/run/sub/deep/where", b"");
+    std::fs::remove_file(scripts.join("where")).unwrap();
+    let mode = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(scripts.join("sub/deep/where"), mode).unwrap();
+    std::fs::write(dir.join("go"), "").unwrap();
+    client.result(&first).expect(200);
+    assert_eq!(client.result(&gone).expect(404).json()["errorNum"], 404);
+    assert_eq!(client.result(&closed).expect(403).json()["errorNum"], 403);
+}

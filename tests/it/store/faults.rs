@@ -1,0 +1,219 @@
+//! A disk that fails: at any call, of any kind, once or for a while, or because it is full.
+//!
+//! Whatever fails, what was acknowledged is kept, what was refused leaves nothing behind, the store works
+//! again by itself when the disk does, and its thread neither ends nor hangs.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::store::kit::promise::{Check, Scenario, idempotency};
+use crate::store::kit::*;
+use deferd::job::{Keep, RouteIndex};
+use deferd::store::disk::Durability;
+use deferd::store::{List, Lookup, Refused, Store, Submission};
+
+/// Operations in a scenario: enough that each kind of them comes.
+const OPERATIONS: usize = 30;
+/// More failures than there are attempts before jobs are refused.
+const A_WHILE: usize = 24;
+
+/// Scenarios that run at once.
+const LANES: usize = 8;
+
+/// How long the file can be on a disk that is full then.
+const LIMIT: u64 = 2 << 20;
+
+/// Asks again and again until the answer is yes.
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+macro_rules! faults {
+    ($($property:ident: $durability:ident, $kind:ident, $($how:ident $times:expr),+;)*) => {
+        $(#[test] fn $property() {
+            $(everywhere(Durability::$durability, Kind::$kind, How::$how, $times);)+
+        })*
+    };
+}
+
+faults! {
+    any_write_can_fail: Commit, Write, Cleanly 1, Badly 1, Badly A_WHILE;
+    any_write_of_a_relaxed_store_can_fail: Relaxed, Write, Badly A_WHILE;
+    any_growth_can_fail: Commit, SetLen, Cleanly 1, Cleanly A_WHILE;
+    any_read_can_fail: Commit, Read, Cleanly 1, Cleanly A_WHILE;
+    any_sync_can_fail: Commit, Sync, Cleanly 1, Cleanly A_WHILE;
+    any_sync_can_fail_and_give_up_what_it_should_have_written: Commit, Sync, Badly 1, Badly A_WHILE;
+    any_sync_can_fail_and_forget_what_was_written: Commit, Sync, Forgetfully 1, Forgetfully A_WHILE;
+    any_sync_of_a_relaxed_store_can_fail: Relaxed, Sync, Badly 1, Forgetfully A_WHILE;
+}
+
+/// Lets the n-th call fail, and `times - 1` after it, for every n that there is.
+fn everywhere(durability: Durability, kind: Kind, how: How, times: usize) {
+    let run = |after| {
+        let plan = FaultPlan { kind, after, times, how };
+        within_patience(move || survives(durability, plan))
+    };
+    let mut reached = 0;
+    loop {
+        // Several at once: each of them waits for its disk most of the time.
+        let survived: Vec<bool> = thread::scope(|scope| {
+            let lanes = (reached..reached + LANES).map(|after| scope.spawn(move || run(after)));
+            let lanes: Vec<_> = lanes.collect();
+            lanes.into_iter().map(|lane| lane.join().unwrap()).collect()
+        });
+        let count = survived.iter().take_while(|&&survived| survived).count();
+        reached += count;
+        if count < LANES {
+            break;
+        }
+    }
+    // Of reads and growths a scenario may need none, as what it reads is cached.
+    assert!(reached > 4 || matches!(kind, Kind::Read | Kind::SetLen), "{reached} {kind:?}");
+}
+
+/// Says on failure where it was.
+struct Say<'a>(&'a Scenario, FaultPlan);
+
+impl Drop for Say<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{:?}:\n{}", self.1, self.0.trace.join("\n"));
+        }
+    }
+}
+
+/// Whether the scenario has come so far that something failed.
+fn survives(durability: Durability, plan: FaultPlan) -> bool {
+    let mut scenario = Scenario::new(7, durability);
+    scenario.volume.fail(Some(plan));
+    for _ in 0..OPERATIONS {
+        scenario.step();
+    }
+    let say = Say(&scenario, plan);
+    eventually("it works again", || scenario.store.flush().is_ok());
+    scenario.volume.fail(None);
+    eventually("it takes jobs again", || scenario.store.check(0).is_ok());
+    drop(say);
+    assert!(scenario.flush());
+    let (failed, synced) = (scenario.volume.faults().failed, scenario.volume.medium().synced());
+    let image = || {
+        scenario.store.close();
+        scenario.volume.bytes()
+    };
+    let say = Say(&scenario, plan);
+    let (promised, refused) = (&scenario.promises, &scenario.refused[..]);
+    let check = || Check { promised, begun: promised, refused, durability };
+    // What the disk says is synced, whatever it had given up before.
+    check().image(synced);
+    check().image(image());
+    drop(say);
+    failed > 0
+}
+
+#[test]
+fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
+    let volume = Volume::default();
+    let store = open(&volume, Durability::Commit).unwrap().0;
+    let done = batch(&store, 4, Until::Done);
+    for kind in [Kind::Write, Kind::Sync] {
+        volume.fail(Some(FaultPlan { kind, after: 0, times: usize::MAX, how: How::Badly }));
+        let key = Some(idempotency(kind as usize));
+        let offer = || {
+            let (call, route) = (call(99, &nobody()), RouteIndex(0));
+            let submission = Submission { call, route, keep: Keep::Result, key: key.clone() };
+            store.submit(submission, at(THEN))
+        };
+        assert_eq!(offer(), Err(Refused::Unavailable));
+        assert_eq!(store.check(0), Err(Refused::Unavailable));
+        assert_eq!(offer(), Err(Refused::Unavailable));
+        assert_eq!(store.recall(&nobody(), key.as_ref().unwrap()), Ok(None));
+        assert_eq!(list_all(&store, List::Pending), []);
+        eventually("results are read between two attempts", || {
+            done.iter().all(|job| matches!(store.peek(&job.key), Lookup::Done(_)))
+        });
+        volume.fail(None);
+        eventually("it works again", || store.check(0).is_ok());
+        assert_eq!(store.recall(&nobody(), key.as_ref().unwrap()), Ok(None));
+        for job in &done {
+            let Delivery { result, id } = collected(&store, job).unwrap();
+            job.assert_result(&result);
+            store.restore(&job.key, id);
+        }
+    }
+    // The accounts hold what is there and nothing else.
+    store.forget_all(&nobody()).unwrap();
+    assert_empty(&store, &[]);
+}
+
+#[test]
+fn one_failed_read_does_not_end_all_reading() {
+    let volume = Volume::default();
+    let store = open(&volume, Durability::Commit).unwrap().0;
+    let done = batch(&store, 4, Until::Done);
+    store.close();
+    // With nothing in its cache, so that reading reads.
+    let store = open(&volume, Durability::Commit).unwrap().0;
+    volume.fail(Some(FaultPlan { kind: Kind::Read, after: 0, times: 1, how: How::Cleanly }));
+    assert!(matches!(store.peek(&done[0].key), Lookup::Unreadable));
+    assert_eq!(volume.faults().failed, 1);
+    // No commit comes to find the fault: the store must look for it by itself.
+    for job in done {
+        eventually("it is read again", || matches!(store.peek(&job.key), Lookup::Done(_)));
+        job.assert_result(&collected(&store, &job).unwrap().result);
+    }
+}
+
+/// More than a full disk holds, so that it is the disk that is full.
+const ROOM: usize = 64 << 20;
+
+#[test]
+fn a_full_disk_takes_removals_and_has_room_after_them() {
+    for size in [100, 3000, 9000, 70_000] {
+        let volume = Volume::default();
+        let store = open_for(ROOM, &volume, Durability::Commit).unwrap().0;
+        volume.limit(Some(LIMIT));
+        let submit = |n: usize| {
+            let mut call = call(n, &nobody());
+            *call.request.body_mut() = vec![b'.'; size].into();
+            offer(&store, call, Keep::Result, at(THEN))
+        };
+        let mut accepted = Vec::new();
+        // Not the end of the accounts, but that of the disk.
+        let refused = loop {
+            match submit(accepted.len()) {
+                Ok(id) => accepted.push(key(id)),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused, Refused::Unavailable, "{size}: after {}", accepted.len());
+        assert!(accepted.len() > 4, "{size}: only {}", accepted.len());
+        // Results that do not fit wait, and do not keep what makes room from being done.
+        let (large, others) = accepted.split_first().unwrap();
+        store.finish(large, http::Response::new(vec![b'x'; 150_000].into()), at(THEN));
+        for key in others {
+            assert_eq!(store.forget(key), Ok(true), "{size}");
+            store.finish(key, response(0), at(THEN));
+        }
+        eventually("there is room for the result", || matches!(store.peek(large), Lookup::Done(_)));
+        eventually("there is room for jobs", || submit(0).is_ok());
+        // Reopened on the disk that is as full as before, and has nothing to give.
+        while let Ok(id) = submit(0) {
+            accepted.push(key(id));
+        }
+        let known = listed(&store);
+        store.close();
+        volume.limit(Some(0));
+        let store = open_for(ROOM, &volume, Durability::Commit).expect("it opens").0;
+        assert_eq!(listed(&store), known);
+        for id in known {
+            assert_eq!(store.forget(&key(id)), Ok(true), "{size}, reopened");
+            store.finish(&key(id), response(0), at(THEN));
+        }
+        assert!(has_exactly(&store, ROOM));
+    }
+}

@@ -1,0 +1,180 @@
+//! Footprints tell the truth: what is accounted for jobs, results and keys is, within a quarter, what the
+//! process grows by.
+//!
+//! On the memory store: on disk, the memory of a result is its record alone.
+
+use std::fmt::Write as _;
+use std::io::{BufReader, Read, Write};
+
+use crate::support::hold::Hold;
+use crate::support::{Client, Deferd, eventually};
+
+/// How many of a kind are weighed: so many that what is kept free beside them does not matter.
+const MANY: usize = 10_000;
+
+/// How many requests are under way at once.
+const BATCH: usize = 10;
+
+/// What the process has of its own in memory, in bytes.
+fn private(deferd: &Deferd) -> usize {
+    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", deferd.pid())).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// What deferd says that is stored, in bytes, to 64 KiB.
+fn accounted(client: &mut Client) -> usize {
+    let version = client.get("/_api/version?details=true").expect(200).json();
+    version["details"]["stored-used"].as_str().unwrap().parse().unwrap()
+}
+
+/// Submits so many jobs, a batch at a time; each is what `request` says of its number.
+fn submit(client: &Client, count: usize, mut request: impl FnMut(usize) -> String) {
+    let mut input = BufReader::new(client.socket());
+    let mut answers = vec![0; 0];
+    for batch in 0..count / BATCH {
+        let requests: String = (0..BATCH).map(|n| request(batch * BATCH + n)).collect();
+        client.socket().write_all(requests.as_bytes()).unwrap();
+        let mut answered = 0;
+        answers.clear();
+        while answered < BATCH {
+            let mut piece = [0; 8192];
+            let n = input.read(&mut piece).unwrap();
+            assert!(n > 0, "the connection ends");
+            answers.extend_from_slice(&piece[..n]);
+            let text = String::from_utf8_lossy(&answers);
+            assert!(!text.contains("HTTP/1.1 5") && !text.contains("HTTP/1.1 4"), "{text}");
+            // A `202` has no content: an empty line ends it.
+            answered = text.matches("\r\n\r\n").count();
+        }
+    }
+}
+
+fn head(line: &str, fields: &str) -> String {
+    format!("{line} HTTP/1.1\r\nhost: a\r\nx-arango-async: store\r\n{fields}\r\n")
+}
+
+/// What there is of each, in bytes.
+#[derive(Clone, Copy)]
+struct Each {
+    accounted: f64,
+    taken: f64,
+}
+
+impl Each {
+    #[track_caller]
+    fn is_true(self, what: &str) {
+        let Self { accounted, taken } = self;
+        let ratio = accounted / taken;
+        eprintln!("{what}: {accounted:.0} bytes accounted, {taken:.0} taken, ratio {ratio:.2}");
+        assert!(
+            (0.75..=1.25).contains(&ratio),
+            "{what}: {accounted:.0} accounted, {taken:.0} taken"
+        );
+    }
+}
+
+/// Returns the middle of three weighings: where an allocator places small blocks is partly chance.
+fn middle(weigh: impl Fn() -> Each) -> Each {
+    let mut all = [(); 3].map(|()| weigh());
+    all.sort_by(|a, b| a.taken.total_cmp(&b.taken));
+    all[1]
+}
+
+/// Fills a deferd with so many of a kind, and weighs each.
+#[track_caller]
+fn weigh(
+    deferd: &Deferd,
+    count: usize,
+    is_done: bool,
+    request: impl FnMut(usize) -> String,
+) -> Each {
+    let mut client = deferd.client();
+    // What is made once is there before.
+    submit(&client, BATCH, |_| head("GET /_admin/time", ""));
+    if is_done {
+        eventually("they are done", || client.list("pending?count=1").is_empty());
+    }
+    let (before, accounted_before) = (private(deferd), accounted(&mut client));
+    submit(&deferd.client(), count, request);
+    if is_done {
+        let left = || client.list("pending?count=1").is_empty();
+        eventually("they are done", left);
+    }
+    let taken = private(deferd).saturating_sub(before) as f64 / count as f64;
+    let accounted = (accounted(&mut client) - accounted_before) as f64 / count as f64;
+    Each { accounted, taken }
+}
+
+fn deferd() -> Deferd {
+    Deferd::with_scripts("", &["--max-stored", "180M", "--max-memory", "256M", "--queue", "50000"])
+}
+
+#[test]
+fn results_take_what_is_accounted() {
+    for (what, line, length) in [
+        ("a result without content", "HEAD /_admin/time", 0),
+        ("a result of 51 bytes", "GET /_admin/time", 0),
+        ("a result of 1 KiB", "POST /_admin/echo", 830),
+        ("a result of 5 KB", "POST /_admin/echo", 4800),
+    ] {
+        let body = "x".repeat(length);
+        let fields =
+            if length > 0 { format!("content-length: {length}\r\n") } else { String::new() };
+        let request = head(line, &fields) + &body;
+        middle(|| weigh(&deferd(), MANY, true, |_| request.clone())).is_true(what);
+    }
+}
+
+#[test]
+fn waiting_jobs_take_what_is_accounted() {
+    for (what, count, size, length) in [
+        ("a job without content", 0, 0, 0),
+        ("a job with 3 fields and 100 bytes", 3, 20, 100),
+        ("a job with 20 fields and 100 bytes", 20, 20, 100),
+        ("a job with 90 fields", 90, 20, 0),
+        ("a job with 3 long fields and 3 KB", 3, 1000, 3000),
+    ] {
+        let mut fields = String::new();
+        for n in 0..count {
+            write!(fields, "x-field-{n}: {}\r\n", "v".repeat(size)).unwrap();
+        }
+        if length > 0 {
+            write!(fields, "content-length: {length}\r\n").unwrap();
+        }
+        let request = head("POST /_admin/echo?a=1", &fields) + &"x".repeat(length);
+        let mut each = middle(|| {
+            let deferd = deferd();
+            let holds = [(); 8].map(|()| Hold::new());
+            for hold in holds.iter().take(workers()) {
+                hold.start(&mut deferd.client());
+            }
+            let each = weigh(&deferd, MANY / 4, false, |_| request.clone());
+            holds.iter().for_each(Hold::release);
+            each
+        });
+        // So much is reserved for the error that it may end with, and not taken yet.
+        each.accounted -= 1024.0;
+        each.is_true(what);
+    }
+}
+
+#[test]
+fn idempotency_keys_take_what_is_accounted() {
+    let result = middle(|| weigh(&deferd(), MANY, true, |_| head("HEAD /_admin/time", "")));
+    for length in [8, 36, 250] {
+        let both = middle(|| {
+            weigh(&deferd(), MANY, true, |n| {
+                head("HEAD /_admin/time", &format!("idempotency-key: {n:0>length$}\r\n"))
+            })
+        });
+        let key =
+            Each { accounted: both.accounted - result.accounted, taken: both.taken - result.taken };
+        key.is_true(&format!("a key of {length} bytes"));
+    }
+}
+
+/// As many as there are cores, and at least two.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}

@@ -1,0 +1,169 @@
+//! A client that waits for a job and leaves, and one that asks again and again: seen by the strict front, which
+//! has its own sockets and a thread for each of them.
+
+use std::time::{Duration, Instant};
+
+use crate::support::hold::Hold;
+use crate::support::{Ability, Client, Deferd, eventually, lacks};
+
+const LONG: &str = "wait=3600";
+
+/// How long a request waits that asks again for a pending job.
+const MOMENT: Duration = Duration::from_millis(10);
+
+/// How often something is timed. The quickest counts: a busy machine makes each slower, none quicker.
+const TIMES: usize = 20;
+
+/// Returns the shortest of the times that something takes.
+#[track_caller]
+fn quickest(mut something: impl FnMut()) -> Duration {
+    let times = (0..TIMES).map(|_| {
+        let begin = Instant::now();
+        something();
+        begin.elapsed()
+    });
+    times.min().unwrap()
+}
+
+/// A deferd with a job that runs until its `Hold` lets it go.
+fn holding() -> (Deferd, Client, Hold, String) {
+    let deferd = Deferd::with_scripts("", &["--workers", "3"]);
+    let (mut client, hold) = (deferd.client(), Hold::new());
+    let id = hold.start(&mut client);
+    (deferd, client, hold, format!("/_api/job/{id}"))
+}
+
+#[test]
+fn asking_again_for_a_pending_job_waits_a_moment() {
+    if lacks(Ability::Succession) {
+        return;
+    }
+    let (_deferd, mut client, _hold, job) = holding();
+    let first = quickest(|| {
+        client.get("/_api/version").expect(200);
+        client.get(&job).expect(204);
+    });
+    assert!(first < MOMENT, "the first is answered at once: {first:?}");
+    let prefixed = format!("/_db/_system{job}");
+    let (result, log) = (format!("{job}/result"), format!("{job}/log"));
+    let put = [("x-http-method-override", "PUT")];
+    type Ask<'a> = &'a dyn Fn(&mut Client) -> u16;
+    let asks: [(&str, Ask); 6] = [
+        ("status", &|client| client.get(&job).status),
+        ("with a prefix", &|client| client.get(&prefixed).status),
+        ("head", &|client| client.request("HEAD", &job, &[], b"").status),
+        ("collect", &|client| client.put(&job).status),
+        ("collect by POST", &|client| client.request("POST", &job, &put, b"").status),
+        ("result", &|client| client.get(&result).status),
+    ];
+    for (what, ask) in asks {
+        let again = quickest(|| assert_eq!(ask(&mut client), 204, "{what}"));
+        assert!((MOMENT..10 * MOMENT).contains(&again), "{what}: {again:?}");
+    }
+    let again = quickest(|| {
+        client.get(&log).expect(200);
+        client.get(&job).expect(204);
+    });
+    assert!(again >= 2 * MOMENT, "log and status by turns: {again:?}");
+}
+
+#[test]
+fn asking_again_is_answered_when_the_job_is_done() {
+    if lacks(Ability::Succession) {
+        return;
+    }
+    let deferd = Deferd::start(&[]);
+    let mut client = deferd.client();
+    let last = (0..TIMES).filter_map(|_| {
+        let id = client.store("GET", "/_admin/sleep?duration=0.005", b"");
+        let job = format!("/_api/job/{id}");
+        let is_pending = client.get(&job).status == 204;
+        let begin = Instant::now();
+        let is_done = client.get(&job).status == 200;
+        (is_pending && is_done).then(|| begin.elapsed())
+    });
+    let last = last.min().expect("one that was seen pending and then done");
+    assert!(last < MOMENT, "{last:?}");
+}
+
+#[test]
+fn a_client_that_asks_for_other_things_between_does_not_wait() {
+    let (deferd, mut client, hold, job) = holding();
+    let other = Hold::new();
+    let id = other.start(&mut client);
+    let another = format!("/_api/job/{id}");
+    let finished = deferd.client().store("GET", "/_api/version", b"");
+    client.wait_done(&finished);
+    let done = format!("/_api/job/{finished}");
+    let turns: [(&str, &[&str]); 3] = [
+        ("another job", &[&job, &another]),
+        ("a list", &[&job, "/_api/job/pending"]),
+        ("a route that is not there", &[&job, "/nowhere"]),
+    ];
+    for (what, targets) in turns {
+        let all = quickest(|| targets.iter().for_each(|target| drop(client.get(target))));
+        assert!(all < MOMENT, "{what}: {all:?}");
+    }
+    let deferred = [("x-arango-async", "true")];
+    let all = quickest(|| {
+        client.get(&job).expect(204);
+        client.request("GET", &job, &deferred, b"").expect(202);
+    });
+    assert!(all < MOMENT, "a deferred request: {all:?}");
+    for (what, target, status) in [("done", &*done, 200), ("unknown", "/_api/job/7", 404)] {
+        let all = quickest(|| drop(client.get(target).expect(status)));
+        assert!(all < MOMENT, "{what}: {all:?}");
+    }
+    hold.release();
+    other.release();
+}
+
+#[test]
+fn clients_that_ask_for_the_same_job_do_not_slow_each_other() {
+    let (deferd, mut client, hold, job) = holding();
+    client.get(&job).expect(204);
+    let first = quickest(|| drop(deferd.client().get(&job).expect(204)));
+    assert!(first < MOMENT, "{first:?}");
+    hold.release();
+}
+
+#[test]
+fn a_client_that_leaves_while_it_asks_again_is_noticed() {
+    if lacks(Ability::Connection) {
+        return;
+    }
+    let (deferd, mut client, hold, job) = holding();
+    eventually("the log says that a client left", || {
+        let mut leaving = deferd.client();
+        leaving.get(&job).expect(204);
+        leaving.send_request("GET", &job, &[], b"");
+        drop(leaving);
+        deferd.log().contains(" left=yes")
+    });
+    client.get(&job).expect(204);
+    hold.release();
+}
+
+#[test]
+fn a_client_that_leaves_while_it_waits_frees_its_thread_and_takes_nothing_along() {
+    let deferd = Deferd::with_scripts("", &["--max-wait", "1h"]);
+    let mut client = deferd.client();
+    let (hold, other) = (Hold::new(), Hold::new());
+    let id = hold.start(&mut client);
+    let before = deferd.threads();
+    let mut leaving = deferd.client();
+    leaving.send_request("PUT", &format!("/_api/job/{id}"), &[("prefer", LONG)], b"");
+    let mut deferring = deferd.client();
+    let fields = [("prefer", "respond-async, wait=3600")];
+    deferring.send_request("GET", &other.target(), &fields, b"");
+    other.wait_for("started");
+    eventually("both wait", || deferd.threads() >= before + 2);
+    drop((leaving, deferring));
+    eventually("their threads are free", || deferd.threads() <= before);
+    client.get(&format!("/_api/job/{id}")).expect(204);
+    hold.release();
+    other.release();
+    assert_eq!(client.result(&id).expect(200).text(), "let go\n");
+    // The other's result is there as well, for whoever finds it in the list.
+    eventually("the other is done", || client.list("done").len() == 1);
+}

@@ -1,0 +1,129 @@
+//! A real deferd on a free port, and what it holds of the system.
+//!
+//! Knows no HTTP. Invariant: it is ended with its test.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use super::{Client, TempDir, children_of, eventually, first_line, fixtures, front_arguments};
+
+/// Options that are added to those of every test, so that a suite can be run over another store:
+/// `DEFERD_TEST_OPTIONS="--data DIR"`. `DIR` stands for a directory of the test's own.
+fn added_options(dir: &TempDir) -> Vec<String> {
+    let options = std::env::var("DEFERD_TEST_OPTIONS").unwrap_or_default();
+    let own = dir.join("data").display().to_string();
+    options.split_whitespace().map(|word| word.replace("DIR", &own)).collect()
+}
+
+/// A deferd of a test, killed with it.
+pub struct Deferd {
+    child: Child,
+    pub address: SocketAddr,
+    pub dir: TempDir,
+}
+
+impl Deferd {
+    /// Starts one with these arguments, on a free port.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_deferd")), arguments)
+    }
+
+    /// Starts one with the scripts of the tests: `/run/` and `/cgi/`, options added to each route
+    /// (`",timeout=1s"`).
+    pub fn with_scripts(route_options: &str, arguments: &[&str]) -> Self {
+        Self::with_scripts_by(Command::new(env!("CARGO_BIN_EXE_deferd")), route_options, arguments)
+    }
+
+    /// The same by a command that was prepared already.
+    pub fn with_scripts_by(command: Command, route_options: &str, arguments: &[&str]) -> Self {
+        let fixtures = fixtures().display().to_string();
+        let run = format!("/run/=run:{fixtures}{route_options}");
+        let cgi = format!("/cgi/=cgi:{fixtures}{route_options}");
+        let mut all = vec!["--route", run.as_str(), "--route", cgi.as_str()];
+        all.extend_from_slice(arguments);
+        Self::start_by(command, &all)
+    }
+
+    /// Starts one by a command that was prepared already.
+    pub fn start_by(mut command: Command, arguments: &[&str]) -> Self {
+        let dir = TempDir::new();
+        let log = std::fs::File::create(dir.join("log")).unwrap();
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0"])
+            .args(front_arguments())
+            .args(added_options(&dir))
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let line = first_line(&mut child);
+        let address = line.strip_prefix("listening on http://");
+        let log = || std::fs::read_to_string(dir.join("log")).unwrap();
+        let address = address.unwrap_or_else(|| panic!("{line:?}\n{}", log())).parse().unwrap();
+        Self { child, address, dir }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its children, zombies included.
+    pub fn children(&self) -> Vec<u32> {
+        children_of(self.pid())
+    }
+
+    /// Its open descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Its sockets: those that listen, and its connections.
+    pub fn sockets(&self) -> usize {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let target =
+            |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.path().read_link().ok();
+        descriptors
+            .filter_map(target)
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("deferd ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Deferd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

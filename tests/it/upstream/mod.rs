@@ -1,0 +1,4 @@
+//! Calls to other services.
+
+mod calls;
+mod misbehaving;
