@@ -214,7 +214,11 @@ impl Pool {
             status.as_u16(),
             started.since(attempt.created).as_secs_f64(),
             finished_at.since(started).as_secs_f64(),
-            if finished == Finished::Kept { "" } else { " result dropped" }
+            match finished {
+                Finished::Kept => "",
+                Finished::Dropped => " result dropped",
+                Finished::Left => " left to the next start",
+            }
         );
     }
 }

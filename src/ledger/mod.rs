@@ -153,8 +153,10 @@ pub enum List {
 pub enum Finished {
     /// It can be collected.
     Kept,
-    /// Nobody asked for it, its job was forgotten, or it was cancelled and has `410` instead.
+    /// No client can ask for it, or its job was cancelled and has `410` instead.
     Dropped,
+    /// The end has stopped the job, which is left to the next process.
+    Left,
 }
 
 /// The states of all jobs.

@@ -422,6 +422,23 @@ impl<Q, R> Ledger<Q, R> {
         pending.into_iter().filter_map(|(_, execution)| execution).collect()
     }
 
+    /// Leaves a job as it is kept if the end has stopped it: then the next process finds that it ran. `false` if it
+    /// is to be finished: it was cancelled, or has come to its end.
+    pub fn abandon(&mut self, job: &JobKey) -> bool {
+        let is_ending = self.stopped.is_some();
+        let Some(pending) = self.pending_mut(job) else { return false };
+        let Phase::Running { lane, execution, cancelled: Cancelled::No } = &pending.phase else {
+            return false;
+        };
+        if !is_ending || execution.stopped().is_none() {
+            return false;
+        }
+        let lane = *lane;
+        pending.phase = Phase::Finishing { log: pending.log().into() };
+        self.release(lane);
+        true
+    }
+
     /// Returns every pending job, with its handle if it runs.
     fn all_pending(&self) -> Vec<(JobKey, Option<Arc<Execution>>)> {
         let execution = |pending: &Pending<Q>| match &pending.phase {

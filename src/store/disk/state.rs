@@ -138,8 +138,12 @@ impl State {
         }
     }
 
-    /// Finishes a pending job with `response`, or `410` if it was cancelled in time, and hands that over.
+    /// Finishes a pending job with `response`, or `410` if it was cancelled in time, and hands that over. A job that the
+    /// end has stopped stays as it is on disk, as after a crash.
     pub fn finish(&mut self, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
+        if self.ledger.abandon(job) {
+            return Finished::Left;
+        }
         let finishing = self.ledger.begin_finish(job, response);
         let Some(Finishing { result, cancelled, created }) = finishing else {
             return Finished::Dropped;

@@ -160,6 +160,48 @@ fn a_job_between_two_attempts_waits_over_an_orderly_end_and_a_kill() {
 }
 
 #[test]
+fn an_orderly_end_leaves_what_runs_as_a_crash_does() {
+    for (options, status) in [("", 500), (",rerun=yes", 200)] {
+        let (trial, hold) = (Trial::new(), Hold::deaf());
+        let mut deferd = trial.start(options, &["--grace", "100ms"]);
+        let mut client = deferd.client();
+        let running = hold.start(&mut client);
+        let waiting = client.store("POST", &trial.append(), b"waited\n");
+        deferd.signal("-TERM");
+        hold.wait_for("term");
+        hold.release();
+        assert_eq!(deferd.wait().code(), Some(0));
+        hold.forget();
+        let deferd = trial.start(options, &[]);
+        let mut client = deferd.client();
+        if status == 200 {
+            hold.wait_for("started");
+            hold.release();
+        }
+        let result = client.result(&running).expect(status);
+        assert_eq!(result.text().contains("interrupted"), status == 500, "{result:?}");
+        client.result(&waiting).expect(200);
+        assert_eq!(trial.appended(), "waited\n");
+    }
+}
+
+#[test]
+fn a_job_that_was_cancelled_stays_so_at_an_orderly_end() {
+    let (trial, hold) = (Trial::new(), Hold::deaf());
+    let mut deferd = trial.start(",rerun=yes", &["--grace", "100ms"]);
+    let mut client = deferd.client();
+    let running = hold.start(&mut client);
+    client.put(&format!("/_api/job/{running}/cancel")).expect(200);
+    hold.wait_for("term");
+    deferd.signal("-TERM");
+    eventually("the end has begun", || deferd.log().contains("ending: "));
+    hold.release();
+    assert_eq!(deferd.wait().code(), Some(0));
+    let deferd = trial.start(",rerun=yes", &[]);
+    deferd.client().result(&running).expect_job_error(410, 21);
+}
+
+#[test]
 fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start(",rerun=yes", &[]);
