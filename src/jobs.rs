@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
+use crate::clock;
 use crate::error::Error;
 use crate::exchange::{Delivery, Peer, Receipt};
 use crate::job::execution::{Execution, Executions, LOOK, Stop};
-use crate::job::{JobId, JobKey, RouteIndex, Stamp};
+use crate::job::{JobId, JobKey, RouteIndex};
 use crate::ledger::schedule::Turn;
 use crate::memory::Budget;
 use crate::store::{DeliveryId, Refused, Store, StoreUnavailable, Submission};
@@ -27,11 +28,6 @@ pub struct Jobs {
     pub memory: Arc<Budget>,
     /// Set once, when deferd begins to end.
     draining: AtomicBool,
-}
-
-/// The moment that it is.
-pub fn now() -> Stamp {
-    Stamp::from(SystemTime::now())
 }
 
 impl Jobs {
@@ -67,7 +63,7 @@ impl Jobs {
             return Ok(id);
         }
         self.check_draining()?;
-        Ok(self.store.submit(submission, now())?.id())
+        Ok(self.store.submit(submission, clock::now())?.id())
     }
 
     /// Cancels a job; `false` if it does not exist.
@@ -75,7 +71,7 @@ impl Jobs {
     /// # Errors
     /// [`StoreUnavailable`]: it is cancelled, and that is not durable yet.
     pub fn cancel(&self, job: &JobKey) -> Result<bool, StoreUnavailable> {
-        self.store.cancel(job, now())
+        self.store.cancel(job, clock::now())
     }
 
     /// Waits for `span`, or until the job is done or gone, its client is, or deferd ends.
@@ -134,7 +130,7 @@ impl Jobs {
     /// # Errors
     /// [`StoreUnavailable`].
     pub fn expire(&self, ttl: Duration) -> Result<usize, StoreUnavailable> {
-        self.store.expire(now().before(ttl))
+        self.store.expire(clock::now().age.before(ttl))
     }
 
     /// Accepts no more jobs from now on. Those that wait run yet, unless the store keeps them for the

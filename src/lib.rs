@@ -34,6 +34,7 @@
 //!   at rest (`message`, `stored`).
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.
+//! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
 //! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
 //! - [`error`]: the one table of deferd's own errors.
@@ -42,6 +43,7 @@ pub mod access_log;
 pub mod allowed_hosts;
 pub mod api;
 pub mod auth;
+pub mod clock;
 pub mod config;
 pub mod content;
 pub mod cors;

@@ -15,12 +15,13 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 use threadpool::ThreadPool;
 
+use crate::clock;
 use crate::error::Error;
 use crate::exchange::Answer;
 use crate::handler::Outcome;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::{JobId, JobKey};
-use crate::jobs::{Jobs, now};
+use crate::jobs::Jobs;
 use crate::protocol::ATTEMPTS;
 use crate::routes::{Routes, delayed_until, too_late};
 use crate::store::{Finished, Patience};
@@ -99,7 +100,7 @@ impl Pool {
             Ok(Outcome::Delayed(answer, span)) => {
                 let (answer, until) = delayed_until(answer, span, attempt.expiry());
                 attempt.answer = Some(answer);
-                self.jobs.store.retry(&job, attempt, until, now());
+                self.jobs.store.retry(&job, attempt, until, clock::now());
             }
             Ok(Outcome::LocalRedirect(target)) => self.redirect(job, attempt, target),
             Err(error @ Error::Shortage(_)) => self.put_off(job, attempt, &error),
@@ -109,7 +110,7 @@ impl Pool {
 
     /// Runs what the attempt has come to: the job's request, or the one that it was redirected to.
     fn run_hop(&self, attempt: &mut Attempt) -> Result<Outcome, Error> {
-        attempt.started.get_or_insert_with(now);
+        attempt.started.get_or_insert_with(|| clock::now().stamp);
         let execution = &attempt.execution;
         if attempt.redirected.is_some() {
             execution.set_deadline(Some(attempt.deadline));
@@ -130,7 +131,7 @@ impl Pool {
             return self.finish(&job, *attempt, answer);
         };
         attempt.redirected = None;
-        self.jobs.store.retry(&job, attempt, Instant::now() + delay, now());
+        self.jobs.store.retry(&job, attempt, Instant::now() + delay, clock::now());
     }
 
     /// Has a job go on in the lane of its redirect's target. There it holds no worker, for else all workers could
@@ -139,7 +140,7 @@ impl Pool {
         match self.routes.redirect(&attempt.hop(), target) {
             Ok(redirected) => {
                 attempt.redirected = Some(redirected);
-                self.jobs.store.redirect(&job, attempt, now());
+                self.jobs.store.redirect(&job, attempt, clock::now());
             }
             Err(error) => self.end_attempt(job, attempt, error.response().into()),
         }
@@ -169,7 +170,7 @@ impl Pool {
             until = expiry;
             attempt.answer = Some(too_late().response().into());
         }
-        self.jobs.store.retry(&job, attempt, until, now());
+        self.jobs.store.retry(&job, attempt, until, clock::now());
     }
 
     /// How long to wait before the next attempt, where this answer calls for one; and says so.
@@ -200,9 +201,10 @@ impl Pool {
             response.headers_mut().insert(ATTEMPTS, HeaderValue::from(attempt.made));
         }
         let status = response.status();
-        let finished_at = now();
+        let now = clock::now();
+        let finished_at = now.stamp;
         let started = attempt.started.unwrap_or(finished_at);
-        let finished = self.jobs.store.finish(job, response, finished_at);
+        let finished = self.jobs.store.finish(job, response, now);
         if finished == Finished::Kept {
             receipt.confirm();
         }
@@ -281,7 +283,7 @@ mod tests {
         let memory = Budget::new(1 << 20);
         let room = Room { capacity: 1 << 20, reserve: 0, memory: memory.allowance() };
         let lane = Lane { limit: Limit::Open, rerun: Rerun::Harmless };
-        let plan = Plan { workers: 1, queue: 9, lanes: vec![lane] };
+        let plan = Plan { workers: 1, queue: 9, ttl: Duration::MAX, lanes: vec![lane] };
         let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory));
         let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);

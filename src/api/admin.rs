@@ -9,9 +9,9 @@ use serde_json::json as value;
 
 use super::query::{is_on, number};
 use super::{Asked, json};
+use crate::clock;
 use crate::error::Error;
 use crate::handler::{ANY_METHOD, Outcome, options};
-use crate::jobs::now;
 use crate::store::Stats;
 
 /// The longest sleep, in seconds.
@@ -49,7 +49,7 @@ fn coarse(bytes: usize) -> String {
 
 /// The server's clock.
 pub fn time(_: &Asked<'_>) -> Result<Outcome, Error> {
-    let time = now().unix_seconds();
+    let time = clock::now().stamp.unix_seconds();
     Ok(json(format!(r#"{{"error":false,"code":200,"time":{time}}}"#)).into())
 }
 

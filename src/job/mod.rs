@@ -116,6 +116,37 @@ impl Stamp {
     }
 }
 
+/// A moment by the clock that cannot be set, in microseconds since some moment before: by this, things grow old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age(i64);
+
+impl Age {
+    /// The moment so many microseconds after that from which this clock counts.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since then.
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// The moment `span` earlier.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// By the wall clock, which clients see, and which jumps.
+    pub stamp: Stamp,
+    /// By the clock that cannot be set.
+    pub age: Age,
+}
+
 impl From<SystemTime> for Stamp {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -7,7 +7,7 @@ use super::Ledger;
 use super::index::{Cleared, Jobs, Reach, Results};
 use super::job::{Done, Pending};
 use crate::exchange::Owner;
-use crate::job::{JobId, JobKey, Stamp};
+use crate::job::{Age, JobId, JobKey, Stamp};
 
 /// How many jobs are forgotten by one call.
 const BATCH: usize = 512;
@@ -25,7 +25,7 @@ impl<Q, R> Ledger<Q, R> {
     /// Forgets a job; `None` if it does not exist.
     pub fn forget(&mut self, job: &JobKey) -> Option<Forgotten<R>> {
         let jobs = self.owners.get_mut(&job.owner)?;
-        let forgotten = match jobs.done.take(job.id) {
+        let forgotten = match jobs.take_done(job.id) {
             Some(done) => {
                 self.take_off(&job.owner, done.footprint);
                 Forgotten::Result(done)
@@ -56,7 +56,7 @@ impl<Q, R> Ledger<Q, R> {
         for (id, record) in jobs.pending.into_records() {
             self.forget_pending(JobKey { owner: owner.clone(), id }, record);
         }
-        Some(Cleared::new(pending, jobs.done, jobs.in_delivery))
+        Some(Cleared { pending, done: jobs.done, in_delivery: jobs.in_delivery, ages: jobs.ages })
     }
 
     /// Forgets the owner's pending jobs that are stamped before `before`: as many as the queue
@@ -73,12 +73,12 @@ impl<Q, R> Ledger<Q, R> {
         forgotten
     }
 
-    /// Forgets at most `BATCH` of the owner's results that are stamped before `before`.
-    pub fn forget_batch(&mut self, owner: &Owner, before: Stamp, reach: Reach) -> Results<R> {
+    /// Forgets at most `BATCH` of the owner's results that are in reach.
+    pub fn forget_batch(&mut self, owner: &Owner, reach: Reach) -> Results<R> {
         let mut results = Vec::new();
         let Some(jobs) = self.owners.get_mut(owner) else { return results };
         while results.len() < BATCH
-            && let Some(result) = jobs.take_result(before, reach)
+            && let Some(result) = jobs.take_result(reach)
         {
             results.push(result);
         }
@@ -93,7 +93,7 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// Forgets the keys of jobs that were accepted before `before` and are gone.
-    pub fn expire_keys(&mut self, before: Stamp) -> Vec<(Owner, Box<str>)> {
+    pub fn expire_keys(&mut self, before: Age) -> Vec<(Owner, Box<str>)> {
         let Self { owners, unwanted, keys, .. } = self;
         let (expired, bytes) = keys.expire(before, |job| {
             let listed = owners.get(&job.owner).is_some_and(|jobs| jobs.has(job.id));

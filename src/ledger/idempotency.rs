@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{IdempotencyKey, Refused};
 use crate::exchange::Owner;
-use crate::job::{JobId, JobKey, Stamp};
+use crate::job::{Age, JobId, JobKey};
 use crate::memory::{Charge, allocated};
 
 /// What a key is accounted with beside its own two copies, in bytes: its places in both maps.
@@ -25,12 +25,12 @@ pub struct Idempotency {
 #[derive(Default)]
 struct OwnerKeys {
     by_key: BTreeMap<Box<str>, Known>,
-    by_stamp: BTreeSet<(Stamp, Box<str>)>,
+    by_age: BTreeSet<(Age, Box<str>)>,
 }
 
 /// What was accepted under a key.
 struct Known {
-    accepted: Stamp,
+    accepted: Age,
     id: JobId,
     fingerprint: [u8; 32],
     /// Its memory.
@@ -56,10 +56,10 @@ impl Idempotency {
     }
 
     /// Records that a job was accepted under a key, whose memory is charged.
-    pub fn insert(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp, charge: Charge) {
+    pub fn insert(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Age, charge: Charge) {
         let keys = self.owners.entry(job.owner.clone()).or_default();
         let known = Known { accepted, id: job.id, fingerprint: key.fingerprint, _charge: charge };
-        keys.by_stamp.insert((accepted, key.key.clone()));
+        keys.by_age.insert((accepted, key.key.clone()));
         keys.by_key.insert(key.key.clone(), known);
         self.bytes += key.footprint();
     }
@@ -68,7 +68,7 @@ impl Idempotency {
     pub fn take(&mut self, owner: &Owner, key: &str) -> usize {
         let Some(keys) = self.owners.get_mut(owner) else { return 0 };
         let Some(known) = keys.by_key.remove(key) else { return 0 };
-        keys.by_stamp.remove(&(known.accepted, key.into()));
+        keys.by_age.remove(&(known.accepted, key.into()));
         if keys.by_key.is_empty() {
             self.owners.remove(owner);
         }
@@ -103,7 +103,7 @@ impl Idempotency {
         for (key, known) in by_key {
             if is_kept(known.id) {
                 let keys = self.owners.entry(owner.clone()).or_default();
-                keys.by_stamp.insert((known.accepted, key.clone()));
+                keys.by_age.insert((known.accepted, key.clone()));
                 keys.by_key.insert(key, known);
             } else {
                 bytes += footprint(&key);
@@ -115,11 +115,11 @@ impl Idempotency {
     }
 
     /// Takes out the keys of jobs that were accepted before `before` and are gone, as `is_there`
-    /// says; the others get the stamp `before`, to be looked at when that is old. Returns them, and what
+    /// says; the others get the age `before`, to be looked at when that is old. Returns them, and what
     /// they were accounted with.
     pub fn expire(
         &mut self,
-        before: Stamp,
+        before: Age,
         is_there: impl Fn(&JobKey) -> bool,
     ) -> (Vec<(Owner, Box<str>)>, usize) {
         let (mut expired, mut bytes) = (Vec::new(), 0);
@@ -136,12 +136,12 @@ impl Idempotency {
 }
 
 impl OwnerKeys {
-    fn expire(&mut self, before: Stamp, is_there: impl Fn(JobId) -> bool) -> Vec<Box<str>> {
+    fn expire(&mut self, before: Age, is_there: impl Fn(JobId) -> bool) -> Vec<Box<str>> {
         let mut expired = Vec::new();
         let mut kept = Vec::new();
-        while let Some(first) = self.by_stamp.first()
+        while let Some(first) = self.by_age.first()
             && first.0 < before
-            && let Some((_, key)) = self.by_stamp.pop_first()
+            && let Some((_, key)) = self.by_age.pop_first()
         {
             let Some(known) = self.by_key.get_mut(&key) else { continue };
             if is_there(known.id) {
@@ -152,7 +152,7 @@ impl OwnerKeys {
                 expired.push(key);
             }
         }
-        self.by_stamp.extend(kept);
+        self.by_age.extend(kept);
         expired
     }
 }
@@ -162,8 +162,8 @@ mod tests {
     use super::*;
     use crate::memory::Allowance;
 
-    fn at(seconds: u32) -> Stamp {
-        Stamp::from_unix_seconds(f64::from(seconds)).unwrap()
+    fn at(seconds: u32) -> Age {
+        Age::from_micros(i64::from(seconds) * 1_000_000)
     }
 
     fn key(name: &str, n: u8) -> IdempotencyKey {
@@ -171,10 +171,10 @@ mod tests {
     }
 
     fn job(owner: &Owner, n: u32) -> JobKey {
-        JobKey { owner: owner.clone(), id: JobId::next(None, at(n)) }
+        JobKey { owner: owner.clone(), id: JobId::new(n.into()).unwrap() }
     }
 
-    fn put(keys: &mut Idempotency, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
+    fn put(keys: &mut Idempotency, job: &JobKey, key: &IdempotencyKey, accepted: Age) {
         keys.insert(job, key, accepted, Allowance::default().nothing());
     }
 

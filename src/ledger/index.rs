@@ -3,10 +3,10 @@
 //! Owns the two orders and keeps them in step. Knows nothing of transitions and locks. Invariant: an id is in
 //! both maps of its index or in neither.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::job::{Done, Pending};
-use crate::job::{JobId, Stamp};
+use crate::job::{Age, JobId, Stamp};
 
 /// Records ordered by timestamp, for expiry, with the way from an id to them.
 pub struct TimeIndex<T> {
@@ -87,6 +87,8 @@ pub struct Jobs<Q, R> {
     pub done: TimeIndex<Done<R>>,
     /// Collected, and neither confirmed nor restored yet.
     pub in_delivery: TimeIndex<Done<R>>,
+    /// The order in which those in `done` expire.
+    pub(super) ages: BTreeSet<(Age, JobId)>,
     /// Footprints of `done` and `in_delivery`, so that forgetting all of them needs no count.
     pub result_bytes: usize,
 }
@@ -97,30 +99,23 @@ pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
 /// How far a deletion by time reaches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Results that can be collected.
-    Results,
-    /// Results in delivery too: if their delivery fails, they do not come back.
-    Everything,
+    /// Results that can be collected, and came to be before this by the clock that cannot be set.
+    Expired(Age),
+    /// Results that are stamped before this, those in delivery too: if their delivery fails, they do not come back.
+    Stamped(Stamp),
 }
 
-/// The records of an owner all of whose jobs were forgotten.
+/// The records of an owner all of whose jobs were forgotten, to be dropped without the lock.
 pub struct Cleared<R> {
     /// The jobs whose work goes on.
     pub pending: Vec<JobId>,
-    done: TimeIndex<Done<R>>,
-    in_delivery: TimeIndex<Done<R>>,
+    pub(super) done: TimeIndex<Done<R>>,
+    pub(super) in_delivery: TimeIndex<Done<R>>,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub(super) ages: BTreeSet<(Age, JobId)>,
 }
 
 impl<R> Cleared<R> {
-    /// The ids of the pending ones, and the others.
-    pub const fn new(
-        pending: Vec<JobId>,
-        done: TimeIndex<Done<R>>,
-        in_delivery: TimeIndex<Done<R>>,
-    ) -> Self {
-        Self { pending, done, in_delivery }
-    }
-
     /// The jobs whose results are gone.
     pub fn results(&self) -> impl Iterator<Item = JobId> {
         self.done.ids().chain(self.in_delivery.ids())
@@ -133,6 +128,7 @@ impl<Q, R> Default for Jobs<Q, R> {
             pending: TimeIndex::default(),
             done: TimeIndex::default(),
             in_delivery: TimeIndex::default(),
+            ages: BTreeSet::new(),
             result_bytes: 0,
         }
     }
@@ -144,12 +140,33 @@ impl<Q, R> Jobs<Q, R> {
         self.pending.is_empty() && self.done.is_empty() && self.in_delivery.is_empty()
     }
 
-    /// Takes the oldest result that came to be before `before`, if there is one.
-    pub fn take_result(&mut self, before: Stamp, reach: Reach) -> Option<(JobId, Box<Done<R>>)> {
-        let done = self.done.take_before(before);
+    /// Inserts a result.
+    pub fn insert_done(&mut self, id: JobId, done: Box<Done<R>>) {
+        self.ages.insert((done.age, id));
+        self.done.insert(id, done.finished, done);
+    }
+
+    /// Takes a result that can be collected.
+    pub fn take_done(&mut self, id: JobId) -> Option<Box<Done<R>>> {
+        let done = self.done.take(id)?;
+        self.ages.remove(&(done.age, id));
+        Some(done)
+    }
+
+    /// Takes the oldest result that is in reach, if there is one.
+    pub fn take_result(&mut self, reach: Reach) -> Option<(JobId, Box<Done<R>>)> {
         match reach {
-            Reach::Results => done,
-            Reach::Everything => done.or_else(|| self.in_delivery.take_before(before)),
+            Reach::Expired(before) => {
+                let (_, id) = self.ages.first().filter(|(age, _)| *age < before).copied()?;
+                Some((id, self.take_done(id)?))
+            }
+            Reach::Stamped(before) => {
+                if let Some((id, done)) = self.done.take_before(before) {
+                    self.ages.remove(&(done.age, id));
+                    return Some((id, done));
+                }
+                self.in_delivery.take_before(before)
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::job::attempt::Attempt;
 use crate::job::execution::Execution;
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{RouteIndex, Stamp};
+use crate::job::{Age, RouteIndex, Stamp};
 use crate::memory::Charge;
 
 /// A job whose result is not there yet; `Q` is a request as its store keeps it.
@@ -110,8 +110,10 @@ pub enum Cancelled {
 pub struct Done<R> {
     /// When it was accepted.
     pub created: Stamp,
-    /// When its result came to be; the stamp by which it expires.
+    /// When its result came to be: its stamp.
     pub finished: Stamp,
+    /// The same by the clock by which it expires.
+    pub age: Age,
     /// What it is accounted with, in bytes.
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.

@@ -22,6 +22,7 @@ mod submit;
 pub mod waiters;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
@@ -78,6 +79,8 @@ pub struct Plan {
     pub workers: usize,
     /// How many jobs may wait: `--queue`.
     pub queue: usize,
+    /// How long a result is kept: `--ttl`.
+    pub ttl: Duration,
     /// One for each route, at its index.
     pub lanes: Vec<Lane>,
 }

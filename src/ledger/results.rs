@@ -43,7 +43,7 @@ impl<Q, R> Ledger<Q, R> {
     /// Moves a result into delivery, if there is one to be collected; names the delivery.
     pub fn collect(&mut self, job: &JobKey) -> Option<&Done<R>> {
         let jobs = self.owners.get_mut(&job.owner)?;
-        let mut done = jobs.done.take(job.id)?;
+        let mut done = jobs.take_done(job.id)?;
         self.deliveries += 1;
         done.delivery = DeliveryId(self.deliveries);
         jobs.in_delivery.insert(job.id, done.finished, done);
@@ -62,7 +62,7 @@ impl<Q, R> Ledger<Q, R> {
     pub fn restore(&mut self, job: &JobKey, delivery: DeliveryId) {
         let Some(done) = self.end_delivery(job, delivery) else { return };
         if let Some(jobs) = self.owners.get_mut(&job.owner) {
-            jobs.done.insert(job.id, done.finished, done);
+            jobs.insert_done(job.id, done);
         }
     }
 

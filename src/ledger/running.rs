@@ -15,7 +15,7 @@ use crate::exchange::Call;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{JobKey, RECORD, Rerun, RouteIndex, Stamp};
+use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Allowance;
 
 /// How much memory must be free for a job to start, in bytes.
@@ -340,7 +340,7 @@ impl<Q, R> Ledger<Q, R> {
 
     /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
     /// unwanted.
-    pub fn finish(&mut self, job: &JobKey, result: R, now: Stamp) -> Finished {
+    pub fn finish(&mut self, job: &JobKey, result: R, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
             self.stored -= pending.footprint;
             return Finished::Dropped;
@@ -349,8 +349,9 @@ impl<Q, R> Ledger<Q, R> {
         let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
         let Pending { created, footprint, charge, mut waiters, .. } = *pending;
         let delivery = DeliveryId::default();
-        let done = Done { created, finished: now, footprint, charge, delivery, result };
-        jobs.done.insert(job.id, now, Box::new(done));
+        let Moment { stamp, age } = now;
+        let done = Done { created, finished: stamp, age, footprint, charge, delivery, result };
+        jobs.insert_done(job.id, Box::new(done));
         jobs.result_bytes += footprint;
         self.wakes.waiters.append(&mut waiters);
         Finished::Kept

@@ -7,7 +7,7 @@
 use super::job::{Done, Pending, Phase};
 use super::{IdempotencyKey, Ledger, Refused};
 use crate::exchange::Owner;
-use crate::job::{JobId, JobKey, Keep, RECORD, Stamp};
+use crate::job::{Age, JobId, JobKey, Keep, RECORD, Stamp};
 use crate::memory::Charge;
 
 /// Keys take at most this part of the capacity.
@@ -141,7 +141,7 @@ impl<Q, R> Ledger<Q, R> {
         self.stored += done.footprint;
         let jobs = self.owners.entry(job.owner).or_default();
         jobs.result_bytes += done.footprint;
-        jobs.done.insert(job.id, done.finished, done);
+        jobs.insert_done(job.id, done);
     }
 
     /// Returns the charge for a record that a store has found where it keeps them.
@@ -150,7 +150,7 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// Takes over a key that a store has found where it keeps them.
-    pub fn found_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Stamp) {
+    pub fn found_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Age) {
         let size = key.footprint();
         self.stored += size;
         self.keys.insert(job, key, accepted, self.room.memory.charge_found(size));
@@ -161,7 +161,7 @@ impl<Q, R> Ledger<Q, R> {
         &mut self,
         job: &JobKey,
         key: &IdempotencyKey,
-        accepted: Stamp,
+        accepted: Age,
         charge: Option<Charge>,
     ) {
         if let Some(charge) = charge {

@@ -80,6 +80,7 @@ pub fn plan(config: &Config) -> Plan {
     Plan {
         workers: config.workers,
         queue: config.queue,
+        ttl: config.ttl,
         lanes: built_in.into_iter().chain(configured).collect(),
     }
 }

@@ -20,7 +20,7 @@ use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{ERROR_ROOM, JobId, JobKey, RECORD, RouteIndex, Stamp};
+use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp};
 use crate::ledger::job::{Cancelled, Pending};
 use crate::ledger::locked::{Dispatch, Locked};
 use crate::ledger::schedule::Turn;
@@ -48,12 +48,12 @@ impl MemoryStore {
         self.dispatch.lock(&self.ledger)
     }
 
-    /// Forgets the owner's results that are stamped before `before`; returns how many.
-    fn forget_results(&self, owner: &Owner, before: Stamp, reach: Reach) -> usize {
+    /// Forgets the owner's results that are in reach; returns how many.
+    fn forget_results(&self, owner: &Owner, reach: Reach) -> usize {
         let mut count = 0;
         loop {
             // A `let`, so that the lock is released before the batch is dropped.
-            let batch = self.lock().forget_batch(owner, before, reach);
+            let batch = self.lock().forget_batch(owner, reach);
             if batch.is_empty() {
                 return count;
             }
@@ -67,7 +67,7 @@ fn finish(
     ledger: &mut MemoryLedger,
     job: &JobKey,
     response: StoredResponse,
-    now: Stamp,
+    now: Moment,
 ) -> Finished {
     let Some(finishing) = ledger.begin_finish(job, response) else { return Finished::Dropped };
     let mut result = finishing.result;
@@ -87,7 +87,7 @@ impl Store for MemoryStore {
         false
     }
 
-    fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
+    fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
         let Submission { call, route, keep, key } = submission;
         let (owner, footprint) = (call.owner.clone(), RECORD + ERROR_ROOM + call.footprint());
         let size = Size { footprint, memory: footprint - content::charged(call.request.body()) };
@@ -99,12 +99,12 @@ impl Store for MemoryStore {
             return Ok(Accepted::Known(id));
         }
         let admitted = ledger.admit(size, key.as_ref())?;
-        let job = JobKey { owner, id: ledger.next_id(now) };
+        let job = JobKey { owner, id: ledger.next_id(now.stamp) };
         if let Some(key) = &key {
-            ledger.insert_key(&job, key, now, admitted.key);
+            ledger.insert_key(&job, key, now.age, admitted.key);
         }
         let id = job.id;
-        let pending = Pending::waiting(route, call, footprint, admitted.record, now);
+        let pending = Pending::waiting(route, call, footprint, admitted.record, now.stamp);
         ledger.accept(&job, Box::new(pending), keep);
         Ok(Accepted::New(id))
     }
@@ -129,14 +129,14 @@ impl Store for MemoryStore {
         Some(taken.claimed())
     }
 
-    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Stamp) {
+    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
         let refused = self.lock().retry(job, attempt, until);
         if refused.is_err() {
             self.finish(job, Error::Cancelled.response(), now);
         }
     }
 
-    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Stamp) {
+    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment) {
         let refused = self.lock().redirect(job, attempt);
         if refused.is_err() {
             self.finish(job, Error::Cancelled.response(), now);
@@ -147,7 +147,7 @@ impl Store for MemoryStore {
         self.dispatch.overdue(&self.ledger, span, |ledger, now| ledger.overdue(now))
     }
 
-    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
+    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished {
         // Before the lock is taken.
         let response = response.into();
         finish(&mut self.lock(), job, response, now)
@@ -210,7 +210,7 @@ impl Store for MemoryStore {
         self.lock().restore(job, delivery);
     }
 
-    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable> {
+    fn cancel(&self, job: &JobKey, now: Moment) -> Result<bool, StoreUnavailable> {
         let mut ledger = self.lock();
         match ledger.cancel(job) {
             Cancel::Unknown => return Ok(false),
@@ -244,14 +244,14 @@ impl Store for MemoryStore {
 
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable> {
         self.lock().forget_pending_before(owner, before);
-        self.forget_results(owner, before, Reach::Everything);
+        self.forget_results(owner, Reach::Stamped(before));
         Ok(())
     }
 
-    fn expire(&self, before: Stamp) -> Result<usize, StoreUnavailable> {
+    fn expire(&self, before: Age) -> Result<usize, StoreUnavailable> {
         let owners = self.lock().owners();
         let expired =
-            owners.iter().map(|owner| self.forget_results(owner, before, Reach::Results)).sum();
+            owners.iter().map(|owner| self.forget_results(owner, Reach::Expired(before))).sum();
         let keys = self.lock().expire_keys(before);
         drop(keys);
         Ok(expired)

@@ -36,7 +36,7 @@ use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
 use crate::job::stored::StoredResponse;
-use crate::job::{JobId, JobKey, Keep, RouteIndex, Stamp};
+use crate::job::{Age, JobId, JobKey, Keep, Moment, RouteIndex, Stamp};
 use crate::ledger::schedule::Turn;
 use crate::memory::Allowance;
 
@@ -122,7 +122,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`Refused`]; then nothing of it stays behind.
-    fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused>;
+    fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused>;
 
     /// Returns how much it holds.
     ///
@@ -148,18 +148,18 @@ pub trait Store: Send + Sync {
 
     /// Lets a running job wait until `until`: then it runs again, or is [overdue](Self::overdue) if it has its
     /// answer. One that was cancelled is finished with `410`.
-    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Stamp);
+    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment);
 
     /// Lets a running job wait in the lane of its redirect's target; it is [overdue](Self::overdue) past the
     /// deadline of that. One that was cancelled is finished with `410`.
-    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Stamp);
+    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment);
 
     /// Waits for `span`, or until jobs are due that only have to be finished, and returns those.
     fn overdue(&self, span: Duration) -> Vec<Claimed>;
 
     /// Finishes a running job with its result, which can be collected once it is as durable as the store
     /// promises.
-    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished;
+    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished;
 
     /// Lets a synchronous caller into the lane of a route, or gives it a place in line: `wake` is sent to when it
     /// is let in.
@@ -204,7 +204,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreUnavailable`]: it is cancelled, and that is not durable yet.
-    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable>;
+    fn cancel(&self, job: &JobKey, now: Moment) -> Result<bool, StoreUnavailable>;
 
     /// Forgets a job; `false` if it does not exist.
     ///
@@ -224,12 +224,12 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`].
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable>;
 
-    /// Forgets every result, whoever owns it, that came to be strictly before `before`, and the
-    /// idempotency keys of jobs accepted before that and gone; returns how many results.
+    /// Forgets every result, whoever owns it, that came to be before `before` by the clock that cannot be set, and
+    /// the idempotency keys of jobs accepted before that and gone; returns how many results.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
-    fn expire(&self, before: Stamp) -> Result<usize, StoreUnavailable>;
+    fn expire(&self, before: Age) -> Result<usize, StoreUnavailable>;
 
     /// At most `count` ids of `owner`, ascending.
     ///

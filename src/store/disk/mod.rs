@@ -20,7 +20,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -40,13 +40,14 @@ use super::{
     Accepted, DeliveryId, Finished, IdempotencyKey, List, Lookup, Patience, Plan, Refused, Room,
     Stats, Status, Store, StoreUnavailable, Submission,
 };
+use crate::clock::{self, Scale};
 pub use crate::config::Durability;
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
 use crate::job::stored::StoredResponse;
-use crate::job::{ERROR_ROOM, JobId, JobKey, RECORD, RouteIndex, Stamp, message};
+use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp, message};
 use crate::ledger::job::Work;
 use crate::ledger::schedule::Turn;
 use crate::ledger::{Cancel, Forgotten, Found, Reach, Taken};
@@ -130,21 +131,23 @@ impl DiskStore {
         let open: Open = Box::new(move || Tables::open(storage.clone()));
         let tables = open()?;
         let memory = room.memory.clone();
-        let (ledger, recovered, failed) = open::ledger(tables.contents()?, room, plan, find);
+        let contents = tables.contents()?;
+        let scale = Arc::new(Scale::after(contents.reading.as_ref(), plan.ttl));
+        let (ledger, recovered, failed) = open::ledger(contents, &scale, room, plan, find);
         tables.commit_overlay()?;
         let (orders, received) = unbounded();
         let urgency = match durability {
             Durability::Commit => Urgency::Urgent,
             Durability::Relaxed => Urgency::Lazy,
         };
-        let shared = Shared::new(State::new(ledger, orders, urgency), tables, open);
+        let shared = Shared::new(State::new(ledger, scale, orders, urgency), tables, open);
         let (last_word, lost) = bounded(1);
         let writer = Writer::new(Arc::clone(&shared), received, durability, rest, last_word);
         thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
         let loads = Loads::new(memory.budget().allowance());
         let store = Self { shared, loads, memory, durability, rest, lost, _directory: None };
         for (job, error) in failed {
-            store.finish(&job, error.response(), wall_clock());
+            store.finish(&job, error.response(), clock::now());
         }
         Ok((store, recovered))
     }
@@ -170,7 +173,7 @@ impl DiskStore {
                 break Error::Cancelled;
             }
         };
-        self.finish(job, error.response(), wall_clock());
+        self.finish(job, error.response(), clock::now());
         None
     }
 
@@ -223,12 +226,12 @@ impl DiskStore {
         }
     }
 
-    /// Forgets the owner's results that are stamped before `before`; returns how many.
-    fn forget_results(&self, owner: &Owner, before: Stamp, reach: Reach) -> usize {
+    /// Forgets the owner's results that are in reach; returns how many.
+    fn forget_results(&self, owner: &Owner, reach: Reach) -> usize {
         let mut count = 0;
         loop {
             let mut state = self.shared.lock();
-            let batch = state.ledger.forget_batch(owner, before, reach);
+            let batch = state.ledger.forget_batch(owner, reach);
             if batch.is_empty() {
                 return count;
             }
@@ -248,10 +251,6 @@ impl DiskStore {
     }
 }
 
-fn wall_clock() -> Stamp {
-    Stamp::from(SystemTime::now())
-}
-
 impl Store for DiskStore {
     fn name(&self) -> &'static str {
         "disk"
@@ -261,7 +260,7 @@ impl Store for DiskStore {
         true
     }
 
-    fn submit(&self, submission: Submission, now: Stamp) -> Result<Accepted, Refused> {
+    fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
         let mut prepared = Prepared::new(submission, now);
         loop {
             match self.submit_prepared(prepared)? {
@@ -325,7 +324,7 @@ impl Store for DiskStore {
         }
     }
 
-    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Stamp) {
+    fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
         // On disk a redirected job runs all the while: what led to the redirect has had its effects.
         let is_redirected = attempt.redirected.is_some();
         let mut state = self.shared.lock();
@@ -336,7 +335,7 @@ impl Store for DiskStore {
         }
     }
 
-    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Stamp) {
+    fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment) {
         let mut state = self.shared.lock();
         if state.ledger.redirect(job, attempt).is_err() {
             state.finish(job, Error::Cancelled.response().into(), now);
@@ -348,7 +347,7 @@ impl Store for DiskStore {
         dispatch.overdue(state, span, |state, now| state.ledger.overdue(now))
     }
 
-    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Stamp) -> Finished {
+    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished {
         let response = response.into();
         let mut state = self.shared.lock();
         let finished = state.finish(job, response, now);
@@ -439,7 +438,7 @@ impl Store for DiskStore {
         self.shared.lock().ledger.restore(job, delivery);
     }
 
-    fn cancel(&self, job: &JobKey, now: Stamp) -> Result<bool, StoreUnavailable> {
+    fn cancel(&self, job: &JobKey, now: Moment) -> Result<bool, StoreUnavailable> {
         let mut state = self.shared.lock();
         match state.ledger.cancel(job) {
             Cancel::Unknown => return Ok(false),
@@ -494,14 +493,14 @@ impl Store for DiskStore {
         let pending = state.ledger.forget_pending_before(owner, before);
         state.put_off(Change::Forget(pending));
         drop(state);
-        self.forget_results(owner, before, Reach::Everything);
+        self.forget_results(owner, Reach::Stamped(before));
         self.flushed(Change::Settled)
     }
 
-    fn expire(&self, before: Stamp) -> Result<usize, StoreUnavailable> {
+    fn expire(&self, before: Age) -> Result<usize, StoreUnavailable> {
         let owners = self.shared.lock().ledger.owners();
         let expired =
-            owners.iter().map(|owner| self.forget_results(owner, before, Reach::Results)).sum();
+            owners.iter().map(|owner| self.forget_results(owner, Reach::Expired(before))).sum();
         let mut state = self.shared.lock();
         let keys = state.ledger.expire_keys(before);
         if !keys.is_empty() {

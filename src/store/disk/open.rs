@@ -16,6 +16,7 @@ use super::engine::file::DiskFile;
 use super::record::{Begun, Record, Stage};
 use super::state::{DiskLedger, Place};
 use super::tables::{Contents, TableError, Tables};
+use crate::clock::Scale;
 use crate::error::Error;
 use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::Ledger;
@@ -123,11 +124,15 @@ pub struct Recovered {
 /// ran and do not run again, and those for whose path `find` has no route.
 pub fn ledger(
     contents: Contents,
+    scale: &Scale,
     room: Room,
     plan: Plan,
     find: &dyn Fn(&str) -> Result<RouteIndex, Error>,
 ) -> (DiskLedger, Recovered, Vec<(JobKey, Error)>) {
-    let lanes = plan.lanes.clone();
+    let (lanes, ttl) = (plan.lanes.clone(), plan.ttl);
+    let age = |aged: Option<i64>, stamp| {
+        aged.map_or_else(|| scale.age_of(stamp, ttl), |aged| scale.age(aged))
+    };
     let mut ledger = Ledger::new(room, plan, contents.last);
     let mut recovered = Recovered { jobs: contents.jobs.len(), ..Recovered::default() };
     let mut failed = Vec::new();
@@ -136,9 +141,10 @@ pub fn ledger(
         let job = JobKey { owner, id };
         let charge = ledger.found_record();
         match state {
-            Stage::Done { finished } => {
+            Stage::Done { finished, aged } => {
+                let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
-                let done = Done { created, finished, footprint, charge, delivery, result };
+                let done = Done { created, finished, age, footprint, charge, delivery, result };
                 ledger.found_result(job, Box::new(done));
             }
             Stage::Pending { begun, starts, keep, path, .. } => {
@@ -166,7 +172,7 @@ pub fn ledger(
         }
     }
     for (owner, key, record) in contents.keys {
-        ledger.found_key(&JobKey { owner, id: record.id }, &key, record.accepted);
+        ledger.found_key(&JobKey { owner, id: record.id }, &key, age(record.aged, record.accepted));
     }
     (ledger, recovered, failed)
 }

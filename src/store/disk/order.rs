@@ -12,7 +12,7 @@ use super::record::Record;
 use super::state::DiskPending;
 use crate::exchange::Owner;
 use crate::job::stored::StoredResult;
-use crate::job::{JobId, JobKey, Keep, Stamp};
+use crate::job::{JobId, JobKey, Keep, Moment};
 use crate::store::IdempotencyKey;
 
 /// What the writer is to do.
@@ -46,7 +46,7 @@ pub enum OnDurable {
     /// The request of the job, which is accepted already, need not be kept in memory.
     FlushRequest(JobKey),
     /// The job is done, since then.
-    Finish(JobKey, Stamp),
+    Finish(JobKey, Moment),
     /// The result of the job, which is done already, need not be kept in memory.
     FlushResult(JobKey),
 }
@@ -102,6 +102,8 @@ pub struct NewJob {
     pub id: JobId,
     /// All but its request.
     pub record: Record,
+    /// When it was accepted, by the clock by which its key expires, as it is kept.
+    pub aged: i64,
     /// Its request's message up to the content, and that.
     pub request: (Vec<u8>, Bytes),
     /// Its idempotency key.

@@ -46,6 +46,9 @@ pub enum Stage {
     Done {
         /// Since when.
         finished: Stamp,
+        /// The same by the clock by which it expires, as [`Scale`](crate::clock::Scale) keeps it; an older deferd
+        /// did not.
+        aged: Option<i64>,
     },
 }
 
@@ -84,7 +87,12 @@ impl Record {
         line("created", &self.created.micros());
         line("bytes", &self.footprint);
         match &self.state {
-            Stage::Done { finished } => line("finished", &finished.micros()),
+            Stage::Done { finished, aged } => {
+                line("finished", &finished.micros());
+                if let Some(aged) = aged {
+                    line("aged", aged);
+                }
+            }
             Stage::Pending { starts, keep, connection, auth_type, path, .. } => {
                 if *starts > 0 {
                     line("starts", starts);
@@ -119,7 +127,7 @@ impl Record {
         let owner = Owner::named(owner);
         let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
         let state = match begun {
-            None => Stage::Done { finished: lines.stamp("finished")? },
+            None => Stage::Done { finished: lines.stamp("finished")?, aged: lines.aged()? },
             Some(begun) => Stage::Pending {
                 begun,
                 starts: lines.starts(begun)?,
@@ -140,6 +148,8 @@ pub struct KeyRecord {
     pub id: JobId,
     /// When.
     pub accepted: Stamp,
+    /// The same by the clock by which it expires; an older deferd did not keep that.
+    pub aged: Option<i64>,
     /// What was submitted.
     pub fingerprint: [u8; 32],
 }
@@ -153,6 +163,9 @@ impl KeyRecord {
     /// The lines.
     pub fn to_text(&self) -> String {
         let mut text = format!("job: {}\naccepted: {}\n", self.id, self.accepted.micros());
+        if let Some(aged) = self.aged {
+            let _ = writeln!(text, "aged: {aged}");
+        }
         text.push_str("fingerprint: ");
         for byte in self.fingerprint {
             let _ = write!(text, "{byte:02x}");
@@ -178,7 +191,7 @@ impl KeyRecord {
         Some((
             owner,
             IdempotencyKey { key: key.into(), fingerprint },
-            Self { id, accepted, fingerprint },
+            Self { id, accepted, aged: lines.aged()?, fingerprint },
         ))
     }
 }
@@ -198,6 +211,10 @@ impl<'a> Lines<'a> {
 
     fn stamp(&self, name: &str) -> Option<Stamp> {
         self.get(name)?.parse().ok().map(Stamp::from_micros)
+    }
+
+    fn aged(&self) -> Option<Option<i64>> {
+        self.get("aged").map_or(Some(None), |aged| aged.parse().ok().map(Some))
     }
 
     /// An older deferd did not count the starts.
@@ -256,7 +273,7 @@ mod tests {
         [
             ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
             ("", pending(Begun::Yes, 1, Keep::Nothing, Connection::Unix, None)),
-            ("b: c", Stage::Done { finished: at(u64::MAX) }),
+            ("b: c", Stage::Done { finished: at(u64::MAX), aged: Some(-5) }),
         ]
         .map(|(name, state)| {
             let owner = Owner::named(name);
@@ -276,7 +293,7 @@ mod tests {
     fn a_record_that_lacks_a_line_is_none() {
         for record in records() {
             let text = record.to_text();
-            let optional = ["auth-type", "starts"];
+            let optional = ["auth-type", "starts", "aged"];
             let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
             for line in text.lines().filter(is_needed) {
                 let rest = text.replace(&format!("{line}\n"), "");
@@ -309,6 +326,7 @@ mod tests {
         let record = KeyRecord {
             id: JobId::parse("12").unwrap(),
             accepted: Stamp::from_micros(3),
+            aged: Some(4),
             fingerprint: std::array::from_fn(|n| n as u8 * 8),
         };
         let name = key_name(&owner, "a\"b");

@@ -13,9 +13,10 @@ use super::order::{Ack, Change, NewJob, OnDurable, Order, Urgency};
 use super::outcome::{Outcome, promise};
 use super::record::{Record, Stage};
 use super::tables::{TableError, Tables};
+use crate::clock::Scale;
 use crate::exchange::Call;
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{JobId, JobKey, RECORD, Rerun, Stamp};
+use crate::job::{JobId, JobKey, Moment, RECORD, Rerun};
 use crate::ledger::job::{Cancelled, Pending, Work};
 use crate::ledger::locked::{Dispatch, Locked, Wake, Wakes};
 use crate::ledger::{Finishing, Ledger, Taken};
@@ -43,6 +44,8 @@ pub type DiskPending = Pending<Place<Box<Call>>>;
 pub struct Shared {
     /// Behind the one lock.
     pub state: Mutex<State>,
+    /// The scale of the ages on disk.
+    pub scale: Arc<Scale>,
     /// Where workers wait for that to change.
     pub dispatch: Dispatch,
     /// While the file cannot be opened: why not.
@@ -62,6 +65,8 @@ pub struct State {
     pub ledger: DiskLedger,
     /// The way to the writer; `None` when the store is closed.
     pub orders: Option<Sender<Order>>,
+    /// The scale of the ages on disk.
+    scale: Arc<Scale>,
     /// Bytes of results on their way to the disk.
     backlog: usize,
     /// How much a result matters; one that can wait is listed before it is durable.
@@ -72,8 +77,13 @@ pub struct State {
 
 impl State {
     /// Over what was found on disk.
-    pub const fn new(ledger: DiskLedger, orders: Sender<Order>, urgency: Urgency) -> Self {
-        Self { ledger, orders: Some(orders), backlog: 0, urgency, leased: None }
+    pub const fn new(
+        ledger: DiskLedger,
+        scale: Arc<Scale>,
+        orders: Sender<Order>,
+        urgency: Urgency,
+    ) -> Self {
+        Self { ledger, scale, orders: Some(orders), backlog: 0, urgency, leased: None }
     }
 
     /// Whether an id may be given out before it is on disk.
@@ -140,7 +150,7 @@ impl State {
 
     /// Finishes a pending job with `response`, or `410` if it was cancelled in time, and hands that over. A job that the
     /// end has stopped stays as it is on disk, as after a crash.
-    pub fn finish(&mut self, job: &JobKey, response: StoredResponse, now: Stamp) -> Finished {
+    pub fn finish(&mut self, job: &JobKey, response: StoredResponse, now: Moment) -> Finished {
         if self.ledger.abandon(job) {
             return Finished::Left;
         }
@@ -155,7 +165,9 @@ impl State {
         }
         let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
         let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
-        let record = Record { owner, created, footprint, state: Stage::Done { finished: now } };
+        let aged = Some(self.scale.kept(now.age));
+        let state = Stage::Done { finished: now.stamp, aged };
+        let record = Record { owner, created, footprint, state };
         let on_durable = match self.urgency {
             Urgency::Urgent => OnDurable::Finish(job.clone(), now),
             Urgency::Lazy => {
@@ -195,6 +207,7 @@ impl Shared {
         open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            scale: Arc::clone(&state.scale),
             state: Mutex::new(state),
             dispatch: Dispatch::default(),
             tables: RwLock::new(Ok(tables)),

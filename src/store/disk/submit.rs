@@ -10,7 +10,7 @@ use super::record::{Begun, Record, Stage};
 use super::state::{Place, State};
 use super::{DiskStore, Durability};
 use crate::exchange::{Call, Owner};
-use crate::job::{ERROR_ROOM, JobId, JobKey, RECORD, RouteIndex, Stamp, message};
+use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, message};
 use crate::ledger::Size;
 use crate::ledger::job::Pending;
 use crate::store::{IdempotencyKey, Refused, Store, StoreUnavailable, Submission};
@@ -25,6 +25,7 @@ pub struct Prepared {
     call: Box<Call>,
     route: RouteIndex,
     pub record: Record,
+    age: Age,
     /// Its message up to the content.
     head: Vec<u8>,
     pub submission_key: Option<IdempotencyKey>,
@@ -32,7 +33,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// What can be made of it at `now`.
-    pub fn new(submission: Submission, now: Stamp) -> Self {
+    pub fn new(submission: Submission, now: Moment) -> Self {
         let Submission { call, route, keep, key } = submission;
         let footprint = RECORD + ERROR_ROOM + call.footprint();
         let state = Stage::Pending {
@@ -43,9 +44,9 @@ impl Prepared {
             auth_type: call.auth_type,
             path: call.request.uri().path().to_owned(),
         };
-        let record = Record { owner: call.owner.clone(), created: now, footprint, state };
+        let record = Record { owner: call.owner.clone(), created: now.stamp, footprint, state };
         let head = message::request_head(&call.request);
-        Self { call: Box::new(call), route, record, head, submission_key: key }
+        Self { call: Box::new(call), route, record, age: now.age, head, submission_key: key }
     }
 }
 
@@ -80,17 +81,23 @@ impl DiskStore {
         if self.shared.is_failing() {
             return Err(Refused::Unavailable);
         }
-        let Prepared { call, route, record, head, submission_key: key } = prepared;
+        let Prepared { call, route, record, age, head, submission_key: key } = prepared;
         let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
         let keep = record.keep();
         let admitted = state.ledger.admit(Size { footprint, memory: RECORD }, key.as_ref())?;
         let id = state.ledger.next_id(now);
         let job = JobKey { owner, id };
         if let Some(key) = &key {
-            state.ledger.insert_key(&job, key, now, admitted.key);
+            state.ledger.insert_key(&job, key, age, admitted.key);
         }
         let request = (head, call.request.body().clone());
-        let change = Change::Accept(Box::new(NewJob { id, record, request, key }));
+        let change = Change::Accept(Box::new(NewJob {
+            id,
+            record,
+            aged: self.shared.scale.kept(age),
+            request,
+            key,
+        }));
         let is_answered_first = self.durability == Durability::Relaxed && state.is_leased(id);
         let is_near = footprint <= NEAR_SIZE && state.ledger.queue_len() <= NEAR;
         let mut charge = admitted.record;

@@ -18,6 +18,7 @@ use super::engine::dirty::DirtyRanges;
 use super::engine::overlay::{HeldWrites, Overlay};
 use super::order::{Change, NewJob};
 use super::record::{Begun, KeyRecord, Record, Stage, key_name};
+use crate::clock::Reading;
 use crate::content;
 use crate::exchange::Owner;
 use crate::job::message;
@@ -32,7 +33,7 @@ const FORMAT: u64 = 1;
 /// All tables are of one type: redb's code is generic, and each type of table another 100 KiB of it.
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// Names to numbers, in decimal: `format`, and `last`, above which no id was given out.
+/// Names to numbers, in decimal: `format`, and `last`, above which no id was given out; `clock` is a [`Reading`].
 const META: Definition = TableDefinition::new("deferd");
 /// Ids, their bytes in network order, to records.
 const JOBS: Definition = TableDefinition::new("jobs");
@@ -46,6 +47,7 @@ const KEYS: Definition = TableDefinition::new("keys");
 /// Names in the first table.
 const FORMAT_NAME: &[u8] = b"format";
 const LAST_NAME: &[u8] = b"last";
+const CLOCK_NAME: &[u8] = b"clock";
 
 /// Where room is tried out; empty outside of a transaction.
 const SPARE: Definition = TableDefinition::new("spare");
@@ -95,6 +97,8 @@ pub struct Contents {
     pub keys: Vec<(Owner, IdempotencyKey, KeyRecord)>,
     /// Above this, no id was given out.
     pub last: Option<JobId>,
+    /// The clocks when that was written.
+    pub reading: Option<Reading>,
 }
 
 /// The tables of one open file.
@@ -205,20 +209,25 @@ impl Tables {
                 let damaged = || TableError(format!("the record of key {name:?} is damaged"));
                 contents.keys.push(known.ok_or_else(damaged)?);
             }
-            let last = read.open_table(META)?.get(LAST_NAME)?;
+            let meta = read.open_table(META)?;
+            let last = meta.get(LAST_NAME)?;
             contents.last = last.and_then(|last| number(last.value())).and_then(JobId::new);
+            let reading = meta.get(CLOCK_NAME)?;
+            let text = reading.as_ref().and_then(|reading| str::from_utf8(reading.value()).ok());
+            contents.reading = text.and_then(Reading::parse);
             Ok(contents)
         })
     }
 
-    /// Makes these changes durable, all of them or none; no id above `last` was given out.
+    /// Makes these changes durable, all of them or none; no id above `last` was given out until the clocks were
+    /// read as given with it.
     ///
     /// # Errors
     /// [`TableError`]; then the tables must be opened anew.
     pub fn commit<'a>(
         &self,
         changes: impl Iterator<Item = &'a Change>,
-        last: Option<JobId>,
+        last: Option<(JobId, Reading)>,
     ) -> Result<(), TableError> {
         guarded(|| {
             let mut write = self.database.begin_write()?;
@@ -235,8 +244,10 @@ impl Tables {
                 drop(spare.insert_reserve(&b""[..], SPARE_ROOM)?);
                 spare.remove(&b""[..])?;
             }
-            if let Some(last) = last {
-                write.open_table(META)?.insert(LAST_NAME, last.to_string().as_bytes())?;
+            if let Some((last, reading)) = last {
+                let mut meta = write.open_table(META)?;
+                meta.insert(LAST_NAME, last.to_string().as_bytes())?;
+                meta.insert(CLOCK_NAME, reading.to_string().as_bytes())?;
             }
             Ok(write.commit()?)
         })
@@ -343,8 +354,12 @@ impl<'a> OpenTables<'a> {
         self.jobs.insert(key(job.id).as_slice(), job.record.to_text().as_bytes())?;
         self.put_message(job.id, &job.request.0, &job.request.1)?;
         if let Some(IdempotencyKey { key: name, fingerprint }) = &job.key {
-            let (id, accepted) = (job.id, job.record.created);
-            let record = KeyRecord { id, accepted, fingerprint: *fingerprint };
+            let record = KeyRecord {
+                id: job.id,
+                accepted: job.record.created,
+                aged: Some(job.aged),
+                fingerprint: *fingerprint,
+            };
             let name = key_name(&job.record.owner, name);
             self.keys.insert(name.as_bytes(), record.to_text().as_bytes())?;
         }

@@ -125,7 +125,7 @@ impl Writer {
         let changes = self.batch.iter().map(|order| &order.change);
         self.shared.with_tables(|tables| {
             tables.commit_overlay()?;
-            tables.commit(changes, last)
+            tables.commit(changes, last.map(|last| (last, self.shared.scale.read())))
         })?;
         // What could not be read has nothing to do with this opening any more.
         self.shared.trust();
@@ -246,7 +246,7 @@ impl Writer {
 
     /// Says exactly where the ids ended.
     fn sign_off(&self) {
-        let last = self.shared.last_id();
+        let last = self.shared.last_id().map(|last| (last, self.shared.scale.read()));
         let signed = self.shared.with_tables(|tables| tables.commit(std::iter::empty(), last));
         if let Err(fault) = signed {
             log::warn!("the store on disk could not be closed in order: {fault}");

@@ -8,7 +8,12 @@ use std::thread;
 
 use crate::store::kit::promise::{self, Check, Promises, Scenario};
 use crate::store::kit::*;
+use deferd::error::Error;
+use deferd::job::stored::StoredResponse;
+use deferd::job::{Keep, MAX_STARTS, Rerun};
+use deferd::ledger::schedule::Limit;
 use deferd::store::disk::Durability;
+use deferd::store::{Lane, Store};
 
 /// Scenarios for each durability, and operations in each.
 const SCENARIOS: u64 = 8;
@@ -28,6 +33,38 @@ fn a_power_cut_leaves_what_was_promised() {
 fn a_power_cut_leaves_what_a_relaxed_store_has_flushed() {
     let images: usize = (1..=SCENARIOS).map(|seed| cut_everywhere(seed, Durability::Relaxed)).sum();
     assert!(images > MANY, "only {images} images");
+}
+
+/// However soon after the claim: what has not reached the disk is lost.
+#[test]
+fn a_job_that_cuts_the_power_is_begun_three_times() {
+    for durability in [Durability::Commit, Durability::Relaxed] {
+        let lane = Lane { limit: Limit::Open, rerun: Rerun::Yes };
+        let reopen = |volume: &Volume| {
+            let volume = Volume::of(volume.medium().synced());
+            let opened = open_with(plan(vec![lane]), CAPACITY, &volume, durability);
+            let (store, found) = opened.expect("it opens");
+            (volume, store, found)
+        };
+        let volume = Volume::default();
+        let (store, _) = open_with(plan(vec![lane]), CAPACITY, &volume, durability).unwrap();
+        let job = submit(&store, 0, Keep::Result);
+        store.flush().unwrap();
+        let mut running = volume;
+        let mut store = store;
+        for begun in 1..=MAX_STARTS {
+            start(&store, &job);
+            let (volume, reopened, found) = reopen(&running);
+            let runs_again = begun < MAX_STARTS;
+            let expected = (usize::from(runs_again), usize::from(!runs_again));
+            assert_eq!((found.waiting, found.interrupted), expected, "begun {begun} times");
+            (running, store) = (volume, reopened);
+        }
+        assert!(claim(&store).is_none());
+        store.flush().unwrap();
+        let result = collected(&store, &job).expect("it is done").result;
+        assert_eq!(result, StoredResponse::from(Error::Interrupted.response()));
+    }
 }
 
 /// What had been promised when the disk had got so many calls.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::store::kit::promise::{Check, Scenario, idempotency};
 use crate::store::kit::*;
+use deferd::job::execution::Stop;
 use deferd::job::{Keep, RouteIndex};
 use deferd::store::disk::Durability;
 use deferd::store::{List, Lookup, Refused, Store, Submission};
@@ -148,6 +149,27 @@ fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
     // The accounts hold what is there and nothing else.
     store.forget_all(&nobody()).unwrap();
     assert_empty(&store, &[]);
+}
+
+#[test]
+fn a_start_that_is_not_recorded_is_none() {
+    let volume = Volume::default();
+    let store = open(&volume, Durability::Commit).unwrap().0;
+    let job = submit(&store, 1, Keep::Result);
+    volume.fail(Some(FaultPlan { kind: Kind::Sync, after: 0, times: usize::MAX, how: How::Badly }));
+    thread::scope(|scope| {
+        let claiming = scope.spawn(|| claim(&store).is_none());
+        eventually("it is claimed", || store.stats().unwrap().running == 1);
+        eventually("the disk fails", || store.check(0).is_err());
+        assert!(!claiming.is_finished(), "its handler must not have effects");
+        store.stop(Stop::Cancel);
+        store.close();
+        assert!(claiming.join().unwrap(), "no handler gets it");
+    });
+    let (store, found) =
+        open(&Volume::of(volume.medium().synced()), Durability::Commit).expect("it opens");
+    assert_eq!((found.waiting, found.interrupted), (1, 0));
+    start(&store, &job);
 }
 
 #[test]

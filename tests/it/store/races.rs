@@ -241,10 +241,10 @@ fn a_result_is_delivered_or_expires_never_both(open: Open) {
     rounds(open, |store| {
         let jobs = batch(store, BATCH, Until::Done);
         let collect = || deliver_every_other(store, jobs.iter());
-        let expire = || (0..4).map(|_| store.expire(at(LATER)).unwrap()).sum();
+        let expire = || (0..4).map(|_| store.expire(at(LATER).age).unwrap()).sum();
         let gone: usize = race(&[&collect, &expire, &expire]).into_iter().sum();
         // What was in delivery at that moment came back, and expires now.
-        assert_eq!(gone + store.expire(at(LATER)).unwrap(), BATCH);
+        assert_eq!(gone + store.expire(at(LATER).age).unwrap(), BATCH);
         assert_empty(store, &jobs);
     });
 }
@@ -267,7 +267,7 @@ fn a_result_is_delivered_or_deleted_never_both(open: Open) {
 /// The deletions in bulk that reach results in delivery.
 const BULK: [fn(&dyn Store); 2] = [
     |store| store.forget_all(&nobody()).unwrap(),
-    |store| store.forget_before(&nobody(), at(LATER)).unwrap(),
+    |store| store.forget_before(&nobody(), at(LATER).stamp).unwrap(),
 ];
 
 fn a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk(open: Open) {
@@ -468,7 +468,7 @@ fn a_job_that_nobody_waits_for_runs_and_is_listed_nowhere(open: Open) {
         let sweep = || {
             for _ in 0..BATCH / 4 {
                 BULK.iter().for_each(|delete| delete(store));
-                assert_eq!(store.expire(at(LATER)), Ok(0));
+                assert_eq!(store.expire(at(LATER).age), Ok(0));
                 assert_eq!(list_all(store, List::Pending), []);
                 assert_eq!(list_all(store, List::Done), []);
             }

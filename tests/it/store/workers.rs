@@ -61,7 +61,12 @@ const FAR: Duration = Duration::from_secs(3600);
 /// Lanes with these limits, for so many workers.
 fn lanes(workers: usize, limits: &[Limit]) -> Plan {
     let lane = |&limit| Lane { limit, rerun: Rerun::Harmless };
-    Plan { workers, queue: usize::MAX, lanes: limits.iter().map(lane).collect() }
+    Plan {
+        workers,
+        queue: usize::MAX,
+        ttl: Duration::MAX,
+        lanes: limits.iter().map(lane).collect(),
+    }
 }
 
 /// How many rounds of a test there is time for.

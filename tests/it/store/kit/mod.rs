@@ -16,7 +16,7 @@ use deferd::exchange::{Call, Connection, Owner};
 use deferd::job::attempt::{Claimed, Redirected};
 use deferd::job::execution::Execution;
 use deferd::job::stored::StoredResponse;
-use deferd::job::{ERROR_ROOM, JobId, JobKey, Keep, RECORD, Rerun, RouteIndex, Stamp};
+use deferd::job::{Age, ERROR_ROOM, JobId, JobKey, Keep, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use deferd::ledger::schedule::Limit;
 use deferd::memory::Allowance;
 use deferd::store::disk::{DiskStore, Durability, Recovered};
@@ -90,7 +90,7 @@ pub fn room(capacity: usize) -> Room {
 
 /// Lanes for as many jobs as there may ever be.
 pub fn plan(lanes: Vec<Lane>) -> Plan {
-    Plan { workers: 1_000_000, queue: usize::MAX, lanes }
+    Plan { workers: 1_000_000, queue: usize::MAX, ttl: Duration::MAX, lanes }
 }
 
 /// One lane without a limit, whose jobs do not run again.
@@ -148,8 +148,13 @@ pub const THEN: f64 = 1000.0;
 pub const LATER: f64 = 2000.0;
 
 /// The moment `seconds` after the epoch.
-pub fn at(seconds: f64) -> Stamp {
-    Stamp::from_unix_seconds(seconds).unwrap()
+pub fn at(seconds: f64) -> Moment {
+    moment(Stamp::from_unix_seconds(seconds).unwrap())
+}
+
+/// The moment of this stamp: in these suites both clocks go alike.
+pub fn moment(stamp: Stamp) -> Moment {
+    Moment { stamp, age: Age::from_micros(i64::try_from(stamp.micros()).unwrap()) }
 }
 
 /// The request of job `n`.
@@ -195,7 +200,7 @@ pub fn submit(store: &dyn Store, n: usize, keep: Keep) -> Job {
 }
 
 /// Submits a call to the first lane.
-pub fn offer(store: &dyn Store, call: Call, keep: Keep, now: Stamp) -> Result<JobId, Refused> {
+pub fn offer(store: &dyn Store, call: Call, keep: Keep, now: Moment) -> Result<JobId, Refused> {
     let submission = Submission { call, route: RouteIndex(0), keep, key: None };
     store.submit(submission, now).map(Accepted::id)
 }

@@ -379,7 +379,7 @@ impl Scenario {
         }
         let done: Vec<JobKey> =
             self.promises.values().filter(|p| p.is_done()).map(|p| p.key.clone()).collect();
-        assert_eq!(self.store.expire(at(LATER)), Ok(done.len()));
+        assert_eq!(self.store.expire(at(LATER).age), Ok(done.len()));
         self.trace.push("expire".into());
         for key in done {
             self.promise(&key).removed = Sure::Perhaps;
