@@ -120,17 +120,20 @@ impl Jobs {
     pub fn receipt(self: &Arc<Self>, job: JobKey, delivery: DeliveryId) -> Receipt {
         let jobs = Arc::clone(self);
         Receipt::new(move |outcome| match outcome {
-            Delivery::Confirmed => jobs.store.confirm(&job, delivery),
+            Delivery::Confirmed => jobs.store.confirm(&job, delivery, clock::now()),
             Delivery::Failed => jobs.store.restore(&job, delivery),
         })
     }
 
-    /// Forgets every result that is older than `ttl`; returns how many.
+    /// Forgets every result that is older than `ttl`, and every log that is kept for longer than `log_ttl`; returns
+    /// how many results.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
-    pub fn expire(&self, ttl: Duration) -> Result<usize, StoreUnavailable> {
-        self.store.expire(clock::now().age.before(ttl))
+    pub fn expire(&self, ttl: Duration, log_ttl: Duration) -> Result<usize, StoreUnavailable> {
+        let now = clock::now().age;
+        self.store.expire_logs(now.before(log_ttl));
+        self.store.expire(now.before(ttl))
     }
 
     /// Accepts no more jobs from now on. Those that wait run yet, unless the store keeps them for the

@@ -95,7 +95,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let memory = Budget::of_process(config.sizes().memory);
     let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory));
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
-    workers::start(config.workers, &jobs, &routes, config.ttl)?;
+    workers::start(config.workers, &jobs, &routes, (config.ttl, config.log_ttl))?;
     let policy = policy(config);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
     let front = serve(config, listener, &service, descriptors.max_connections)?;

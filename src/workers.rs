@@ -51,11 +51,13 @@ pub fn start(
     count: usize,
     jobs: &Arc<Jobs>,
     routes: &Arc<Routes>,
-    ttl: Duration,
+    (ttl, log_ttl): (Duration, Duration),
 ) -> io::Result<ThreadPool> {
     let pool = Pool { jobs: Arc::clone(jobs), routes: Arc::clone(routes) };
     let janitor = pool.clone();
-    thread::Builder::new().name("janitor".into()).spawn(move || janitor.watch_time(ttl))?;
+    thread::Builder::new()
+        .name("janitor".into())
+        .spawn(move || janitor.watch_time(ttl, log_ttl))?;
     let threads =
         threadpool::Builder::new().num_threads(count).thread_name("worker".into()).build();
     for _ in 0..count {
@@ -73,8 +75,9 @@ pub fn start(
 
 impl Pool {
     /// Finishes jobs whose delay or deadline is over, and forgets what has expired; for ever.
-    fn watch_time(&self, ttl: Duration) {
-        let rest = (ttl / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
+    fn watch_time(&self, ttl: Duration, log_ttl: Duration) {
+        let shortest = if log_ttl.is_zero() { ttl } else { ttl.min(log_ttl) };
+        let rest = (shortest / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
         let mut next_look = Instant::now() + rest;
         loop {
             let span = next_look.saturating_duration_since(Instant::now());
@@ -85,7 +88,7 @@ impl Pool {
             }
             if next_look <= Instant::now() {
                 next_look = Instant::now() + rest;
-                match self.jobs.expire(ttl) {
+                match self.jobs.expire(ttl, log_ttl) {
                     Ok(0) | Err(_) => {}
                     Ok(expired) => log::info!("expired={expired} results older than {ttl:?}"),
                 }
@@ -283,7 +286,13 @@ mod tests {
         let memory = Budget::new(1 << 20);
         let room = Room { capacity: 1 << 20, reserve: 0, memory: memory.allowance() };
         let lane = Lane { limit: Limit::Open, rerun: Rerun::Harmless };
-        let plan = Plan { workers: 1, queue: 9, ttl: Duration::MAX, lanes: vec![lane] };
+        let plan = Plan {
+            workers: 1,
+            queue: 9,
+            ttl: Duration::MAX,
+            log_ttl: Duration::ZERO,
+            lanes: vec![lane],
+        };
         let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory));
         let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);

@@ -118,6 +118,8 @@ pub struct Done<R> {
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.
     pub charge: Charge,
+    /// How long its log is, in bytes.
+    pub log: usize,
     /// Which delivery it is in, or was in last.
     pub delivery: DeliveryId,
     /// The result.

@@ -326,6 +326,9 @@ impl<Q, R> Ledger<Q, R> {
     /// # Errors
     /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
     fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
+        let grown =
+            self.pending(job).map_or(0, |pending| size.footprint.saturating_sub(pending.footprint));
+        self.make_room(grown);
         let (stored, capacity) = (self.stored, self.room.capacity);
         let Some(pending) = self.pending_mut(job) else { return Ok(()) };
         let stored = stored - pending.footprint + size.footprint;
@@ -338,9 +341,9 @@ impl<Q, R> Ledger<Q, R> {
         Ok(())
     }
 
-    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
-    /// unwanted.
-    pub fn finish(&mut self, job: &JobKey, result: R, now: Moment) -> Finished {
+    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result) and has so long a `log`; by
+    /// nothing if it is unwanted.
+    pub fn finish(&mut self, job: &JobKey, result: R, log: usize, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
             self.stored -= pending.footprint;
             return Finished::Dropped;
@@ -350,7 +353,7 @@ impl<Q, R> Ledger<Q, R> {
         let Pending { created, footprint, charge, mut waiters, .. } = *pending;
         let delivery = DeliveryId::default();
         let Moment { stamp, age } = now;
-        let done = Done { created, finished: stamp, age, footprint, charge, delivery, result };
+        let done = Done { created, finished: stamp, age, footprint, charge, log, delivery, result };
         jobs.insert_done(job.id, Box::new(done));
         jobs.result_bytes += footprint;
         self.wakes.waiters.append(&mut waiters);

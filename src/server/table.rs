@@ -81,6 +81,7 @@ pub fn plan(config: &Config) -> Plan {
         workers: config.workers,
         queue: config.queue,
         ttl: config.ttl,
+        log_ttl: config.log_ttl,
         lanes: built_in.into_iter().chain(configured).collect(),
     }
 }

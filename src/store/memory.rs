@@ -74,7 +74,8 @@ fn finish(
     if !ledger.is_unwanted(job) {
         result = ledger.fit_result(job, result, |result| RECORD + result.uncharged());
     }
-    let finished = ledger.finish(job, result, now);
+    let log = result.log.len();
+    let finished = ledger.finish(job, result, log, now);
     if finishing.cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
 }
 
@@ -174,8 +175,11 @@ impl Store for MemoryStore {
     }
 
     fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
-        Ok(match self.lock().find(job) {
-            Found::Unknown => None,
+        let ledger = self.lock();
+        Ok(match ledger.find(job) {
+            Found::Unknown => {
+                ledger.kept_log(job).and_then(|log| log.text.as_deref()).map(<[u8]>::to_vec)
+            }
             Found::Pending(pending) => Some(pending.log()),
             Found::Done(done) => Some(done.result.log.to_vec()),
         })
@@ -200,9 +204,10 @@ impl Store for MemoryStore {
         }
     }
 
-    fn confirm(&self, job: &JobKey, delivery: DeliveryId) {
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
+        let text = |result: &mut StoredResult| Some(std::mem::take(&mut result.log));
         // A `let`, so that the lock is released before the result is dropped.
-        let delivered = self.lock().confirm(job, delivery);
+        let delivered = self.lock().confirm(job, delivery, now.age, text);
         drop(delivered);
     }
 
@@ -246,6 +251,10 @@ impl Store for MemoryStore {
         self.lock().forget_pending_before(owner, before);
         self.forget_results(owner, Reach::Stamped(before));
         Ok(())
+    }
+
+    fn expire_logs(&self, before: Age) {
+        self.lock().expire_logs(before);
     }
 
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable> {

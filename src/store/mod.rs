@@ -180,7 +180,8 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`] if that cannot be known now.
     fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable>;
 
-    /// The last 8 KiB of the job's stderr; `None` if it does not exist.
+    /// The last 8 KiB of the job's stderr, for a while also after its result was collected; `None` if there is no
+    /// such job.
     ///
     /// # Errors
     /// [`StoreUnavailable`] if it cannot be read now.
@@ -193,8 +194,8 @@ pub trait Store: Send + Sync {
     /// [failed](Self::restore).
     fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)>;
 
-    /// The collected result was delivered: its job is gone. Nothing if it is not in this delivery any more.
-    fn confirm(&self, job: &JobKey, delivery: DeliveryId);
+    /// The collected result was delivered: its job is gone, but for its log. Nothing if it is not in this delivery any more.
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment);
 
     /// The collected result was not delivered: it is back, unless it was deleted in bulk meanwhile.
     fn restore(&self, job: &JobKey, delivery: DeliveryId);
@@ -230,6 +231,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreUnavailable`].
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable>;
+
+    /// Drops the logs of jobs that are gone since before `before`.
+    fn expire_logs(&self, before: Age);
 
     /// At most `count` ids of `owner`, ascending.
     ///

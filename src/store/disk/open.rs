@@ -141,10 +141,15 @@ pub fn ledger(
         let job = JobKey { owner, id };
         let charge = ledger.found_record();
         match state {
-            Stage::Done { finished, aged } => {
+            Stage::Collected { aged, log } => {
+                recovered.jobs -= 1;
+                ledger.found_log(&job, log, scale.age(aged), charge);
+            }
+            Stage::Done { finished, aged, log } => {
                 let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
-                let done = Done { created, finished, age, footprint, charge, delivery, result };
+                let done =
+                    Done { created, finished, age, footprint, charge, log, delivery, result };
                 ledger.found_result(job, Box::new(done));
             }
             Stage::Pending { begun, starts, keep, path, .. } => {

@@ -49,6 +49,15 @@ pub enum Stage {
         /// The same by the clock by which it expires, as [`Scale`](crate::clock::Scale) keeps it; an older deferd
         /// did not.
         aged: Option<i64>,
+        /// How long its log is, in bytes.
+        log: usize,
+    },
+    /// Its result was collected, and its log is there.
+    Collected {
+        /// Since when, as [`Scale`](crate::clock::Scale) keeps it.
+        aged: i64,
+        /// How long its log is, in bytes.
+        log: usize,
     },
 }
 
@@ -66,7 +75,7 @@ impl Record {
     pub const fn keep(&self) -> Keep {
         match self.state {
             Stage::Pending { keep, .. } => keep,
-            Stage::Done { .. } => Keep::Result,
+            Stage::Done { .. } | Stage::Collected { .. } => Keep::Result,
         }
     }
 
@@ -77,6 +86,7 @@ impl Record {
             Stage::Pending { begun: Begun::No, .. } => "queued",
             Stage::Pending { begun: Begun::Yes, .. } => "running",
             Stage::Done { .. } => "done",
+            Stage::Collected { .. } => "collected",
         };
         let mut line = |name: &str, value: &dyn std::fmt::Display| {
             // Writing to a string cannot fail.
@@ -87,7 +97,14 @@ impl Record {
         line("created", &self.created.micros());
         line("bytes", &self.footprint);
         match &self.state {
-            Stage::Done { finished, aged } => {
+            Stage::Collected { aged, log } => {
+                line("aged", aged);
+                line("log", log);
+            }
+            Stage::Done { finished, aged, log } => {
+                if *log > 0 {
+                    line("log", log);
+                }
                 line("finished", &finished.micros());
                 if let Some(aged) = aged {
                     line("aged", aged);
@@ -120,14 +137,21 @@ impl Record {
         let begun = match lines.get("state")? {
             "queued" => Some(Begun::No),
             "running" => Some(Begun::Yes),
-            "done" => None,
+            "done" | "collected" => None,
             _ => return None,
         };
         let owner = lines.get("owner")?;
         let owner = Owner::named(owner);
         let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
         let state = match begun {
-            None => Stage::Done { finished: lines.stamp("finished")?, aged: lines.aged()? },
+            None if lines.get("state") == Some("collected") => {
+                Stage::Collected { aged: lines.aged()??, log: lines.log()? }
+            }
+            None => Stage::Done {
+                finished: lines.stamp("finished")?,
+                aged: lines.aged()?,
+                log: lines.log()?,
+            },
             Some(begun) => Stage::Pending {
                 begun,
                 starts: lines.starts(begun)?,
@@ -217,6 +241,11 @@ impl<'a> Lines<'a> {
         self.get("aged").map_or(Some(None), |aged| aged.parse().ok().map(Some))
     }
 
+    /// An older deferd did not say how long the log is.
+    fn log(&self) -> Option<usize> {
+        self.get("log").map_or(Some(0), |log| log.parse().ok())
+    }
+
     /// An older deferd did not count the starts.
     fn starts(&self, begun: Begun) -> Option<u32> {
         match self.get("starts") {
@@ -273,7 +302,8 @@ mod tests {
         [
             ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
             ("", pending(Begun::Yes, 1, Keep::Nothing, Connection::Unix, None)),
-            ("b: c", Stage::Done { finished: at(u64::MAX), aged: Some(-5) }),
+            ("ann", Stage::Collected { aged: 5, log: 1 }),
+            ("b: c", Stage::Done { finished: at(u64::MAX), aged: Some(-5), log: 9 }),
         ]
         .map(|(name, state)| {
             let owner = Owner::named(name);
@@ -293,7 +323,7 @@ mod tests {
     fn a_record_that_lacks_a_line_is_none() {
         for record in records() {
             let text = record.to_text();
-            let optional = ["auth-type", "starts", "aged"];
+            let optional = ["auth-type", "starts", "aged: -5", "log: "];
             let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
             for line in text.lines().filter(is_needed) {
                 let rest = text.replace(&format!("{line}\n"), "");

@@ -159,19 +159,20 @@ impl State {
             return Finished::Dropped;
         };
         if self.ledger.is_unwanted(job) {
-            self.ledger.finish(job, Place::OnDisk, now);
+            self.ledger.finish(job, Place::OnDisk, 0, now);
             self.put_off(Change::Remove(vec![job.id]));
             return Finished::Dropped;
         }
         let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
         let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
         let aged = Some(self.scale.kept(now.age));
-        let state = Stage::Done { finished: now.stamp, aged };
+        let log = result.log.len();
+        let state = Stage::Done { finished: now.stamp, aged, log };
         let record = Record { owner, created, footprint, state };
         let on_durable = match self.urgency {
-            Urgency::Urgent => OnDurable::Finish(job.clone(), now),
+            Urgency::Urgent => OnDurable::Finish(job.clone(), log, now),
             Urgency::Lazy => {
-                self.ledger.finish(job, Place::Here(Arc::clone(&result)), now);
+                self.ledger.finish(job, Place::Here(Arc::clone(&result)), log, now);
                 OnDurable::FlushResult(job.clone())
             }
         };
@@ -191,6 +192,10 @@ impl State {
 
 impl Wake for State {
     fn wakes(&mut self) -> Wakes {
+        let dropped = self.ledger.take_dropped_logs();
+        if !dropped.is_empty() {
+            self.put_off(Change::Remove(dropped));
+        }
         self.ledger.wakes()
     }
 

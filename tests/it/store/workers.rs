@@ -65,6 +65,7 @@ fn lanes(workers: usize, limits: &[Limit]) -> Plan {
         workers,
         queue: usize::MAX,
         ttl: Duration::MAX,
+        log_ttl: Duration::ZERO,
         lanes: limits.iter().map(lane).collect(),
     }
 }
@@ -416,7 +417,7 @@ fn every_job_ends_whatever_becomes_of_it(open: OpenWith) {
                         if result.to_response().status() != 410 {
                             job.assert_result(&result);
                         }
-                        store.confirm(&job.key, id);
+                        store.confirm(&job.key, id, at(THEN));
                     }
                 }
             };
