@@ -65,7 +65,7 @@ pub struct Execution {
 
 #[derive(Default)]
 struct Signal {
-    /// Set by whoever stops the run; never taken back.
+    /// Set by a cancellation, a client that leaves, or the end; never taken back.
     stop: Option<Stop>,
     /// Set by a handler that waits in the kernel, dropped by its [`WakerGuard`].
     waker: Option<Waker>,
@@ -136,7 +136,7 @@ impl Execution {
         lock(&self.signal).deadline.map_or(own, |deadline| deadline.min(own))
     }
 
-    /// The job's id as the log shows it: `-` where there is none.
+    /// The job's id as the log shows it: `-` without one.
     pub fn job_as_log(&self) -> String {
         self.job.map_or_else(|| "-".to_owned(), |id| id.to_string())
     }
@@ -195,7 +195,7 @@ impl Execution {
         WakerGuard(self)
     }
 
-    /// Appends to the tail of the log, which only a job has: nobody could ask for another's.
+    /// Appends to the tail of the log, which only a job has: no client could ask for another's.
     pub fn append_log(&self, bytes: &[u8]) {
         if self.job.is_none() {
             return;

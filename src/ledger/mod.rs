@@ -240,7 +240,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// The schedule, to be changed: whoever may run is woken when the lock is released.
+    /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is released.
     const fn schedule(&mut self) -> &mut Schedule<Sender<()>> {
         self.is_changed = true;
         &mut self.schedule

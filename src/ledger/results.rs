@@ -117,7 +117,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Every id of both lists, whoever owns it.
+    /// Returns every id of both lists, of all owners.
     pub fn ids(&self) -> Vec<JobId> {
         let shelves = self.owners.values();
         shelves.flat_map(|jobs| jobs.pending.ids().chain(jobs.done.ids())).collect()

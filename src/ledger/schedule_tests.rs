@@ -1,7 +1,7 @@
 //! The contract of the schedule, against a model that knows only what was pushed and what runs, and with threads.
 //!
 //! Whatever is pushed, claimed, removed, delayed, entered and left in whatever order: jobs of a lane start in the
-//! order of their ids, limits hold, nobody is passed over who could run, and nothing that may run is left behind.
+//! order of their ids, limits hold, no waiter is passed over that could run, and nothing that may run is left behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -54,7 +54,7 @@ impl Model {
         self.inside.iter().filter(|caller| caller.lane == lane).count()
     }
 
-    /// Whether a job of this lane has room, whoever else waits.
+    /// Whether a job of this lane has room, whatever else waits.
     fn has_room(&self, lane: usize) -> bool {
         match LIMITS[lane] {
             Limit::Shared(limit) => self.jobs(lane) + self.callers(lane) < limit,

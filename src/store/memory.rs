@@ -84,10 +84,6 @@ impl Store for MemoryStore {
         "memory"
     }
 
-    fn outlives_the_process(&self) -> bool {
-        false
-    }
-
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
         let Submission { call, route, keep, key } = submission;
         let (owner, footprint) = (call.owner.clone(), RECORD + ERROR_ROOM + call.footprint());

@@ -115,9 +115,6 @@ pub trait Store: Send + Sync {
     /// Its name in `/_api/version?details=true`.
     fn name(&self) -> &'static str;
 
-    /// Whether what is in it is there when the process has ended.
-    fn outlives_the_process(&self) -> bool;
-
     /// Accepts a job.
     ///
     /// # Errors
@@ -130,7 +127,7 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`] if that cannot be known now.
     fn stats(&self) -> Result<Stats, StoreUnavailable>;
 
-    /// The job that was accepted under this key already; `None` where there is none.
+    /// Returns the job that was accepted under this key already.
     ///
     /// # Errors
     /// [`Refused::KeyReused`] where the key stands for another request.
@@ -225,7 +222,7 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`].
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable>;
 
-    /// Forgets every result, whoever owns it, that came to be before `before` by the clock that cannot be set, and
+    /// Forgets every result of all owners that came to be before `before` by the clock that cannot be set, and
     /// the idempotency keys of jobs accepted before that and gone; returns how many results.
     ///
     /// # Errors

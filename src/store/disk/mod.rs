@@ -256,10 +256,6 @@ impl Store for DiskStore {
         "disk"
     }
 
-    fn outlives_the_process(&self) -> bool {
-        true
-    }
-
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
         let mut prepared = Prepared::new(submission, now);
         loop {

@@ -72,7 +72,7 @@ fn lanes(workers: usize, limits: &[Limit]) -> Plan {
 
 /// How many rounds of a test there is time for.
 fn rounds_for(store: &dyn Store, in_memory: usize) -> usize {
-    if store.outlives_the_process() { in_memory / 5 } else { in_memory }
+    if store.name() == "disk" { in_memory / 5 } else { in_memory }
 }
 
 /// Stops a store, also if a test has failed: else its workers would wait for ever.
@@ -467,7 +467,7 @@ fn the_end_wakes_all_who_wait(open: OpenWith) {
             assert!(claim(&*store).is_none());
             store.stop(Stop::Kill);
             assert_eq!(execution.stopped(), Some(Stop::Kill));
-            let left = if store.outlives_the_process() { vec![] } else { listed(&*store) };
+            let left = if store.name() == "disk" { vec![] } else { listed(&*store) };
             assert_eq!(store.close(), left);
         });
     }
