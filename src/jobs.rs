@@ -90,9 +90,9 @@ impl Jobs {
         limit: usize,
         deadline: Instant,
         execution: &Execution,
-    ) -> Result<Place<'_>, Error> {
+    ) -> Result<Place, Error> {
         let (wake, let_in) = bounded(1);
-        let place = |turn| Place { store: &*self.store, route, turn };
+        let place = |turn| Place { store: Arc::clone(&self.store), route, turn };
         let Err(turn) = self.store.enter_lane(route, &wake) else { return Ok(place(None)) };
         // Dropped on the way, it leaves the line.
         let mut in_line = place(Some(turn));
@@ -114,6 +114,12 @@ impl Jobs {
                 return Err(Error::GatewayTimeout(what.into()));
             }
         }
+    }
+
+    /// Keeps a running job's place in its lane beyond the end of its run; `None` if it has none.
+    pub fn keep_place(&self, job: &JobKey) -> Option<KeptPlace> {
+        let route = self.store.keep_place(job)?;
+        Some(KeptPlace { store: Arc::clone(&self.store), route })
     }
 
     /// Returns the receipt for a result that was collected: it decides what becomes of the job.
@@ -163,16 +169,29 @@ impl Jobs {
 
 /// A synchronous caller's place in a lane, or in the line for it; given back when dropped.
 #[must_use]
-pub struct Place<'a> {
-    store: &'a dyn Store,
+pub struct Place {
+    store: Arc<dyn Store>,
     route: RouteIndex,
     /// `None` when it was let in.
     turn: Option<Turn>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.store.leave_lane(self.route, self.turn);
+    }
+}
+
+/// A job's place in a lane, when its run has ended; given back when dropped.
+#[must_use]
+pub struct KeptPlace {
+    store: Arc<dyn Store>,
+    route: RouteIndex,
+}
+
+impl Drop for KeptPlace {
+    fn drop(&mut self) {
+        self.store.give_up(self.route);
     }
 }
 

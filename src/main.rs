@@ -1,4 +1,4 @@
-//! The command: arguments, logger, signals, and every exit code.
+//! The command: arguments, logger, signals (SIGCHLD is the reaper's), and every exit code.
 //!
 //! Exit codes: 0 after an orderly end, 1 for a failure of the system, 2 for a configuration that cannot
 //! be served.
@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use deferd::config::{self, Command, Config};
+use deferd::handler::reaper;
 use deferd::listen;
 use deferd::server::{self, Server, StartError};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -75,6 +76,10 @@ fn serve(config: &Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(1, &format!("cannot handle signals: {error}")),
     };
+    // Before there are other threads, and children.
+    if let Err(error) = reaper::start() {
+        return fail(1, &format!("cannot watch children: {error}"));
+    }
     let server = match server::start(config) {
         Ok(server) => server,
         Err(StartError::Invalid(invalid)) => return fail(2, &invalid),

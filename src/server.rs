@@ -21,6 +21,7 @@ use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
 use crate::front::{InFlight, Listening, Stopper};
+use crate::handler::reaper;
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
 use crate::listen::{self, Bound, SocketFile};
@@ -227,6 +228,7 @@ impl Server {
             self.jobs.stop(Stop::Kill);
             self.wait(ABORT_TIME, &mut || false);
         }
+        reaper::wait_for_groups(ABORT_TIME);
         workers::log_lost(&self.jobs.store.close());
     }
 

@@ -98,7 +98,19 @@ impl Pool {
 
     /// Runs a job, or the next part of it.
     fn run(&self, Claimed { job, mut attempt }: Claimed) {
-        match self.run_hop(&mut attempt) {
+        let outcome = self.run_hop(&mut attempt);
+        let lingering = attempt.execution.take_lingering();
+        let kept = lingering.as_ref().and_then(|_| self.jobs.keep_place(&job));
+        self.go_on(job, attempt, outcome);
+        // Not before: as long as the job runs, its place is its own.
+        if let Some(lingering) = lingering {
+            lingering.hold(kept);
+        }
+    }
+
+    /// Finishes a job whose run has ended, or lets it go on.
+    fn go_on(&self, job: JobKey, mut attempt: Box<Attempt>, outcome: Result<Outcome, Error>) {
+        match outcome {
             Ok(Outcome::Answer(answer)) => self.end_attempt(job, attempt, answer),
             Ok(Outcome::Delayed(answer, span)) => {
                 let (answer, until) = delayed_until(answer, span, attempt.expiry());

@@ -6,11 +6,14 @@
 
 pub mod cgi;
 pub mod child;
+pub mod descendants;
 pub mod dots;
 pub mod environment;
 pub mod group;
 pub mod hop_by_hop;
 pub mod locate;
+pub mod process_table;
+pub mod reaper;
 pub mod run;
 pub mod stderr;
 pub mod upstream;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::JobId;
+use super::lingering::Lingering;
 use crate::exchange::Peer;
 use crate::memory::Allowance;
 
@@ -61,6 +62,8 @@ pub struct Execution {
     signal: Mutex<Signal>,
     changed: Condvar,
     stderr: Mutex<Stderr>,
+    /// What the last run left behind. Set by its handler, taken by whoever has its place in a lane.
+    lingering: Mutex<Option<Lingering>>,
 }
 
 #[derive(Default)]
@@ -92,6 +95,7 @@ impl Execution {
             signal: Mutex::default(),
             changed: Condvar::new(),
             stderr: Mutex::default(),
+            lingering: Mutex::default(),
         }
     }
 
@@ -193,6 +197,16 @@ impl Execution {
         drop(signal);
         drop(before);
         WakerGuard(self)
+    }
+
+    /// Says what the run leaves behind for a moment.
+    pub fn leave_behind(&self, lingering: Option<Lingering>) {
+        *lock(&self.lingering) = lingering;
+    }
+
+    /// Takes what the last run left behind: its place in a lane is to be kept as long.
+    pub fn take_lingering(&self) -> Option<Lingering> {
+        lock(&self.lingering).take()
     }
 
     /// Appends to the tail of the log, which only a job has: no client could ask for another's.

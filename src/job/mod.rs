@@ -4,6 +4,7 @@
 
 pub mod attempt;
 pub mod execution;
+pub mod lingering;
 pub mod message;
 pub mod stored;
 

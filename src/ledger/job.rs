@@ -63,8 +63,8 @@ pub enum Phase<Q> {
     },
     /// A worker runs it; the request is with the worker.
     Running {
-        /// The lane in which it has a place, if it has one.
-        lane: Option<RouteIndex>,
+        /// Its place in a lane.
+        place: LanePlace,
         /// The handle to its handler: stop it, see its progress.
         execution: Arc<Execution>,
         /// Whether it was cancelled: then that is its result, whatever the handler says.
@@ -94,6 +94,17 @@ impl<Q> Work<Q> {
             Self::Again(attempt) => attempt.expiry(),
         }
     }
+}
+
+/// A running job's place in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LanePlace {
+    /// It has none: no worker runs it, it only has to be finished.
+    None,
+    /// In the lane of this route, until the run ends.
+    Of(RouteIndex),
+    /// The same, but it stays taken when the run ends: the processes of the run are not all gone then.
+    Kept(RouteIndex),
 }
 
 /// Whether a running job was cancelled.
@@ -231,8 +242,8 @@ mod tests {
     fn a_job_cancelled_while_running_finishes_with_410() {
         for cancel in [true, false] {
             let execution = Arc::new(Execution::default());
-            let (lane, cancelled) = (None, Cancelled::No);
-            let mut pending = in_phase(Phase::Running { lane, execution, cancelled });
+            let (place, cancelled) = (LanePlace::None, Cancelled::No);
+            let mut pending = in_phase(Phase::Running { place, execution, cancelled });
             assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
             let (result, _) = pending.finish(Response::new(Bytes::from_static(b"too late")).into());
             let status = result.response.to_response().status().as_u16();

@@ -1,12 +1,12 @@
 //! How jobs run and end: claimed, tried again, redirected, cancelled, finished.
 //!
 //! Owns the transitions of pending jobs, each with its change of the schedule. Runs nothing. Invariant: a job that
-//! runs has a place in its lane, and gives it back with the transition that ends the run.
+//! runs has a place in its lane, and gives it back with the transition that ends the run, or later if it is kept.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::job::{Cancelled, DeliveryId, Done, Pending, Phase, Work};
+use super::job::{Cancelled, DeliveryId, Done, LanePlace, Pending, Phase, Work};
 use super::schedule::{Due, Turn};
 use super::{Finished, Ledger, Refused, Size};
 use crossbeam_channel::Sender;
@@ -166,7 +166,7 @@ impl<Q, R> Ledger<Q, R> {
         };
         pending.starts += u32::from(matches!(work, Work::First(_)));
         pending.phase = Phase::Running {
-            lane: Some(route),
+            place: LanePlace::Of(route),
             execution: Arc::clone(&execution),
             cancelled: Cancelled::No,
         };
@@ -222,21 +222,37 @@ impl<Q, R> Ledger<Q, R> {
     ) -> Result<(), Box<Attempt>> {
         let is_stopped = self.stopped.is_some();
         let Some(pending) = self.pending_mut(job) else { return Err(attempt) };
-        let Phase::Running { lane, cancelled: Cancelled::No, .. } = pending.phase else {
+        let Phase::Running { place, cancelled: Cancelled::No, .. } = pending.phase else {
             return Err(attempt);
         };
         if is_stopped {
             return Err(attempt);
         }
         pending.phase = then(attempt);
-        self.release(lane);
+        self.release(place);
         Ok(())
     }
 
-    fn release(&mut self, lane: Option<RouteIndex>) {
-        if let Some(lane) = lane {
-            self.schedule().release(lane);
+    fn release(&mut self, place: LanePlace) {
+        match place {
+            LanePlace::None => {}
+            LanePlace::Of(route) => self.schedule().release(route),
+            LanePlace::Kept(_) => self.schedule().free_worker(),
         }
+    }
+
+    /// Keeps a running job's place in its lane beyond the end of the run, until it is [given up](Self::give_up);
+    /// `None` if it has none.
+    pub fn keep_place(&mut self, job: &JobKey) -> Option<RouteIndex> {
+        let Phase::Running { place, .. } = &mut self.pending_mut(job)?.phase else { return None };
+        let LanePlace::Of(route) = *place else { return None };
+        *place = LanePlace::Kept(route);
+        Some(route)
+    }
+
+    /// Gives up a place that was kept when its run had ended.
+    pub fn give_up(&mut self, route: RouteIndex) {
+        self.schedule().give_up(route);
     }
 
     /// Takes out the jobs whose delay or deadline is over and which only have to be finished; those that are to
@@ -263,7 +279,8 @@ impl<Q, R> Ledger<Q, R> {
                 Due::Finish | Due::Expire(_) => {
                     let execution = Arc::clone(&attempt.execution);
                     let cancelled = Cancelled::No;
-                    pending.phase = Phase::Running { lane: None, execution, cancelled };
+                    let place = LanePlace::None;
+                    pending.phase = Phase::Running { place, execution, cancelled };
                     overdue.push(Claimed { job, attempt });
                 }
             }
@@ -291,13 +308,13 @@ impl<Q, R> Ledger<Q, R> {
     pub fn begin_finish(&mut self, job: &JobKey, response: StoredResponse) -> Option<Finishing> {
         self.unschedule(job);
         let pending = self.pending_mut(job).filter(|pending| !pending.is_finishing())?;
-        let lane = match pending.phase {
-            Phase::Running { lane, .. } => lane,
-            _ => None,
+        let place = match pending.phase {
+            Phase::Running { place, .. } => place,
+            _ => LanePlace::None,
         };
         let created = pending.created;
         let (result, cancelled) = pending.finish(response);
-        self.release(lane);
+        self.release(place);
         Some(Finishing { result, cancelled, created })
     }
 
@@ -431,15 +448,15 @@ impl<Q, R> Ledger<Q, R> {
     pub fn abandon(&mut self, job: &JobKey) -> bool {
         let is_ending = self.stopped.is_some();
         let Some(pending) = self.pending_mut(job) else { return false };
-        let Phase::Running { lane, execution, cancelled: Cancelled::No } = &pending.phase else {
+        let Phase::Running { place, execution, cancelled: Cancelled::No } = &pending.phase else {
             return false;
         };
         if !is_ending || execution.stopped().is_none() {
             return false;
         }
-        let lane = *lane;
+        let place = *place;
         pending.phase = Phase::Finishing { log: pending.log().into() };
-        self.release(lane);
+        self.release(place);
         true
     }
 

@@ -41,13 +41,15 @@ struct Model {
     waiting: BTreeMap<u64, usize>,
     delayed: BTreeMap<u64, (Instant, usize)>,
     running: BTreeMap<u64, usize>,
+    /// The lanes of places that stay taken behind jobs.
+    kept: Vec<usize>,
     line: Vec<Caller>,
     inside: Vec<Caller>,
 }
 
 impl Model {
     fn jobs(&self, lane: usize) -> usize {
-        self.running.values().filter(|l| **l == lane).count()
+        self.running.values().chain(&self.kept).filter(|l| **l == lane).count()
     }
 
     fn callers(&self, lane: usize) -> usize {
@@ -122,13 +124,14 @@ impl Pair {
     }
 
     fn step(&mut self) {
-        match self.random.u8(..10) {
+        match self.random.u8(..11) {
             0..=2 => self.push(),
             3 | 4 => self.claim(),
             5 => self.end_run(),
             6 => self.remove(),
             7 => self.enter(),
             8 => self.leave(),
+            9 => self.give_up(),
             _ => self.pass_time(),
         }
         for number in self.schedule.admit() {
@@ -168,7 +171,12 @@ impl Pair {
     fn end_run(&mut self) {
         let running = self.model.running.clone();
         let Some((number, lane)) = self.pick(&running) else { return };
-        self.schedule.release(RouteIndex(lane));
+        if self.random.bool() {
+            self.schedule.release(RouteIndex(lane));
+        } else {
+            self.schedule.free_worker();
+            self.model.kept.push(lane);
+        }
         self.model.running.remove(&number);
         match self.random.u8(..3) {
             0 => {
@@ -182,6 +190,14 @@ impl Pair {
                 self.model.waiting.insert(number, lane);
             }
             _ => {}
+        }
+    }
+
+    /// Gives up a place that stayed taken.
+    fn give_up(&mut self) {
+        if !self.model.kept.is_empty() {
+            let lane = self.model.kept.swap_remove(self.random.usize(..self.model.kept.len()));
+            self.schedule.give_up(RouteIndex(lane));
         }
     }
 

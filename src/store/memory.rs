@@ -150,6 +150,14 @@ impl Store for MemoryStore {
         finish(&mut self.lock(), job, response, now)
     }
 
+    fn keep_place(&self, job: &JobKey) -> Option<RouteIndex> {
+        self.lock().keep_place(job)
+    }
+
+    fn give_up(&self, route: RouteIndex) {
+        self.lock().give_up(route);
+    }
+
     fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
         self.lock().enter_lane(route, wake)
     }

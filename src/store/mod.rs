@@ -158,6 +158,13 @@ pub trait Store: Send + Sync {
     /// promises.
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished;
 
+    /// Keeps a running job's place in its lane beyond the end of the run, until it is [given up](Self::give_up);
+    /// `None` if it has none.
+    fn keep_place(&self, job: &JobKey) -> Option<RouteIndex>;
+
+    /// Gives up a place that was kept when its run had ended.
+    fn give_up(&self, route: RouteIndex);
+
     /// Lets a synchronous caller into the lane of a route, or gives it a place in line: `wake` is sent to when it
     /// is let in.
     ///

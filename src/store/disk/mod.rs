@@ -355,6 +355,14 @@ impl Store for DiskStore {
         finished
     }
 
+    fn keep_place(&self, job: &JobKey) -> Option<RouteIndex> {
+        self.shared.lock().ledger.keep_place(job)
+    }
+
+    fn give_up(&self, route: RouteIndex) {
+        self.shared.lock().ledger.give_up(route);
+    }
+
     fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
         self.shared.lock().ledger.enter_lane(route, wake)
     }

@@ -20,7 +20,7 @@ use crate::clock::Scale;
 use crate::error::Error;
 use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::Ledger;
-use crate::ledger::job::{Cancelled, Done, Pending, Phase, Work};
+use crate::ledger::job::{Cancelled, Done, LanePlace, Pending, Phase, Work};
 use crate::store::{DeliveryId, Lane, Plan, Room};
 
 /// The name of the file within the directory.
@@ -164,7 +164,7 @@ pub fn ledger(
                         recovered.interrupted += 1;
                         failed.push((job.clone(), error));
                         Phase::Running {
-                            lane: None,
+                            place: LanePlace::None,
                             execution: Arc::default(),
                             cancelled: Cancelled::No,
                         }

@@ -21,7 +21,8 @@ fn start() -> Deferd {
     Deferd::start_by(command, &[&["--route", &cgi, "--route", &run], &hosts[..]].concat())
 }
 
-/// The environment that `s-environ` answers with, whether its header block was read or not.
+/// The environment that `s-environ` answers with, whether its header block was read or not, without the name of
+/// the run, which is another one each time.
 #[track_caller]
 fn environment(reply: Reply) -> Environment {
     let body = reply.expect(200).text();
@@ -29,8 +30,10 @@ fn environment(reply: Reply) -> Environment {
     let variables = body.split_terminator('\0').map(|v| v.split_once('=').unwrap());
     let variables: Vec<_> = variables.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
     let count = variables.len();
-    let environment = Environment::from_iter(variables);
+    let mut environment = Environment::from_iter(variables);
     assert_eq!(environment.len(), count, "a variable more than once");
+    let run = environment.remove("DEFERD_RUN").expect("the name of the run");
+    assert!(run.len() == 32 && run.bytes().all(|b| b.is_ascii_hexdigit()), "{run}");
     environment
 }
 
