@@ -215,3 +215,18 @@ fn a_daemon_has_time_to_leave_the_group() {
     drop(daemons);
     eventually("deferd reaps what it inherited", || deferd.children().is_empty());
 }
+
+#[test]
+fn scripts_get_no_ignored_signal_and_deferd_survives_them() {
+    let mut deferd = Deferd::with_scripts("", &[]);
+    for signal in ["-USR1", "-USR2", "-HUP"] {
+        deferd.signal(signal);
+    }
+    let reply = deferd.client().get("/run/e-usr1").expect(500);
+    assert_eq!(reply.header("x-exit-signal"), Some("10"));
+    eventually("the reload is logged", || {
+        deferd.log().contains("options, and those of a --config file, are read at the start only")
+    });
+    deferd.signal("-TERM");
+    assert!(deferd.wait().success());
+}
