@@ -133,10 +133,13 @@ impl Group {
         if left > 0 {
             log::error!("{log_name} processes that cannot be ended: {left}");
         }
-        if self.leader() == Leader::Exited {
-            let _ = reaper::reap(&mut self.leader);
-        } else {
-            reaper::abandon(&self.leader);
+        if self.leader() == Leader::Runs {
+            return reaper::abandon(&self.leader);
+        }
+        let _ = reaper::reap(&mut self.leader);
+        // Without /proc only their group tells which children are to be reaped.
+        while reaper::is_left(self.pid) && Instant::now() < deadline {
+            thread::sleep(LOOK);
         }
     }
 }

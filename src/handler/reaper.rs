@@ -147,8 +147,8 @@ pub fn wait_for_groups(span: Duration) {
     }
 }
 
-/// Whether a child of deferd's is in a group; those that have ended are reaped.
-fn is_left(group: Pid) -> bool {
+/// Whether a child of deferd's is in a group whose leader is reaped; those that have ended are reaped here.
+pub fn is_left(group: Pid) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     loop {
         match waitid(WaitId::Pgid(Some(group)), options) {
