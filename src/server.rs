@@ -39,8 +39,8 @@ const START_ROOM: usize = 64 * 1024;
 
 /// How long killed jobs get to be reaped at the end.
 const REAP_TIME: Duration = Duration::from_secs(7);
-/// How long an immediate end waits for killed scripts to be reaped.
-const ABORT_TIME: Duration = Duration::from_secs(1);
+/// How long the end waits for what scripts have left behind.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// How often the end looks whether it may come.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -226,9 +226,9 @@ impl Server {
         }
         if waited != Waited::Idle {
             self.jobs.stop(Stop::Kill);
-            self.wait(ABORT_TIME, &mut || false);
+            self.wait(REAP_TIME, &mut || false);
         }
-        reaper::wait_for_groups(ABORT_TIME);
+        reaper::wait_for_groups(LEAVE_TIME);
         workers::log_lost(&self.jobs.store.close());
     }
 

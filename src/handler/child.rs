@@ -31,6 +31,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long one has that has reached a limit.
 const LIMIT_GRACE: Duration = Duration::from_secs(1);
 
+/// How long the end of a script takes at most. Only a process that the kernel cannot end lives longer.
+const END_TIME: Duration = Duration::from_secs(6);
+
 /// How often to look for the end of what a script has started, once that has itself ended.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -103,8 +106,10 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     let error = pipes.over().filter(|_| ending == Ending::OverOutput);
     pipes.drop_output(execution.memory());
     let mut descendants = group.descendants();
-    terminate(&group, &mut descendants, &mut pipes, &wake, execution, ending.grace());
-    group.kill(descendants, &log_name());
+    let begin = Instant::now();
+    let kill_at = begin + ending.grace();
+    terminate(&group, &mut descendants, &mut pipes, &wake, execution, kill_at);
+    group.kill(descendants, begin + END_TIME, &log_name());
     pipes.drain_stderr();
     pipes.finish();
     Err(error.unwrap_or_else(|| ending.error()))
@@ -189,17 +194,16 @@ fn watch(
     }
 }
 
-/// Sends SIGTERM to the child and all that it has started, and serves the pipes until they have ended, at most for
-/// `span`. What the child starts from then on is how it tidies up, and is left alone.
+/// Sends SIGTERM to the child and all that it has started, and serves the pipes until they have ended, or until
+/// `deadline`. What the child starts from then on is how it tidies up, and is left alone.
 fn terminate(
     group: &Group,
     descendants: &mut Descendants,
     pipes: &mut Pipes<'_>,
     wake: &OwnedFd,
     execution: &Execution,
-    span: Duration,
+    deadline: Instant,
 ) {
-    let deadline = Instant::now() + span;
     let must_end_now = || execution.stopped() == Some(Stop::Kill);
     if must_end_now() {
         return;

@@ -26,9 +26,6 @@ use crate::job::lingering::Lingering;
 /// is left).
 const TICK: Duration = Duration::from_millis(10);
 
-/// How long killed processes are waited for. Only one that the kernel cannot end takes longer.
-const KILL_TIME: Duration = Duration::from_secs(1);
-
 /// How often killed processes are looked for.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -111,10 +108,10 @@ impl Group {
         Ok((status, reaper::end_group(self.pid, log_name)))
     }
 
-    /// Kills the leader and all descendants, and reaps it; `log_name` is the run as the log has it.
-    pub fn kill(mut self, mut descendants: Descendants, log_name: &str) {
+    /// Kills the leader and all descendants, and reaps it; those that the kernel does not end by `deadline` are left
+    /// to it. `log_name` is the run as the log has it.
+    pub fn kill(mut self, mut descendants: Descendants, deadline: Instant, log_name: &str) {
         self.is_over = true;
-        let deadline = Instant::now() + KILL_TIME;
         let mut in_vain = 0;
         // One look can miss a process whose parent ends at that moment; so two must find none.
         while in_vain < 2 {
