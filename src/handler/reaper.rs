@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, RawPid, Signal, WaitId, WaitIdOptions, getpid, kill_process_group, set_child_subreaper,
     waitid,
@@ -23,7 +23,7 @@ use rustix::process::{
 use signal_hook::consts::SIGCHLD;
 
 use super::descendants::count_group;
-use super::process_table::{Kinship, Source};
+use super::process_table::Kinship;
 use crate::job::lingering::Lingering;
 
 /// How long what is left of a group has to leave it.
@@ -35,8 +35,8 @@ const KILL_TIME: Duration = Duration::from_secs(6);
 /// How often lingering groups are looked at.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How long a child that has ended may wait for others, if all processes have to be read to find it.
-const SCAN_REST: Duration = Duration::from_millis(250);
+/// How long an inherited child that has ended may wait for others: one look is for all of them.
+const REST: Duration = Duration::from_millis(50);
 
 static RUNS: Runs = Runs {
     starting: RwLock::new(()),
@@ -70,14 +70,17 @@ pub fn start() -> io::Result<()> {
     if let Err(error) = set_child_subreaper(Some(getpid())) {
         log::warn!("deferd cannot inherit what scripts leave behind: {}", io::Error::from(error));
     }
-    let (receiver, sender) = UnixStream::pair()?;
-    receiver.set_nonblocking(true)?;
-    sender.set_nonblocking(true)?;
-    signal_hook::low_level::pipe::register(SIGCHLD, sender.try_clone()?)?;
-    thread::Builder::new().name("reaper".into()).spawn(move || watch(receiver))?;
+    let (ended, signals) = UnixStream::pair()?;
+    let (woken, wake) = UnixStream::pair()?;
+    for end in [&ended, &signals, &woken, &wake] {
+        end.set_nonblocking(true)?;
+    }
+    signal_hook::low_level::pipe::register(SIGCHLD, signals)?;
+    // What was inherited before has sent its signal already.
+    let reap_at = Some(Instant::now());
+    thread::Builder::new().name("reaper".into()).spawn(move || watch(ended, woken, reap_at))?;
     // A second one would only do the same work.
-    let _ = WAKE.set(sender);
-    wake();
+    let _ = WAKE.set(wake);
     Ok(())
 }
 
@@ -215,25 +218,28 @@ fn wake() {
     }
 }
 
-/// The thread: each byte of `signals` is a child that has ended, or a group that lingers.
-fn watch(mut signals: UnixStream) {
-    // Many children end at about the same time: one look is for all of them.
-    let rest = if Source::find() == Source::Parents { SCAN_REST } else { TICK };
-    let mut reap_at: Option<Instant> = None;
-    let mut groups = Vec::new();
+/// The thread: each byte of `ended` is a child that has ended, each of `woken` a group that lingers; at `reap_at` it
+/// looks for children to reap.
+fn watch(mut ended: UnixStream, mut woken: UnixStream, mut reap_at: Option<Instant>) {
+    let mut groups: Vec<LingeringGroup> = Vec::new();
     loop {
-        if reap_at.is_none() && RUNS.count.load(Ordering::Acquire) == 0 {
-            // An interrupted wait finds nothing to read.
-            let _ = poll(&mut [PollFd::new(&signals, PollFlags::IN)], None);
-        } else {
-            thread::sleep(TICK);
-        }
+        let tick = (!groups.is_empty()).then_some(TICK);
+        let rest = reap_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = tick.into_iter().chain(rest).min();
+        // While it rests, the ends of more children do not wake it.
+        let mut sources = [PollFd::new(&woken, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+        let watched = if reap_at.is_some() { 1 } else { 2 };
+        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        // An interrupted wait finds nothing to read.
+        let _ = poll(&mut sources[..watched], timeout.as_ref());
         let now = Instant::now();
-        if signals.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
-            reap_at.get_or_insert(now + rest);
+        let _ = woken.read(&mut [0; 64]);
+        if reap_at.is_none() && ended.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
+            reap_at = Some(now + REST);
         }
         if reap_at.is_some_and(|at| at <= now) {
             reap_at = None;
+            let _ = ended.read(&mut [0; 4096]);
             reap_inherited();
         }
         groups.append(&mut lock(&RUNS.lingering));
