@@ -188,7 +188,7 @@ fn watch(
         if ready.client {
             execution.look();
         }
-        if (ready.leader || group.pidfd.is_none()) && group.leader() == Leader::Exited {
+        if ready.leader || group.pidfd.is_none() && group.leader() == Leader::Exited {
             return Ending::Exited;
         }
     }
