@@ -6,7 +6,7 @@
 //! process, and only if parent and start time are the same before and after that was opened. A process that has
 //! both changed its environment *and* lost its parent before it was seen escapes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Once;
@@ -22,6 +22,9 @@ pub const RUN: &str = "DEFERD_RUN";
 
 /// How many descriptors of processes are open at once.
 const MAX_OPEN: usize = 64;
+
+/// How often a process without an environment is looked at before it is taken for one of another run.
+const MAX_DOUBTS: u32 = 3;
 
 /// The name of a run, which no other run of any deferd has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +59,15 @@ pub struct Descendants {
     alive: Vec<Process>,
     /// Those that run as another user, whom deferd may not signal.
     refused: Vec<Process>,
+    /// How often orphans had no environment when they were looked at.
+    doubts: HashMap<Pid, u32>,
 }
 
 impl Descendants {
     /// Returns those of the run of this name, before the first [look](Self::look).
     pub fn of(leader: Pid, run: &RunName) -> Self {
-        Self { leader, mark: format!("{RUN}={run}"), alive: Vec::new(), refused: Vec::new() }
+        let mark = format!("{RUN}={run}");
+        Self { leader, mark, alive: Vec::new(), refused: Vec::new(), doubts: HashMap::new() }
     }
 
     /// Looks for all of them; returns whether there may be one that can be ended.
@@ -80,14 +86,21 @@ impl Descendants {
         is_unsure || self.alive.iter().any(|process| !is_refused(process))
     }
 
-    /// Returns the orphans that bear the mark of this run, and whether there is one of which that cannot be known.
-    fn inherited(&self, kinship: &Kinship) -> (Vec<Pid>, bool) {
+    /// Returns the orphans that bear the mark of this run, and whether there is one of which that is not known yet.
+    fn inherited(&mut self, kinship: &Kinship) -> (Vec<Pid>, bool) {
         let (mut marked, mut is_unsure) = (Vec::new(), false);
         for pid in kinship.inherited() {
             match variable(pid, self.mark.as_bytes()) {
                 Variable::Set => marked.push(pid),
                 Variable::Unset => {}
-                Variable::Unknown => is_unsure |= Process::find(pid).is_some_and(|p| !p.has_ended),
+                Variable::Unknown
+                    if Process::find(pid).is_some_and(|process| !process.has_ended) =>
+                {
+                    let doubts = self.doubts.entry(pid).or_default();
+                    *doubts += 1;
+                    is_unsure |= *doubts <= MAX_DOUBTS;
+                }
+                Variable::Unknown => {}
             }
         }
         (marked, is_unsure)

@@ -1,7 +1,7 @@
 //! What /proc tells of processes: parents, groups, start times, children, environments.
 //!
 //! Owns the reading of /proc. Signals and reaps no process. Invariant: what cannot be read is never taken for an
-//! answer: a process that is gone is `None`, an environment that cannot be read is `Unknown`.
+//! answer: a process that is gone is `None`, an environment that is not there is `Unknown`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,6 +13,7 @@ use rustix::process::{Pid, getpid};
 const STATE: usize = 0;
 const PARENT: usize = 1;
 const GROUP: usize = 2;
+const THREADS: usize = 17;
 const START: usize = 19;
 
 /// A process, as it was a moment ago.
@@ -42,13 +43,14 @@ impl Process {
         let end = memchr::memrchr(b')', stat)?;
         let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().take(START + 1).collect();
-        let number = |n: usize| fields.get(n)?.parse().ok();
+        let number = |n: usize| fields.get(n)?.parse::<i32>().ok();
         Some(Self {
             pid,
             parent: Pid::from_raw(number(PARENT)?),
             group: Pid::from_raw(number(GROUP)?),
             start: fields.get(START)?.parse().ok()?,
-            has_ended: matches!(*fields.get(STATE)?, "Z" | "X" | "x"),
+            // The state is that of the first thread, which may end before others.
+            has_ended: matches!(*fields.get(STATE)?, "Z" | "X" | "x") && number(THREADS)? <= 1,
         })
     }
 
@@ -63,9 +65,9 @@ impl Process {
 pub enum Variable {
     /// It was.
     Set,
-    /// It was not, or has overwritten its environment.
+    /// It was not, has overwritten its environment, or shows it to others only.
     Unset,
-    /// Its environment cannot be read, or not at this moment: it executes a program.
+    /// It has no environment: it was started without one, or executes a program at this moment.
     Unknown,
 }
 
@@ -74,8 +76,7 @@ pub fn variable(pid: Pid, wanted: &[u8]) -> Variable {
     match fs::read(format!("/proc/{pid}/environ")) {
         Ok(environment) if environment.is_empty() => Variable::Unknown,
         Ok(environment) if environment.split(|&b| b == 0).any(|v| v == wanted) => Variable::Set,
-        Ok(_) => Variable::Unset,
-        Err(_) => Variable::Unknown,
+        Ok(_) | Err(_) => Variable::Unset,
     }
 }
 
@@ -177,10 +178,20 @@ mod tests {
     #[test]
     fn a_name_cannot_forge_the_fields() {
         let pid = Pid::INIT;
-        let stat = b"1 (a) Z 7 7 7 (b) S 5 6 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
-        let process = Process::parse(pid, stat).unwrap();
+        let stat = |state, threads| {
+            format!(
+                "1 (a) Z 7 7 7 (b) {state} 5 6 7 0 -1 0 1 2 3 4 5 6 7 8 20 0 {threads} 0 4711 9"
+            )
+        };
         let (parent, group) = (Pid::from_raw(5), Pid::from_raw(6));
-        assert_eq!(process, Process { pid, parent, group, start: 4711, has_ended: false });
+        // A process whose first thread has ended is there still.
+        for (state, threads, has_ended) in
+            [("S", 1, false), ("Z", 1, true), ("Z", 0, true), ("Z", 2, false), ("X", 0, true)]
+        {
+            let process = Process::parse(pid, stat(state, threads).as_bytes());
+            let expected = Process { pid, parent, group, start: 4711, has_ended };
+            assert_eq!(process, Some(expected), "{state} {threads}");
+        }
         assert_eq!(Process::parse(pid, b"1 (a) S 5 6"), None);
         assert_eq!(Process::parse(pid, b""), None);
     }
@@ -201,6 +212,6 @@ mod tests {
         drop(child.stdin.take());
         child.wait().unwrap();
         assert_eq!(Process::find(pid), None);
-        assert_eq!(seen(), Variable::Unknown);
+        assert_eq!(seen(), Variable::Unset);
     }
 }

@@ -1,6 +1,7 @@
 //! What a script has started and left alone: it ends with the script if that is ended, has a moment if not.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::processes::{CANCELLED, Ended, Holdings, Place, assert_error, run_both, store_running};
 use crate::support::{Deferd, eventually};
@@ -95,6 +96,24 @@ fn cancelling_ends_a_program_of_another_user() {
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     client.result(&id).expect(410);
     assert_nothing_runs_now(&place);
+}
+
+/// It may be a descendant that executes a program at this moment; but not for ever.
+#[test]
+fn a_daemon_without_environment_delays_no_end() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let place = Place::new();
+    client.get(&place.target("/run/e-bare")).expect(200);
+    let pid = std::fs::read_to_string(place.sign("pid")).unwrap().trim().parse().unwrap();
+    let daemon = Ended(pid);
+    let id = store_running(&mut client, &place.target("/run/e-timeout"));
+    let begin = Instant::now();
+    client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+    client.result(&id).expect(410);
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_nothing_runs_now(&place);
+    eventually("only the daemon lives on", || deferd.children() == [daemon.0]);
 }
 
 #[test]
