@@ -1,6 +1,6 @@
 //! The environment of a script: the meta-variables of RFC 3875 section 4.1, and PATH.
 //!
-//! Owns the translation from a request. Starts nothing. Invariant: nothing of deferd's own environment but PATH
+//! Owns the translation from a request; `group` adds `DEFERD_RUN`. Starts nothing. Invariant: nothing of deferd's own environment but PATH
 //! reaches a script, and no client can set a variable that is not named `HTTP_…`.
 
 use std::ffi::OsString;
