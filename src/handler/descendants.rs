@@ -12,7 +12,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Once;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal, test_kill_process,
+};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::process_table::{Kinship, Process, Variable, variable};
@@ -109,7 +111,10 @@ impl Descendants {
     /// Signals the group, and those that have left it, as far as the last [look](Self::look) has found them.
     pub fn signal(&mut self, signal: Signal) {
         let (leader, mut group) = (Some(self.leader), Some(self.leader));
-        let mut refused = Vec::new();
+        // The group takes a signal if one of its processes does.
+        let in_group = self.alive.iter().filter(|process| process.group == leader);
+        let is_refused = |process: &&Process| test_kill_process(process.pid) == Err(Errno::PERM);
+        let mut refused: Vec<Process> = in_group.filter(is_refused).cloned().collect();
         for some in self.alive.chunks(MAX_OPEN) {
             let left = some.iter().filter(|process| process.group != leader);
             // All are open before the first is signalled: its end would change the parents of others.

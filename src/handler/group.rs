@@ -135,7 +135,7 @@ impl Group {
         }
         let _ = reaper::reap(&mut self.leader);
         // Without /proc only their group tells which children are to be reaped.
-        while reaper::is_left(self.pid) && Instant::now() < deadline {
+        while left == 0 && reaper::is_left(self.pid) && Instant::now() < deadline {
             thread::sleep(LOOK);
         }
     }
