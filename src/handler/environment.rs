@@ -11,6 +11,7 @@ use http::header::{
 };
 
 use super::ScriptRoute;
+use super::hop_by_hop::{self, Direction};
 use super::locate::Located;
 use crate::exchange::{Call, Connection};
 
@@ -52,7 +53,7 @@ pub fn of(call: &Call, route: &ScriptRoute, script: &Located) -> Vec<(OsString, 
         set("CONTENT_TYPE", OsString::from_vec(value.as_bytes().to_vec()));
     }
     for name in request.headers().keys() {
-        if let Some(variable) = http_variable(name) {
+        if let Some(variable) = http_variable(request.headers(), name) {
             set(&variable, OsString::from_vec(joined(request.headers(), name)));
         }
     }
@@ -81,13 +82,13 @@ fn path_translated(route: &ScriptRoute, script: &Located) -> OsString {
 }
 
 /// Returns the variable for a field (RFC 3875 section 4.1.18); `None` for fields that scripts must not see:
-/// those with a variable of their own, credentials, `Proxy` (which would become the variable that
-/// HTTP clients read their proxy from), and names with other characters than letters, digits and
+/// those that end here, those with a variable of their own, credentials, `Proxy` (which would become the variable
+/// that HTTP clients read their proxy from), and names with other characters than letters, digits and
 /// dashes, which could pass for another field's variable.
-fn http_variable(name: &HeaderName) -> Option<String> {
-    const HIDDEN: [&str; 2] = ["proxy", "proxy-authorization"];
-    let hidden = HIDDEN.contains(&name.as_str())
-        || [AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE].contains(name)
+fn http_variable(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let hidden = name.as_str() == "proxy"
+        || [AUTHORIZATION, CONTENT_TYPE].contains(name)
+        || hop_by_hop::ends_here(fields, name, Direction::ToScript)
         || !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     (!hidden).then(|| format!("HTTP_{}", name.as_str().to_ascii_uppercase().replace('-', "_")))
 }
@@ -106,6 +107,8 @@ mod tests {
 
     #[test]
     fn fields_become_variables_or_stay_out() {
+        let mut fields = HeaderMap::new();
+        fields.insert("connection", HeaderValue::from_static("close, X-Hop"));
         for (name, variable) in [
             ("x-arango-async", Some("HTTP_X_ARANGO_ASYNC")),
             ("accept", Some("HTTP_ACCEPT")),
@@ -116,9 +119,18 @@ mod tests {
             ("content-length", None),
             ("content_length", None),
             ("x.y", None),
+            ("transfer-encoding", None),
+            ("te", None),
+            ("trailer", None),
+            ("connection", None),
+            ("x-hop", None),
+            ("keep-alive", None),
+            ("upgrade", None),
+            ("expect", None),
+            ("host", Some("HTTP_HOST")),
         ] {
             assert_eq!(
-                http_variable(&HeaderName::from_static(name)).as_deref(),
+                http_variable(&fields, &HeaderName::from_static(name)).as_deref(),
                 variable,
                 "{name}"
             );

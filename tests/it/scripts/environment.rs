@@ -173,6 +173,23 @@ fn fields_that_a_script_must_not_see_are_not_there() {
     assert_eq!(environment(reply), plain(&deferd, &changes));
 }
 
+/// The content is decoded: a framework that sees `transfer-encoding` decodes it again, and loses it.
+#[test]
+fn fields_of_the_connection_end_before_the_script() {
+    let deferd = start();
+    let head = "POST /cgi/s-environ HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\
+                connection: te, keep-alive, X-Hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
+                te: trailers\r\ntrailer: x-end\r\nupgrade: h2c\r\nproxy-connection: keep-alive\r\n\
+                x-end: 1\r\n\r\n3\r\na=1\r\n0\r\n\r\n";
+    let reply = raw(&deferd, head);
+    let changes = [
+        ("REQUEST_METHOD", Some("POST")),
+        ("CONTENT_LENGTH", Some("3")),
+        ("HTTP_X_END", Some("1")),
+    ];
+    assert_eq!(environment(reply), plain(&deferd, &changes));
+}
+
 #[test]
 fn the_server_s_name_is_the_one_that_the_client_asked_for() {
     let deferd = start();
