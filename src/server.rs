@@ -206,7 +206,7 @@ impl Server {
         &self.address
     }
 
-    /// Reads again what can change while it runs: the users.
+    /// Reads again what can change while it runs: the users, and the variables of scripts.
     pub fn reload(&self) {
         self.service.reload();
     }

@@ -93,8 +93,9 @@ impl Service {
         Self { routes, jobs, policy, auth, max_wait }
     }
 
-    /// Reads the users again, where there are any, and tells the log.
+    /// Reads the variables of scripts and the users again, where there are any, and tells the log.
     pub fn reload(&self) {
+        self.routes.reload();
         let Some(auth) = &self.auth else { return };
         match auth.reload() {
             Ok(users) => log::info!("the auth file is read again: {users} users"),

@@ -134,6 +134,7 @@ impl Pool {
             }
         } else {
             attempt.made += 1;
+            execution.set_attempt(attempt.made);
             attempt.deadline = Instant::now() + self.routes.get(attempt.route).time_limit;
             execution.set_deadline(None);
         }

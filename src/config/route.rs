@@ -10,6 +10,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::value;
+use crate::handler::{Links, variables};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
 use crate::protocol::{ADMIN, API, DATABASE};
@@ -39,6 +40,12 @@ pub struct RouteConfig {
     pub retry: Option<Retry>,
     /// Which web pages may send requests to it.
     pub pages: Pages,
+    /// Where symbolic links below the directory of its scripts may lead.
+    pub links: Links,
+    /// The file of variables for its scripts.
+    pub env_file: Option<PathBuf>,
+    /// Which of deferd's own variables its scripts get.
+    pub pass_env: Vec<String>,
 }
 
 /// Which web pages may send requests to a route.
@@ -87,6 +94,9 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         connect_timeout: None,
         retry: None,
         pages: Pages::Own,
+        links: Links::Inside,
+        env_file: None,
+        pass_env: Vec::new(),
     };
     for option in rest {
         let (name, text) = option
@@ -117,6 +127,13 @@ const OPTIONS: [(&str, Setter); 6] = [
     }),
 ];
 
+/// The further options of a route to scripts.
+const OF_SCRIPTS: [(&str, Setter); 3] = [
+    ("links", |r, v| yes_no(v, Links::Anywhere, Links::Inside).map(|v| r.links = v)),
+    ("env-file", |r, v| value::path(v).map(|v| r.env_file = Some(v))),
+    ("pass-env", |r, v| names(v).map(|mut v| r.pass_env.append(&mut v))),
+];
+
 /// The further options of a route to an upstream.
 const OF_UPSTREAMS: [(&str, Setter); 4] = [
     ("connect-timeout", |r, v| value::duration(v).map(|v| r.connect_timeout = Some(v))),
@@ -129,7 +146,7 @@ const OF_UPSTREAMS: [(&str, Setter); 4] = [
 fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
     let (kind, more): (_, &[_]) = match route.target {
         Target::Upstream(_) => ("a route", &OF_UPSTREAMS),
-        Target::Cgi(_) | Target::Run(_) => ("a route to scripts", &[]),
+        Target::Cgi(_) | Target::Run(_) => ("a route to scripts", &OF_SCRIPTS),
     };
     let options = OPTIONS.iter().chain(more);
     if let Some((_, setter)) = options.clone().find(|(option, _)| *option == name) {
@@ -137,6 +154,12 @@ fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
     }
     let names: Vec<&str> = options.map(|(name, _)| *name).collect();
     Err(format!("no such option of {kind}: {}", names.join(", ")))
+}
+
+/// Reads names of variables, with `+` between them.
+fn names(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split('+').map(|name| variables::check_name(name).map(|()| name.to_owned()));
+    names.collect()
 }
 
 fn yes_no<T: Copy>(text: &str, yes: T, no: T) -> Result<T, String> {
@@ -225,6 +248,9 @@ mod tests {
             let route = parse(&format!("/={target},ignore-abort=yes")).unwrap();
             assert_eq!(route.on_leave, OnLeave::GoOn, "{target}");
         }
+        let route = parse("/=cgi:x,links=yes,env-file=/etc/x.env,pass-env=A+B,pass-env=C").unwrap();
+        assert_eq!((route.links, route.env_file), (Links::Anywhere, Some("/etc/x.env".into())));
+        assert_eq!(route.pass_env, ["A", "B", "C"]);
         let route = parse("/llm/=http://[::1]:11434/v1,connect-timeout=300ms").unwrap();
         let uri: Uri = "http://[::1]:11434/v1".parse().unwrap();
         assert_eq!(route.target, Target::Upstream(uri));
@@ -261,6 +287,14 @@ mod tests {
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
             ("/x=run:y,pages=all", "pages \"all\": neither any nor own"),
             ("/x=run:y,ignore-abort=maybe", "ignore-abort \"maybe\": neither yes nor no"),
+            ("/x=run:y,links=maybe", "links \"maybe\": neither yes nor no"),
+            ("/x=http://h,links=yes", "no such option of a route"),
+            ("/x=run:y,env-file=", "env-file \"\": not a path"),
+            ("/x=run:y,pass-env=A+", "not the name of a variable"),
+            ("/x=run:y,pass-env=A=B", "not the name of a variable"),
+            ("/x=run:y,pass-env=HTTP_PROXY", "HTTP_PROXY is a field"),
+            ("/x=run:y,pass-env=DEFERD_JOB_ID", "deferd's own"),
+            ("/x=run:y,pass-env=A+SCRIPT_NAME", "SCRIPT_NAME tells of the request"),
             ("/x=run:y,connect-timeout=1s", "no such option of a route to scripts"),
             ("/x=run:y,retry=2", "no such option of a route to scripts"),
             ("/x=http://h/,retry=0", "at least 1"),

@@ -56,6 +56,10 @@ impl Handler for CgiHandler {
     fn relays_fields(&self) -> bool {
         true
     }
+
+    fn reload(&self) -> Result<(), String> {
+        self.route.variables.reload()
+    }
 }
 
 fn invalid(why: impl Into<String>) -> Error {

@@ -45,8 +45,10 @@ const MAX_PIPE: usize = 1 << 20;
 
 /// What to run.
 pub struct Script<'a> {
-    /// The real path of the program; it runs in its own directory.
+    /// The path of the program, under the name by which it is run.
     pub program: &'a Path,
+    /// The directory in which it runs.
+    pub directory: &'a Path,
     /// Its whole environment.
     pub environment: Vec<(OsString, OsString)>,
     /// All of its standard input.

@@ -7,7 +7,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,7 +50,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts a script as the leader of a group of its own, in the directory where it lies.
+    /// Starts a script as the leader of a group of its own, in its directory.
     ///
     /// # Errors
     /// Those of the system.
@@ -62,7 +61,7 @@ impl Group {
             .env_clear()
             .envs(script.environment.iter().map(|(name, value)| (name, value)))
             .env(RUN, run.to_string())
-            .current_dir(script.program.parent().unwrap_or(Path::new("/")))
+            .current_dir(script.directory)
             .stdin(if script.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

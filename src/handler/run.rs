@@ -45,6 +45,10 @@ impl Handler for RunHandler {
         }
         run_script(&self.route, call, execution).map(|output| response(output).into())
     }
+
+    fn reload(&self) -> Result<(), String> {
+        self.route.variables.reload()
+    }
 }
 
 /// Finds the script that a request names and runs it; the same for `run:` and `cgi:`.
@@ -59,7 +63,8 @@ pub fn run_script(
     let located = locate::locate(route, call.request.uri().path())?;
     let script = Script {
         program: &located.program,
-        environment: environment::of(call, route, &located),
+        directory: &located.directory,
+        environment: environment::of(call, execution, route, &located),
         stdin: call.request.body(),
         time_limit: route.time_limit,
         max_output: route.max_output,

@@ -6,7 +6,7 @@
 //! registers its waker, after the fact.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,8 @@ pub struct Execution {
     stderr: Mutex<Stderr>,
     /// What the last run left behind. Set by its handler, taken by whoever has its place in a lane.
     lingering: Mutex<Option<Lingering>>,
+    /// Which attempt runs, from 1. Set by the job's worker alone.
+    attempt: AtomicU32,
 }
 
 #[derive(Default)]
@@ -96,7 +98,23 @@ impl Execution {
             changed: Condvar::new(),
             stderr: Mutex::default(),
             lingering: Mutex::default(),
+            attempt: AtomicU32::new(1),
         }
+    }
+
+    /// Returns the job that it runs for; `None` for a client that waits.
+    pub const fn job(&self) -> Option<JobId> {
+        self.job
+    }
+
+    /// Returns which attempt at the job runs, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt.load(Ordering::Relaxed)
+    }
+
+    /// Says which attempt runs.
+    pub fn set_attempt(&self, number: u32) {
+        self.attempt.store(number, Ordering::Relaxed);
     }
 
     /// Returns whose memory is charged for what the handler produces.

@@ -15,6 +15,7 @@ use crate::descriptors::Descriptors;
 use crate::handler::cgi::CgiHandler;
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
+use crate::handler::variables::Variables;
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
@@ -121,13 +122,17 @@ fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<Scri
     let invalid = |what: io::Error| {
         Invalid::new("--route", &route.prefix, format!("directory {}: {what}", directory.display()))
     };
-    let real = directory.canonicalize().map_err(invalid)?;
-    if !real.is_dir() {
+    if !directory.metadata().map_err(invalid)?.is_dir() {
         return Err(invalid(io::ErrorKind::NotADirectory.into()));
     }
+    let variables = Variables::load(route.env_file.clone(), route.pass_env.clone());
+    let variables = variables.map_err(|what| Invalid::new("--route", &route.prefix, what))?;
     Ok(ScriptRoute {
         prefix: route.prefix.clone(),
-        directory: real,
+        // Its links are resolved for each request.
+        directory: std::path::absolute(directory).map_err(invalid)?,
+        links: route.links,
+        variables: Arc::new(variables),
         time_limit: route.timeout.unwrap_or(config.timeout),
         max_output: max_output(route, config),
         descriptor_limit: None,

@@ -115,11 +115,11 @@ fn what_names_no_script_is_not_found() {
         "none/where",
         ".",
         "./where",
-        "/where",
+        "//",
         "sub",
         "sub/",
         "sub/deep",
-        "sub//deep/where",
+        "sub//deep//",
         "sub/../where",
         "sub%2fdeep%2fwhere",
         "dangling",
@@ -169,6 +169,9 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
         (&format!("where/{long}"), "where", &format!("/{long}"), ""),
         ("sub/deep/where", "sub/deep/where", "", "/sub/deep"),
         ("sub/deep/where/info", "sub/deep/where", "/info", "/sub/deep"),
+        // Empty segments before the script's name mean nothing, behind it they are the script's.
+        ("/where", "where", "", ""),
+        ("//sub///deep//where//info/", "sub/deep/where", "//info/", "/sub/deep"),
         ("%73ub/deep/where", "sub/deep/where", "", "/sub/deep"),
         // A link that stays inside is a script like any other; its directory is the real one.
         ("inside/info", "inside", "/info", "/sub/deep"),
@@ -354,6 +357,85 @@ fn the_directory_of_a_route_may_be_a_link() {
     let reply = deferd.client().get("/sub/deep/where/x").expect(200);
     let directory = dir.join("scripts/sub/deep");
     assert_eq!(reply.text(), format!("/sub/deep/where\n/x\n{}\n", directory.display()));
+}
+
+/// Programs with many names choose by the one that they were called by.
+#[test]
+fn a_script_that_is_a_link_runs_under_the_name_that_was_asked_for() {
+    let dir = tree();
+    let scripts = dir.join("scripts");
+    let draft = dir.join("draft");
+    let text = "#!/bin/sh\nprintf '%s\\n' \"$0\" \"$SCRIPT_NAME\" \"$SCRIPT_FILENAME\"\n";
+    std::fs::write(&draft, text).unwrap();
+    install(&draft, &scripts.join("multi"));
+    symlink("multi", scripts.join("upload")).unwrap();
+    symlink("sub", scripts.join("way")).unwrap();
+    symlink("../../multi", scripts.join("sub/deep/download")).unwrap();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for name in ["multi", "upload", "sub/deep/download", "way/deep/download"] {
+        let path = scripts.canonicalize().unwrap().join(name).display().to_string();
+        let expected = format!("{path}\n/run/{name}\n{path}\n");
+        assert_eq!(client.get(&format!("/run/{name}")).expect(200).text(), expected);
+        let id = client.store("GET", &format!("/run/{name}"), b"");
+        assert_eq!(client.result(&id).expect(200).text(), expected);
+    }
+}
+
+#[test]
+fn links_may_lead_out_of_the_directory_only_with_links_yes() {
+    let dir = tree();
+    let scripts = dir.join("scripts").display().to_string();
+    let (open, closed) = (format!("/open/=cgi:{scripts},links=yes"), format!("/=cgi:{scripts}"));
+    let deferd = Deferd::start(&["--route", &open, "--route", &closed]);
+    let mut client = deferd.client();
+    for (path, name, path_info) in [
+        ("out", "out", ""),
+        ("near/x", "near", "/x"),
+        ("out-dir/secret", "out-dir/secret", ""),
+        ("where/out-dir/secret", "where", "/out-dir/secret"),
+    ] {
+        let reply = client.get(&format!("/open/{path}")).expect(200);
+        let found = reply.text();
+        let lines: Vec<&str> = found.lines().take(2).collect();
+        assert_eq!(lines, [&format!("/open/{name}"), path_info], "{path}");
+        assert_refused(&mut client, &format!("/{path}"), 404);
+        assert_told(&deferd, &format!("path=/{path}"), "links=yes");
+    }
+    // Links are allowed, and nothing else is.
+    for path in ["../secret", "%2e%2e/secret", "dangling", "loop", "where/../x", "pipe"] {
+        assert_refused(&mut client, &format!("/open/{path}"), 404);
+    }
+}
+
+/// Releases are switched by a link.
+#[test]
+fn the_directory_of_a_route_is_resolved_for_each_request() {
+    let dir = TempDir::new();
+    for release in ["1", "2"] {
+        let directory = dir.join(&format!("releases/{release}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        let draft = dir.join("draft");
+        let text = format!("#!/bin/sh\necho {release} \"$DOCUMENT_ROOT\"\n");
+        std::fs::write(&draft, text).unwrap();
+        install(&draft, &directory.join("which"));
+    }
+    symlink("releases/1", dir.join("current")).unwrap();
+    let route = format!("/run/=run:{},concurrency=1", dir.join("current").display());
+    let deferd = Deferd::start(&["--route", &route]);
+    let mut client = deferd.client();
+    let root = dir.0.canonicalize().unwrap().join("releases").display().to_string();
+    assert_eq!(client.get("/run/which").expect(200).text(), format!("1 {root}/1\n"));
+    symlink("releases/2", dir.join("next")).unwrap();
+    std::fs::rename(dir.join("next"), dir.join("current")).unwrap();
+    assert_eq!(client.get("/run/which").expect(200).text(), format!("2 {root}/2\n"));
+    std::fs::remove_dir_all(dir.join("releases/1")).unwrap();
+    let id = client.store("GET", "/run/which", b"");
+    assert_eq!(client.result(&id).expect(200).text(), format!("2 {root}/2\n"));
+    // While it leads nowhere, no script is there, and the log says why.
+    std::fs::remove_file(dir.join("current")).unwrap();
+    assert_refused(&mut client, "/run/which", 404);
+    assert_told(&deferd, "/run/which", "the directory of the route is missing");
 }
 
 #[test]
