@@ -18,8 +18,9 @@
 //!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
 //!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
 //! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
-//!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`, with its `descendants` (found in
-//!   the `process_table`); the `reaper` has the children that deferd inherits. `upstream` calls
+//!   `locate` finds them, `environment` (with the operator's `variables`) prepares them, `child` runs them, each in its
+//!   `group`, with its `descendants` (found in the `process_table`); the `reaper` has the children that deferd inherits;
+//!   `loading` says why a script cannot start, `header_block` reads what CGI scripts answer. `upstream` calls
 //!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
 //! - [`retry`]: whether a job is tried once more, and when.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the

@@ -23,6 +23,7 @@ use crate::job::attempt::{Attempt, Claimed};
 use crate::job::{JobId, JobKey};
 use crate::jobs::Jobs;
 use crate::protocol::ATTEMPTS;
+use crate::retry::Ended;
 use crate::routes::{Routes, delayed_until, too_late};
 use crate::store::{Finished, Patience};
 
@@ -127,6 +128,7 @@ impl Pool {
     fn run_hop(&self, attempt: &mut Attempt) -> Result<Outcome, Error> {
         attempt.started.get_or_insert_with(|| clock::now().stamp);
         let execution = &attempt.execution;
+        execution.begin_script();
         if attempt.redirected.is_some() {
             execution.set_deadline(Some(attempt.deadline));
             if attempt.deadline <= Instant::now() {
@@ -192,13 +194,18 @@ impl Pool {
     /// How long to wait before the next attempt, where this answer calls for one; and says so.
     fn delay(&self, attempt: &Attempt, answer: &Answer) -> Option<Duration> {
         let Attempt { call, execution, .. } = attempt;
-        let retry = self.routes.get(attempt.route).retry?;
-        if !retry.allows(call.request.method(), attempt.made) || execution.stopped().is_some() {
+        let retry = self.routes.get(attempt.route).retry.as_ref()?;
+        if execution.stopped().is_some() {
             return None;
         }
-        let delay = retry.delay(attempt.made, &answer.response, SystemTime::now())?;
-        let (made, status) = (attempt.made, answer.response.status().as_u16());
-        let next = format!("attempt {made} ended with {status}, the next is in {delay:.1?}");
+        let (made, response) = (attempt.made, &answer.response);
+        let exit_code = execution.exit_code();
+        let ended = Ended { attempt: made, response, exit_code };
+        let delay = retry.delay(call.request.method(), &ended, SystemTime::now())?;
+        let code = exit_code.filter(|&code| code != 0);
+        let code = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+        let status = response.status().as_u16();
+        let next = format!("attempt {made} ended with {status}{code}, the next is in {delay:.1?}");
         log::info!("job={} {next}", execution.job_as_log());
         execution.set_progress(&next);
         Some(delay)

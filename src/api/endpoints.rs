@@ -53,8 +53,6 @@ pub struct Path {
 pub enum Answer {
     /// As several do: with this status code and the response of this name in `openapi.json`.
     Shared(&'static str, &'static str),
-    /// With `200`, this meaning, and no content.
-    Empty(&'static str),
     /// With `200`, this meaning, and text.
     Text(&'static str),
     /// With `200`, this meaning, and JSON of this schema.
@@ -63,7 +61,7 @@ pub enum Answer {
     Member(&'static str, &'static str, &'static str),
 }
 
-use Answer::{Empty, Json, Member, Shared, Text};
+use Answer::{Json, Member, Shared, Text};
 
 const JOBS: &[&str] = &[JOB, ADMIN_JOB];
 const ALL: &str = "/*";
@@ -101,7 +99,7 @@ const RESULT: Answer = Shared("default", "Result");
 const UNKNOWN: Answer = Shared("404", "Refused");
 const NOT_OFFERED: Answer = Shared("501", "Refused");
 const TOO_LATE: Answer = Shared("504", "Refused");
-const DONE: Answer = Empty("The job is done.");
+const DONE: Answer = Shared("200", "Done");
 const LINES: Answer = Text("The last 8 KiB.");
 const IDS: Answer = Json(
     "Ids, ascending.",

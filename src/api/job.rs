@@ -15,9 +15,9 @@ use crate::content::{NoMemory, SMALL, held};
 use crate::error::Error;
 use crate::exchange::{Answer, Guard, Owner, Receipt, empty};
 use crate::handler::Outcome;
-use crate::job::stored::StoredResponse;
+use crate::job::stored::{Ending, Exit, StoredResponse};
 use crate::job::{JobId, JobKey, Stamp};
-use crate::protocol::{ASYNC_ID, ASYNC_JOB_ID, PROGRESS};
+use crate::protocol::{ASYNC_ID, ASYNC_JOB_ID, ASYNC_RESULT, EXIT_CODE, EXIT_SIGNAL, PROGRESS};
 use crate::store::{List, Lookup, Status, StoreUnavailable};
 
 /// A result that is opened as a page runs nothing, and acts in no name (CSP level 3, section 6.3.2).
@@ -132,11 +132,21 @@ fn array(ids: &[JobId]) -> String {
     text
 }
 
-/// Whether a job is done, and how far it is.
+/// Whether a job is done, and how it ended, or how far it is.
 pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
     match asked.api.jobs.store.status(&asked.job()?)? {
         None => Err(Error::not_found()),
-        Some(Status::Done) => Ok(text("").into()),
+        Some(Status::Done(Ending { status, exit })) => {
+            let mut response = text("");
+            let fields = response.headers_mut();
+            fields.insert(ASYNC_RESULT, HeaderValue::from(status.as_u16()));
+            match exit {
+                Some(Exit::Code(code)) => fields.insert(EXIT_CODE, HeaderValue::from(code)),
+                Some(Exit::Signal(signal)) => fields.insert(EXIT_SIGNAL, HeaderValue::from(signal)),
+                None => None,
+            };
+            Ok(response.into())
+        }
         Some(Status::Pending(progress)) => {
             let mut response = empty(StatusCode::NO_CONTENT);
             if let Some(line) = progress.and_then(|line| HeaderValue::try_from(line).ok()) {

@@ -14,7 +14,7 @@ use crate::handler::{Links, variables};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
 use crate::protocol::{ADMIN, API, DATABASE};
-use crate::retry::{Methods, Retry};
+use crate::retry::{After, ExitCodes, Methods, Retry, TEMPORARY_FAILURE};
 
 /// A route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,10 +104,10 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
             .ok_or_else(|| format!("{option:?} is not of the form option=value"))?;
         set(&mut route, name, text).map_err(|what| format!("{name} {text:?}: {what}"))?;
     }
-    if route.retry.is_some_and(|retry| retry.most == 0) {
-        return Err(
-            "backoff and unsafe say how to try again, and retry=N how often: it is missing".into(),
-        );
+    if route.retry.as_ref().is_some_and(|retry| retry.most == 0) {
+        return Err("backoff, retry-on and unsafe say how to try again, and retry=N how often: \
+                    it is missing"
+            .into());
     }
     Ok(route)
 }
@@ -116,7 +116,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
 type Setter = fn(&mut RouteConfig, &str) -> Result<(), String>;
 
 /// The options of every route.
-const OPTIONS: [(&str, Setter); 6] = [
+const OPTIONS: [(&str, Setter); 8] = [
     ("timeout", |r, v| value::duration(v).map(|v| r.timeout = Some(v))),
     ("concurrency", |r, v| value::count(v).map(|v| r.concurrency = Some(v))),
     ("max-output", |r, v| value::size(v).map(|v| r.max_output = Some(v))),
@@ -125,21 +125,25 @@ const OPTIONS: [(&str, Setter); 6] = [
     ("pages", |r, v| {
         value::choice(v, [("any", Pages::Any), ("own", Pages::Own)]).map(|v| r.pages = v)
     }),
+    ("retry", |r, v| value::count(v).map(|v| retry(r).most = few(v))),
+    ("backoff", |r, v| value::duration(v).map(|v| retry(r).backoff = v)),
 ];
 
 /// The further options of a route to scripts.
-const OF_SCRIPTS: [(&str, Setter); 3] = [
+const OF_SCRIPTS: [(&str, Setter); 4] = [
     ("links", |r, v| yes_no(v, Links::Anywhere, Links::Inside).map(|v| r.links = v)),
     ("env-file", |r, v| value::path(v).map(|v| r.env_file = Some(v))),
     ("pass-env", |r, v| names(v).map(|mut v| r.pass_env.append(&mut v))),
+    ("retry-on", |r, v| exit_codes(v).map(|v| retry(r).after = After::Script(v))),
 ];
 
 /// The further options of a route to an upstream.
-const OF_UPSTREAMS: [(&str, Setter); 4] = [
+const OF_UPSTREAMS: [(&str, Setter); 2] = [
     ("connect-timeout", |r, v| value::duration(v).map(|v| r.connect_timeout = Some(v))),
-    ("retry", |r, v| value::count(v).map(|v| retry(r).most = few(v))),
-    ("backoff", |r, v| value::duration(v).map(|v| retry(r).backoff = v)),
-    ("unsafe", |r, v| yes_no(v, Methods::All, Methods::Idempotent).map(|v| retry(r).methods = v)),
+    ("unsafe", |r, v| {
+        let methods = yes_no(v, Methods::All, Methods::Idempotent);
+        methods.map(|v| retry(r).after = After::Upstream(v))
+    }),
 ];
 
 /// Sets one option.
@@ -168,8 +172,25 @@ fn yes_no<T: Copy>(text: &str, yes: T, no: T) -> Result<T, String> {
 
 /// Returns how the jobs of a route are tried again; only `retry` says that they are.
 fn retry(route: &mut RouteConfig) -> &mut Retry {
-    let none = Retry { most: 0, backoff: BACKOFF, methods: Methods::Idempotent };
-    route.retry.get_or_insert(none)
+    let after = match route.target {
+        Target::Upstream(_) => After::Upstream(Methods::Idempotent),
+        Target::Cgi(_) | Target::Run(_) => After::Script(ExitCodes::Of(vec![TEMPORARY_FAILURE])),
+    };
+    route.retry.get_or_insert(Retry { most: 0, backoff: BACKOFF, after })
+}
+
+/// Reads exit codes that are no success, with `+` between them, or `any`.
+fn exit_codes(text: &str) -> Result<ExitCodes, String> {
+    if text == "any" {
+        return Ok(ExitCodes::Any);
+    }
+    let code = |text: &str| {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let code = text.parse().ok().filter(|&code: &u8| code > 0 && digits);
+        code.ok_or("neither any nor exit codes from 1 to 255, as 75+1")
+    };
+    let codes: Result<_, &str> = text.split('+').map(code).collect();
+    Ok(ExitCodes::Of(codes?))
 }
 
 /// Bounds a number of attempts: more take longer than any client waits.
@@ -257,9 +278,22 @@ mod tests {
         assert_eq!((route.connect_timeout, route.retry), (Some(Duration::from_millis(300)), None));
         let route = parse("/x=http://h,retry=3,backoff=5s,unsafe=yes").unwrap();
         let backoff = Duration::from_secs(5);
-        assert_eq!(route.retry, Some(Retry { most: 3, backoff, methods: Methods::All }));
+        assert_eq!(
+            route.retry,
+            Some(Retry { most: 3, backoff, after: After::Upstream(Methods::All) })
+        );
         let retry = parse("/x=http://h,retry=1").unwrap().retry.unwrap();
-        assert_eq!((retry.backoff, retry.methods), (BACKOFF, Methods::Idempotent));
+        assert_eq!(retry.backoff, BACKOFF);
+        assert_eq!(retry.after, After::Upstream(Methods::Idempotent));
+        for (text, codes) in [
+            ("/x=run:y,retry=3", ExitCodes::Of(vec![75])),
+            ("/x=run:y,retry=3,retry-on=75+1", ExitCodes::Of(vec![75, 1])),
+            ("/x=cgi:y,retry-on=255,retry=3", ExitCodes::Of(vec![255])),
+            ("/x=cgi:y,retry=3,retry-on=any", ExitCodes::Any),
+        ] {
+            let retry = parse(text).unwrap().retry.unwrap();
+            assert_eq!((retry.most, retry.after), (3, After::Script(codes)), "{text}");
+        }
     }
 
     #[test]
@@ -282,7 +316,7 @@ mod tests {
                 "a route to scripts: timeout, concurrency, max-output, rerun, ",
             ),
             ("/x=http://h,colour=red", "a route: timeout, concurrency, max-output, rerun, "),
-            ("/x=http://h,colour=red", "pages, connect-timeout, retry, backoff, unsafe"),
+            ("/x=http://h,colour=red", "pages, retry, backoff, connect-timeout, unsafe"),
             ("/x=run:y,concurrency=0", "at least 1"),
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
             ("/x=run:y,pages=all", "pages \"all\": neither any nor own"),
@@ -296,7 +330,14 @@ mod tests {
             ("/x=run:y,pass-env=DEFERD_JOB_ID", "deferd's own"),
             ("/x=run:y,pass-env=A+SCRIPT_NAME", "SCRIPT_NAME tells of the request"),
             ("/x=run:y,connect-timeout=1s", "no such option of a route to scripts"),
-            ("/x=run:y,retry=2", "no such option of a route to scripts"),
+            ("/x=run:y,unsafe=yes", "no such option of a route to scripts"),
+            ("/x=http://h/,retry-on=75", "no such option of a route"),
+            ("/x=run:y,retry-on=75", "it is missing"),
+            ("/x=run:y,retry=1,retry-on=0", "retry-on \"0\": neither any nor exit codes"),
+            ("/x=run:y,retry=1,retry-on=256", "from 1 to 255"),
+            ("/x=run:y,retry=1,retry-on=75+", "from 1 to 255"),
+            ("/x=run:y,retry=1,retry-on=+75", "from 1 to 255"),
+            ("/x=run:y,retry=1,retry-on=TEMPFAIL", "from 1 to 255"),
             ("/x=http://h/,retry=0", "at least 1"),
             ("/x=http://h/,backoff=1s", "it is missing"),
             ("/x=http://h/,unsafe=yes", "it is missing"),

@@ -19,6 +19,7 @@ use rustix::process::{Rlimit, Signal};
 
 use super::descendants::Descendants;
 use super::group::{Group, Leader};
+use super::loading;
 use super::stderr::Stderr;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
@@ -57,13 +58,17 @@ pub struct Script<'a> {
     pub time_limit: Duration,
     /// How much it may write to stdout, in bytes.
     pub max_output: usize,
+    /// Where its output ends, if what it wrote so far tells that, or will never tell: what it writes beyond that
+    /// ends it.
+    pub output_end: fn(&[u8]) -> Option<usize>,
     /// How many descriptors it may have; `None`: as many as deferd.
     pub descriptor_limit: Option<Rlimit>,
 }
 
 /// How a script ended, and what it wrote.
 pub struct Output {
-    /// How it ended.
+    /// How it ended: as a success if it was ended because it wrote beyond its output's end, for then it has said all
+    /// that counts.
     pub status: ExitStatus,
     /// All that it wrote to stdout.
     pub stdout: ContentBuffer,
@@ -77,7 +82,7 @@ pub struct Output {
 /// [`Error::Cancelled`] if it was stopped.
 pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> {
     let name = script.program.file_name().unwrap_or_default().to_string_lossy();
-    let cannot = |error: io::Error| cannot_start(&name, &error);
+    let cannot = |error: io::Error| cannot_start(script.program, &error);
     // Before the child, so that nothing is started that could not be stopped.
     let wake = Arc::new(
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| cannot(e.into()))?,
@@ -106,7 +111,7 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
         return over.map_or(Ok(Output { status, stdout }), Err);
     }
     let error = pipes.over().filter(|_| ending == Ending::OverOutput);
-    pipes.drop_output(execution.memory());
+    let output = pipes.drop_output(execution.memory());
     let mut descendants = group.descendants();
     let begin = Instant::now();
     let kill_at = begin + ending.grace();
@@ -114,27 +119,30 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     group.kill(descendants, begin + END_TIME, &log_name());
     pipes.drain_stderr();
     pipes.finish();
-    Err(error.unwrap_or_else(|| ending.error()))
+    match ending {
+        Ending::BeyondEnd => Ok(Output { status: ExitStatus::default(), stdout: output }),
+        _ => Err(error.unwrap_or_else(|| ending.error())),
+    }
 }
 
 /// Returns what to tell the client if a script does not start, and logs what to tell the operator.
-fn cannot_start(name: &str, error: &io::Error) -> Error {
-    log::warn!("script={name} cannot be started: {error}");
+fn cannot_start(program: &Path, error: &io::Error) -> Error {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let why = loading::why_not(program, error);
+    let told = why.clone().unwrap_or_else(|| error.to_string());
+    log::warn!("script={name} cannot be started: {told}");
     if let Some(short) = Error::shortage("cannot start the script", error) {
         return short;
     }
-    match error.kind() {
-        // No such file: the script was found, so its interpreter is missing.
-        ErrorKind::NotFound => Error::BadGateway(
-            "cannot start the script: its interpreter (the #! line) is missing".into(),
-        ),
-        ErrorKind::PermissionDenied => Error::Forbidden("the script is not executable".into()),
-        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-            Error::BadGateway(
-                "cannot start the script: it has no #! line and is not a program".into(),
-            )
+    match why {
+        Some(why) => Error::BadGateway(format!("cannot start the script: {why}").into()),
+        None if error.kind() == ErrorKind::NotFound && !program.exists() => {
+            Error::NotFound("the script is gone".into())
         }
-        _ => Error::Unavailable(format!("cannot start the script: {error}").into()),
+        None if error.kind() == ErrorKind::PermissionDenied => {
+            Error::Forbidden("the script is not executable".into())
+        }
+        None => Error::Unavailable(format!("cannot start the script: {error}").into()),
     }
 }
 
@@ -143,6 +151,8 @@ fn cannot_start(name: &str, error: &io::Error) -> Error {
 enum Ending {
     Exited,
     OverOutput,
+    /// It wrote more than its output's end allows.
+    BeyondEnd,
     TimedOut,
     Stopped,
 }
@@ -152,7 +162,7 @@ impl Ending {
     const fn grace(&self) -> Duration {
         match self {
             Self::Stopped => STOP_GRACE,
-            Self::Exited | Self::OverOutput | Self::TimedOut => LIMIT_GRACE,
+            Self::Exited | Self::OverOutput | Self::BeyondEnd | Self::TimedOut => LIMIT_GRACE,
         }
     }
 
@@ -160,7 +170,7 @@ impl Ending {
     fn error(&self) -> Error {
         match self {
             Self::TimedOut => Error::GatewayTimeout("the script ran out of time".into()),
-            Self::Exited | Self::OverOutput | Self::Stopped => Error::Cancelled,
+            Self::Exited | Self::OverOutput | Self::BeyondEnd | Self::Stopped => Error::Cancelled,
         }
     }
 }
@@ -184,6 +194,9 @@ fn watch(
         }
         if pipes.is_over() {
             return Ending::OverOutput;
+        }
+        if pipes.is_beyond_end() {
+            return Ending::BeyondEnd;
         }
         let others = Others { wake, leader: group.pidfd.as_ref(), client: execution.watched() };
         let ready = pipes.serve(&others, group.tick(deadline - now));
@@ -242,6 +255,9 @@ struct Pipes<'a> {
     /// Why no more of the output can be taken.
     no_room: Option<NoMemory>,
     max_output: usize,
+    output_end: fn(&[u8]) -> Option<usize>,
+    /// What that has told.
+    end: Option<usize>,
     /// Whether the output is read and dropped, because the result is an error.
     is_dropped: bool,
     lines: Stderr<'a>,
@@ -269,19 +285,25 @@ impl<'a> Pipes<'a> {
             output: ContentBuffer::new(memory),
             no_room: None,
             max_output,
+            output_end: script.output_end,
+            end: None,
             is_dropped: false,
             lines,
         })
     }
 
-    /// Drops the output, and what is still to come: a script that ends must not wait for a reader.
-    fn drop_output(&mut self, memory: &Allowance) {
-        self.output = ContentBuffer::new(memory);
+    /// Takes the output, and drops what is still to come: a script that ends must not wait for a reader.
+    fn drop_output(&mut self, memory: &Allowance) -> ContentBuffer {
         self.is_dropped = true;
+        std::mem::replace(&mut self.output, ContentBuffer::new(memory))
     }
 
     fn is_over(&self) -> bool {
         self.no_room.is_some() || self.output.len() > self.max_output
+    }
+
+    fn is_beyond_end(&self) -> bool {
+        self.end.is_some_and(|end| self.output.len() > end)
     }
 
     /// Returns what is wrong with the output, if it [is over](Self::is_over).
@@ -382,6 +404,9 @@ impl<'a> Pipes<'a> {
         };
         let read = read_once(&mut self.stdout, |fd| rustix::io::read(fd, room));
         self.output.advance(read.unwrap_or(0));
+        if self.end.is_none() {
+            self.end = (self.output_end)(&self.output);
+        }
         read.is_some_and(|n| n > 0) && !self.is_over()
     }
 

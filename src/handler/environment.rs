@@ -1,7 +1,7 @@
 //! The environment of a script: the meta-variables of RFC 3875 section 4.1 and what other servers add to them, who
 //! runs it, which job it is, and what the operator adds.
 //!
-//! Owns the translation from a request. Starts nothing. Invariant: of deferd's own environment only PATH, the user's
+//! Owns the translation from a request; `group` adds `DEFERD_RUN`. Starts nothing. Invariant: of deferd's own environment only PATH, the user's
 //! variables and what the operator names reach a script, and no client can set a variable that is not named
 //! `HTTP_…`.
 

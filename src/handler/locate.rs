@@ -91,7 +91,7 @@ fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
                 if segment.ends_with(b"~") {
                     return Err(Outside("a name that ends with ~ is a backup"));
                 }
-                let directory = home(&file)?;
+                let directory = home(&file, &root, route.links)?;
                 let path_info = decode(&rest[end..]).ok_or(Outside(BROKEN))?;
                 check_path_info(&path_info, &root, route.links)?;
                 return Ok(Located { root, program: file, directory, script_name, path_info });
@@ -115,11 +115,14 @@ fn entry(file: &Path, root: &Path, links: Links) -> Result<Metadata, Refusal> {
     file.metadata().map_err(|error| unreachable_file(&error))
 }
 
-/// Returns the real directory of an executable file.
-fn home(file: &Path) -> Result<PathBuf, Refusal> {
+/// Returns the real directory of an executable file, which is below `root` if it must be.
+fn home(file: &Path, root: &Path, links: Links) -> Result<PathBuf, Refusal> {
     access(file, Access::EXEC_OK)
         .map_err(|_| Refusal::Forbidden("the script is not executable"))?;
     let mut real = file.canonicalize().map_err(|error| unreachable_file(&error))?;
+    if links == Links::Inside && !real.starts_with(root) {
+        return Err(Outside(LINK));
+    }
     real.pop();
     Ok(real)
 }

@@ -83,7 +83,9 @@ impl Variables {
         }
         if let Some(path) = &self.file {
             let of_file = |what| format!("env-file {}: {what}", path.display());
-            pairs.append(&mut read_file(path).and_then(|text| parse(&text)).map_err(of_file)?);
+            let mut read = read_file(path).and_then(|text| parse(&text)).map_err(of_file)?;
+            log::info!("env-file {}: {} variables", path.display(), read.len());
+            pairs.append(&mut read);
         }
         *self.read.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pairs);
         Ok(())

@@ -64,6 +64,8 @@ pub struct Execution {
     stderr: Mutex<Stderr>,
     /// What the last run left behind. Set by its handler, taken by whoever has its place in a lane.
     lingering: Mutex<Option<Lingering>>,
+    /// How the last script that ran for it ended, and the last line that this one wrote.
+    script: Mutex<LastScript>,
     /// Which attempt runs, from 1. Set by the job's worker alone.
     attempt: AtomicU32,
 }
@@ -76,6 +78,15 @@ struct Signal {
     waker: Option<Waker>,
     /// When all that a request has led to must be over: set while a local redirect is followed.
     deadline: Option<Instant>,
+}
+
+/// What is known of the script that runs, or ran last.
+#[derive(Default)]
+struct LastScript {
+    /// The last line that it wrote to stderr, made printable.
+    line: String,
+    /// Its exit code; `None` before its end, or if it did not end by itself.
+    exit_code: Option<i32>,
 }
 
 #[derive(Default)]
@@ -98,6 +109,7 @@ impl Execution {
             changed: Condvar::new(),
             stderr: Mutex::default(),
             lingering: Mutex::default(),
+            script: Mutex::default(),
             attempt: AtomicU32::new(1),
         }
     }
@@ -241,15 +253,40 @@ impl Execution {
 
     /// Makes `line` the progress, unless nothing in it can be seen.
     pub fn set_progress(&self, line: &str) {
-        let shown: String = line
-            .trim()
-            .chars()
-            .map(|c| if c.is_control() { '?' } else { c })
-            .take(PROGRESS_CHARS)
-            .collect();
+        let shown = printable(line);
         if !shown.is_empty() {
             lock(&self.stderr).progress = shown;
         }
+    }
+
+    /// Says that a script begins, or something that is none.
+    pub fn begin_script(&self) {
+        *lock(&self.script) = LastScript::default();
+    }
+
+    /// Makes `line` the last one of the script that runs, and the progress, unless nothing in it can be seen.
+    pub fn set_line(&self, line: &str) {
+        let shown = printable(line);
+        if !shown.is_empty() {
+            lock(&self.script).line.clone_from(&shown);
+            lock(&self.stderr).progress = shown;
+        }
+    }
+
+    /// Returns the last line of the script that ran last, printable, at most 100 characters.
+    pub fn last_line(&self) -> Option<String> {
+        let line = lock(&self.script).line.clone();
+        (!line.is_empty()).then_some(line)
+    }
+
+    /// Says with which exit code the script ended.
+    pub fn set_exit_code(&self, code: Option<i32>) {
+        lock(&self.script).exit_code = code;
+    }
+
+    /// Returns the exit code of the script that ran last; `None` if it did not end by itself, or none ran.
+    pub fn exit_code(&self) -> Option<i32> {
+        lock(&self.script).exit_code
     }
 
     /// The last line, printable, at most 100 characters.
@@ -343,6 +380,12 @@ impl Drop for Run {
     }
 }
 
+/// Returns the beginning of a line in printable ASCII, which every client can read as a field.
+fn printable(line: &str) -> String {
+    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    line.trim().chars().map(shown).take(PROGRESS_CHARS).collect()
+}
+
 /// A poisoned lock is taken all the same: what it guards is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -378,8 +421,22 @@ mod tests {
         execution.set_progress("50 %\tdone\u{7}");
         execution.set_progress("   ");
         assert_eq!(execution.progress().unwrap(), "50 %?done?");
+        execution.set_progress("gr\u{fc}n \u{1f980} \u{85}");
+        assert_eq!(execution.progress().unwrap(), "gr?n ?");
         execution.set_progress(&"x".repeat(300));
         assert_eq!(execution.progress().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn the_last_line_is_that_of_the_last_script() {
+        let execution = Execution::default();
+        execution.set_line("first");
+        execution.set_exit_code(Some(75));
+        execution.set_progress("the next is in 1s");
+        assert_eq!(execution.last_line().as_deref(), Some("first"));
+        execution.begin_script();
+        assert_eq!((execution.last_line(), execution.exit_code()), (None, None));
+        assert_eq!(execution.progress().as_deref(), Some("the next is in 1s"));
     }
 
     #[test]

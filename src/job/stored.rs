@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use crate::content;
 use crate::error::Error;
 use crate::memory::allocated;
+use crate::protocol::{EXIT_CODE, EXIT_SIGNAL};
 
 /// A response as a store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,24 @@ pub struct StoredResponse {
     /// `name: value\r\n`, as in an HTTP/1.1 message (RFC 9112 section 5).
     pub(super) fields: Box<[u8]>,
     pub(super) body: Bytes,
+}
+
+/// How a job ended, as far as its status says that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The status code of its result.
+    pub status: StatusCode,
+    /// How the program ended that failed for it.
+    pub exit: Option<Exit>,
+}
+
+/// How a program ended that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
 }
 
 /// What a job leaves behind.
@@ -30,7 +49,21 @@ pub struct StoredResult {
     pub log: Box<[u8]>,
 }
 
+/// What is known of a result, wherever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How the job ended.
+    pub ending: Ending,
+    /// How long its log is, in bytes.
+    pub log: usize,
+}
+
 impl StoredResult {
+    /// Returns what is known of it, wherever it is.
+    pub fn summary(&self) -> Summary {
+        Summary { ending: self.response.ending(), log: self.log.len() }
+    }
+
     /// Returns what it is accounted with, in bytes.
     pub fn footprint(&self) -> usize {
         self.response.footprint() + allocated(self.log.len())
@@ -58,6 +91,11 @@ impl StoredResponse {
         allocated(self.fields.len()) + allocated(self.body.len())
     }
 
+    /// Returns how the job ended that left this behind.
+    pub fn ending(&self) -> Ending {
+        ending(self.status, &self.fields)
+    }
+
     /// The response as it was produced.
     pub fn to_response(&self) -> Response<Bytes> {
         let mut response = Response::new(self.body.clone());
@@ -80,6 +118,18 @@ impl From<Response<Bytes>> for StoredResponse {
             body: response.into_body(),
         }
     }
+}
+
+/// Reads how a job ended from its result's status code and field lines.
+pub(super) fn ending(status: StatusCode, lines: &[u8]) -> Ending {
+    let number = |name: &HeaderName| {
+        let mut lines = lines.split_inclusive(|&b| b == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(name.as_str().as_bytes()))?;
+        let value = value.strip_prefix(b": ")?.strip_suffix(b"\r\n")?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    };
+    let exit = number(&EXIT_CODE).map(Exit::Code);
+    Ending { status, exit: exit.or_else(|| number(&EXIT_SIGNAL).map(Exit::Signal)) }
 }
 
 /// Appends `name: value\r\n` for each field.
@@ -129,5 +179,20 @@ mod tests {
         assert_eq!(back.status(), response.status());
         assert_eq!(back.headers(), response.headers());
         assert_eq!(back.body(), response.body());
+    }
+
+    #[test]
+    fn an_ending_is_read_from_the_fields() {
+        for (name, value, exit) in [
+            ("x-exit-code", "3", Some(Exit::Code(3))),
+            ("x-exit-signal", "9", Some(Exit::Signal(9))),
+            ("x-exit-codes", "3", None),
+            ("x-exit-code", "three", None),
+        ] {
+            let response = Response::builder().status(500).header("x-a", "1").header(name, value);
+            let stored = StoredResponse::from(response.body(Bytes::new()).unwrap());
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            assert_eq!(stored.ending(), Ending { status, exit }, "{name}: {value}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use super::waiters::Waiter;
 use crate::error::Error;
 use crate::job::attempt::Attempt;
 use crate::job::execution::Execution;
-use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{Age, RouteIndex, Stamp};
 use crate::memory::Charge;
 
@@ -129,8 +129,8 @@ pub struct Done<R> {
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.
     pub charge: Charge,
-    /// How long its log is, in bytes.
-    pub log: usize,
+    /// What is known of its result, wherever that is.
+    pub summary: Summary,
     /// Which delivery it is in, or was in last.
     pub delivery: DeliveryId,
     /// The result.

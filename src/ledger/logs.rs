@@ -52,12 +52,12 @@ impl<Q, R> Ledger<Q, R> {
         age: Age,
         text: Option<Box<[u8]>>,
     ) -> LogIs {
-        if done.log == 0 || self.plan.log_ttl.is_zero() {
+        if done.summary.log == 0 || self.plan.log_ttl.is_zero() {
             return LogIs::Gone;
         }
         let mut charge = done.charge.take();
         charge.shrink_to(RECORD + text.as_ref().map_or(0, |text| allocated(text.len())));
-        self.insert_log(job, done.log, age, text, charge);
+        self.insert_log(job, done.summary.log, age, text, charge);
         if let Some(jobs) = self.owners.get(&job.owner)
             && jobs.logs.len() > MOST
             && let Some(oldest) = jobs.logs.keys().next().copied()

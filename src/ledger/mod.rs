@@ -30,6 +30,7 @@ use crossbeam_channel::Sender;
 use crate::error::Error;
 use crate::exchange::Owner;
 use crate::job::execution::Stop;
+use crate::job::stored::Ending;
 use crate::job::{JobId, JobKey, Rerun};
 use crate::memory::Allowance;
 use idempotency::Idempotency;
@@ -142,8 +143,8 @@ impl Refused {
 pub enum Status {
     /// It has no result yet; with the last line of its stderr.
     Pending(Option<String>),
-    /// The result is there.
-    Done,
+    /// The result is there; how the job ended.
+    Done(Ending),
 }
 
 /// Which of the two lists.

@@ -37,7 +37,7 @@ impl<Q, R> Ledger<Q, R> {
         match self.find(job) {
             Found::Unknown => None,
             Found::Pending(pending) => Some(Status::Pending(pending.progress())),
-            Found::Done(_) => Some(Status::Done),
+            Found::Done(done) => Some(Status::Done(done.summary.ending)),
         }
     }
 

@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 use crate::exchange::Call;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
-use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Allowance;
 
@@ -358,9 +358,9 @@ impl<Q, R> Ledger<Q, R> {
         Ok(())
     }
 
-    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result) and has so long a `log`; by
-    /// nothing if it is unwanted.
-    pub fn finish(&mut self, job: &JobKey, result: R, log: usize, now: Moment) -> Finished {
+    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
+    /// unwanted.
+    pub fn finish(&mut self, job: &JobKey, result: R, summary: Summary, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
             self.stored -= pending.footprint;
             return Finished::Dropped;
@@ -370,7 +370,8 @@ impl<Q, R> Ledger<Q, R> {
         let Pending { created, footprint, charge, mut waiters, .. } = *pending;
         let delivery = DeliveryId::default();
         let Moment { stamp, age } = now;
-        let done = Done { created, finished: stamp, age, footprint, charge, log, delivery, result };
+        let done =
+            Done { created, finished: stamp, age, footprint, charge, summary, delivery, result };
         jobs.insert_done(job.id, Box::new(done));
         jobs.result_bytes += footprint;
         self.wakes.waiters.append(&mut waiters);

@@ -59,7 +59,7 @@ pub fn routes(
             },
             on_leave: route.on_leave,
             time_limit: route.timeout.unwrap_or(config.timeout),
-            retry: route.retry,
+            retry: route.retry.clone(),
             pages: route.pages,
             handler: handler(route, config, descriptors)?,
         })

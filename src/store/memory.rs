@@ -74,8 +74,8 @@ fn finish(
     if !ledger.is_unwanted(job) {
         result = ledger.fit_result(job, result, |result| RECORD + result.uncharged());
     }
-    let log = result.log.len();
-    let finished = ledger.finish(job, result, log, now);
+    let summary = result.summary();
+    let finished = ledger.finish(job, result, summary, now);
     if finishing.cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
 }
 

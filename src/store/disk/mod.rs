@@ -446,8 +446,9 @@ impl Store for DiskStore {
             Some((_, LogIs::Gone)) => state.put_off(Change::Remove(vec![job.id])),
             Some((done, LogIs::Kept)) => {
                 let aged = self.shared.scale.kept(now.age);
-                let stage = Stage::Collected { aged, log: done.log };
-                let (owner, created, footprint) = (job.owner.clone(), done.created, done.log);
+                let stage = Stage::Collected { aged, log: done.summary.log };
+                let (owner, created, footprint) =
+                    (job.owner.clone(), done.created, done.summary.log);
                 let record = Record { owner, created, footprint, state: stage };
                 state.put_off(Change::KeepLog(job.id, Box::new(record)));
             }

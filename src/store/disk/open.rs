@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use super::engine::file::DiskFile;
 use super::record::{Begun, Record, Stage};
 use super::state::{DiskLedger, Place};
 use super::tables::{Contents, TableError, Tables};
 use crate::clock::Scale;
 use crate::error::Error;
+use crate::job::stored::{Ending, Summary};
 use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::Ledger;
 use crate::ledger::job::{Cancelled, Done, LanePlace, Pending, Phase, Work};
@@ -33,6 +36,9 @@ const LOCK: &str = "lock";
 /// it was killed holds it until it is executed.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How a job ended whose result is damaged.
+const UNKNOWN: Ending = Ending { status: StatusCode::INTERNAL_SERVER_ERROR, exit: None };
 
 /// A directory that this process has for itself.
 pub struct Directory {
@@ -145,11 +151,12 @@ pub fn ledger(
                 recovered.jobs -= 1;
                 ledger.found_log(&job, log, scale.age(aged), charge);
             }
-            Stage::Done { finished, aged, log } => {
+            Stage::Done { finished, aged, log, ending } => {
                 let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
+                let summary = Summary { ending: ending.unwrap_or(UNKNOWN), log };
                 let done =
-                    Done { created, finished, age, footprint, charge, log, delivery, result };
+                    Done { created, finished, age, footprint, charge, summary, delivery, result };
                 ledger.found_result(job, Box::new(done));
             }
             Stage::Pending { begun, starts, keep, path, .. } => {

@@ -7,7 +7,10 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use http::StatusCode;
+
 use crate::exchange::{Connection, Owner};
+use crate::job::stored::{Ending, Exit};
 use crate::job::{JobId, Keep, Stamp};
 use crate::store::IdempotencyKey;
 
@@ -51,6 +54,8 @@ pub enum Stage {
         aged: Option<i64>,
         /// How long its log is, in bytes.
         log: usize,
+        /// How it ended; `None` if an older deferd wrote this: its message says so.
+        ending: Option<Ending>,
     },
     /// Its result was collected, and its log is there.
     Collected {
@@ -101,13 +106,21 @@ impl Record {
                 line("aged", aged);
                 line("log", log);
             }
-            Stage::Done { finished, aged, log } => {
+            Stage::Done { finished, aged, log, ending } => {
                 if *log > 0 {
                     line("log", log);
                 }
                 line("finished", &finished.micros());
                 if let Some(aged) = aged {
                     line("aged", aged);
+                }
+                if let Some(Ending { status, exit }) = ending {
+                    line("status", &status.as_u16());
+                    match exit {
+                        Some(Exit::Code(code)) => line("exit", code),
+                        Some(Exit::Signal(signal)) => line("signal", signal),
+                        None => {}
+                    }
                 }
             }
             Stage::Pending { starts, keep, connection, auth_type, path, .. } => {
@@ -151,6 +164,7 @@ impl Record {
                 finished: lines.stamp("finished")?,
                 aged: lines.aged()?,
                 log: lines.log()?,
+                ending: lines.ending()?,
             },
             Some(begun) => Stage::Pending {
                 begun,
@@ -254,6 +268,22 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// An older deferd did not record this.
+    fn ending(&self) -> Option<Option<Ending>> {
+        let number = |name: &str| match self.get(name) {
+            None => Some(None),
+            Some(text) => text.parse().ok().map(Some),
+        };
+        let exit = number("exit")?.map(Exit::Code).or(number("signal")?.map(Exit::Signal));
+        match self.get("status") {
+            None => Some(None),
+            Some(text) => {
+                let status = StatusCode::from_bytes(text.as_bytes()).ok()?;
+                Some(Some(Ending { status, exit }))
+            }
+        }
+    }
+
     fn keep(&self) -> Option<Keep> {
         match self.get("result")? {
             "kept" => Some(Keep::Result),
@@ -291,6 +321,11 @@ mod tests {
             peer: "[::1]:5".parse().unwrap(),
             local: "127.0.0.1:1".parse().unwrap(),
         };
+        let done = |status, exit| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let ending = Some(Ending { status, exit });
+            Stage::Done { finished: at(u64::MAX), aged: Some(-5), log: 9, ending }
+        };
         let pending = |begun, starts, keep, connection, auth_type| Stage::Pending {
             begun,
             starts,
@@ -303,7 +338,10 @@ mod tests {
             ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
             ("", pending(Begun::Yes, 1, Keep::Nothing, Connection::Unix, None)),
             ("ann", Stage::Collected { aged: 5, log: 1 }),
-            ("b: c", Stage::Done { finished: at(u64::MAX), aged: Some(-5), log: 9 }),
+            ("b: c", done(200, None)),
+            ("", done(500, Some(Exit::Code(3)))),
+            ("", done(500, Some(Exit::Signal(9)))),
+            ("", Stage::Done { finished: at(1), aged: Some(-5), log: 9, ending: None }),
         ]
         .map(|(name, state)| {
             let owner = Owner::named(name);
@@ -323,7 +361,7 @@ mod tests {
     fn a_record_that_lacks_a_line_is_none() {
         for record in records() {
             let text = record.to_text();
-            let optional = ["auth-type", "starts", "aged: -5", "log: "];
+            let optional = ["auth-type", "starts", "status", "exit", "signal", "aged: -5", "log: "];
             let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
             for line in text.lines().filter(is_needed) {
                 let rest = text.replace(&format!("{line}\n"), "");

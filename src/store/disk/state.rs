@@ -15,7 +15,7 @@ use super::record::{Record, Stage};
 use super::tables::{TableError, Tables};
 use crate::clock::Scale;
 use crate::exchange::Call;
-use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{JobId, JobKey, Moment, RECORD, Rerun};
 use crate::ledger::job::{Cancelled, Pending, Work};
 use crate::ledger::locked::{Dispatch, Locked, Wake, Wakes};
@@ -159,20 +159,21 @@ impl State {
             return Finished::Dropped;
         };
         if self.ledger.is_unwanted(job) {
-            self.ledger.finish(job, Place::OnDisk, 0, now);
+            self.ledger.finish(job, Place::OnDisk, result.summary(), now);
             self.put_off(Change::Remove(vec![job.id]));
             return Finished::Dropped;
         }
         let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
         let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
         let aged = Some(self.scale.kept(now.age));
-        let log = result.log.len();
-        let state = Stage::Done { finished: now.stamp, aged, log };
+        let summary = result.summary();
+        let Summary { ending, log } = summary;
+        let state = Stage::Done { finished: now.stamp, aged, log, ending: Some(ending) };
         let record = Record { owner, created, footprint, state };
         let on_durable = match self.urgency {
-            Urgency::Urgent => OnDurable::Finish(job.clone(), log, now),
+            Urgency::Urgent => OnDurable::Finish(job.clone(), summary, now),
             Urgency::Lazy => {
-                self.ledger.finish(job, Place::Here(Arc::clone(&result)), log, now);
+                self.ledger.finish(job, Place::Here(Arc::clone(&result)), summary, now);
                 OnDurable::FlushResult(job.clone())
             }
         };

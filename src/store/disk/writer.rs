@@ -268,8 +268,8 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
             state.ledger.accept(&job, pending, keep);
             None
         }
-        OnDurable::Finish(job, log, now) => {
-            state.ledger.finish(&job, Place::OnDisk, log, now);
+        OnDurable::Finish(job, summary, now) => {
+            state.ledger.finish(&job, Place::OnDisk, summary, now);
             None
         }
         OnDurable::FlushRequest(job) => match &mut state.ledger.pending_mut(&job)?.phase {

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Client, Deferd, TempDir, fixtures};
+use crate::support::{Client, Deferd, Reply, TempDir, fixtures};
 
 /// Directories as an attacker would wish them: a secret program beside those of the route.
 ///
@@ -448,27 +448,64 @@ fn what_is_not_executable_is_forbidden() {
     }
 }
 
+/// Returns a program whose loader has another name: that of a C library which is not there.
+fn of_another_library() -> Vec<u8> {
+    let mut program = std::fs::read("/bin/true").unwrap();
+    let name = b"/lib64/ld-linux-x86-64.so.2";
+    match program.windows(name.len()).position(|bytes| bytes == name) {
+        Some(at) => program[at..at + name.len()].copy_from_slice(b"/lib64/ld-musl-nowhere.so.2"),
+        None => panic!("/bin/true has another loader"),
+    }
+    program
+}
+
 #[test]
-fn a_script_that_cannot_start_is_a_bad_gateway() {
+fn a_script_that_cannot_start_is_a_bad_gateway_that_names_why() {
     let dir = tree();
-    for (name, text) in [
-        ("no-interpreter", "#!/nonexistent/interpreter\necho hello\n"),
-        ("no-line", "echo hello\n"),
-        ("empty", ""),
-    ] {
+    let interpreter = dir.join("scripts/interpreter").display().to_string();
+    let not_executable = dir.join("scripts/plain").display().to_string();
+    let mut scripts = vec![
+        (
+            "missing",
+            b"#!/nowhere/perl -w\n".to_vec(),
+            r#"its interpreter "/nowhere/perl" is missing"#,
+        ),
+        (
+            "windows",
+            b"#!/bin/sh\r\necho hello\r\n".to_vec(),
+            r#""/bin/sh\r" is missing: the #! line ends with a carriage return"#,
+        ),
+        ("no-line", b"echo hello\n".to_vec(), "it has no #! line and is not a program"),
+        ("empty", Vec::new(), "it has no #! line and is not a program"),
+        ("mark", b"\xef\xbb\xbf#!/bin/sh\n".to_vec(), "a byte order mark"),
+        ("interpreter", b"#!/nowhere/deep\n".to_vec(), r#""/nowhere/deep" is missing"#),
+        ("chain", format!("#!{interpreter}\n").into_bytes(), r#""/nowhere/deep" is missing"#),
+        ("plainly", format!("#!{not_executable}\n").into_bytes(), "is not executable"),
+        ("directory", b"#!/bin\n".to_vec(), r#"its interpreter "/bin" is not executable"#),
+        ("processor", [b"\x7fELF\x02\x01\x01", &[0; 57][..]].concat(), "another kind of processor"),
+    ];
+    if cfg!(all(target_arch = "x86_64", target_env = "gnu")) {
+        let why = r#"the loader of this program "/lib64/ld-musl-nowhere.so.2" is missing"#;
+        scripts.push(("library", of_another_library(), why));
+    }
+    for (name, text, _) in &scripts {
         let draft = dir.join(name);
         std::fs::write(&draft, text).unwrap();
         install(&draft, &dir.join("scripts").join(name));
     }
     let deferd = start(&dir);
     let mut client = deferd.client();
-    for name in ["no-interpreter", "no-line", "empty"] {
+    for (name, _, why) in scripts {
         for prefix in ["/cgi/", "/run/"] {
             let target = format!("{prefix}{name}");
-            client.request("POST", &target, &[], b"x").expect_error(502, 502);
+            let message = |reply: &Reply| reply.json()["errorMessage"].as_str().unwrap().to_owned();
+            let now = client.request("POST", &target, &[], b"x").expect_error(502, 502);
+            assert!(message(&now).contains(why), "{name}: {}", message(&now));
             // Only the attempt tells: that is the job's, and its result says so.
             let id = client.store("POST", &target, b"x");
-            assert_eq!(client.result(&id).expect(502).json()["errorNum"], 502);
+            let result = client.result(&id).expect(502);
+            assert_eq!(message(&result), message(&now));
+            assert!(deferd.log().contains(why), "{name}");
         }
     }
     assert!(deferd.children().is_empty());

@@ -506,7 +506,7 @@ impl Check<'_> {
                 let may = !sure(|p| p.accepted) || begun.removed != Sure::No || went_unseen;
                 assert!(may, "{id} is lost: {promised:?}");
             }
-            (Some(Status::Done), false) => {
+            (Some(Status::Done(_)), false) => {
                 assert!(!sure(|p| p.removed), "{id} is back");
                 assert!(!sure(|p| p.unwanted), "{id} was forgotten");
                 let Lookup::Done(result) = store.peek(&begun.key) else {
@@ -525,7 +525,7 @@ impl Check<'_> {
                 assert!(may_wait, "{id} runs twice: {promised:?}");
             }
             (Some(Status::Pending(_)), false) => panic!("{id} waits for nothing"),
-            (Some(Status::Done), true) => panic!("{id} is done, and runs"),
+            (Some(Status::Done(_)), true) => panic!("{id} is done, and runs"),
         }
     }
 

@@ -153,7 +153,7 @@ impl Entry {
 
     pub fn status(&self) -> Status {
         match &self.state {
-            State::Done { .. } => Status::Done,
+            State::Done { result, .. } => Status::Done(result.ending()),
             _ => Status::Pending(self.execution().and_then(Execution::progress)),
         }
     }

@@ -119,7 +119,7 @@ impl Trial {
                 continue;
             }
             let key = JobKey { owner: entry.owner.clone(), id };
-            let is_done = || self.store.status(&key) == Ok(Some(Status::Done));
+            let is_done = || matches!(self.store.status(&key), Ok(Some(Status::Done(_))));
             let lane = entry.own_lane();
             let runs_again = LANES[lane].rerun == Rerun::Yes && entry.starts < MAX_STARTS;
             let is_interrupted = match end {
