@@ -16,12 +16,25 @@ use rustix::io::Errno;
 
 use crate::content::NoMemory;
 use crate::memory::NoRoom;
+use crate::protocol::HINT;
 
 /// The content type of every JSON answer.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// When a client that got a `503` may try again, in seconds.
 const TRY_AGAIN: HeaderValue = HeaderValue::from_static("1");
+
+/// What may have happened to a job.
+const UNKNOWN_JOB: HeaderValue = HeaderValue::from_static(
+    "no such job: its result was collected, deleted or older than --ttl, or deferd was restarted without --data, \
+     or another user submitted it",
+);
+
+/// What there is below the job resource.
+const JOB_REQUESTS: HeaderValue = HeaderValue::from_static(
+    "below /_api/job: PUT ID, PUT ID/cancel, GET ID, GET ID/result, GET ID/log, GET done, GET pending, DELETE ID, \
+     DELETE all, DELETE expired?stamp=SECONDS",
+);
 
 /// What stands behind the colon of an error message; empty if nothing more can be said.
 pub type Detail = Cow<'static, str>;
@@ -39,8 +52,12 @@ pub enum Error {
     NotAuthorized,
     /// 403/403: the thing exists and may not be run.
     Forbidden(Detail),
-    /// 404/404: no such job, route, script or endpoint.
+    /// 404/404: no such route, script or endpoint.
     NotFound(Detail),
+    /// 404/404: no such job of this user.
+    UnknownJob,
+    /// 400/400: a path below the job resource that stands for nothing.
+    NoJobRequest,
     /// 404/1228: only the database `_system` exists.
     UnknownDatabase,
     /// 405/405, with the methods that the resource has.
@@ -51,8 +68,8 @@ pub enum Error {
     Cancelled,
     /// 413/413: the content is larger than may be sent here; which limit that is.
     BodyTooLarge(Detail),
-    /// 414/414: the request target alone is larger than `--max-head`.
-    UriTooLong,
+    /// 414/414: the request target alone is larger than `--max-head`, or than can be represented.
+    UriTooLong(Detail),
     /// 417/417: an expectation other than `100-continue`.
     ExpectationFailed,
     /// 422/422: the idempotency key stands for another request.
@@ -96,11 +113,6 @@ impl Error {
         })
     }
 
-    /// Returns the bare `404` of the job resource.
-    pub const fn not_found() -> Self {
-        Self::NotFound(Cow::Borrowed(""))
-    }
-
     /// Returns status code, ArangoDB's error number, message and detail: one row for each error.
     fn row(&self) -> (StatusCode, u16, &'static str, &str) {
         match self {
@@ -114,6 +126,9 @@ impl Error {
             }
             Self::Forbidden(d) => (StatusCode::FORBIDDEN, 403, "forbidden", d),
             Self::NotFound(d) => (StatusCode::NOT_FOUND, 404, "not found", d),
+            // ArangoDB's bodies, to the byte: the field `x-hint` says more.
+            Self::UnknownJob => (StatusCode::NOT_FOUND, 404, "not found", ""),
+            Self::NoJobRequest => (StatusCode::BAD_REQUEST, 400, "bad parameter", ""),
             Self::UnknownDatabase => (StatusCode::NOT_FOUND, 1228, "database not found", ""),
             Self::MethodNotSupported(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, 405, "method not supported", "")
@@ -121,7 +136,7 @@ impl Error {
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, 408, "request timeout", ""),
             Self::Cancelled => (StatusCode::GONE, 21, "canceled request", ""),
             Self::BodyTooLarge(d) => (StatusCode::PAYLOAD_TOO_LARGE, 413, "body too large", d),
-            Self::UriTooLong => (StatusCode::URI_TOO_LONG, 414, "request target too long", ""),
+            Self::UriTooLong(d) => (StatusCode::URI_TOO_LONG, 414, "request target too long", d),
             Self::ExpectationFailed => {
                 (StatusCode::EXPECTATION_FAILED, 417, "expectation failed", "")
             }
@@ -178,6 +193,12 @@ impl Error {
                 let realm = r#"Basic realm="deferd", charset="UTF-8""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(realm));
             }
+            Self::UnknownJob => {
+                headers.insert(HINT, UNKNOWN_JOB);
+            }
+            Self::NoJobRequest => {
+                headers.insert(HINT, JOB_REQUESTS);
+            }
             _ => {}
         }
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
@@ -230,11 +251,11 @@ mod tests {
     fn bodies_have_four_members_in_the_documented_order() {
         let table = [
             (
-                Error::bad_parameter(""),
+                Error::NoJobRequest,
                 r#"{"error":true,"errorMessage":"bad parameter","code":400,"errorNum":400}"#,
             ),
             (
-                Error::not_found(),
+                Error::UnknownJob,
                 r#"{"error":true,"errorMessage":"not found","code":404,"errorNum":404}"#,
             ),
             (
@@ -265,13 +286,15 @@ mod tests {
             (Error::IllegalName, false),
             (Error::NotAuthorized, false),
             (Error::Forbidden(detail()), false),
-            (Error::not_found(), false),
+            (Error::NotFound(detail()), false),
+            (Error::UnknownJob, false),
+            (Error::NoJobRequest, false),
             (Error::UnknownDatabase, false),
             (Error::MethodNotSupported("GET".into()), false),
             (Error::RequestTimeout, false),
             (Error::Cancelled, false),
             (Error::BodyTooLarge(detail()), false),
-            (Error::UriTooLong, false),
+            (Error::UriTooLong(detail()), false),
             (Error::ExpectationFailed, false),
             (Error::KeyReused, false),
             (Error::FieldsTooLarge(detail()), false),

@@ -33,6 +33,9 @@ pub const STDERR: HeaderName = HeaderName::from_static("x-stderr");
 /// The status code of a job's result, on its status (OData 4.01 section 8.3.1).
 pub const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
 
+/// What a client may do about an answer whose body says no more than ArangoDB's.
+pub const HINT: HeaderName = HeaderName::from_static("x-hint");
+
 /// A client's name for its submission (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -52,7 +55,7 @@ pub const METHOD_OVERRIDES: [HeaderName; 3] = [
 /// The fields of an answer that a page may read, beside those that it always may.
 pub const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-arango-async-id, x-arango-async-job-id, x-progress, location, retry-after, \
-     preference-applied, x-attempts, x-exit-code, x-exit-signal, x-stderr, asyncresult",
+     preference-applied, x-attempts, x-exit-code, x-exit-signal, x-stderr, asyncresult, x-hint",
 );
 
 /// The prefix of a path that names its database.
@@ -106,7 +109,7 @@ mod tests {
         let exposed = EXPOSED;
         let exposed: Vec<_> = exposed.to_str().unwrap().split(", ").collect();
         let own = [ASYNC_ID, ASYNC_JOB_ID, PROGRESS, PREFERENCE_APPLIED, ATTEMPTS, EXIT_CODE];
-        for name in own.iter().chain(&[EXIT_SIGNAL, STDERR, ASYNC_RESULT]) {
+        for name in own.iter().chain(&[EXIT_SIGNAL, STDERR, ASYNC_RESULT, HINT]) {
             assert!(exposed.contains(&name.as_str()), "{name}");
         }
     }

@@ -42,19 +42,21 @@ impl Asked<'_> {
     /// Returns the job that the path names.
     ///
     /// # Errors
-    /// What is no id is an unknown job to PUT and DELETE, and a bad parameter to GET, as ArangoDB has it.
+    /// What is no id is an unknown job to PUT and DELETE, and to GET if it is a number; else it is a bad parameter
+    /// to GET, as ArangoDB has it.
     fn job(&self) -> Result<JobKey, Error> {
-        let Some(id) = JobId::parse(self.id) else {
-            let reads = self.call.request.method().is_safe();
-            return Err(if reads { Error::bad_parameter("") } else { Error::not_found() });
-        };
-        Ok(JobKey { owner: self.owner().clone(), id })
+        if let Some(id) = JobId::parse(self.id) {
+            return Ok(JobKey { owner: self.owner().clone(), id });
+        }
+        let is_number = !self.id.is_empty() && self.id.bytes().all(|b| b.is_ascii_digit());
+        let reads = self.call.request.method().is_safe();
+        Err(if reads && !is_number { Error::NoJobRequest } else { Error::UnknownJob })
     }
 }
 
 /// Refuses a path that means nothing.
 pub fn malformed(_: &Asked<'_>) -> Result<Outcome, Error> {
-    Err(Error::bad_parameter(""))
+    Err(Error::NoJobRequest)
 }
 
 /// What a request asks of a job that may be pending.
@@ -135,7 +137,7 @@ fn array(ids: &[JobId]) -> String {
 /// Whether a job is done, and how it ended, or how far it is.
 pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
     match asked.api.jobs.store.status(&asked.job()?)? {
-        None => Err(Error::not_found()),
+        None => Err(Error::UnknownJob),
         Some(Status::Done(Ending { status, exit })) => {
             let mut response = text("");
             let fields = response.headers_mut();
@@ -159,7 +161,7 @@ pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
 
 /// What the job's script has written to stderr.
 pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
-    let log = asked.api.jobs.store.log(&asked.job()?)?.ok_or(Error::not_found())?;
+    let log = asked.api.jobs.store.log(&asked.job()?)?.ok_or(Error::UnknownJob)?;
     let mut charge = asked.memory.nothing();
     if log.len() > SMALL {
         charge.grow(log.len())?;
@@ -212,7 +214,7 @@ pub fn forget_expired(asked: &Asked<'_>) -> Result<Outcome, Error> {
 }
 
 fn found(exists: bool) -> Result<Outcome, Error> {
-    if exists { Ok(json(TRUE).into()) } else { Err(Error::not_found()) }
+    if exists { Ok(json(TRUE).into()) } else { Err(Error::UnknownJob) }
 }
 
 fn answer_with(
@@ -221,7 +223,7 @@ fn answer_with(
     answer: impl FnOnce(Response<Bytes>) -> Answer,
 ) -> Result<Outcome, Error> {
     match lookup {
-        Lookup::Unknown => Err(Error::not_found()),
+        Lookup::Unknown => Err(Error::UnknownJob),
         Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
         Lookup::Unreadable => Err(StoreUnavailable.into()),
         Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),

@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery};
-use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue, Method, Request, Version};
 use memchr::memchr;
 
 use super::input::{Input, Timed};
-use super::{Limits, RequestError};
+use super::{Limits, RequestError, target};
+use crate::config::shown;
 use crate::error::Error;
 use crate::fields::{FieldLines, find};
 
@@ -123,10 +124,11 @@ enum Blank {
 
 /// Returns what is too large about a head: the request line if not even that ends in time.
 fn too_large(bytes: &[u8], limits: &Limits) -> Error {
+    let most = format!("--max-head {}", shown(limits.max_head));
     if bytes.iter().take(limits.max_head).any(|&b| b == b'\n') {
-        Error::FieldsTooLarge("the head is larger than --max-head".into())
+        Error::FieldsTooLarge(format!("more than {most}").into())
     } else {
-        Error::UriTooLong
+        Error::UriTooLong(format!("more than {most}").into())
     }
 }
 
@@ -149,6 +151,7 @@ fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error
 /// Reads a head that has come as a whole.
 fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
     check_version(bytes)?;
+    let bytes = &*target::encoded_in(bytes)?;
     let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, &mut lines) {
@@ -170,7 +173,7 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
 }
 
 impl Head {
-    /// Returns a head of these parts, if they go together.
+    /// Returns a head of these parts, if they go together. The target is [`encoded`](target::encoded).
     ///
     /// # Errors
     /// `400`, `413`, `417` or `501`.
@@ -184,7 +187,7 @@ impl Head {
         if method == Method::CONNECT {
             return Err(Error::NotImplemented("CONNECT: deferd makes no tunnels".into()));
         }
-        let uri = target(request_target, &method, &mut fields)?;
+        let uri = target::origin_form(request_target, &method, &mut fields)?;
         let [host, length, coding, connection, expect] = find(&fields, &CONTROL);
         check_host(host, version)?;
         let framing = framing(length, coding, version)?;
@@ -224,26 +227,6 @@ fn fields(lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Error> {
         fields.append(name, value);
     }
     Ok(fields)
-}
-
-/// Returns the target in origin-form (RFC 9112 section 3.2). In absolute-form, its authority replaces `host`.
-fn target(target: &str, method: &Method, fields: &mut HeaderMap) -> Result<Uri, Error> {
-    let bad = || Error::bad_parameter("the request target is not valid");
-    if target.contains('#') || target.bytes().any(|b| b >= 0x7f) {
-        return Err(bad());
-    }
-    if target.starts_with('/') || (target == "*" && *method == Method::OPTIONS) {
-        return Ok(Uri::from(PathAndQuery::try_from(target).map_err(|_| bad())?));
-    }
-    let uri: Uri = target.parse().map_err(|_| bad())?;
-    let (Some("http" | "https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(bad());
-    };
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
-    if fields.get_all(HOST).iter().count() == 1 {
-        fields.insert(HOST, host);
-    }
-    uri.path_and_query().cloned().map(Uri::from).ok_or_else(bad)
 }
 
 /// Checks that there is exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and that it is valid

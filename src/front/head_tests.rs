@@ -56,7 +56,7 @@ fn request_lines_that_are_refused() {
         ("CONNECT http://a/b HTTP/1.1", 501),
         ("CONNECT * HTTP/1.1", 501),
         ("GET ftp://a/b HTTP/1.1", 400),
-        ("GET /\u{e4} HTTP/1.1", 400),
+        ("GET /\x7f HTTP/1.1", 400),
         ("GET /\0 HTTP/1.1", 400),
         ("GET /\rx HTTP/1.1", 400),
     ] {
@@ -71,6 +71,8 @@ fn targets_come_in_origin_form() {
         ("GET", "//a/..//b", "//a/..//b", "a"),
         ("GET", "http://example.org:80/x?y", "/x?y", "example.org:80"),
         ("GET", "http://example.org", "/", "example.org"),
+        ("GET", "http://example.org/\u{e4}?{}", "/%C3%A4?%7B%7D", "example.org"),
+        ("GET", "/\u{e4}?\"<>\"", "/%C3%A4?%22%3C%3E%22", "a"),
         ("OPTIONS", "*", "*", "a"),
     ] {
         let bytes = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -19,6 +19,7 @@ mod output;
 mod random_tests;
 mod reply;
 mod slots;
+mod target;
 #[cfg(feature = "tiny_http")]
 pub mod tiny_http;
 

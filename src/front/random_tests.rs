@@ -395,6 +395,11 @@ fn second_chunks(lines: &mut Lines<'_>) -> Option<Vec<u8>> {
 
 /// `httparse`'s view of the whole request, from the first byte of the connection.
 fn reading_of_httparse(bytes: &[u8]) -> Option<Accepted> {
+    // The parser wants a target in UTF-8; what its high bytes are changes no end.
+    let line = bytes.iter().skip(2).position(|&b| b == b'\n').map_or(bytes.len(), |end| end + 2);
+    let mut bytes = bytes.to_vec();
+    bytes[..line].iter_mut().filter(|b| **b >= 0x80).for_each(|b| *b = b'x');
+    let bytes = &bytes[..];
     let mut lines = [httparse::EMPTY_HEADER; 100];
     let mut request = httparse::Request::new(&mut lines);
     let Ok(httparse::Status::Complete(mut at)) = request.parse(bytes) else { return None };
