@@ -24,6 +24,9 @@ static NAMES: [HeaderName; 2] = [ASYNC, PREFER];
 /// How long an idempotency key may be, in bytes.
 const MAX_KEY: usize = 255;
 
+/// How much of a field without meaning is shown, in characters.
+const SHOWN: usize = 40;
+
 /// How a request is to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -66,6 +69,21 @@ impl Mode {
             Self::Preferred(_) => Some(Keep::Result),
         }
     }
+}
+
+/// Returns the value of `x-arango-async` as a log shows it, if it says nothing of how the request is to be answered:
+/// it is neither `store` nor `true`, or there twice.
+pub fn without_meaning(request: &Parts) -> Option<String> {
+    let [deferral, _] = find(&request.headers, &NAMES);
+    let first = deferral.first?;
+    let is_known = deferral
+        .only()
+        .is_some_and(|value| matches!(value.as_bytes().trim_ascii(), b"store" | b"true"));
+    if is_known || request.method == Method::OPTIONS {
+        return None;
+    }
+    let value: String = String::from_utf8_lossy(first.as_bytes()).chars().take(SHOWN).collect();
+    Some(if deferral.more { "there twice".into() } else { format!("{value:?}") })
 }
 
 /// Gives a POST the method that it stands for: not every client can send PUT and DELETE.
@@ -177,9 +195,12 @@ mod tests {
             ("GET", &[], Mode::Synchronous),
         ] {
             let fields: Vec<_> = values.iter().map(|value| (ASYNC, *value)).collect();
-            let (mode, preferences) = Mode::of(&parts(method, &fields));
+            let parts = parts(method, &fields);
+            let (mode, preferences) = Mode::of(&parts);
             assert_eq!(preferences, Preferences::default());
             assert_eq!(mode, expected, "{method} {values:?}");
+            let is_told = method != "OPTIONS" && !values.is_empty() && mode == Mode::Synchronous;
+            assert_eq!(without_meaning(&parts).is_some(), is_told, "{method} {values:?}");
         }
     }
 

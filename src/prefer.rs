@@ -1,6 +1,6 @@
 //! The `prefer` field (RFC 7240): how a client wants its request to be treated.
 //!
-//! Owns the field's syntax and the two preferences that deferd knows. Acts on none of them: the service and the
+//! Owns the field's syntax and the three preferences that deferd knows. Acts on none of them: the service and the
 //! job resource do. Invariant: nothing in the field can make a request fail: what is
 //! unknown or malformed is ignored, and ends at the next comma.
 
@@ -17,6 +17,17 @@ pub struct Preferences {
     pub respond_async: bool,
     /// How long it would wait for the answer (section 4.3).
     pub wait: Option<Duration>,
+    /// What it wants to see of what it made (section 4.2).
+    pub content: Option<Content>,
+}
+
+/// What the answer to a request that makes something shows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// `return=minimal`: as little as possible.
+    Minimal,
+    /// `return=representation`: the thing itself. Of a job that is its id.
+    Representation,
 }
 
 impl Preferences {
@@ -24,6 +35,7 @@ impl Preferences {
     pub fn of(fields: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut wait_seen = false;
+        let mut return_seen = false;
         for element in elements(fields) {
             match element.name().as_str() {
                 "respond-async" => found.respond_async = true,
@@ -31,10 +43,22 @@ impl Preferences {
                     wait_seen = true;
                     found.wait = element.value().and_then(|value| seconds(&value));
                 }
+                "return" if !return_seen => {
+                    return_seen = true;
+                    found.content = element.value().and_then(|value| content(&value));
+                }
                 _ => {}
             }
         }
         found
+    }
+}
+
+fn content(value: &str) -> Option<Content> {
+    match value {
+        "minimal" => Some(Content::Minimal),
+        "representation" => Some(Content::Representation),
+        _ => None,
     }
 }
 
@@ -144,8 +168,22 @@ mod tests {
             (&["respond-asynchronously, waits=1"], false, None),
         ] {
             let found = Preferences::of(&fields(lines));
-            let expected = Preferences { respond_async, wait: wait.map(Duration::from_secs) };
-            assert_eq!(found, expected, "{lines:?}");
+            let wait = wait.map(Duration::from_secs);
+            assert_eq!((found.respond_async, found.wait), (respond_async, wait), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_returned_is_the_first_that_is_said() {
+        for (line, content) in [
+            ("return=representation", Some(Content::Representation)),
+            ("Return = \"representation\"; x=1", Some(Content::Representation)),
+            ("wait=1, return=minimal, return=representation", Some(Content::Minimal)),
+            ("return=nothing, return=representation", None),
+            ("return", None),
+            ("returns=representation", None),
+        ] {
+            assert_eq!(Preferences::of(&fields(&[line])).content, content, "{line}");
         }
     }
 
@@ -156,6 +194,7 @@ mod tests {
             (&["respond-async"], None),
             (&["respond-async, wait=3"], None),
             (&["wait=3"], Some("wait=3")),
+            (&["respond-async, return=representation"], Some("return=representation")),
             (
                 &["return=minimal, respond-async; a=b", "x=\"1,2\""],
                 Some("return=minimal, x=\"1,2\""),

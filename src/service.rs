@@ -32,12 +32,15 @@ use crate::job::execution::{OnLeave, Run};
 use crate::job::{JobId, JobKey, Keep};
 use crate::jobs::{Jobs, Place};
 use crate::memory::Allowance;
-use crate::protocol::{ASYNC_ID, DATABASE, JOB, PREFER, PREFERENCE_APPLIED};
+use crate::prefer::Content;
+use crate::protocol::{ASYNC, ASYNC_ID, DATABASE, JOB, PREFER, PREFERENCE_APPLIED};
 use crate::routes::{Routes, delayed_until};
 use crate::store::{Lookup, Submission};
 
 /// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// How long a client that asks again and again for a pending job waits each time. Without it such clients
 /// take the processors from the work that they ask for; with more of it they would learn late of progress.
@@ -54,6 +57,8 @@ pub struct Plan {
     asked: Option<Question>,
     /// How long the client prefers to wait for the end of that job.
     wait: Option<Duration>,
+    /// What the client prefers to see of the job that it makes.
+    content: Option<Content>,
     owner: Owner,
     auth_type: Option<&'static str>,
     /// The pages that may read the answer.
@@ -170,7 +175,8 @@ impl Service {
         if mode != Mode::Synchronous && key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
-        Ok(Plan { route, mode, key, asked, wait, owner, auth_type, sharing })
+        let content = preferences.content;
+        Ok(Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing })
     }
 
     fn submit(
@@ -194,6 +200,7 @@ impl Service {
         route: RouteIndex,
         job: JobKey,
         span: Duration,
+        content: Option<Content>,
         peer: &dyn Peer,
     ) -> Answer {
         if !span.is_zero() {
@@ -206,9 +213,13 @@ impl Service {
                 return Answer { response, guard, receipt };
             }
         }
-        let mut response = accepted(Some(job.id));
+        let mut response = accepted(Some(job.id), content);
         let headers = response.headers_mut();
-        headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
+        let applied = match headers.get(PREFERENCE_APPLIED) {
+            Some(_) => "respond-async, return=representation",
+            None => "respond-async",
+        };
+        headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(applied));
         headers.insert(RETRY_AFTER, ASK_AGAIN);
         response.into()
     }
@@ -258,7 +269,10 @@ impl Session<'_> {
             Ok(sharing) => match cors::preflight(request, &sharing) {
                 Some(response) => (response, sharing),
                 None => match self.service.checked(request, sharing.clone()) {
-                    Ok(plan) => return Ok(plan),
+                    Ok(plan) => {
+                        warn_of_no_meaning(request, connection);
+                        return Ok(plan);
+                    }
                     Err(error) => (error.response(), sharing),
                 },
             },
@@ -283,7 +297,7 @@ impl Session<'_> {
     /// Answers a whole request, which the client waits for.
     pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
-        let Plan { route, mode, key, asked, wait, owner, auth_type, sharing } = plan;
+        let Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
@@ -298,10 +312,10 @@ impl Session<'_> {
             Mode::Synchronous => self.run(route, &call),
             Mode::Deferred(keep) => service
                 .submit(route, call, keep, key)
-                .map(|job| accepted((keep == Keep::Result).then_some(job.id)).into()),
+                .map(|job| accepted((keep == Keep::Result).then_some(job.id), content).into()),
             Mode::Preferred(span) => {
                 let job = service.submit(route, call, Keep::Result, key);
-                job.map(|job| service.answer_in_time(route, job, span, peer))
+                job.map(|job| service.answer_in_time(route, job, span, content, peer))
             }
         };
         let mut answer = answer.unwrap_or_else(|error| error.response().into());
@@ -310,7 +324,7 @@ impl Session<'_> {
         {
             self.last.set(Some(job));
         }
-        if preferred {
+        if preferred || answer.response.headers().contains_key(PREFERENCE_APPLIED) {
             answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
         }
         cors::disclose(&mut answer.response, sharing);
@@ -391,18 +405,36 @@ impl Session<'_> {
     }
 }
 
-/// The `202`, with the id where the result can be asked for.
-fn accepted(id: Option<JobId>) -> Response<Bytes> {
+/// The `202`, with the id where the result can be asked for; in its content too if the client prefers that
+/// (RFC 7240 section 4.2), because it may not be able to read fields.
+fn accepted(id: Option<JobId>, content: Option<Content>) -> Response<Bytes> {
     let mut response = empty(StatusCode::ACCEPTED);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if let Some(id) = id {
-        let location = [JOB, "/", itoa::Buffer::new().format(id.number())].concat();
-        let location = HeaderValue::try_from(location);
-        headers.insert(LOCATION, location.expect("a path of digits is a field value"));
-        headers.insert(ASYNC_ID, id_value(id));
+    let Some(id) = id else {
+        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+        return response;
+    };
+    if content == Some(Content::Representation) {
+        *response.body_mut() = format!("{}\n", id.number()).into();
+        let applied = HeaderValue::from_static("return=representation");
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
+    let location = [JOB, "/", itoa::Buffer::new().format(id.number())].concat();
+    let location = HeaderValue::try_from(location);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, TEXT);
+    headers.insert(LOCATION, location.expect("a path of digits is a field value"));
+    headers.insert(ASYNC_ID, id_value(id));
     response
+}
+
+/// Tells the operator of a field that was meant to defer a request, and does not.
+fn warn_of_no_meaning(request: &Parts, connection: &Connection) {
+    let Some(value) = deferral::without_meaning(request) else { return };
+    log::warn!(
+        "request={} target={} peer={connection} {ASYNC} is {value}, neither store nor true: it has no effect",
+        request.method,
+        request.uri,
+    );
 }
 
 /// The content's length as announced; zero where it is not.

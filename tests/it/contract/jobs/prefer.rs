@@ -40,6 +40,51 @@ fn respond_async_submits_like_store_and_says_so() {
     }
 }
 
+/// For clients that cannot read fields, as OpenWrt's uclient-fetch.
+#[test]
+fn return_representation_puts_the_id_into_the_content() {
+    let deferd = deferd();
+    let mut client = deferd.client();
+    let store = ("x-arango-async", "store");
+    for (fields, applied) in [
+        (&[store, ("prefer", "return=representation")][..], "return=representation"),
+        (&[store, ("prefer", "respond-async, Return=\"representation\"")], "return=representation"),
+        (
+            &[("prefer", "respond-async, return=representation")],
+            "respond-async, return=representation",
+        ),
+        (
+            &[("prefer", "return=representation"), ("prefer", "respond-async, wait=0")],
+            "respond-async, return=representation",
+        ),
+    ] {
+        let reply = client.request("GET", "/_admin/time", fields, b"").expect(202);
+        let id = reply.id().unwrap().to_owned();
+        assert_eq!(reply.text(), format!("{id}\n"));
+        assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(reply.header("preference-applied"), Some(applied));
+        assert_eq!(reply.header("vary"), Some("prefer"));
+        assert_eq!(reply.header("location"), Some(format!("/_api/job/{id}").as_str()));
+        client.result(&id).expect(200);
+    }
+    for fields in [
+        &[("x-arango-async", "true"), ("prefer", "return=representation")][..],
+        &[store, ("prefer", "return=minimal, return=representation")],
+        &[store, ("prefer", "return=representations")],
+    ] {
+        let reply = client.request("GET", "/_admin/time", fields, b"").expect(202);
+        assert!(reply.body.is_empty(), "{fields:?}");
+        assert_eq!(reply.header("preference-applied"), None);
+    }
+    let reply = prefer(&mut client, "GET", "/_admin/time", &["return=representation"]).expect(200);
+    assert_eq!((reply.header("preference-applied"), reply.header("vary")), (None, None));
+    let fields = [store, ("prefer", "return=representation")];
+    client.request("HEAD", "/_admin/time", &fields, b"").expect(202);
+    let there = ["respond-async, return=representation, wait=60"];
+    let reply = prefer(&mut client, "GET", "/_admin/time", &there).expect(200);
+    assert_eq!(reply.header("preference-applied"), None, "the plain answer says nothing of it");
+}
+
 #[test]
 fn what_is_not_a_known_preference_changes_nothing() {
     let deferd = deferd();
