@@ -153,10 +153,14 @@ impl Signals {
     }
 }
 
-/// The first line of stdout is for whoever started deferd with port 0; nobody may be reading it.
+/// The first lines of stdout are for whoever started deferd with port 0, one for each socket; nobody may be reading
+/// them.
 fn announce(server: &Server) {
     let mut stdout = std::io::stdout();
-    let _ = writeln!(stdout, "listening on {}", server.address());
+    let lines = server.addresses().iter().map(|address| format!("listening on {address}\n"));
+    let _ = stdout.write_all(lines.collect::<String>().as_bytes());
     let _ = stdout.flush();
-    log::info!("deferd {} listening on {}", env!("CARGO_PKG_VERSION"), server.address());
+    for address in server.addresses() {
+        log::info!("deferd {} listening on {address}", env!("CARGO_PKG_VERSION"));
+    }
 }

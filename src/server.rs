@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::allowed_hosts::{AllowedHosts, HostCheck};
 use crate::auth::Auth;
-use crate::config::{Address, Config, FrontKind, Invalid, shown};
+use crate::config::{Address, Config, FrontKind, Invalid, Listen, shown};
 use crate::cors::AllowedOrigins;
 use crate::cross_origin::Policy;
 use crate::descriptors::Descriptors;
@@ -49,9 +49,9 @@ pub struct Server {
     jobs: Arc<Jobs>,
     service: Arc<Service>,
     front: Front,
-    address: Address,
+    addresses: Vec<Address>,
     /// Removed with the server.
-    _file: Option<SocketFile>,
+    _files: Vec<SocketFile>,
     grace: Duration,
 }
 
@@ -88,19 +88,46 @@ impl From<io::Error> for StartError {
 /// # Errors
 /// [`StartError`].
 pub fn start(config: &Config) -> Result<Server, StartError> {
-    let Bound { listener, address, file } =
-        listen::bind(&config.listen).map_err(|error| cannot_listen(&config.listen, &error))?;
-    config.check_exposure(&address)?;
+    let bound = listen(config)?;
     let descriptors = Descriptors::prepare(config.max_connections, config.workers);
-    let auth = config.auth.as_deref().map(auth).transpose()?;
+    let auth = config.auth.as_deref().map(|path| auth(config, path)).transpose()?;
     let memory = Budget::of_process(config.sizes().memory);
     let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory));
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
     workers::start(config.workers, &jobs, &routes, (config.ttl, config.log_ttl))?;
     let policy = policy(config);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
-    let front = serve(config, listener, &service, descriptors.max_connections)?;
-    Ok(Server { jobs, service, front, address, _file: file, grace: config.grace })
+    let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
+    let (listeners, files): (Vec<_>, Vec<_>) =
+        bound.into_iter().map(|bound| (bound.listener, bound.file)).unzip();
+    if config.routes.is_empty() {
+        log::info!("no --route: only the built-in endpoints answer");
+    }
+    let front = serve(config, listeners, &service, descriptors.max_connections)?;
+    let files = files.into_iter().flatten().collect();
+    Ok(Server { jobs, service, front, addresses, _files: files, grace: config.grace })
+}
+
+/// Takes the sockets that a service manager hands over, or makes those that are configured.
+fn listen(config: &Config) -> Result<Vec<Bound>, StartError> {
+    if let Some(bound) = listen::activated()? {
+        for Bound { address, .. } in &bound {
+            config.check_exposure(address, "LISTEN_FDS")?;
+        }
+        return Ok(bound);
+    }
+    if let Some(listen) = config.listen.iter().find(|listen| listen.text.starts_with(':')) {
+        let Listen { place, text, .. } = listen;
+        log::warn!(
+            "{place} {text} is 127.0.0.1{text} and [::1]{text}: other hosts cannot connect; for all \
+             addresses say 0.0.0.0{text} or [::]{text}"
+        );
+    }
+    let bind = |listen: &Listen| {
+        listen::bind(&listen.socket).map_err(|error| cannot_listen(listen, &error).into())
+    };
+    let bound: Result<Vec<Vec<Bound>>, StartError> = config.listen.iter().map(bind).collect();
+    bound.map(|bound| bound.into_iter().flatten().collect())
 }
 
 /// Opens the store.
@@ -121,25 +148,29 @@ fn store(config: &Config, memory: &Arc<Budget>) -> Result<Arc<dyn Store>, Invali
     let prefixes = Prefixes::new(table::prefixes(config));
     let find = |path: &str| prefixes.find(path);
     let opened = DiskStore::open(directory, room, plan, config.durability, &find);
-    let (store, found) =
-        opened.map_err(|what| Invalid::new("--data", &directory.display().to_string(), what))?;
+    let (store, found) = opened.map_err(|what| {
+        Invalid::new(&config.place("data"), &directory.display().to_string(), what)
+    })?;
     let Recovered { jobs, waiting, interrupted } = found;
     let directory = directory.display();
     log::info!("data={directory} jobs={jobs} queued={waiting} interrupted={interrupted}");
     Ok(Arc::new(store))
 }
 
-fn cannot_listen(address: &Address, error: &io::Error) -> Invalid {
+fn cannot_listen(listen: &Listen, error: &io::Error) -> Invalid {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => "; another process listens there: end it, or choose another",
-        io::ErrorKind::PermissionDenied => "; choose a port from 1024 on, or a path you may write",
+        io::ErrorKind::PermissionDenied => {
+            "; choose a port from 1024 on, a path you may write, or a group you are in"
+        }
         _ => "",
     };
-    Invalid::new("--listen", &address.as_option(), format!("{error}{remedy}"))
+    Invalid::new(&listen.place, &listen.text, format!("{error}{remedy}"))
 }
 
-fn auth(path: &Path) -> Result<Auth, Invalid> {
-    Auth::load(path).map_err(|what| Invalid::new("--auth", &path.display().to_string(), what))
+fn auth(config: &Config, path: &Path) -> Result<Auth, Invalid> {
+    let place = config.place("auth");
+    Auth::load(path).map_err(|what| Invalid::new(&place, &path.display().to_string(), what))
 }
 
 /// What web pages may do. A page under a foreign name has no credentials to show, so with `--auth` the
@@ -156,14 +187,14 @@ fn policy(config: &Config) -> Policy {
 /// Starts the front.
 fn serve(
     config: &Config,
-    listener: Listener,
+    listeners: Vec<Listener>,
     service: &Arc<Service>,
     max_connections: usize,
 ) -> io::Result<Front> {
     let limits = Arc::new(limits::of(config));
     match config.front {
         FrontKind::Strict => {
-            let listening = Listening::new(listener, max_connections)?;
+            let listening = Listening::new(listeners, max_connections)?;
             let stopper = listening.stopper();
             let service = Arc::clone(service);
             let thread = thread::Builder::new().name("accept".into());
@@ -172,7 +203,7 @@ fn serve(
         }
         #[cfg(feature = "tiny_http")]
         FrontKind::TinyHttp => {
-            let server = front::tiny_http::TinyHttp::new(listener)?;
+            let server = front::tiny_http::TinyHttp::new(listeners)?;
             let stopper = server.stopper();
             server.serve(service, &limits)?;
             Ok(Front::TinyHttp(stopper))
@@ -201,9 +232,9 @@ impl Front {
 }
 
 impl Server {
-    /// The address that it listens on, with the real port.
-    pub const fn address(&self) -> &Address {
-        &self.address
+    /// The addresses that it listens on, with the real ports.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// Reads again what can change while it runs: the users, and the variables of scripts.

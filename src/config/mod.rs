@@ -5,18 +5,20 @@
 //! file, and how much memory the host has. Invariant: an error names the option, the value and what is wrong with it.
 
 mod address;
+mod file;
 mod route;
 mod sizes;
 mod value;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use address::Address;
+pub use address::{Address, Listen, Socket, UnixSocket};
 use lexopt::ValueExt;
+use log::LevelFilter;
 pub use route::{CONNECT_TIMEOUT, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
 
@@ -26,8 +28,8 @@ pub const HELP: &str = include_str!("help.txt");
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The address to listen on.
-    pub listen: Address,
+    /// Where to listen.
+    pub listen: Vec<Listen>,
     /// Which front serves it.
     pub front: FrontKind,
     /// The file of the users; `None`: clients need no credentials.
@@ -73,6 +75,12 @@ pub struct Config {
     pub grace: Duration,
     /// How long a client may wait for a job that it asks after.
     pub max_wait: Duration,
+    /// How long a connection may be idle between two requests.
+    pub keep_alive: Duration,
+    /// What is logged; `None`: what `RUST_LOG` says.
+    pub log: Option<LevelFilter>,
+    /// Where options stand that are not on the command line: see [`place`](Self::place).
+    places: BTreeMap<String, String>,
 }
 
 /// When a change has to be durable.
@@ -107,7 +115,7 @@ impl Default for Config {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            listen: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 8529))),
+            listen: vec![Listen::parse("127.0.0.1:8529").expect("the default is an address")],
             front: FrontKind::Strict,
             auth: None,
             allow_origin: Vec::new(),
@@ -130,6 +138,9 @@ impl Default for Config {
             body_timeout: Duration::from_secs(20),
             grace: Duration::from_secs(30),
             max_wait: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(75),
+            log: None,
+            places: BTreeMap::new(),
         }
     }
 }
@@ -173,7 +184,8 @@ impl From<lexopt::Error> for Invalid {
 }
 
 /// Reads the arguments, and the files that they name. A later option replaces an earlier one, the
-/// command line replaces the file, and routes add up.
+/// command line replaces the file, and what can be said several times adds up; but addresses of the command line
+/// replace those of the file.
 ///
 /// # Errors
 /// [`Invalid`].
@@ -196,26 +208,49 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
                 from_line.push((name, text));
             }
             lexopt::Arg::Value(word) if word == "token" => {
-                let user =
-                    parser.value().map_err(|_| Invalid::new("token", "", "USER is missing"))?;
-                return Ok(Command::Token(user.string()?));
+                let is_first = from_line.is_empty() && config == Config::default();
+                return token(&mut parser, is_first);
             }
             other => return Err(other.unexpected().into()),
         }
     }
+    if from_line.iter().any(|(name, _)| name == "listen") {
+        config.replace("listen");
+    }
     for (name, text) in from_line {
-        config.set(&name, &text, &format!("--{name}"))?;
+        let place = format!("--{name}");
+        config.set(&name, &text, &Source { place, directory: None })?;
     }
     config.check()?;
     Ok(Command::Serve(Box::new(config)))
+}
+
+/// Reads what stands behind `token`: one user, and nothing else.
+fn token(parser: &mut lexopt::Parser, is_first: bool) -> Result<Command, Invalid> {
+    if !is_first {
+        return Err(Invalid::new("token", "", "takes no options: deferd token USER"));
+    }
+    let mut user = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(Command::Help),
+            lexopt::Arg::Value(word) if user.is_none() => user = Some(word.string()?),
+            lexopt::Arg::Value(word) => {
+                let what = "one user too many: deferd token USER";
+                return Err(Invalid::new("token", &word.to_string_lossy(), what));
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    user.map(Command::Token).ok_or_else(|| Invalid::new("token", "", "USER is missing"))
 }
 
 /// Sets one option of a configuration from its text.
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 23] = [
-    ("listen", |c, v| Address::parse(v).map(|v| c.listen = v)),
+const OPTIONS: [(&str, Setter); 25] = [
+    ("listen", |c, v| Listen::parse(v).map(|v| c.listen.push(v))),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
     ("allow-origin", |c, v| value::origin(v).map(|v| c.allow_origin.push(v))),
@@ -240,8 +275,23 @@ const OPTIONS: [(&str, Setter); 23] = [
     ("body-timeout", |c, v| value::duration(v).map(|v| c.body_timeout = v)),
     ("grace", |c, v| value::duration(v).map(|v| c.grace = v)),
     ("max-wait", |c, v| value::duration(v).map(|v| c.max_wait = v)),
+    ("keep-alive", |c, v| value::duration(v).map(|v| c.keep_alive = v)),
+    ("log", |c, v| value::level(v).map(|v| c.log = Some(v))),
     ("insecure", |c, v| value::flag(v).map(|()| c.exposure = Exposure::Insecure)),
 ];
+
+/// Returns whether an option can be said several times.
+fn is_repeatable(name: &str) -> bool {
+    ["listen", "route", "allow-origin", "allow-host"].contains(&name)
+}
+
+/// Where an option is read.
+struct Source<'a> {
+    /// As an error names it: the option, with its file and line if it has one.
+    place: String,
+    /// What a relative path begins at; `None`: the working directory.
+    directory: Option<&'a Path>,
+}
 
 fn setter(name: &str) -> Option<Setter> {
     OPTIONS.iter().find(|(option, _)| *option == name).map(|(_, setter)| *setter)
@@ -259,66 +309,88 @@ fn front(text: &str) -> Result<FrontKind, String> {
 }
 
 impl Config {
-    /// Sets the option of this name; `place` says where it stands.
-    fn set(&mut self, name: &str, text: &str, place: &str) -> Result<(), Invalid> {
+    /// Sets the option of this name.
+    fn set(&mut self, name: &str, text: &str, source: &Source<'_>) -> Result<(), Invalid> {
+        let Source { place, directory } = source;
         let setter =
             setter(name).ok_or_else(|| Invalid::new(place, text, "no such option; see --help"))?;
-        setter(self, text).map_err(|what| Invalid::new(place, text, what))
-    }
-
-    /// Reads a file: a line `name value` for each option, `#` before comments.
-    fn read_file(&mut self, path: &Path) -> Result<(), Invalid> {
-        let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Invalid::new("--config", &shown, error))?;
-        for (n, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (name, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            self.set(name, value.trim(), &format!("{shown}:{}: {name}", n + 1))?;
+        setter(self, text).map_err(|what| Invalid::new(place, text, what))?;
+        let path = match name {
+            "listen" => self.listen.last_mut().and_then(|listen| {
+                listen.place.clone_from(place);
+                match &mut listen.socket {
+                    Socket::Unix(socket) => Some(&mut socket.path),
+                    Socket::Tcp(_) | Socket::Loopback(_) => None,
+                }
+            }),
+            "route" => self.routes.last_mut().and_then(|route| {
+                route.place.clone_from(place);
+                route.target.directory_mut()
+            }),
+            "auth" => self.auth.as_mut(),
+            "data" => self.data.as_mut(),
+            _ => None,
+        };
+        if let (Some(path), Some(directory)) = (path, directory) {
+            *path = directory.join(&*path);
+        }
+        self.places.remove(name);
+        if directory.is_some() && !is_repeatable(name) {
+            self.places.insert(name.to_owned(), place.clone());
         }
         Ok(())
     }
 
-    /// Checks whether `address` may be listened on: a service manager can hand over another one than
-    /// the configured.
+    /// Forgets the addresses that were said before: those of another source replace them.
+    fn replace(&mut self, name: &str) {
+        if name == "listen" {
+            self.listen.clear();
+        }
+    }
+
+    /// Returns where an option stands, as errors name it: with its file and line if it has one.
+    pub fn place(&self, name: &str) -> String {
+        self.places.get(name).cloned().unwrap_or_else(|| format!("--{name}"))
+    }
+
+    /// Checks whether `address` may be listened on, which was asked for at `place`: a service manager can hand over
+    /// another one than the configured.
     ///
     /// # Errors
     /// [`Invalid`], with what to do.
-    pub fn check_exposure(&self, address: &Address) -> Result<(), Invalid> {
+    pub fn check_exposure(&self, address: &Address, place: &str) -> Result<(), Invalid> {
         if address.is_local() {
             return Ok(());
         }
         if self.exposure == Exposure::Loopback && self.auth.is_none() {
             let what = "not a loopback address: every host that reaches it could run the routes; \
                         say --auth FILE, or --insecure if that is meant";
-            return Err(Invalid::new("--listen", &address.as_option(), what));
+            return Err(Invalid::new(place, &address.as_option(), what));
         }
         if self.front != FrontKind::Strict {
             let what = "not a loopback address, and --front tiny_http is for trusted callers only; \
                         use --front strict";
-            return Err(Invalid::new("--listen", &address.as_option(), what));
+            return Err(Invalid::new(place, &address.as_option(), what));
         }
         Ok(())
     }
 
     /// Checks what concerns more than one option.
     fn check(&self) -> Result<(), Invalid> {
-        self.check_exposure(&self.listen)?;
+        for Listen { socket, place, .. } in &self.listen {
+            if let Socket::Tcp(address) = socket {
+                self.check_exposure(&Address::Tcp(*address), place)?;
+            }
+        }
         self.check_sizes()?;
         if self.data.is_none() && self.durability != Durability::Commit {
             let what = "there is nothing to be durable without --data DIR";
-            return Err(Invalid::new("--durability", "relaxed", what));
+            return Err(Invalid::new(&self.place("durability"), "relaxed", what));
         }
         for (n, route) in self.routes.iter().enumerate() {
             if self.routes[..n].iter().any(|other| other.prefix == route.prefix) {
-                return Err(Invalid::new(
-                    "--route",
-                    &route.prefix,
-                    "this prefix has a route already",
-                ));
+                let what = "this prefix has a route already";
+                return Err(Invalid::new(&route.place, &route.prefix, what));
             }
         }
         Ok(())
@@ -353,8 +425,9 @@ mod tests {
             "7",
             "--queue=8",
         ]);
-        assert_eq!(read.listen, Address::Tcp("[::1]:0".parse().unwrap()));
-        assert_eq!(config(&["--listen", "unix:/run/x"]).listen, Address::Unix("/run/x".into()));
+        assert_eq!(read.listen, [Listen::parse("[::1]:0").unwrap()]);
+        let several = config(&["--listen", "unix:/run/x", "--listen=8529"]).listen;
+        assert_eq!(several, ["unix:/run/x", "8529"].map(|text| Listen::parse(text).unwrap()));
         assert_eq!((read.ttl, read.queue), (Duration::from_secs(300), 8));
         assert_eq!(read.max_stored, Some(1 << 30));
         assert_eq!(config(&["--max-memory", "32M"]).sizes().memory, 32 << 20);
@@ -385,6 +458,12 @@ mod tests {
             (&["--allow-host", "nas:80"], "--allow-host \"nas:80\""),
             (&["--allow-host", "*.lan"], "--allow-host \"*.lan\""),
             (&["token"], "USER is missing"),
+            (&["token", "ann", "extra"], "token \"extra\": one user too many"),
+            (&["token", "ann", "--queue", "5"], "--queue"),
+            (&["--queue", "5", "token", "ann", "extra"], "takes no options"),
+            (&["--queue", "5", "token", "ann"], "takes no options"),
+            (&["--log", "verbose"], "--log \"verbose\": not a level"),
+            (&["--keep-alive", "75"], "--keep-alive \"75\": no unit"),
             #[cfg(feature = "tiny_http")]
             (&["--insecure", "--front=tiny_http", "--listen=0.0.0.0:80"], "trusted callers only"),
             (&["--route", "x=run:."], "--route \"x=run:.\": the prefix does not begin with /"),
@@ -424,12 +503,98 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
     }
 
+    /// Reads a file with this text, in a directory of its own; `DIR` in an error stands for that.
+    fn from_file(name: &str, text: &str, more: &[&str]) -> Result<Config, String> {
+        let dir = std::env::temp_dir().join(format!("deferd-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("conf");
+        std::fs::write(&file, text).unwrap();
+        let parsed = read(&[&["--config", file.to_str().unwrap()], more].concat());
+        std::fs::remove_dir_all(&dir).unwrap();
+        match parsed {
+            Ok(Command::Serve(config)) => Ok(*config),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string().replace(dir.to_str().unwrap(), "DIR")),
+        }
+    }
+
+    #[test]
+    fn relative_paths_of_a_file_begin_at_its_directory() {
+        let text =
+            "route /a=run:x/y\nroute /b=cgi:/z\ndata d\nauth ../u\nlisten unix:s,mode=0660\n";
+        let config = from_file("relative", text, &["--route", "/c=run:w"]).unwrap();
+        let under = |name: &str| {
+            let dir = format!("deferd-relative-{}", std::process::id());
+            std::env::temp_dir().join(dir).join(name)
+        };
+        let targets: Vec<_> = config.routes.iter().map(|route| route.target.clone()).collect();
+        let expected =
+            [Target::Run(under("x/y")), Target::Cgi("/z".into()), Target::Run("w".into())];
+        assert_eq!(targets, expected);
+        assert_eq!(
+            (config.data.clone(), config.auth.clone()),
+            (Some(under("d")), Some(under("../u")))
+        );
+        let Socket::Unix(socket) = &config.listen[0].socket else { panic!() };
+        assert_eq!((&socket.path, socket.mode), (&under("s"), 0o660));
+        assert!(config.routes[1].place.ends_with("conf:2: route"), "{:?}", config.routes[1]);
+        assert!(config.place("data").ends_with("conf:3: data"));
+        assert_eq!(
+            (config.routes[2].place.as_str(), config.place("queue")),
+            ("--route", "--queue".into())
+        );
+        let config = from_file("relative", text, &["--data", "x"]).unwrap();
+        assert_eq!(
+            (config.data.clone(), config.place("data")),
+            (Some("x".into()), "--data".into())
+        );
+    }
+
+    #[test]
+    fn addresses_add_up_and_the_command_line_replaces_those_of_a_file() {
+        let texts = |config: Config| -> Vec<String> {
+            config.listen.into_iter().map(|listen| listen.text).collect()
+        };
+        let file = "listen :1\nlisten 127.0.0.1:2\n";
+        assert_eq!(texts(from_file("several", file, &[]).unwrap()), [":1", "127.0.0.1:2"]);
+        let line = ["--listen", "3", "--listen", "4"];
+        assert_eq!(texts(from_file("several", file, &line).unwrap()), ["3", "4"]);
+    }
+
+    #[test]
+    fn lines_of_other_forms_are_explained() {
+        for (text, part) in [
+            ("listen = :1", "DIR/conf:1: listen \"= :1\": no such option: a line is a name"),
+            ("listen = :1", "`listen :1`"),
+            ("listen=127.0.0.1:1", "`listen 127.0.0.1:1`"),
+            ("listen: 127.0.0.1:1", "`listen 127.0.0.1:1`"),
+            ("--listen 127.0.0.1:1", "`listen 127.0.0.1:1`"),
+            ("route = /a=run:b", "`route /a=run:b`"),
+            ("data \"/var/lib\"", "without quotes"),
+            ("queue 5 # five", "a comment has a line of its own"),
+            ("data /x\t# here", "a comment has a line of its own"),
+            ("queue 5\n\nqueue 5", "DIR/conf:3: queue \"5\": line 1 has this option already"),
+            ("insecure\ninsecure", "line 1 has this option already"),
+            ("/a=run:b", "DIR/conf:1: /a=run:b \"\": no such option; see --help"),
+            ("[server]", "no such option; see --help"),
+            ("listen 0.0.0.0:80", "DIR/conf:1: listen \"0.0.0.0:80\": not a loopback address"),
+            ("route /a=run:.\nroute /a=cgi:.", "DIR/conf:2: route \"/a\": this prefix has"),
+            ("max-memory 1M\nmax-body 2M", "DIR/conf:2: max-body \"2M\": without --data"),
+            ("durability relaxed", "DIR/conf:1: durability \"relaxed\""),
+        ] {
+            let error = from_file("forms", text, &[]).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        let text = "\u{feff}queue 5\r\nallow-host a\r\nallow-host b\r\nroute /a=run:x#y\r\n";
+        assert_eq!(from_file("forms", text, &[]).unwrap().queue, 5);
+    }
+
     #[test]
     fn every_option_is_in_the_help_and_the_help_is_short() {
         for (name, _) in OPTIONS {
             assert!(HELP.contains(&format!("--{name}")), "{name}");
         }
-        assert!(HELP.lines().count() <= 56, "more than two screens");
+        assert!(HELP.lines().count() <= 48, "more than two screens");
         assert!(HELP.lines().all(|line| line.chars().count() <= 80));
     }
 }

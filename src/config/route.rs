@@ -19,6 +19,8 @@ use crate::retry::{After, ExitCodes, Methods, Retry, TEMPORARY_FAILURE};
 /// A route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
+    /// Where it stands, as errors name it: `--route`, or a line of a file.
+    pub place: String,
     /// The path prefix.
     pub prefix: String,
     /// What stands behind it.
@@ -74,6 +76,16 @@ pub enum Target {
     Upstream(Uri),
 }
 
+impl Target {
+    /// Returns the directory of scripts.
+    pub(super) const fn directory_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Cgi(directory) | Self::Run(directory) => Some(directory),
+            Self::Upstream(_) => None,
+        }
+    }
+}
+
 /// Reads a route.
 ///
 /// # Errors
@@ -84,6 +96,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
     let target = target(rest.next().unwrap_or_default())?;
     let prefix = checked_prefix(prefix)?.to_owned();
     let mut route = RouteConfig {
+        place: "--route".into(),
         prefix,
         target,
         timeout: None,

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Config, Invalid};
+use super::{Config, Invalid, RouteConfig};
 
 /// Bounds of the default of `--max-memory`, in bytes.
 const LEAST: usize = 16 << 20;
@@ -74,18 +74,21 @@ impl Config {
         if self.data.is_some() {
             return Ok(());
         }
-        let check = |option: &str, size: Option<usize>| {
+        let check = |place: &str, size: Option<usize>| {
             let Some(size) = size.filter(|size| *size > self.max_memory) else { return Ok(()) };
             let memory = shown(self.max_memory);
             let what = format!(
                 "without --data content is in memory, and --max-memory is {memory}: raise that, or \
                  lower this"
             );
-            Err(Invalid::new(option, &shown(size), what))
+            Err(Invalid::new(place, &shown(size), what))
         };
-        check("--max-body", self.max_body)?;
-        check("--max-output", self.max_output)?;
-        self.routes.iter().try_for_each(|route| check("--route max-output", route.max_output))
+        check(&self.place("max-body"), self.max_body)?;
+        check(&self.place("max-output"), self.max_output)?;
+        let of_route = |route: &RouteConfig| {
+            check(&format!("{} {} max-output", route.place, route.prefix), route.max_output)
+        };
+        self.routes.iter().try_for_each(of_route)
     }
 }
 

@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use log::LevelFilter;
+
 /// One of two words, for what each stands for.
 ///
 /// # Errors
@@ -77,46 +79,58 @@ pub fn memory(text: &str) -> Result<usize, String> {
     if size < 1 << 20 { Err("must be at least 1M".into()) } else { Ok(size) }
 }
 
-/// A size in bytes, or with one of the units K, M and G (powers of 1024), at least one byte.
+/// A size in bytes, or with one of the units K, M, G and T (powers of 1024, in either case, or as KiB), at least one
+/// byte. KB is refused: to some programs it is 1000.
 ///
 /// # Errors
 /// What is wrong.
 pub fn size(text: &str) -> Result<usize, String> {
+    const FORM: &str = "not a size, as 512, 16K, 16M, 16MiB or 1G";
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let shift = match &text[split..] {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => return Err("not a size, as 512, 16K, 16M or 1G".into()),
+    let shift = match text[split..].strip_suffix("iB").unwrap_or(&text[split..]) {
+        "" if split == text.len() => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        _ => return Err(FORM.into()),
     };
-    let number: usize = text[..split].parse().map_err(|_| "not a size, as 512, 16K, 16M or 1G")?;
-    match number.checked_mul(1 << shift) {
+    if split == 0 {
+        return Err(FORM.into());
+    }
+    // Digits alone: if it is no number, it is too large.
+    let bytes = text[..split].parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
+    match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
         Some(0) => Err("must be at least 1".into()),
         Some(bytes) => Ok(bytes),
         None => Err("too large".into()),
     }
 }
 
-/// A duration with its unit: ms, s, m or h; not zero, and at most a hundred years, so that a moment
+/// A duration with its unit: ms, s, m, h, d or w; not zero, and at most a hundred years, so that a moment
 /// that far away can be computed.
 ///
 /// # Errors
 /// What is wrong.
 pub fn duration(text: &str) -> Result<Duration, String> {
     const CENTURY: u64 = 100 * 366 * 24 * 3600 * 1000;
+    const FORM: &str = "not a duration, as 500ms, 30s, 5m, 24h or 7d";
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let unit: u64 = match &text[split..] {
         "ms" => 1,
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 3600 * 1000,
-        "" => return Err("no unit: ms, s, m or h".into()),
-        _ => return Err("not a duration, as 500ms, 30s, 5m or 24h".into()),
+        "d" => 24 * 3600 * 1000,
+        "w" => 7 * 24 * 3600 * 1000,
+        "" if split > 0 => return Err("no unit: ms, s, m, h, d or w".into()),
+        _ => return Err(FORM.into()),
     };
-    let number: u64 =
-        text[..split].parse().map_err(|_| "not a duration, as 500ms, 30s, 5m or 24h")?;
-    match number.checked_mul(unit) {
+    if split == 0 {
+        return Err(FORM.into());
+    }
+    // Digits alone: if it is no number, it is too large.
+    match text[..split].parse().ok().and_then(|number: u64| number.checked_mul(unit)) {
         Some(0) => Err("must not be zero".into()),
         Some(millis) if millis <= CENTURY => Ok(Duration::from_millis(millis)),
         _ => Err("too long".into()),
@@ -129,6 +143,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// What is wrong.
 pub fn duration_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
+/// A level of the log: what is less important is not logged.
+///
+/// # Errors
+/// What is wrong.
+pub fn level(text: &str) -> Result<LevelFilter, String> {
+    text.parse().map_err(|_| "not a level: off, error, warn, info, debug or trace".into())
 }
 
 /// The value of an option that needs none.
@@ -145,36 +167,79 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("1", 1), ("16K", 16384), ("16M", 16 << 20), ("1G", 1 << 30)] {
-            assert_eq!(size(text), Ok(bytes));
+        for (text, bytes) in [
+            ("1", 1),
+            ("16K", 16384),
+            ("16k", 16384),
+            ("16KiB", 16384),
+            ("16M", 16 << 20),
+            ("16m", 16 << 20),
+            ("16MiB", 16 << 20),
+            ("1G", 1 << 30),
+            ("1GiB", 1 << 30),
+            ("1g", 1 << 30),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in
-            ["", "K", "0", "0M", "-1", "1.5M", "1k", "1KB", "99999999999G", "99999999999999999999"]
-        {
+        assert_eq!(size("1T").ok(), usize::try_from(1u64 << 40).ok());
+        for text in [
+            "",
+            "K",
+            "iB",
+            "KiB",
+            "0",
+            "0M",
+            "-1",
+            "1.5M",
+            "1KB",
+            "1iB",
+            "1B",
+            "1 K",
+            "1kib",
+            "99999999999G",
+            "99999999999999999999",
+        ] {
             assert!(size(text).is_err(), "{text}");
         }
+        assert_eq!(size("99999999999999999999"), Err("too large".into()));
     }
 
     #[test]
     fn durations() {
-        for (text, millis) in
-            [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("24h", 86_400_000)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)));
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("7d", 604_800_000),
+            ("1w", 604_800_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in [
             "",
             "s",
             "5",
             "0s",
+            "0d",
             "-1s",
             "1.5s",
-            "5d",
+            "5D",
             "5 s",
+            "36601d",
             "99999999999h",
             "99999999999999999999s",
         ] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels() {
+        assert_eq!(level("warn"), Ok(LevelFilter::Warn));
+        assert_eq!(level("OFF"), Ok(LevelFilter::Off));
+        for text in ["", "warning", "verbose", "3", "deferd=info"] {
+            assert!(level(text).is_err(), "{text}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The accept loop: from a listening socket to one thread per connection.
+//! The accept loop: from the listening sockets to one thread per connection.
 //!
-//! Owns the listening socket. Invariant: only [`Stopper::stop`] ends the loop; running out of
+//! Owns the listening sockets. Invariant: only [`Stopper::stop`] ends the loop; running out of
 //! descriptors, memory or threads costs one connection, is logged, and passes.
 
 use std::io::{self, ErrorKind, Read};
@@ -38,9 +38,9 @@ const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 
-/// A socket that listens.
+/// The sockets that listen.
 pub struct Listening {
-    listener: Listener,
+    listeners: Vec<Listener>,
     stop: Arc<OwnedFd>,
     slots: Arc<Slots>,
 }
@@ -64,16 +64,18 @@ impl Stopper {
 }
 
 impl Listening {
-    /// Takes over a socket that listens and does not block.
+    /// Takes over sockets that listen and do not block.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn new(listener: Listener, max_connections: usize) -> io::Result<Self> {
+    pub fn new(listeners: Vec<Listener>, max_connections: usize) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        if let Err(error) = probe(&listener) {
-            log::warn!("clients that vanish without a word keep their places: {error}");
+        for listener in &listeners {
+            if let Err(error) = probe(listener) {
+                log::warn!("clients that vanish without a word keep their places: {error}");
+            }
         }
-        Ok(Self { listener, stop, slots: Slots::new(max_connections) })
+        Ok(Self { listeners, stop, slots: Slots::new(max_connections) })
     }
 
     /// Returns what ends this loop.
@@ -81,33 +83,48 @@ impl Listening {
         Stopper { stop: Arc::clone(&self.stop), slots: Arc::clone(&self.slots) }
     }
 
-    /// Accepts connections until stopped, and then closes the listening socket.
+    /// Accepts connections until stopped, and then closes the listening sockets.
     pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) {
         let mut trouble = Trouble::default();
-        while self.wait() {
-            match self.listener.accept() {
-                Ok((stream, connection)) => match self.slots.take(&connection) {
-                    Some(slot) => {
-                        spawn(stream, connection, slot, service, limits, &mut trouble);
-                    }
-                    None => turn_away(&stream, "too many connections", &mut trouble),
-                },
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    trouble.tell(&format!("cannot accept connections: {error}"));
-                    thread::sleep(REST);
-                }
+        while let Some(ready) = self.wait() {
+            for listener in ready {
+                self.accept(listener, service, limits, &mut trouble);
             }
         }
     }
 
-    /// Waits for a connection; returns `false` once stopped.
-    fn wait(&self) -> bool {
-        let mut fds =
-            [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
-        // An interrupted wait is an empty one: `accept` finds nothing and does not block.
+    fn accept(
+        &self,
+        listener: &Listener,
+        service: &Arc<Service>,
+        limits: &Arc<Limits>,
+        trouble: &mut Trouble,
+    ) {
+        match listener.accept() {
+            Ok((stream, connection)) => match self.slots.take(&connection) {
+                Some(slot) => spawn(stream, connection, slot, service, limits, trouble),
+                None => turn_away(&stream, "too many connections", trouble),
+            },
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                trouble.tell(&format!("cannot accept connections: {error}"));
+                thread::sleep(REST);
+            }
+        }
+    }
+
+    /// Waits for connections; returns the sockets that have some, or `None` once stopped.
+    fn wait(&self) -> Option<Vec<&Listener>> {
+        let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN)];
+        fds.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
+        // An interrupted wait is an empty one.
         let _ = poll(&mut fds, None);
-        fds[1].revents().is_empty()
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        if ready(&fds[0]) {
+            return None;
+        }
+        let both = self.listeners.iter().zip(&fds[1..]);
+        Some(both.filter(|(_, fd)| ready(fd)).map(|(listener, _)| listener).collect())
     }
 }
 

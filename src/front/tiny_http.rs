@@ -26,7 +26,7 @@ use super::head::{Framing, Head, Persistence};
 use super::in_flight::Busy;
 use super::intake::Intake;
 use super::reply::{Manner, Writer};
-use super::{InFlight, Limits};
+use super::{InFlight, Limits, target};
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
 use crate::service::{Service, Session};
@@ -48,10 +48,15 @@ const WAKE_TIME: Duration = Duration::from_secs(1);
 /// and this front logs what matters.
 pub const LOG_TARGET: &str = "tiny_http";
 
-/// A server of this front.
+/// This front.
 pub struct TinyHttp {
-    server: Arc<Server>,
+    servers: Vec<OneSocket>,
     in_flight: Arc<InFlight>,
+}
+
+/// tiny_http serves one socket; each has a server of its own.
+struct OneSocket {
+    server: Arc<Server>,
     accepting: Accepting,
     local: Connection,
 }
@@ -63,22 +68,23 @@ fn end_accepting(accepting: &Accepting) -> Option<Listener> {
     accepting.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Ends the accept loop from another thread, and knows the requests in flight.
+/// Ends the accept loops from another thread, and knows the requests in flight.
 pub struct Stopper {
     in_flight: Arc<InFlight>,
-    accepting: Accepting,
+    accepting: Vec<Accepting>,
 }
 
 impl Stopper {
-    /// Ends the accept loop: no new connections. Open connections are still served.
+    /// Ends the accept loops: no new connections. Open connections are still served.
     ///
     /// tiny_http's loop ends at the first error of `accept`. So the socket is made non-blocking, and one
     /// more connection has the loop come back to it. Shutting the socket down would do as well, but would
     /// break it for the service manager that may have handed it over.
     pub fn stop(&self) {
-        let Some(listener) = end_accepting(&self.accepting) else { return };
-        if let Err(error) = wake(&listener) {
-            log::warn!("tiny_http may accept more connections until the end: {error}");
+        for listener in self.accepting.iter().filter_map(end_accepting) {
+            if let Err(error) = wake(&listener) {
+                log::warn!("tiny_http may accept more connections until the end: {error}");
+            }
         }
     }
 
@@ -101,12 +107,8 @@ fn wake(listener: &Listener) -> io::Result<()> {
     }
 }
 
-impl TinyHttp {
-    /// Takes over a listening socket.
-    ///
-    /// # Errors
-    /// Those of the system, and of tiny_http.
-    pub fn new(listener: Listener) -> io::Result<Self> {
+impl OneSocket {
+    fn new(listener: Listener) -> io::Result<Self> {
         let accepting = Arc::new(Mutex::new(Some(listener.try_clone()?)));
         let (listener, local): (tiny_http::Listener, _) = match listener {
             Listener::Tcp(listener) => {
@@ -122,32 +124,47 @@ impl TinyHttp {
             }
         };
         let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
-        Ok(Self { server: Arc::new(server), in_flight: Arc::default(), accepting, local })
+        Ok(Self { server: Arc::new(server), accepting, local })
+    }
+}
+
+impl TinyHttp {
+    /// Takes over listening sockets.
+    ///
+    /// # Errors
+    /// Those of the system, and of tiny_http.
+    pub fn new(listeners: Vec<Listener>) -> io::Result<Self> {
+        let servers: io::Result<Vec<OneSocket>> =
+            listeners.into_iter().map(OneSocket::new).collect();
+        Ok(Self { servers: servers?, in_flight: Arc::default() })
     }
 
-    /// Returns what ends its accept loop.
+    /// Returns what ends its accept loops.
     pub fn stopper(&self) -> Stopper {
-        Stopper { in_flight: Arc::clone(&self.in_flight), accepting: Arc::clone(&self.accepting) }
+        let accepting = self.servers.iter().map(|one| Arc::clone(&one.accepting)).collect();
+        Stopper { in_flight: Arc::clone(&self.in_flight), accepting }
     }
 
-    /// Starts the threads that take requests. They end with the process: the accept loop can be told to
-    /// end, but tiny_http's connections cannot.
+    /// Starts the threads that take requests, as many for each socket. They end with the process: the accept loop
+    /// can be told to end, but tiny_http's connections cannot.
     ///
     /// # Errors
     /// If the system has no thread to give.
     pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) -> io::Result<()> {
-        for number in 0..RECEIVERS {
-            let receiver = Receiver {
-                number,
-                server: Arc::clone(&self.server),
-                in_flight: Arc::clone(&self.in_flight),
-                accepting: Arc::clone(&self.accepting),
-                local: self.local,
-                service: Arc::clone(service),
-                limits: Arc::clone(limits),
-            };
-            let thread = thread::Builder::new().name("tiny_http".into());
-            thread.spawn(move || receiver.run())?;
+        for OneSocket { server, accepting, local } in &self.servers {
+            for number in 0..RECEIVERS {
+                let receiver = Receiver {
+                    number,
+                    server: Arc::clone(server),
+                    in_flight: Arc::clone(&self.in_flight),
+                    accepting: Arc::clone(accepting),
+                    local: *local,
+                    service: Arc::clone(service),
+                    limits: Arc::clone(limits),
+                };
+                let thread = thread::Builder::new().name("tiny_http".into());
+                thread.spawn(move || receiver.run())?;
+            }
         }
         Ok(())
     }
@@ -280,7 +297,8 @@ fn head(request: &tiny_http::Request, limits: &Limits) -> Result<Head, Error> {
         let value = HeaderValue::from_str(field.value.as_str());
         fields.append(name.map_err(|_| bad())?, value.map_err(|_| bad())?);
     }
-    Head::new(method, request.url(), version, fields, limits)
+    let target = target::encoded(request.url().as_bytes())?;
+    Head::new(method, &String::from_utf8_lossy(&target), version, fields, limits)
 }
 
 /// Returns the whole content.
@@ -349,7 +367,7 @@ mod tests {
     fn requests_during_shutdown_wait_until_it_is_postponed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let server = TinyHttp::new(Listener::Tcp(listener)).unwrap();
+        let server = TinyHttp::new(vec![Listener::Tcp(listener)]).unwrap();
         let stopper = server.stopper();
         server.serve(&nothing(), &Arc::new(limits())).unwrap();
         assert!(stopper.in_flight().close_if_idle());

@@ -1,4 +1,4 @@
-//! The limits of a connection: those that are configured, and three that are fixed.
+//! The limits of a connection: those that are configured, and two that are fixed.
 //!
 //! Owns the fixed ones, and which option a client is told of that exceeded one. Enforces none: `front` does.
 //! Invariant: a release has no way to change the fixed ones.
@@ -12,8 +12,6 @@ use crate::front::Limits;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Without a byte of an answer being taken.
 const WRITE_TIME: Duration = Duration::from_secs(30);
-/// Between two requests on a connection.
-const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// Returns the limits of every connection.
 pub fn of(config: &Config) -> Limits {
@@ -24,7 +22,7 @@ pub fn of(config: &Config) -> Limits {
         head_time: fixed(HEAD_TIME, "DEFERD_TEST_HEAD_TIME"),
         body_time: config.body_timeout,
         write_time: fixed(WRITE_TIME, "DEFERD_TEST_WRITE_TIME"),
-        idle_time: fixed(IDLE_TIME, "DEFERD_TEST_IDLE_TIME"),
+        idle_time: config.keep_alive,
     }
 }
 

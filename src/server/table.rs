@@ -120,7 +120,8 @@ fn handler(
 
 fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<ScriptRoute, Invalid> {
     let invalid = |what: io::Error| {
-        Invalid::new("--route", &route.prefix, format!("directory {}: {what}", directory.display()))
+        let what = format!("directory {}: {what}", directory.display());
+        Invalid::new(&route.place, &route.prefix, what)
     };
     if !directory.metadata().map_err(invalid)?.is_dir() {
         return Err(invalid(io::ErrorKind::NotADirectory.into()));
@@ -146,7 +147,7 @@ fn max_output(route: &RouteConfig, config: &Config) -> usize {
 
 fn upstream(route: &RouteConfig, config: &Config, uri: &Uri) -> Result<UpstreamRoute, Invalid> {
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-        return Err(Invalid::new("--route", &route.prefix, "the target has no host"));
+        return Err(Invalid::new(&route.place, &route.prefix, "the target has no host"));
     };
     Ok(UpstreamRoute {
         prefix: route.prefix.clone(),

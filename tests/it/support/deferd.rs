@@ -48,8 +48,10 @@ impl Deferd {
     pub fn start_by(mut command: Command, arguments: &[&str]) -> Self {
         let dir = TempDir::new();
         let log = std::fs::File::create(dir.join("log")).unwrap();
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         let mut child = command
-            .args(["--listen", "127.0.0.1:0"])
             .args(front_arguments())
             .args(added_options(&dir))
             .args(arguments)
@@ -73,6 +75,13 @@ impl Deferd {
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap()
+    }
+
+    /// What it has logged, once these words are in it: another thread writes the log.
+    #[track_caller]
+    pub fn log_with(&self, words: &str) -> String {
+        eventually(&format!("{words:?} is logged"), || self.log().contains(words));
+        self.log()
     }
 
     pub fn pid(&self) -> u32 {
