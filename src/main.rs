@@ -1,4 +1,4 @@
-//! The command: arguments, logger, signals (SIGCHLD is the reaper's), and every exit code.
+//! The command: arguments, signals (SIGCHLD is the reaper's), and every exit code.
 //!
 //! Exit codes: 0 after an orderly end, 1 for a failure of the system, 2 for a configuration that cannot
 //! be served.
@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use deferd::config::{self, Command, Config};
 use deferd::handler::reaper;
-use deferd::listen;
 use deferd::server::{self, Server, StartError};
+use deferd::{listen, logger};
+use log::Level;
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
@@ -71,21 +72,34 @@ fn tune_allocator() {
 fn serve(config: &Config) -> ExitCode {
     #[cfg(target_env = "gnu")]
     tune_allocator();
-    start_log();
-    // Before anything listens, so that no signal finds nobody.
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => return fail(1, &format!("cannot handle signals: {error}")),
-    };
     // Before there are other threads, and children.
     if let Err(error) = reaper::start() {
         return fail(1, &format!("cannot watch children: {error}"));
     }
-    let server = match server::start(config) {
-        Ok(server) => server,
-        Err(StartError::Invalid(invalid)) => return fail(2, &invalid),
-        Err(StartError::System(error)) => return fail(1, &error),
+    let log = match logger::start(config.log) {
+        Ok(log) => log,
+        Err(error) => return fail(1, &error),
     };
+    let code = serve_logged(config).unwrap_or_else(|(code, error)| {
+        log.say(Level::Error, &error);
+        code
+    });
+    log.flush();
+    ExitCode::from(code)
+}
+
+/// Serves until the end; returns the exit code.
+///
+/// # Errors
+/// Another exit code, and why.
+fn serve_logged(config: &Config) -> Result<u8, (u8, String)> {
+    // Before anything listens, so that no signal comes too early.
+    let mut signals =
+        Signals::new().map_err(|error| (1, format!("cannot handle signals: {error}")))?;
+    let server = server::start(config).map_err(|error| match error {
+        StartError::Invalid(invalid) => (2, invalid.to_string()),
+        StartError::System(error) => (1, error.to_string()),
+    })?;
     announce(&server);
     listen::notify("READY=1");
     while !signals.wait_for_end() {
@@ -94,15 +108,7 @@ fn serve(config: &Config) -> ExitCode {
     }
     listen::notify("STOPPING=1");
     server.end(|| signals.ended_again());
-    ExitCode::SUCCESS
-}
-
-fn start_log() {
-    let env = env_logger::Env::default().default_filter_or("info");
-    let mut log = env_logger::Builder::from_env(env);
-    #[cfg(feature = "tiny_http")]
-    log.filter_module(deferd::front::tiny_http::LOG_TARGET, log::LevelFilter::Off);
-    log.init();
+    Ok(0)
 }
 
 /// The signals that concern deferd, each as a byte to be read.

@@ -1,24 +1,30 @@
 //! A script's stderr, line by line: to the log, to the job's log tail, to its progress.
 //!
 //! Owns the splitting into lines. Does not read the pipe: `child` does. Invariant: a line without an end costs
-//! no more memory than the longest line that is shown, and nothing in a line can forge a second line of the log.
+//! no more memory than the longest line that is shown, nothing in a line can forge a second line of the log, and a
+//! script that says much does not fill the log.
 
 use crate::job::execution::Execution;
 
 /// A longer line is shown in pieces of this length, in bytes.
 const MAX_LINE: usize = 4096;
 
+/// How many lines of one run the log gets; of the others it gets their number.
+const MAX_LOGGED: usize = 100;
+
 /// Splits what a script writes to stderr into lines.
 pub struct Stderr<'a> {
     execution: &'a Execution,
     script: &'a str,
     line: Vec<u8>,
+    /// How many lines there were.
+    lines: usize,
 }
 
 impl<'a> Stderr<'a> {
     /// Returns the stderr of `script`, run for `execution`.
     pub fn new(execution: &'a Execution, script: &'a str) -> Self {
-        Self { execution, script, line: Vec::new() }
+        Self { execution, script, line: Vec::new(), lines: 0 }
     }
 
     /// Takes bytes that were read.
@@ -44,17 +50,28 @@ impl<'a> Stderr<'a> {
         if !self.line.is_empty() {
             self.end_line();
         }
+        let left_out = self.lines.saturating_sub(MAX_LOGGED);
+        if left_out > 0 {
+            log::info!(
+                "job={} script={} stderr: {left_out} more lines are not logged",
+                self.execution.job_as_log(),
+                self.script,
+            );
+        }
     }
 
     fn end_line(&mut self) {
         self.show_progress(self.line.len());
-        let text = String::from_utf8_lossy(&self.line);
-        log::info!(
-            "job={} script={} stderr: {}",
-            self.execution.job_as_log(),
-            self.script,
-            one_line(text.trim_end())
-        );
+        self.lines += 1;
+        if self.lines <= MAX_LOGGED {
+            let text = String::from_utf8_lossy(&self.line);
+            log::info!(
+                "job={} script={} stderr: {}",
+                self.execution.job_as_log(),
+                self.script,
+                one_line(text.trim_end())
+            );
+        }
         self.line.clear();
     }
 

@@ -8,4 +8,5 @@ mod drain;
 mod jobs;
 mod life;
 mod listen;
+mod log;
 mod startup;

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Client, Deferd, Reply, TempDir, fixtures};
+use crate::support::{Client, Deferd, Reply, TempDir, eventually, fixtures};
 
 /// Directories as an attacker would wish them: a secret program beside those of the route.
 ///
@@ -185,10 +185,15 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
 /// Asserts that the log says at `warn` that this path was refused, and why, in a line of bounded length.
 #[track_caller]
 fn assert_told(deferd: &Deferd, path: &str, why: &str) {
-    let log = deferd.log();
     let start = &path[..path.len().min(100)];
-    let line = log.lines().rfind(|line| line.contains("WARN") && line.contains(start));
-    let line = line.unwrap_or_else(|| panic!("{path} is not in the log: {log}"));
+    let mut line = None;
+    eventually(&format!("{path} is in the log"), || {
+        let log = deferd.log();
+        let found = log.lines().rfind(|line| line.contains("WARN") && line.contains(start));
+        line = found.map(str::to_owned);
+        line.is_some()
+    });
+    let line = line.unwrap();
     assert!(line.contains(why) && line.len() < 500, "{line}");
     assert!(line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{line:?}");
 }
@@ -299,7 +304,7 @@ fn the_log_says_why_a_path_is_refused() {
     }
     // What is only missing is not worth a warning.
     assert_refused(&mut client, "/run/missing", 404);
-    let log = deferd.log();
+    let log = deferd.log_with("target=/run/missing ");
     assert!(!log.lines().any(|line| line.contains("WARN") && line.contains("missing")), "{log}");
 }
 

@@ -153,7 +153,7 @@ fn every_line_is_in_deferd_s_log_with_the_job_s_id() {
     let job = Talking::start(&mut client, b"first of these\nsecond of these\nthe end of these");
     job.let_end();
     client.result(&job.id).expect(200);
-    let log = deferd.log();
+    let log = deferd.log_with("the end of these");
     for words in ["first of these", "second of these", "the end of these"] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(words)).collect();
         let [line] = lines[..] else { panic!("{words} is in {lines:?}") };
@@ -169,9 +169,9 @@ fn the_lines_of_a_request_that_is_not_deferred_are_logged_too() {
     for prefix in ["/run", "/cgi"] {
         let target = format!("{prefix}/s-say?{}", dir.0.display());
         deferd.client().request("POST", &target, &[], format!("said in {prefix}\n").as_bytes());
-        let said =
-            |line: &str| line.contains("INFO") && line.contains(&format!("said in {prefix}"));
-        assert!(deferd.log().lines().any(said), "{}", deferd.log());
+        let words = format!("said in {prefix}");
+        let said = |line: &str| line.contains("INFO") && line.contains(&words);
+        assert!(deferd.log_with(&words).lines().any(said), "{}", deferd.log());
     }
 }
 
@@ -185,7 +185,7 @@ fn no_word_of_a_script_can_forge_a_line_of_the_log() {
         Talking::start(&mut client, b"begin\r[now INFO forged] \x1b[2K\x9b\x00 forged\x0bend\n");
     job.let_end();
     client.result(&job.id).expect(200);
-    let log = deferd.log();
+    let log = deferd.log_with("begin");
     let line = log.lines().find(|line| line.contains("begin")).unwrap();
     assert!(line.contains("forged") && line.ends_with("end"), "{line:?}");
     assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{log:?}");

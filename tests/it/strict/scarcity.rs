@@ -123,7 +123,7 @@ fn jobs_behind_a_crowd_of_connections_run_later() {
 #[test]
 fn a_crowd_leaves_a_reserve_for_jobs() {
     let deferd = with_descriptors("128");
-    let log = deferd.log();
+    let log = deferd.log_with("WARN");
     let warning = log.lines().find(|line| line.contains("WARN")).expect("a warning");
     for part in ["128 descriptors", "--max-connections 512", "only 48", "LimitNOFILE", "3072"] {
         assert!(warning.contains(part), "{part}: {warning}");

@@ -361,8 +361,7 @@ fn assert_fails(route: &str, address: &str, status: u16, words: &str) {
         let text = reply.text();
         assert!(!text.contains(address) && !format!("{:?}", reply.headers).contains(address));
     }
-    let log = deferd.log();
-    assert!(log.contains(&format!("upstream={address}")), "{log}");
+    deferd.log_with(&format!("upstream={address}"));
 }
 
 #[test]
