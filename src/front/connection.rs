@@ -26,10 +26,18 @@ use crate::exchange::{Answer, Connection, Peer};
 use crate::service::{Plan, Service, Session};
 use crate::socket::Stream;
 
-/// How long, and how much, a closing connection is read, so that its last answer is not lost to a
-/// reset (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 256 * 1024;
+/// How long a closing connection is read, so that its last answer is not lost to a reset (RFC 9112 section 9.6):
+/// many clients send all of their content before they read.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// The same while deferd ends, which waits for it.
+const LINGER_AT_END: Duration = Duration::from_secs(1);
+
+/// How often a lingering connection looks whether deferd ends.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How much is read meanwhile, in the largest content that is accepted.
+const LINGER_BODIES: usize = 4;
 
 /// A request's head that takes no more memory than this is the connection's own, in bytes.
 const SMALL_HEAD: usize = 8 * 1024;
@@ -191,25 +199,33 @@ impl Exchange<'_> {
         self.linger()
     }
 
-    /// Closes the write side, then reads and drops what comes for a moment.
+    /// Closes the write side, then reads and drops what the client still sends.
     fn linger(&mut self) -> Persistence {
-        let deadline = Instant::now() + LINGER;
+        let begin = Instant::now();
         let mut stream = self.stream;
-        let mut waste = [0; 4096];
-        let mut left = LINGER_BYTES;
+        let mut waste = [0; 16 * 1024];
+        let mut left = self.limits.max_body.saturating_mul(LINGER_BODIES);
         stream.end_writing();
         while left > 0 {
-            let time = deadline.saturating_duration_since(Instant::now());
-            if time.is_zero() || stream.set_read_time(time).is_err() {
+            let span = if self.session.is_draining() { LINGER_AT_END } else { LINGER };
+            let time = (begin + span).saturating_duration_since(Instant::now());
+            if time.is_zero() || stream.set_read_time(time.min(LOOK)).is_err() {
                 break;
             }
             match stream.read(&mut waste) {
-                Ok(0) | Err(_) => break,
+                Ok(0) => break,
                 Ok(n) => left = left.saturating_sub(n),
+                Err(error) if is_nothing_yet(&error) => {}
+                Err(_) => break,
             }
         }
         Persistence::Close
     }
+}
+
+/// Returns whether this error of a read says that nothing came in time, not that nothing will.
+fn is_nothing_yet(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 fn log_refused(connection: &Connection, response: &Response<Bytes>) {

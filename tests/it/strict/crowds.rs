@@ -38,7 +38,7 @@ fn connections_beyond_the_limit_are_turned_away_until_others_go() {
 #[test]
 fn idle_connections_are_closed_and_one_in_use_is_kept() {
     let time = Duration::from_secs(2);
-    let deferd = Deferd::start_by(with_limit(FixedLimit::Idle, time), &[]);
+    let deferd = Deferd::start(&["--keep-alive", "2s"]);
     unharmed(&deferd, || {
         let mut used = deferd.client();
         let begin = Instant::now();

@@ -34,6 +34,7 @@
 //! | deadlines: head, content, answer, idle | `contract::deadlines`, `trickles`, `bodies::too_late`, `silence::too_little`, `crowds::idle` |
 //! | silence within content | `bodies::silence_after` |
 //! | a body cut short is never run | `bodies`, `resets::inside_content` |
+//! | a refused upload's answer arrives | `lingering` |
 //! | `100` after every check | `expectations` |
 //! | `--max-connections`; threads | `crowds::beyond_the_limit`, `scarcity::running_out_of_threads` |
 //! | resets in every phase | `resets` |
@@ -48,6 +49,7 @@ mod floods;
 mod framing;
 mod heads;
 mod leaving;
+mod lingering;
 mod memory;
 mod resets;
 mod scarcity;
