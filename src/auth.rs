@@ -65,6 +65,11 @@ impl Auth {
         Ok(count)
     }
 
+    /// Returns whether the file is systemd's copy of another, which changes only when the service starts.
+    pub fn is_copy(&self) -> bool {
+        is_credential(&self.path)
+    }
+
     /// Returns who sent these fields.
     ///
     /// # Errors
@@ -132,13 +137,16 @@ impl Credentials {
 
 fn read(path: &Path) -> Result<Arc<[User]>, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
-    let mode = file.metadata().map_err(|error| error.to_string())?.mode();
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "other users have access to it (mode {:03o}); chmod 600 it",
-            mode & 0o777
-        ));
-    }
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    let readers = if is_credential(path) {
+        // systemd's own mode for them; the directory above keeps the others out.
+        0o440
+    } else if metadata.gid() == rustix::process::getegid().as_raw() {
+        0o040
+    } else {
+        0
+    };
+    check_mode(metadata.mode(), readers)?;
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|error| error.to_string())?;
     let mut users: Vec<User> = Vec::new();
@@ -157,6 +165,31 @@ fn read(path: &Path) -> Result<Arc<[User]>, String> {
         return Err("it names no user; `deferd token USER` prints a line for one".into());
     }
     Ok(users.into())
+}
+
+/// Returns whether systemd has put this file there for deferd (systemd.exec(5), `LoadCredential=`).
+fn is_credential(path: &Path) -> bool {
+    let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return false };
+    let real = |path: &Path| path.canonicalize().ok().filter(|path| path.is_absolute());
+    match (real(Path::new(&directory)), real(path)) {
+        // A file's own directory, and not a root that everything is below of.
+        (Some(directory), Some(path)) => {
+            directory.parent().is_some() && path.starts_with(directory)
+        }
+        _ => false,
+    }
+}
+
+/// Checks that only the owner of a file, and those `readers`, have access to it.
+fn check_mode(mode: u32, readers: u32) -> Result<(), String> {
+    let others = mode & 0o077 & !readers;
+    if others == 0 {
+        return Ok(());
+    }
+    let mode = mode & 0o777;
+    Err(format!(
+        "other users have access to it (mode {mode:03o}); chmod 600 it, or 640 in deferd's own group"
+    ))
 }
 
 /// Reads `user:sha256-hex-of-token`.
@@ -283,11 +316,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_deferd_s_own_group_may_be_read_by_it() {
+        let (_, line) = new_token("ann").unwrap();
+        assert!(file(&line, 0o640).is_ok());
+        assert!(file(&line, 0o440).is_ok());
+        for (mode, readers, is_good) in [
+            (0o640, 0o040, true),
+            (0o640, 0, false),
+            (0o440, 0o440, true),
+            (0o444, 0o440, false),
+            (0o100_600, 0, true),
+        ] {
+            assert_eq!(check_mode(mode, readers).is_ok(), is_good, "{mode:o} {readers:o}");
+        }
+    }
+
+    #[test]
     fn files_that_are_refused() {
         let (_, line) = new_token("ann").unwrap();
         for (text, mode, part) in [
             (line.clone(), 0o644, "chmod 600"),
-            (line.clone(), 0o640, "chmod 600"),
+            (line.clone(), 0o660, "chmod 600"),
+            (line.clone(), 0o650, "chmod 600"),
+            (line.clone(), 0o641, "chmod 600"),
             (String::new(), 0o600, "no user"),
             ("ann".into(), 0o600, "line 1: not of the form"),
             ("ann:abc".into(), 0o600, "line 1: not of the form"),

@@ -103,6 +103,9 @@ impl Service {
         self.routes.reload();
         let Some(auth) = &self.auth else { return };
         match auth.reload() {
+            Ok(users) if auth.is_copy() => log::info!(
+                "the auth file is read again: {users} users; systemd renews this copy at a restart only"
+            ),
             Ok(users) => log::info!("the auth file is read again: {users} users"),
             Err(what) => log::error!("the auth file stays as it was read before: {what}"),
         }

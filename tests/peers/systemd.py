@@ -4,6 +4,7 @@ the unit's own system call filter and umask, and everything that needs the syste
 Run by scripts/test-services: systemd.py start BINARY UNIT DIR. `filtered` is how it runs the command.
 """
 
+import base64
 import http.client
 import os
 import signal
@@ -57,8 +58,22 @@ class Service(unittest.TestCase):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        program, option, _ = setting(UNIT, "ExecStart").split()
+        program, option, _, *more = setting(UNIT, "ExecStart").split()
         self.assertEqual((os.path.basename(program), option), ("deferd", "--config"))
+        # What systemd does for LoadCredential=, with its mode.
+        name, _, _ = setting(UNIT, "LoadCredential").partition(":")
+        credentials = f"{DIR}/credentials"
+        os.mkdir(credentials, 0o700)
+        token, line = subprocess.run(
+            [BINARY, "token", "ann"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        with open(f"{credentials}/{name}", "w") as file:
+            print(line.rpartition(": ")[2], file=file)
+        os.chmod(f"{credentials}/{name}", 0o440)
+        if os.getuid() == 0:
+            os.chown(f"{credentials}/{name}", 0, 65534)  # No group of deferd's.
+        self.token = token.rpartition(": ")[2]
+        more = [word.replace("${CREDENTIALS_DIRECTORY}", credentials) for word in more]
         config = f"{DIR}/deferd.conf"
         with open(config, "w") as file:
             scripts = os.path.abspath("tests/scripts")
@@ -69,10 +84,11 @@ class Service(unittest.TestCase):
         self.notified.settimeout(PATIENCE)
         self.notified.bind(f"{DIR}/notify")
         under = ["/usr/bin/python3", os.path.abspath(__file__), "filtered", BINARY, UNIT]
-        activate = ["systemd-socket-activate", f"--listen=127.0.0.1:{self.port}"]
+        activate = ["systemd-socket-activate", f"--listen=127.0.0.1:{self.port}", f"--listen={DIR}/socket"]
+        activate += ["-E", f"CREDENTIALS_DIRECTORY={credentials}"]
         self.log = open(f"{DIR}/log", "w+")
         self.deferd = subprocess.Popen(
-            [*activate, "-E", f"NOTIFY_SOCKET={DIR}/notify", *under, BINARY, option, config],
+            [*activate, "-E", f"NOTIFY_SOCKET={DIR}/notify", *under, BINARY, option, config, *more],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log,
         )
 
@@ -82,8 +98,10 @@ class Service(unittest.TestCase):
         self.notified.close()
         self.log.close()
 
-    def ask(self, method, path, fields={}):
+    def ask(self, method, path, fields={}, token=None):
         """Status code, id, content; connects until somebody listens."""
+        pair = base64.b64encode(f"ann:{token or self.token}".encode()).decode()
+        fields = {**fields, "authorization": f"Basic {pair}"}
         deadline = time.monotonic() + PATIENCE
         while True:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
@@ -119,7 +137,15 @@ class Service(unittest.TestCase):
         with open(f"/proc/{self.deferd.pid}/status") as file:
             self.assertIn("Seccomp:\t2\n", file.readlines(), "the filter is on")
         self.assertEqual(self.result("/run/c-talk"), (500, b"output\n"))
-        self.assertEqual(self.result("/self/_api/version")[0], 200, self.said())
+        # Credentials end here, so the route to itself leads to what asks for none.
+        self.assertEqual(self.result("/self/_admin/server/availability")[0], 200, self.said())
+        # Users come from the credential, and the other socket is served too.
+        self.assertEqual(self.ask("GET", "/_api/version", token="wrong")[0], 401)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.settimeout(PATIENCE)
+            other.connect(f"{DIR}/socket")
+            other.sendall(b"GET /_admin/server/availability HTTP/1.0\r\n\r\n")
+            self.assertTrue(other.recv(100).startswith(b"HTTP/1.1 200 "), self.said())
         for path, _, files in os.walk(f"{DIR}/data"):
             for name in [path, *(f"{path}/{file}" for file in files)]:
                 self.assertEqual(os.stat(name).st_mode & 0o077, 0, name)

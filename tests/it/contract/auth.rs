@@ -1,11 +1,12 @@
 //! Who may come in, and whose jobs are whose.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::{
-    Ability, Client, Deferd, Ended, Reply, TempDir, eventually, lacks, run_deferd,
+    Ability, Client, Deferd, Ended, Reply, TempDir, eventually, lacks, run, run_deferd,
 };
 use serde_json::json;
 
@@ -174,6 +175,80 @@ fn the_file_is_read_again_on_sighup_and_a_broken_one_changes_nothing() {
     guarded.deferd.signal("-HUP");
     eventually("the log tells", || guarded.deferd.log().contains("stays as it was read before"));
     ask(&mut client, &carl, "GET", "/_api/version").expect(200);
+}
+
+/// Whether this is root, who alone may give a file to another group.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// A deferd that reads its users from this file, and has this directory of credentials.
+fn with_file(file: &Path, credentials: &Path) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.args(["--listen", "127.0.0.1:0", "--auth"]).arg(file);
+    // It ends by itself: what is wrong with the users is told before.
+    command.args(["--data", "/dev/null"]).env("CREDENTIALS_DIRECTORY", credentials);
+    run(&mut command)
+}
+
+#[test]
+fn the_file_may_be_read_by_deferd_s_own_group_and_no_other() {
+    let dir = TempDir::new();
+    let file = dir.join("users");
+    write_private(&file, &token("ann").1);
+    let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    let told = || with_file(&file, Path::new("")).stderr;
+    for mode in [0o600, 0o400, 0o640, 0o440] {
+        set(mode);
+        assert!(told().contains("--data"), "{mode:o}: {}", told());
+    }
+    for mode in [0o660, 0o644, 0o604, 0o650] {
+        set(mode);
+        assert!(told().contains("chmod 600"), "{mode:o}: {}", told());
+    }
+    set(0o640);
+    let other = fs::metadata(&file).unwrap().gid() + 1;
+    if is_root() {
+        std::os::unix::fs::chown(&file, None, Some(other)).unwrap();
+        assert!(told().contains("chmod 600"), "{}", told());
+    }
+}
+
+/// systemd's credentials are 0440, and their directory is for deferd alone.
+#[test]
+fn a_credential_of_systemd_is_read() {
+    let dir = TempDir::new();
+    let [credentials, elsewhere] = ["credentials", "elsewhere"].map(|name| {
+        fs::create_dir(dir.join(name)).unwrap();
+        let file = dir.join(name).join("users");
+        write_private(&file, &token("ann").1);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).unwrap();
+        if is_root() {
+            // If it were of deferd's own group, it would be read for that reason.
+            let other = fs::metadata(&file).unwrap().gid() + 1;
+            std::os::unix::fs::chown(&file, None, Some(other)).unwrap();
+        }
+        dir.join(name)
+    });
+    let told = |file: &Path, credentials: &Path| with_file(file, credentials).stderr;
+    let users = credentials.join("users");
+    assert!(told(&users, &credentials).contains("--data"));
+    if is_root() {
+        let outside = credentials.join("../elsewhere/users");
+        std::os::unix::fs::symlink(&outside, credentials.join("link")).unwrap();
+        for (file, credentials) in [
+            (users.clone(), elsewhere.as_path()),
+            (users.clone(), Path::new("")),
+            (users.clone(), Path::new("/")),
+            (outside, &credentials),
+            (credentials.join("link"), &credentials),
+        ] {
+            let told = told(&file, credentials);
+            assert!(told.contains("chmod 600"), "{file:?} {credentials:?}: {told}");
+        }
+    }
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o444)).unwrap();
+    assert!(told(&users, &credentials).contains("chmod 600"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -115,6 +115,135 @@ fn a_file_that_is_not_a_socket_stays() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
 }
 
+#[test]
+fn a_unix_socket_has_the_mode_and_group_that_were_asked_for() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let gid = std::fs::metadata(&dir.0).unwrap().gid();
+    let groups = std::fs::read_to_string("/etc/group").unwrap();
+    let number = gid.to_string();
+    let named = groups.lines().find(|line| line.split(':').nth(2) == Some(number.as_str()));
+    let name = named.map_or(number.as_str(), |line| line.split(':').next().unwrap());
+    for (options, mode) in [
+        ("", 0o600),
+        (",mode=0660", 0o660),
+        (",mode=666", 0o666),
+        (&format!(",mode=0660,group={name}"), 0o660),
+        (&format!(",group={number}"), 0o600),
+    ] {
+        let listen = format!("unix:{}{options}", path.display());
+        let started = Started::new(deferd(&["--listen", &listen]));
+        assert_eq!(started.1, format!("listening on unix:{}", path.display()));
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!(
+            (metadata.permissions().mode() & 0o777, metadata.gid()),
+            (mode, gid),
+            "{options}"
+        );
+        assert!(version_over(&path).starts_with("HTTP/1.1 200"));
+        started.terminate();
+        assert!(!path.exists());
+    }
+    let other = format!("unix:{},group={}", path.display(), gid + 1);
+    // Only root may give a file to a group that it is not in.
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        let started = Started::new(deferd(&["--listen", &other]));
+        assert_eq!(std::fs::metadata(&path).unwrap().gid(), gid + 1);
+        started.terminate();
+    } else {
+        assert!(run_deferd(&["--listen", &other]).stderr.contains("a group you are in"));
+        assert!(!path.exists(), "nothing is left behind");
+    }
+    let unknown = format!("unix:{},group=no-such-group", path.display());
+    let Ended { code, stderr, .. } = run_deferd(&["--listen", &unknown]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains(&format!("--listen {unknown:?}: no group no-such-group")), "{stderr}");
+    assert!(!path.exists(), "nothing is left behind");
+}
+
+/// A deferd with its log and every address that it says it listens on.
+fn listening(arguments: &[&str]) -> (Started, Vec<String>, TempDir) {
+    let dir = TempDir::new();
+    let (stdout, stderr) = (dir.join("stdout"), dir.join("stderr"));
+    let child = deferd(arguments)
+        .env_remove("RUST_LOG")
+        .stdout(std::fs::File::create(&stdout).unwrap())
+        .stderr(std::fs::File::create(&stderr).unwrap())
+        .spawn()
+        .unwrap();
+    let started = Started(child, String::new());
+    eventually("it listens", || std::fs::read_to_string(&stdout).unwrap().ends_with('\n'));
+    let lines = std::fs::read_to_string(&stdout).unwrap();
+    let addresses = lines.lines().map(|line| line.strip_prefix("listening on ").unwrap().into());
+    (started, addresses.collect(), dir)
+}
+
+fn version_at(address: &str) {
+    let address = address.strip_prefix("http://").unwrap().parse().unwrap();
+    Client::new(address).get("/_api/version").expect(200);
+}
+
+#[test]
+fn it_listens_at_several_addresses_and_ends_at_all() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let unix = format!("unix:{}", path.display());
+    let arguments = ["--listen", "127.0.0.1:0", "--listen", &unix, "--listen=127.0.0.1:0"];
+    for front in [&[][..], &["--front", "tiny_http"]] {
+        let (started, addresses, _) = listening(&[&arguments[..], front].concat());
+        let [first, second, third] = &addresses[..] else { panic!("{addresses:?}") };
+        assert_eq!(second, &unix);
+        assert_ne!(first, third);
+        for _ in 0..3 {
+            version_at(first);
+            assert!(version_over(&path).starts_with("HTTP/1.1 200"));
+            version_at(third);
+        }
+        started.terminate();
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_port_alone_is_that_of_both_loopback_addresses() {
+    let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+    for (listen, warnings) in
+        [(&["0"][..], 0), (&["localhost:0"], 0), (&[":0"], 1), (&[":0", ":0"], 1)]
+    {
+        let arguments: Vec<_> = listen.iter().flat_map(|text| ["--listen", *text]).collect();
+        let (started, addresses, dir) = listening(&arguments);
+        let each = if has_ipv6 { 2 } else { 1 };
+        assert_eq!(addresses.len(), listen.len() * each, "{addresses:?}");
+        for pair in addresses.chunks(each) {
+            let port = pair[0].strip_prefix("http://127.0.0.1:").unwrap();
+            assert!(pair.get(1).is_none_or(|second| *second == format!("http://[::1]:{port}")));
+        }
+        for address in &addresses {
+            version_at(address);
+        }
+        started.terminate();
+        let log = std::fs::read_to_string(dir.join("stderr")).unwrap();
+        let warned = log.lines().filter(|line| line.contains("WARN"));
+        assert_eq!(warned.count(), warnings, "{log}");
+        assert!(log.contains("no --route: only the built-in endpoints answer"), "{log}");
+    }
+}
+
+#[test]
+fn an_error_of_one_address_is_told_by_its_name_and_leaves_no_file() {
+    let dir = TempDir::new();
+    let unix = format!("unix:{}", dir.join("socket").display());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let Ended { code, stderr, .. } = run_deferd(&["--listen", &unix, "--listen", &port]);
+    assert_eq!(code, Some(2));
+    assert!(
+        stderr.contains(&format!("--listen {port:?}: ")) && stderr.contains("in use"),
+        "{stderr}"
+    );
+    assert!(!dir.join("socket").exists());
+}
+
 /// Starts deferd as a service manager does: the socket as descriptor 3, and the variables.
 fn activated(socket: impl Into<OwnedFd>, arguments: &str) -> Started {
     let binary = env!("CARGO_BIN_EXE_deferd");
@@ -139,6 +268,28 @@ fn a_socket_that_is_handed_over_is_served() {
     assert!(!text.contains("LISTEN_"), "scripts do not see the variables: {text}");
     assert!(!text.contains("socket:"), "scripts do not get the socket: {text}");
     started.terminate();
+}
+
+#[test]
+fn all_sockets_that_are_handed_over_are_served() {
+    let dir = TempDir::new();
+    let (listener, path) = (TcpListener::bind("127.0.0.1:0").unwrap(), dir.join("socket"));
+    let address = listener.local_addr().unwrap();
+    let unix = UnixListener::bind(&path).unwrap();
+    let binary = env!("CARGO_BIN_EXE_deferd");
+    let script =
+        format!("LISTEN_FDS=2 LISTEN_PID=$$ exec {binary} 3<&0 4<&2 </dev/null 2>/dev/null");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdin(Stdio::from(OwnedFd::from(listener)));
+    let mut child =
+        shell.stdout(Stdio::piped()).stderr(Stdio::from(OwnedFd::from(unix))).spawn().unwrap();
+    let line = first_line(&mut child);
+    let started = Started(child, line);
+    assert_eq!(started.1, format!("listening on http://{address}"));
+    Client::new(address).get("/_api/version").expect(200);
+    assert!(version_over(&path).starts_with("HTTP/1.1 200"));
+    started.terminate();
+    assert!(path.exists(), "it belongs to the service manager");
 }
 
 #[test]
