@@ -12,9 +12,9 @@
 //! - [`config`]: every option, from text to checked values. It imports no part that serves requests.
 //! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end. `limits` are those of a
 //!   connection.
-//! - [`listen`]: the listening socket, made or handed over; readiness. `descriptors`: how many there may be.
-//! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its `client`) → `head` → `body` (its `intake`) → (service) → `reply`;
-//!   `tiny_http` is the other front.
+//! - [`listen`]: the listening sockets, made or handed over; readiness. `descriptors`: how many there may be.
+//! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its
+//!   `client`) → `head` (its `target`) → `body` (its `intake`) → (service) → `reply`; `tiny_http` is the other front.
 //! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `cross_origin` says which
 //!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
 //!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.

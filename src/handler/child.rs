@@ -21,6 +21,7 @@ use super::descendants::Descendants;
 use super::group::{Group, Leader};
 use super::loading;
 use super::stderr::Stderr;
+use crate::config::shown;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
@@ -319,7 +320,10 @@ impl<'a> Pipes<'a> {
             }
             None => {}
         }
-        self.is_over().then(|| Error::BadGateway("the script wrote more than max-output".into()))
+        self.is_over().then(|| {
+            let most = shown(self.max_output);
+            Error::BadGateway(format!("the script wrote more than max-output {most}").into())
+        })
     }
 
     /// Waits until something is ready; if that is a pipe, serves it.

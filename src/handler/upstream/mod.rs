@@ -27,6 +27,7 @@ use ureq::{Agent, Body};
 
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome, check_method};
+use crate::config::shown;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
@@ -228,7 +229,11 @@ impl UpstreamHandler {
         let (error, cause) = match failure {
             Failure::Refused(error) => return error,
             Failure::Unasked => (bad(INVALID), "101, or a transfer coding".to_owned()),
-            Failure::TooLarge => (bad(TOO_LARGE), TOO_LARGE.to_owned()),
+            Failure::TooLarge => {
+                let most = shown(self.route.max_output);
+                let what = format!("its answer is larger than max-output {most}");
+                (bad(&what), what)
+            }
             Failure::NoMemory(NoMemory::Budget) => {
                 let what = "the upstream: its answer does not fit into --max-memory at this moment";
                 (Error::InsufficientStorage(what.into()), what.to_owned())
@@ -255,7 +260,6 @@ impl UpstreamHandler {
 const INVALID: &str = "its answer is not valid HTTP";
 /// Not the upstream's fault, so the message does not blame it.
 const CANNOT_CONNECT: &str = "no connection to the upstream can be opened";
-const TOO_LARGE: &str = "its answer is larger than max-output";
 
 fn bad(what: &str) -> Error {
     Error::BadGateway(format!("the upstream: {what}").into())

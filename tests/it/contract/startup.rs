@@ -181,7 +181,8 @@ fn a_file_holds_options_the_command_line_replaces_them_and_routes_add_up() {
     let deferd = Deferd::start(&["--config", &file]);
     assert_eq!((echo(&deferd, 10), echo(&deferd, 11)), (200, 413));
     deferd.client().get("/file/c-zeros?1024").expect(200);
-    deferd.client().get("/file/c-zeros?1025").expect(502);
+    let refused = deferd.client().get("/file/c-zeros?1025").expect(502).text();
+    assert!(refused.contains("more than max-output 1K"), "{refused}");
     deferd.client().get("/line/c-zeros?1").expect(404);
     // The command line wins on either side of the file.
     for arguments in [

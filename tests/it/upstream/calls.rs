@@ -387,7 +387,7 @@ fn a_failed_call_says_in_which_phase_and_not_where() {
 
     let much = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n123456789", keep);
     let address = much.address.to_string();
-    assert_fails(&much.route(",max-output=8"), &address, 502, "larger than max-output");
+    assert_fails(&much.route(",max-output=8"), &address, 502, "larger than max-output 8");
 }
 
 #[test]

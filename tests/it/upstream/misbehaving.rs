@@ -285,6 +285,6 @@ fn content_without_end_is_cut_off_at_max_output() {
             while stream.write_all(piece.as_bytes()).is_ok() {}
             Then::Close
         });
-        assert_harmless(&upstream, ",max-output=100K", 502, "larger than max-output");
+        assert_harmless(&upstream, ",max-output=100K", 502, "larger than max-output 100K");
     }
 }
