@@ -12,7 +12,7 @@ busybox=$(command -v busybox)
 for applet in base64 cat mkfifo mktemp nc rm sed sh sleep tail tr wc wget; do
     ln -s "$busybox" "$work/bin/$applet"
 done
-[ -z "${JOB_WGET:-}" ] || ln -sf "$(command -v "$JOB_WGET")" "$work/bin/wget"
+[ -z "${JOB_WGET:-}" ] || ln -sf "$(realpath "$(command -v "$JOB_WGET")")" "$work/bin/wget"
 
 # job ARGUMENT...: runs it; its exit code is in $code. The shell sets the environment: env would have the
 # credentials in its arguments.
@@ -137,6 +137,10 @@ expect 'list of none' "$code $(cat "$work/result")" '0 '
 # What cannot be.
 job wait 1
 expect 'wait for none' $code 1
+# busybox's wget shows no fields of an error.
+if [ -n "${JOB_WGET:-}" ]; then
+    expect 'the hint' "$(grep -c 'collected, deleted or older' "$work/stderr")" 1
+fi
 job cancel 1
 expect 'cancel none' $code 1
 job submit /nowhere
