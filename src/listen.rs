@@ -176,7 +176,12 @@ fn group_id(name: &str) -> io::Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
-    let unknown = || io::Error::new(ErrorKind::NotFound, format!("no group {name} in {GROUPS}"));
+    let unknown = || {
+        io::Error::new(
+            ErrorKind::NotFound,
+            format!("no group {name} in {GROUPS}; its number will do"),
+        )
+    };
     let groups = fs::read_to_string(GROUPS)?;
     let mut lines = groups.lines().map(|line| line.split(':'));
     let line = lines.find_map(|mut line| (line.next() == Some(name)).then_some(line));

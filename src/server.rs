@@ -114,6 +114,9 @@ fn listen(config: &Config) -> Result<Vec<Bound>, StartError> {
         for Bound { address, .. } in &bound {
             config.check_exposure(address, "LISTEN_FDS")?;
         }
+        if config.listen != Config::default().listen {
+            log::info!("the service manager's sockets replace those of --listen");
+        }
         return Ok(bound);
     }
     if let Some(listen) = config.listen.iter().find(|listen| listen.text.starts_with(':')) {

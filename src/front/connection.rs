@@ -82,6 +82,26 @@ pub fn serve(
     while exchange.next() == Persistence::KeepAlive {}
 }
 
+/// What becomes of a connection behind an answer.
+enum After {
+    /// The next request may come.
+    KeepAlive,
+    /// It is closed.
+    Close,
+    /// It is closed once the client has stopped sending. That may last, so it comes when nothing of the request is
+    /// held or charged any more.
+    Linger,
+}
+
+impl From<Persistence> for After {
+    fn from(persistence: Persistence) -> Self {
+        match persistence {
+            Persistence::KeepAlive => Self::KeepAlive,
+            Persistence::Close => Self::Close,
+        }
+    }
+}
+
 impl Exchange<'_> {
     /// Serves one request.
     fn next(&mut self) -> Persistence {
@@ -89,20 +109,23 @@ impl Exchange<'_> {
             Ok(Some(head)) => {
                 let client = self.client;
                 let Some(_busy) = client.slot.begin_request() else { return Persistence::Close };
-                let persistence = self.answer(head);
-                if persistence == Persistence::Close && !self.input.bytes().is_empty() {
+                match self.answer(head) {
                     // Unread bytes would reset the connection, and the reset could overtake the answer.
-                    return self.linger();
+                    After::Close if !self.input.bytes().is_empty() => self.linger(),
+                    After::Linger => self.linger(),
+                    After::Close => Persistence::Close,
+                    After::KeepAlive => Persistence::KeepAlive,
                 }
-                persistence
             }
-            Ok(None) => Persistence::Close,
-            Err(RequestError::Refused(error)) => self.refuse(error.response()),
-            Err(RequestError::Gone) => Persistence::Close,
+            Ok(None) | Err(RequestError::Gone) => Persistence::Close,
+            Err(RequestError::Refused(error)) => {
+                self.refuse(error.response());
+                self.linger()
+            }
         }
     }
 
-    fn answer(&mut self, mut head: Head) -> Persistence {
+    fn answer(&mut self, mut head: Head) -> After {
         let framing = head.framing;
         let manner = Manner::of(&head);
         self.client.begin_request(manner.version, manner.persistence);
@@ -114,30 +137,26 @@ impl Exchange<'_> {
         };
         let _charge = match charged {
             Ok(charge) => charge,
-            Err(no_room) => {
-                // Refusing lasts as long as the client sends, and nothing is charged meanwhile.
-                drop(head);
-                return self.refuse(Error::from(no_room).response());
-            }
+            Err(no_room) => return self.refuse(Error::from(no_room).response()),
         };
         let plan = match self.session.plan(&mut head.parts, &self.connection) {
             Ok(plan) => plan,
             Err(answer) if framing == Framing::Length(0) => {
-                return self.deliver(*answer, manner);
+                return self.deliver(*answer, manner).into();
             }
             Err(answer) => {
                 // Its content is still to come, and will not be read.
                 self.deliver(*answer, manner.last());
-                return self.linger();
+                return After::Linger;
             }
         };
         let body = match self.receive(&plan, &head) {
             Ok(body) => body,
             Err(RequestError::Refused(error)) => return self.refuse(plan.refusal(&error)),
-            Err(RequestError::Gone) => return Persistence::Close,
+            Err(RequestError::Gone) => return After::Close,
         };
         let answer = self.session.call(plan, head.parts, body, self.connection);
-        self.deliver(answer, manner)
+        self.deliver(answer, manner).into()
     }
 
     /// Receives the content of a request.
@@ -191,12 +210,12 @@ impl Exchange<'_> {
         manner.persistence
     }
 
-    /// Answers an invalid request, and closes.
-    fn refuse(&mut self, response: Response<Bytes>) -> Persistence {
+    /// Answers an invalid request, whose connection ends with it.
+    fn refuse(&mut self, response: Response<Bytes>) -> After {
         log_refused(&self.connection, &response);
         let answer = Answer::from(response);
         self.deliver(answer, Manner::LAST);
-        self.linger()
+        After::Linger
     }
 
     /// Closes the write side, then reads and drops what the client still sends.
