@@ -79,6 +79,11 @@ struct State {
     dropped: u64,
     /// Whether the thread is writing at this moment.
     writing: bool,
+    /// Whether the thread waits for something to write, and nobody has woken it yet: a wake-up costs a call to the
+    /// system, so there is one for all lines that come meanwhile.
+    asleep: bool,
+    /// Whether a thread waits until all is written.
+    flushing: bool,
 }
 
 impl LogWriter {
@@ -99,6 +104,7 @@ impl LogWriter {
         let deadline = Instant::now() + time;
         let mut state = self.0.lock();
         while !state.waiting.is_empty() || state.dropped > 0 || state.writing {
+            state.flushing = true;
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -118,8 +124,11 @@ impl Write for LogWriter {
         } else {
             state.waiting.extend_from_slice(lines);
         }
+        let wakes = std::mem::take(&mut state.asleep);
         drop(state);
-        self.0.changed.notify_all();
+        if wakes {
+            self.0.changed.notify_all();
+        }
         Ok(lines.len())
     }
 
@@ -150,12 +159,15 @@ impl Shared {
     fn take(&self, lines: &mut Vec<u8>) {
         let mut state = self.lock();
         state.writing = false;
-        self.changed.notify_all();
+        if std::mem::take(&mut state.flushing) {
+            self.changed.notify_all();
+        }
         while state.waiting.is_empty() && state.dropped == 0 {
+            state.asleep = true;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::swap(&mut state.waiting, lines);
-        state.writing = true;
+        (state.writing, state.asleep) = (true, false);
         let dropped = std::mem::take(&mut state.dropped);
         drop(state);
         if dropped > 0 {
