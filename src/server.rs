@@ -249,10 +249,11 @@ impl Server {
     /// with the memory store too; then it is cancelled, and reaped. Calls `hurry` now and then: when it says so, the end comes now.
     pub fn end(&self, mut hurry: impl FnMut() -> bool) {
         self.front.stop();
-        if let Ok(Stats { waiting, delayed, running, .. }) = self.jobs.store.stats() {
+        let stats = self.jobs.store.stats();
+        self.jobs.drain();
+        if let Ok(Stats { waiting, delayed, running, .. }) = stats {
             log::info!("ending: {} jobs wait, {running} run", waiting + delayed);
         }
-        self.jobs.drain();
         let mut waited = self.wait(self.grace, &mut hurry);
         if waited == Waited::TooLong {
             self.jobs.stop(Stop::Cancel);

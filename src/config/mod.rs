@@ -315,30 +315,36 @@ impl Config {
         let setter =
             setter(name).ok_or_else(|| Invalid::new(place, text, "no such option; see --help"))?;
         setter(self, text).map_err(|what| Invalid::new(place, text, what))?;
-        let path = match name {
-            "listen" => self.listen.last_mut().and_then(|listen| {
-                listen.place.clone_from(place);
-                match &mut listen.socket {
-                    Socket::Unix(socket) => Some(&mut socket.path),
-                    Socket::Tcp(_) | Socket::Loopback(_) => None,
-                }
-            }),
-            "route" => self.routes.last_mut().and_then(|route| {
-                route.place.clone_from(place);
-                route.target.directory_mut()
-            }),
-            "auth" => self.auth.as_mut(),
-            "data" => self.data.as_mut(),
-            _ => None,
-        };
-        if let (Some(path), Some(directory)) = (path, directory) {
-            *path = directory.join(&*path);
+        for path in self.placed(name, place) {
+            if let Some(directory) = directory {
+                *path = directory.join(&*path);
+            }
         }
         self.places.remove(name);
         if directory.is_some() && !is_repeatable(name) {
             self.places.insert(name.to_owned(), place.clone());
         }
         Ok(())
+    }
+
+    /// Notes where the option stands that was just set; returns its paths.
+    fn placed(&mut self, name: &str, place: &str) -> Vec<&mut PathBuf> {
+        match (name, self.listen.last_mut(), self.routes.last_mut()) {
+            ("listen", Some(listen), _) => {
+                place.clone_into(&mut listen.place);
+                match &mut listen.socket {
+                    Socket::Unix(socket) => vec![&mut socket.path],
+                    Socket::Tcp(_) | Socket::Loopback(_) => Vec::new(),
+                }
+            }
+            ("route", _, Some(route)) => {
+                place.clone_into(&mut route.place);
+                route.paths_mut()
+            }
+            ("auth", ..) => self.auth.iter_mut().collect(),
+            ("data", ..) => self.data.iter_mut().collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Forgets the addresses that were said before: those of another source replace them.

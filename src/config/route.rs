@@ -76,12 +76,12 @@ pub enum Target {
     Upstream(Uri),
 }
 
-impl Target {
-    /// Returns the directory of scripts.
-    pub(super) const fn directory_mut(&mut self) -> Option<&mut PathBuf> {
-        match self {
-            Self::Cgi(directory) | Self::Run(directory) => Some(directory),
-            Self::Upstream(_) => None,
+impl RouteConfig {
+    /// Returns all its paths: those of a file begin at the file's directory if they are relative.
+    pub(super) fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match &mut self.target {
+            Target::Cgi(directory) | Target::Run(directory) => vec![directory],
+            Target::Upstream(_) => Vec::new(),
         }
     }
 }
