@@ -7,7 +7,7 @@
 //!
 //! In the order in which a request meets the files:
 //!
-//! - `main`: arguments, logger, signals, exit codes.
+//! - `main`: arguments, signals, exit codes.
 //! - [`logger`]: what is logged, and how a line looks; `log_writer` writes it, and never holds up who logs.
 //! - [`config`]: every option, from text to checked values. It imports no part that serves requests.
 //! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end. `limits` are those of a

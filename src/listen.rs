@@ -75,8 +75,8 @@ fn handed_over(sockets: &mut ListenFd, index: usize) -> io::Result<Bound> {
     bound_unix(listener, path, None)
 }
 
-/// Makes a socket, or the two of a port of loopback. To be called before there are threads: a Unix socket gets
-/// its first mode from the process' umask.
+/// Makes a socket, or the two of a port of loopback. To be called before there are threads that make files: a Unix
+/// socket gets its first mode from the process' umask.
 ///
 /// # Errors
 /// Those of the system.
