@@ -79,10 +79,11 @@ pub enum Target {
 impl RouteConfig {
     /// Returns all its paths: those of a file begin at the file's directory if they are relative.
     pub(super) fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        match &mut self.target {
-            Target::Cgi(directory) | Target::Run(directory) => vec![directory],
-            Target::Upstream(_) => Vec::new(),
-        }
+        let directory = match &mut self.target {
+            Target::Cgi(directory) | Target::Run(directory) => Some(directory),
+            Target::Upstream(_) => None,
+        };
+        directory.into_iter().chain(&mut self.env_file).collect()
     }
 }
 

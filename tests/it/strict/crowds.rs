@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::unharmed;
 use super::unharmed::{connect, connections, is_served, unharmed_by_crowd};
-use crate::support::{Client, Deferd, FixedLimit, eventually, with_limit};
+use crate::support::{Client, Deferd, eventually};
 
 /// Reads a connection to its end; what came, and nothing where it is kept open.
 fn rest_of(mut stream: &TcpStream) -> String {

@@ -59,17 +59,14 @@ pub enum FixedLimit {
     Head,
     /// Without a byte of an answer being taken: 30 s.
     Answer,
-    /// Between two requests on a connection: 60 s.
-    Idle,
 }
 
 /// Returns the command of a deferd that has `time` in place of a fixed limit, so that its test need not wait
-/// for the real one. `contract::deadlines` waits for all three.
+/// for the real one. `contract::deadlines` waits for both.
 pub fn with_limit(limit: FixedLimit, time: Duration) -> Command {
     let variable = match limit {
         FixedLimit::Head => "DEFERD_TEST_HEAD_TIME",
         FixedLimit::Answer => "DEFERD_TEST_WRITE_TIME",
-        FixedLimit::Idle => "DEFERD_TEST_IDLE_TIME",
     };
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env(variable, time.as_millis().to_string());
