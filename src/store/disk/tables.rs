@@ -192,7 +192,6 @@ impl Tables {
         guarded(|| {
             let mut contents = Contents::default();
             let read = self.database.begin_read()?;
-            let messages = read.open_table(MESSAGES)?;
             for row in read.open_table(JOBS)?.iter()? {
                 let (id, record) = row?;
                 let name = || {
@@ -203,7 +202,7 @@ impl Tables {
                 let damaged = || TableError(format!("the record of job {} is damaged", name()));
                 let (job, mut record) = known.ok_or_else(damaged)?;
                 if let Stage::Done { ending: ending @ None, .. } = &mut record.state {
-                    let message = messages.get(id.value())?;
+                    let message = read.open_table(MESSAGES)?.get(id.value())?;
                     *ending = message.and_then(|message| message::read_ending(message.value()));
                 }
                 contents.jobs.push((job, record));

@@ -11,6 +11,8 @@ use super::unharmed;
 use super::unharmed::{
     connections, detail, highest, memory, no_connection, pour, unharmed_within_memory,
 };
+use std::time::Duration;
+
 use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, Reply, TempDir, eventually};
 
@@ -37,11 +39,22 @@ fn send_unfinished(clients: &[Client], content: &[u8]) -> usize {
             clients.iter().map(|client| scope.spawn(|| pour(client, content))).collect();
         pours.into_iter().for_each(|pour| assert!(pour.join().is_ok()));
     });
-    let mut refused = 0;
-    for client in clients {
-        client.socket().set_nonblocking(true).unwrap();
-        refused += usize::from(client.socket().peek(&mut [0]).is_ok());
-        client.socket().set_nonblocking(false).unwrap();
+    let count = || {
+        let mut refused = 0;
+        for client in clients {
+            client.socket().set_nonblocking(true).unwrap();
+            refused += usize::from(client.socket().peek(&mut [0]).is_ok());
+            client.socket().set_nonblocking(false).unwrap();
+        }
+        refused
+    };
+    // A busy host takes a while to answer all of them.
+    let (mut refused, mut same) = (count(), 0);
+    while same < 10 {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = count();
+        same = if now == refused { same + 1 } else { 0 };
+        refused = now;
     }
     refused
 }
