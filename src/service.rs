@@ -17,7 +17,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 
 use crate::access_log::AccessLine;
-use crate::api::{self, Question, id_value};
+use crate::api::{self, ASK_AGAIN, Question, id_value};
 use crate::auth::Auth;
 use crate::config::Pages;
 use crate::cors::{self, Sharing};
@@ -35,9 +35,6 @@ use crate::memory::Allowance;
 use crate::protocol::{ASYNC_ID, DATABASE, JOB, PREFER, PREFERENCE_APPLIED};
 use crate::routes::{Routes, delayed_until};
 use crate::store::{Lookup, Submission};
-
-/// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
-const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
 /// How long a client that asks again and again for a pending job waits each time. Without it such clients
 /// take the processors from the work that they ask for; with more of it they would learn late of progress.
@@ -181,7 +178,8 @@ impl Service {
     ) -> Result<JobKey, Error> {
         let owner = call.owner.clone();
         let key = key.map(|key| deferral::keyed(key, &call.request, keep));
-        let submission = Submission { call, route, keep, key };
+        let line = self.routes.get(route).line(&call.request);
+        let submission = Submission { call, route, line, keep, key };
         let id = self.jobs.submit(submission)?;
         Ok(JobKey { owner, id })
     }

@@ -10,6 +10,7 @@ mod endpoints;
 mod job;
 mod openapi;
 mod query;
+mod records;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::job::execution::Execution;
 use crate::jobs::Jobs;
 use crate::memory::Allowance;
 pub use endpoints::{is_open, question};
-pub use job::{Question, id_value};
+pub use job::{ASK_AGAIN, Question, id_value};
 pub use openapi::Access;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");

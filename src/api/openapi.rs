@@ -100,7 +100,6 @@ fn response(answer: &Answer) -> String {
         Answer::Shared(status, name) => {
             return format!(r#""{status}":{}"#, reference("responses", name));
         }
-        Answer::Empty(meaning) => return format!(r#""200":{{"description":"{meaning}"}}"#),
         Answer::Text(meaning) => (meaning, "text/plain", r#"{"type":"string"}"#.to_owned()),
         Answer::Json(meaning, schema) => (meaning, "application/json", (*schema).to_owned()),
         Answer::Member(meaning, name, schema) => {

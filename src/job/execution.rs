@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::JobId;
+use super::{JobId, Stamp};
 use crate::exchange::Peer;
 use crate::memory::Allowance;
 
@@ -61,6 +61,17 @@ pub struct Execution {
     signal: Mutex<Signal>,
     changed: Condvar,
     stderr: Mutex<Stderr>,
+    /// Set by the job's worker alone.
+    attempts: Mutex<Attempts>,
+}
+
+/// The attempts at a job so far, by this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// When the first of them began.
+    pub first: Option<Stamp>,
+    /// How many there were.
+    pub count: u32,
 }
 
 #[derive(Default)]
@@ -92,7 +103,18 @@ impl Execution {
             signal: Mutex::default(),
             changed: Condvar::new(),
             stderr: Mutex::default(),
+            attempts: Mutex::default(),
         }
+    }
+
+    /// Returns the attempts at the job so far.
+    pub fn attempts(&self) -> Attempts {
+        *lock(&self.attempts)
+    }
+
+    /// Says how many attempts there were.
+    pub fn set_attempts(&self, attempts: Attempts) {
+        *lock(&self.attempts) = attempts;
     }
 
     /// Returns whose memory is charged for what the handler produces.

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, Version};
 
-use super::stored::{StoredResponse, read_fields, write_fields};
+use super::stored::{Ending, StoredResponse, ending, read_fields, write_fields};
 
 /// A request's message up to its content.
 pub fn request_head(request: &Request<Bytes>) -> Vec<u8> {
@@ -64,6 +64,13 @@ pub fn read_response(message: Bytes) -> Option<StoredResponse> {
     Some(StoredResponse { status, fields: fields.into(), body: message.slice(body..) })
 }
 
+/// Reads from a response's message how its job ended.
+pub fn read_ending(message: &[u8]) -> Option<Ending> {
+    let (line, fields, body) = split(message)?;
+    let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    Some(ending(StatusCode::from_bytes(code).ok()?, fields, &message[body..]))
+}
+
 /// The first line, the field lines, and where the content begins.
 fn split(message: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let line = message.windows(2).position(|two| two == b"\r\n")?;
@@ -109,6 +116,7 @@ mod tests {
             let stored = StoredResponse::from(response);
             let message = joined(response_head(&stored), response_body(&stored));
             assert!(message.starts_with(format!("HTTP/1.1 {}", stored.status.as_str()).as_bytes()));
+            assert_eq!(read_ending(&message), Some(stored.ending()));
             assert_eq!(read_response(message), Some(stored));
         }
     }

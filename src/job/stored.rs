@@ -8,9 +8,11 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::outcome::Outcome;
 use crate::content;
 use crate::error::Error;
 use crate::memory::allocated;
+use crate::protocol::{EXIT_CODE, EXIT_SIGNAL};
 
 /// A response as a store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,28 @@ pub struct StoredResponse {
     /// `name: value\r\n`, as in an HTTP/1.1 message (RFC 9112 section 5).
     pub(super) fields: Box<[u8]>,
     pub(super) body: Bytes,
+}
+
+/// How a job ended, as far as its record says that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The status code of its result.
+    pub status: StatusCode,
+    /// How the program ended that failed for it.
+    pub exit: Option<Exit>,
+    /// In which way the job ended.
+    pub outcome: Outcome,
+    /// How much content its result has, in bytes.
+    pub bytes: u64,
+}
+
+/// How a program ended that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
 }
 
 /// What a job leaves behind.
@@ -58,6 +82,16 @@ impl StoredResponse {
         allocated(self.fields.len()) + allocated(self.body.len())
     }
 
+    /// Returns how the job ended that left this behind.
+    pub fn ending(&self) -> Ending {
+        ending(self.status, &self.fields, &self.body)
+    }
+
+    /// Returns the content.
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     /// The response as it was produced.
     pub fn to_response(&self) -> Response<Bytes> {
         let mut response = Response::new(self.body.clone());
@@ -79,6 +113,23 @@ impl From<Response<Bytes>> for StoredResponse {
             // Moved, not cloned: a `Bytes` that was never shared needs no allocation of its own.
             body: response.into_body(),
         }
+    }
+}
+
+/// Reads how a job ended from its result's status code, field lines and content.
+pub(super) fn ending(status: StatusCode, lines: &[u8], body: &[u8]) -> Ending {
+    let number = |name: &HeaderName| {
+        let mut lines = lines.split_inclusive(|&b| b == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(name.as_str().as_bytes()))?;
+        let value = value.strip_prefix(b": ")?.strip_suffix(b"\r\n")?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    };
+    let exit = number(&EXIT_CODE).map(Exit::Code);
+    Ending {
+        status,
+        exit: exit.or_else(|| number(&EXIT_SIGNAL).map(Exit::Signal)),
+        outcome: Outcome::of(status, body),
+        bytes: body.len() as u64,
     }
 }
 
@@ -129,5 +180,21 @@ mod tests {
         assert_eq!(back.status(), response.status());
         assert_eq!(back.headers(), response.headers());
         assert_eq!(back.body(), response.body());
+    }
+
+    #[test]
+    fn an_ending_is_read_from_the_fields() {
+        for (name, value, exit) in [
+            ("x-exit-code", "3", Some(Exit::Code(3))),
+            ("x-exit-signal", "9", Some(Exit::Signal(9))),
+            ("x-exit-codes", "3", None),
+            ("x-exit-code", "three", None),
+        ] {
+            let response = Response::builder().status(500).header("x-a", "1").header(name, value);
+            let stored = StoredResponse::from(response.body(Bytes::from_static(b"no")).unwrap());
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            let ending = Ending { status, exit, outcome: Outcome::Error, bytes: 2 };
+            assert_eq!(stored.ending(), ending, "{name}: {value}");
+        }
     }
 }

@@ -19,11 +19,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::JobState;
 use super::waiters::Waiter;
 use crate::error::Error;
 use crate::job::attempt::Attempt;
-use crate::job::execution::Execution;
-use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::execution::{Attempts, Execution};
+use crate::job::request_line::RequestLine;
+use crate::job::stored::{Ending, StoredResponse, StoredResult};
 use crate::job::{Age, RouteIndex, Stamp};
 use crate::memory::Charge;
 
@@ -36,6 +38,8 @@ pub struct Pending<Q> {
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.
     pub charge: Charge,
+    /// Its request, as its record has it.
+    pub line: RequestLine,
     /// How many processes have begun it: more than one if they ended while it ran.
     pub starts: u32,
     /// The threads that wait for its result.
@@ -74,6 +78,8 @@ pub enum Phase<Q> {
     Finishing {
         /// The last of what it wrote to stderr.
         log: Box<[u8]>,
+        /// The attempts that there were.
+        attempts: Attempts,
     },
 }
 
@@ -118,6 +124,12 @@ pub struct Done<R> {
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.
     pub charge: Charge,
+    /// Its request, as its record has it.
+    pub line: RequestLine,
+    /// The attempts that there were.
+    pub attempts: Attempts,
+    /// How it ended: its record says so, wherever the result is.
+    pub ending: Ending,
     /// Which delivery it is in, or was in last.
     pub delivery: DeliveryId,
     /// The result.
@@ -133,12 +145,13 @@ impl<Q> Pending<Q> {
     pub const fn waiting(
         route: RouteIndex,
         request: Q,
+        line: RequestLine,
         footprint: usize,
         charge: Charge,
         created: Stamp,
     ) -> Self {
         let phase = Phase::Waiting { route, work: Work::First(request) };
-        Self { created, footprint, charge, starts: 0, waiters: Vec::new(), phase }
+        Self { created, footprint, charge, line, starts: 0, waiters: Vec::new(), phase }
     }
 
     /// Whether its result is decided.
@@ -160,7 +173,7 @@ impl<Q> Pending<Q> {
             Cancelled::No => response,
         };
         let log: Box<[u8]> = self.log().into();
-        self.phase = Phase::Finishing { log: log.clone() };
+        self.phase = Phase::Finishing { log: log.clone(), attempts: self.attempts() };
         (StoredResult { response, log }, cancelled)
     }
 
@@ -187,6 +200,23 @@ impl<Q> Pending<Q> {
         }
     }
 
+    /// Returns how far it is, as its owner sees it.
+    pub const fn state(&self) -> JobState {
+        match self.phase {
+            Phase::Waiting { .. } => JobState::Waiting,
+            Phase::Delayed { .. } => JobState::Delayed,
+            Phase::Running { .. } | Phase::Finishing { .. } => JobState::Running,
+        }
+    }
+
+    /// Returns the attempts at it so far.
+    pub fn attempts(&self) -> Attempts {
+        match &self.phase {
+            Phase::Finishing { attempts, .. } => *attempts,
+            _ => self.execution().map(Execution::attempts).unwrap_or_default(),
+        }
+    }
+
     /// Returns the last line that the job wrote to stderr.
     pub fn progress(&self) -> Option<String> {
         self.execution().and_then(Execution::progress)
@@ -195,7 +225,7 @@ impl<Q> Pending<Q> {
     /// Returns the last of what the job wrote to stderr.
     pub fn log(&self) -> Vec<u8> {
         match &self.phase {
-            Phase::Finishing { log } => log.to_vec(),
+            Phase::Finishing { log, .. } => log.to_vec(),
             _ => self.execution().map(Execution::log).unwrap_or_default(),
         }
     }
@@ -221,7 +251,8 @@ mod tests {
     fn in_phase(phase: Phase<()>) -> Pending<()> {
         let created = Stamp::from_micros(1);
         let charge = Allowance::default().nothing();
-        let waiting = Pending::waiting(RouteIndex(0), (), 0, charge, created);
+        let waiting =
+            Pending::waiting(RouteIndex(0), (), RequestLine::default(), 0, charge, created);
         Pending { phase, ..waiting }
     }
 

@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod index;
 pub mod job;
 pub mod locked;
+pub mod records;
 mod results;
 mod running;
 pub mod schedule;
@@ -29,6 +30,7 @@ use crossbeam_channel::Sender;
 use crate::error::Error;
 use crate::exchange::Owner;
 use crate::job::execution::Stop;
+use crate::job::stored::Ending;
 use crate::job::{JobId, JobKey, Rerun};
 use crate::memory::Allowance;
 use idempotency::Idempotency;
@@ -39,6 +41,7 @@ use schedule::{Limit, Schedule};
 
 pub use forgetting::Forgotten;
 pub use index::Reach;
+pub use records::{End, Filter, JobRecord, Page};
 pub use results::Found;
 pub use running::{Cancel, Finishing, Next, Patience, Taken};
 pub use submit::{Admitted, Size};
@@ -136,10 +139,41 @@ impl Refused {
 /// What a job's status says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It has no result yet; with the last line of its stderr.
-    Pending(Option<String>),
-    /// The result is there.
+    /// It has no result yet; how far it is, with the last line of its stderr.
+    Pending(JobState, Option<String>),
+    /// The result is there; how the job ended.
+    Done(Ending),
+}
+
+/// How far a job is, as its owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It waits in a lane.
+    Waiting,
+    /// It waits for a moment.
+    Delayed,
+    /// It runs, or its result is on its way into the store.
+    Running,
+    /// Its result is there.
     Done,
+}
+
+impl JobState {
+    /// Returns its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Delayed => "delayed",
+            Self::Running => "running",
+            Self::Done => "done",
+        }
+    }
+
+    /// Returns the state of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let states = [Self::Waiting, Self::Delayed, Self::Running, Self::Done];
+        states.into_iter().find(|state| state.name() == name)
+    }
 }
 
 /// Which of the two lists.

@@ -13,8 +13,9 @@ use crossbeam_channel::Sender;
 
 use crate::exchange::Call;
 use crate::job::attempt::{Attempt, Claimed};
-use crate::job::execution::{Execution, Stop};
-use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::execution::{Attempts, Execution, Stop};
+use crate::job::request_line::RequestLine;
+use crate::job::stored::{Ending, StoredResponse, StoredResult};
 use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Allowance;
 
@@ -104,6 +105,10 @@ pub struct Finishing {
     pub cancelled: Cancelled,
     /// When the job was accepted.
     pub created: Stamp,
+    /// Its request.
+    pub line: RequestLine,
+    /// The attempts that there were.
+    pub attempts: Attempts,
 }
 
 /// Running them.
@@ -155,7 +160,7 @@ impl<Q, R> Ledger<Q, R> {
     /// Lets a waiting job run.
     fn begin(&mut self, route: RouteIndex, job: JobKey, memory: &Allowance) -> Option<Taken<Q>> {
         let rerun = self.plan.lanes[route.0].rerun;
-        let finishing = Phase::Finishing { log: Box::default() };
+        let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
         let pending = self.pending_mut(&job)?;
         let Phase::Waiting { work, .. } = std::mem::replace(&mut pending.phase, finishing) else {
             return None;
@@ -245,7 +250,7 @@ impl<Q, R> Ledger<Q, R> {
         let mut overdue = Vec::new();
         while let Some((job, due)) = self.schedule().take_due(now) {
             let Some(pending) = self.pending_mut(&job) else { continue };
-            let finishing = Phase::Finishing { log: Box::default() };
+            let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
             let attempt = match std::mem::replace(&mut pending.phase, finishing) {
                 Phase::Waiting { work: Work::Again(attempt), .. }
                 | Phase::Delayed { attempt, .. } => attempt,
@@ -295,10 +300,11 @@ impl<Q, R> Ledger<Q, R> {
             Phase::Running { lane, .. } => lane,
             _ => None,
         };
-        let created = pending.created;
+        let (created, line) = (pending.created, pending.line.clone());
         let (result, cancelled) = pending.finish(response);
+        let attempts = pending.attempts();
         self.release(lane);
-        Some(Finishing { result, cancelled, created })
+        Some(Finishing { result, cancelled, created, line, attempts })
     }
 
     /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of
@@ -310,9 +316,10 @@ impl<Q, R> Ledger<Q, R> {
         result: StoredResult,
         memory: impl Fn(&StoredResult) -> usize,
     ) -> StoredResult {
+        let line = self.pending(job).map_or(0, |pending| pending.line.footprint());
         let size = |result: &StoredResult| Size {
-            footprint: RECORD + result.footprint(),
-            memory: memory(result),
+            footprint: RECORD + line + result.footprint(),
+            memory: line + memory(result),
         };
         let Err(refused) = self.fit(job, size(&result)) else { return result };
         let error = result.without_room(&refused.of_result());
@@ -340,17 +347,29 @@ impl<Q, R> Ledger<Q, R> {
 
     /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
     /// unwanted.
-    pub fn finish(&mut self, job: &JobKey, result: R, now: Moment) -> Finished {
+    pub fn finish(&mut self, job: &JobKey, result: R, ending: Ending, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
             self.stored -= pending.footprint;
             return Finished::Dropped;
         }
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
-        let Pending { created, footprint, charge, mut waiters, .. } = *pending;
+        let attempts = pending.attempts();
+        let Pending { created, footprint, charge, line, mut waiters, .. } = *pending;
         let delivery = DeliveryId::default();
-        let Moment { stamp, age } = now;
-        let done = Done { created, finished: stamp, age, footprint, charge, delivery, result };
+        let Moment { stamp: finished, age } = now;
+        let done = Done {
+            created,
+            finished,
+            age,
+            footprint,
+            charge,
+            line,
+            attempts,
+            ending,
+            delivery,
+            result,
+        };
         jobs.insert_done(job.id, Box::new(done));
         jobs.result_bytes += footprint;
         self.wakes.waiters.append(&mut waiters);
@@ -435,7 +454,8 @@ impl<Q, R> Ledger<Q, R> {
             return false;
         }
         let lane = *lane;
-        pending.phase = Phase::Finishing { log: pending.log().into() };
+        pending.phase =
+            Phase::Finishing { log: pending.log().into(), attempts: pending.attempts() };
         self.release(lane);
         true
     }

@@ -37,8 +37,8 @@ use self::submit::{Prepared, Submitted};
 use self::tables::{TableError, Tables};
 use self::writer::Writer;
 use super::{
-    Accepted, DeliveryId, Finished, IdempotencyKey, List, Lookup, Patience, Plan, Refused, Room,
-    Stats, Status, Store, StoreUnavailable, Submission,
+    Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobRecord, List, Lookup, Page,
+    Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission,
 };
 use crate::clock::{self, Scale};
 pub use crate::config::Durability;
@@ -513,9 +513,24 @@ impl Store for DiskStore {
         &self,
         owner: &Owner,
         list: List,
+        after: Option<JobId>,
         count: usize,
     ) -> Result<Vec<JobId>, StoreUnavailable> {
-        Ok(self.shared.lock().ledger.list(owner, list, count))
+        Ok(self.shared.lock().ledger.list(owner, list, after, count))
+    }
+
+    fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable> {
+        Ok(self.shared.lock().ledger.record(job))
+    }
+
+    fn records(
+        &self,
+        owner: &Owner,
+        filter: &Filter,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Page, StoreUnavailable> {
+        Ok(Page::collect(filter, after, count, |step| self.shared.lock().ledger.step(owner, step)))
     }
 
     fn flush(&self) -> Result<(), StoreUnavailable> {

@@ -12,12 +12,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use super::engine::file::DiskFile;
 use super::record::{Begun, Record, Stage};
 use super::state::{DiskLedger, Place};
 use super::tables::{Contents, TableError, Tables};
 use crate::clock::Scale;
 use crate::error::Error;
+use crate::job::execution::{Attempts, Execution};
+use crate::job::outcome::Outcome;
+use crate::job::stored::Ending;
 use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::Ledger;
 use crate::ledger::job::{Cancelled, Done, Pending, Phase, Work};
@@ -33,6 +38,14 @@ const LOCK: &str = "lock";
 /// it was killed holds it until it is executed.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How a job ended whose result is damaged.
+const UNKNOWN: Ending = Ending {
+    status: StatusCode::INTERNAL_SERVER_ERROR,
+    exit: None,
+    outcome: Outcome::Error,
+    bytes: 0,
+};
 
 /// A directory that this process has for itself.
 pub struct Directory {
@@ -137,19 +150,31 @@ pub fn ledger(
     let mut recovered = Recovered { jobs: contents.jobs.len(), ..Recovered::default() };
     let mut failed = Vec::new();
     for (id, record) in contents.jobs {
-        let Record { owner, created, footprint, state } = record;
+        let Record { owner, created, footprint, line, state } = record;
         let job = JobKey { owner, id };
-        let charge = ledger.found_record();
+        let charge = ledger.found_record(&line);
         match state {
-            Stage::Done { finished, aged } => {
+            Stage::Done { finished, aged, attempts, ending } => {
                 let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
-                let done = Done { created, finished, age, footprint, charge, delivery, result };
+                let ending = ending.unwrap_or(UNKNOWN);
+                let done = Done {
+                    created,
+                    finished,
+                    age,
+                    footprint,
+                    charge,
+                    line,
+                    attempts,
+                    ending,
+                    delivery,
+                    result,
+                };
                 ledger.found_result(job, Box::new(done));
             }
             Stage::Pending { begun, starts, keep, path, .. } => {
                 // An older deferd did not account for the error that it may end with.
-                let footprint = footprint.max(RECORD + ERROR_ROOM);
+                let footprint = footprint.max(RECORD + line.footprint() + ERROR_ROOM);
                 let phase = match route_of(find(&path), begun, starts, &lanes) {
                     Ok(route) => {
                         recovered.waiting += 1;
@@ -160,13 +185,13 @@ pub fn ledger(
                         failed.push((job.clone(), error));
                         Phase::Running {
                             lane: None,
-                            execution: Arc::default(),
+                            execution: interrupted(starts),
                             cancelled: Cancelled::No,
                         }
                     }
                 };
                 let waiters = Vec::new();
-                let pending = Pending { created, footprint, charge, starts, waiters, phase };
+                let pending = Pending { created, footprint, charge, line, starts, waiters, phase };
                 ledger.found_pending(&job, Box::new(pending), keep);
             }
         }
@@ -175,6 +200,13 @@ pub fn ledger(
         ledger.found_key(&JobKey { owner, id: record.id }, &key, age(record.aged, record.accepted));
     }
     (ledger, recovered, failed)
+}
+
+/// Returns the handle to what ran when the process ended, of which nothing is known but how often it was begun.
+fn interrupted(starts: u32) -> Arc<Execution> {
+    let execution = Execution::default();
+    execution.set_attempts(Attempts { first: None, count: starts });
+    Arc::new(execution)
 }
 
 /// Returns the route in whose lane a job waits that was found; an error if it does not run.

@@ -11,7 +11,7 @@ use super::outcome::Promise;
 use super::record::Record;
 use super::state::DiskPending;
 use crate::exchange::Owner;
-use crate::job::stored::StoredResult;
+use crate::job::stored::{Ending, StoredResult};
 use crate::job::{JobId, JobKey, Keep, Moment};
 use crate::store::IdempotencyKey;
 
@@ -45,8 +45,8 @@ pub enum OnDurable {
     Accept(JobKey, Box<DiskPending>, Keep),
     /// The request of the job, which is accepted already, need not be kept in memory.
     FlushRequest(JobKey),
-    /// The job is done, since then.
-    Finish(JobKey, Moment),
+    /// The job is done, like this, since then.
+    Finish(JobKey, Ending, Moment),
     /// The result of the job, which is done already, need not be kept in memory.
     FlushResult(JobKey),
 }

@@ -7,7 +7,13 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use http::StatusCode;
+
 use crate::exchange::{Connection, Owner};
+use crate::job::execution::Attempts;
+use crate::job::outcome::Outcome;
+use crate::job::request_line::RequestLine;
+use crate::job::stored::{Ending, Exit};
 use crate::job::{JobId, Keep, Stamp};
 use crate::store::IdempotencyKey;
 
@@ -20,6 +26,8 @@ pub struct Record {
     pub created: Stamp,
     /// What its request or its result is accounted with, in bytes.
     pub footprint: usize,
+    /// Its request, as it is listed; an older deferd did not record that.
+    pub line: RequestLine,
     /// How far it is.
     pub state: Stage,
 }
@@ -49,6 +57,10 @@ pub enum Stage {
         /// The same by the clock by which it expires, as [`Scale`](crate::clock::Scale) keeps it; an older deferd
         /// did not.
         aged: Option<i64>,
+        /// The attempts that there were.
+        attempts: Attempts,
+        /// How it ended; `None` if an older deferd wrote this: its message says so.
+        ending: Option<Ending>,
     },
 }
 
@@ -86,11 +98,30 @@ impl Record {
         line("owner", &self.owner.name().unwrap_or(""));
         line("created", &self.created.micros());
         line("bytes", &self.footprint);
+        if let Some((method, target, route)) = self.line.parts() {
+            line("method", &method);
+            line("target", &target);
+            line("route", &route);
+        }
         match &self.state {
-            Stage::Done { finished, aged } => {
+            Stage::Done { finished, aged, attempts, ending } => {
+                if let Some(first) = attempts.first {
+                    line("started", &first.micros());
+                }
+                line("attempts", &attempts.count);
                 line("finished", &finished.micros());
                 if let Some(aged) = aged {
                     line("aged", aged);
+                }
+                if let Some(Ending { status, exit, outcome, bytes }) = ending {
+                    line("status", &status.as_u16());
+                    line("outcome", &outcome.name());
+                    line("content", bytes);
+                    match exit {
+                        Some(Exit::Code(code)) => line("exit", code),
+                        Some(Exit::Signal(signal)) => line("signal", signal),
+                        None => {}
+                    }
                 }
             }
             Stage::Pending { starts, keep, connection, auth_type, path, .. } => {
@@ -127,7 +158,12 @@ impl Record {
         let owner = Owner::named(owner);
         let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
         let state = match begun {
-            None => Stage::Done { finished: lines.stamp("finished")?, aged: lines.aged()? },
+            None => Stage::Done {
+                finished: lines.stamp("finished")?,
+                aged: lines.aged()?,
+                attempts: lines.attempts()?,
+                ending: lines.ending()?,
+            },
             Some(begun) => Stage::Pending {
                 begun,
                 starts: lines.starts(begun)?,
@@ -137,7 +173,7 @@ impl Record {
                 path: lines.get("path")?.to_owned(),
             },
         };
-        Some(Self { owner, created, footprint, state })
+        Some(Self { owner, created, footprint, line: lines.request_line()?, state })
     }
 }
 
@@ -225,6 +261,38 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// An older deferd did not record this.
+    fn request_line(&self) -> Option<RequestLine> {
+        match (self.get("method"), self.get("target"), self.get("route")) {
+            (None, None, None) => Some(RequestLine::default()),
+            (method, target, route) => RequestLine::from_parts(method?, target?, route?),
+        }
+    }
+
+    /// An older deferd did not record this.
+    fn attempts(&self) -> Option<Attempts> {
+        let first = match self.get("started") {
+            None => None,
+            Some(_) => Some(self.stamp("started")?),
+        };
+        let count = self.get("attempts").map_or(Some(0), |count| count.parse().ok())?;
+        Some(Attempts { first, count })
+    }
+
+    /// An older deferd did not record this.
+    fn ending(&self) -> Option<Option<Ending>> {
+        let number = |name: &str| match self.get(name) {
+            None => Some(None),
+            Some(text) => text.parse().ok().map(Some),
+        };
+        let exit = number("exit")?.map(Exit::Code).or(number("signal")?.map(Exit::Signal));
+        let Some(text) = self.get("status") else { return Some(None) };
+        let status = StatusCode::from_bytes(text.as_bytes()).ok()?;
+        let outcome = Outcome::named(self.get("outcome")?)?;
+        let bytes = self.get("content")?.parse().ok()?;
+        Some(Some(Ending { status, exit, outcome, bytes }))
+    }
+
     fn keep(&self) -> Option<Keep> {
         match self.get("result")? {
             "kept" => Some(Keep::Result),
@@ -262,6 +330,13 @@ mod tests {
             peer: "[::1]:5".parse().unwrap(),
             local: "127.0.0.1:1".parse().unwrap(),
         };
+        let attempts = Attempts { first: Some(at(5)), count: 2 };
+        let done = |status, exit| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let (outcome, bytes) = (Outcome::Timeout, 7);
+            let ending = Some(Ending { status, exit, outcome, bytes });
+            Stage::Done { finished: at(u64::MAX), aged: None, attempts, ending }
+        };
         let pending = |begun, starts, keep, connection, auth_type| Stage::Pending {
             begun,
             starts,
@@ -273,11 +348,23 @@ mod tests {
         [
             ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
             ("", pending(Begun::Yes, 1, Keep::Nothing, Connection::Unix, None)),
-            ("b: c", Stage::Done { finished: at(u64::MAX), aged: Some(-5) }),
+            ("b: c", done(200, None)),
+            ("", done(500, Some(Exit::Code(3)))),
+            ("", done(500, Some(Exit::Signal(9)))),
+            (
+                "",
+                Stage::Done {
+                    finished: at(1),
+                    aged: Some(-5),
+                    attempts: Attempts::default(),
+                    ending: None,
+                },
+            ),
         ]
         .map(|(name, state)| {
             let owner = Owner::named(name);
-            Record { owner, created: at(7), footprint: 99, state }
+            let line = RequestLine::new(&http::Method::PUT, "/a: b?c", "/a: b");
+            Record { owner, created: at(7), footprint: 99, line, state }
         })
         .to_vec()
     }
@@ -293,7 +380,8 @@ mod tests {
     fn a_record_that_lacks_a_line_is_none() {
         for record in records() {
             let text = record.to_text();
-            let optional = ["auth-type", "starts", "aged"];
+            let optional =
+                ["auth-type", "starts", "aged", "status", "exit", "signal", "started", "attempts"];
             let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
             for line in text.lines().filter(is_needed) {
                 let rest = text.replace(&format!("{line}\n"), "");

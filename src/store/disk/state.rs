@@ -155,23 +155,25 @@ impl State {
             return Finished::Left;
         }
         let finishing = self.ledger.begin_finish(job, response);
-        let Some(Finishing { result, cancelled, created }) = finishing else {
+        let Some(Finishing { result, cancelled, created, line, attempts }) = finishing else {
             return Finished::Dropped;
         };
         if self.ledger.is_unwanted(job) {
-            self.ledger.finish(job, Place::OnDisk, now);
+            self.ledger.finish(job, Place::OnDisk, result.response.ending(), now);
             self.put_off(Change::Remove(vec![job.id]));
             return Finished::Dropped;
         }
         let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
-        let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
+        let owner = job.owner.clone();
+        let footprint = RECORD + line.footprint() + result.footprint();
         let aged = Some(self.scale.kept(now.age));
-        let state = Stage::Done { finished: now.stamp, aged };
-        let record = Record { owner, created, footprint, state };
+        let ending = result.response.ending();
+        let state = Stage::Done { finished: now.stamp, aged, attempts, ending: Some(ending) };
+        let record = Record { owner, created, footprint, line, state };
         let on_durable = match self.urgency {
-            Urgency::Urgent => OnDurable::Finish(job.clone(), now),
+            Urgency::Urgent => OnDurable::Finish(job.clone(), ending, now),
             Urgency::Lazy => {
-                self.ledger.finish(job, Place::Here(Arc::clone(&result)), now);
+                self.ledger.finish(job, Place::Here(Arc::clone(&result)), ending, now);
                 OnDurable::FlushResult(job.clone())
             }
         };

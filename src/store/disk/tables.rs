@@ -184,7 +184,7 @@ impl Tables {
         }
     }
 
-    /// Reads everything but messages and logs.
+    /// Reads everything but messages and logs; of the results that an older deferd stored, how their jobs ended.
     ///
     /// # Errors
     /// [`TableError`], which names the record that cannot be read.
@@ -200,7 +200,12 @@ impl Tables {
                 };
                 let known = read_id(id.value()).zip(Record::read(record.value()));
                 let damaged = || TableError(format!("the record of job {} is damaged", name()));
-                contents.jobs.push(known.ok_or_else(damaged)?);
+                let (job, mut record) = known.ok_or_else(damaged)?;
+                if let Stage::Done { ending: ending @ None, .. } = &mut record.state {
+                    let message = read.open_table(MESSAGES)?.get(id.value())?;
+                    *ending = message.and_then(|message| message::read_ending(message.value()));
+                }
+                contents.jobs.push((job, record));
             }
             for row in read.open_table(KEYS)?.iter()? {
                 let (name, record) = row?;

@@ -268,8 +268,8 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
             state.ledger.accept(&job, pending, keep);
             None
         }
-        OnDurable::Finish(job, now) => {
-            state.ledger.finish(&job, Place::OnDisk, now);
+        OnDurable::Finish(job, ending, now) => {
+            state.ledger.finish(&job, Place::OnDisk, ending, now);
             None
         }
         OnDurable::FlushRequest(job) => match &mut state.ledger.pending_mut(&job)?.phase {

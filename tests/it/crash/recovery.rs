@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use redb::{AccessGuard, Database, ReadableTable, TableDefinition};
+
 use crate::support::hold::Hold;
 use crate::support::upstream::{Then, Upstream};
 use crate::support::{Ability, Client, Deferd, TempDir, eventually, lacks};
@@ -157,6 +159,59 @@ fn a_job_between_two_attempts_waits_over_an_orderly_end_and_a_kill() {
     is_busy.store(false, Ordering::SeqCst);
     deferd = start("1h");
     deferd.client().result(&id).expect(200);
+}
+
+/// Removes from all records of jobs what older versions did not write.
+fn make_old(trial: &Trial) {
+    let jobs = TableDefinition::<&[u8], &[u8]>::new("jobs");
+    let database = Database::create(trial.dir.join("data/jobs.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    {
+        let mut table = write.open_table(jobs).unwrap();
+        let read = |row: (AccessGuard<&[u8]>, AccessGuard<&[u8]>)| {
+            (row.0.value().to_vec(), String::from_utf8(row.1.value().to_vec()).unwrap())
+        };
+        let rows: Vec<_> = table.iter().unwrap().map(|row| read(row.unwrap())).collect();
+        for (id, record) in rows {
+            let is_old = |line: &&str| {
+                !["status: ", "exit: ", "signal: "].iter().any(|name| line.starts_with(name))
+            };
+            let old: String = record.split_inclusive('\n').filter(is_old).collect();
+            assert!(old.len() < record.len(), "{record}");
+            table.insert(&*id, old.as_bytes()).unwrap();
+        }
+    }
+    write.commit().unwrap();
+}
+
+#[test]
+fn the_status_of_a_done_job_says_how_it_ended_after_a_restart_and_an_upgrade() {
+    let trial = Trial::new();
+    let mut deferd = trial.start("", &[]);
+    let mut client = deferd.client();
+    let targets = ["/run/s-exit?3", "/run/s-signal?KILL", "/cgi/c-status?404"];
+    let ids = targets.map(|target| client.store("GET", target, b""));
+    ids.iter().for_each(|id| client.wait_done(id));
+    drop(client);
+    for restart in ["as it is", "as an older version wrote it"] {
+        deferd.signal("-TERM");
+        deferd.wait();
+        if restart != "as it is" {
+            make_old(&trial);
+        }
+        deferd = trial.start("", &[]);
+        let mut client = deferd.client();
+        for (id, expected) in ids.iter().zip([
+            (Some("500"), Some("3"), None),
+            (Some("500"), None, Some("9")),
+            (Some("404"), None, None),
+        ]) {
+            let reply = client.get(&format!("/_api/job/{id}")).expect(200);
+            let [status, code, signal] =
+                ["asyncresult", "x-exit-code", "x-exit-signal"].map(|name| reply.header(name));
+            assert_eq!((status, code, signal), expected, "{restart}");
+        }
+    }
 }
 
 #[test]

@@ -107,14 +107,15 @@ fn finish_claimed(store: &dyn Store, claimed: &Claimed) {
 /// Submits job `n` to a lane.
 fn submit_to(store: &dyn Store, lane: usize, n: usize) -> Job {
     let (call, route) = (call(n, &nobody()), RouteIndex(lane));
-    let submission = Submission { call, route, keep: Keep::Result, key: None };
+    let line = line(&call);
+    let submission = Submission { call, route, line, keep: Keep::Result, key: None };
     let id = store.submit(submission, at(THEN)).map(Accepted::id).expect("there is room");
     Job { n, key: key(id) }
 }
 
 fn wait_done(store: &dyn Store, job: &JobKey) {
     store.wait(job, FAR, &|| false);
-    assert_eq!(store.status(job), Ok(Some(Status::Done)));
+    assert!(matches!(store.status(job), Ok(Some(Status::Done(_)))));
 }
 
 /// Waits for a job's own result, and takes it.

@@ -8,6 +8,7 @@ mod idempotency;
 mod lists;
 mod order;
 mod prefer;
+mod records;
 mod refuse;
 mod resource;
 mod retry;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::thread;
 
 use crate::support::hold::Hold;
-use crate::support::{Ability, Client, Deferd, Reply, eventually, lacks};
+use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks};
 use serde_json::json;
 
 /// The three places of the job resource.
@@ -76,8 +76,11 @@ fn a_pending_job_in_every_row() {
     let hold = Hold::new();
     let running = hold.start(&mut client);
     let queued = client.store("GET", "/_api/version", b"");
-    for id in [&running, &queued] {
-        assert_empty(client.get(&job(id)), 204);
+    for (id, state) in [(&running, "running"), (&queued, "waiting")] {
+        let status = client.get(&job(id));
+        assert_eq!(status.header("x-job-state"), Some(state));
+        assert_eq!(status.header("retry-after"), Some("1"));
+        assert_empty(status, 204);
         assert_empty(client.put(&job(id)), 204);
         assert_empty(client.get(&job(&format!("{id}/result"))), 204);
         client.get(&job(&format!("{id}/log"))).expect(200).without_id();
@@ -101,6 +104,7 @@ fn an_unknown_or_collected_job_is_404_in_every_row() {
                 ("GET", "/result"),
                 ("GET", "/log"),
                 ("PUT", "/cancel"),
+                ("POST", "/cancel"),
                 ("DELETE", ""),
             ] {
                 let reply = client.request(method, &format!("{target}{below}"), &[], b"");
@@ -330,6 +334,39 @@ fn a_jobs_own_204_and_404_differ_from_the_job_resources_by_the_id() {
             assert_eq!(reply.header("x-own"), Some("yes"));
         }
         client.put(&job(&id)).expect_error(404, 404);
+    }
+}
+
+#[test]
+fn the_status_of_a_done_job_says_how_it_ended() {
+    let dir = TempDir::new();
+    let data = dir.join("data").display().to_string();
+    for arguments in [&[][..], &["--data", &data]] {
+        let deferd = Deferd::with_scripts("", arguments);
+        let mut client = deferd.client();
+        for (target, status, field) in [
+            ("/run/s-exit?0", "200", None),
+            ("/run/s-exit?3", "500", Some(("x-exit-code", "3"))),
+            ("/run/s-signal?KILL", "500", Some(("x-exit-signal", "9"))),
+            ("/cgi/c-status?404", "404", None),
+            ("/cgi/c-status?599", "599", None),
+        ] {
+            let id = client.store("GET", target, b"");
+            client.wait_done(&id);
+            for method in ["GET", "HEAD"] {
+                let reply = client.request(method, &job(&id), &[], b"").expect(200).without_id();
+                assert_eq!((reply.header("asyncresult"), &*reply.text()), (Some(status), ""));
+                for name in ["x-exit-code", "x-exit-signal"] {
+                    let expected = field.filter(|(field, _)| *field == name);
+                    assert_eq!(reply.header(name), expected.map(|(_, value)| value), "{target}");
+                }
+            }
+        }
+        let id = client.store("GET", "/_admin/sleep?duration=600", b"");
+        assert_eq!(client.get(&job(&id)).expect(204).header("asyncresult"), None);
+        client.put(&job(&format!("{id}/cancel"))).expect(200);
+        client.wait_done(&id);
+        assert_eq!(client.get(&job(&id)).expect(200).header("asyncresult"), Some("410"));
     }
 }
 
