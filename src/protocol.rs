@@ -80,6 +80,9 @@ pub const ADMIN_JOB: &str = "/_admin/job";
 /// The records of the jobs.
 pub const JOB_RECORDS: &str = "/_admin/jobs";
 
+/// What is counted, for Prometheus.
+pub const METRICS: &str = "/_admin/metrics";
+
 /// The version.
 pub const VERSION: &str = "/_api/version";
 

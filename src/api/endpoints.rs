@@ -7,13 +7,13 @@
 use http::Method;
 
 use super::job::Question;
-use super::{Asked, admin, collection, echo, job, openapi, records};
+use super::{Asked, admin, collection, echo, job, metrics, openapi, records};
 use crate::error::Error;
 use crate::handler::{Outcome, Takes};
 use crate::job::JobId;
 use crate::protocol::{
     ADMIN_JOB, ADMIN_VERSION, AVAILABILITY, COLLECTION, DESCRIPTION, ECHO, JOB, JOB_RECORDS,
-    SERVER, SLEEP, TIME, VERSION,
+    METRICS, SERVER, SLEEP, TIME, VERSION,
 };
 
 /// A row of the table.
@@ -115,6 +115,7 @@ const NOT_OFFERED: Answer = Shared("501", "Refused");
 const TOO_LATE: Answer = Shared("504", "Refused");
 const DONE: Answer = Shared("200", "Done");
 const LINES: Answer = Text("The last 8 KiB.");
+const COUNTS: Answer = Text("Prometheus' text format 0.0.4; of the whole host, for every user.");
 const BEGINNING: Answer = Text("The beginning of the content.");
 const RECORD: Answer = Json("The record.", r##"{"$ref":"#/components/schemas/Record"}"##);
 const PAGE_OF_RECORDS: Answer = Json(
@@ -158,7 +159,7 @@ const NUMBER: &str = r#"{"type":"number"}"#;
 
 /// Of the rows that a request fits, the first answers it. Those of one path stand together.
 #[rustfmt::skip] // One line for each.
-pub static ENDPOINTS: [Endpoint; 24] = [
+pub static ENDPOINTS: [Endpoint; 25] = [
     row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT, AFTER], &[IDS], job::done),
     row("listPending", at(JOBS, "/pending"), READ, "The jobs that wait or run", &[COUNT, AFTER], &[IDS], job::pending),
     row("forgetAll", at(JOBS, "/all"), DELETE, "Forgets all jobs", &[], &[TRUE], job::forget_all),
@@ -173,6 +174,7 @@ pub static ENDPOINTS: [Endpoint; 24] = [
     row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
     row("record", at(RECORDS, "/{id}"), READ, "The record of a job", &[], &[RECORD, UNKNOWN], records::one),
     row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, as plain text", &[], &[BEGINNING, PENDING, UNKNOWN], records::content),
+    row("metrics", at(&[METRICS], ""), READ, "What is counted, for Prometheus", &[], &[COUNTS], metrics::answer),
     row("version", at(&[VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("adminVersion", at(&[ADMIN_VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("time", at(&[TIME], ""), READ, "The server's clock", &[], &[CLOCK], admin::time),

@@ -38,6 +38,8 @@ pub struct Pending<Q> {
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.
     pub charge: Charge,
+    /// Its route; `None` if none has the path of a job that was found.
+    pub route: Option<RouteIndex>,
     /// Its request, as its record has it.
     pub line: RequestLine,
     /// How many processes have begun it: more than one if they ended while it ran.
@@ -151,7 +153,16 @@ impl<Q> Pending<Q> {
         created: Stamp,
     ) -> Self {
         let phase = Phase::Waiting { route, work: Work::First(request) };
-        Self { created, footprint, charge, line, starts: 0, waiters: Vec::new(), phase }
+        Self {
+            created,
+            footprint,
+            charge,
+            route: Some(route),
+            line,
+            starts: 0,
+            waiters: Vec::new(),
+            phase,
+        }
     }
 
     /// Whether its result is decided.

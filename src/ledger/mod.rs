@@ -20,6 +20,7 @@ pub mod schedule;
 #[cfg(test)]
 mod schedule_tests;
 mod submit;
+pub mod tally;
 pub mod waiters;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,7 +32,7 @@ use crate::error::Error;
 use crate::exchange::Owner;
 use crate::job::execution::Stop;
 use crate::job::stored::Ending;
-use crate::job::{JobId, JobKey, Rerun};
+use crate::job::{JobId, JobKey, Rerun, Stamp};
 use crate::memory::Allowance;
 use idempotency::Idempotency;
 use index::Jobs;
@@ -45,6 +46,7 @@ pub use records::{End, Filter, JobRecord, Page};
 pub use results::Found;
 pub use running::{Cancel, Finishing, Next, Patience, Taken};
 pub use submit::{Admitted, Size};
+pub use tally::Tally;
 
 /// The client's name for a submission, and what was submitted under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +105,8 @@ pub struct Stats {
     pub running: usize,
     /// How many have a result that can be collected.
     pub done: usize,
+    /// When the job with the lowest id was accepted that waits.
+    pub oldest: Option<Stamp>,
     /// How many of each route wait and run.
     pub by_lane: Vec<(usize, usize)>,
 }
@@ -216,6 +220,7 @@ pub struct Ledger<Q, R> {
     /// The deliveries so far.
     deliveries: u64,
     schedule: Schedule<Sender<()>>,
+    tally: Tally,
     /// Whether the schedule changed since the last [`wakes`](Wake::wakes).
     is_changed: bool,
     /// How many workers wait.
@@ -242,6 +247,7 @@ impl<Q, R> Ledger<Q, R> {
             stored: 0,
             deliveries: 0,
             schedule: Schedule::new(plan.workers, limits),
+            tally: Tally::new(plan.lanes.len()),
             plan,
             is_changed: false,
             idle: 0,
@@ -260,8 +266,14 @@ impl<Q, R> Ledger<Q, R> {
             delayed: self.schedule.delayed(),
             running: self.schedule.running(),
             done: self.owners.values().map(|jobs| jobs.done.len()).sum(),
+            oldest: self.schedule.first().and_then(|job| Some(self.pending(&job)?.created)),
             by_lane: self.schedule.by_lane().collect(),
         }
+    }
+
+    /// Returns what has become of the jobs of this process.
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The schedule, to be changed: whoever may run is woken when the lock is released.

@@ -14,6 +14,7 @@ use crossbeam_channel::Sender;
 use crate::exchange::Call;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Attempts, Execution, Stop};
+use crate::job::outcome::Outcome;
 use crate::job::request_line::RequestLine;
 use crate::job::stored::{Ending, StoredResponse, StoredResult};
 use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
@@ -349,11 +350,14 @@ impl<Q, R> Ledger<Q, R> {
     /// unwanted.
     pub fn finish(&mut self, job: &JobKey, result: R, ending: Ending, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
+            self.count(&pending, ending.outcome, now.stamp);
             self.stored -= pending.footprint;
             return Finished::Dropped;
         }
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
+        self.count(&pending, ending.outcome, now.stamp);
+        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let attempts = pending.attempts();
         let Pending { created, footprint, charge, line, mut waiters, .. } = *pending;
         let delivery = DeliveryId::default();
@@ -374,6 +378,11 @@ impl<Q, R> Ledger<Q, R> {
         jobs.result_bytes += footprint;
         self.wakes.waiters.append(&mut waiters);
         Finished::Kept
+    }
+
+    fn count(&mut self, pending: &Pending<Q>, outcome: Outcome, now: Stamp) {
+        let Pending { route, created, .. } = *pending;
+        self.tally.finish(route, outcome, created, pending.attempts(), now);
     }
 
     /// Cancels a job: a running one is marked, one that waits is left to be finished.

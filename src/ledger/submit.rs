@@ -111,6 +111,7 @@ impl<Q, R> Ledger<Q, R> {
     pub fn accept(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
         self.admitted -= 1;
         self.keyed.remove(&job.id);
+        self.tally.submit(pending.route);
         self.enter(job, pending, keep);
     }
 

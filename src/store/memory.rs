@@ -12,7 +12,7 @@ use http::Response;
 
 use super::{
     Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobRecord, List, Lookup, Page,
-    Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission,
+    Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission, Tally,
 };
 use crate::content;
 use crate::error::Error;
@@ -113,6 +113,10 @@ impl Store for MemoryStore {
 
     fn stats(&self) -> Result<Stats, StoreUnavailable> {
         Ok(self.lock().stats())
+    }
+
+    fn tally(&self) -> Tally {
+        self.lock().tally().clone()
     }
 
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {

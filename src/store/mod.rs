@@ -44,7 +44,7 @@ use crate::memory::Allowance;
 pub use crate::ledger::job::DeliveryId;
 pub use crate::ledger::{
     End, Filter, Finished, IdempotencyKey, JobRecord, JobState, Lane, List, Page, Patience, Plan,
-    Refused, Room, Stats, Status,
+    Refused, Room, Stats, Status, Tally,
 };
 
 /// A job to be accepted.
@@ -133,6 +133,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreUnavailable`] if that cannot be known now.
     fn stats(&self) -> Result<Stats, StoreUnavailable>;
+
+    /// Returns what has become of jobs since the process began.
+    fn tally(&self) -> Tally;
 
     /// The job that was accepted under this key already; `None` where there is none.
     ///

@@ -38,7 +38,7 @@ use self::tables::{TableError, Tables};
 use self::writer::Writer;
 use super::{
     Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobRecord, List, Lookup, Page,
-    Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission,
+    Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission, Tally,
 };
 use crate::clock::{self, Scale};
 pub use crate::config::Durability;
@@ -301,6 +301,11 @@ impl Store for DiskStore {
 
     fn stats(&self) -> Result<Stats, StoreUnavailable> {
         Ok(self.shared.lock().ledger.stats())
+    }
+
+    fn tally(&self) -> Tally {
+        let errors = self.shared.errors();
+        Tally { errors, ..self.shared.lock().ledger.tally().clone() }
     }
 
     fn claim(&self, memory: &Allowance, patience: Patience) -> Option<Claimed> {

@@ -175,7 +175,9 @@ pub fn ledger(
             Stage::Pending { begun, starts, keep, path, .. } => {
                 // An older deferd did not account for the error that it may end with.
                 let footprint = footprint.max(RECORD + line.footprint() + ERROR_ROOM);
-                let phase = match route_of(find(&path), begun, starts, &lanes) {
+                let found = find(&path);
+                let own = found.as_ref().ok().copied();
+                let phase = match route_of(found, begun, starts, &lanes) {
                     Ok(route) => {
                         recovered.waiting += 1;
                         Phase::Waiting { route, work: Work::First(Place::OnDisk) }
@@ -191,7 +193,16 @@ pub fn ledger(
                     }
                 };
                 let waiters = Vec::new();
-                let pending = Pending { created, footprint, charge, line, starts, waiters, phase };
+                let pending = Pending {
+                    created,
+                    footprint,
+                    charge,
+                    route: own,
+                    line,
+                    starts,
+                    waiters,
+                    phase,
+                };
                 ledger.found_pending(&job, Box::new(pending), keep);
             }
         }
