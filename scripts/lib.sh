@@ -4,11 +4,11 @@
 
 export DEBIAN_FRONTEND=noninteractive
 
-# Installs Debian packages, each by the program that it is wanted for: PROGRAM=PACKAGE...
+# Installs Debian packages, each by the program or the file that it is wanted for: PROGRAM=PACKAGE...
 install_packages() {
     missing=
     for wanted in "$@"; do
-        command -v "${wanted%%=*}" >/dev/null || missing="$missing ${wanted#*=}"
+        command -v "${wanted%%=*}" >/dev/null || [ -e "${wanted%%=*}" ] || missing="$missing ${wanted#*=}"
     done
     [ -n "$missing" ] || return 0
     apt-get update -qq

@@ -109,6 +109,11 @@ impl ContentBuffer {
         debug_assert!(self.len <= self.room.bytes().len());
     }
 
+    /// Drops what comes behind the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Appends `bytes`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
-//! What travels between the rooms: a request with where it came from, and an answer with its receipt.
+//! An exchange: a request with where it came from, and an answer with its receipt.
 //!
 //! Owns no behaviour of HTTP itself (the `http` crate's types carry that). Invariant: a [`Receipt`]
-//! is settled exactly once, whatever becomes of the connection: confirmed, or failed when dropped.
+//! is resolved exactly once, whatever becomes of the connection: confirmed, or failed when dropped.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 
 use crate::memory::allocated;
 
-/// The authenticated user to whom a job belongs; nobody where nobody needs to say who they are.
+/// The authenticated user to whom a job belongs; the anonymous owner if deferd runs without authentication.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(Option<Arc<str>>);
 
@@ -24,17 +24,17 @@ impl Owner {
         Self(None)
     }
 
-    /// A user; the empty name is nobody's.
+    /// The owner of this name; an empty name is the anonymous owner.
     pub fn named(name: &str) -> Self {
         Self((!name.is_empty()).then(|| Arc::from(name)))
     }
 
-    /// The user's name; `None` for nobody in particular.
+    /// Returns the user's name; `None` for the anonymous owner.
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }
 
-    /// The name as the log shows it: `-` for nobody.
+    /// Returns the name as the log shows it: `-` for the anonymous owner.
     pub fn as_log(&self) -> &str {
         self.name().unwrap_or("-")
     }
@@ -138,7 +138,7 @@ pub enum Delivery {
     Failed,
 }
 
-/// Tells the owner of an answer's content whether it was delivered.
+/// Tells the store whether a result was delivered.
 ///
 /// A collected result is removed only when its receipt is confirmed; dropped unconfirmed, the
 /// result is back in the store.
@@ -146,7 +146,7 @@ pub enum Delivery {
 pub struct Receipt(Option<Box<dyn FnOnce(Delivery) + Send>>);
 
 impl Receipt {
-    /// The receipt of an answer whose loss concerns nobody.
+    /// Returns the receipt of an answer whose loss has no consequence.
     pub const fn none() -> Self {
         Self(None)
     }

@@ -110,9 +110,9 @@ impl Jobs {
         limit: usize,
         deadline: Instant,
         execution: &Execution,
-    ) -> Result<Place<'_>, Error> {
+    ) -> Result<Place, Error> {
         let (wake, let_in) = bounded(1);
-        let place = |turn| Place { store: &*self.store, route, turn };
+        let place = |turn| Place { store: Arc::clone(&self.store), route, turn };
         let Err(turn) = self.store.enter_lane(route, &wake) else { return Ok(place(None)) };
         // Dropped on the way, it leaves the line.
         let mut in_line = place(Some(turn));
@@ -136,21 +136,30 @@ impl Jobs {
         }
     }
 
+    /// Keeps a running job's place in its lane beyond the end of its run; `None` if it has none.
+    pub fn keep_place(&self, job: &JobKey) -> Option<KeptPlace> {
+        let route = self.store.keep_place(job)?;
+        Some(KeptPlace { store: Arc::clone(&self.store), route })
+    }
+
     /// Returns the receipt for a result that was collected: it decides what becomes of the job.
     pub fn receipt(self: &Arc<Self>, job: JobKey, delivery: DeliveryId) -> Receipt {
         let jobs = Arc::clone(self);
         Receipt::new(move |outcome| match outcome {
-            Delivery::Confirmed => jobs.store.confirm(&job, delivery),
+            Delivery::Confirmed => jobs.store.confirm(&job, delivery, clock::now()),
             Delivery::Failed => jobs.store.restore(&job, delivery),
         })
     }
 
-    /// Forgets every result that is older than `ttl`; returns how many.
+    /// Forgets every result that is older than `ttl`, and every log that is kept for longer than `log_ttl`; returns
+    /// how many results.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
-    pub fn expire(&self, ttl: Duration) -> Result<usize, StoreUnavailable> {
-        self.store.expire(clock::now().age.before(ttl))
+    pub fn expire(&self, ttl: Duration, log_ttl: Duration) -> Result<usize, StoreUnavailable> {
+        let now = clock::now().age;
+        self.store.expire_logs(now.before(log_ttl));
+        self.store.expire(now.before(ttl))
     }
 
     /// Accepts no more jobs from now on. Those that wait run yet, unless the store keeps them for the
@@ -180,16 +189,29 @@ impl Jobs {
 
 /// A synchronous caller's place in a lane, or in the line for it; given back when dropped.
 #[must_use]
-pub struct Place<'a> {
-    store: &'a dyn Store,
+pub struct Place {
+    store: Arc<dyn Store>,
     route: RouteIndex,
     /// `None` when it was let in.
     turn: Option<Turn>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.store.leave_lane(self.route, self.turn);
+    }
+}
+
+/// A job's place in a lane, when its run has ended; given back when dropped.
+#[must_use]
+pub struct KeptPlace {
+    store: Arc<dyn Store>,
+    route: RouteIndex,
+}
+
+impl Drop for KeptPlace {
+    fn drop(&mut self) {
+        self.store.give_up(self.route);
     }
 }
 

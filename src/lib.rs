@@ -18,7 +18,9 @@
 //!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
 //!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
 //! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
-//!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
+//!   `locate` finds them, `environment` (with the operator's `variables`) prepares them, `child` runs them, each in its
+//!   `group`, with its `descendants` (found in the `process_table`); the `reaper` has the children that deferd inherits;
+//!   `loading` says why a script cannot start, `header_block` reads what CGI scripts answer. `upstream` calls
 //!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
 //! - [`retry`]: whether a job is tried once more, and when.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
@@ -29,9 +31,11 @@
 //!   `disk`. There `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s
 //!   and messages into `tables`; `engine` carries those; `loads` has the messages that are read.
 //! - [`ledger`]: the state of every job: `job` draws its life, `submit`, `running`, `results` and `forgetting` are the
-//!   stations of it; with the `schedule`, the `records` as they are listed, the `tally`, the `index` by time, `idempotency` keys, `waiters`, and the lock (`locked`).
-//! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`); requests and responses
-//!   at rest (`message`, `stored`); what a record keeps of them (`request_line`, `outcome`).
+//!   stations of it; with the `schedule`, the `records` as they are listed, the `tally`, the `index` by time,
+//!   `idempotency` keys, `waiters`, and the lock (`locked`).
+//! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`), what a run
+//!   leaves behind (`lingering`); requests and responses at rest (`message`, `stored`); what a record keeps of them
+//!   (`request_line`, `outcome`).
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.

@@ -1,4 +1,4 @@
-//! The command: arguments, logger, signals, and every exit code.
+//! The command: arguments, logger, signals (SIGCHLD is the reaper's), and every exit code.
 //!
 //! Exit codes: 0 after an orderly end, 1 for a failure of the system, 2 for a configuration that cannot
 //! be served.
@@ -6,12 +6,14 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use deferd::config::{self, Command, Config};
+use deferd::handler::reaper;
 use deferd::listen;
 use deferd::server::{self, Server, StartError};
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 fn main() -> ExitCode {
     match config::parse(std::env::args_os()) {
@@ -75,6 +77,10 @@ fn serve(config: &Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(1, &format!("cannot handle signals: {error}")),
     };
+    // Before there are other threads, and children.
+    if let Err(error) = reaper::start() {
+        return fail(1, &format!("cannot watch children: {error}"));
+    }
     let server = match server::start(config) {
         Ok(server) => server,
         Err(StartError::Invalid(invalid)) => return fail(2, &invalid),
@@ -84,6 +90,7 @@ fn serve(config: &Config) -> ExitCode {
     listen::notify("READY=1");
     while !signals.wait_for_end() {
         server.reload();
+        log::info!("reloaded; options, and those of a --config file, are read at the start only");
     }
     listen::notify("STOPPING=1");
     server.end(|| signals.ended_again());
@@ -116,6 +123,10 @@ impl Signals {
             }
             Ok(receiver)
         };
+        // They would end deferd. Ignored signals would be so in scripts as well.
+        for signal in [SIGUSR1, SIGUSR2] {
+            signal_hook::flag::register(signal, Arc::default())?;
+        }
         Ok(Self { end: pipe(&[SIGTERM, SIGINT])?, reload: pipe(&[SIGHUP])? })
     }
 

@@ -1,7 +1,8 @@
 //! When a job of a route is tried once more, and after how long.
 //!
-//! Owns the decision, from the answer of an attempt. Does not wait: the job does, delayed. Invariant: only with
-//! `unsafe=yes` is a request that is not idempotent sent twice.
+//! Owns the decision, from the end of an attempt. Does not wait: the job does, delayed. Invariants: only with
+//! `unsafe=yes` is a request that is not idempotent sent twice to an upstream; a script is tried again only if it ended
+//! by itself, and what it said of that.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,13 @@ const PASSING: [StatusCode; 4] = [
     StatusCode::GATEWAY_TIMEOUT,
 ];
 
+/// The same of a CGI script, whose `502` and `504` deferd makes up itself.
+const PASSING_OF_SCRIPTS: [StatusCode; 2] =
+    [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+
+/// The exit code of a program that failed in passing (EX_TEMPFAIL of sysexits(3)).
+pub const TEMPORARY_FAILURE: u8 = 75;
+
 /// Doubling stops here.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
@@ -25,14 +33,23 @@ const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const MAX_DELAY: Duration = Duration::from_secs(3600);
 
 /// How often, and with which delay, the jobs of a route are tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// How many attempts there may be after the first.
     pub most: u32,
     /// Before the second attempt; doubled before each further one.
     pub backoff: Duration,
-    /// Which requests are tried again.
-    pub methods: Methods,
+    /// Which attempts call for another one.
+    pub after: After,
+}
+
+/// Which attempts call for another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Those of an upstream that fails in passing, with requests of these methods.
+    Upstream(Methods),
+    /// Those of a script that ends with one of these exit codes, or a CGI script that says so by its status.
+    Script(ExitCodes),
 }
 
 /// Which requests are tried again.
@@ -44,29 +61,63 @@ pub enum Methods {
     All,
 }
 
-impl Retry {
-    /// Whether a request of this method may be tried again after its attempt of this number, from 1.
-    pub fn allows(&self, method: &Method, attempt: u32) -> bool {
-        attempt <= self.most && (self.methods == Methods::All || method.is_idempotent())
-    }
+/// Which exit codes of a script call for another attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitCodes {
+    /// These.
+    Of(Vec<u8>),
+    /// All but 0: `retry-on=any`.
+    Any,
+}
 
-    /// How long to wait before the next attempt, if this answer of an attempt calls for one: as long as
-    /// the upstream says, but not shorter than the backoff.
-    pub fn delay(
-        &self,
-        attempt: u32,
-        response: &Response<Bytes>,
-        now: SystemTime,
-    ) -> Option<Duration> {
-        if !PASSING.contains(&response.status()) {
+impl ExitCodes {
+    fn contains(&self, code: i32) -> bool {
+        match self {
+            Self::Of(codes) => codes.iter().any(|&listed| i32::from(listed) == code),
+            Self::Any => code != 0,
+        }
+    }
+}
+
+/// How an attempt ended.
+pub struct Ended<'a> {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// Its answer.
+    pub response: &'a Response<Bytes>,
+    /// The exit code of the script that answered; `None` if no script did, or it did not end by itself.
+    pub exit_code: Option<i32>,
+}
+
+impl Retry {
+    /// Returns how long to wait before the next attempt at a request of this method, if this end of an attempt calls
+    /// for one: as long as the answer says, but not shorter than the backoff.
+    pub fn delay(&self, method: &Method, ended: &Ended<'_>, now: SystemTime) -> Option<Duration> {
+        if ended.attempt > self.most || !self.after.calls(method, ended) {
             return None;
         }
-        let doubled = 2u32.saturating_pow(attempt - 1);
+        let doubled = 2u32.saturating_pow(ended.attempt - 1);
         let most = MAX_BACKOFF.max(self.backoff);
         let backoff = self.backoff.checked_mul(doubled).map_or(most, |delay| delay.min(most));
-        let told = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, now));
+        let told = ended.response.headers().get(RETRY_AFTER);
+        let told = told.and_then(|value| retry_after(value, now));
         let delay = told.unwrap_or_default().max(backoff);
         (delay <= MAX_DELAY.max(self.backoff)).then_some(delay)
+    }
+}
+
+impl After {
+    /// Returns whether an attempt that ended like this calls for another one.
+    fn calls(&self, method: &Method, ended: &Ended<'_>) -> bool {
+        let status = ended.response.status();
+        match self {
+            Self::Upstream(methods) => {
+                PASSING.contains(&status) && (*methods == Methods::All || method.is_idempotent())
+            }
+            Self::Script(codes) => ended
+                .exit_code
+                .is_some_and(|code| codes.contains(code) || PASSING_OF_SCRIPTS.contains(&status)),
+        }
     }
 }
 
@@ -83,17 +134,32 @@ fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const RETRY: Retry =
-        Retry { most: 3, backoff: Duration::from_secs(2), methods: Methods::Idempotent };
+    const RETRY: Retry = Retry {
+        most: 3,
+        backoff: Duration::from_secs(2),
+        after: After::Upstream(Methods::Idempotent),
+    };
 
-    fn delay(attempt: u32, status: u16, field: Option<&str>) -> Option<u64> {
+    fn delay_of(
+        retry: &Retry,
+        method: &Method,
+        attempt: u32,
+        (status, exit_code): (u16, Option<i32>),
+        field: Option<&str>,
+    ) -> Option<u64> {
         let mut response = Response::builder().status(status);
         if let Some(value) = field {
             response = response.header(RETRY_AFTER, value);
         }
+        let response = response.body(Bytes::new()).unwrap();
+        let ended = Ended { attempt, response: &response, exit_code };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        let delay = RETRY.delay(attempt, &response.body(Bytes::new()).unwrap(), now);
-        delay.map(|delay| delay.as_secs())
+        retry.delay(method, &ended, now).map(|delay| delay.as_secs())
+    }
+
+    fn delay(attempt: u32, status: u16, field: Option<&str>) -> Option<u64> {
+        let retry = Retry { most: 99, ..RETRY };
+        delay_of(&retry, &Method::GET, attempt, (status, None), field)
     }
 
     #[test]
@@ -123,7 +189,7 @@ mod tests {
 
     #[test]
     fn only_what_is_idempotent_is_tried_again_unless_the_operator_says_so() {
-        let all = Retry { methods: Methods::All, ..RETRY };
+        let all = Retry { after: After::Upstream(Methods::All), ..RETRY };
         for (method, idempotent) in [
             (Method::GET, true),
             (Method::PUT, true),
@@ -131,8 +197,39 @@ mod tests {
             (Method::POST, false),
             (Method::PATCH, false),
         ] {
-            assert_eq!(RETRY.allows(&method, 3), idempotent, "{method}");
-            assert!(all.allows(&method, 3) && !all.allows(&method, 4), "{method}");
+            let again = |retry: &Retry, attempt: u32| {
+                delay_of(retry, &method, attempt, (503, None), None).is_some()
+            };
+            assert_eq!(again(&RETRY, 3), idempotent, "{method}");
+            assert!(again(&all, 3) && !again(&all, 4), "{method}");
+        }
+    }
+
+    #[test]
+    fn a_script_is_tried_again_by_its_exit_code_or_its_status() {
+        let of = |codes: &[u8]| ExitCodes::Of(codes.to_vec());
+        for (codes, status, exit_code, again) in [
+            (of(&[75]), 500, Some(75), true),
+            (of(&[75]), 500, Some(1), false),
+            (of(&[75, 1]), 500, Some(1), true),
+            (of(&[75]), 200, Some(0), false),
+            (ExitCodes::Any, 500, Some(1), true),
+            (ExitCodes::Any, 500, Some(255), true),
+            (ExitCodes::Any, 200, Some(0), false),
+            (ExitCodes::Any, 404, Some(0), false),
+            // By a signal, past a limit, not started: it did not end by itself.
+            (ExitCodes::Any, 500, None, false),
+            (ExitCodes::Any, 504, None, false),
+            (ExitCodes::Any, 503, None, false),
+            // What a CGI script says itself.
+            (of(&[75]), 503, Some(0), true),
+            (of(&[75]), 429, Some(0), true),
+            (of(&[75]), 502, Some(0), false),
+            (of(&[75]), 504, Some(0), false),
+        ] {
+            let retry = Retry { after: After::Script(codes), ..RETRY };
+            let delay = delay_of(&retry, &Method::POST, 1, (status, exit_code), None);
+            assert_eq!(delay.is_some(), again, "{retry:?} {status} {exit_code:?}");
         }
     }
 }

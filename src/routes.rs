@@ -108,6 +108,16 @@ impl Routes {
         &self.routes[index.0]
     }
 
+    /// Has every route read again what can change while deferd runs, and tells the log what cannot be read: that
+    /// stays as it was.
+    pub fn reload(&self) {
+        for Route { prefix, handler, .. } in &self.routes {
+            if let Err(what) = handler.reload() {
+                log::error!("route={prefix} cannot be read again, it stays as it was: {what}");
+            }
+        }
+    }
+
     /// Runs a request by the handler of its route.
     ///
     /// # Errors

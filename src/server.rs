@@ -21,6 +21,7 @@ use crate::descriptors::Descriptors;
 #[cfg(feature = "tiny_http")]
 use crate::front;
 use crate::front::{InFlight, Listening, Stopper};
+use crate::handler::reaper;
 use crate::job::execution::Stop;
 use crate::jobs::Jobs;
 use crate::listen::{self, Bound, SocketFile};
@@ -38,8 +39,8 @@ const START_ROOM: usize = 64 * 1024;
 
 /// How long killed jobs get to be reaped at the end.
 const REAP_TIME: Duration = Duration::from_secs(7);
-/// How long an immediate end waits for killed scripts to be reaped.
-const ABORT_TIME: Duration = Duration::from_secs(1);
+/// How long the end waits for what scripts have left behind.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// How often the end looks whether it may come.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -95,7 +96,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let memory = Budget::of_process(config.sizes().memory);
     let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory));
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
-    workers::start(config.workers, &jobs, &routes, config.ttl)?;
+    workers::start(config.workers, &jobs, &routes, (config.ttl, config.log_ttl))?;
     let policy = policy(config);
     let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
     let front = serve(config, listener, &service, descriptors.max_connections)?;
@@ -205,7 +206,7 @@ impl Server {
         &self.address
     }
 
-    /// Reads again what can change while it runs: the users.
+    /// Reads again what can change while it runs: the users, and the variables of scripts.
     pub fn reload(&self) {
         self.service.reload();
     }
@@ -225,8 +226,9 @@ impl Server {
         }
         if waited != Waited::Idle {
             self.jobs.stop(Stop::Kill);
-            self.wait(ABORT_TIME, &mut || false);
+            self.wait(REAP_TIME, &mut || false);
         }
+        reaper::wait_for_groups(LEAVE_TIME);
         workers::log_lost(&self.jobs.store.close());
     }
 

@@ -91,8 +91,9 @@ impl Service {
         Self { routes, jobs, policy, auth, max_wait }
     }
 
-    /// Reads the users again, where there are any, and tells the log.
+    /// Reads the variables of scripts and the users again, where there are any, and tells the log.
     pub fn reload(&self) {
+        self.routes.reload();
         let Some(auth) = &self.auth else { return };
         match auth.reload() {
             Ok(users) => log::info!("the auth file is read again: {users} users"),
@@ -368,19 +369,19 @@ impl Session<'_> {
     }
 
     /// Waits for this client's turn in the lane of a route.
-    fn enter(&self, index: RouteIndex, deadline: Instant) -> Result<Option<Place<'_>>, Error> {
+    fn enter(&self, index: RouteIndex, deadline: Instant) -> Result<Option<Place>, Error> {
         let Service { routes, jobs, .. } = self.service;
         let limit = routes.get(index).callers;
         limit.map(|limit| jobs.enter(index, limit, deadline, &self.line.execution)).transpose()
     }
 
-    /// Runs a request whose turn has come; its lane is left when it has ended.
+    /// Runs a request whose turn has come; its lane is left when it has ended, with all that it leaves behind.
     fn run_in_lane(
         &self,
         index: RouteIndex,
         call: &Call,
         deadline: Option<Instant>,
-        place: Option<Place<'_>>,
+        place: Option<Place>,
     ) -> Result<Outcome, Error> {
         let (routes, execution) = (&self.service.routes, &self.line.execution);
         execution.set_on_leave(routes.get(index).on_leave);
@@ -392,7 +393,9 @@ impl Session<'_> {
             execution.set_deadline(None);
         }
         execution.set_on_leave(OnLeave::Cancel);
-        drop(place);
+        if let Some(lingering) = execution.take_lingering() {
+            lingering.hold(place);
+        }
         outcome
     }
 }

@@ -23,6 +23,7 @@ use crate::job::attempt::{Attempt, Claimed};
 use crate::job::{JobId, JobKey};
 use crate::jobs::Jobs;
 use crate::protocol::ATTEMPTS;
+use crate::retry::Ended;
 use crate::routes::{Routes, delayed_until, too_late};
 use crate::store::{Finished, Patience};
 
@@ -51,11 +52,13 @@ pub fn start(
     count: usize,
     jobs: &Arc<Jobs>,
     routes: &Arc<Routes>,
-    ttl: Duration,
+    (ttl, log_ttl): (Duration, Duration),
 ) -> io::Result<ThreadPool> {
     let pool = Pool { jobs: Arc::clone(jobs), routes: Arc::clone(routes) };
     let janitor = pool.clone();
-    thread::Builder::new().name("janitor".into()).spawn(move || janitor.watch_time(ttl))?;
+    thread::Builder::new()
+        .name("janitor".into())
+        .spawn(move || janitor.watch_time(ttl, log_ttl))?;
     let threads =
         threadpool::Builder::new().num_threads(count).thread_name("worker".into()).build();
     for _ in 0..count {
@@ -73,8 +76,9 @@ pub fn start(
 
 impl Pool {
     /// Finishes jobs whose delay or deadline is over, and forgets what has expired; for ever.
-    fn watch_time(&self, ttl: Duration) {
-        let rest = (ttl / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
+    fn watch_time(&self, ttl: Duration, log_ttl: Duration) {
+        let shortest = if log_ttl.is_zero() { ttl } else { ttl.min(log_ttl) };
+        let rest = (shortest / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
         let mut next_look = Instant::now() + rest;
         loop {
             let span = next_look.saturating_duration_since(Instant::now());
@@ -85,7 +89,7 @@ impl Pool {
             }
             if next_look <= Instant::now() {
                 next_look = Instant::now() + rest;
-                match self.jobs.expire(ttl) {
+                match self.jobs.expire(ttl, log_ttl) {
                     Ok(0) | Err(_) => {}
                     Ok(expired) => log::info!("expired={expired} results older than {ttl:?}"),
                 }
@@ -95,7 +99,19 @@ impl Pool {
 
     /// Runs a job, or the next part of it.
     fn run(&self, Claimed { job, mut attempt }: Claimed) {
-        match self.run_hop(&mut attempt) {
+        let outcome = self.run_hop(&mut attempt);
+        let lingering = attempt.execution.take_lingering();
+        let kept = lingering.as_ref().and_then(|_| self.jobs.keep_place(&job));
+        self.go_on(job, attempt, outcome);
+        // Not before: as long as the job runs, its place is its own.
+        if let Some(lingering) = lingering {
+            lingering.hold(kept);
+        }
+    }
+
+    /// Finishes a job whose run has ended, or lets it go on.
+    fn go_on(&self, job: JobKey, mut attempt: Box<Attempt>, outcome: Result<Outcome, Error>) {
+        match outcome {
             Ok(Outcome::Answer(answer)) => self.end_attempt(job, attempt, answer),
             Ok(Outcome::Delayed(answer, span)) => {
                 let (answer, until) = delayed_until(answer, span, attempt.expiry());
@@ -112,6 +128,7 @@ impl Pool {
     fn run_hop(&self, attempt: &mut Attempt) -> Result<Outcome, Error> {
         attempt.started.get_or_insert_with(|| clock::now().stamp);
         let execution = &attempt.execution;
+        execution.begin_script();
         if attempt.redirected.is_some() {
             execution.set_deadline(Some(attempt.deadline));
             if attempt.deadline <= Instant::now() {
@@ -119,6 +136,7 @@ impl Pool {
             }
         } else {
             attempt.made += 1;
+            execution.set_attempt(attempt.made);
             attempt.deadline = Instant::now() + self.routes.get(attempt.route).time_limit;
             execution.set_deadline(None);
         }
@@ -178,13 +196,18 @@ impl Pool {
     /// How long to wait before the next attempt, where this answer calls for one; and says so.
     fn delay(&self, attempt: &Attempt, answer: &Answer) -> Option<Duration> {
         let Attempt { call, execution, .. } = attempt;
-        let retry = self.routes.get(attempt.route).retry?;
-        if !retry.allows(call.request.method(), attempt.made) || execution.stopped().is_some() {
+        let retry = self.routes.get(attempt.route).retry.as_ref()?;
+        if execution.stopped().is_some() {
             return None;
         }
-        let delay = retry.delay(attempt.made, &answer.response, SystemTime::now())?;
-        let (made, status) = (attempt.made, answer.response.status().as_u16());
-        let next = format!("attempt {made} ended with {status}, the next is in {delay:.1?}");
+        let (made, response) = (attempt.made, &answer.response);
+        let exit_code = execution.exit_code();
+        let ended = Ended { attempt: made, response, exit_code };
+        let delay = retry.delay(call.request.method(), &ended, SystemTime::now())?;
+        let code = exit_code.filter(|&code| code != 0);
+        let code = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+        let status = response.status().as_u16();
+        let next = format!("attempt {made} ended with {status}{code}, the next is in {delay:.1?}");
         log::info!("job={} {next}", execution.job_as_log());
         execution.set_progress(&next);
         Some(delay)
@@ -286,7 +309,13 @@ mod tests {
         let memory = Budget::new(1 << 20);
         let room = Room { capacity: 1 << 20, reserve: 0, memory: memory.allowance() };
         let lane = Lane { limit: Limit::Open, rerun: Rerun::Harmless };
-        let plan = Plan { workers: 1, queue: 9, ttl: Duration::MAX, lanes: vec![lane] };
+        let plan = Plan {
+            workers: 1,
+            queue: 9,
+            ttl: Duration::MAX,
+            log_ttl: Duration::ZERO,
+            lanes: vec![lane],
+        };
         let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory));
         let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);

@@ -51,7 +51,9 @@ impl Filled {
         let memory = Allowance::default();
         let room = Room { capacity: usize::MAX / 2, reserve: 0, memory: memory.clone() };
         let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::Harmless }];
-        let plan = Plan { workers: 1, queue: usize::MAX, ttl: Duration::from_secs(86400), lanes };
+        let ttl = Duration::from_secs(86400);
+        let (workers, queue, log_ttl) = (1, usize::MAX, Duration::ZERO);
+        let plan = Plan { workers, queue, ttl, log_ttl, lanes };
         Self { store: MemoryStore::new(room, plan), memory, owner: Owner::anonymous() }
     }
 

@@ -10,10 +10,11 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::value;
+use crate::handler::{Links, variables};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
 use crate::protocol::{ADMIN, API, DATABASE};
-use crate::retry::{Methods, Retry};
+use crate::retry::{After, ExitCodes, Methods, Retry, TEMPORARY_FAILURE};
 
 /// A route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub struct RouteConfig {
     pub retry: Option<Retry>,
     /// Which web pages may send requests to it.
     pub pages: Pages,
+    /// Where symbolic links below the directory of its scripts may lead.
+    pub links: Links,
+    /// The file of variables for its scripts.
+    pub env_file: Option<PathBuf>,
+    /// Which of deferd's own variables its scripts get.
+    pub pass_env: Vec<String>,
 }
 
 /// Which web pages may send requests to a route.
@@ -87,6 +94,9 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         connect_timeout: None,
         retry: None,
         pages: Pages::Own,
+        links: Links::Inside,
+        env_file: None,
+        pass_env: Vec::new(),
     };
     for option in rest {
         let (name, text) = option
@@ -94,10 +104,10 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
             .ok_or_else(|| format!("{option:?} is not of the form option=value"))?;
         set(&mut route, name, text).map_err(|what| format!("{name} {text:?}: {what}"))?;
     }
-    if route.retry.is_some_and(|retry| retry.most == 0) {
-        return Err(
-            "backoff and unsafe say how to try again, and retry=N how often: it is missing".into(),
-        );
+    if route.retry.as_ref().is_some_and(|retry| retry.most == 0) {
+        return Err("backoff, retry-on and unsafe say how to try again, and retry=N how often: \
+                    it is missing"
+            .into());
     }
     Ok(route)
 }
@@ -106,7 +116,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
 type Setter = fn(&mut RouteConfig, &str) -> Result<(), String>;
 
 /// The options of every route.
-const OPTIONS: [(&str, Setter); 6] = [
+const OPTIONS: [(&str, Setter); 8] = [
     ("timeout", |r, v| value::duration(v).map(|v| r.timeout = Some(v))),
     ("concurrency", |r, v| value::count(v).map(|v| r.concurrency = Some(v))),
     ("max-output", |r, v| value::size(v).map(|v| r.max_output = Some(v))),
@@ -115,21 +125,32 @@ const OPTIONS: [(&str, Setter); 6] = [
     ("pages", |r, v| {
         value::choice(v, [("any", Pages::Any), ("own", Pages::Own)]).map(|v| r.pages = v)
     }),
+    ("retry", |r, v| value::count(v).map(|v| retry(r).most = few(v))),
+    ("backoff", |r, v| value::duration(v).map(|v| retry(r).backoff = v)),
+];
+
+/// The further options of a route to scripts.
+const OF_SCRIPTS: [(&str, Setter); 4] = [
+    ("links", |r, v| yes_no(v, Links::Anywhere, Links::Inside).map(|v| r.links = v)),
+    ("env-file", |r, v| value::path(v).map(|v| r.env_file = Some(v))),
+    ("pass-env", |r, v| names(v).map(|mut v| r.pass_env.append(&mut v))),
+    ("retry-on", |r, v| exit_codes(v).map(|v| retry(r).after = After::Script(v))),
 ];
 
 /// The further options of a route to an upstream.
-const OF_UPSTREAMS: [(&str, Setter); 4] = [
+const OF_UPSTREAMS: [(&str, Setter); 2] = [
     ("connect-timeout", |r, v| value::duration(v).map(|v| r.connect_timeout = Some(v))),
-    ("retry", |r, v| value::count(v).map(|v| retry(r).most = few(v))),
-    ("backoff", |r, v| value::duration(v).map(|v| retry(r).backoff = v)),
-    ("unsafe", |r, v| yes_no(v, Methods::All, Methods::Idempotent).map(|v| retry(r).methods = v)),
+    ("unsafe", |r, v| {
+        let methods = yes_no(v, Methods::All, Methods::Idempotent);
+        methods.map(|v| retry(r).after = After::Upstream(v))
+    }),
 ];
 
 /// Sets one option.
 fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
     let (kind, more): (_, &[_]) = match route.target {
         Target::Upstream(_) => ("a route", &OF_UPSTREAMS),
-        Target::Cgi(_) | Target::Run(_) => ("a route to scripts", &[]),
+        Target::Cgi(_) | Target::Run(_) => ("a route to scripts", &OF_SCRIPTS),
     };
     let options = OPTIONS.iter().chain(more);
     if let Some((_, setter)) = options.clone().find(|(option, _)| *option == name) {
@@ -139,14 +160,37 @@ fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
     Err(format!("no such option of {kind}: {}", names.join(", ")))
 }
 
+/// Reads names of variables, with `+` between them.
+fn names(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split('+').map(|name| variables::check_name(name).map(|()| name.to_owned()));
+    names.collect()
+}
+
 fn yes_no<T: Copy>(text: &str, yes: T, no: T) -> Result<T, String> {
     value::choice(text, [("yes", yes), ("no", no)])
 }
 
 /// Returns how the jobs of a route are tried again; only `retry` says that they are.
 fn retry(route: &mut RouteConfig) -> &mut Retry {
-    let none = Retry { most: 0, backoff: BACKOFF, methods: Methods::Idempotent };
-    route.retry.get_or_insert(none)
+    let after = match route.target {
+        Target::Upstream(_) => After::Upstream(Methods::Idempotent),
+        Target::Cgi(_) | Target::Run(_) => After::Script(ExitCodes::Of(vec![TEMPORARY_FAILURE])),
+    };
+    route.retry.get_or_insert(Retry { most: 0, backoff: BACKOFF, after })
+}
+
+/// Reads exit codes that are no success, with `+` between them, or `any`.
+fn exit_codes(text: &str) -> Result<ExitCodes, String> {
+    if text == "any" {
+        return Ok(ExitCodes::Any);
+    }
+    let code = |text: &str| {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let code = text.parse().ok().filter(|&code: &u8| code > 0 && digits);
+        code.ok_or("neither any nor exit codes from 1 to 255, as 75+1")
+    };
+    let codes: Result<_, &str> = text.split('+').map(code).collect();
+    Ok(ExitCodes::Of(codes?))
 }
 
 /// Bounds a number of attempts: more take longer than any client waits.
@@ -225,15 +269,31 @@ mod tests {
             let route = parse(&format!("/={target},ignore-abort=yes")).unwrap();
             assert_eq!(route.on_leave, OnLeave::GoOn, "{target}");
         }
+        let route = parse("/=cgi:x,links=yes,env-file=/etc/x.env,pass-env=A+B,pass-env=C").unwrap();
+        assert_eq!((route.links, route.env_file), (Links::Anywhere, Some("/etc/x.env".into())));
+        assert_eq!(route.pass_env, ["A", "B", "C"]);
         let route = parse("/llm/=http://[::1]:11434/v1,connect-timeout=300ms").unwrap();
         let uri: Uri = "http://[::1]:11434/v1".parse().unwrap();
         assert_eq!(route.target, Target::Upstream(uri));
         assert_eq!((route.connect_timeout, route.retry), (Some(Duration::from_millis(300)), None));
         let route = parse("/x=http://h,retry=3,backoff=5s,unsafe=yes").unwrap();
         let backoff = Duration::from_secs(5);
-        assert_eq!(route.retry, Some(Retry { most: 3, backoff, methods: Methods::All }));
+        assert_eq!(
+            route.retry,
+            Some(Retry { most: 3, backoff, after: After::Upstream(Methods::All) })
+        );
         let retry = parse("/x=http://h,retry=1").unwrap().retry.unwrap();
-        assert_eq!((retry.backoff, retry.methods), (BACKOFF, Methods::Idempotent));
+        assert_eq!(retry.backoff, BACKOFF);
+        assert_eq!(retry.after, After::Upstream(Methods::Idempotent));
+        for (text, codes) in [
+            ("/x=run:y,retry=3", ExitCodes::Of(vec![75])),
+            ("/x=run:y,retry=3,retry-on=75+1", ExitCodes::Of(vec![75, 1])),
+            ("/x=cgi:y,retry-on=255,retry=3", ExitCodes::Of(vec![255])),
+            ("/x=cgi:y,retry=3,retry-on=any", ExitCodes::Any),
+        ] {
+            let retry = parse(text).unwrap().retry.unwrap();
+            assert_eq!((retry.most, retry.after), (3, After::Script(codes)), "{text}");
+        }
     }
 
     #[test]
@@ -256,13 +316,28 @@ mod tests {
                 "a route to scripts: timeout, concurrency, max-output, rerun, ",
             ),
             ("/x=http://h,colour=red", "a route: timeout, concurrency, max-output, rerun, "),
-            ("/x=http://h,colour=red", "pages, connect-timeout, retry, backoff, unsafe"),
+            ("/x=http://h,colour=red", "pages, retry, backoff, connect-timeout, unsafe"),
             ("/x=run:y,concurrency=0", "at least 1"),
             ("/x=run:y,rerun=maybe", "rerun \"maybe\": neither yes nor no"),
             ("/x=run:y,pages=all", "pages \"all\": neither any nor own"),
             ("/x=run:y,ignore-abort=maybe", "ignore-abort \"maybe\": neither yes nor no"),
+            ("/x=run:y,links=maybe", "links \"maybe\": neither yes nor no"),
+            ("/x=http://h,links=yes", "no such option of a route"),
+            ("/x=run:y,env-file=", "env-file \"\": not a path"),
+            ("/x=run:y,pass-env=A+", "not the name of a variable"),
+            ("/x=run:y,pass-env=A=B", "not the name of a variable"),
+            ("/x=run:y,pass-env=HTTP_PROXY", "HTTP_PROXY is a field"),
+            ("/x=run:y,pass-env=DEFERD_JOB_ID", "deferd's own"),
+            ("/x=run:y,pass-env=A+SCRIPT_NAME", "SCRIPT_NAME tells of the request"),
             ("/x=run:y,connect-timeout=1s", "no such option of a route to scripts"),
-            ("/x=run:y,retry=2", "no such option of a route to scripts"),
+            ("/x=run:y,unsafe=yes", "no such option of a route to scripts"),
+            ("/x=http://h/,retry-on=75", "no such option of a route"),
+            ("/x=run:y,retry-on=75", "it is missing"),
+            ("/x=run:y,retry=1,retry-on=0", "retry-on \"0\": neither any nor exit codes"),
+            ("/x=run:y,retry=1,retry-on=256", "from 1 to 255"),
+            ("/x=run:y,retry=1,retry-on=75+", "from 1 to 255"),
+            ("/x=run:y,retry=1,retry-on=+75", "from 1 to 255"),
+            ("/x=run:y,retry=1,retry-on=TEMPFAIL", "from 1 to 255"),
             ("/x=http://h/,retry=0", "at least 1"),
             ("/x=http://h/,backoff=1s", "it is missing"),
             ("/x=http://h/,unsafe=yes", "it is missing"),

@@ -123,6 +123,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration, or `0` for none.
+///
+/// # Errors
+/// What is wrong.
+pub fn duration_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
 /// The value of an option that needs none.
 ///
 /// # Errors

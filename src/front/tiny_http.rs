@@ -329,7 +329,13 @@ mod tests {
     fn nothing() -> Arc<Service> {
         let memory = Budget::new(1 << 20);
         let room = Room { capacity: 1, reserve: 0, memory: memory.allowance() };
-        let plan = Plan { workers: 1, queue: 1, ttl: Duration::MAX, lanes: Vec::new() };
+        let plan = Plan {
+            workers: 1,
+            queue: 1,
+            ttl: Duration::MAX,
+            log_ttl: Duration::ZERO,
+            lanes: Vec::new(),
+        };
         let jobs = Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory);
         let jobs = Arc::new(jobs);
         let hosts =

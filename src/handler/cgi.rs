@@ -1,34 +1,26 @@
 //! The `cgi:` target: CGI/1.1 scripts (RFC 3875).
 //!
-//! Owns the reading of a script's response (section 6). `child` starts and feeds the script, `environment`
-//! makes its environment. Command-line arguments from an "indexed" query (section 4.4) are
-//! deliberately not given: they let a client choose a script's options. Invariant: output without a
-//! valid header block never becomes a response.
+//! Owns what a script's response means (section 6); `header_block` reads it, `child` starts and feeds the script,
+//! `environment` makes its environment. Command-line arguments from an "indexed" query (section 4.4) are
+//! deliberately not given: they let a client choose a script's options. Invariants: output without a valid header
+//! block never becomes a response; a response has no more content than it announced, and no less.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::header::{HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::child::Output;
+use super::header_block::{self, HeaderBlock};
 use super::hop_by_hop::{self, Direction};
 use super::run::run_script;
 use super::{Handler, Outcome, ScriptRoute, check_method, locate};
 use crate::error::Error;
-use crate::exchange::Call;
+use crate::exchange::{Call, LengthOfGet};
 use crate::job::execution::Execution;
-
-/// How many fields a script's response may have.
-const MAX_FIELDS: usize = 100;
-
-/// How large its header block may be, in bytes: it is held once more while it is read, and is not charged
-/// to the budget of memory then.
-const MAX_HEADER: usize = 64 * 1024;
-
-const STATUS: HeaderName = HeaderName::from_static("status");
 
 /// Runs the CGI scripts of one directory.
 pub struct CgiHandler {
@@ -49,92 +41,120 @@ impl Handler for CgiHandler {
     }
 
     fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
-        let output = run_script(&self.route, call, execution)?;
-        outcome(output, call.request.uri().path())
+        let output = run_script(&self.route, call, execution, announced_end)?;
+        let (method, path) = (call.request.method(), call.request.uri().path());
+        let run = format!("job={} path={path}", execution.job_as_log());
+        outcome(output, method, &run).map_err(|fault| fault.tell(&run, execution))
     }
 
     fn relays_fields(&self) -> bool {
         true
     }
+
+    fn reload(&self) -> Result<(), String> {
+        self.route.variables.reload()
+    }
 }
 
-fn invalid(why: impl Into<String>) -> Error {
-    Error::BadGateway(format!("the script gave no valid CGI response: {}", why.into()).into())
+/// Returns where the content ends that the header block announces, once that has come.
+fn announced_end(stdout: &[u8]) -> Option<usize> {
+    match header_block::read(stdout, header_block::Output::SoFar) {
+        Ok(None) => None,
+        Ok(Some(block)) => Some(content_end(&block).unwrap_or(usize::MAX)),
+        // What is wrong is told at the end of the output.
+        Err(_) => Some(usize::MAX),
+    }
 }
 
-/// Reads a script's output (RFC 3875 section 6.2).
-fn outcome(output: Output, path: &str) -> Result<Outcome, Error> {
+/// Returns where the content ends that a header block announces.
+fn content_end(block: &HeaderBlock) -> Option<usize> {
+    block.announced.map(|length| block.end.saturating_add(length))
+}
+
+/// What is wrong with a script's response.
+struct Fault {
+    what: String,
+    /// The same for the operator, and for the owner of a job: with what the script wrote.
+    in_full: String,
+}
+
+impl Fault {
+    fn new(what: impl Into<String>) -> Self {
+        let what = what.into();
+        Self { in_full: what.clone(), what }
+    }
+
+    /// Tells the log and the job's own log; returns the error that stands for the response.
+    fn tell(self, run: &str, execution: &Execution) -> Error {
+        let Self { what, in_full } = self;
+        log::warn!("{run} {in_full}");
+        let log = execution.log();
+        let is_open = !log.is_empty() && !log.ends_with(b"\n");
+        let line_end = if is_open { "\n" } else { "" };
+        execution.append_log(format!("{line_end}deferd: {in_full}\n").as_bytes());
+        let is_job = execution.job().is_some();
+        Error::BadGateway(if is_job { in_full } else { what }.into())
+    }
+}
+
+fn invalid(why: &str) -> String {
+    format!("the script gave no valid CGI response: {why}")
+}
+
+/// Reads a script's output (RFC 3875 section 6.2); `run` is what the log calls this run.
+fn outcome(mut output: Output, method: &Method, run: &str) -> Result<Outcome, Fault> {
     if let Some(signal) = output.status.signal() {
         // Its output may be cut anywhere.
-        return Err(Error::BadGateway(format!("the script was ended by signal {signal}").into()));
+        return Err(Fault::new(format!("the script was ended by signal {signal}")));
     }
-    if !output.status.success() {
-        log::warn!("path={path} the script ended with {}; its response counts", output.status);
+    let code = output.status.code().filter(|&code| code != 0);
+    let exit = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+    let block = header_block::read(&output.stdout, header_block::Output::Whole);
+    let block = block.map_err(|fault| Fault {
+        what: invalid(&fault.to_string()),
+        in_full: invalid(&(fault.with_line() + &exit)),
+    })?;
+    let Some(block) = block else { return Err(Fault::new(invalid("its header has no end"))) };
+    if code.is_some() {
+        log::warn!("{run} the script ended with {}; its response counts", output.status);
     }
-    let (fields, start) = header_block(&output.stdout)?;
-    let status = status(&fields)?;
-    let location = fields.get(LOCATION).map(|location| location.as_bytes());
-    if let (None, Some(target @ [b'/', ..])) = (status, location) {
-        let target =
-            PathAndQuery::try_from(target).map_err(|_| invalid("Location is not a path"))?;
+    let location = block.fields.get(LOCATION).map(|location| location.as_bytes());
+    if let (None, Some(target @ [b'/', ..])) = (block.status, location) {
+        let target = PathAndQuery::try_from(target)
+            .map_err(|_| Fault::new(invalid("its Location is not a path")))?;
         return Ok(Outcome::LocalRedirect(target));
     }
     let redirect = location.map(|_| StatusCode::FOUND);
-    let mut response = Response::new(output.stdout.freeze_from(start));
-    *response.status_mut() = status.or(redirect).unwrap_or(StatusCode::OK);
-    *response.headers_mut() = passed(fields);
+    let status = block.status.or(redirect).unwrap_or(StatusCode::OK);
+    // Those have no content, and may say how long it would be (RFC 9110 section 8.6).
+    let has_content = *method != Method::HEAD
+        && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+    let missing = cut_to_length(&mut output, &block, run);
+    if let (Some(fault), true) = (missing, has_content) {
+        return Err(fault);
+    }
+    let mut response = Response::new(output.stdout.freeze_from(block.end));
+    *response.status_mut() = status;
+    *response.headers_mut() = block.fields;
+    hop_by_hop::strip(response.headers_mut(), Direction::Response);
+    if let (Some(length), &Method::HEAD) = (block.announced, method) {
+        response.extensions_mut().insert(LengthOfGet(Some(HeaderValue::from(length))));
+    }
     Ok(response.into())
 }
 
-/// Reads the header block, with LF or CRLF at the line ends; returns it, and where the content begins.
-fn header_block(stdout: &[u8]) -> Result<(HeaderMap, usize), Error> {
-    let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let beginning = &stdout[..stdout.len().min(MAX_HEADER)];
-    let (start, lines) = match httparse::parse_headers(beginning, &mut lines) {
-        Ok(httparse::Status::Complete(block)) => block,
-        Ok(httparse::Status::Partial) if stdout.len() > MAX_HEADER => {
-            return Err(invalid("its header is larger than 64K"));
-        }
-        Ok(httparse::Status::Partial) => return Err(invalid("no empty line ends its header")),
-        Err(error) => return Err(invalid(error.to_string())),
-    };
-    let mut fields = HeaderMap::with_capacity(lines.len());
-    for line in lines {
-        let name = HeaderName::from_bytes(line.name.as_bytes());
-        let value = HeaderValue::from_bytes(line.value);
-        let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(invalid(format!("the field {:?} is not valid", line.name)));
-        };
-        // "The script MUST NOT return more than one of each CGI field" (section 6.3).
-        if [CONTENT_TYPE, LOCATION, STATUS].contains(&name) && fields.contains_key(&name) {
-            return Err(invalid(format!("more than one {name}")));
-        }
-        fields.append(name, value);
+/// Drops content beyond the length that was announced; returns the fault of content that is shorter.
+fn cut_to_length(output: &mut Output, block: &HeaderBlock, run: &str) -> Option<Fault> {
+    let (end, announced) = (content_end(block)?, block.announced?);
+    if output.stdout.len() > end {
+        log::warn!(
+            "{run} the script wrote more than the {announced} bytes that it announced: the rest is dropped"
+        );
+        output.stdout.truncate(end);
     }
-    // "The response header … MUST contain at least one CGI field" (section 6.2).
-    if ![CONTENT_TYPE, LOCATION, STATUS].iter().any(|name| fields.contains_key(name)) {
-        return Err(invalid("it has neither Content-Type, Location nor Status"));
-    }
-    Ok((fields, start))
-}
-
-/// Reads the Status field: three digits of a final status code, and a reason, which is ignored
-/// (section 6.3.3).
-fn status(fields: &HeaderMap) -> Result<Option<StatusCode>, Error> {
-    let Some(value) = fields.get(STATUS) else { return Ok(None) };
-    let code = value.as_bytes().split(|&b| b == b' ').next().unwrap_or_default();
-    StatusCode::from_bytes(code)
-        .ok()
-        .filter(|code| (200..=599).contains(&code.as_u16()))
-        .map(Some)
-        .ok_or_else(|| invalid("its Status is not a final status code"))
-}
-
-fn passed(mut fields: HeaderMap) -> HeaderMap {
-    hop_by_hop::strip(&mut fields, Direction::Response);
-    // CGI's own (section 6.3.3).
-    fields.remove(STATUS);
-    fields
+    let written = output.stdout.len() - block.end;
+    let what = || format!("the script announced {announced} bytes of content and wrote {written}");
+    (written < announced).then(|| Fault::new(what()))
 }
 
 #[cfg(test)]
@@ -143,6 +163,7 @@ mod tests {
     use crate::content::ContentBuffer;
     use crate::memory::Allowance;
     use bytes::Bytes;
+    use http::HeaderName;
     use std::process::ExitStatus;
 
     fn written(stdout: &str) -> ContentBuffer {
@@ -151,9 +172,13 @@ mod tests {
         buffer
     }
 
-    fn read(stdout: &str) -> Result<Outcome, Error> {
+    fn read_as(method: &Method, stdout: &str) -> Result<Outcome, Fault> {
         let status = ExitStatus::from_raw(0);
-        outcome(Output { status, stdout: written(stdout) }, "/test")
+        outcome(Output { status, stdout: written(stdout) }, method, "test")
+    }
+
+    fn read(stdout: &str) -> Result<Outcome, Fault> {
+        read_as(&Method::GET, stdout)
     }
 
     fn answer(stdout: &str) -> Response<Bytes> {
@@ -161,7 +186,7 @@ mod tests {
             Ok(Outcome::Answer(answer)) => answer.response,
             Ok(Outcome::LocalRedirect(target)) => panic!("{stdout:?} redirects to {target}"),
             Ok(Outcome::Delayed(..)) => panic!("{stdout:?} is delayed"),
-            Err(error) => panic!("{stdout:?} fails: {error:?}"),
+            Err(fault) => panic!("{stdout:?} fails: {}", fault.in_full),
         }
     }
 
@@ -195,49 +220,60 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_header_block_is_refused() {
-        for stdout in [
-            "",
-            "hello",
-            "hello\n\n",
-            "\n\nhello",
-            "Content-Type: a/b\nhello",
-            "Content-Type: a/b\n\tfolded\n\n",
-            "X-Only: other fields\n\n",
-            "Status: 99\n\n",
-            "Status: 100 Continue\n\n",
-            "Status: abc\n\n",
-            "Status: 2000\n\n",
-            "Content-Type: a/b\nContent-Type: c/d\n\n",
-            "Content Type: a/b\n\n",
-            "Location: /with space\n\n",
-        ] {
-            assert!(matches!(read(stdout), Err(Error::BadGateway(_))), "{stdout:?}");
-        }
+    fn what_is_invalid_is_told_with_and_without_what_was_written() {
+        let Err(fault) = read("Content-Type: a/b\nsecret\n\n") else { panic!() };
+        assert!(fault.what.ends_with("no valid CGI response: line 2 is not a field"));
+        assert!(
+            fault.in_full.ends_with("no valid CGI response: line 2 is not a field: \"secret\"")
+        );
+        assert!(read("Location: /with space\n\n").is_err());
+        let output = Output { status: ExitStatus::from_raw(3 << 8), stdout: written("") };
+        let Err(fault) = outcome(output, &Method::GET, "test") else { panic!() };
+        assert!(fault.in_full.ends_with("it wrote nothing (exit code 3)"), "{}", fault.in_full);
     }
 
     #[test]
-    fn a_header_of_64_kib_is_read_and_a_larger_one_refused() {
-        let header = |size: usize| {
-            let rest = "Content-Type: a/b\nX: \n\n".len();
-            format!("Content-Type: a/b\nX: {}\n\ncontent", "x".repeat(size - rest))
-        };
-        assert_eq!(answer(&header(MAX_HEADER)).body(), "content");
-        let Err(Error::BadGateway(what)) = read(&header(MAX_HEADER + 1)) else { panic!() };
-        assert!(what.contains("larger than 64K"), "{what}");
+    fn content_is_as_long_as_it_was_announced() {
+        for (length, content) in [("5", "hello"), ("2", "he"), ("0", "")] {
+            let stdout = format!("Content-Type: a/b\nContent-Length: {length}\n\nhello");
+            assert_eq!(answer(&stdout).body(), content);
+        }
+        let short = "Content-Type: a/b\nContent-Length: 100\n\nso far\n";
+        let Err(fault) = read(short) else { panic!() };
+        assert_eq!(fault.what, "the script announced 100 bytes of content and wrote 7");
+        assert!(read(&short.replace("100", "99999999999999999999")).is_err());
+        // Those that have no content.
+        for stdout in ["Status: 304\nContent-Length: 9\n\n", "Status: 204\nContent-Length: 9\n\n"] {
+            assert_eq!(answer(stdout).body(), "");
+        }
+        let Ok(Outcome::Answer(head)) = read_as(&Method::HEAD, short) else { panic!() };
+        let length = head.response.extensions().get::<LengthOfGet>().and_then(|l| l.0.clone());
+        assert_eq!(length.unwrap(), "100");
+    }
+
+    #[test]
+    fn the_end_of_the_content_is_known_with_the_header() {
+        for (stdout, end) in [
+            ("Content-Type: a/b\nContent-Length: 5\n", None),
+            ("Content-Type: a/b\nContent-Length: 5\n\nhel", Some(42)),
+            ("Content-Type: a/b\n\nhel", Some(usize::MAX)),
+            ("no header\n", Some(usize::MAX)),
+        ] {
+            assert_eq!(announced_end(stdout.as_bytes()), end, "{stdout:?}");
+        }
     }
 
     #[test]
     fn a_script_that_was_killed_gives_no_response() {
         let stdout = written("Content-Type: text/plain\n\nhalf of");
         let output = Output { status: ExitStatus::from_raw(9), stdout };
-        assert!(matches!(outcome(output, "/test"), Err(Error::BadGateway(_))));
+        assert!(outcome(output, &Method::GET, "test").is_err());
     }
 
     #[test]
     fn hop_by_hop_fields_are_not_passed() {
         let response = answer(
-            "Content-Type: a/b\nConnection: close, X-Hop\nX-Hop: 1\nContent-Length: 999\n\
+            "Content-Type: a/b\nConnection: close, X-Hop\nX-Hop: 1\nContent-Length: 1\n\
              Transfer-Encoding: chunked\nX-Arango-Async-Id: 7\nSet-Cookie: a=1\nSet-Cookie: b=2\n\nx",
         );
         let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();

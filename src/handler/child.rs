@@ -2,12 +2,13 @@
 //!
 //! Owns the pipes, the time limit and the stop; `group` owns the process. Does not know CGI. Invariants:
 //! stdin is fed while stdout and stderr are drained, so that no size deadlocks; when [`run`] returns, for
-//! whatever reason, the child is reaped, every process left in its group got SIGKILL, and every descriptor is
-//! closed. A program that wants to outlive its request must leave the group (`setsid`), as daemons do.
+//! whatever reason, the child is reaped, and every descriptor is closed. A child that was ended has no descendant any
+//! more then; one that ended by itself has some time left for what it leaves in its group. A program that wants to
+//! outlive its request must leave the group (`setsid`), as daemons do.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ExitStatus};
 use std::sync::Arc;
@@ -16,21 +17,28 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Rlimit, Signal};
 
+use super::descendants::Descendants;
 use super::group::{Group, Leader};
+use super::loading;
 use super::stderr::Stderr;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::job::execution::{Execution, Stop};
 use crate::memory::Allowance;
 
-/// How long a cancelled script has between SIGTERM and SIGKILL.
-const TERM_GRACE: Duration = Duration::from_secs(5);
+/// How long a script that was stopped has between SIGTERM and SIGKILL, with all that it started.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// How often to look for the child's end if the kernel gives no descriptor for it (before Linux 5.3, or if none
-/// is left).
-const TICK: Duration = Duration::from_millis(10);
+/// How long one has that has reached a limit.
+const LIMIT_GRACE: Duration = Duration::from_secs(1);
 
-/// How much is read from stderr at once, in bytes.
+/// How long the end of a script takes at most. Only a process that the kernel cannot end lives longer.
+const END_TIME: Duration = Duration::from_secs(6);
+
+/// How often to look for the end of what a script has started, once that has itself ended.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How much is read at once from stderr, and of output that is dropped, in bytes.
 const READ: usize = 4096;
 
 /// What is left in a pipe when the group is dead: at most what a pipe can hold (`pipe-max-size`).
@@ -38,8 +46,10 @@ const MAX_PIPE: usize = 1 << 20;
 
 /// What to run.
 pub struct Script<'a> {
-    /// The real path of the program; it runs in its own directory.
+    /// The path of the program, under the name by which it is run.
     pub program: &'a Path,
+    /// The directory in which it runs.
+    pub directory: &'a Path,
     /// Its whole environment.
     pub environment: Vec<(OsString, OsString)>,
     /// All of its standard input.
@@ -48,13 +58,17 @@ pub struct Script<'a> {
     pub time_limit: Duration,
     /// How much it may write to stdout, in bytes.
     pub max_output: usize,
+    /// Where its output ends, if what it wrote so far tells that, or will never tell: what it writes beyond that
+    /// ends it.
+    pub output_end: fn(&[u8]) -> Option<usize>,
     /// How many descriptors it may have; `None`: as many as deferd.
     pub descriptor_limit: Option<Rlimit>,
 }
 
 /// How a script ended, and what it wrote.
 pub struct Output {
-    /// How it ended.
+    /// How it ended: as a success if it was ended because it wrote beyond its output's end, for then it has said all
+    /// that counts.
     pub status: ExitStatus,
     /// All that it wrote to stdout.
     pub stdout: ContentBuffer,
@@ -68,7 +82,7 @@ pub struct Output {
 /// [`Error::Cancelled`] if it was stopped.
 pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> {
     let name = script.program.file_name().unwrap_or_default().to_string_lossy();
-    let cannot = |error: io::Error| cannot_start(&name, &error);
+    let cannot = |error: io::Error| cannot_start(script.program, &error);
     // Before the child, so that nothing is started that could not be stopped.
     let wake = Arc::new(
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| cannot(e.into()))?,
@@ -85,36 +99,50 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     let lines = Stderr::new(execution, &name);
     let mut pipes =
         Pipes::new(&mut group.leader, script, lines, execution.memory()).map_err(cannot)?;
-    let ending = watch(&mut group, &mut pipes, &wake, script, execution);
-    let status = group.end().map_err(|e| Error::Internal(e.to_string().into()))?;
-    pipes.drain();
-    let over = pipes.over();
-    let stdout = pipes.finish();
+    let ending = watch(&group, &mut pipes, &wake, script, execution);
+    let log_name = || format!("job={} script={name}", execution.job_as_log());
+    if ending == Ending::Exited {
+        let (status, lingering) =
+            group.reap(&log_name()).map_err(|e| Error::Internal(e.to_string().into()))?;
+        execution.leave_behind(lingering);
+        pipes.drain();
+        let over = pipes.over();
+        let stdout = pipes.finish();
+        return over.map_or(Ok(Output { status, stdout }), Err);
+    }
+    let error = pipes.over().filter(|_| ending == Ending::OverOutput);
+    let output = pipes.drop_output(execution.memory());
+    let mut descendants = group.descendants();
+    let begin = Instant::now();
+    let kill_at = begin + ending.grace();
+    terminate(&group, &mut descendants, &mut pipes, &wake, execution, kill_at);
+    group.kill(descendants, begin + END_TIME, &log_name());
+    pipes.drain_stderr();
+    pipes.finish();
     match ending {
-        Ending::Stopped => Err(Error::Cancelled),
-        Ending::TimedOut => Err(Error::GatewayTimeout("the script ran out of time".into())),
-        Ending::Exited | Ending::OverOutput => over.map_or(Ok(Output { status, stdout }), Err),
+        Ending::BeyondEnd => Ok(Output { status: ExitStatus::default(), stdout: output }),
+        _ => Err(error.unwrap_or_else(|| ending.error())),
     }
 }
 
 /// Returns what to tell the client if a script does not start, and logs what to tell the operator.
-fn cannot_start(name: &str, error: &io::Error) -> Error {
-    log::warn!("script={name} cannot be started: {error}");
+fn cannot_start(program: &Path, error: &io::Error) -> Error {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let why = loading::why_not(program, error);
+    let told = why.clone().unwrap_or_else(|| error.to_string());
+    log::warn!("script={name} cannot be started: {told}");
     if let Some(short) = Error::shortage("cannot start the script", error) {
         return short;
     }
-    match error.kind() {
-        // No such file: the script was found, so its interpreter is missing.
-        ErrorKind::NotFound => Error::BadGateway(
-            "cannot start the script: its interpreter (the #! line) is missing".into(),
-        ),
-        ErrorKind::PermissionDenied => Error::Forbidden("the script is not executable".into()),
-        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-            Error::BadGateway(
-                "cannot start the script: it has no #! line and is not a program".into(),
-            )
+    match why {
+        Some(why) => Error::BadGateway(format!("cannot start the script: {why}").into()),
+        None if error.kind() == ErrorKind::NotFound && !program.exists() => {
+            Error::NotFound("the script is gone".into())
         }
-        _ => Error::Unavailable(format!("cannot start the script: {error}").into()),
+        None if error.kind() == ErrorKind::PermissionDenied => {
+            Error::Forbidden("the script is not executable".into())
+        }
+        None => Error::Unavailable(format!("cannot start the script: {error}").into()),
     }
 }
 
@@ -123,44 +151,99 @@ fn cannot_start(name: &str, error: &io::Error) -> Error {
 enum Ending {
     Exited,
     OverOutput,
+    /// It wrote more than its output's end allows.
+    BeyondEnd,
     TimedOut,
     Stopped,
 }
 
+impl Ending {
+    /// Returns how long the script has to end by itself.
+    const fn grace(&self) -> Duration {
+        match self {
+            Self::Stopped => STOP_GRACE,
+            Self::Exited | Self::OverOutput | Self::BeyondEnd | Self::TimedOut => LIMIT_GRACE,
+        }
+    }
+
+    /// Returns what the client is told, where the output says nothing better.
+    fn error(&self) -> Error {
+        match self {
+            Self::TimedOut => Error::GatewayTimeout("the script ran out of time".into()),
+            Self::Exited | Self::OverOutput | Self::BeyondEnd | Self::Stopped => Error::Cancelled,
+        }
+    }
+}
+
 /// Serves the pipes until the child ends or must be ended.
 fn watch(
-    group: &mut Group,
+    group: &Group,
     pipes: &mut Pipes<'_>,
     wake: &OwnedFd,
     script: &Script<'_>,
     execution: &Execution,
 ) -> Ending {
     let deadline = execution.deadline(script.time_limit);
-    let mut kill_at = None;
     loop {
-        match (execution.stopped(), kill_at) {
-            (Some(Stop::Kill), _) => return Ending::Stopped,
-            (Some(Stop::Cancel), None) => {
-                group.signal(Signal::TERM);
-                kill_at = Some(Instant::now() + TERM_GRACE);
-            }
-            _ => {}
-        }
-        let now = Instant::now();
-        if kill_at.is_some_and(|at| now >= at) {
+        if execution.stopped().is_some() {
             return Ending::Stopped;
         }
-        if kill_at.is_none() && now >= deadline {
+        let now = Instant::now();
+        if now >= deadline {
             return Ending::TimedOut;
         }
         if pipes.is_over() {
             return Ending::OverOutput;
         }
-        let timeout = kill_at.unwrap_or(deadline).saturating_duration_since(now);
-        if pipes.serve(group, wake, execution, timeout) == Leader::Exited {
-            return if kill_at.is_some() { Ending::Stopped } else { Ending::Exited };
+        if pipes.is_beyond_end() {
+            return Ending::BeyondEnd;
+        }
+        let others = Others { wake, leader: group.pidfd.as_ref(), client: execution.watched() };
+        let ready = pipes.serve(&others, group.tick(deadline - now));
+        if ready.client {
+            execution.look();
+        }
+        if ready.leader || group.pidfd.is_none() && group.leader() == Leader::Exited {
+            return Ending::Exited;
         }
     }
+}
+
+/// Sends SIGTERM to the child and all that it has started, and serves the pipes until they have ended, or until
+/// `deadline`. What the child starts from then on is how it tidies up, and is left alone.
+fn terminate(
+    group: &Group,
+    descendants: &mut Descendants,
+    pipes: &mut Pipes<'_>,
+    wake: &OwnedFd,
+    execution: &Execution,
+    deadline: Instant,
+) {
+    let must_end_now = || execution.stopped() == Some(Stop::Kill);
+    if must_end_now() {
+        return;
+    }
+    descendants.look();
+    descendants.signal(Signal::TERM);
+    let mut leader = Leader::Runs;
+    while !must_end_now() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || leader == Leader::Exited && !descendants.look() {
+            return;
+        }
+        // Once it has exited its descriptor is always ready; and so is that of a client that has left.
+        let pidfd = group.pidfd.as_ref().filter(|_| leader == Leader::Runs);
+        let timeout = if leader == Leader::Runs { group.tick(left) } else { left.min(LOOK) };
+        pipes.serve(&Others { wake, leader: pidfd, client: None }, timeout);
+        leader = group.leader();
+    }
+}
+
+/// What is watched beside the pipes.
+struct Others<'a> {
+    wake: &'a OwnedFd,
+    leader: Option<&'a OwnedFd>,
+    client: Option<(BorrowedFd<'a>, PollFlags)>,
 }
 
 /// The three pipes of a child; each is closed as soon as it is no longer needed.
@@ -172,6 +255,11 @@ struct Pipes<'a> {
     /// Why no more of the output can be taken.
     no_room: Option<NoMemory>,
     max_output: usize,
+    output_end: fn(&[u8]) -> Option<usize>,
+    /// What that has told.
+    end: Option<usize>,
+    /// Whether the output is read and dropped, because the result is an error.
+    is_dropped: bool,
     lines: Stderr<'a>,
 }
 
@@ -197,12 +285,25 @@ impl<'a> Pipes<'a> {
             output: ContentBuffer::new(memory),
             no_room: None,
             max_output,
+            output_end: script.output_end,
+            end: None,
+            is_dropped: false,
             lines,
         })
     }
 
+    /// Takes the output, and drops what is still to come: a script that ends must not wait for a reader.
+    fn drop_output(&mut self, memory: &Allowance) -> ContentBuffer {
+        self.is_dropped = true;
+        std::mem::replace(&mut self.output, ContentBuffer::new(memory))
+    }
+
     fn is_over(&self) -> bool {
         self.no_room.is_some() || self.output.len() > self.max_output
+    }
+
+    fn is_beyond_end(&self) -> bool {
+        self.end.is_some_and(|end| self.output.len() > end)
     }
 
     /// Returns what is wrong with the output, if it [is over](Self::is_over).
@@ -221,21 +322,11 @@ impl<'a> Pipes<'a> {
         self.is_over().then(|| Error::BadGateway("the script wrote more than max-output".into()))
     }
 
-    /// Waits until a pipe is ready, and serves it.
-    fn serve(
-        &mut self,
-        group: &Group,
-        wake: &OwnedFd,
-        execution: &Execution,
-        timeout: Duration,
-    ) -> Leader {
-        let timeout = if group.pidfd.is_none() { timeout.min(TICK) } else { timeout };
-        let ready = self.wait(group, wake, execution, timeout);
-        if ready.client {
-            execution.look();
-        }
+    /// Waits until something is ready; if that is a pipe, serves it.
+    fn serve(&mut self, others: &Others<'_>, timeout: Duration) -> Ready {
+        let ready = self.wait(others, timeout);
         if ready.wake {
-            let _ = rustix::io::read(wake, &mut [0; 8]);
+            let _ = rustix::io::read(others.wake, &mut [0; 8]);
         }
         if ready.stdin {
             self.feed();
@@ -246,27 +337,20 @@ impl<'a> Pipes<'a> {
         if ready.stderr {
             self.read_stderr();
         }
-        if ready.leader || group.pidfd.is_none() { group.leader() } else { Leader::Runs }
+        ready
     }
 
-    fn wait(
-        &self,
-        group: &Group,
-        wake: &OwnedFd,
-        execution: &Execution,
-        timeout: Duration,
-    ) -> ReadyPipes {
-        let client = execution.watched();
+    fn wait(&self, others: &Others<'_>, timeout: Duration) -> Ready {
+        let Others { wake, leader, client } = others;
         let stdin = self.stdin.as_ref().map(|(pipe, _)| pipe.as_fd());
         let stdout = self.stdout.as_ref().map(AsFd::as_fd);
         let stderr = self.stderr.as_ref().map(AsFd::as_fd);
-        let pidfd = group.pidfd.as_ref().map(AsFd::as_fd);
         let sources = [
             (Some(wake.as_fd()), PollFlags::IN),
             (stdin, PollFlags::OUT),
             (stdout, PollFlags::IN),
             (stderr, PollFlags::IN),
-            (pidfd, PollFlags::IN),
+            (leader.map(AsFd::as_fd), PollFlags::IN),
             (client.map(|(fd, _)| fd), client.map_or(PollFlags::empty(), |(_, flags)| flags)),
         ];
         let mut fds = Vec::with_capacity(sources.len());
@@ -280,12 +364,12 @@ impl<'a> Pipes<'a> {
         let _ = poll(&mut fds, timeout.as_ref());
         let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut next = |present: bool| present && fired.next() == Some(true);
-        ReadyPipes {
+        Ready {
             wake: next(true),
             stdin: next(stdin.is_some()),
             stdout: next(stdout.is_some()),
             stderr: next(stderr.is_some()),
-            leader: next(pidfd.is_some()),
+            leader: next(leader.is_some()),
             client: next(client.is_some()),
         }
     }
@@ -305,6 +389,10 @@ impl<'a> Pipes<'a> {
 
     /// Reads once from stdout; returns whether there may be more.
     fn read_stdout(&mut self) -> bool {
+        if self.is_dropped {
+            let mut buffer = [0; READ];
+            return read_once(&mut self.stdout, |fd| rustix::io::read(fd, &mut buffer)).is_some();
+        }
         // One byte more than allowed tells that there is more.
         let most = self.max_output.saturating_add(1).saturating_sub(self.output.len()).max(1);
         let room = match self.output.room(most) {
@@ -316,6 +404,9 @@ impl<'a> Pipes<'a> {
         };
         let read = read_once(&mut self.stdout, |fd| rustix::io::read(fd, room));
         self.output.advance(read.unwrap_or(0));
+        if self.end.is_none() {
+            self.end = (self.output_end)(&self.output);
+        }
         read.is_some_and(|n| n > 0) && !self.is_over()
     }
 
@@ -333,6 +424,11 @@ impl<'a> Pipes<'a> {
         self.stdin = None;
         let start = self.output.len();
         while self.read_stdout() && self.output.len() - start < MAX_PIPE {}
+        self.drain_stderr();
+    }
+
+    /// The same for stderr alone.
+    fn drain_stderr(&mut self) {
         let mut drained = 0;
         loop {
             let n = self.read_stderr();
@@ -350,7 +446,7 @@ impl<'a> Pipes<'a> {
 }
 
 /// Which of the descriptors are ready.
-struct ReadyPipes {
+struct Ready {
     wake: bool,
     stdin: bool,
     stdout: bool,

@@ -1,13 +1,15 @@
-//! A child process and the process group that it leads: started, signalled, reaped.
+//! A child process and the process group that it leads: started, signalled, ended, reaped.
 //!
-//! Owns both. Does not read what the child writes. Invariant: the leader is reaped after the last signal to
-//! its group, so the group's number is never that of another; a group that is dropped is killed and reaped.
+//! Owns both, and the name of the run. Does not read what the child writes; `descendants` finds what has left the
+//! group. Invariant: the leader is reaped after the last signal to its group, so the group's number is never that
+//! of another; a group that is dropped is killed and reaped.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{
     Pid, PidfdFlags, Resource, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
@@ -15,6 +17,16 @@ use rustix::process::{
 };
 
 use super::child::Script;
+use super::descendants::{Descendants, RUN, RunName};
+use super::reaper;
+use crate::job::lingering::Lingering;
+
+/// How often to look for the leader's end if the kernel gives no descriptor for it (before Linux 5.3, or if none
+/// is left).
+const TICK: Duration = Duration::from_millis(10);
+
+/// How often killed processes are looked for.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Whether the child, which leads its group, still runs.
 #[derive(PartialEq, Eq)]
@@ -32,25 +44,29 @@ pub struct Group {
     pid: Pid,
     /// Readable when the leader has exited; `None` if the kernel gives no such descriptor.
     pub pidfd: Option<OwnedFd>,
-    status: Option<ExitStatus>,
+    run: RunName,
+    /// Whether the leader is nothing more to this: reaped, or left to the reaper.
+    is_over: bool,
 }
 
 impl Group {
-    /// Starts a script as the leader of a group of its own, in the directory where it lies.
+    /// Starts a script as the leader of a group of its own, in its directory.
     ///
     /// # Errors
     /// Those of the system.
     pub fn spawn(script: &Script<'_>) -> io::Result<Self> {
+        let run = RunName::random()?;
         let mut command = Command::new(script.program);
         command
             .env_clear()
             .envs(script.environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(script.program.parent().unwrap_or(Path::new("/")))
+            .env(RUN, run.to_string())
+            .current_dir(script.directory)
             .stdin(if script.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let leader = command.spawn()?;
+        let leader = reaper::spawn(&mut command)?;
         let pid = Pid::from_child(&leader);
         if let Some(limit) = &script.descriptor_limit {
             // deferd has raised its own; some programs walk over all descriptors that they may have.
@@ -58,14 +74,7 @@ impl Group {
             let _ = prlimit(Some(pid), Resource::Nofile, *limit);
         }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
-        Ok(Self { leader, pid, pidfd, status: None })
-    }
-
-    /// Signals the whole group. The leader is not reaped yet, so the number is still its own.
-    pub fn signal(&self, signal: Signal) {
-        if self.status.is_none() {
-            let _ = kill_process_group(self.pid, signal);
-        }
+        Ok(Self { leader, pid, pidfd, run, is_over: false })
     }
 
     /// Looks for the leader's end without reaping it: its number must stay taken.
@@ -77,22 +86,65 @@ impl Group {
         }
     }
 
-    /// Kills what is left of the group and reaps the leader.
+    /// Returns how long to wait at once, of `span`, until the next look at the leader.
+    pub fn tick(&self, span: Duration) -> Duration {
+        if self.pidfd.is_none() { span.min(TICK) } else { span }
+    }
+
+    /// Returns the processes of the run, before the first look at them.
+    pub fn descendants(&self) -> Descendants {
+        Descendants::of(self.pid, &self.run)
+    }
+
+    /// Reaps the leader, which has exited by itself, and gives what is left of its group some time to leave it;
+    /// `log_name` is the run as the log has it.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn end(&mut self) -> io::Result<ExitStatus> {
-        self.signal(Signal::KILL);
-        let status = self.leader.wait()?;
-        self.status = Some(status);
-        Ok(status)
+    pub fn reap(mut self, log_name: &str) -> io::Result<(ExitStatus, Option<Lingering>)> {
+        self.is_over = true;
+        let status = reaper::reap(&mut self.leader)?;
+        Ok((status, reaper::end_group(self.pid, log_name)))
+    }
+
+    /// Kills the leader and all descendants, and reaps it; those that the kernel does not end by `deadline` are left
+    /// to it. `log_name` is the run as the log has it.
+    pub fn kill(mut self, mut descendants: Descendants, deadline: Instant, log_name: &str) {
+        self.is_over = true;
+        let mut in_vain = 0;
+        // One look can miss a process whose parent ends at that moment; so two must find none.
+        while in_vain < 2 {
+            let is_alive = descendants.look();
+            descendants.signal(Signal::KILL);
+            let is_alive = is_alive || self.leader() == Leader::Runs;
+            in_vain = if is_alive { 0 } else { in_vain + 1 };
+            if Instant::now() >= deadline {
+                break;
+            }
+            if in_vain < 2 {
+                thread::sleep(LOOK);
+            }
+        }
+        let left = descendants.alive();
+        if left > 0 {
+            log::error!("{log_name} processes that cannot be ended: {left}");
+        }
+        if self.leader() == Leader::Runs {
+            return reaper::abandon(&self.leader);
+        }
+        let _ = reaper::reap(&mut self.leader);
+        // Without /proc only their group tells which children are to be reaped.
+        while left == 0 && reaper::is_left(self.pid) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if self.status.is_none() {
-            let _ = self.end();
+        if !self.is_over {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+            let _ = reaper::reap(&mut self.leader);
         }
     }
 }

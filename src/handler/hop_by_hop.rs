@@ -1,6 +1,6 @@
 //! Fields that end at deferd: those of one connection, and those that deferd writes itself.
 //!
-//! Owns the one table of them, for requests to an upstream and for responses of scripts and upstreams.
+//! Owns the one table of them, for requests to scripts and upstreams, and for their responses.
 //! Invariant: what is not in the table, and not named by `connection`, passes unchanged.
 
 use http::header::{
@@ -13,8 +13,10 @@ use crate::protocol::{ASYNC, ASYNC_ID, ASYNC_JOB_ID, ATTEMPTS, METHOD_OVERRIDES}
 /// Which way a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
+    /// To a script.
+    ToScript,
     /// To an upstream.
-    Request,
+    ToUpstream,
     /// From a script or an upstream.
     Response,
 }
@@ -22,66 +24,78 @@ pub enum Direction {
 /// In which messages a field ends here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
+    /// In all.
+    All,
+    /// In those to a script or an upstream.
     Requests,
+    /// In those to an upstream.
+    ToUpstreams,
+    /// In those from a script or an upstream.
     Responses,
-    Both,
 }
 
-use Ends::{Both, Requests, Responses};
+use Ends::{All, Requests, Responses, ToUpstreams};
 
 static TABLE: [(HeaderName, Ends); 17] = [
     // Of the connection (RFC 9110 section 7.6.1).
-    (CONNECTION, Both),
-    (HeaderName::from_static("keep-alive"), Both),
-    (HeaderName::from_static("proxy-connection"), Both),
-    (TE, Both),
-    (TRAILER, Both),
-    (TRANSFER_ENCODING, Both),
-    (UPGRADE, Both),
+    (CONNECTION, All),
+    (HeaderName::from_static("keep-alive"), All),
+    (HeaderName::from_static("proxy-connection"), All),
+    (TE, All),
+    (TRAILER, All),
+    // The content is decoded: a script that sees this field would decode it again, and lose it.
+    (TRANSFER_ENCODING, All),
+    (UPGRADE, All),
     // Between a proxy and its client (section 11.7).
-    (PROXY_AUTHENTICATE, Both),
-    (HeaderName::from_static("proxy-authentication-info"), Both),
-    (PROXY_AUTHORIZATION, Both),
+    (PROXY_AUTHENTICATE, All),
+    (HeaderName::from_static("proxy-authentication-info"), All),
+    (PROXY_AUTHORIZATION, All),
     // The content is whole when it goes on: its length is known, and no client waits for a `100`.
-    (CONTENT_LENGTH, Both),
+    (CONTENT_LENGTH, All),
     (EXPECT, Requests),
     // The upstream's own name stands here; the client's is in x-forwarded-host.
-    (HOST, Requests),
-    // What deferd has done already, with METHOD_OVERRIDES.
-    (ASYNC, Requests),
+    (HOST, ToUpstreams),
+    // What deferd has done already, with METHOD_OVERRIDES. A script may see it: it is the request's last recipient.
+    (ASYNC, ToUpstreams),
     // Only deferd says whether an answer is a job's result, and how often it was tried.
     (ASYNC_ID, Responses),
     (ASYNC_JOB_ID, Responses),
     (ATTEMPTS, Responses),
 ];
 
+impl Ends {
+    /// Returns whether a field ends here that goes this way.
+    const fn covers(self, direction: Direction) -> bool {
+        match self {
+            All => true,
+            Requests => !matches!(direction, Direction::Response),
+            ToUpstreams => matches!(direction, Direction::ToUpstream),
+            Responses => matches!(direction, Direction::Response),
+        }
+    }
+}
+
+/// Returns whether a field of this message ends here. `connection` cannot take what the content needs to be
+/// understood, or the host.
+pub fn ends_here(fields: &HeaderMap, name: &HeaderName, direction: Direction) -> bool {
+    TABLE.iter().any(|(field, ends)| field == name && ends.covers(direction))
+        || (direction == Direction::ToUpstream && METHOD_OVERRIDES.contains(name))
+        || (is_named(fields, name) && ![CONTENT_LENGTH, CONTENT_TYPE, HOST].contains(name))
+}
+
+/// Returns whether `connection` names this field: then it belongs to the connection too.
+fn is_named(fields: &HeaderMap, name: &HeaderName) -> bool {
+    let values = fields.get_all(CONNECTION).iter();
+    let mut names = values.flat_map(|value| value.as_bytes().split(|&b| b == b','));
+    names.any(|named| named.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+}
+
 /// Removes the fields that end here.
 pub fn strip(fields: &mut HeaderMap, direction: Direction) {
-    // What `connection` names belongs to the connection too, but it cannot take what the content
-    // needs to be understood.
-    let named: Vec<HeaderName> = fields
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .filter(|name| ![CONTENT_LENGTH, CONTENT_TYPE].contains(name))
-        .collect();
-    for name in named {
+    let here = fields.keys().filter(|name| ends_here(fields, name, direction));
+    let here: Vec<HeaderName> = here.cloned().collect();
+    for name in here {
         fields.remove(name);
-    }
-    let here = match direction {
-        Direction::Request => Requests,
-        Direction::Response => Responses,
-    };
-    for (name, ends) in &TABLE {
-        if *ends == Both || *ends == here {
-            fields.remove(name);
-        }
-    }
-    if here == Requests {
-        for name in METHOD_OVERRIDES {
-            fields.remove(name);
-        }
     }
 }
 
@@ -110,15 +124,32 @@ mod tests {
             ("x-end", "1"),
             ("content-type", "a/b"),
         ];
-        for direction in [Direction::Request, Direction::Response] {
+        for direction in [Direction::ToScript, Direction::ToUpstream, Direction::Response] {
             assert_eq!(left(direction, &fields), ["content-type", "x-end"]);
         }
+        let fields = [("connection", "Host"), ("host", "a")];
+        assert_eq!(left(Direction::ToScript, &fields), ["host"]);
     }
 
     #[test]
-    fn a_field_of_one_direction_passes_in_the_other() {
-        let fields = [("host", "a"), ("x-attempts", "1"), ("te", "trailers")];
-        assert_eq!(left(Direction::Request, &fields), ["x-attempts"]);
-        assert_eq!(left(Direction::Response, &fields), ["host"]);
+    fn a_field_of_one_direction_passes_in_the_others() {
+        let fields = [
+            ("host", "a"),
+            ("expect", "100-continue"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("x-arango-async", "store"),
+            ("x-attempts", "1"),
+            ("x-http-method", "PUT"),
+        ];
+        assert_eq!(left(Direction::ToUpstream, &fields), ["x-attempts"]);
+        assert_eq!(
+            left(Direction::ToScript, &fields),
+            ["host", "x-arango-async", "x-attempts", "x-http-method"]
+        );
+        assert_eq!(
+            left(Direction::Response, &fields),
+            ["expect", "host", "x-arango-async", "x-http-method"]
+        );
     }
 }

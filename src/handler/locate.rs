@@ -1,24 +1,29 @@
 //! From a request path to a script, and never outside the route's directory.
 //!
-//! Owns the reading of the path below a script route. Starts nothing. Invariants: what it returns is
-//! a regular, executable file whose real path, all symbolic links resolved, lies below the route's
-//! directory; so does the file that the rest of the path names, if it exists.
+//! Owns the reading of the path below a script route. Starts nothing. Invariants: what it returns is a regular,
+//! executable file; unless the route has `links=yes`, its real path, all symbolic links resolved, lies below the
+//! route's directory, as that is at this moment; so does the file that the rest of the path names, if it exists.
 
 use std::ffi::OsStr;
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use super::{ScriptRoute, dots};
+use super::{Links, ScriptRoute, dots};
 use crate::error::Error;
 
 /// A script that was found, and the rest of the path.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Located {
-    /// The real path of the script.
+    /// The real path of the route's directory.
+    pub root: PathBuf,
+    /// The script below it, under the name that was asked for: a link may choose what its target does.
     pub program: PathBuf,
+    /// The real path of the directory where the script lies.
+    pub directory: PathBuf,
     /// The path that identifies the script, decoded (RFC 3875 section 4.1.13).
     pub script_name: Vec<u8>,
     /// The rest of the path, decoded; empty if there is none (RFC 3875 section 4.1.5).
@@ -66,61 +71,66 @@ fn shown(path: &str) -> String {
 fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
     let none = || Refusal::Missing;
     let rest = path.strip_prefix(route.prefix.as_str()).ok_or_else(none)?;
-    // One slash parts prefix and script; a second one would be an empty segment.
     let rest = if route.prefix.ends_with('/') { Some(rest) } else { rest.strip_prefix('/') };
     let rest = rest.ok_or_else(none)?;
-    let mut file = route.directory.clone();
+    // For each request: the directory may be a link that is changed while deferd runs (`current -> releases/7`).
+    let root = route.directory.canonicalize().map_err(|_| Outside(NO_DIRECTORY))?;
+    let mut file = root.clone();
     let mut script_name = route.prefix.trim_end_matches('/').as_bytes().to_vec();
     let mut end = 0;
     for raw in rest.split('/') {
-        let segment = decode(raw).ok_or(Outside(BROKEN))?;
-        check_name(&segment)?;
-        file.push(OsStr::from_bytes(&segment));
-        script_name.push(b'/');
-        script_name.extend_from_slice(&segment);
         end += raw.len();
-        if leads_outside(&file, &route.directory) {
-            return Err(Outside(LINK));
-        }
-        let metadata = file.metadata().map_err(|error| unreachable_file(&error))?;
-        if metadata.is_file() {
-            if segment.ends_with(b"~") {
-                return Err(Outside("a name that ends with ~ is a backup"));
+        if !raw.is_empty() {
+            let segment = decode(raw).ok_or(Outside(BROKEN))?;
+            check_name(&segment)?;
+            file.push(OsStr::from_bytes(&segment));
+            script_name.push(b'/');
+            script_name.extend_from_slice(&segment);
+            let metadata = entry(&file, &root, route.links)?;
+            if metadata.is_file() {
+                if segment.ends_with(b"~") {
+                    return Err(Outside("a name that ends with ~ is a backup"));
+                }
+                let directory = home(&file, &root, route.links)?;
+                let path_info = decode(&rest[end..]).ok_or(Outside(BROKEN))?;
+                check_path_info(&path_info, &root, route.links)?;
+                return Ok(Located { root, program: file, directory, script_name, path_info });
             }
-            let program = confined(&file, &route.directory)?;
-            let path_info = decode(&rest[end..]).ok_or(Outside(BROKEN))?;
-            check_path_info(&path_info, &route.directory)?;
-            return Ok(Located { program, script_name, path_info });
-        }
-        if !metadata.is_dir() {
-            return Err(none());
+            if !metadata.is_dir() {
+                return Err(none());
+            }
         }
         end += 1;
     }
     Err(none())
 }
 
+/// Looks at an entry of a directory. A link to something outside of `root` is refused without a look at its target:
+/// the answer would tell whether that exists.
+fn entry(file: &Path, root: &Path, links: Links) -> Result<Metadata, Refusal> {
+    let may_leave = links == Links::Anywhere || !file.is_symlink();
+    if !may_leave && file.canonicalize().is_ok_and(|real| !real.starts_with(root)) {
+        return Err(Outside(LINK));
+    }
+    file.metadata().map_err(|error| unreachable_file(&error))
+}
+
+/// Returns the real directory of an executable file, which is below `root` if it must be.
+fn home(file: &Path, root: &Path, links: Links) -> Result<PathBuf, Refusal> {
+    access(file, Access::EXEC_OK)
+        .map_err(|_| Refusal::Forbidden("the script is not executable"))?;
+    let mut real = file.canonicalize().map_err(|error| unreachable_file(&error))?;
+    if links == Links::Inside && !real.starts_with(root) {
+        return Err(Outside(LINK));
+    }
+    real.pop();
+    Ok(real)
+}
+
 /// Returns whether there is a control character: ASCII's, or one of C1 in UTF-8 (U+0080 to U+009F).
 fn has_control(text: &[u8]) -> bool {
     text.iter().any(u8::is_ascii_control)
         || text.windows(2).any(|pair| matches!(pair, [0xc2, 0x80..=0x9f]))
-}
-
-/// Returns whether this is a symbolic link to something outside of `directory`. Its target must not even be
-/// looked for: the answer would tell whether it exists.
-fn leads_outside(file: &Path, directory: &Path) -> bool {
-    file.is_symlink() && file.canonicalize().is_ok_and(|real| !real.starts_with(directory))
-}
-
-/// Returns the real path of an executable file below `directory`.
-fn confined(file: &Path, directory: &Path) -> Result<PathBuf, Refusal> {
-    let program = file.canonicalize().map_err(|error| unreachable_file(&error))?;
-    if !program.starts_with(directory) {
-        return Err(Outside(LINK));
-    }
-    access(&program, Access::EXEC_OK)
-        .map_err(|_| Refusal::Forbidden("the script is not executable"))?;
-    Ok(program)
 }
 
 fn unreachable_file(error: &std::io::Error) -> Refusal {
@@ -131,13 +141,13 @@ fn unreachable_file(error: &std::io::Error) -> Refusal {
 }
 
 const BROKEN: &str = "it has a broken escape or %00";
-const LINK: &str = "a symbolic link leads out of the directory";
+const LINK: &str = "a symbolic link leads out of the directory, which only links=yes allows";
+const NO_DIRECTORY: &str = "the directory of the route is missing";
 
 /// Refuses a decoded segment that could name anything but an entry of its directory, or that names a
 /// hidden one (`.git`), which is not meant for clients.
 fn check_name(segment: &[u8]) -> Result<(), Refusal> {
     match segment {
-        b"" => Err(Refusal::Missing),
         b"." | b".." => Err(Outside("it has a dot segment")),
         _ if segment.contains(&b'/') => Err(Outside("a name has an encoded slash")),
         [b'.', ..] => Err(Outside("a name begins with a dot")),
@@ -147,14 +157,17 @@ fn check_name(segment: &[u8]) -> Result<(), Refusal> {
 
 /// Refuses a decoded path info whose file (`PATH_TRANSLATED`) could be outside of the directory, and one
 /// that has control characters.
-fn check_path_info(path_info: &[u8], directory: &Path) -> Result<(), Refusal> {
+fn check_path_info(path_info: &[u8], root: &Path, links: Links) -> Result<(), Refusal> {
     if dots::has_plain_segment(path_info) {
         return Err(Outside("the path info has a dot segment"));
     }
     if has_control(path_info) {
         return Err(Outside("the path info has a control character"));
     }
-    let mut file = directory.to_owned();
+    if links == Links::Anywhere {
+        return Ok(());
+    }
+    let mut file = root.to_owned();
     for name in path_info.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
         file.push(OsStr::from_bytes(name));
         // A path that does not exist, or cannot be looked at, leads nowhere; nor does one below it.
@@ -162,7 +175,7 @@ fn check_path_info(path_info: &[u8], directory: &Path) -> Result<(), Refusal> {
         if metadata.is_symlink() {
             // A dangling link may lead to a file by the time the script opens it.
             file = file.canonicalize().map_err(|_| Outside(LINK))?;
-            if !file.starts_with(directory) {
+            if !file.starts_with(root) {
                 return Err(Outside(LINK));
             }
         }

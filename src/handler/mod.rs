@@ -6,14 +6,20 @@
 
 pub mod cgi;
 pub mod child;
+pub mod descendants;
 pub mod dots;
 pub mod environment;
 pub mod group;
+pub mod header_block;
 pub mod hop_by_hop;
+pub mod loading;
 pub mod locate;
+pub mod process_table;
+pub mod reaper;
 pub mod run;
 pub mod stderr;
 pub mod upstream;
+pub mod variables;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +35,7 @@ use rustix::process::Rlimit;
 use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, empty};
 use crate::job::execution::Execution;
+use variables::Variables;
 
 /// What a handler returns.
 pub enum Outcome {
@@ -80,6 +87,14 @@ pub trait Handler: Send + Sync {
     fn relays_fields(&self) -> bool {
         false
     }
+
+    /// Reads again what can change while deferd runs.
+    ///
+    /// # Errors
+    /// What is wrong with it; then all stays as it was.
+    fn reload(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// The methods of a resource that takes any.
@@ -101,13 +116,26 @@ pub fn options(methods: &str) -> Response<Bytes> {
     response
 }
 
+/// Where symbolic links below the directory of a route may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// To what is below that directory.
+    Inside,
+    /// Anywhere: `links=yes`.
+    Anywhere,
+}
+
 /// What the scripts of one route have in common.
 #[derive(Clone, Debug)]
 pub struct ScriptRoute {
     /// The path prefix of the route.
     pub prefix: String,
-    /// The directory of the scripts, without symbolic links.
+    /// The directory of the scripts: an absolute path, which may lead over symbolic links.
     pub directory: PathBuf,
+    /// Where symbolic links below it may lead.
+    pub links: Links,
+    /// What the operator adds to the environment of the scripts.
+    pub variables: Arc<Variables>,
     /// How long a script may run.
     pub time_limit: Duration,
     /// How much a script may write to stdout, in bytes.

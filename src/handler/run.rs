@@ -18,7 +18,7 @@ use super::{
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::job::execution::Execution;
-use crate::protocol::{EXIT_CODE, EXIT_SIGNAL};
+use crate::protocol::{EXIT_CODE, EXIT_SIGNAL, STDERR};
 
 /// Runs the plain programs of one directory.
 pub struct RunHandler {
@@ -43,11 +43,17 @@ impl Handler for RunHandler {
             // A plain program knows no methods: it would do its work.
             return Ok(options(ANY_METHOD).into());
         }
-        run_script(&self.route, call, execution).map(|output| response(output).into())
+        run_script(&self.route, call, execution, |_| Some(usize::MAX))
+            .map(|output| response(output, execution).into())
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        self.route.variables.reload()
     }
 }
 
-/// Finds the script that a request names and runs it; the same for `run:` and `cgi:`.
+/// Finds the script that a request names and runs it; the same for `run:` and `cgi:`. `output_end` is that of
+/// [`Script`].
 ///
 /// # Errors
 /// Those of [`locate::locate`] and [`child::run`].
@@ -55,20 +61,25 @@ pub fn run_script(
     route: &ScriptRoute,
     call: &Call,
     execution: &Execution,
+    output_end: fn(&[u8]) -> Option<usize>,
 ) -> Result<Output, Error> {
     let located = locate::locate(route, call.request.uri().path())?;
     let script = Script {
         program: &located.program,
-        environment: environment::of(call, route, &located),
+        directory: &located.directory,
+        environment: environment::of(call, execution, route, &located),
         stdin: call.request.body(),
         time_limit: route.time_limit,
         max_output: route.max_output,
+        output_end,
         descriptor_limit: route.descriptor_limit,
     };
-    child::run(&script, execution)
+    let output = child::run(&script, execution)?;
+    execution.set_exit_code(output.status.code());
+    Ok(output)
 }
 
-fn response(output: Output) -> Response<Bytes> {
+fn response(output: Output, execution: &Execution) -> Response<Bytes> {
     let is_text = std::str::from_utf8(&output.stdout).is_ok();
     let mut response = Response::new(output.stdout.freeze());
     let content_type =
@@ -82,6 +93,11 @@ fn response(output: Output) -> Response<Bytes> {
     }
     if !output.status.success() {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        // Only for the owner of a job: a client that waits may be another.
+        let line = execution.job().and_then(|_| execution.last_line());
+        if let Some(line) = line.and_then(|line| HeaderValue::try_from(line).ok()) {
+            response.headers_mut().insert(STDERR, line);
+        }
     }
     response
 }
@@ -90,6 +106,7 @@ fn response(output: Output) -> Response<Bytes> {
 mod tests {
     use super::*;
     use crate::content::ContentBuffer;
+    use crate::job::JobId;
     use crate::memory::Allowance;
     use std::process::ExitStatus;
 
@@ -102,7 +119,7 @@ mod tests {
         ] {
             let stdout = ContentBuffer::new(&Allowance::default());
             let output = Output { status: ExitStatus::from_raw(raw), stdout };
-            let response = response(output);
+            let response = response(output, &Execution::default());
             assert_eq!(response.status().as_u16(), status);
             let found: Vec<_> = response
                 .headers()
@@ -111,6 +128,24 @@ mod tests {
                 .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
                 .collect();
             assert_eq!(found, field.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_failed_job_shows_the_last_line_of_its_stderr() {
+        for (job, raw, line) in [
+            (JobId::new(1), 1 << 8, Some("why")),
+            (JobId::new(1), 9, Some("why")),
+            (JobId::new(1), 0, None),
+            (None, 1 << 8, None),
+        ] {
+            let execution = Execution::new(job, Allowance::default());
+            execution.set_line("why");
+            let stdout = ContentBuffer::new(&Allowance::default());
+            let output = Output { status: ExitStatus::from_raw(raw), stdout };
+            let response = response(output, &execution);
+            let found = response.headers().get("x-stderr").map(|line| line.to_str().unwrap());
+            assert_eq!(found, line);
         }
     }
 }

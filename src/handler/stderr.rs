@@ -62,7 +62,7 @@ impl<'a> Stderr<'a> {
     fn show_progress(&self, end: usize) {
         let text = String::from_utf8_lossy(&self.line[..end]);
         if let Some(last) = text.trim_end().rsplit('\r').next() {
-            self.execution.set_progress(last);
+            self.execution.set_line(last);
         }
     }
 }

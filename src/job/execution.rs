@@ -6,12 +6,13 @@
 //! registers its waker, after the fact.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
+use super::lingering::Lingering;
 use super::{JobId, Stamp};
 use crate::exchange::Peer;
 use crate::memory::Allowance;
@@ -61,6 +62,12 @@ pub struct Execution {
     signal: Mutex<Signal>,
     changed: Condvar,
     stderr: Mutex<Stderr>,
+    /// What the last run left behind. Set by its handler, taken by whoever has its place in a lane.
+    lingering: Mutex<Option<Lingering>>,
+    /// How the last script that ran for it ended, and the last line that this one wrote.
+    script: Mutex<LastScript>,
+    /// Which attempt runs, from 1. Set by the job's worker alone.
+    attempt: AtomicU32,
     /// Set by the job's worker alone.
     attempts: Mutex<Attempts>,
 }
@@ -76,12 +83,21 @@ pub struct Attempts {
 
 #[derive(Default)]
 struct Signal {
-    /// Set by whoever stops the run; never taken back.
+    /// Set by a cancellation, a client that leaves, or the end; never taken back.
     stop: Option<Stop>,
     /// Set by a handler that waits in the kernel, dropped by its [`WakerGuard`].
     waker: Option<Waker>,
     /// When all that a request has led to must be over: set while a local redirect is followed.
     deadline: Option<Instant>,
+}
+
+/// What is known of the script that runs, or ran last.
+#[derive(Default)]
+struct LastScript {
+    /// The last line that it wrote to stderr, made printable.
+    line: String,
+    /// Its exit code; `None` before its end, or if it did not end by itself.
+    exit_code: Option<i32>,
 }
 
 #[derive(Default)]
@@ -103,8 +119,26 @@ impl Execution {
             signal: Mutex::default(),
             changed: Condvar::new(),
             stderr: Mutex::default(),
+            lingering: Mutex::default(),
+            script: Mutex::default(),
+            attempt: AtomicU32::new(1),
             attempts: Mutex::default(),
         }
+    }
+
+    /// Returns the job that it runs for; `None` for a client that waits.
+    pub const fn job(&self) -> Option<JobId> {
+        self.job
+    }
+
+    /// Returns which attempt at the job runs, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt.load(Ordering::Relaxed)
+    }
+
+    /// Says which attempt runs.
+    pub fn set_attempt(&self, number: u32) {
+        self.attempt.store(number, Ordering::Relaxed);
     }
 
     /// Returns the attempts at the job so far.
@@ -158,7 +192,7 @@ impl Execution {
         lock(&self.signal).deadline.map_or(own, |deadline| deadline.min(own))
     }
 
-    /// The job's id as the log shows it: `-` where there is none.
+    /// The job's id as the log shows it: `-` without one.
     pub fn job_as_log(&self) -> String {
         self.job.map_or_else(|| "-".to_owned(), |id| id.to_string())
     }
@@ -217,7 +251,17 @@ impl Execution {
         WakerGuard(self)
     }
 
-    /// Appends to the tail of the log, which only a job has: nobody could ask for another's.
+    /// Says what the run leaves behind for a moment.
+    pub fn leave_behind(&self, lingering: Option<Lingering>) {
+        *lock(&self.lingering) = lingering;
+    }
+
+    /// Takes what the last run left behind: its place in a lane is to be kept as long.
+    pub fn take_lingering(&self) -> Option<Lingering> {
+        lock(&self.lingering).take()
+    }
+
+    /// Appends to the tail of the log, which only a job has: no client could ask for another's.
     pub fn append_log(&self, bytes: &[u8]) {
         if self.job.is_none() {
             return;
@@ -231,15 +275,40 @@ impl Execution {
 
     /// Makes `line` the progress, unless nothing in it can be seen.
     pub fn set_progress(&self, line: &str) {
-        let shown: String = line
-            .trim()
-            .chars()
-            .map(|c| if c.is_control() { '?' } else { c })
-            .take(PROGRESS_CHARS)
-            .collect();
+        let shown = printable(line);
         if !shown.is_empty() {
             lock(&self.stderr).progress = shown;
         }
+    }
+
+    /// Says that a script begins, or something that is none.
+    pub fn begin_script(&self) {
+        *lock(&self.script) = LastScript::default();
+    }
+
+    /// Makes `line` the last one of the script that runs, and the progress, unless nothing in it can be seen.
+    pub fn set_line(&self, line: &str) {
+        let shown = printable(line);
+        if !shown.is_empty() {
+            lock(&self.script).line.clone_from(&shown);
+            lock(&self.stderr).progress = shown;
+        }
+    }
+
+    /// Returns the last line of the script that ran last, printable, at most 100 characters.
+    pub fn last_line(&self) -> Option<String> {
+        let line = lock(&self.script).line.clone();
+        (!line.is_empty()).then_some(line)
+    }
+
+    /// Says with which exit code the script ended.
+    pub fn set_exit_code(&self, code: Option<i32>) {
+        lock(&self.script).exit_code = code;
+    }
+
+    /// Returns the exit code of the script that ran last; `None` if it did not end by itself, or none ran.
+    pub fn exit_code(&self) -> Option<i32> {
+        lock(&self.script).exit_code
     }
 
     /// The last line, printable, at most 100 characters.
@@ -333,6 +402,12 @@ impl Drop for Run {
     }
 }
 
+/// Returns the beginning of a line in printable ASCII, which every client can read as a field.
+fn printable(line: &str) -> String {
+    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    line.trim().chars().map(shown).take(PROGRESS_CHARS).collect()
+}
+
 /// A poisoned lock is taken all the same: what it guards is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -368,8 +443,22 @@ mod tests {
         execution.set_progress("50 %\tdone\u{7}");
         execution.set_progress("   ");
         assert_eq!(execution.progress().unwrap(), "50 %?done?");
+        execution.set_progress("gr\u{fc}n \u{1f980} \u{85}");
+        assert_eq!(execution.progress().unwrap(), "gr?n ?");
         execution.set_progress(&"x".repeat(300));
         assert_eq!(execution.progress().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn the_last_line_is_that_of_the_last_script() {
+        let execution = Execution::default();
+        execution.set_line("first");
+        execution.set_exit_code(Some(75));
+        execution.set_progress("the next is in 1s");
+        assert_eq!(execution.last_line().as_deref(), Some("first"));
+        execution.begin_script();
+        assert_eq!((execution.last_line(), execution.exit_code()), (None, None));
+        assert_eq!(execution.progress().as_deref(), Some("the next is in 1s"));
     }
 
     #[test]

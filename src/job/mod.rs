@@ -1,27 +1,16 @@
-//! A job: its id, its stamp, its states, and the pure transitions between them.
+//! A job: its id, its stamp, and the words that every floor has for it. `ledger::job` has its states.
 //!
-//! ```text
-//!   submit            start              finish              collect, confirmed
-//!  --------> Queued --------> Running ------------> Done ------------------------> (gone)
-//!              |                 |                  ^ ^ |
-//!              | cancel          | cancel           | | | collect
-//!              +-----------------|------------------+ | v
-//!                                +--> (the handler    | (in delivery) -- broken --> Done
-//!                                      is told) ------+ finish: 410
-//! ```
-//!
-//! Does no I/O, reads no clock (`now` is a parameter) and takes no lock of a store. Invariant: a
-//! state carries exactly what exists in it, so that nothing can be asked of a job too early.
+//! Does no I/O and reads no clock: `now` is a parameter.
 
 pub mod attempt;
 pub mod execution;
+pub mod lingering;
 pub mod message;
 pub mod outcome;
 pub mod request_line;
 pub mod stored;
 
 use std::fmt;
-
 use std::time::{Duration, SystemTime};
 
 use crate::error::Error;

@@ -54,7 +54,21 @@ pub struct StoredResult {
     pub log: Box<[u8]>,
 }
 
+/// What is known of a result, wherever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How the job ended.
+    pub ending: Ending,
+    /// How long its log is, in bytes.
+    pub log: usize,
+}
+
 impl StoredResult {
+    /// Returns what is known of it, wherever it is.
+    pub fn summary(&self) -> Summary {
+        Summary { ending: self.response.ending(), log: self.log.len() }
+    }
+
     /// Returns what it is accounted with, in bytes.
     pub fn footprint(&self) -> usize {
         self.response.footprint() + allocated(self.log.len())

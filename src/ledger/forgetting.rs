@@ -24,6 +24,7 @@ pub enum Forgotten<R> {
 impl<Q, R> Ledger<Q, R> {
     /// Forgets a job; `None` if it does not exist.
     pub fn forget(&mut self, job: &JobKey) -> Option<Forgotten<R>> {
+        self.drop_log(&job.owner, job.id);
         let jobs = self.owners.get_mut(&job.owner)?;
         let forgotten = match jobs.take_done(job.id) {
             Some(done) => {
@@ -50,13 +51,16 @@ impl<Q, R> Ledger<Q, R> {
 
     /// Forgets every job of an owner.
     pub fn forget_all(&mut self, owner: &Owner) -> Option<Cleared<R>> {
-        let jobs = self.owners.remove(owner)?;
+        let mut jobs = self.owners.remove(owner)?;
         self.stored -= jobs.result_bytes;
         let pending: Vec<JobId> = jobs.pending.ids().collect();
-        for (id, record) in jobs.pending.into_records() {
+        let pending_records = std::mem::take(&mut jobs.pending);
+        for (id, record) in pending_records.into_records() {
             self.forget_pending(JobKey { owner: owner.clone(), id }, record);
         }
-        Some(Cleared { pending, done: jobs.done, in_delivery: jobs.in_delivery, ages: jobs.ages })
+        self.log_bytes -= jobs.logs.values().map(|log| log.footprint).sum::<usize>();
+        let Jobs { done, in_delivery, ages, logs, .. } = jobs;
+        Some(Cleared { pending, done, in_delivery, ages, logs })
     }
 
     /// Forgets the owner's pending jobs that are stamped before `before`: as many as the queue
@@ -103,7 +107,7 @@ impl<Q, R> Ledger<Q, R> {
         expired
     }
 
-    /// Removes the owner's shelves if nothing is on them.
+    /// Removes the owner if there is nothing of theirs.
     pub(super) fn tidy(&mut self, owner: &Owner) {
         if self.owners.get(owner).is_some_and(Jobs::is_empty) {
             self.owners.remove(owner);

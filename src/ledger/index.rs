@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::job::{Done, Pending};
+use super::logs::Logs;
 use crate::job::{Age, JobId, Stamp};
 
 /// Records ordered by timestamp, for expiry, with the way from an id to them.
@@ -96,7 +97,9 @@ pub struct Jobs<Q, R> {
     pub in_delivery: TimeIndex<Done<R>>,
     /// The order in which those in `done` expire.
     pub(super) ages: BTreeSet<(Age, JobId)>,
-    /// Footprints of `done` and `in_delivery`, so that forgetting all of them needs no count.
+    /// The logs of jobs whose results were collected.
+    pub(super) logs: Logs,
+    /// Footprints of `done`, `in_delivery` and `logs`, so that forgetting all of them needs no count.
     pub result_bytes: usize,
 }
 
@@ -120,12 +123,13 @@ pub struct Cleared<R> {
     pub(super) in_delivery: TimeIndex<Done<R>>,
     #[expect(dead_code, reason = "it is there to be dropped")]
     pub(super) ages: BTreeSet<(Age, JobId)>,
+    pub(super) logs: Logs,
 }
 
 impl<R> Cleared<R> {
-    /// The jobs whose results are gone.
+    /// The jobs whose results, or kept logs, are gone.
     pub fn results(&self) -> impl Iterator<Item = JobId> {
-        self.done.ids().chain(self.in_delivery.ids())
+        self.done.ids().chain(self.in_delivery.ids()).chain(self.logs.keys().copied())
     }
 }
 
@@ -136,6 +140,7 @@ impl<Q, R> Default for Jobs<Q, R> {
             done: TimeIndex::default(),
             in_delivery: TimeIndex::default(),
             ages: BTreeSet::new(),
+            logs: Logs::new(),
             result_bytes: 0,
         }
     }
@@ -144,7 +149,10 @@ impl<Q, R> Default for Jobs<Q, R> {
 impl<Q, R> Jobs<Q, R> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.done.is_empty() && self.in_delivery.is_empty()
+        self.pending.is_empty()
+            && self.done.is_empty()
+            && self.in_delivery.is_empty()
+            && self.logs.is_empty()
     }
 
     /// Inserts a result.

@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::job::attempt::Attempt;
 use crate::job::execution::{Attempts, Execution};
 use crate::job::request_line::RequestLine;
-use crate::job::stored::{Ending, StoredResponse, StoredResult};
+use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{Age, RouteIndex, Stamp};
 use crate::memory::Charge;
 
@@ -69,8 +69,8 @@ pub enum Phase<Q> {
     },
     /// A worker runs it; the request is with the worker.
     Running {
-        /// The lane in which it has a place, if it has one.
-        lane: Option<RouteIndex>,
+        /// Its place in a lane.
+        place: LanePlace,
         /// The handle to its handler: stop it, see its progress.
         execution: Arc<Execution>,
         /// Whether it was cancelled: then that is its result, whatever the handler says.
@@ -104,6 +104,17 @@ impl<Q> Work<Q> {
     }
 }
 
+/// A running job's place in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LanePlace {
+    /// It has none: no worker runs it, it only has to be finished.
+    None,
+    /// In the lane of this route, until the run ends.
+    Of(RouteIndex),
+    /// The same, but it stays taken when the run ends: the processes of the run are not all gone then.
+    Kept(RouteIndex),
+}
+
 /// Whether a running job was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
@@ -130,8 +141,8 @@ pub struct Done<R> {
     pub line: RequestLine,
     /// The attempts that there were.
     pub attempts: Attempts,
-    /// How it ended: its record says so, wherever the result is.
-    pub ending: Ending,
+    /// What is known of its result, wherever that is.
+    pub summary: Summary,
     /// Which delivery it is in, or was in last.
     pub delivery: DeliveryId,
     /// The result.
@@ -271,8 +282,8 @@ mod tests {
     fn a_job_cancelled_while_running_finishes_with_410() {
         for cancel in [true, false] {
             let execution = Arc::new(Execution::default());
-            let (lane, cancelled) = (None, Cancelled::No);
-            let mut pending = in_phase(Phase::Running { lane, execution, cancelled });
+            let (place, cancelled) = (LanePlace::None, Cancelled::No);
+            let mut pending = in_phase(Phase::Running { place, execution, cancelled });
             assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
             let (result, _) = pending.finish(Response::new(Bytes::from_static(b"too late")).into());
             let status = result.response.to_response().status().as_u16();

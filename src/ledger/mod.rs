@@ -3,7 +3,7 @@
 //! Owns the records of each owner's jobs, the accounts, the ids, the idempotency keys and the schedule, whatever
 //! a store keeps of requests (`Q`) and results (`R`). Does no I/O and takes no lock: a store holds it under its
 //! mutex, and [`locked`] wakes the threads that its changes concern. `submit` has how jobs come in, `running` how
-//! they run and end, `results` how they are collected, `forgetting` how they go. Invariants: a job is in exactly one
+//! they run and end, `results` how they are collected, `forgetting` how they go, `logs` what stays of them for a while. Invariants: a job is in exactly one
 //! place: waiting in a lane, delayed, running, finishing, done, or in delivery; `stored` equals the footprints of all
 //! records, keys, and submissions that are admitted and not accepted yet; it exceeds the capacity only by what was
 //! found at start; no method frees the memory of many jobs, they are handed out.
@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod index;
 pub mod job;
 pub mod locked;
+mod logs;
 pub mod records;
 mod results;
 mod running;
@@ -42,6 +43,7 @@ use schedule::{Limit, Schedule};
 
 pub use forgetting::Forgotten;
 pub use index::Reach;
+pub use logs::{KeptLog, LogIs};
 pub use records::{End, Filter, JobRecord, Page};
 pub use results::Found;
 pub use running::{Cancel, Finishing, Next, Patience, Taken};
@@ -86,6 +88,8 @@ pub struct Plan {
     pub queue: usize,
     /// How long a result is kept: `--ttl`.
     pub ttl: Duration,
+    /// How long a log is kept after the result was collected: `--log-ttl`; zero: it goes with the result.
+    pub log_ttl: Duration,
     /// One for each route, at its index.
     pub lanes: Vec<Lane>,
 }
@@ -217,6 +221,10 @@ pub struct Ledger<Q, R> {
     admitted: usize,
     /// In bytes.
     stored: usize,
+    /// How much of that is kept logs, which go when room is short.
+    log_bytes: usize,
+    /// The jobs whose kept logs were dropped, until the store has asked for them.
+    dropped_logs: Vec<JobId>,
     /// The deliveries so far.
     deliveries: u64,
     schedule: Schedule<Sender<()>>,
@@ -245,6 +253,8 @@ impl<Q, R> Ledger<Q, R> {
             keyed: HashSet::new(),
             admitted: 0,
             stored: 0,
+            log_bytes: 0,
+            dropped_logs: Vec::new(),
             deliveries: 0,
             schedule: Schedule::new(plan.workers, limits),
             tally: Tally::new(plan.lanes.len()),
@@ -276,7 +286,7 @@ impl<Q, R> Ledger<Q, R> {
         &self.tally
     }
 
-    /// The schedule, to be changed: whoever may run is woken when the lock is released.
+    /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is released.
     const fn schedule(&mut self) -> &mut Schedule<Sender<()>> {
         self.is_changed = true;
         &mut self.schedule

@@ -127,7 +127,7 @@ impl Filter {
                 (&pending.line, self.state.is_none_or(|state| state == pending.state()))
             }
             Found::Done(done) => {
-                (&done.line, !self.only_failed || done.ending.outcome.is_failure())
+                (&done.line, !self.only_failed || done.summary.ending.outcome.is_failure())
             }
         };
         is_taken && self.route.as_ref().is_none_or(|prefix| line.has_prefix(prefix))
@@ -149,7 +149,8 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     fn told_done(&self, id: JobId, done: &Done<R>) -> JobRecord {
-        let Done { created, finished, attempts, ending, .. } = *done;
+        let Done { created, finished, attempts, summary, .. } = *done;
+        let ending = summary.ending;
         let end = End { finished, expires: finished.after(self.plan.ttl), ending };
         let (state, line) = (JobState::Done, done.line.clone());
         JobRecord { id, state, line, attempts, created, progress: None, end: Some(end) }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::job::{DeliveryId, Done, Pending};
+use super::logs::LogIs;
 use super::waiters::Waiter;
 use super::{Ledger, List, Status};
 use crate::exchange::Owner;
-use crate::job::{JobId, JobKey};
+use crate::job::{Age, JobId, JobKey};
 
 /// What a job is found to be.
 pub enum Found<'a, Q, R> {
@@ -36,7 +37,7 @@ impl<Q, R> Ledger<Q, R> {
         match self.find(job) {
             Found::Unknown => None,
             Found::Pending(pending) => Some(Status::Pending(pending.state(), pending.progress())),
-            Found::Done(done) => Some(Status::Done(done.ending)),
+            Found::Done(done) => Some(Status::Done(done.summary.ending)),
         }
     }
 
@@ -50,12 +51,21 @@ impl<Q, R> Ledger<Q, R> {
         jobs.in_delivery.get(job.id)
     }
 
-    /// Removes a result that was delivered; nothing if it is not in this delivery.
-    pub fn confirm(&mut self, job: &JobKey, delivery: DeliveryId) -> Option<Box<Done<R>>> {
-        let done = self.end_delivery(job, delivery)?;
+    /// Removes a result that was delivered; nothing if it is not in this delivery. Its log is kept for a while: `text`
+    /// has it, if it is not on disk. Returns whether there is one to be kept.
+    pub fn confirm(
+        &mut self,
+        job: &JobKey,
+        delivery: DeliveryId,
+        now: Age,
+        text: impl FnOnce(&mut R) -> Option<Box<[u8]>>,
+    ) -> Option<(Box<Done<R>>, LogIs)> {
+        let mut done = self.end_delivery(job, delivery)?;
         self.take_off(&job.owner, done.footprint);
+        let text = text(&mut done.result);
+        let log = self.keep_log(job, &mut done, now, text);
         self.tidy(&job.owner);
-        Some(done)
+        Some((done, log))
     }
 
     /// Puts a result back whose delivery failed; nothing if it is not in this delivery.
@@ -113,7 +123,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Every id of both lists, whoever owns it.
+    /// Returns every id of both lists, of all owners.
     pub fn ids(&self) -> Vec<JobId> {
         let shelves = self.owners.values();
         shelves.flat_map(|jobs| jobs.pending.ids().chain(jobs.done.ids())).collect()

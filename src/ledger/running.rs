@@ -1,12 +1,12 @@
 //! How jobs run and end: claimed, tried again, redirected, cancelled, finished.
 //!
 //! Owns the transitions of pending jobs, each with its change of the schedule. Runs nothing. Invariant: a job that
-//! runs has a place in its lane, and gives it back with the transition that ends the run.
+//! runs has a place in its lane, and gives it back with the transition that ends the run, or later if it is kept.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::job::{Cancelled, DeliveryId, Done, Pending, Phase, Work};
+use super::job::{Cancelled, DeliveryId, Done, LanePlace, Pending, Phase, Work};
 use super::schedule::{Due, Turn};
 use super::{Finished, Ledger, Refused, Size};
 use crossbeam_channel::Sender;
@@ -16,7 +16,7 @@ use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Attempts, Execution, Stop};
 use crate::job::outcome::Outcome;
 use crate::job::request_line::RequestLine;
-use crate::job::stored::{Ending, StoredResponse, StoredResult};
+use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Allowance;
 
@@ -172,7 +172,7 @@ impl<Q, R> Ledger<Q, R> {
         };
         pending.starts += u32::from(matches!(work, Work::First(_)));
         pending.phase = Phase::Running {
-            lane: Some(route),
+            place: LanePlace::Of(route),
             execution: Arc::clone(&execution),
             cancelled: Cancelled::No,
         };
@@ -228,21 +228,37 @@ impl<Q, R> Ledger<Q, R> {
     ) -> Result<(), Box<Attempt>> {
         let is_stopped = self.stopped.is_some();
         let Some(pending) = self.pending_mut(job) else { return Err(attempt) };
-        let Phase::Running { lane, cancelled: Cancelled::No, .. } = pending.phase else {
+        let Phase::Running { place, cancelled: Cancelled::No, .. } = pending.phase else {
             return Err(attempt);
         };
         if is_stopped {
             return Err(attempt);
         }
         pending.phase = then(attempt);
-        self.release(lane);
+        self.release(place);
         Ok(())
     }
 
-    fn release(&mut self, lane: Option<RouteIndex>) {
-        if let Some(lane) = lane {
-            self.schedule().release(lane);
+    fn release(&mut self, place: LanePlace) {
+        match place {
+            LanePlace::None => {}
+            LanePlace::Of(route) => self.schedule().release(route),
+            LanePlace::Kept(_) => self.schedule().free_worker(),
         }
+    }
+
+    /// Keeps a running job's place in its lane beyond the end of the run, until it is [given up](Self::give_up);
+    /// `None` if it has none.
+    pub fn keep_place(&mut self, job: &JobKey) -> Option<RouteIndex> {
+        let Phase::Running { place, .. } = &mut self.pending_mut(job)?.phase else { return None };
+        let LanePlace::Of(route) = *place else { return None };
+        *place = LanePlace::Kept(route);
+        Some(route)
+    }
+
+    /// Gives up a place that was kept when its run had ended.
+    pub fn give_up(&mut self, route: RouteIndex) {
+        self.schedule().give_up(route);
     }
 
     /// Takes out the jobs whose delay or deadline is over and which only have to be finished; those that are to
@@ -269,7 +285,8 @@ impl<Q, R> Ledger<Q, R> {
                 Due::Finish | Due::Expire(_) => {
                     let execution = Arc::clone(&attempt.execution);
                     let cancelled = Cancelled::No;
-                    pending.phase = Phase::Running { lane: None, execution, cancelled };
+                    let place = LanePlace::None;
+                    pending.phase = Phase::Running { place, execution, cancelled };
                     overdue.push(Claimed { job, attempt });
                 }
             }
@@ -297,14 +314,14 @@ impl<Q, R> Ledger<Q, R> {
     pub fn begin_finish(&mut self, job: &JobKey, response: StoredResponse) -> Option<Finishing> {
         self.unschedule(job);
         let pending = self.pending_mut(job).filter(|pending| !pending.is_finishing())?;
-        let lane = match pending.phase {
-            Phase::Running { lane, .. } => lane,
-            _ => None,
+        let place = match pending.phase {
+            Phase::Running { place, .. } => place,
+            _ => LanePlace::None,
         };
         let (created, line) = (pending.created, pending.line.clone());
         let (result, cancelled) = pending.finish(response);
         let attempts = pending.attempts();
-        self.release(lane);
+        self.release(place);
         Some(Finishing { result, cancelled, created, line, attempts })
     }
 
@@ -334,6 +351,9 @@ impl<Q, R> Ledger<Q, R> {
     /// # Errors
     /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
     fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
+        let grown =
+            self.pending(job).map_or(0, |pending| size.footprint.saturating_sub(pending.footprint));
+        self.make_room(grown);
         let (stored, capacity) = (self.stored, self.room.capacity);
         let Some(pending) = self.pending_mut(job) else { return Ok(()) };
         let stored = stored - pending.footprint + size.footprint;
@@ -348,15 +368,15 @@ impl<Q, R> Ledger<Q, R> {
 
     /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
     /// unwanted.
-    pub fn finish(&mut self, job: &JobKey, result: R, ending: Ending, now: Moment) -> Finished {
+    pub fn finish(&mut self, job: &JobKey, result: R, summary: Summary, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
-            self.count(&pending, ending.outcome, now.stamp);
+            self.count(&pending, summary.ending.outcome, now.stamp);
             self.stored -= pending.footprint;
             return Finished::Dropped;
         }
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
-        self.count(&pending, ending.outcome, now.stamp);
+        self.count(&pending, summary.ending.outcome, now.stamp);
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let attempts = pending.attempts();
         let Pending { created, footprint, charge, line, mut waiters, .. } = *pending;
@@ -370,7 +390,7 @@ impl<Q, R> Ledger<Q, R> {
             charge,
             line,
             attempts,
-            ending,
+            summary,
             delivery,
             result,
         };
@@ -456,16 +476,16 @@ impl<Q, R> Ledger<Q, R> {
     pub fn abandon(&mut self, job: &JobKey) -> bool {
         let is_ending = self.stopped.is_some();
         let Some(pending) = self.pending_mut(job) else { return false };
-        let Phase::Running { lane, execution, cancelled: Cancelled::No } = &pending.phase else {
+        let Phase::Running { place, execution, cancelled: Cancelled::No } = &pending.phase else {
             return false;
         };
         if !is_ending || execution.stopped().is_none() {
             return false;
         }
-        let lane = *lane;
+        let place = *place;
         pending.phase =
             Phase::Finishing { log: pending.log().into(), attempts: pending.attempts() };
-        self.release(lane);
+        self.release(place);
         true
     }
 

@@ -64,7 +64,7 @@ pub struct Schedule<C> {
 
 struct Lane<C> {
     limit: Limit,
-    /// Jobs that run.
+    /// Jobs that run, and places that stay taken behind them.
     jobs: usize,
     /// Callers that were let in.
     inside: usize,
@@ -209,8 +209,18 @@ impl<C> Schedule<C> {
 
     /// Gives back the place of a job that ran.
     pub fn release(&mut self, route: RouteIndex) {
-        self.lanes[route.0].jobs -= 1;
+        self.free_worker();
+        self.give_up(route);
+    }
+
+    /// Counts a job as ended, whose place stays taken.
+    pub const fn free_worker(&mut self) {
         self.running -= 1;
+    }
+
+    /// Gives back a place that stayed taken.
+    pub fn give_up(&mut self, route: RouteIndex) {
+        self.lanes[route.0].jobs -= 1;
     }
 
     /// Delays a job, which is in no lane, until `until`.

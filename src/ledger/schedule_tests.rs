@@ -1,7 +1,7 @@
 //! The contract of the schedule, against a model that knows only what was pushed and what runs, and with threads.
 //!
 //! Whatever is pushed, claimed, removed, delayed, entered and left in whatever order: jobs of a lane start in the
-//! order of their ids, limits hold, nobody is passed over who could run, and nothing that may run is left behind.
+//! order of their ids, limits hold, no waiter is passed over that could run, and nothing that may run is left behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -41,20 +41,22 @@ struct Model {
     waiting: BTreeMap<u64, usize>,
     delayed: BTreeMap<u64, (Instant, usize)>,
     running: BTreeMap<u64, usize>,
+    /// The lanes of places that stay taken behind jobs.
+    kept: Vec<usize>,
     line: Vec<Caller>,
     inside: Vec<Caller>,
 }
 
 impl Model {
     fn jobs(&self, lane: usize) -> usize {
-        self.running.values().filter(|l| **l == lane).count()
+        self.running.values().chain(&self.kept).filter(|l| **l == lane).count()
     }
 
     fn callers(&self, lane: usize) -> usize {
         self.inside.iter().filter(|caller| caller.lane == lane).count()
     }
 
-    /// Whether a job of this lane has room, whoever else waits.
+    /// Whether a job of this lane has room, whatever else waits.
     fn has_room(&self, lane: usize) -> bool {
         match LIMITS[lane] {
             Limit::Shared(limit) => self.jobs(lane) + self.callers(lane) < limit,
@@ -122,13 +124,14 @@ impl Pair {
     }
 
     fn step(&mut self) {
-        match self.random.u8(..10) {
+        match self.random.u8(..11) {
             0..=2 => self.push(),
             3 | 4 => self.claim(),
             5 => self.end_run(),
             6 => self.remove(),
             7 => self.enter(),
             8 => self.leave(),
+            9 => self.give_up(),
             _ => self.pass_time(),
         }
         for number in self.schedule.admit() {
@@ -168,7 +171,12 @@ impl Pair {
     fn end_run(&mut self) {
         let running = self.model.running.clone();
         let Some((number, lane)) = self.pick(&running) else { return };
-        self.schedule.release(RouteIndex(lane));
+        if self.random.bool() {
+            self.schedule.release(RouteIndex(lane));
+        } else {
+            self.schedule.free_worker();
+            self.model.kept.push(lane);
+        }
         self.model.running.remove(&number);
         match self.random.u8(..3) {
             0 => {
@@ -182,6 +190,14 @@ impl Pair {
                 self.model.waiting.insert(number, lane);
             }
             _ => {}
+        }
+    }
+
+    /// Gives up a place that stayed taken.
+    fn give_up(&mut self) {
+        if !self.model.kept.is_empty() {
+            let lane = self.model.kept.swap_remove(self.random.usize(..self.model.kept.len()));
+            self.schedule.give_up(RouteIndex(lane));
         }
     }
 

@@ -41,7 +41,7 @@ impl<Q, R> Ledger<Q, R> {
         if bytes > self.room.capacity {
             return Err(Refused::TooLarge);
         }
-        if self.stored.saturating_add(bytes) > self.room.capacity {
+        if (self.stored - self.log_bytes).saturating_add(bytes) > self.room.capacity {
             return Err(Refused::Full);
         }
         if self.queue_len() >= self.plan.queue {
@@ -66,6 +66,7 @@ impl<Q, R> Ledger<Q, R> {
             return Err(Refused::ManyKeys);
         }
         self.check(size.footprint.saturating_add(key_size))?;
+        self.make_room(size.footprint + key_size + self.room.reserve);
         let charge = |bytes| self.room.memory.charge(bytes).map_err(|_| Refused::NoMemory);
         let admitted = Admitted {
             record: charge(size.memory)?,

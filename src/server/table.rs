@@ -15,6 +15,7 @@ use crate::descriptors::Descriptors;
 use crate::handler::cgi::CgiHandler;
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
+use crate::handler::variables::Variables;
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
@@ -60,7 +61,7 @@ pub fn routes(
             },
             on_leave: route.on_leave,
             time_limit: route.timeout.unwrap_or(config.timeout),
-            retry: route.retry,
+            retry: route.retry.clone(),
             pages: route.pages,
             handler: handler(route, config, descriptors)?,
         })
@@ -83,6 +84,7 @@ pub fn plan(config: &Config) -> Plan {
         workers: config.workers,
         queue: config.queue,
         ttl: config.ttl,
+        log_ttl: config.log_ttl,
         lanes: built_in.into_iter().chain(configured).collect(),
     }
 }
@@ -122,13 +124,17 @@ fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<Scri
     let invalid = |what: io::Error| {
         Invalid::new("--route", &route.prefix, format!("directory {}: {what}", directory.display()))
     };
-    let real = directory.canonicalize().map_err(invalid)?;
-    if !real.is_dir() {
+    if !directory.metadata().map_err(invalid)?.is_dir() {
         return Err(invalid(io::ErrorKind::NotADirectory.into()));
     }
+    let variables = Variables::load(route.env_file.clone(), route.pass_env.clone());
+    let variables = variables.map_err(|what| Invalid::new("--route", &route.prefix, what))?;
     Ok(ScriptRoute {
         prefix: route.prefix.clone(),
-        directory: real,
+        // Its links are resolved for each request.
+        directory: std::path::absolute(directory).map_err(invalid)?,
+        links: route.links,
+        variables: Arc::new(variables),
         time_limit: route.timeout.unwrap_or(config.timeout),
         max_output: max_output(route, config),
         descriptor_limit: None,

@@ -74,18 +74,14 @@ fn finish(
     if !ledger.is_unwanted(job) {
         result = ledger.fit_result(job, result, |result| RECORD + result.uncharged());
     }
-    let ending = result.response.ending();
-    let finished = ledger.finish(job, result, ending, now);
+    let summary = result.summary();
+    let finished = ledger.finish(job, result, summary, now);
     if finishing.cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
 }
 
 impl Store for MemoryStore {
     fn name(&self) -> &'static str {
         "memory"
-    }
-
-    fn outlives_the_process(&self) -> bool {
-        false
     }
 
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
@@ -159,6 +155,14 @@ impl Store for MemoryStore {
         finish(&mut self.lock(), job, response, now)
     }
 
+    fn keep_place(&self, job: &JobKey) -> Option<RouteIndex> {
+        self.lock().keep_place(job)
+    }
+
+    fn give_up(&self, route: RouteIndex) {
+        self.lock().give_up(route);
+    }
+
     fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
         self.lock().enter_lane(route, wake)
     }
@@ -180,8 +184,11 @@ impl Store for MemoryStore {
     }
 
     fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
-        Ok(match self.lock().find(job) {
-            Found::Unknown => None,
+        let ledger = self.lock();
+        Ok(match ledger.find(job) {
+            Found::Unknown => {
+                ledger.kept_log(job).and_then(|log| log.text.as_deref()).map(<[u8]>::to_vec)
+            }
             Found::Pending(pending) => Some(pending.log()),
             Found::Done(done) => Some(done.result.log.to_vec()),
         })
@@ -206,9 +213,10 @@ impl Store for MemoryStore {
         }
     }
 
-    fn confirm(&self, job: &JobKey, delivery: DeliveryId) {
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
+        let text = |result: &mut StoredResult| Some(std::mem::take(&mut result.log));
         // A `let`, so that the lock is released before the result is dropped.
-        let delivered = self.lock().confirm(job, delivery);
+        let delivered = self.lock().confirm(job, delivery, now.age, text);
         drop(delivered);
     }
 
@@ -252,6 +260,10 @@ impl Store for MemoryStore {
         self.lock().forget_pending_before(owner, before);
         self.forget_results(owner, Reach::Stamped(before));
         Ok(())
+    }
+
+    fn expire_logs(&self, before: Age) {
+        self.lock().expire_logs(before);
     }
 
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable> {

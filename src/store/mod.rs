@@ -119,9 +119,6 @@ pub trait Store: Send + Sync {
     /// Its name in `/_api/version?details=true`.
     fn name(&self) -> &'static str;
 
-    /// Whether what is in it is there when the process has ended.
-    fn outlives_the_process(&self) -> bool;
-
     /// Accepts a job.
     ///
     /// # Errors
@@ -137,7 +134,7 @@ pub trait Store: Send + Sync {
     /// Returns what has become of jobs since the process began.
     fn tally(&self) -> Tally;
 
-    /// The job that was accepted under this key already; `None` where there is none.
+    /// Returns the job that was accepted under this key already.
     ///
     /// # Errors
     /// [`Refused::KeyReused`] where the key stands for another request.
@@ -168,6 +165,13 @@ pub trait Store: Send + Sync {
     /// promises.
     fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished;
 
+    /// Keeps a running job's place in its lane beyond the end of the run, until it is [given up](Self::give_up);
+    /// `None` if it has none.
+    fn keep_place(&self, job: &JobKey) -> Option<RouteIndex>;
+
+    /// Gives up a place that was kept when its run had ended.
+    fn give_up(&self, route: RouteIndex);
+
     /// Lets a synchronous caller into the lane of a route, or gives it a place in line: `wake` is sent to when it
     /// is let in.
     ///
@@ -187,7 +191,8 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`] if that cannot be known now.
     fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable>;
 
-    /// The last 8 KiB of the job's stderr; `None` if it does not exist.
+    /// The last 8 KiB of the job's stderr, for a while also after its result was collected; `None` if there is no
+    /// such job.
     ///
     /// # Errors
     /// [`StoreUnavailable`] if it cannot be read now.
@@ -200,8 +205,8 @@ pub trait Store: Send + Sync {
     /// [failed](Self::restore).
     fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)>;
 
-    /// The collected result was delivered: its job is gone. Nothing if it is not in this delivery any more.
-    fn confirm(&self, job: &JobKey, delivery: DeliveryId);
+    /// The collected result was delivered: its job is gone, but for its log. Nothing if it is not in this delivery any more.
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment);
 
     /// The collected result was not delivered: it is back, unless it was deleted in bulk meanwhile.
     fn restore(&self, job: &JobKey, delivery: DeliveryId);
@@ -231,12 +236,15 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`].
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable>;
 
-    /// Forgets every result, whoever owns it, that came to be before `before` by the clock that cannot be set, and
+    /// Forgets every result of all owners that came to be before `before` by the clock that cannot be set, and
     /// the idempotency keys of jobs accepted before that and gone; returns how many results.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable>;
+
+    /// Drops the logs of jobs that are gone since before `before`.
+    fn expire_logs(&self, before: Age);
 
     /// At most `count` ids of `owner` above `after`, ascending.
     ///

@@ -84,6 +84,56 @@ expect 'wait for a cancelled one' $code 0
 job fetch "$id"
 expect 'fetch a cancelled one' "$code $(grep -c 'status 410' "$work/stderr")" '1 1'
 
+# A program that fails: how, and why.
+job submit '/run/s-fail?7' >"$work/id"
+id=$(cat "$work/id")
+job wait "$id"
+expect 'wait for one that failed' $code 0
+job status "$id" >"$work/result"
+expect 'status of one that failed' "$code $(cat "$work/result")" '1 done: status 500, exit code 7'
+job log "$id" >"$work/result"
+expect 'log' "$code $(head -n 1 "$work/result")" '0 printing'
+job fetch "$id" >"$work/result"
+expect 'fetch one that failed' "$code $(cat "$work/stderr")" \
+    "1 job: job $id ended with status 500, exit code 7: no paper"
+job submit '/run/s-signal?KILL' >"$work/id"
+id=$(cat "$work/id")
+job wait "$id"
+job fetch "$id" >"$work/result"
+expect 'fetch one that was killed' "$code $(cat "$work/stderr")" \
+    "1 job: job $id ended with status 500, signal 9"
+
+# What there is.
+job submit '/_admin/sleep?duration=3600' >"$work/id"
+pending=$(cat "$work/id")
+job submit /_api/version >"$work/id"
+id=$(cat "$work/id")
+job wait "$id"
+job list >"$work/result"
+expect 'list' "$code $(tr '\n' ' ' <"$work/result")" "0 $pending pending $id done "
+job list "done" >"$work/result"
+expect 'list done' "$code $(cat "$work/result")" "0 $id"
+job list pending >"$work/result"
+expect 'list pending' "$code $(cat "$work/result")" "0 $pending"
+job list other
+expect 'list of what there is not' $code 2
+job status "$pending" >"$work/result"
+expect 'status of a pending one' $code 4
+job status "$id" >"$work/result"
+expect 'status of a done one' "$code $(cat "$work/result")" '0 done: status 200'
+job delete "$id"
+expect 'delete' $code 0
+job delete "$id"
+expect 'delete again' $code 1
+job status "$id"
+expect 'status of a deleted one' $code 1
+job log "$id"
+expect 'log of a deleted one' $code 1
+job cancel "$pending"
+job delete "$pending"
+job list >"$work/result"
+expect 'list of none' "$code $(cat "$work/result")" '0 '
+
 # What cannot be.
 job wait 1
 expect 'wait for none' $code 1

@@ -82,7 +82,7 @@ fn fields(call: &Call) -> HeaderMap {
     let mut fields = call.request.headers().clone();
     let host = fields.get(HOST).cloned();
     let preferences = prefer::forwarded(&fields);
-    hop_by_hop::strip(&mut fields, Direction::Request);
+    hop_by_hop::strip(&mut fields, Direction::ToUpstream);
     remove_fields(&mut fields, is_ambiguous);
     if call.auth_type.is_some() {
         // They were deferd's. Without --auth they are the upstream's to check.

@@ -31,7 +31,7 @@ use self::engine::dirty::DirtyRanges;
 use self::loads::{Loads, Unloaded};
 use self::open::Directory;
 use self::order::{Change, Urgency};
-use self::record::Stage;
+use self::record::{Record, Stage};
 use self::state::{Place, Shared, State};
 use self::submit::{Prepared, Submitted};
 use self::tables::{TableError, Tables};
@@ -46,11 +46,12 @@ use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
-use crate::job::stored::StoredResponse;
+use crate::job::request_line::RequestLine;
+use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp, message};
 use crate::ledger::job::Work;
 use crate::ledger::schedule::Turn;
-use crate::ledger::{Cancel, Forgotten, Found, Reach, Taken};
+use crate::ledger::{Cancel, Forgotten, Found, KeptLog, LogIs, Reach, Taken};
 use crate::memory::Allowance;
 
 pub use self::open::Recovered;
@@ -256,10 +257,6 @@ impl Store for DiskStore {
         "disk"
     }
 
-    fn outlives_the_process(&self) -> bool {
-        true
-    }
-
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
         let mut prepared = Prepared::new(submission, now);
         loop {
@@ -364,6 +361,14 @@ impl Store for DiskStore {
         finished
     }
 
+    fn keep_place(&self, job: &JobKey) -> Option<RouteIndex> {
+        self.shared.lock().ledger.keep_place(job)
+    }
+
+    fn give_up(&self, route: RouteIndex) {
+        self.shared.lock().ledger.give_up(route);
+    }
+
     fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
         self.shared.lock().ledger.enter_lane(route, wake)
     }
@@ -385,8 +390,13 @@ impl Store for DiskStore {
     }
 
     fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
-        match self.shared.lock().ledger.find(job) {
-            Found::Unknown => return Ok(None),
+        let state = self.shared.lock();
+        match state.ledger.find(job) {
+            Found::Unknown => match state.ledger.kept_log(job) {
+                None => return Ok(None),
+                Some(KeptLog { text: Some(text), .. }) => return Ok(Some(text.to_vec())),
+                Some(KeptLog { text: None, .. }) => {}
+            },
             Found::Pending(pending) => return Ok(Some(pending.log())),
             Found::Done(done) => {
                 if let Place::Here(result) = &done.result {
@@ -394,6 +404,7 @@ impl Store for DiskStore {
                 }
             }
         }
+        drop(state);
         self.shared.read(|tables| tables.log(job.id)).map(Some).map_err(|_| StoreUnavailable)
     }
 
@@ -429,11 +440,25 @@ impl Store for DiskStore {
         found.map(|response| (response, delivery))
     }
 
-    fn confirm(&self, job: &JobKey, delivery: DeliveryId) {
+    fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
         let mut state = self.shared.lock();
-        let confirmed = state.ledger.confirm(job, delivery);
-        if confirmed.is_some() {
-            state.put_off(Change::Remove(vec![job.id]));
+        let text = |result: &mut Place<Arc<StoredResult>>| match result {
+            Place::Here(result) => Some(result.log.clone()),
+            Place::OnDisk => None,
+        };
+        let confirmed = state.ledger.confirm(job, delivery, now.age, text);
+        match &confirmed {
+            None => {}
+            Some((_, LogIs::Gone)) => state.put_off(Change::Remove(vec![job.id])),
+            Some((done, LogIs::Kept)) => {
+                let aged = self.shared.scale.kept(now.age);
+                let stage = Stage::Collected { aged, log: done.summary.log };
+                let (owner, created, footprint) =
+                    (job.owner.clone(), done.created, done.summary.log);
+                let line = RequestLine::default();
+                let record = Record { owner, created, footprint, line, state: stage };
+                state.put_off(Change::KeepLog(job.id, Box::new(record)));
+            }
         }
         // Before the result is.
         drop(state);
@@ -500,6 +525,10 @@ impl Store for DiskStore {
         drop(state);
         self.forget_results(owner, Reach::Stamped(before));
         self.flushed(Change::Settled)
+    }
+
+    fn expire_logs(&self, before: Age) {
+        self.shared.lock().ledger.expire_logs(before);
     }
 
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable> {

@@ -22,10 +22,10 @@ use crate::clock::Scale;
 use crate::error::Error;
 use crate::job::execution::{Attempts, Execution};
 use crate::job::outcome::Outcome;
-use crate::job::stored::Ending;
+use crate::job::stored::{Ending, Summary};
 use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::Ledger;
-use crate::ledger::job::{Cancelled, Done, Pending, Phase, Work};
+use crate::ledger::job::{Cancelled, Done, LanePlace, Pending, Phase, Work};
 use crate::store::{DeliveryId, Lane, Plan, Room};
 
 /// The name of the file within the directory.
@@ -154,10 +154,14 @@ pub fn ledger(
         let job = JobKey { owner, id };
         let charge = ledger.found_record(&line);
         match state {
-            Stage::Done { finished, aged, attempts, ending } => {
+            Stage::Collected { aged, log } => {
+                recovered.jobs -= 1;
+                ledger.found_log(&job, log, scale.age(aged), charge);
+            }
+            Stage::Done { finished, aged, log, attempts, ending } => {
                 let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
-                let ending = ending.unwrap_or(UNKNOWN);
+                let summary = Summary { ending: ending.unwrap_or(UNKNOWN), log };
                 let done = Done {
                     created,
                     finished,
@@ -166,7 +170,7 @@ pub fn ledger(
                     charge,
                     line,
                     attempts,
-                    ending,
+                    summary,
                     delivery,
                     result,
                 };
@@ -186,7 +190,7 @@ pub fn ledger(
                         recovered.interrupted += 1;
                         failed.push((job.clone(), error));
                         Phase::Running {
-                            lane: None,
+                            place: LanePlace::None,
                             execution: interrupted(starts),
                             cancelled: Cancelled::No,
                         }

@@ -11,7 +11,7 @@ use super::outcome::Promise;
 use super::record::Record;
 use super::state::DiskPending;
 use crate::exchange::Owner;
-use crate::job::stored::{Ending, StoredResult};
+use crate::job::stored::{StoredResult, Summary};
 use crate::job::{JobId, JobKey, Keep, Moment};
 use crate::store::IdempotencyKey;
 
@@ -45,8 +45,8 @@ pub enum OnDurable {
     Accept(JobKey, Box<DiskPending>, Keep),
     /// The request of the job, which is accepted already, need not be kept in memory.
     FlushRequest(JobKey),
-    /// The job is done, like this, since then.
-    Finish(JobKey, Ending, Moment),
+    /// The job is done, with such a result, since then.
+    Finish(JobKey, Summary, Moment),
     /// The result of the job, which is done already, need not be kept in memory.
     FlushResult(JobKey),
 }
@@ -85,7 +85,9 @@ pub enum Change {
     Retry(JobId),
     /// A pending job is done.
     Finish(JobId, Box<(Record, Arc<StoredResult>)>),
-    /// Nobody can ask for these jobs any more: results go, pending jobs go on.
+    /// A result was collected: all of the job goes but its log, for which there is this record.
+    KeepLog(JobId, Box<Record>),
+    /// No client can ask for these jobs any more: results go, pending jobs go on.
     Forget(Vec<JobId>),
     /// These jobs are gone.
     Remove(Vec<JobId>),
@@ -121,6 +123,7 @@ impl Change {
             | Self::Settled
             | Self::Claim(..)
             | Self::Retry(_)
+            | Self::KeepLog(..)
             | Self::Withdraw(_)
             | Self::RemoveKeys(_) => 0,
         }
@@ -135,6 +138,7 @@ impl Change {
             Self::Accept(_)
             | Self::Claim(..)
             | Self::Retry(_)
+            | Self::KeepLog(..)
             | Self::Finish(..)
             | Self::Withdraw(_) => false,
         }
@@ -148,7 +152,7 @@ impl Change {
     /// Whether it makes room in the file.
     pub const fn makes_room(&self) -> bool {
         let removes = matches!(self, Self::Remove(_) | Self::RemoveKeys(_) | Self::Withdraw(_));
-        removes || matches!(self, Self::Forget(_))
+        removes || matches!(self, Self::Forget(_) | Self::KeepLog(..))
     }
 
     /// The jobs that it changes.
@@ -156,7 +160,9 @@ impl Change {
         match self {
             Self::Nothing | Self::Settled | Self::RemoveKeys(_) => &[],
             Self::Accept(job) | Self::Withdraw(job) => std::slice::from_ref(&job.id),
-            Self::Claim(id, _) | Self::Retry(id) | Self::Finish(id, _) => std::slice::from_ref(id),
+            Self::Claim(id, _) | Self::Retry(id) | Self::KeepLog(id, _) | Self::Finish(id, _) => {
+                std::slice::from_ref(id)
+            }
             Self::Forget(ids) | Self::Remove(ids) => ids,
         }
     }

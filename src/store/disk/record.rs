@@ -59,8 +59,17 @@ pub enum Stage {
         aged: Option<i64>,
         /// The attempts that there were.
         attempts: Attempts,
+        /// How long its log is, in bytes.
+        log: usize,
         /// How it ended; `None` if an older deferd wrote this: its message says so.
         ending: Option<Ending>,
+    },
+    /// Its result was collected, and its log is there.
+    Collected {
+        /// Since when, as [`Scale`](crate::clock::Scale) keeps it.
+        aged: i64,
+        /// How long its log is, in bytes.
+        log: usize,
     },
 }
 
@@ -78,7 +87,7 @@ impl Record {
     pub const fn keep(&self) -> Keep {
         match self.state {
             Stage::Pending { keep, .. } => keep,
-            Stage::Done { .. } => Keep::Result,
+            Stage::Done { .. } | Stage::Collected { .. } => Keep::Result,
         }
     }
 
@@ -89,6 +98,7 @@ impl Record {
             Stage::Pending { begun: Begun::No, .. } => "queued",
             Stage::Pending { begun: Begun::Yes, .. } => "running",
             Stage::Done { .. } => "done",
+            Stage::Collected { .. } => "collected",
         };
         let mut line = |name: &str, value: &dyn std::fmt::Display| {
             // Writing to a string cannot fail.
@@ -104,7 +114,14 @@ impl Record {
             line("route", &route);
         }
         match &self.state {
-            Stage::Done { finished, aged, attempts, ending } => {
+            Stage::Collected { aged, log } => {
+                line("aged", aged);
+                line("log", log);
+            }
+            Stage::Done { finished, aged, log, attempts, ending } => {
+                if *log > 0 {
+                    line("log", log);
+                }
                 if let Some(first) = attempts.first {
                     line("started", &first.micros());
                 }
@@ -151,16 +168,20 @@ impl Record {
         let begun = match lines.get("state")? {
             "queued" => Some(Begun::No),
             "running" => Some(Begun::Yes),
-            "done" => None,
+            "done" | "collected" => None,
             _ => return None,
         };
         let owner = lines.get("owner")?;
         let owner = Owner::named(owner);
         let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
         let state = match begun {
+            None if lines.get("state") == Some("collected") => {
+                Stage::Collected { aged: lines.aged()??, log: lines.log()? }
+            }
             None => Stage::Done {
                 finished: lines.stamp("finished")?,
                 aged: lines.aged()?,
+                log: lines.log()?,
                 attempts: lines.attempts()?,
                 ending: lines.ending()?,
             },
@@ -253,6 +274,11 @@ impl<'a> Lines<'a> {
         self.get("aged").map_or(Some(None), |aged| aged.parse().ok().map(Some))
     }
 
+    /// An older deferd did not say how long the log is.
+    fn log(&self) -> Option<usize> {
+        self.get("log").map_or(Some(0), |log| log.parse().ok())
+    }
+
     /// An older deferd did not count the starts.
     fn starts(&self, begun: Begun) -> Option<u32> {
         match self.get("starts") {
@@ -335,7 +361,7 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let (outcome, bytes) = (Outcome::Timeout, 7);
             let ending = Some(Ending { status, exit, outcome, bytes });
-            Stage::Done { finished: at(u64::MAX), aged: None, attempts, ending }
+            Stage::Done { finished: at(u64::MAX), aged: Some(-5), log: 9, attempts, ending }
         };
         let pending = |begun, starts, keep, connection, auth_type| Stage::Pending {
             begun,
@@ -348,6 +374,7 @@ mod tests {
         [
             ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
             ("", pending(Begun::Yes, 1, Keep::Nothing, Connection::Unix, None)),
+            ("ann", Stage::Collected { aged: 5, log: 1 }),
             ("b: c", done(200, None)),
             ("", done(500, Some(Exit::Code(3)))),
             ("", done(500, Some(Exit::Signal(9)))),
@@ -356,6 +383,7 @@ mod tests {
                 Stage::Done {
                     finished: at(1),
                     aged: Some(-5),
+                    log: 9,
                     attempts: Attempts::default(),
                     ending: None,
                 },
@@ -380,8 +408,17 @@ mod tests {
     fn a_record_that_lacks_a_line_is_none() {
         for record in records() {
             let text = record.to_text();
-            let optional =
-                ["auth-type", "starts", "aged", "status", "exit", "signal", "started", "attempts"];
+            let optional = [
+                "auth-type",
+                "starts",
+                "status",
+                "exit",
+                "signal",
+                "aged: -5",
+                "log: ",
+                "started",
+                "attempts",
+            ];
             let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
             for line in text.lines().filter(is_needed) {
                 let rest = text.replace(&format!("{line}\n"), "");

@@ -15,7 +15,7 @@ use super::record::{Record, Stage};
 use super::tables::{TableError, Tables};
 use crate::clock::Scale;
 use crate::exchange::Call;
-use crate::job::stored::{StoredResponse, StoredResult};
+use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{JobId, JobKey, Moment, RECORD, Rerun};
 use crate::ledger::job::{Cancelled, Pending, Work};
 use crate::ledger::locked::{Dispatch, Locked, Wake, Wakes};
@@ -161,7 +161,7 @@ impl State {
             return Finished::Dropped;
         };
         if self.ledger.is_unwanted(job) {
-            self.ledger.finish(job, Place::OnDisk, result.response.ending(), now);
+            self.ledger.finish(job, Place::OnDisk, result.summary(), now);
             self.put_off(Change::Remove(vec![job.id]));
             return Finished::Dropped;
         }
@@ -169,13 +169,15 @@ impl State {
         let owner = job.owner.clone();
         let footprint = RECORD + line.footprint() + result.footprint();
         let aged = Some(self.scale.kept(now.age));
-        let ending = result.response.ending();
-        let state = Stage::Done { finished: now.stamp, aged, attempts, ending: Some(ending) };
+        let summary = result.summary();
+        let Summary { ending, log } = summary;
+        let (finished, ending) = (now.stamp, Some(ending));
+        let state = Stage::Done { finished, aged, log, attempts, ending };
         let record = Record { owner, created, footprint, line, state };
         let on_durable = match self.urgency {
-            Urgency::Urgent => OnDurable::Finish(job.clone(), ending, now),
+            Urgency::Urgent => OnDurable::Finish(job.clone(), summary, now),
             Urgency::Lazy => {
-                self.ledger.finish(job, Place::Here(Arc::clone(&result)), ending, now);
+                self.ledger.finish(job, Place::Here(Arc::clone(&result)), summary, now);
                 OnDurable::FlushResult(job.clone())
             }
         };
@@ -195,6 +197,10 @@ impl State {
 
 impl Wake for State {
     fn wakes(&mut self) -> Wakes {
+        let dropped = self.ledger.take_dropped_logs();
+        if !dropped.is_empty() {
+            self.put_off(Change::Remove(dropped));
+        }
         self.ledger.wakes()
     }
 

@@ -342,6 +342,11 @@ impl<'a> OpenTables<'a> {
                 }
             }),
             Change::Finish(id, end) => self.finish(*id, &end.0, &end.1),
+            Change::KeepLog(id, record) => {
+                self.jobs.insert(key(*id).as_slice(), record.to_text().as_bytes())?;
+                self.messages.remove(key(*id).as_slice())?;
+                Ok(())
+            }
             Change::Forget(ids) => ids.iter().try_for_each(|&id| self.forget(id)),
             Change::Remove(ids) => ids.iter().try_for_each(|&id| self.remove(id)),
             Change::Withdraw(job) => {
@@ -415,7 +420,7 @@ impl<'a> OpenTables<'a> {
                     *keep = Keep::Nothing;
                 }
             }),
-            Some(Stage::Done { .. }) | None => self.remove(id),
+            Some(Stage::Done { .. } | Stage::Collected { .. }) | None => self.remove(id),
         }
     }
 

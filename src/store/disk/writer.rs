@@ -1,7 +1,7 @@
 //! The one writer: changes that come together go to disk together.
 //!
 //! Owns the batch, the moment of its commit, and what happens when that fails. Invariants: the order of
-//! changes is kept; a change that somebody may rely on is tried again until it is durable; a submission
+//! changes is kept; a change that a client may rely on is tried again until it is durable; a submission
 //! that was refused leaves nothing behind, not even when the disk took it and said that it did not.
 
 use std::collections::HashSet;
@@ -20,7 +20,7 @@ use crate::job::stored::StoredResult;
 use crate::ledger::job::{Phase, Work};
 use crate::store::StoreUnavailable;
 
-/// How long a change that nobody waits for waits for company.
+/// How long a change that no thread waits for is held back for others.
 const LAZY: Duration = Duration::from_millis(20);
 /// The same where everything is such a change; less than the 50 ms that are promised, for the commit.
 const RELAXED: Duration = Duration::from_millis(40);
@@ -81,7 +81,7 @@ impl Writer {
         self.batch.clear();
         self.shared.abandon();
         self.shared.shut();
-        // Whoever closed the store may have lost patience.
+        // The thread that closed the store may wait no longer.
         let _ = self.lost.send(lost);
     }
 
@@ -146,7 +146,7 @@ impl Writer {
         }
     }
 
-    /// Tries again and again; everybody who waits is told meanwhile, and so are those who come.
+    /// Tries again and again; waiting threads are told meanwhile, and so are those that come.
     fn persist(&mut self, mut fault: TableError) -> Result<(), StoreUnavailable> {
         self.shared.set_failing(true);
         loop {
@@ -269,8 +269,8 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
             state.ledger.accept(&job, pending, keep);
             None
         }
-        OnDurable::Finish(job, ending, now) => {
-            state.ledger.finish(&job, Place::OnDisk, ending, now);
+        OnDurable::Finish(job, summary, now) => {
+            state.ledger.finish(&job, Place::OnDisk, summary, now);
             None
         }
         OnDurable::FlushRequest(job) => match &mut state.ledger.pending_mut(&job)?.phase {
@@ -316,9 +316,9 @@ fn part(orders: Vec<Order>) -> (Vec<Order>, Vec<Order>) {
     (room, rest)
 }
 
-/// Tells whoever waits that it will take a while. A submission is taken back: off the accounts, and
+/// Tells a waiting thread that it will take a while. A submission is taken back: off the accounts, and
 /// off the disk, which may have it. What remains to be done, if anything does: a disk that fails for
-/// days must not fill the memory with what nobody waits for any more.
+/// days must not fill the memory with what no thread waits for any more.
 fn refused(mut order: Order, shared: &Shared) -> Option<Order> {
     if let Ack::Soon(_) = &order.ack {
         if let Change::Accept(job) = &order.change {

@@ -61,6 +61,21 @@ fn a_document_reaches_the_client_with_its_status_and_fields() {
         ("Content-Type: a/b\nStatus: 299\n\nodd", 299, &[("content-type", "a/b")], "odd"),
         ("Status: 500 My fault\r\nContent-Type: a/b\r\n\r\n", 500, &[("content-type", "a/b")], ""),
         ("Status: 204 No Content\n\n", 204, &[], ""),
+        // As busybox httpd and lighttpd take it.
+        ("HTTP/1.0 200 OK\nContent-Type: a/b\n\nhello", 200, &[("content-type", "a/b")], "hello"),
+        ("HTTP/1.1 404 Not here\r\n\r\nno", 404, &[], "no"),
+        ("HTTP/1.1 200 OK\nX-One: 1\n\nhello", 200, &[("x-one", "1")], "hello"),
+        ("\nhello", 200, &[], "hello"),
+        ("\r\n<html>hello</html>\n", 200, &[], "<html>hello</html>\n"),
+        ("\n\nhello", 200, &[], "\nhello"),
+        ("\n", 200, &[], ""),
+        ("Content-Type: a/b", 200, &[("content-type", "a/b")], ""),
+        ("Content-Type: a/b\n", 200, &[("content-type", "a/b")], ""),
+        ("Status: 403\r\nX-One: 1\r\n", 403, &[("x-one", "1")], ""),
+        ("Content-Type: a/b\nContent-Type: c/d\n\nx", 200, &[("content-type", "c/d")], "x"),
+        ("Content-Type: a/b\nContent-Length: 5\n\nhello", 200, &[("content-type", "a/b")], "hello"),
+        // What goes beyond the announced length is dropped.
+        ("Content-Type: a/b\nContent-Length: 2\n\nhello", 200, &[("content-type", "a/b")], "he"),
     ] {
         let fields = fields.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
         let expected = (status, fields.collect(), content.to_owned());
@@ -159,15 +174,16 @@ fn output_without_a_valid_header_block_is_a_bad_gateway() {
     let mut client = deferd.client();
     for output in [
         "",
-        "\n",
-        "\n\nhello",
         "hello",
         "hello\n\n",
         "<html>hello</html>\n",
-        "Content-Type: a/b",
-        "Content-Type: a/b\n",
-        "Content-Type: a/b\r\n",
         "Content-Type: a/b\nhello",
+        "Content-Type: a/b\nContent-Length: 1\nContent-Length: 1\n\nx",
+        "Content-Type: a/b\nContent-Length: x\n\nx",
+        "Content-Type: a/b\nContent-Length: -1\n\nx",
+        // It announces more than it writes.
+        "Content-Type: a/b\nContent-Length: 100\n\nso far\n",
+        "HTTP/1.1 101 Switching Protocols\n\n",
         "Content Type: a/b\n\n",
         ": a/b\n\n",
         "Content-Type: a/b\n folded\n\n",
@@ -187,6 +203,80 @@ fn output_without_a_valid_header_block_is_a_bad_gateway() {
     assert_error(&client.result(&id), 502, "a job");
 }
 
+/// The owner of a job sees what the script wrote; a client that waits may be another, and sees where that is.
+#[test]
+fn the_offending_line_is_in_the_message_of_a_job_in_the_log_and_in_the_jobs_log() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for (n, (output, kind, line)) in [
+        ("Content-Type: a/b\nTraceback: in x\noh no\n\n", "line 3 is not a field", "oh no"),
+        ("bang\x07 \x1b[2Kbang", "line 1 is not a field", "bang? ?[2Kbang"),
+        ("Content-Type: a/b\nContent-Length: 9\nContent-Length: 9\n\n", "line 3 is a second", "9"),
+        (&"y".repeat(5000), "line 1 is not a field", &format!("\"{}\"", "y".repeat(100))),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let now = client.request("POST", "/cgi/s-cat", &[], output.as_bytes());
+        let message = now.expect_error(502, 502).json()["errorMessage"].to_string();
+        assert!(message.contains(kind) && !message.contains(line), "{message}");
+        let id = client.store("POST", "/cgi/s-cat", output.as_bytes());
+        client.wait_done(&id);
+        let log = client.get(&format!("/_api/job/{id}/log")).expect(200).text();
+        let result = client.result(&id).expect(502).json();
+        let message = result["errorMessage"].as_str().unwrap();
+        for text in [&log, message] {
+            assert!(text.contains(kind) && text.contains(line), "{text}");
+        }
+        let log = deferd.log();
+        let told =
+            |text: &&str| text.contains("WARN") && text.contains(kind) && text.contains(line);
+        let told = log.lines().filter(told).count();
+        assert!(told >= 2, "{n}: {log}");
+    }
+}
+
+/// A script that writes more than it announced need not be waited for.
+#[test]
+fn a_script_that_writes_beyond_the_announced_length_is_ended() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    for reply in [client.get("/cgi/s-beyond"), {
+        let id = client.store("GET", "/cgi/s-beyond", b"");
+        client.result(&id)
+    }] {
+        assert_eq!(reply.expect(200).text(), "hello");
+    }
+    assert!(deferd.children().is_empty());
+    let log = deferd.log();
+    assert!(log.contains("more than the 5 bytes that it announced"), "{log}");
+}
+
+#[test]
+fn up_to_1000_fields_are_passed() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let output = |count: usize| format!("Status: 200\n{}\nx", "X-N: 1\n".repeat(count - 1));
+    for reply in both(&mut client, &output(1000)) {
+        let reply = reply.expect(200);
+        assert_eq!(reply.headers.iter().filter(|(name, _)| name == "x-n").count(), 999);
+    }
+    for reply in both(&mut client, &output(1001)) {
+        assert_error(&reply, 502, "1001 fields");
+    }
+}
+
+/// A script that knows HEAD says how long its answer to GET is.
+#[test]
+fn a_head_request_is_answered_with_the_length_that_the_script_announces() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let output = b"Content-Type: a/b\nContent-Length: 1234\n\n";
+    let reply = client.request("HEAD", "/cgi/s-cat", &[], output).expect(200);
+    assert_eq!(reply.header("content-length"), Some("1234"));
+    client.get("/_api/version").expect(200);
+}
+
 /// What it wrote until then may be cut anywhere.
 #[test]
 fn a_script_that_was_killed_by_a_signal_is_a_bad_gateway() {
@@ -202,7 +292,7 @@ fn fields_of_the_connection_and_of_the_length_are_not_passed() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let output = "Content-Type: a/b\nConnection: close, X-Hop\nX-Hop: 1\nKeep-Alive: timeout=5\n\
-                  Transfer-Encoding: chunked\nContent-Length: 99999\nTE: trailers\nTrailer: x\n\
+                  Transfer-Encoding: chunked\nContent-Length: 5\nTE: trailers\nTrailer: x\n\
                   Upgrade: websocket\nProxy-Connection: close\nX-Kept: 1\n\nhello";
     for reply in both(&mut client, output) {
         assert_eq!(reply.header("content-length"), Some("5"));
@@ -265,7 +355,7 @@ fn a_script_answers_the_same_now_and_as_a_job() {
     for (target, content) in [
         ("/cgi/s-where/some/path?q", &b""[..]),
         ("/cgi/s-echo", b"\xff\x00\r\n"),
-        ("/cgi/s-done", b""),
+        ("/run/s-done", b""),
         ("/cgi/s-signal?TERM", b""),
         ("/run/s-cat", b"\xff\x00\r\n"),
         ("/run/s-cat", b"text"),

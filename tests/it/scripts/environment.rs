@@ -1,9 +1,12 @@
 //! What a script gets: its environment (RFC 3875 section 4.1), its directory, its standard input.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Ability, Client, Deferd, Reply, fixtures, lacks};
+use crate::support::{
+    Ability, Client, Deferd, Ended, Reply, TempDir, eventually, fixtures, lacks, run_deferd,
+};
 
 type Environment = BTreeMap<String, String>;
 
@@ -21,7 +24,8 @@ fn start() -> Deferd {
     Deferd::start_by(command, &[&["--route", &cgi, "--route", &run], &hosts[..]].concat())
 }
 
-/// The environment that `s-environ` answers with, whether its header block was read or not.
+/// The environment that `s-environ` answers with, whether its header block was read or not, without the name of
+/// the run, which is another one each time.
 #[track_caller]
 fn environment(reply: Reply) -> Environment {
     let body = reply.expect(200).text();
@@ -29,25 +33,48 @@ fn environment(reply: Reply) -> Environment {
     let variables = body.split_terminator('\0').map(|v| v.split_once('=').unwrap());
     let variables: Vec<_> = variables.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
     let count = variables.len();
-    let environment = Environment::from_iter(variables);
+    let mut environment = Environment::from_iter(variables);
     assert_eq!(environment.len(), count, "a variable more than once");
+    let run = environment.remove("DEFERD_RUN").expect("the name of the run");
+    assert!(run.len() == 32 && run.bytes().all(|b| b.is_ascii_hexdigit()), "{run}");
+    // Each connection has another one.
+    let port = environment.remove("REMOTE_PORT").expect("REMOTE_PORT");
+    assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{port}");
     environment
+}
+
+/// The user that runs the tests, as the host knows it.
+fn user() -> [(&'static str, String); 4] {
+    let id = Command::new("id").arg("-u").output().unwrap().stdout;
+    let id = String::from_utf8(id).unwrap();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let mut lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let line = lines.find(|line| line[2] == id.trim()).expect("a user of this host");
+    [("HOME", line[5]), ("LOGNAME", line[0]), ("USER", line[0]), ("SHELL", line[6])]
+        .map(|(name, value)| (name, value.to_owned()))
 }
 
 /// The environment for `GET /cgi/s-environ` without query or fields; then with these changes, of
 /// which an empty name means nothing and a value of `None` that the variable is not there.
 fn plain(deferd: &Deferd, changes: &[(&str, Option<&str>)]) -> Environment {
     let port = deferd.address.port().to_string();
+    let root = fixtures().canonicalize().unwrap().display().to_string();
+    let script = format!("{root}/s-environ");
     let mut environment: Environment = [
+        ("DOCUMENT_ROOT", &*root),
         ("PATH", PATH),
         ("GATEWAY_INTERFACE", "CGI/1.1"),
         ("HTTP_HOST", "localhost"),
         ("PATH_INFO", ""),
         ("QUERY_STRING", ""),
+        ("REDIRECT_STATUS", "200"),
         ("REMOTE_ADDR", "127.0.0.1"),
         ("REMOTE_HOST", "127.0.0.1"),
         ("REQUEST_METHOD", "GET"),
+        ("REQUEST_URI", "/cgi/s-environ"),
+        ("SCRIPT_FILENAME", &script),
         ("SCRIPT_NAME", "/cgi/s-environ"),
+        ("SERVER_ADDR", "127.0.0.1"),
         ("SERVER_NAME", "localhost"),
         ("SERVER_PORT", &port),
         ("SERVER_PROTOCOL", "HTTP/1.1"),
@@ -55,6 +82,7 @@ fn plain(deferd: &Deferd, changes: &[(&str, Option<&str>)]) -> Environment {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
+    environment.extend(user().map(|(name, value)| (name.to_owned(), value)));
     for &(name, value) in changes {
         match value {
             Some(value) => environment.insert(name.to_owned(), value.to_owned()),
@@ -62,6 +90,20 @@ fn plain(deferd: &Deferd, changes: &[(&str, Option<&str>)]) -> Environment {
         };
     }
     environment
+}
+
+/// Starts a deferd whose scripts get these variables of the operator's.
+fn with_variables(own: &[(&str, &str)], options: &str) -> Deferd {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.envs(own.iter().copied());
+    let route = format!("/cgi/=cgi:{}{options}", fixtures().display());
+    Deferd::start_by(command, &["--route", &route])
+}
+
+/// Writes a file that others cannot write.
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    assert!(Command::new("chmod").arg("600").arg(path).status().unwrap().success());
 }
 
 /// Sends a head and a body as they are, and reads the answer.
@@ -72,7 +114,7 @@ fn raw(deferd: &Deferd, bytes: &str) -> Reply {
 }
 
 #[test]
-fn a_script_gets_the_meta_variables_and_path_and_nothing_else() {
+fn a_script_gets_the_meta_variables_path_and_user_and_nothing_else() {
     let deferd = start();
     let reply = deferd.client().get("/cgi/s-environ");
     assert_eq!(environment(reply), plain(&deferd, &[]));
@@ -82,7 +124,8 @@ fn a_script_gets_the_meta_variables_and_path_and_nothing_else() {
 fn a_plain_program_gets_the_same_environment() {
     let deferd = start();
     let reply = deferd.client().get("/run/s-environ");
-    let expected = plain(&deferd, &[("SCRIPT_NAME", Some("/run/s-environ"))]);
+    let name = Some("/run/s-environ");
+    let expected = plain(&deferd, &[("SCRIPT_NAME", name), ("REQUEST_URI", name)]);
     assert_eq!(environment(reply), expected);
 }
 
@@ -94,6 +137,7 @@ fn path_query_and_content_have_their_variables() {
     let path_translated = format!("{}{path_info}", fixtures().display());
     let changes = [
         ("REQUEST_METHOD", Some("POST")),
+        ("REQUEST_URI", Some(target)),
         ("PATH_INFO", Some(path_info)),
         ("PATH_TRANSLATED", Some(&*path_translated)),
         ("QUERY_STRING", Some("x=1&y=%20+&z=/../?")),
@@ -114,6 +158,9 @@ fn a_job_s_script_gets_the_environment_of_the_request_that_was_deferred() {
     let path_translated = format!("{}/x", fixtures().display());
     let changes = [
         ("REQUEST_METHOD", Some("DELETE")),
+        ("REQUEST_URI", Some("/cgi/s-environ/x?y")),
+        ("DEFERD_JOB_ID", Some(&id)),
+        ("DEFERD_ATTEMPT", Some("1")),
         ("PATH_INFO", Some("/x")),
         ("PATH_TRANSLATED", Some(&*path_translated)),
         ("QUERY_STRING", Some("y")),
@@ -166,6 +213,23 @@ fn fields_that_a_script_must_not_see_are_not_there() {
         ("REQUEST_METHOD", Some("POST")),
         ("CONTENT_LENGTH", Some("5")),
         ("CONTENT_TYPE", Some("a/b")),
+    ];
+    assert_eq!(environment(reply), plain(&deferd, &changes));
+}
+
+/// The content is decoded: a framework that sees `transfer-encoding` decodes it again, and loses it.
+#[test]
+fn fields_of_the_connection_end_before_the_script() {
+    let deferd = start();
+    let head = "POST /cgi/s-environ HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\
+                connection: te, keep-alive, X-Hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
+                te: trailers\r\ntrailer: x-end\r\nupgrade: h2c\r\nproxy-connection: keep-alive\r\n\
+                x-end: 1\r\n\r\n3\r\na=1\r\n0\r\n\r\n";
+    let reply = raw(&deferd, head);
+    let changes = [
+        ("REQUEST_METHOD", Some("POST")),
+        ("CONTENT_LENGTH", Some("3")),
+        ("HTTP_X_END", Some("1")),
     ];
     assert_eq!(environment(reply), plain(&deferd, &changes));
 }
@@ -286,4 +350,84 @@ fn a_script_inherits_its_three_pipes_and_no_other_descriptor() {
         assert_eq!(inherited.len(), 3, "{text}");
         assert!(inherited.iter().all(|line| line.starts_with("pipe:")), "{text}");
     }
+}
+
+#[test]
+fn the_operator_adds_variables_from_a_file_and_from_deferds_own() {
+    let dir = TempDir::new();
+    let file = dir.join("env");
+    write(&file, "# secrets\n\nTOKEN= a \"b\" $c=d \nBOTH=of the file\nHOME=/another\nEMPTY=\n");
+    let own = [("PASSED", "on"), ("BOTH", "of deferd"), ("KEPT", "back")];
+    let options = format!(",pass-env=PASSED+BOTH+MISSING_HERE,env-file={}", file.display());
+    let deferd = with_variables(&own, &options);
+    let environment = environment(deferd.client().get("/cgi/s-environ"));
+    for (name, value) in [
+        ("TOKEN", Some(" a \"b\" $c=d ")),
+        ("BOTH", Some("of the file")),
+        ("HOME", Some("/another")),
+        ("EMPTY", Some("")),
+        ("PASSED", Some("on")),
+        ("MISSING_HERE", None),
+        ("KEPT", None),
+    ] {
+        assert_eq!(environment.get(name).map(String::as_str), value, "{name}");
+    }
+    assert!(deferd.log().contains("MISSING_HERE"), "{}", deferd.log());
+}
+
+#[test]
+fn a_file_of_variables_is_read_again_on_sighup_if_it_is_valid() {
+    let dir = TempDir::new();
+    let file = dir.join("env");
+    write(&file, "COLOUR=red\n");
+    let deferd = with_variables(&[], &format!(",env-file={}", file.display()));
+    let mut client = deferd.client();
+    let mut colour = || environment(client.get("/cgi/s-environ")).remove("COLOUR");
+    assert_eq!(colour().as_deref(), Some("red"));
+    write(&file, "COLOUR=blue\n");
+    assert_eq!(colour().as_deref(), Some("red"), "it is not read for each request");
+    deferd.signal("-HUP");
+    eventually("the file is read again", || colour().as_deref() == Some("blue"));
+    for broken in ["COLOUR=green\nSCRIPT_NAME=/x\n", "COLOUR", "HTTP_PROXY=x\n"] {
+        write(&file, broken);
+        let before = deferd.log().matches("it stays as it was").count();
+        deferd.signal("-HUP");
+        eventually("that is told", || deferd.log().matches("it stays as it was").count() > before);
+        assert_eq!(colour().as_deref(), Some("blue"));
+    }
+    std::fs::remove_file(&file).unwrap();
+    let before = deferd.log().matches("No such file").count();
+    deferd.signal("-HUP");
+    eventually("that is told", || deferd.log().matches("No such file").count() > before);
+    assert_eq!(colour().as_deref(), Some("blue"));
+}
+
+#[test]
+fn invalid_variables_are_refused_at_start() {
+    let dir = TempDir::new();
+    let file = dir.join("env");
+    let route = |options: &str| format!("/x/=run:/,{options}");
+    let from_file = route(&format!("env-file={}", file.display()));
+    let assert_refused = |route: &str, part: &str| {
+        let Ended { code, stderr, .. } = run_deferd(&["--route", route]);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains("--route") && stderr.contains(part), "{part}: {stderr}");
+    };
+    assert_refused(&from_file, "No such file");
+    for (text, part) in [
+        ("A=1\nHTTP_HOST=x\n", "line 2: HTTP_HOST"),
+        ("PATH_INFO=x\n", "line 1: PATH_INFO"),
+        ("DEFERD_JOB_ID=x\n", "line 1: DEFERD_JOB_ID"),
+        ("no form\n", "line 1: not of the form NAME=VALUE"),
+    ] {
+        write(&file, text);
+        assert_refused(&from_file, part);
+        assert_refused(&from_file, &file.display().to_string());
+    }
+    write(&file, "A=1\n");
+    assert!(Command::new("chmod").arg("602").arg(&file).status().unwrap().success());
+    assert_refused(&from_file, "chmod o-w");
+    assert_refused(&route("env-file=/dev/null"), "not a regular file");
+    assert_refused(&route("pass-env=A+HTTP_PROXY"), "HTTP_PROXY");
+    assert_refused(&route("pass-env=DOCUMENT_ROOT"), "DOCUMENT_ROOT");
 }

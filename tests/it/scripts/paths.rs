@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Client, Deferd, TempDir, fixtures};
+use crate::support::{Client, Deferd, Reply, TempDir, fixtures};
 
 /// Directories as an attacker would wish them: a secret program beside those of the route.
 ///
@@ -115,11 +115,11 @@ fn what_names_no_script_is_not_found() {
         "none/where",
         ".",
         "./where",
-        "/where",
+        "//",
         "sub",
         "sub/",
         "sub/deep",
-        "sub//deep/where",
+        "sub//deep//",
         "sub/../where",
         "sub%2fdeep%2fwhere",
         "dangling",
@@ -169,6 +169,9 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
         (&format!("where/{long}"), "where", &format!("/{long}"), ""),
         ("sub/deep/where", "sub/deep/where", "", "/sub/deep"),
         ("sub/deep/where/info", "sub/deep/where", "/info", "/sub/deep"),
+        // Empty segments before the script's name mean nothing, behind it they are the script's.
+        ("/where", "where", "", ""),
+        ("//sub///deep//where//info/", "sub/deep/where", "//info/", "/sub/deep"),
         ("%73ub/deep/where", "sub/deep/where", "", "/sub/deep"),
         // A link that stays inside is a script like any other; its directory is the real one.
         ("inside/info", "inside", "/info", "/sub/deep"),
@@ -356,6 +359,85 @@ fn the_directory_of_a_route_may_be_a_link() {
     assert_eq!(reply.text(), format!("/sub/deep/where\n/x\n{}\n", directory.display()));
 }
 
+/// Programs with many names choose by the one that they were called by.
+#[test]
+fn a_script_that_is_a_link_runs_under_the_name_that_was_asked_for() {
+    let dir = tree();
+    let scripts = dir.join("scripts");
+    let draft = dir.join("draft");
+    let text = "#!/bin/sh\nprintf '%s\\n' \"$0\" \"$SCRIPT_NAME\" \"$SCRIPT_FILENAME\"\n";
+    std::fs::write(&draft, text).unwrap();
+    install(&draft, &scripts.join("multi"));
+    symlink("multi", scripts.join("upload")).unwrap();
+    symlink("sub", scripts.join("way")).unwrap();
+    symlink("../../multi", scripts.join("sub/deep/download")).unwrap();
+    let deferd = start(&dir);
+    let mut client = deferd.client();
+    for name in ["multi", "upload", "sub/deep/download", "way/deep/download"] {
+        let path = scripts.canonicalize().unwrap().join(name).display().to_string();
+        let expected = format!("{path}\n/run/{name}\n{path}\n");
+        assert_eq!(client.get(&format!("/run/{name}")).expect(200).text(), expected);
+        let id = client.store("GET", &format!("/run/{name}"), b"");
+        assert_eq!(client.result(&id).expect(200).text(), expected);
+    }
+}
+
+#[test]
+fn links_may_lead_out_of_the_directory_only_with_links_yes() {
+    let dir = tree();
+    let scripts = dir.join("scripts").display().to_string();
+    let (open, closed) = (format!("/open/=cgi:{scripts},links=yes"), format!("/=cgi:{scripts}"));
+    let deferd = Deferd::start(&["--route", &open, "--route", &closed]);
+    let mut client = deferd.client();
+    for (path, name, path_info) in [
+        ("out", "out", ""),
+        ("near/x", "near", "/x"),
+        ("out-dir/secret", "out-dir/secret", ""),
+        ("where/out-dir/secret", "where", "/out-dir/secret"),
+    ] {
+        let reply = client.get(&format!("/open/{path}")).expect(200);
+        let found = reply.text();
+        let lines: Vec<&str> = found.lines().take(2).collect();
+        assert_eq!(lines, [&format!("/open/{name}"), path_info], "{path}");
+        assert_refused(&mut client, &format!("/{path}"), 404);
+        assert_told(&deferd, &format!("path=/{path}"), "links=yes");
+    }
+    // Links are allowed, and nothing else is.
+    for path in ["../secret", "%2e%2e/secret", "dangling", "loop", "where/../x", "pipe"] {
+        assert_refused(&mut client, &format!("/open/{path}"), 404);
+    }
+}
+
+/// Releases are switched by a link.
+#[test]
+fn the_directory_of_a_route_is_resolved_for_each_request() {
+    let dir = TempDir::new();
+    for release in ["1", "2"] {
+        let directory = dir.join(&format!("releases/{release}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        let draft = dir.join("draft");
+        let text = format!("#!/bin/sh\necho {release} \"$DOCUMENT_ROOT\"\n");
+        std::fs::write(&draft, text).unwrap();
+        install(&draft, &directory.join("which"));
+    }
+    symlink("releases/1", dir.join("current")).unwrap();
+    let route = format!("/run/=run:{},concurrency=1", dir.join("current").display());
+    let deferd = Deferd::start(&["--route", &route]);
+    let mut client = deferd.client();
+    let root = dir.0.canonicalize().unwrap().join("releases").display().to_string();
+    assert_eq!(client.get("/run/which").expect(200).text(), format!("1 {root}/1\n"));
+    symlink("releases/2", dir.join("next")).unwrap();
+    std::fs::rename(dir.join("next"), dir.join("current")).unwrap();
+    assert_eq!(client.get("/run/which").expect(200).text(), format!("2 {root}/2\n"));
+    std::fs::remove_dir_all(dir.join("releases/1")).unwrap();
+    let id = client.store("GET", "/run/which", b"");
+    assert_eq!(client.result(&id).expect(200).text(), format!("2 {root}/2\n"));
+    // While it leads nowhere, no script is there, and the log says why.
+    std::fs::remove_file(dir.join("current")).unwrap();
+    assert_refused(&mut client, "/run/which", 404);
+    assert_told(&deferd, "/run/which", "the directory of the route is missing");
+}
+
 #[test]
 fn what_is_not_executable_is_forbidden() {
     let dir = tree();
@@ -366,27 +448,64 @@ fn what_is_not_executable_is_forbidden() {
     }
 }
 
+/// Returns a program whose loader has another name: that of a C library which is not there.
+fn of_another_library() -> Vec<u8> {
+    let mut program = std::fs::read("/bin/true").unwrap();
+    let name = b"/lib64/ld-linux-x86-64.so.2";
+    match program.windows(name.len()).position(|bytes| bytes == name) {
+        Some(at) => program[at..at + name.len()].copy_from_slice(b"/lib64/ld-musl-nowhere.so.2"),
+        None => panic!("/bin/true has another loader"),
+    }
+    program
+}
+
 #[test]
-fn a_script_that_cannot_start_is_a_bad_gateway() {
+fn a_script_that_cannot_start_is_a_bad_gateway_that_names_why() {
     let dir = tree();
-    for (name, text) in [
-        ("no-interpreter", "#!/nonexistent/interpreter\necho hello\n"),
-        ("no-line", "echo hello\n"),
-        ("empty", ""),
-    ] {
+    let interpreter = dir.join("scripts/interpreter").display().to_string();
+    let not_executable = dir.join("scripts/plain").display().to_string();
+    let mut scripts = vec![
+        (
+            "missing",
+            b"#!/nowhere/perl -w\n".to_vec(),
+            r#"its interpreter "/nowhere/perl" is missing"#,
+        ),
+        (
+            "windows",
+            b"#!/bin/sh\r\necho hello\r\n".to_vec(),
+            r#""/bin/sh\r" is missing: the #! line ends with a carriage return"#,
+        ),
+        ("no-line", b"echo hello\n".to_vec(), "it has no #! line and is not a program"),
+        ("empty", Vec::new(), "it has no #! line and is not a program"),
+        ("mark", b"\xef\xbb\xbf#!/bin/sh\n".to_vec(), "a byte order mark"),
+        ("interpreter", b"#!/nowhere/deep\n".to_vec(), r#""/nowhere/deep" is missing"#),
+        ("chain", format!("#!{interpreter}\n").into_bytes(), r#""/nowhere/deep" is missing"#),
+        ("plainly", format!("#!{not_executable}\n").into_bytes(), "is not executable"),
+        ("directory", b"#!/bin\n".to_vec(), r#"its interpreter "/bin" is not executable"#),
+        ("processor", [b"\x7fELF\x02\x01\x01", &[0; 57][..]].concat(), "another kind of processor"),
+    ];
+    if cfg!(all(target_arch = "x86_64", target_env = "gnu")) {
+        let why = r#"the loader of this program "/lib64/ld-musl-nowhere.so.2" is missing"#;
+        scripts.push(("library", of_another_library(), why));
+    }
+    for (name, text, _) in &scripts {
         let draft = dir.join(name);
         std::fs::write(&draft, text).unwrap();
         install(&draft, &dir.join("scripts").join(name));
     }
     let deferd = start(&dir);
     let mut client = deferd.client();
-    for name in ["no-interpreter", "no-line", "empty"] {
+    for (name, _, why) in scripts {
         for prefix in ["/cgi/", "/run/"] {
             let target = format!("{prefix}{name}");
-            client.request("POST", &target, &[], b"x").expect_error(502, 502);
+            let message = |reply: &Reply| reply.json()["errorMessage"].as_str().unwrap().to_owned();
+            let now = client.request("POST", &target, &[], b"x").expect_error(502, 502);
+            assert!(message(&now).contains(why), "{name}: {}", message(&now));
             // Only the attempt tells: that is the job's, and its result says so.
             let id = client.store("POST", &target, b"x");
-            assert_eq!(client.result(&id).expect(502).json()["errorNum"], 502);
+            let result = client.result(&id).expect(502);
+            assert_eq!(message(&result), message(&now));
+            assert!(deferd.log().contains(why), "{name}");
         }
     }
     assert!(deferd.children().is_empty());

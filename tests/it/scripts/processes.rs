@@ -10,56 +10,56 @@ use crate::support::{
     Client, Deferd, Reply, TempDir, eventually, group_members, running_with_query,
 };
 
-const CANCELLED: &str =
+pub(super) const CANCELLED: &str =
     r#"{"error":true,"errorMessage":"canceled request","code":410,"errorNum":21}"#;
 
 /// A directory that a script is asked with: it leaves its signs there, and its processes are known
 /// by it.
-struct Place(TempDir);
+pub(super) struct Place(pub TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(TempDir::new())
     }
 
-    fn query(&self) -> String {
+    pub(super) fn query(&self) -> String {
         self.0.0.display().to_string()
     }
 
-    fn target(&self, script: &str) -> String {
+    pub(super) fn target(&self, script: &str) -> String {
         format!("{script}?{}", self.query())
     }
 
-    fn sign(&self, name: &str) -> PathBuf {
+    pub(super) fn sign(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    fn processes(&self) -> Vec<u32> {
+    pub(super) fn processes(&self) -> Vec<u32> {
         running_with_query(&self.query())
     }
 
     #[track_caller]
-    fn assert_nothing_runs(&self) {
+    pub(super) fn assert_nothing_runs(&self) {
         eventually("every process of the script ends", || self.processes().is_empty());
     }
 }
 
 /// What deferd holds of the system.
-#[derive(Debug, PartialEq, Eq)]
-struct Holdings {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holdings {
     descriptors: usize,
     threads: usize,
     children: Vec<u32>,
 }
 
 impl Holdings {
-    fn of(deferd: &Deferd) -> Self {
+    pub(super) fn of(deferd: &Deferd) -> Self {
         let (descriptors, threads) = (deferd.descriptors(), deferd.threads());
         Self { descriptors, threads, children: deferd.children() }
     }
 
     /// Those of a deferd that has run one script, for whatever is made once.
-    fn at_rest(deferd: &Deferd, client: &mut Client) -> Self {
+    pub(super) fn at_rest(deferd: &Deferd, client: &mut Client) -> Self {
         client.get("/run/s-done").expect(200);
         let id = client.store("GET", "/run/s-done", b"");
         client.result(&id);
@@ -69,7 +69,7 @@ impl Holdings {
     }
 
     #[track_caller]
-    fn assert_restored(&self, deferd: &Deferd) {
+    pub(super) fn assert_restored(&self, deferd: &Deferd) {
         eventually("no more descriptors, threads and children than before", || {
             let now = Self::of(deferd);
             now.children == self.children
@@ -80,13 +80,13 @@ impl Holdings {
 }
 
 #[track_caller]
-fn assert_error(reply: &Reply, status: u16) {
+pub(super) fn assert_error(reply: &Reply, status: u16) {
     assert_eq!((reply.status, &reply.json()["errorNum"]), (status, &status.into()), "{reply:?}");
 }
 
 /// Submits a script and waits until it says that it runs.
 #[track_caller]
-fn store_running(client: &mut Client, target: &str) -> String {
+pub(super) fn store_running(client: &mut Client, target: &str) -> String {
     let id = client.store("GET", target, b"");
     eventually("the script runs", || {
         client.get(&format!("/_api/job/{id}")).header("x-progress") == Some("running")
@@ -165,7 +165,7 @@ fn children_that_hold_the_pipes_do_not_delay_the_answer_and_are_killed() {
 }
 
 /// Ends a process that left its group, whatever comes of the test.
-struct Ended(u32);
+pub(super) struct Ended(pub u32);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -191,7 +191,10 @@ fn a_daemon_that_left_the_group_lives_on_and_delays_nothing() {
         let daemon = Ended(pid);
         assert_eq!(reply.expect(200).text(), "answered\n");
         assert_eq!(group_members(daemon.0), [daemon.0], "it may live: daemons do");
-        // Nor does it hold anything of deferd's: the pipes are closed on this side.
+        // deferd inherits it. It holds nothing of deferd's: the pipes are closed on this side.
+        let with_daemon = Holdings { children: vec![daemon.0], ..before.clone() };
+        with_daemon.assert_restored(&deferd);
+        drop(daemon);
         before.assert_restored(&deferd);
     }
 }
@@ -248,7 +251,7 @@ fn a_forgotten_script_runs_on_to_its_end() {
 }
 
 /// Starts a job and a request that is waited for, both of this script, and waits until they run.
-fn run_both(deferd: &Deferd, place: &Place, script: &str) -> Client {
+pub(super) fn run_both(deferd: &Deferd, place: &Place, script: &str) -> Client {
     let mut client = deferd.client();
     let mut waiting = deferd.client();
     waiting.send_request("GET", &place.target(script), &[], b"");

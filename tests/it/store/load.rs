@@ -142,7 +142,7 @@ fn every_result_arrives_once_from_many_producers(open: Open) {
                     store.restore(&job.key, id);
                     continue;
                 }
-                store.confirm(&job.key, id);
+                store.confirm(&job.key, id, at(THEN));
                 seen.lock().unwrap()[n] += 1;
                 delivered.fetch_add(1, Ordering::AcqRel);
                 *last.lock().unwrap() = Instant::now();

@@ -157,7 +157,7 @@ fn a_job_that_is_put_back_runs_again_or_is_cancelled(open: Open) {
         for job in &jobs {
             let Delivery { result, id } = collected(store, job).expect("it is done");
             assert_eq!(status_of(&result), 410);
-            store.confirm(&job.key, id);
+            store.confirm(&job.key, id, at(THEN));
         }
         assert_empty(store, &jobs);
     });
@@ -187,7 +187,7 @@ fn a_delayed_job_is_cancelled_or_falls_due(open: Open) {
         for job in &jobs {
             let Delivery { result, id } = collected(store, job).expect("it is done");
             assert_eq!(status_of(&result), 410);
-            store.confirm(&job.key, id);
+            store.confirm(&job.key, id, at(THEN));
         }
         assert_empty(store, &jobs);
     });
@@ -228,7 +228,7 @@ fn deliver_every_other<'a>(store: &dyn Store, jobs: impl Iterator<Item = &'a Job
     for job in jobs {
         let Some(Delivery { id, .. }) = collected(store, job) else { continue };
         if job.n.is_multiple_of(2) {
-            store.confirm(&job.key, id);
+            store.confirm(&job.key, id, at(THEN));
             delivered += 1;
         } else {
             store.restore(&job.key, id);
@@ -376,7 +376,7 @@ fn cancelling_wins_or_the_worker_is_told(open: Open) {
             }
             let Delivery { result, id } = collected(store, job).expect("it is done");
             assert_eq!(status_of(&result), 410);
-            store.confirm(&job.key, id);
+            store.confirm(&job.key, id, at(THEN));
         }
         assert!(started.next().is_none(), "each once, in order");
         assert_empty(store, &jobs);
@@ -411,7 +411,7 @@ fn a_cancelled_job_says_so_or_was_finished_before(open: Open) {
                 job.assert_result(&result);
                 assert_eq!(finished, Finished::Kept);
             }
-            store.confirm(&job.key, id);
+            store.confirm(&job.key, id, at(THEN));
         }
         assert_empty(store, &jobs);
     });

@@ -65,13 +65,14 @@ fn lanes(workers: usize, limits: &[Limit]) -> Plan {
         workers,
         queue: usize::MAX,
         ttl: Duration::MAX,
+        log_ttl: Duration::ZERO,
         lanes: limits.iter().map(lane).collect(),
     }
 }
 
 /// How many rounds of a test there is time for.
 fn rounds_for(store: &dyn Store, in_memory: usize) -> usize {
-    if store.outlives_the_process() { in_memory / 5 } else { in_memory }
+    if store.name() == "disk" { in_memory / 5 } else { in_memory }
 }
 
 /// Stops a store, also if a test has failed: else its workers would wait for ever.
@@ -417,7 +418,7 @@ fn every_job_ends_whatever_becomes_of_it(open: OpenWith) {
                         if result.to_response().status() != 410 {
                             job.assert_result(&result);
                         }
-                        store.confirm(&job.key, id);
+                        store.confirm(&job.key, id, at(THEN));
                     }
                 }
             };
@@ -467,7 +468,7 @@ fn the_end_wakes_all_who_wait(open: OpenWith) {
             assert!(claim(&*store).is_none());
             store.stop(Stop::Kill);
             assert_eq!(execution.stopped(), Some(Stop::Kill));
-            let left = if store.outlives_the_process() { vec![] } else { listed(&*store) };
+            let left = if store.name() == "disk" { vec![] } else { listed(&*store) };
             assert_eq!(store.close(), left);
         });
     }

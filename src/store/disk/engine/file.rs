@@ -54,7 +54,7 @@ impl StorageBackend for DiskFile {
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()?;
         if self.0.metadata()?.nlink() == 0 {
-            // Written, and for nobody: gone with this process.
+            // What is written now is gone with this process.
             return Err(io::Error::other("the file was removed: end deferd, and start it anew"));
         }
         Ok(())

@@ -97,7 +97,7 @@ impl<B: StorageBackend> HeldWrites for Overlay<B> {
         for (&number, block) in blocks.range(1..) {
             write(number, block)?;
         }
-        // Also what was there before: whoever wrote it may not have come to sync it.
+        // Also what was there before: the process that wrote it may have ended before it was synced.
         self.storage.sync_data()?;
         if let Some(header) = blocks.get(&0) {
             write(0, header)?;

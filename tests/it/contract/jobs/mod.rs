@@ -6,6 +6,7 @@ mod delivery;
 mod histories;
 mod idempotency;
 mod lists;
+mod logs;
 mod metrics;
 mod order;
 mod prefer;

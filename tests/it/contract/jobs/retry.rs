@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::hold::Hold;
 use crate::support::upstream::{Then, Upstream};
-use crate::support::{Client, Deferd, Meeting, accept, eventually, fixtures};
+use crate::support::{Client, Deferd, Meeting, TempDir, accept, eventually, fixtures};
 
 /// An upstream that answers the first `failures` requests with this, and then with `200`.
 fn failing(failures: usize, answer: &'static str) -> Upstream {
@@ -114,6 +115,101 @@ fn what_is_not_idempotent_is_tried_again_only_where_the_operator_says_so() {
         let reply = client.result(&id).expect(status);
         assert_eq!(reply.header("x-attempts"), Some(attempts));
     }
+}
+
+/// Starts a deferd that tries these scripts again, and returns its directory: a script finds how often it ran there.
+fn with_scripts(scripts: &[(&str, &str)], options: &str) -> (TempDir, Deferd) {
+    let dir = TempDir::new();
+    for (name, text) in scripts {
+        let draft = dir.join("draft");
+        let count = "cd \"${0%/*}\" && echo x >>count.${0##*/}; n=$(wc -l <count.${0##*/})";
+        std::fs::write(&draft, format!("#!/bin/sh\n{count}\n{text}\n")).unwrap();
+        let mut install = Command::new("install");
+        assert!(install.arg(&draft).arg(dir.join(name)).status().unwrap().success());
+    }
+    let routes = ["run", "cgi"].map(|kind| format!("/{kind}/={kind}:{}{options}", dir.0.display()));
+    let deferd = Deferd::start(&["--route", &routes[0], "--route", &routes[1]]);
+    (dir, deferd)
+}
+
+#[test]
+fn a_script_is_tried_again_by_its_exit_code_whatever_the_method() {
+    let third = "[ $n -ge 3 ] && echo $DEFERD_ATTEMPT && exit 0; echo failed $n >&2; exit";
+    let (temporary, other) = (format!("{third} 75"), format!("{third} 1"));
+    let scripts = [("temporary", &*temporary), ("other", &*other)];
+    for (options, name, status, attempts) in [
+        (",retry=5,backoff=1ms", "temporary", 200, "3"),
+        (",retry=1,backoff=1ms", "temporary", 500, "2"),
+        (",retry=5,backoff=1ms", "other", 500, "1"),
+        (",retry=5,backoff=1ms,retry-on=1+2", "other", 200, "3"),
+        (",retry=5,backoff=1ms,retry-on=1+2", "temporary", 500, "1"),
+        (",retry=5,backoff=1ms,retry-on=any", "other", 200, "3"),
+        (",retry=5,backoff=1ms,retry-on=any", "temporary", 200, "3"),
+    ] {
+        let (_dir, deferd) = with_scripts(&scripts, options);
+        let mut client = deferd.client();
+        let id = client.store("POST", &format!("/run/{name}"), b"x");
+        let reply = client.result(&id);
+        let found = (reply.status, reply.header("x-attempts"));
+        assert_eq!(found, (status, Some(attempts)), "{options} {name}");
+        if status == 200 {
+            assert_eq!((reply.text(), reply.header("x-stderr")), ("3\n".into(), None));
+        } else {
+            let line = format!("failed {attempts}");
+            assert_eq!(reply.header("x-stderr"), Some(&*line));
+        }
+    }
+}
+
+#[test]
+fn a_cgi_script_is_tried_again_by_its_status_or_its_exit_code() {
+    let scripts = [
+        ("busy", "[ $n = 1 ] && printf 'Status: 503\\n\\n' || printf 'Status: 200\\n\\n'"),
+        ("many", "[ $n = 1 ] && printf 'Status: 429\\n\\n' || printf 'Status: 200\\n\\n'"),
+        ("exit", "[ $n = 1 ] && exit 75; printf 'Status: 200\\n\\n'"),
+        ("broken", "[ $n = 1 ] && printf 'Status: 500\\n\\n' || printf 'Status: 200\\n\\n'"),
+        ("invalid", "echo no header"),
+    ];
+    let (_dir, deferd) = with_scripts(&scripts, ",retry=1,backoff=1ms");
+    let mut client = deferd.client();
+    for (name, status, attempts) in [
+        ("busy", 200, "2"),
+        ("many", 200, "2"),
+        ("exit", 200, "2"),
+        ("broken", 500, "1"),
+        ("invalid", 502, "1"),
+    ] {
+        let id = client.store("POST", &format!("/cgi/{name}"), b"x");
+        let reply = client.result(&id);
+        assert_eq!((reply.status, reply.header("x-attempts")), (status, Some(attempts)), "{name}");
+    }
+}
+
+/// A script that did not end by itself may have done its work, or be too slow for ever.
+#[test]
+fn a_script_that_is_ended_is_not_tried_again() {
+    let scripts = [
+        ("slow", "sleep 600"),
+        ("signal", "kill -9 $$"),
+        ("large", "yes"),
+        ("trap", "trap 'exit 75' TERM; : >running; while :; do sleep 0.02; done"),
+    ];
+    let options = ",retry=5,backoff=1ms,retry-on=any,timeout=1s,max-output=1K";
+    let (dir, deferd) = with_scripts(&scripts, options);
+    let mut client = deferd.client();
+    for (name, status) in [("slow", 504), ("signal", 500), ("large", 502)] {
+        let id = client.store("GET", &format!("/run/{name}"), b"");
+        let reply = client.result(&id);
+        assert_eq!((reply.status, reply.header("x-attempts")), (status, Some("1")), "{name}");
+    }
+    let id = client.store("GET", "/run/trap", b"");
+    eventually("it runs", || dir.join("running").exists());
+    client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+    client.result(&id).expect(410);
+    assert_eq!(std::fs::read_to_string(dir.join("count.trap")).unwrap(), "x\n");
+    // Nor is one for a client that waits.
+    client.get("/run/signal").expect(500);
+    assert_eq!(std::fs::read_to_string(dir.join("count.signal")).unwrap(), "x\nx\n");
 }
 
 #[test]

@@ -91,7 +91,13 @@ pub fn room(capacity: usize) -> Room {
 
 /// Lanes for as many jobs as there may ever be.
 pub fn plan(lanes: Vec<Lane>) -> Plan {
-    Plan { workers: 1_000_000, queue: usize::MAX, ttl: Duration::MAX, lanes }
+    Plan {
+        workers: 1_000_000,
+        queue: usize::MAX,
+        ttl: Duration::MAX,
+        log_ttl: Duration::ZERO,
+        lanes,
+    }
 }
 
 /// One lane without a limit, whose jobs do not run again.
@@ -311,7 +317,7 @@ pub fn collected(store: &dyn Store, job: &Job) -> Option<Delivery> {
 pub fn deliver(store: &dyn Store, job: &Job) -> bool {
     let Some(Delivery { result, id }) = collected(store, job) else { return false };
     job.assert_result(&result);
-    store.confirm(&job.key, id);
+    store.confirm(&job.key, id, at(THEN));
     true
 }
 

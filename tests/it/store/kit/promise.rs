@@ -319,7 +319,7 @@ impl Scenario {
         match self.random.usize(..3) {
             0 => self.store.restore(&key, delivery),
             _ => {
-                self.store.confirm(&key, delivery);
+                self.store.confirm(&key, delivery, at(THEN));
                 self.promise(&key).removed = Sure::Perhaps;
                 self.trace.push("confirm".into());
             }

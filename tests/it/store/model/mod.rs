@@ -96,7 +96,13 @@ impl Limits {
     }
 
     fn plan(self) -> Plan {
-        Plan { workers: WORKERS, queue: self.queue, ttl: Duration::MAX, lanes: LANES.to_vec() }
+        Plan {
+            workers: WORKERS,
+            queue: self.queue,
+            ttl: Duration::MAX,
+            log_ttl: Duration::ZERO,
+            lanes: LANES.to_vec(),
+        }
     }
 
     fn open(self, volume: &Volume, durability: Durability) -> (Box<dyn Store>, Recovered) {

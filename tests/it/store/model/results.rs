@@ -30,7 +30,7 @@ impl Trial {
     pub fn confirm(&mut self) {
         let (key, id) = self.delivery();
         self.trace.note(format!("confirm {} of {}", id.0, key.id));
-        self.store.confirm(&key, id);
+        self.store.confirm(&key, id, super::at(super::THEN));
         let delivered = self
             .model
             .extract_if(key.id..=key.id, |_, entry| entry.owner == key.owner && entry.is_in(id));

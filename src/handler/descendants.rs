@@ -1,0 +1,197 @@
+//! The processes that a script has started, wherever they have gone: found, and signalled.
+//!
+//! Owns the walk over the descendants of one run. Does not wait, and reaps no process: `reaper` does. They are found by
+//! their parents; a process whose parent has ended is inherited by deferd, and known by the variable `DEFERD_RUN` of
+//! its run. Invariant: a signal reaches a descendant of the run or no process at all: it goes to a descriptor of the
+//! process, and only if parent and start time are the same before and after that was opened. A process that has
+//! both changed its environment *and* lost its parent before it was seen escapes.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Once;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal, test_kill_process,
+};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::process_table::{Kinship, Process, Variable, variable};
+
+/// The variable that names a run.
+pub const RUN: &str = "DEFERD_RUN";
+
+/// How many descriptors of processes are open at once.
+const MAX_OPEN: usize = 64;
+
+/// How often a process without an environment is looked at before it is taken for one of another run.
+const MAX_DOUBTS: u32 = 3;
+
+/// The name of a run, which no other run of any deferd has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunName(u128);
+
+impl RunName {
+    /// Returns a new one.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn random() -> Result<Self, Errno> {
+        let mut bytes = [0; 16];
+        // So few bytes are given at once.
+        getrandom(&mut bytes, GetRandomFlags::empty())?;
+        Ok(Self(u128::from_ne_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for RunName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The processes of a run, its leader included.
+pub struct Descendants {
+    /// The script itself, which leads a group. It is not reaped as long as this is used.
+    leader: Pid,
+    /// `DEFERD_RUN=NAME`.
+    mark: String,
+    /// Those that ran at the last look.
+    alive: Vec<Process>,
+    /// Those that run as another user, whom deferd may not signal.
+    refused: Vec<Process>,
+    /// How often orphans had no environment when they were looked at.
+    doubts: HashMap<Pid, u32>,
+}
+
+impl Descendants {
+    /// Returns those of the run of this name, before the first [look](Self::look).
+    pub fn of(leader: Pid, run: &RunName) -> Self {
+        let mark = format!("{RUN}={run}");
+        Self { leader, mark, alive: Vec::new(), refused: Vec::new(), doubts: HashMap::new() }
+    }
+
+    /// Looks for all of them; returns whether there may be one that can be ended.
+    pub fn look(&mut self) -> bool {
+        let Some(kinship) = Kinship::look() else {
+            warn_blind();
+            return false;
+        };
+        let (mut roots, is_unsure) = self.inherited(&kinship);
+        // One that was seen before stays known when its parent ends.
+        let known = self.alive.iter().filter(|known| find_again(known).is_some());
+        roots.extend(known.map(|known| known.pid));
+        roots.push(self.leader);
+        self.alive = walk(&kinship, roots);
+        let is_refused = |process: &Process| self.refused.iter().any(|other| process.is(other));
+        is_unsure || self.alive.iter().any(|process| !is_refused(process))
+    }
+
+    /// Returns the orphans that bear the mark of this run, and whether there is one of which that is not known yet.
+    fn inherited(&mut self, kinship: &Kinship) -> (Vec<Pid>, bool) {
+        let (mut marked, mut is_unsure) = (Vec::new(), false);
+        for pid in kinship.inherited() {
+            match variable(pid, self.mark.as_bytes()) {
+                Variable::Set => marked.push(pid),
+                Variable::Unset => {}
+                Variable::Unknown
+                    if Process::find(pid).is_some_and(|process| !process.has_ended) =>
+                {
+                    let doubts = self.doubts.entry(pid).or_default();
+                    *doubts += 1;
+                    is_unsure |= *doubts <= MAX_DOUBTS;
+                }
+                Variable::Unknown => {}
+            }
+        }
+        (marked, is_unsure)
+    }
+
+    /// Signals the group, and those that have left it, as far as the last [look](Self::look) has found them.
+    pub fn signal(&mut self, signal: Signal) {
+        let (leader, mut group) = (Some(self.leader), Some(self.leader));
+        // The group takes a signal if one of its processes does.
+        let in_group = self.alive.iter().filter(|process| process.group == leader);
+        let is_refused = |process: &&Process| test_kill_process(process.pid) == Err(Errno::PERM);
+        let mut refused: Vec<Process> = in_group.filter(is_refused).cloned().collect();
+        for some in self.alive.chunks(MAX_OPEN) {
+            let left = some.iter().filter(|process| process.group != leader);
+            // All are open before the first is signalled: its end would change the parents of others.
+            let open: Vec<_> = left.filter_map(|p| Some((p, open(p)?))).collect();
+            if let Some(group) = group.take() {
+                let _ = kill_process_group(group, signal);
+            }
+            for (process, pidfd) in open {
+                if pidfd_send_signal(pidfd, signal) == Err(Errno::PERM) {
+                    refused.push(process.clone());
+                }
+            }
+        }
+        if let Some(group) = group {
+            let _ = kill_process_group(group, signal);
+        }
+        self.refused.append(&mut refused);
+    }
+
+    /// Returns how many ran at the last look, with those that cannot be ended.
+    pub fn alive(&self) -> usize {
+        self.alive.len()
+    }
+}
+
+/// Returns how many processes of a group run, as far as deferd has inherited them or their ancestors; `None` if that
+/// cannot be known.
+pub fn count_group(group: Pid) -> Option<usize> {
+    let kinship = Kinship::look()?;
+    let processes = walk(&kinship, kinship.inherited());
+    Some(processes.iter().filter(|process| process.group == Some(group)).count())
+}
+
+/// Returns those of `roots` and of their descendants that run.
+fn walk(kinship: &Kinship, mut open: Vec<Pid>) -> Vec<Process> {
+    let (mut seen, mut alive) = (HashSet::new(), Vec::new());
+    while let Some(pid) = open.pop() {
+        if !seen.insert(pid) {
+            continue;
+        }
+        open.extend(kinship.children(pid));
+        alive.extend(Process::find(pid).filter(|process| !process.has_ended));
+    }
+    alive
+}
+
+/// Returns the process as it is now; `None` if it is gone.
+fn find_again(process: &Process) -> Option<Process> {
+    Process::find(process.pid).filter(|now| now.is(process))
+}
+
+/// Opens a process; `None` if it is gone, or has another parent: then the next look finds it.
+fn open(process: &Process) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(process.pid, PidfdFlags::empty()).ok()?;
+    let now = find_again(process)?;
+    (now.parent == process.parent).then_some(pidfd)
+}
+
+fn warn_blind() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::warn!(
+            "without the /proc of its own processes deferd ends only the process group of a script, and not \
+             what has left it"
+        );
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_runs_differ_and_are_one_word() {
+        let [one, other] = [RunName::random().unwrap(), RunName::random().unwrap()];
+        assert_ne!(one, other);
+        let shown = one.to_string();
+        assert!(shown.len() == 32 && shown.bytes().all(|b| b.is_ascii_hexdigit()), "{shown}");
+    }
+}

@@ -1,0 +1,72 @@
+//! What a run leaves behind for a moment, and what is kept as long.
+//!
+//! Owns neither: the processes are `handler::reaper`'s, the place in a lane is the store's. Invariant: what is held
+//! is dropped exactly when that which lingers is gone, at once if it is gone already.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Something that lingers after a run.
+#[derive(Clone)]
+pub struct Lingering(Arc<Mutex<State>>);
+
+enum State {
+    /// It is there, and so is what is held.
+    Here(Vec<Box<dyn Send>>),
+    Gone,
+}
+
+impl Lingering {
+    /// Returns something that is there and holds nothing.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(State::Here(Vec::new()))))
+    }
+
+    /// Keeps `held` until it is gone.
+    pub fn hold(&self, held: impl Send + 'static) {
+        if let State::Here(all) = &mut *self.lock() {
+            all.push(Box::new(held));
+        }
+        // Else it is dropped here, when the lock is released.
+    }
+
+    /// Says that it is gone.
+    pub fn end(&self) {
+        let before = std::mem::replace(&mut *self.lock(), State::Gone);
+        drop(before);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Lingering {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Lingering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lingering")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_dropped_at_the_end_or_at_once() {
+        let lingering = Lingering::new();
+        let place = Arc::new(());
+        lingering.hold(Arc::clone(&place));
+        lingering.hold(Arc::clone(&place));
+        assert_eq!(Arc::strong_count(&place), 3);
+        lingering.clone().end();
+        assert_eq!(Arc::strong_count(&place), 1);
+        lingering.hold(Arc::clone(&place));
+        assert_eq!(Arc::strong_count(&place), 1);
+    }
+}
