@@ -16,6 +16,7 @@ use crate::job::execution::{Execution, Executions, LOOK, Stop};
 use crate::job::{JobId, JobKey, RouteIndex};
 use crate::ledger::schedule::Turn;
 use crate::memory::Budget;
+use crate::metrics::{Metrics, Reason};
 use crate::store::{DeliveryId, Refused, Store, StoreUnavailable, Submission};
 
 /// All jobs of one deferd.
@@ -26,6 +27,8 @@ pub struct Jobs {
     pub executions: Executions,
     /// The memory of all content.
     pub memory: Arc<Budget>,
+    /// What is counted beside the store.
+    pub metrics: Metrics,
     /// Set once, when deferd begins to end.
     draining: AtomicBool,
 }
@@ -33,8 +36,8 @@ pub struct Jobs {
 impl Jobs {
     /// The jobs of a store.
     pub fn new(store: Arc<dyn Store>, memory: Arc<Budget>) -> Self {
-        let (executions, draining) = (Executions::default(), AtomicBool::new(false));
-        Self { store, executions, memory, draining }
+        let (executions, metrics) = (Executions::default(), Metrics::default());
+        Self { store, executions, memory, metrics, draining: AtomicBool::new(false) }
     }
 
     /// Checks whether a request with `bytes` of content would be accepted at this moment.
@@ -43,11 +46,27 @@ impl Jobs {
     /// Why not.
     pub fn check(&self, bytes: usize) -> Result<(), Error> {
         self.check_draining()?;
-        Ok(self.store.check(bytes)?)
+        Ok(self.store.check(bytes).inspect_err(|refused| self.count(*refused))?)
     }
 
     fn check_draining(&self) -> Result<(), Error> {
-        if self.is_draining() { Err(Error::Unavailable("shutting down".into())) } else { Ok(()) }
+        if !self.is_draining() {
+            return Ok(());
+        }
+        self.metrics.refuse(Reason::ShuttingDown);
+        Err(Error::Unavailable("shutting down".into()))
+    }
+
+    fn count(&self, refused: Refused) {
+        self.metrics.refuse(match refused {
+            Refused::Full => Reason::StoreFull,
+            Refused::TooLarge => Reason::TooLarge,
+            Refused::NoMemory => Reason::NoMemory,
+            Refused::QueueFull => Reason::QueueFull,
+            Refused::ManyKeys => Reason::ManyKeys,
+            Refused::KeyReused => Reason::KeyReused,
+            Refused::Unavailable => Reason::StoreFails,
+        });
     }
 
     /// Submits a job; one that was accepted before under the same key is not run again.
@@ -63,7 +82,8 @@ impl Jobs {
             return Ok(id);
         }
         self.check_draining()?;
-        Ok(self.store.submit(submission, clock::now())?.id())
+        let accepted = self.store.submit(submission, clock::now());
+        Ok(accepted.inspect_err(|refused| self.count(*refused))?.id())
     }
 
     /// Cancels a job; `false` if it does not exist.

@@ -32,15 +32,17 @@
 //!   `disk`. There `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s
 //!   and messages into `tables`; `engine` carries those; `loads` has the messages that are read.
 //! - [`ledger`]: the state of every job: `job` draws its life, `submit`, `running`, `results` and `forgetting` are the
-//!   stations of it; with the `schedule`, the `index` by time, `idempotency` keys, `waiters`, and the lock (`locked`).
+//!   stations of it; with the `schedule`, the `records` as they are listed, the `tally`, the `index` by time,
+//!   `idempotency` keys, `waiters`, and the lock (`locked`).
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`), what a run
-//!   leaves behind (`lingering`); requests and responses
-//!   at rest (`message`, `stored`).
+//!   leaves behind (`lingering`); requests and responses at rest (`message`, `stored`); what a record keeps of them
+//!   (`request_line`, `outcome`).
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
 //! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
+//! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
 //! - [`error`]: the one table of deferd's own errors.
 
 pub mod access_log;
@@ -59,6 +61,7 @@ pub mod exchange;
 pub mod fields;
 pub mod front;
 pub mod handler;
+pub mod histogram;
 pub mod job;
 pub mod jobs;
 pub mod ledger;
@@ -66,6 +69,7 @@ pub mod listen;
 pub mod log_writer;
 pub mod logger;
 pub mod memory;
+pub mod metrics;
 pub mod prefer;
 pub mod protocol;
 pub mod retry;

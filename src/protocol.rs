@@ -18,6 +18,9 @@ pub const ASYNC_JOB_ID: HeaderName = HeaderName::from_static("x-arango-async-job
 /// The last line that a running job has written to stderr.
 pub const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
 
+/// How far a pending job is: `waiting`, `delayed` or `running`.
+pub const JOB_STATE: HeaderName = HeaderName::from_static("x-job-state");
+
 /// The number of attempts that a job's result took, if its route tries again.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-attempts");
 
@@ -55,7 +58,8 @@ pub const METHOD_OVERRIDES: [HeaderName; 3] = [
 /// The fields of an answer that a page may read, beside those that it always may.
 pub const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-arango-async-id, x-arango-async-job-id, x-progress, location, retry-after, \
-     preference-applied, x-attempts, x-exit-code, x-exit-signal, x-stderr, asyncresult, x-hint",
+     preference-applied, x-attempts, x-exit-code, x-exit-signal, x-stderr, asyncresult, x-hint, \
+     x-job-state, link",
 );
 
 /// The prefix of a path that names its database.
@@ -75,6 +79,12 @@ pub const JOB: &str = "/_api/job";
 
 /// Its other name.
 pub const ADMIN_JOB: &str = "/_admin/job";
+
+/// The records of the jobs.
+pub const JOB_RECORDS: &str = "/_admin/jobs";
+
+/// What is counted, for Prometheus.
+pub const METRICS: &str = "/_admin/metrics";
 
 /// The version.
 pub const VERSION: &str = "/_api/version";
@@ -109,7 +119,7 @@ mod tests {
         let exposed = EXPOSED;
         let exposed: Vec<_> = exposed.to_str().unwrap().split(", ").collect();
         let own = [ASYNC_ID, ASYNC_JOB_ID, PROGRESS, PREFERENCE_APPLIED, ATTEMPTS, EXIT_CODE];
-        for name in own.iter().chain(&[EXIT_SIGNAL, STDERR, ASYNC_RESULT, HINT]) {
+        for name in own.iter().chain(&[EXIT_SIGNAL, STDERR, ASYNC_RESULT, HINT, JOB_STATE]) {
             assert!(exposed.contains(&name.as_str()), "{name}");
         }
     }

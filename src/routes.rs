@@ -21,6 +21,7 @@ use crate::handler::{Handler, Outcome};
 use crate::job::RouteIndex;
 use crate::job::attempt::{Hop, Redirected};
 use crate::job::execution::{Execution, OnLeave};
+use crate::job::request_line::RequestLine;
 use crate::retry::Retry;
 
 /// How many local redirects are followed for one request: as many as Apache follows.
@@ -42,6 +43,18 @@ pub struct Route {
     pub pages: Pages,
     /// What runs its requests.
     pub handler: Box<dyn Handler>,
+}
+
+impl Route {
+    /// Returns what the record of a job keeps of its request, which is one of this route.
+    pub fn line(&self, request: &Request<Bytes>) -> RequestLine {
+        RequestLine::new(request.method(), shown(request.uri()), &self.prefix)
+    }
+}
+
+/// Returns what of a target may be shown in records.
+fn shown(target: &Uri) -> &str {
+    target.path_and_query().map_or_else(|| target.path(), PathAndQuery::as_str)
 }
 
 /// The prefixes of all routes, by which a path finds its route.

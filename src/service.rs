@@ -17,7 +17,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 
 use crate::access_log::AccessLine;
-use crate::api::{self, Question, id_value};
+use crate::api::{self, ASK_AGAIN, Question, id_value};
 use crate::auth::Auth;
 use crate::config::Pages;
 use crate::cors::{self, Sharing};
@@ -32,13 +32,11 @@ use crate::job::execution::{OnLeave, Run};
 use crate::job::{JobId, JobKey, Keep};
 use crate::jobs::{Jobs, Place};
 use crate::memory::Allowance;
+use crate::metrics::{Connections, SessionMetrics};
 use crate::prefer::Content;
 use crate::protocol::{ASYNC, ASYNC_ID, DATABASE, JOB, PREFER, PREFERENCE_APPLIED};
 use crate::routes::{Routes, delayed_until};
 use crate::store::{Lookup, Submission};
-
-/// When to ask again after a job that was deferred on a preference, in seconds; or better, to wait.
-const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -119,7 +117,11 @@ impl Service {
             None => (self.jobs.memory.allowance(), Clients::Many),
         };
         let line = self.jobs.executions.begin(Arc::clone(&peer), memory);
-        Session { service: self, peer, clients, last: Cell::new(None), line }
+        let metrics = self.jobs.metrics.begin_session(match clients {
+            Clients::One => Connections::One,
+            Clients::Many => Connections::Many,
+        });
+        Session { service: self, peer, clients, last: Cell::new(None), line, metrics }
     }
 
     /// Checks under which name and from which page a request comes, before anything else of it counts.
@@ -191,7 +193,8 @@ impl Service {
     ) -> Result<JobKey, Error> {
         let owner = call.owner.clone();
         let key = key.map(|key| deferral::keyed(key, &call.request, keep));
-        let submission = Submission { call, route, keep, key };
+        let line = self.routes.get(route).line(&call.request);
+        let submission = Submission { call, route, line, keep, key };
         let id = self.jobs.submit(submission)?;
         Ok(JobKey { owner, id })
     }
@@ -248,6 +251,8 @@ pub struct Session<'a> {
     last: Cell<Option<JobKey>>,
     /// The line to the handlers that it runs while their clients wait.
     line: Run,
+    /// Where it counts.
+    metrics: SessionMetrics<'a>,
 }
 
 impl Session<'_> {
@@ -268,6 +273,7 @@ impl Session<'_> {
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = AccessLine::begin();
+        let began = Instant::now();
         let (mut response, sharing) = match self.service.admit(request, connection) {
             Ok(sharing) => match cors::preflight(request, &sharing) {
                 Some(response) => (response, sharing),
@@ -285,6 +291,7 @@ impl Session<'_> {
         cors::disclose(&mut response, sharing);
         let line = AccessLine::of(&request.method, &request.uri, connection, begin);
         line.write(&Owner::anonymous(), "-", &response, &*self.peer);
+        self.metrics.observe(began.elapsed());
         Err(Box::new(response.into()))
     }
 
@@ -300,6 +307,7 @@ impl Session<'_> {
     /// Answers a whole request, which the client waits for.
     pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
+        let began = Instant::now();
         let Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
@@ -332,6 +340,7 @@ impl Session<'_> {
         }
         cors::disclose(&mut answer.response, sharing);
         line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
+        self.metrics.observe(began.elapsed());
         answer
     }
 

@@ -140,6 +140,7 @@ impl Pool {
             attempt.deadline = Instant::now() + self.routes.get(attempt.route).time_limit;
             execution.set_deadline(None);
         }
+        attempt.tell();
         self.routes.run(attempt.hop_route(), attempt.hop().call, execution)
     }
 
@@ -180,6 +181,7 @@ impl Pool {
         if attempt.redirected.is_none() {
             // Nothing was run: that was no attempt.
             attempt.made -= 1;
+            attempt.tell();
         }
         let mut until = Instant::now() + delay;
         if let Some(expiry) = attempt.expiry()
@@ -268,6 +270,7 @@ mod tests {
     use crate::exchange::{Call, Connection, Owner};
     use crate::handler::Handler;
     use crate::job::execution::{Execution, OnLeave};
+    use crate::job::request_line::RequestLine;
     use crate::job::{Keep, Rerun, RouteIndex};
     use crate::ledger::schedule::Limit;
     use crate::memory::Budget;
@@ -317,7 +320,13 @@ mod tests {
         let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);
         let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };
-        let submission = Submission { call, route: RouteIndex(0), keep: Keep::Result, key: None };
+        let submission = Submission {
+            call,
+            route: RouteIndex(0),
+            line: RequestLine::default(),
+            keep: Keep::Result,
+            key: None,
+        };
         let id = jobs.submit(submission).unwrap();
         let job = JobKey { owner: Owner::anonymous(), id };
         let memory = jobs.memory.allowance();

@@ -10,6 +10,7 @@
 //! - [`auth`]: refusals of an unknown user beside those of a wrong token.
 //! - [`asking`]: jobs whose clients wait, beside those whose clients ask without a pause, over each store.
 //! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
+//! - [`records`]: a page of records, beside more and more results.
 //! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
 //! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
 //!   [`endless`] upstream.
@@ -38,6 +39,7 @@ mod load;
 mod memory;
 mod peer;
 mod peers;
+mod records;
 mod running;
 mod sample;
 mod scripts;
@@ -58,6 +60,7 @@ fn main() {
         (Some("auth"), _) => auth::print(),
         (Some("asking"), _) => asking::print(),
         (Some("store"), _) => store::print(),
+        (Some("records"), _) => records::print(),
         (Some("upstream"), _) => upstream::print(),
         (Some("limits"), word) => limits::print(word),
         (Some("all"), Some(environment)) => all::print(environment.as_ref()),
@@ -65,7 +68,7 @@ fn main() {
         (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
         _ => println!(
             "Usage: cargo bench --bench figures -- scripts | memory | front | auth | asking | \
-             store | upstream | limits [WORD] | all PYTHON-ENVIRONMENT"
+             store | records | upstream | limits [WORD] | all PYTHON-ENVIRONMENT"
         ),
     }
 }

@@ -7,13 +7,13 @@
 use http::Method;
 
 use super::job::Question;
-use super::{Asked, admin, collection, echo, job, openapi};
+use super::{Asked, admin, collection, echo, job, metrics, openapi, records};
 use crate::error::Error;
 use crate::handler::{Outcome, Takes};
 use crate::job::JobId;
 use crate::protocol::{
-    ADMIN_JOB, ADMIN_VERSION, AVAILABILITY, COLLECTION, DESCRIPTION, ECHO, JOB, SERVER, SLEEP,
-    TIME, VERSION,
+    ADMIN_JOB, ADMIN_VERSION, AVAILABILITY, COLLECTION, DESCRIPTION, ECHO, JOB, JOB_RECORDS,
+    METRICS, SERVER, SLEEP, TIME, VERSION,
 };
 
 /// A row of the table.
@@ -64,12 +64,15 @@ pub enum Answer {
 use Answer::{Json, Member, Shared, Text};
 
 const JOBS: &[&str] = &[JOB, ADMIN_JOB];
+const RECORDS: &[&str] = &[JOB_RECORDS];
 const ALL: &str = "/*";
 
 const ANY: &[Method] = &[];
 const READ: &[Method] = &[Method::GET, Method::HEAD];
 const PUT: &[Method] = &[Method::PUT];
 const POST: &[Method] = &[Method::POST];
+/// POST as well, for what can send nothing else.
+const CANCEL: &[Method] = &[Method::PUT, Method::POST];
 const DELETE: &[Method] = &[Method::DELETE];
 const OF_JOBS: &[Method] = &[Method::DELETE, Method::GET, Method::HEAD, Method::PUT];
 
@@ -87,6 +90,16 @@ pub static EVERY: [Method; 8] = [
 
 const COUNT: &str = r#"{"name":"count","in":"query","schema":{"type":"integer","minimum":0,"default":100},
     "description":"How many ids at most; more than 10 000 counts as 10 000."}"#;
+const AFTER: &str = r#"{"name":"after","in":"query","schema":{"type":"string","pattern":"^(0|[1-9][0-9]{0,18})$"},
+    "description":"The id behind which the list goes on."}"#;
+const MOST: &str = r#"{"name":"count","in":"query","schema":{"type":"integer","minimum":1,"maximum":1000,"default":100},
+    "description":"How many records at most."}"#;
+const STATE: &str = r#"{"name":"state","in":"query","schema":{"enum":["waiting","delayed","running","done"]},
+    "description":"Jobs in this state only."}"#;
+const FAILED: &str = r#"{"name":"failed","in":"query","schema":{"enum":["0","1"]},
+    "description":"`1`: only jobs whose results have a status code of 400 and above. A cancelled job has not failed."}"#;
+const ROUTE: &str = r#"{"name":"route","in":"query","schema":{"type":"string","minLength":1},
+    "description":"Only jobs of the route with this prefix."}"#;
 const STAMP: &str = r#"{"name":"stamp","in":"query","required":true,"schema":{"type":"number"},
     "description":"Unix seconds. A job's stamp is when it was submitted, and when it was done once it is."}"#;
 const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string"},
@@ -95,12 +108,22 @@ const DURATION: &str = r#"{"name":"duration","in":"query","required":true,
     "schema":{"type":"number","minimum":0,"maximum":3600},"description":"Seconds."}"#;
 
 const PENDING: Answer = Shared("204", "Pending");
+const UNDER_WAY: Answer = Shared("204", "UnderWay");
 const RESULT: Answer = Shared("default", "Result");
 const UNKNOWN: Answer = Shared("404", "Refused");
 const NOT_OFFERED: Answer = Shared("501", "Refused");
 const TOO_LATE: Answer = Shared("504", "Refused");
 const DONE: Answer = Shared("200", "Done");
 const LINES: Answer = Text("The last 8 KiB.");
+const COUNTS: Answer = Text("Prometheus' text format 0.0.4; of the whole host, for every user.");
+const BEGINNING: Answer = Text("The beginning of the content.");
+const RECORD: Answer = Json("The record.", r##"{"$ref":"#/components/schemas/Record"}"##);
+const PAGE_OF_RECORDS: Answer = Json(
+    "Records, ascending; at most 10 000 jobs are looked at. With `more` the list goes on behind `next`.",
+    r##"{"type":"object","properties":{"jobs":{"type":"array",
+        "items":{"$ref":"#/components/schemas/Record"}},"more":{"type":"boolean"},"next":{"type":"string"}},
+        "required":["jobs","more"],"additionalProperties":false}"##,
+);
 const IDS: Answer = Json(
     "Ids, ascending.",
     r#"{"type":"array","items":{"type":"string","pattern":"^[1-9][0-9]{0,18}$"}}"#,
@@ -136,18 +159,22 @@ const NUMBER: &str = r#"{"type":"number"}"#;
 
 /// Of the rows that a request fits, the first answers it. Those of one path stand together.
 #[rustfmt::skip] // One line for each.
-pub static ENDPOINTS: [Endpoint; 21] = [
-    row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT], &[IDS], job::done),
-    row("listPending", at(JOBS, "/pending"), READ, "The jobs that wait or run", &[COUNT], &[IDS], job::pending),
+pub static ENDPOINTS: [Endpoint; 25] = [
+    row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT, AFTER], &[IDS], job::done),
+    row("listPending", at(JOBS, "/pending"), READ, "The jobs that wait or run", &[COUNT, AFTER], &[IDS], job::pending),
     row("forgetAll", at(JOBS, "/all"), DELETE, "Forgets all jobs", &[], &[TRUE], job::forget_all),
     row("forgetExpired", at(JOBS, "/expired"), DELETE, "Forgets the jobs stamped before", &[STAMP], &[TRUE], job::forget_expired),
-    Endpoint { question: Some(Question::End), ..row("status", at(JOBS, "/{id}"), READ, "Whether a job is done", &[], &[DONE, PENDING, UNKNOWN], job::status) },
+    Endpoint { question: Some(Question::End), ..row("status", at(JOBS, "/{id}"), READ, "Whether a job is done", &[], &[DONE, UNDER_WAY, UNKNOWN], job::status) },
     Endpoint { question: Some(Question::End), ..row("collect", at(JOBS, "/{id}"), PUT, "The result; then it is gone", &[], &[PENDING, UNKNOWN, RESULT], job::collect) },
     row("forget", at(JOBS, "/{id}"), DELETE, "Forgets a job; work under way goes on", &[], &[TRUE, UNKNOWN], job::forget),
     Endpoint { question: Some(Question::End), ..row("peek", at(JOBS, "/{id}/result"), READ, "The result; it stays", &[], &[PENDING, UNKNOWN, RESULT], job::peek) },
     Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[], &[LINES, UNKNOWN], job::log) },
-    row("cancel", at(JOBS, "/{id}/cancel"), PUT, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
+    row("cancel", at(JOBS, "/{id}/cancel"), CANCEL, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
     row("", at(JOBS, ALL), OF_JOBS, "", &[], &[], job::malformed),
+    row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
+    row("record", at(RECORDS, "/{id}"), READ, "The record of a job", &[], &[RECORD, UNKNOWN], records::one),
+    row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, as plain text", &[], &[BEGINNING, PENDING, UNKNOWN], records::content),
+    row("metrics", at(&[METRICS], ""), READ, "What is counted, for Prometheus", &[], &[COUNTS], metrics::answer),
     row("version", at(&[VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("adminVersion", at(&[ADMIN_VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("time", at(&[TIME], ""), READ, "The server's clock", &[], &[CLOCK], admin::time),
@@ -280,6 +307,10 @@ mod tests {
             ("DELETE", "/_api/job/12//", Some(("", ""))),
             ("DELETE", "/_api/job/all", Some(("forgetAll", ""))),
             ("POST", "/_api/job/12", None),
+            ("POST", "/_api/job/12/cancel", Some(("cancel", "12"))),
+            ("GET", "/_admin/jobs/", Some(("listRecords", ""))),
+            ("GET", "/_admin/jobs/12", Some(("record", "12"))),
+            ("GET", "/_admin/jobs/12/content", Some(("content", "12"))),
             ("GET", "/_api/jobs", None),
             ("BREW", "/_api/version/", Some(("version", ""))),
             ("GET", "/_admin/version", Some(("adminVersion", ""))),

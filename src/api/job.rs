@@ -6,10 +6,11 @@
 //! `404` from this resource's.
 
 use bytes::Bytes;
-use http::header::CONTENT_SECURITY_POLICY;
+use http::header::{CONTENT_SECURITY_POLICY, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::query::{number, parameter};
+use super::records::after;
 use super::{Asked, json, text};
 use crate::content::{NoMemory, SMALL, held};
 use crate::error::Error;
@@ -17,11 +18,16 @@ use crate::exchange::{Answer, Guard, Owner, Receipt, empty};
 use crate::handler::Outcome;
 use crate::job::stored::{Ending, Exit, StoredResponse};
 use crate::job::{JobId, JobKey, Stamp};
-use crate::protocol::{ASYNC_ID, ASYNC_JOB_ID, ASYNC_RESULT, EXIT_CODE, EXIT_SIGNAL, PROGRESS};
+use crate::protocol::{
+    ASYNC_ID, ASYNC_JOB_ID, ASYNC_RESULT, EXIT_CODE, EXIT_SIGNAL, JOB_STATE, PROGRESS,
+};
 use crate::store::{List, Lookup, Status, StoreUnavailable};
 
 /// A result that is opened as a page runs nothing, and acts in no name (CSP level 3, section 6.3.2).
-const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
+pub const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
+
+/// When a client may ask again for a job that is pending, in seconds.
+pub const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
 /// How many ids a list holds when `count` is absent.
 const DEFAULT_COUNT: usize = 100;
@@ -35,7 +41,7 @@ const ID_TEXT: usize = 23;
 const TRUE: &str = r#"{"result":true}"#;
 
 impl Asked<'_> {
-    fn owner(&self) -> &Owner {
+    pub fn owner(&self) -> &Owner {
         &self.call.owner
     }
 
@@ -44,7 +50,7 @@ impl Asked<'_> {
     /// # Errors
     /// What is no id is an unknown job to PUT and DELETE, and to GET if it is a number; else it is a bad parameter
     /// to GET, as ArangoDB has it.
-    fn job(&self) -> Result<JobKey, Error> {
+    pub fn job(&self) -> Result<JobKey, Error> {
         if let Some(id) = JobId::parse(self.id) {
             return Ok(JobKey { owner: self.owner().clone(), id });
         }
@@ -97,16 +103,37 @@ pub fn pending(asked: &Asked<'_>) -> Result<Outcome, Error> {
 
 fn list(asked: &Asked<'_>, list: List) -> Result<Outcome, Error> {
     let count = count(asked.query())?;
+    let behind = match parameter(asked.query(), "after") {
+        Some(text) => after(&text)?,
+        None => None,
+    };
     // The ids as they come, and as text with its quotes and commas.
     let mut charge = asked.memory.nothing();
-    let ids = asked.api.jobs.store.list(asked.owner(), list, count)?;
+    // One more than wanted says that there are more.
+    let mut ids = asked.api.jobs.store.list(asked.owner(), list, behind, count + 1)?;
+    let has_more = ids.len() > count;
+    ids.truncate(count);
+    let next = ids.last().filter(|_| has_more).map(|last| next_page(asked, *last));
     if ids.len() > DEFAULT_COUNT {
         charge.grow(ids.len() * (size_of::<JobId>() + ID_TEXT))?;
     }
     let text = array(&ids);
     drop(ids);
     charge.shrink_to(text.len());
-    Ok(json(held(text.into_bytes().into(), charge)).into())
+    let mut response = json(held(text.into_bytes().into(), charge));
+    if let Some(next) = next {
+        response.headers_mut().insert(LINK, next);
+    }
+    Ok(response.into())
+}
+
+/// Where a list goes on (RFC 8288).
+fn next_page(asked: &Asked<'_>, last: JobId) -> HeaderValue {
+    let path = asked.call.request.uri().path();
+    let count = parameter(asked.query(), "count").map(|count| format!("count={count}&"));
+    let count = count.unwrap_or_default();
+    let link = format!(r#"<{path}?{count}after={last}>; rel="next""#);
+    HeaderValue::try_from(link).expect("it is the path of a list, and digits")
 }
 
 fn count(query: &str) -> Result<usize, Error> {
@@ -138,7 +165,7 @@ fn array(ids: &[JobId]) -> String {
 pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
     match asked.api.jobs.store.status(&asked.job()?)? {
         None => Err(Error::UnknownJob),
-        Some(Status::Done(Ending { status, exit })) => {
+        Some(Status::Done(Ending { status, exit, .. })) => {
             let mut response = text("");
             let fields = response.headers_mut();
             fields.insert(ASYNC_RESULT, HeaderValue::from(status.as_u16()));
@@ -149,10 +176,13 @@ pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
             };
             Ok(response.into())
         }
-        Some(Status::Pending(progress)) => {
+        Some(Status::Pending(state, progress)) => {
             let mut response = empty(StatusCode::NO_CONTENT);
+            let fields = response.headers_mut();
+            fields.insert(JOB_STATE, HeaderValue::from_static(state.name()));
+            fields.insert(RETRY_AFTER, ASK_AGAIN);
             if let Some(line) = progress.and_then(|line| HeaderValue::try_from(line).ok()) {
-                response.headers_mut().insert(PROGRESS, line);
+                fields.insert(PROGRESS, line);
             }
             Ok(response.into())
         }
@@ -217,21 +247,31 @@ fn found(exists: bool) -> Result<Outcome, Error> {
     if exists { Ok(json(TRUE).into()) } else { Err(Error::UnknownJob) }
 }
 
-fn answer_with(
-    lookup: Lookup,
-    job: &JobKey,
-    answer: impl FnOnce(Response<Bytes>) -> Answer,
-) -> Result<Outcome, Error> {
-    match lookup {
-        Lookup::Unknown => Err(Error::UnknownJob),
-        Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
+/// Returns the result that was looked up.
+///
+/// # Errors
+/// Why there is none: `404` as well for a job that is pending.
+pub fn result_of(found: Lookup) -> Result<StoredResponse, Error> {
+    match found {
+        Lookup::Unknown | Lookup::Pending => Err(Error::UnknownJob),
         Lookup::Unreadable => Err(StoreUnavailable.into()),
         Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),
         Lookup::TooLarge => {
             let what = "the stored result is larger than --max-memory: raise that; it stays";
             Err(Error::InsufficientStorage(what.into()))
         }
-        Lookup::Done(result) => Ok(answer(named(&result, job.id)).into()),
+        Lookup::Done(result) => Ok(result),
+    }
+}
+
+fn answer_with(
+    lookup: Lookup,
+    job: &JobKey,
+    answer: impl FnOnce(Response<Bytes>) -> Answer,
+) -> Result<Outcome, Error> {
+    match lookup {
+        Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
+        found => Ok(answer(named(&result_of(found)?, job.id)).into()),
     }
 }
 

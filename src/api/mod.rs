@@ -8,8 +8,10 @@ mod collection;
 mod echo;
 mod endpoints;
 mod job;
+mod metrics;
 mod openapi;
 mod query;
+mod records;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,7 +28,7 @@ use crate::job::execution::Execution;
 use crate::jobs::Jobs;
 use crate::memory::Allowance;
 pub use endpoints::{is_open, question};
-pub use job::{Question, id_value};
+pub use job::{ASK_AGAIN, Question, id_value};
 pub use openapi::Access;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -35,6 +37,8 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub struct Api {
     jobs: Arc<Jobs>,
     access: Access,
+    /// Those of all routes, at their indexes.
+    prefixes: Arc<[String]>,
     /// The description of all endpoints, made when a client first asks for it.
     description: OnceLock<Bytes>,
     /// How long one that takes its time may.
@@ -42,9 +46,14 @@ pub struct Api {
 }
 
 impl Api {
-    /// The endpoints over these jobs, which say of themselves who may ask, and end within `time_limit`.
-    pub fn new(jobs: Arc<Jobs>, access: Access, time_limit: Duration) -> Self {
-        Self { jobs, access, description: OnceLock::new(), time_limit }
+    /// The endpoints over these jobs, of routes with these prefixes, which say of themselves who may ask, and end within `time_limit`.
+    pub fn new(
+        jobs: Arc<Jobs>,
+        access: Access,
+        prefixes: Arc<[String]>,
+        time_limit: Duration,
+    ) -> Self {
+        Self { jobs, access, prefixes, description: OnceLock::new(), time_limit }
     }
 }
 

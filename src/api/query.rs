@@ -18,6 +18,19 @@ pub fn parameter(query: &str, name: &str) -> Option<String> {
     })
 }
 
+/// All names and values, decoded; an empty value where there is no `=`. Bytes that are no UTF-8 are replaced, what
+/// cannot be decoded stays as it is.
+pub fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+    let text = |part: &str| {
+        let bytes = decode(part).unwrap_or_else(|| part.as_bytes().to_vec());
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (text(name), text(value))
+    })
+}
+
 /// Whether `name` is switched on, as ArangoDB reads it.
 pub fn is_on(query: &str, name: &str) -> bool {
     parameter(query, name).is_some_and(|value| {
@@ -41,6 +54,9 @@ mod tests {
         assert_eq!(parameter(query, "b").as_deref(), Some(""));
         assert_eq!(parameter(query, "bad").as_deref(), Some("%zz"));
         assert_eq!(parameter(query, "c"), None);
+        let all: Vec<_> = pairs("a=%31&b&&=c&%zz=%zz").collect();
+        let expected = [("a", "1"), ("b", ""), ("", "c"), ("%zz", "%zz")];
+        assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert!(is_on(query, "d") && !is_on(query, "b"));
         assert_eq!(number("t=1.5", "t"), Some(1.5));
         assert_eq!(number("t=inf", "t"), None);

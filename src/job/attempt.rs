@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::execution::Execution;
+use super::execution::{Attempts, Execution};
 use super::{JobKey, RouteIndex, Stamp};
 use crate::exchange::{Answer, Call};
 
@@ -51,6 +51,11 @@ impl Attempt {
             redirected: None,
             answer: None,
         }
+    }
+
+    /// Lets the job's record say what was begun so far.
+    pub fn tell(&self) {
+        self.execution.set_attempts(Attempts { first: self.started, count: self.made });
     }
 
     /// Returns the request that is to be run, or ran last.

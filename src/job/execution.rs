@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::JobId;
 use super::lingering::Lingering;
+use super::{JobId, Stamp};
 use crate::exchange::Peer;
 use crate::memory::Allowance;
 
@@ -68,6 +68,17 @@ pub struct Execution {
     script: Mutex<LastScript>,
     /// Which attempt runs, from 1. Set by the job's worker alone.
     attempt: AtomicU32,
+    /// Set by the job's worker alone.
+    attempts: Mutex<Attempts>,
+}
+
+/// The attempts at a job so far, by this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// When the first of them began.
+    pub first: Option<Stamp>,
+    /// How many there were.
+    pub count: u32,
 }
 
 #[derive(Default)]
@@ -111,6 +122,7 @@ impl Execution {
             lingering: Mutex::default(),
             script: Mutex::default(),
             attempt: AtomicU32::new(1),
+            attempts: Mutex::default(),
         }
     }
 
@@ -127,6 +139,16 @@ impl Execution {
     /// Says which attempt runs.
     pub fn set_attempt(&self, number: u32) {
         self.attempt.store(number, Ordering::Relaxed);
+    }
+
+    /// Returns the attempts at the job so far.
+    pub fn attempts(&self) -> Attempts {
+        *lock(&self.attempts)
+    }
+
+    /// Says how many attempts there were.
+    pub fn set_attempts(&self, attempts: Attempts) {
+        *lock(&self.attempts) = attempts;
     }
 
     /// Returns whose memory is charged for what the handler produces.

@@ -66,9 +66,9 @@ pub fn read_response(message: Bytes) -> Option<StoredResponse> {
 
 /// Reads from a response's message how its job ended.
 pub fn read_ending(message: &[u8]) -> Option<Ending> {
-    let (line, fields, _) = split(message)?;
+    let (line, fields, body) = split(message)?;
     let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
-    Some(ending(StatusCode::from_bytes(code).ok()?, fields))
+    Some(ending(StatusCode::from_bytes(code).ok()?, fields, &message[body..]))
 }
 
 /// The first line, the field lines, and where the content begins.

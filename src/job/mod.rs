@@ -6,6 +6,8 @@ pub mod attempt;
 pub mod execution;
 pub mod lingering;
 pub mod message;
+pub mod outcome;
+pub mod request_line;
 pub mod stored;
 
 use std::fmt;
@@ -15,8 +17,8 @@ use crate::error::Error;
 use crate::exchange::Owner;
 use execution::Stop;
 
-/// What the record of a job is accounted with, beside its request or result, in bytes.
-pub const RECORD: usize = 256;
+/// What the record of a job is accounted with, beside its request line, its request or its result, in bytes.
+pub const RECORD: usize = 320;
 
 /// What a job is accounted with from its acceptance for the error that it may end with, in bytes: so an
 /// accepted job always has a result.
@@ -97,6 +99,12 @@ impl Stamp {
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// The moment `span` later.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
     /// The time from `earlier` to this moment; zero where the clock stepped back.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::outcome::Outcome;
 use crate::content;
 use crate::error::Error;
 use crate::memory::allocated;
@@ -22,13 +23,17 @@ pub struct StoredResponse {
     pub(super) body: Bytes,
 }
 
-/// How a job ended, as far as its status says that.
+/// How a job ended, as far as its record says that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// The status code of its result.
     pub status: StatusCode,
     /// How the program ended that failed for it.
     pub exit: Option<Exit>,
+    /// In which way the job ended.
+    pub outcome: Outcome,
+    /// How much content its result has, in bytes.
+    pub bytes: u64,
 }
 
 /// How a program ended that failed.
@@ -93,7 +98,12 @@ impl StoredResponse {
 
     /// Returns how the job ended that left this behind.
     pub fn ending(&self) -> Ending {
-        ending(self.status, &self.fields)
+        ending(self.status, &self.fields, &self.body)
+    }
+
+    /// Returns the content.
+    pub const fn body(&self) -> &Bytes {
+        &self.body
     }
 
     /// The response as it was produced.
@@ -120,8 +130,8 @@ impl From<Response<Bytes>> for StoredResponse {
     }
 }
 
-/// Reads how a job ended from its result's status code and field lines.
-pub(super) fn ending(status: StatusCode, lines: &[u8]) -> Ending {
+/// Reads how a job ended from its result's status code, field lines and content.
+pub(super) fn ending(status: StatusCode, lines: &[u8], body: &[u8]) -> Ending {
     let number = |name: &HeaderName| {
         let mut lines = lines.split_inclusive(|&b| b == b'\n');
         let value = lines.find_map(|line| line.strip_prefix(name.as_str().as_bytes()))?;
@@ -129,7 +139,12 @@ pub(super) fn ending(status: StatusCode, lines: &[u8]) -> Ending {
         std::str::from_utf8(value).ok()?.parse().ok()
     };
     let exit = number(&EXIT_CODE).map(Exit::Code);
-    Ending { status, exit: exit.or_else(|| number(&EXIT_SIGNAL).map(Exit::Signal)) }
+    Ending {
+        status,
+        exit: exit.or_else(|| number(&EXIT_SIGNAL).map(Exit::Signal)),
+        outcome: Outcome::of(status, body),
+        bytes: body.len() as u64,
+    }
 }
 
 /// Appends `name: value\r\n` for each field.
@@ -190,9 +205,10 @@ mod tests {
             ("x-exit-code", "three", None),
         ] {
             let response = Response::builder().status(500).header("x-a", "1").header(name, value);
-            let stored = StoredResponse::from(response.body(Bytes::new()).unwrap());
+            let stored = StoredResponse::from(response.body(Bytes::from_static(b"no")).unwrap());
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            assert_eq!(stored.ending(), Ending { status, exit }, "{name}: {value}");
+            let ending = Ending { status, exit, outcome: Outcome::Error, bytes: 2 };
+            assert_eq!(stored.ending(), ending, "{name}: {value}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! both maps of its index or in neither.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::job::{Done, Pending};
 use super::logs::Logs;
@@ -49,6 +50,12 @@ impl<T> TimeIndex<T> {
     /// The ids, ascending.
     pub fn ids(&self) -> impl Iterator<Item = JobId> {
         self.stamps.keys().copied()
+    }
+
+    /// The ids above `after`, ascending.
+    pub fn ids_after(&self, after: Option<JobId>) -> impl Iterator<Item = JobId> {
+        let above = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.stamps.range((above, Bound::Unbounded)).map(|(id, _)| *id)
     }
 
     /// Takes the oldest record, if it is stamped strictly before `before`.

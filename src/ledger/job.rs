@@ -19,10 +19,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::JobState;
 use super::waiters::Waiter;
 use crate::error::Error;
 use crate::job::attempt::Attempt;
-use crate::job::execution::Execution;
+use crate::job::execution::{Attempts, Execution};
+use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{Age, RouteIndex, Stamp};
 use crate::memory::Charge;
@@ -36,6 +38,10 @@ pub struct Pending<Q> {
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.
     pub charge: Charge,
+    /// Its route; `None` if none has the path of a job that was found.
+    pub route: Option<RouteIndex>,
+    /// Its request, as its record has it.
+    pub line: RequestLine,
     /// How many processes have begun it: more than one if they ended while it ran.
     pub starts: u32,
     /// The threads that wait for its result.
@@ -74,6 +80,8 @@ pub enum Phase<Q> {
     Finishing {
         /// The last of what it wrote to stderr.
         log: Box<[u8]>,
+        /// The attempts that there were.
+        attempts: Attempts,
     },
 }
 
@@ -129,6 +137,10 @@ pub struct Done<R> {
     pub footprint: usize,
     /// What of that is memory and not charged by the content itself.
     pub charge: Charge,
+    /// Its request, as its record has it.
+    pub line: RequestLine,
+    /// The attempts that there were.
+    pub attempts: Attempts,
     /// What is known of its result, wherever that is.
     pub summary: Summary,
     /// Which delivery it is in, or was in last.
@@ -146,12 +158,22 @@ impl<Q> Pending<Q> {
     pub const fn waiting(
         route: RouteIndex,
         request: Q,
+        line: RequestLine,
         footprint: usize,
         charge: Charge,
         created: Stamp,
     ) -> Self {
         let phase = Phase::Waiting { route, work: Work::First(request) };
-        Self { created, footprint, charge, starts: 0, waiters: Vec::new(), phase }
+        Self {
+            created,
+            footprint,
+            charge,
+            route: Some(route),
+            line,
+            starts: 0,
+            waiters: Vec::new(),
+            phase,
+        }
     }
 
     /// Whether its result is decided.
@@ -173,7 +195,7 @@ impl<Q> Pending<Q> {
             Cancelled::No => response,
         };
         let log: Box<[u8]> = self.log().into();
-        self.phase = Phase::Finishing { log: log.clone() };
+        self.phase = Phase::Finishing { log: log.clone(), attempts: self.attempts() };
         (StoredResult { response, log }, cancelled)
     }
 
@@ -200,6 +222,23 @@ impl<Q> Pending<Q> {
         }
     }
 
+    /// Returns how far it is, as its owner sees it.
+    pub const fn state(&self) -> JobState {
+        match self.phase {
+            Phase::Waiting { .. } => JobState::Waiting,
+            Phase::Delayed { .. } => JobState::Delayed,
+            Phase::Running { .. } | Phase::Finishing { .. } => JobState::Running,
+        }
+    }
+
+    /// Returns the attempts at it so far.
+    pub fn attempts(&self) -> Attempts {
+        match &self.phase {
+            Phase::Finishing { attempts, .. } => *attempts,
+            _ => self.execution().map(Execution::attempts).unwrap_or_default(),
+        }
+    }
+
     /// Returns the last line that the job wrote to stderr.
     pub fn progress(&self) -> Option<String> {
         self.execution().and_then(Execution::progress)
@@ -208,7 +247,7 @@ impl<Q> Pending<Q> {
     /// Returns the last of what the job wrote to stderr.
     pub fn log(&self) -> Vec<u8> {
         match &self.phase {
-            Phase::Finishing { log } => log.to_vec(),
+            Phase::Finishing { log, .. } => log.to_vec(),
             _ => self.execution().map(Execution::log).unwrap_or_default(),
         }
     }
@@ -234,7 +273,8 @@ mod tests {
     fn in_phase(phase: Phase<()>) -> Pending<()> {
         let created = Stamp::from_micros(1);
         let charge = Allowance::default().nothing();
-        let waiting = Pending::waiting(RouteIndex(0), (), 0, charge, created);
+        let waiting =
+            Pending::waiting(RouteIndex(0), (), RequestLine::default(), 0, charge, created);
         Pending { phase, ..waiting }
     }
 

@@ -14,12 +14,14 @@ pub mod index;
 pub mod job;
 pub mod locked;
 mod logs;
+pub mod records;
 mod results;
 mod running;
 pub mod schedule;
 #[cfg(test)]
 mod schedule_tests;
 mod submit;
+pub mod tally;
 pub mod waiters;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,7 +33,7 @@ use crate::error::Error;
 use crate::exchange::Owner;
 use crate::job::execution::Stop;
 use crate::job::stored::Ending;
-use crate::job::{JobId, JobKey, Rerun};
+use crate::job::{JobId, JobKey, Rerun, Stamp};
 use crate::memory::Allowance;
 use idempotency::Idempotency;
 use index::Jobs;
@@ -42,9 +44,11 @@ use schedule::{Limit, Schedule};
 pub use forgetting::Forgotten;
 pub use index::Reach;
 pub use logs::{KeptLog, LogIs};
+pub use records::{End, Filter, JobRecord, Page};
 pub use results::Found;
 pub use running::{Cancel, Finishing, Next, Patience, Taken};
 pub use submit::{Admitted, Size};
+pub use tally::Tally;
 
 /// The client's name for a submission, and what was submitted under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +109,8 @@ pub struct Stats {
     pub running: usize,
     /// How many have a result that can be collected.
     pub done: usize,
+    /// When the job with the lowest id was accepted that waits.
+    pub oldest: Option<Stamp>,
     /// How many of each route wait and run.
     pub by_lane: Vec<(usize, usize)>,
 }
@@ -141,10 +147,41 @@ impl Refused {
 /// What a job's status says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It has no result yet; with the last line of its stderr.
-    Pending(Option<String>),
+    /// It has no result yet; how far it is, with the last line of its stderr.
+    Pending(JobState, Option<String>),
     /// The result is there; how the job ended.
     Done(Ending),
+}
+
+/// How far a job is, as its owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It waits in a lane.
+    Waiting,
+    /// It waits for a moment.
+    Delayed,
+    /// It runs, or its result is on its way into the store.
+    Running,
+    /// Its result is there.
+    Done,
+}
+
+impl JobState {
+    /// Returns its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Delayed => "delayed",
+            Self::Running => "running",
+            Self::Done => "done",
+        }
+    }
+
+    /// Returns the state of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let states = [Self::Waiting, Self::Delayed, Self::Running, Self::Done];
+        states.into_iter().find(|state| state.name() == name)
+    }
 }
 
 /// Which of the two lists.
@@ -191,6 +228,7 @@ pub struct Ledger<Q, R> {
     /// The deliveries so far.
     deliveries: u64,
     schedule: Schedule<Sender<()>>,
+    tally: Tally,
     /// Whether the schedule changed since the last [`wakes`](Wake::wakes).
     is_changed: bool,
     /// How many workers wait.
@@ -219,6 +257,7 @@ impl<Q, R> Ledger<Q, R> {
             dropped_logs: Vec::new(),
             deliveries: 0,
             schedule: Schedule::new(plan.workers, limits),
+            tally: Tally::new(plan.lanes.len()),
             plan,
             is_changed: false,
             idle: 0,
@@ -237,8 +276,14 @@ impl<Q, R> Ledger<Q, R> {
             delayed: self.schedule.delayed(),
             running: self.schedule.running(),
             done: self.owners.values().map(|jobs| jobs.done.len()).sum(),
+            oldest: self.schedule.first().and_then(|job| Some(self.pending(&job)?.created)),
             by_lane: self.schedule.by_lane().collect(),
         }
+    }
+
+    /// Returns what has become of the jobs of this process.
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is released.

@@ -36,7 +36,7 @@ impl<Q, R> Ledger<Q, R> {
     pub fn status(&self, job: &JobKey) -> Option<Status> {
         match self.find(job) {
             Found::Unknown => None,
-            Found::Pending(pending) => Some(Status::Pending(pending.progress())),
+            Found::Pending(pending) => Some(Status::Pending(pending.state(), pending.progress())),
             Found::Done(done) => Some(Status::Done(done.summary.ending)),
         }
     }
@@ -108,12 +108,18 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// At most `count` ids of `owner`, ascending.
-    pub fn list(&self, owner: &Owner, list: List, count: usize) -> Vec<JobId> {
+    /// At most `count` ids of `owner` above `after`, ascending.
+    pub fn list(
+        &self,
+        owner: &Owner,
+        list: List,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Vec<JobId> {
         let Some(jobs) = self.owners.get(owner) else { return Vec::new() };
         match list {
-            List::Pending => jobs.pending.ids().take(count).collect(),
-            List::Done => jobs.done.ids().take(count).collect(),
+            List::Pending => jobs.pending.ids_after(after).take(count).collect(),
+            List::Done => jobs.done.ids_after(after).take(count).collect(),
         }
     }
 

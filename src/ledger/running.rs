@@ -13,7 +13,9 @@ use crossbeam_channel::Sender;
 
 use crate::exchange::Call;
 use crate::job::attempt::{Attempt, Claimed};
-use crate::job::execution::{Execution, Stop};
+use crate::job::execution::{Attempts, Execution, Stop};
+use crate::job::outcome::Outcome;
+use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Allowance;
@@ -104,6 +106,10 @@ pub struct Finishing {
     pub cancelled: Cancelled,
     /// When the job was accepted.
     pub created: Stamp,
+    /// Its request.
+    pub line: RequestLine,
+    /// The attempts that there were.
+    pub attempts: Attempts,
 }
 
 /// Running them.
@@ -155,7 +161,7 @@ impl<Q, R> Ledger<Q, R> {
     /// Lets a waiting job run.
     fn begin(&mut self, route: RouteIndex, job: JobKey, memory: &Allowance) -> Option<Taken<Q>> {
         let rerun = self.plan.lanes[route.0].rerun;
-        let finishing = Phase::Finishing { log: Box::default() };
+        let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
         let pending = self.pending_mut(&job)?;
         let Phase::Waiting { work, .. } = std::mem::replace(&mut pending.phase, finishing) else {
             return None;
@@ -261,7 +267,7 @@ impl<Q, R> Ledger<Q, R> {
         let mut overdue = Vec::new();
         while let Some((job, due)) = self.schedule().take_due(now) {
             let Some(pending) = self.pending_mut(&job) else { continue };
-            let finishing = Phase::Finishing { log: Box::default() };
+            let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
             let attempt = match std::mem::replace(&mut pending.phase, finishing) {
                 Phase::Waiting { work: Work::Again(attempt), .. }
                 | Phase::Delayed { attempt, .. } => attempt,
@@ -312,10 +318,11 @@ impl<Q, R> Ledger<Q, R> {
             Phase::Running { place, .. } => place,
             _ => LanePlace::None,
         };
-        let created = pending.created;
+        let (created, line) = (pending.created, pending.line.clone());
         let (result, cancelled) = pending.finish(response);
+        let attempts = pending.attempts();
         self.release(place);
-        Some(Finishing { result, cancelled, created })
+        Some(Finishing { result, cancelled, created, line, attempts })
     }
 
     /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of
@@ -327,9 +334,10 @@ impl<Q, R> Ledger<Q, R> {
         result: StoredResult,
         memory: impl Fn(&StoredResult) -> usize,
     ) -> StoredResult {
+        let line = self.pending(job).map_or(0, |pending| pending.line.footprint());
         let size = |result: &StoredResult| Size {
-            footprint: RECORD + result.footprint(),
-            memory: memory(result),
+            footprint: RECORD + line + result.footprint(),
+            memory: line + memory(result),
         };
         let Err(refused) = self.fit(job, size(&result)) else { return result };
         let error = result.without_room(&refused.of_result());
@@ -362,20 +370,39 @@ impl<Q, R> Ledger<Q, R> {
     /// unwanted.
     pub fn finish(&mut self, job: &JobKey, result: R, summary: Summary, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
+            self.count(&pending, summary.ending.outcome, now.stamp);
             self.stored -= pending.footprint;
             return Finished::Dropped;
         }
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
         let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
-        let Pending { created, footprint, charge, mut waiters, .. } = *pending;
+        self.count(&pending, summary.ending.outcome, now.stamp);
+        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
+        let attempts = pending.attempts();
+        let Pending { created, footprint, charge, line, mut waiters, .. } = *pending;
         let delivery = DeliveryId::default();
-        let Moment { stamp, age } = now;
-        let done =
-            Done { created, finished: stamp, age, footprint, charge, summary, delivery, result };
+        let Moment { stamp: finished, age } = now;
+        let done = Done {
+            created,
+            finished,
+            age,
+            footprint,
+            charge,
+            line,
+            attempts,
+            summary,
+            delivery,
+            result,
+        };
         jobs.insert_done(job.id, Box::new(done));
         jobs.result_bytes += footprint;
         self.wakes.waiters.append(&mut waiters);
         Finished::Kept
+    }
+
+    fn count(&mut self, pending: &Pending<Q>, outcome: Outcome, now: Stamp) {
+        let Pending { route, created, .. } = *pending;
+        self.tally.finish(route, outcome, created, pending.attempts(), now);
     }
 
     /// Cancels a job: a running one is marked, one that waits is left to be finished.
@@ -456,7 +483,8 @@ impl<Q, R> Ledger<Q, R> {
             return false;
         }
         let place = *place;
-        pending.phase = Phase::Finishing { log: pending.log().into() };
+        pending.phase =
+            Phase::Finishing { log: pending.log().into(), attempts: pending.attempts() };
         self.release(place);
         true
     }

@@ -143,6 +143,13 @@ impl<C> Schedule<C> {
         self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
     }
 
+    /// Returns the waiting job with the lowest id.
+    pub fn first(&self) -> Option<JobKey> {
+        let heads = self.lanes.iter().filter_map(|lane| lane.waiting.first_key_value());
+        let (id, owner) = heads.min_by_key(|(id, _)| **id)?;
+        Some(JobKey { owner: owner.clone(), id: *id })
+    }
+
     /// Returns how many places of the queue are taken. As many jobs that only wait for a moment as there are
     /// workers take none, as if each had a worker: so a queue that is full of them has still taken as many jobs as
     /// it promises.

@@ -7,6 +7,7 @@
 use super::job::{Done, Pending, Phase};
 use super::{IdempotencyKey, Ledger, Refused};
 use crate::exchange::Owner;
+use crate::job::request_line::RequestLine;
 use crate::job::{Age, JobId, JobKey, Keep, RECORD, Stamp};
 use crate::memory::Charge;
 
@@ -111,6 +112,7 @@ impl<Q, R> Ledger<Q, R> {
     pub fn accept(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
         self.admitted -= 1;
         self.keyed.remove(&job.id);
+        self.tally.submit(pending.route);
         self.enter(job, pending, keep);
     }
 
@@ -146,8 +148,8 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// Returns the charge for a record that a store has found where it keeps them.
-    pub fn found_record(&self) -> Charge {
-        self.room.memory.charge_found(RECORD)
+    pub fn found_record(&self, line: &RequestLine) -> Charge {
+        self.room.memory.charge_found(RECORD + line.footprint())
     }
 
     /// Takes over a key that a store has found where it keeps them.

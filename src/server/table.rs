@@ -41,6 +41,8 @@ pub fn routes(
     descriptors: &Descriptors,
 ) -> Result<Routes, Invalid> {
     let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
+    let all: Arc<[String]> = prefixes(config).map(str::to_owned).collect();
+    let api = || Api::new(Arc::clone(jobs), access, Arc::clone(&all), config.timeout);
     let built_in = BUILT_IN.into_iter().map(|prefix| Route {
         prefix: prefix.into(),
         callers: None,
@@ -48,7 +50,7 @@ pub fn routes(
         time_limit: config.timeout,
         retry: None,
         pages: Pages::Own,
-        handler: Box::new(Api::new(Arc::clone(jobs), access, config.timeout)),
+        handler: Box::new(api()),
     });
     let configured = config.routes.iter().map(|route| {
         Ok(Route {

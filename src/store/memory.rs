@@ -11,8 +11,8 @@ use crossbeam_channel::Sender;
 use http::Response;
 
 use super::{
-    Accepted, DeliveryId, Finished, IdempotencyKey, List, Lookup, Patience, Plan, Refused, Room,
-    Stats, Status, Store, StoreUnavailable, Submission,
+    Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobRecord, List, Lookup, Page,
+    Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission, Tally,
 };
 use crate::content;
 use crate::error::Error;
@@ -85,8 +85,9 @@ impl Store for MemoryStore {
     }
 
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
-        let Submission { call, route, keep, key } = submission;
-        let (owner, footprint) = (call.owner.clone(), RECORD + ERROR_ROOM + call.footprint());
+        let Submission { call, route, line, keep, key } = submission;
+        let owner = call.owner.clone();
+        let footprint = RECORD + line.footprint() + ERROR_ROOM + call.footprint();
         let size = Size { footprint, memory: footprint - content::charged(call.request.body()) };
         let call = Box::new(call);
         let mut ledger = self.lock();
@@ -101,13 +102,17 @@ impl Store for MemoryStore {
             ledger.insert_key(&job, key, now.age, admitted.key);
         }
         let id = job.id;
-        let pending = Pending::waiting(route, call, footprint, admitted.record, now.stamp);
+        let pending = Pending::waiting(route, call, line, footprint, admitted.record, now.stamp);
         ledger.accept(&job, Box::new(pending), keep);
         Ok(Accepted::New(id))
     }
 
     fn stats(&self) -> Result<Stats, StoreUnavailable> {
         Ok(self.lock().stats())
+    }
+
+    fn tally(&self) -> Tally {
+        self.lock().tally().clone()
     }
 
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
@@ -274,9 +279,24 @@ impl Store for MemoryStore {
         &self,
         owner: &Owner,
         list: List,
+        after: Option<JobId>,
         count: usize,
     ) -> Result<Vec<JobId>, StoreUnavailable> {
-        Ok(self.lock().list(owner, list, count))
+        Ok(self.lock().list(owner, list, after, count))
+    }
+
+    fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable> {
+        Ok(self.lock().record(job))
+    }
+
+    fn records(
+        &self,
+        owner: &Owner,
+        filter: &Filter,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Page, StoreUnavailable> {
+        Ok(Page::collect(filter, after, count, |step| self.lock().step(owner, step)))
     }
 
     fn flush(&self) -> Result<(), StoreUnavailable> {

@@ -35,6 +35,7 @@ use http::Response;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
+use crate::job::request_line::RequestLine;
 use crate::job::stored::StoredResponse;
 use crate::job::{Age, JobId, JobKey, Keep, Moment, RouteIndex, Stamp};
 use crate::ledger::schedule::Turn;
@@ -42,7 +43,8 @@ use crate::memory::Allowance;
 
 pub use crate::ledger::job::DeliveryId;
 pub use crate::ledger::{
-    Finished, IdempotencyKey, Lane, List, Patience, Plan, Refused, Room, Stats, Status,
+    End, Filter, Finished, IdempotencyKey, JobRecord, JobState, Lane, List, Page, Patience, Plan,
+    Refused, Room, Stats, Status, Tally,
 };
 
 /// A job to be accepted.
@@ -51,6 +53,8 @@ pub struct Submission {
     pub call: Call,
     /// Its route.
     pub route: RouteIndex,
+    /// Its request, as its record has it.
+    pub line: RequestLine,
     /// What becomes of the result.
     pub keep: Keep,
     /// By what the client names this submission, if it does.
@@ -126,6 +130,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreUnavailable`] if that cannot be known now.
     fn stats(&self) -> Result<Stats, StoreUnavailable>;
+
+    /// Returns what has become of jobs since the process began.
+    fn tally(&self) -> Tally;
 
     /// Returns the job that was accepted under this key already.
     ///
@@ -239,12 +246,36 @@ pub trait Store: Send + Sync {
     /// Drops the logs of jobs that are gone since before `before`.
     fn expire_logs(&self, before: Age);
 
-    /// At most `count` ids of `owner`, ascending.
+    /// At most `count` ids of `owner` above `after`, ascending.
     ///
     /// # Errors
     /// [`StoreUnavailable`] if that cannot be known now.
-    fn list(&self, owner: &Owner, list: List, count: usize)
-    -> Result<Vec<JobId>, StoreUnavailable>;
+    fn list(
+        &self,
+        owner: &Owner,
+        list: List,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Vec<JobId>, StoreUnavailable>;
+
+    /// The record of a job; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`] if that cannot be known now.
+    fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable>;
+
+    /// At most `count` records of `owner` above `after` that pass the filter, ascending; so many as are found
+    /// among the next [`MAX_LOOKS`](crate::ledger::records::MAX_LOOKS).
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`] if that cannot be known now.
+    fn records(
+        &self,
+        owner: &Owner,
+        filter: &Filter,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Page, StoreUnavailable>;
 
     /// Waits until all that was handed over before is durable.
     ///

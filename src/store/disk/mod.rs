@@ -37,8 +37,8 @@ use self::submit::{Prepared, Submitted};
 use self::tables::{TableError, Tables};
 use self::writer::Writer;
 use super::{
-    Accepted, DeliveryId, Finished, IdempotencyKey, List, Lookup, Patience, Plan, Refused, Room,
-    Stats, Status, Store, StoreUnavailable, Submission,
+    Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobRecord, List, Lookup, Page,
+    Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission, Tally,
 };
 use crate::clock::{self, Scale};
 pub use crate::config::Durability;
@@ -46,6 +46,7 @@ use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
+use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp, message};
 use crate::ledger::job::Work;
@@ -299,6 +300,11 @@ impl Store for DiskStore {
         Ok(self.shared.lock().ledger.stats())
     }
 
+    fn tally(&self) -> Tally {
+        let errors = self.shared.errors();
+        Tally { errors, ..self.shared.lock().ledger.tally().clone() }
+    }
+
     fn claim(&self, memory: &Allowance, patience: Patience) -> Option<Claimed> {
         let Shared { state, dispatch, .. } = &*self.shared;
         loop {
@@ -449,7 +455,8 @@ impl Store for DiskStore {
                 let stage = Stage::Collected { aged, log: done.summary.log };
                 let (owner, created, footprint) =
                     (job.owner.clone(), done.created, done.summary.log);
-                let record = Record { owner, created, footprint, state: stage };
+                let line = RequestLine::default();
+                let record = Record { owner, created, footprint, line, state: stage };
                 state.put_off(Change::KeepLog(job.id, Box::new(record)));
             }
         }
@@ -540,9 +547,24 @@ impl Store for DiskStore {
         &self,
         owner: &Owner,
         list: List,
+        after: Option<JobId>,
         count: usize,
     ) -> Result<Vec<JobId>, StoreUnavailable> {
-        Ok(self.shared.lock().ledger.list(owner, list, count))
+        Ok(self.shared.lock().ledger.list(owner, list, after, count))
+    }
+
+    fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable> {
+        Ok(self.shared.lock().ledger.record(job))
+    }
+
+    fn records(
+        &self,
+        owner: &Owner,
+        filter: &Filter,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Page, StoreUnavailable> {
+        Ok(Page::collect(filter, after, count, |step| self.shared.lock().ledger.step(owner, step)))
     }
 
     fn flush(&self) -> Result<(), StoreUnavailable> {

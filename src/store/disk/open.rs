@@ -20,6 +20,8 @@ use super::state::{DiskLedger, Place};
 use super::tables::{Contents, TableError, Tables};
 use crate::clock::Scale;
 use crate::error::Error;
+use crate::job::execution::{Attempts, Execution};
+use crate::job::outcome::Outcome;
 use crate::job::stored::{Ending, Summary};
 use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::Ledger;
@@ -38,7 +40,12 @@ const LOCK_TIME: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How a job ended whose result is damaged.
-const UNKNOWN: Ending = Ending { status: StatusCode::INTERNAL_SERVER_ERROR, exit: None };
+const UNKNOWN: Ending = Ending {
+    status: StatusCode::INTERNAL_SERVER_ERROR,
+    exit: None,
+    outcome: Outcome::Error,
+    bytes: 0,
+};
 
 /// A directory that this process has for itself.
 pub struct Directory {
@@ -143,26 +150,38 @@ pub fn ledger(
     let mut recovered = Recovered { jobs: contents.jobs.len(), ..Recovered::default() };
     let mut failed = Vec::new();
     for (id, record) in contents.jobs {
-        let Record { owner, created, footprint, state } = record;
+        let Record { owner, created, footprint, line, state } = record;
         let job = JobKey { owner, id };
-        let charge = ledger.found_record();
+        let charge = ledger.found_record(&line);
         match state {
             Stage::Collected { aged, log } => {
                 recovered.jobs -= 1;
                 ledger.found_log(&job, log, scale.age(aged), charge);
             }
-            Stage::Done { finished, aged, log, ending } => {
+            Stage::Done { finished, aged, log, attempts, ending } => {
                 let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
                 let summary = Summary { ending: ending.unwrap_or(UNKNOWN), log };
-                let done =
-                    Done { created, finished, age, footprint, charge, summary, delivery, result };
+                let done = Done {
+                    created,
+                    finished,
+                    age,
+                    footprint,
+                    charge,
+                    line,
+                    attempts,
+                    summary,
+                    delivery,
+                    result,
+                };
                 ledger.found_result(job, Box::new(done));
             }
             Stage::Pending { begun, starts, keep, path, .. } => {
                 // An older deferd did not account for the error that it may end with.
-                let footprint = footprint.max(RECORD + ERROR_ROOM);
-                let phase = match route_of(find(&path), begun, starts, &lanes) {
+                let footprint = footprint.max(RECORD + line.footprint() + ERROR_ROOM);
+                let found = find(&path);
+                let own = found.as_ref().ok().copied();
+                let phase = match route_of(found, begun, starts, &lanes) {
                     Ok(route) => {
                         recovered.waiting += 1;
                         Phase::Waiting { route, work: Work::First(Place::OnDisk) }
@@ -172,13 +191,22 @@ pub fn ledger(
                         failed.push((job.clone(), error));
                         Phase::Running {
                             place: LanePlace::None,
-                            execution: Arc::default(),
+                            execution: interrupted(starts),
                             cancelled: Cancelled::No,
                         }
                     }
                 };
                 let waiters = Vec::new();
-                let pending = Pending { created, footprint, charge, starts, waiters, phase };
+                let pending = Pending {
+                    created,
+                    footprint,
+                    charge,
+                    route: own,
+                    line,
+                    starts,
+                    waiters,
+                    phase,
+                };
                 ledger.found_pending(&job, Box::new(pending), keep);
             }
         }
@@ -187,6 +215,13 @@ pub fn ledger(
         ledger.found_key(&JobKey { owner, id: record.id }, &key, age(record.aged, record.accepted));
     }
     (ledger, recovered, failed)
+}
+
+/// Returns the handle to what ran when the process ended, of which nothing is known but how often it was begun.
+fn interrupted(starts: u32) -> Arc<Execution> {
+    let execution = Execution::default();
+    execution.set_attempts(Attempts { first: None, count: starts });
+    Arc::new(execution)
 }
 
 /// Returns the route in whose lane a job waits that was found; an error if it does not run.

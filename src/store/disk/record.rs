@@ -10,6 +10,9 @@ use std::net::SocketAddr;
 use http::StatusCode;
 
 use crate::exchange::{Connection, Owner};
+use crate::job::execution::Attempts;
+use crate::job::outcome::Outcome;
+use crate::job::request_line::RequestLine;
 use crate::job::stored::{Ending, Exit};
 use crate::job::{JobId, Keep, Stamp};
 use crate::store::IdempotencyKey;
@@ -23,6 +26,8 @@ pub struct Record {
     pub created: Stamp,
     /// What its request or its result is accounted with, in bytes.
     pub footprint: usize,
+    /// Its request, as it is listed; an older deferd did not record that.
+    pub line: RequestLine,
     /// How far it is.
     pub state: Stage,
 }
@@ -52,6 +57,8 @@ pub enum Stage {
         /// The same by the clock by which it expires, as [`Scale`](crate::clock::Scale) keeps it; an older deferd
         /// did not.
         aged: Option<i64>,
+        /// The attempts that there were.
+        attempts: Attempts,
         /// How long its log is, in bytes.
         log: usize,
         /// How it ended; `None` if an older deferd wrote this: its message says so.
@@ -101,21 +108,32 @@ impl Record {
         line("owner", &self.owner.name().unwrap_or(""));
         line("created", &self.created.micros());
         line("bytes", &self.footprint);
+        if let Some((method, target, route)) = self.line.parts() {
+            line("method", &method);
+            line("target", &target);
+            line("route", &route);
+        }
         match &self.state {
             Stage::Collected { aged, log } => {
                 line("aged", aged);
                 line("log", log);
             }
-            Stage::Done { finished, aged, log, ending } => {
+            Stage::Done { finished, aged, log, attempts, ending } => {
                 if *log > 0 {
                     line("log", log);
                 }
+                if let Some(first) = attempts.first {
+                    line("started", &first.micros());
+                }
+                line("attempts", &attempts.count);
                 line("finished", &finished.micros());
                 if let Some(aged) = aged {
                     line("aged", aged);
                 }
-                if let Some(Ending { status, exit }) = ending {
+                if let Some(Ending { status, exit, outcome, bytes }) = ending {
                     line("status", &status.as_u16());
+                    line("outcome", &outcome.name());
+                    line("content", bytes);
                     match exit {
                         Some(Exit::Code(code)) => line("exit", code),
                         Some(Exit::Signal(signal)) => line("signal", signal),
@@ -164,6 +182,7 @@ impl Record {
                 finished: lines.stamp("finished")?,
                 aged: lines.aged()?,
                 log: lines.log()?,
+                attempts: lines.attempts()?,
                 ending: lines.ending()?,
             },
             Some(begun) => Stage::Pending {
@@ -175,7 +194,7 @@ impl Record {
                 path: lines.get("path")?.to_owned(),
             },
         };
-        Some(Self { owner, created, footprint, state })
+        Some(Self { owner, created, footprint, line: lines.request_line()?, state })
     }
 }
 
@@ -269,19 +288,35 @@ impl<'a> Lines<'a> {
     }
 
     /// An older deferd did not record this.
+    fn request_line(&self) -> Option<RequestLine> {
+        match (self.get("method"), self.get("target"), self.get("route")) {
+            (None, None, None) => Some(RequestLine::default()),
+            (method, target, route) => RequestLine::from_parts(method?, target?, route?),
+        }
+    }
+
+    /// An older deferd did not record this.
+    fn attempts(&self) -> Option<Attempts> {
+        let first = match self.get("started") {
+            None => None,
+            Some(_) => Some(self.stamp("started")?),
+        };
+        let count = self.get("attempts").map_or(Some(0), |count| count.parse().ok())?;
+        Some(Attempts { first, count })
+    }
+
+    /// An older deferd did not record this.
     fn ending(&self) -> Option<Option<Ending>> {
         let number = |name: &str| match self.get(name) {
             None => Some(None),
             Some(text) => text.parse().ok().map(Some),
         };
         let exit = number("exit")?.map(Exit::Code).or(number("signal")?.map(Exit::Signal));
-        match self.get("status") {
-            None => Some(None),
-            Some(text) => {
-                let status = StatusCode::from_bytes(text.as_bytes()).ok()?;
-                Some(Some(Ending { status, exit }))
-            }
-        }
+        let Some(text) = self.get("status") else { return Some(None) };
+        let status = StatusCode::from_bytes(text.as_bytes()).ok()?;
+        let outcome = Outcome::named(self.get("outcome")?)?;
+        let bytes = self.get("content")?.parse().ok()?;
+        Some(Some(Ending { status, exit, outcome, bytes }))
     }
 
     fn keep(&self) -> Option<Keep> {
@@ -321,10 +356,12 @@ mod tests {
             peer: "[::1]:5".parse().unwrap(),
             local: "127.0.0.1:1".parse().unwrap(),
         };
+        let attempts = Attempts { first: Some(at(5)), count: 2 };
         let done = |status, exit| {
             let status = StatusCode::from_u16(status).unwrap();
-            let ending = Some(Ending { status, exit });
-            Stage::Done { finished: at(u64::MAX), aged: Some(-5), log: 9, ending }
+            let (outcome, bytes) = (Outcome::Timeout, 7);
+            let ending = Some(Ending { status, exit, outcome, bytes });
+            Stage::Done { finished: at(u64::MAX), aged: Some(-5), log: 9, attempts, ending }
         };
         let pending = |begun, starts, keep, connection, auth_type| Stage::Pending {
             begun,
@@ -341,11 +378,21 @@ mod tests {
             ("b: c", done(200, None)),
             ("", done(500, Some(Exit::Code(3)))),
             ("", done(500, Some(Exit::Signal(9)))),
-            ("", Stage::Done { finished: at(1), aged: Some(-5), log: 9, ending: None }),
+            (
+                "",
+                Stage::Done {
+                    finished: at(1),
+                    aged: Some(-5),
+                    log: 9,
+                    attempts: Attempts::default(),
+                    ending: None,
+                },
+            ),
         ]
         .map(|(name, state)| {
             let owner = Owner::named(name);
-            Record { owner, created: at(7), footprint: 99, state }
+            let line = RequestLine::new(&http::Method::PUT, "/a: b?c", "/a: b");
+            Record { owner, created: at(7), footprint: 99, line, state }
         })
         .to_vec()
     }
@@ -361,7 +408,17 @@ mod tests {
     fn a_record_that_lacks_a_line_is_none() {
         for record in records() {
             let text = record.to_text();
-            let optional = ["auth-type", "starts", "status", "exit", "signal", "aged: -5", "log: "];
+            let optional = [
+                "auth-type",
+                "starts",
+                "status",
+                "exit",
+                "signal",
+                "aged: -5",
+                "log: ",
+                "started",
+                "attempts",
+            ];
             let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
             for line in text.lines().filter(is_needed) {
                 let rest = text.replace(&format!("{line}\n"), "");

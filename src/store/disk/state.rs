@@ -4,7 +4,7 @@
 //! happen under one lock. Invariants: that lock is not held while the disk is waited for; reading never
 //! waits for a commit.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use crossbeam_channel::Sender;
@@ -53,6 +53,8 @@ pub struct Shared {
     open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
     /// Set by the writer while commits fail.
     failing: AtomicBool,
+    /// How often the tables could not be read or changed.
+    errors: AtomicU64,
     /// Set when the tables could not be read, until the writer has seen to it.
     doubted: AtomicBool,
     /// Notified when the backlog became smaller.
@@ -155,7 +157,7 @@ impl State {
             return Finished::Left;
         }
         let finishing = self.ledger.begin_finish(job, response);
-        let Some(Finishing { result, cancelled, created }) = finishing else {
+        let Some(Finishing { result, cancelled, created, line, attempts }) = finishing else {
             return Finished::Dropped;
         };
         if self.ledger.is_unwanted(job) {
@@ -164,12 +166,14 @@ impl State {
             return Finished::Dropped;
         }
         let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
-        let (owner, footprint) = (job.owner.clone(), RECORD + result.footprint());
+        let owner = job.owner.clone();
+        let footprint = RECORD + line.footprint() + result.footprint();
         let aged = Some(self.scale.kept(now.age));
         let summary = result.summary();
         let Summary { ending, log } = summary;
-        let state = Stage::Done { finished: now.stamp, aged, log, ending: Some(ending) };
-        let record = Record { owner, created, footprint, state };
+        let (finished, ending) = (now.stamp, Some(ending));
+        let state = Stage::Done { finished, aged, log, attempts, ending };
+        let record = Record { owner, created, footprint, line, state };
         let on_durable = match self.urgency {
             Urgency::Urgent => OnDurable::Finish(job.clone(), summary, now),
             Urgency::Lazy => {
@@ -219,6 +223,7 @@ impl Shared {
             tables: RwLock::new(Ok(tables)),
             open,
             failing: AtomicBool::new(false),
+            errors: AtomicU64::new(0),
             doubted: AtomicBool::new(false),
             eased: Condvar::new(),
         })
@@ -239,6 +244,7 @@ impl Shared {
         run: impl FnOnce(&Tables) -> Result<T, TableError>,
     ) -> Result<T, TableError> {
         self.with_tables(run).inspect_err(|_| {
+            self.count_error();
             if !self.doubted.swap(true, Ordering::AcqRel) {
                 self.lock().put_off(Change::Nothing);
             }
@@ -284,6 +290,16 @@ impl Shared {
     pub fn shut(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         close(std::mem::replace(&mut *tables, Err("the store is closed".into())));
+    }
+
+    /// Counts an attempt to read or change the tables that failed.
+    pub fn count_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many there were.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
     }
 
     /// Whether commits fail at the moment.

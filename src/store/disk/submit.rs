@@ -34,8 +34,8 @@ pub struct Prepared {
 impl Prepared {
     /// What can be made of it at `now`.
     pub fn new(submission: Submission, now: Moment) -> Self {
-        let Submission { call, route, keep, key } = submission;
-        let footprint = RECORD + ERROR_ROOM + call.footprint();
+        let Submission { call, route, line, keep, key } = submission;
+        let footprint = RECORD + line.footprint() + ERROR_ROOM + call.footprint();
         let state = Stage::Pending {
             begun: Begun::No,
             starts: 0,
@@ -44,7 +44,8 @@ impl Prepared {
             auth_type: call.auth_type,
             path: call.request.uri().path().to_owned(),
         };
-        let record = Record { owner: call.owner.clone(), created: now.stamp, footprint, state };
+        let (owner, created) = (call.owner.clone(), now.stamp);
+        let record = Record { owner, created, footprint, line, state };
         let head = message::request_head(&call.request);
         Self { call: Box::new(call), route, record, age: now.age, head, submission_key: key }
     }
@@ -84,7 +85,9 @@ impl DiskStore {
         let Prepared { call, route, record, age, head, submission_key: key } = prepared;
         let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
         let keep = record.keep();
-        let admitted = state.ledger.admit(Size { footprint, memory: RECORD }, key.as_ref())?;
+        let line = record.line.clone();
+        let memory = RECORD + line.footprint();
+        let admitted = state.ledger.admit(Size { footprint, memory }, key.as_ref())?;
         let id = state.ledger.next_id(now);
         let job = JobKey { owner, id };
         if let Some(key) = &key {
@@ -101,9 +104,9 @@ impl DiskStore {
         let is_answered_first = self.durability == Durability::Relaxed && state.is_leased(id);
         let is_near = footprint <= NEAR_SIZE && state.ledger.queue_len() <= NEAR;
         let mut charge = admitted.record;
-        let keeps_request = is_answered_first || is_near && charge.grow(footprint - RECORD).is_ok();
+        let keeps_request = is_answered_first || is_near && charge.grow(footprint - memory).is_ok();
         let place = if keeps_request { Place::Here(call) } else { Place::OnDisk };
-        let pending = Box::new(Pending::waiting(route, place, footprint, charge, now));
+        let pending = Box::new(Pending::waiting(route, place, line, footprint, charge, now));
         if is_answered_first {
             state.ledger.accept(&job, pending, keep);
             let on_durable = OnDurable::FlushRequest(job);

@@ -123,10 +123,11 @@ impl Writer {
         let last = self.last_id();
         self.lease = last.filter(|_| self.durability == Durability::Relaxed);
         let changes = self.batch.iter().map(|order| &order.change);
-        self.shared.with_tables(|tables| {
+        let committed = self.shared.with_tables(|tables| {
             tables.commit_overlay()?;
             tables.commit(changes, last.map(|last| (last, self.shared.scale.read())))
-        })?;
+        });
+        committed.inspect_err(|_| self.shared.count_error())?;
         // What could not be read has nothing to do with this opening any more.
         self.shared.trust();
         Ok(())

@@ -50,7 +50,8 @@ impl Operation<'_> {
     }
 
     fn content(&self) -> &'static [u8] {
-        if self.method == "POST" { br#"{"name":"users"}"# } else { b"" }
+        let takes_some = self.description["requestBody"].is_object();
+        if takes_some { br#"{"name":"users"}"# } else { b"" }
     }
 
     fn send(&self, client: &mut Client, id: &str, fields: &[(&str, &str)]) -> Reply {

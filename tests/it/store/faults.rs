@@ -126,7 +126,8 @@ fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
         let key = Some(idempotency(kind as usize));
         let offer = || {
             let (call, route) = (call(99, &nobody()), RouteIndex(0));
-            let submission = Submission { call, route, keep: Keep::Result, key: key.clone() };
+            let (line, keep, key) = (line(&call), Keep::Result, key.clone());
+            let submission = Submission { call, route, line, keep, key };
             store.submit(submission, at(THEN))
         };
         assert_eq!(offer(), Err(Refused::Unavailable));

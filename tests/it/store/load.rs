@@ -38,7 +38,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
             *call.request.body_mut() = vec![b'.'; BODY].into();
             call
         };
-        let footprint = JOB + large().footprint();
+        let footprint = JOB + line(&large()).footprint() + large().footprint();
         let fill = || {
             let mut accepted = Vec::new();
             loop {
@@ -131,7 +131,7 @@ fn every_result_arrives_once_from_many_producers(open: Open) {
     let collect = || {
         let mut turn = 0;
         while is_under_way() {
-            for id in store.list(&nobody(), List::Done, 16).unwrap() {
+            for id in store.list(&nobody(), List::Done, None, 16).unwrap() {
                 // Its producer may not have noted it yet.
                 let Some(n) = numbers.lock().unwrap().get(&id).copied() else { continue };
                 let job = Job { n, key: key(id) };

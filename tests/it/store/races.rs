@@ -14,7 +14,7 @@ use deferd::job::attempt::Claimed;
 use deferd::job::execution::Stop;
 use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, Keep, RouteIndex};
-use deferd::store::{Finished, IdempotencyKey, List, Lookup, Status, Store, Submission};
+use deferd::store::{Finished, IdempotencyKey, JobState, List, Lookup, Status, Store, Submission};
 
 suite! { in_memory by memory:
     a_job_is_claimed_by_one_worker
@@ -367,7 +367,10 @@ fn cancelling_wins_or_the_worker_is_told(open: Open) {
         store.flush().unwrap();
         for job in &jobs {
             if let Some(claimed) = started.next_if(|claimed| claimed.job == job.key) {
-                assert_eq!(store.status(&job.key), Ok(Some(Status::Pending(None))));
+                assert_eq!(
+                    store.status(&job.key),
+                    Ok(Some(Status::Pending(JobState::Running, None)))
+                );
                 assert_eq!(claimed.attempt.execution.stopped(), Some(Stop::Cancel));
                 finish(store, job);
             }
@@ -488,7 +491,8 @@ fn a_key_is_accepted_while_all_are_forgotten(open: Open) {
                 let known = store.recall(&nobody(), &key).expect("it is the same request");
                 let id = known.unwrap_or_else(|| {
                     let (call, route) = (call(0, &nobody()), RouteIndex(0));
-                    let submission = Submission { call, route, keep: Keep::Result, key: Some(key) };
+                    let (line, keep, key) = (line(&call), Keep::Result, Some(key));
+                    let submission = Submission { call, route, line, keep, key };
                     let accepted = store.submit(submission, at(THEN));
                     accepted.unwrap_or_else(|refused| panic!("{n}: {refused:?}")).id()
                 });

@@ -108,7 +108,8 @@ fn finish_claimed(store: &dyn Store, claimed: &Claimed) {
 /// Submits job `n` to a lane.
 fn submit_to(store: &dyn Store, lane: usize, n: usize) -> Job {
     let (call, route) = (call(n, &nobody()), RouteIndex(lane));
-    let submission = Submission { call, route, keep: Keep::Result, key: None };
+    let line = line(&call);
+    let submission = Submission { call, route, line, keep: Keep::Result, key: None };
     let id = store.submit(submission, at(THEN)).map(Accepted::id).expect("there is room");
     Job { n, key: key(id) }
 }

@@ -76,8 +76,11 @@ fn a_pending_job_in_every_row() {
     let hold = Hold::new();
     let running = hold.start(&mut client);
     let queued = client.store("GET", "/_api/version", b"");
-    for id in [&running, &queued] {
-        assert_empty(client.get(&job(id)), 204);
+    for (id, state) in [(&running, "running"), (&queued, "waiting")] {
+        let status = client.get(&job(id));
+        assert_eq!(status.header("x-job-state"), Some(state));
+        assert_eq!(status.header("retry-after"), Some("1"));
+        assert_empty(status, 204);
         assert_empty(client.put(&job(id)), 204);
         assert_empty(client.get(&job(&format!("{id}/result"))), 204);
         client.get(&job(&format!("{id}/log"))).expect(200).without_id();
@@ -103,6 +106,7 @@ fn an_unknown_or_collected_job_is_404_in_every_row() {
                 ("GET", "/result"),
                 ("GET", "/log"),
                 ("PUT", "/cancel"),
+                ("POST", "/cancel"),
                 ("DELETE", ""),
             ] {
                 let reply = client.request(method, &format!("{target}{below}"), &[], b"");

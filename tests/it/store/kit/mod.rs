@@ -15,6 +15,7 @@ use bytes::Bytes;
 use deferd::exchange::{Call, Connection, Owner};
 use deferd::job::attempt::{Claimed, Redirected};
 use deferd::job::execution::Execution;
+use deferd::job::request_line::RequestLine;
 use deferd::job::stored::StoredResponse;
 use deferd::job::{Age, ERROR_ROOM, JobId, JobKey, Keep, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use deferd::ledger::schedule::Limit;
@@ -171,6 +172,11 @@ pub fn call(n: usize, owner: &Owner) -> Call {
     Call { request: request.unwrap(), connection, owner: owner.clone(), auth_type: None }
 }
 
+/// What the record of a job keeps of its request.
+pub fn line(call: &Call) -> RequestLine {
+    RequestLine::new(call.request.method(), call.request.uri().path(), "/job/")
+}
+
 /// The result of job `n`.
 pub fn response(n: usize) -> Response<Bytes> {
     Response::builder().header("x-job", n).body(Bytes::from(format!("result {n}"))).unwrap()
@@ -207,7 +213,8 @@ pub fn submit(store: &dyn Store, n: usize, keep: Keep) -> Job {
 
 /// Submits a call to the first lane.
 pub fn offer(store: &dyn Store, call: Call, keep: Keep, now: Moment) -> Result<JobId, Refused> {
-    let submission = Submission { call, route: RouteIndex(0), keep, key: None };
+    let (route, line) = (RouteIndex(0), line(&call));
+    let submission = Submission { call, route, line, keep, key: None };
     store.submit(submission, now).map(Accepted::id)
 }
 
@@ -317,7 +324,7 @@ pub fn deliver(store: &dyn Store, job: &Job) -> bool {
 /// Every id of nobody in particular in this list.
 #[track_caller]
 pub fn list_all(store: &dyn Store, list: List) -> Vec<JobId> {
-    store.list(&nobody(), list, usize::MAX).unwrap()
+    store.list(&nobody(), list, None, usize::MAX).unwrap()
 }
 
 /// Every id of nobody in particular.

@@ -200,7 +200,8 @@ impl Scenario {
         // The clock often steps back.
         let now = at(self.random.usize(..50) as f64);
         let route = route(n, RERUNS.len());
-        let submission = Submission { call, route, keep, key: key.clone() };
+        let line = line(&call);
+        let submission = Submission { call, route, line, keep, key: key.clone() };
         let id = match self.store.submit(submission, now) {
             Ok(Accepted::New(id)) => id,
             Ok(Accepted::Known(id)) => panic!("{id} is new"),
@@ -517,14 +518,14 @@ impl Check<'_> {
                 let may = is_own || (may_be_interrupted && result == interrupted);
                 assert!(may, "the result of {id} is {result:?}: {promised:?}, {begun:?}");
             }
-            (Some(Status::Pending(_)) | None, true) => {
+            (Some(Status::Pending(..)) | None, true) => {
                 let listed = status.is_some();
                 assert!(!sure(|p| p.ended), "the end of {id} is lost: {promised:?}");
                 assert!(!listed || !sure(|p| p.unwanted), "{id} was forgotten");
                 assert!(listed || begun.unwanted != Sure::No, "{id} was not forgotten");
                 assert!(may_wait, "{id} runs twice: {promised:?}");
             }
-            (Some(Status::Pending(_)), false) => panic!("{id} waits for nothing"),
+            (Some(Status::Pending(..)), false) => panic!("{id} waits for nothing"),
             (Some(Status::Done(_)), true) => panic!("{id} is done, and runs"),
         }
     }

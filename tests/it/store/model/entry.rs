@@ -3,16 +3,17 @@
 //! Knows neither stores nor lanes beside the job's own.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::store::kit::*;
 use deferd::error::Error;
 use deferd::exchange::Owner;
 use deferd::job::attempt::Attempt;
-use deferd::job::execution::Execution;
-use deferd::job::stored::{StoredResponse, StoredResult};
-use deferd::job::{RECORD, SHORT_LOG, Stamp};
-use deferd::store::{DeliveryId, Refused, Status};
+use deferd::job::execution::{Attempts, Execution};
+use deferd::job::request_line::RequestLine;
+use deferd::job::stored::{Ending, StoredResponse, StoredResult};
+use deferd::job::{JobId, RECORD, SHORT_LOG, Stamp};
+use deferd::store::{DeliveryId, End, JobRecord, JobState, Refused, Status};
 
 use super::LANES;
 
@@ -138,7 +139,7 @@ impl Entry {
         match &self.state {
             State::Done { result, log, .. } => {
                 let (response, log) = (result.clone(), log.clone().into());
-                RECORD + StoredResult { response, log }.footprint()
+                RECORD + self.line().footprint() + StoredResult { response, log }.footprint()
             }
             _ => self.request,
         }
@@ -154,8 +155,51 @@ impl Entry {
     pub fn status(&self) -> Status {
         match &self.state {
             State::Done { result, .. } => Status::Done(result.ending()),
-            _ => Status::Pending(self.execution().and_then(Execution::progress)),
+            _ => Status::Pending(self.job_state(), self.execution().and_then(Execution::progress)),
         }
+    }
+
+    /// How far it is, as its owner sees it.
+    pub fn job_state(&self) -> JobState {
+        match self.state {
+            State::Waiting { .. } => JobState::Waiting,
+            State::Delayed { .. } => JobState::Delayed,
+            State::Running { .. } => JobState::Running,
+            State::Done { .. } => JobState::Done,
+        }
+    }
+
+    /// How it ended.
+    pub fn ending(&self) -> Option<Ending> {
+        match &self.state {
+            State::Done { result, .. } => Some(result.ending()),
+            _ => None,
+        }
+    }
+
+    /// Its record, but for the attempts.
+    pub fn record(&self, id: JobId) -> JobRecord {
+        let end = match &self.state {
+            State::Done { finished, result, .. } => {
+                let expires = finished.after(Duration::MAX);
+                Some(End { finished: *finished, expires, ending: result.ending() })
+            }
+            _ => None,
+        };
+        JobRecord {
+            id,
+            state: self.job_state(),
+            line: self.line(),
+            attempts: Attempts::default(),
+            created: self.created,
+            progress: self.execution().and_then(Execution::progress),
+            end,
+        }
+    }
+
+    /// What its record keeps of its request.
+    pub fn line(&self) -> RequestLine {
+        line(&call(self.n, &self.owner))
     }
 
     pub fn log(&self) -> Vec<u8> {

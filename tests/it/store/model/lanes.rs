@@ -3,7 +3,7 @@
 //! Counts everything anew for each answer.
 
 use crossbeam_channel::{Receiver, bounded};
-use deferd::job::{JobId, RouteIndex};
+use deferd::job::{JobId, RouteIndex, Stamp};
 use deferd::ledger::schedule::{Limit, Turn};
 use deferd::store::Stats;
 
@@ -38,8 +38,15 @@ impl Trial {
             delayed: self.count(|entry| matches!(entry.state, State::Delayed { .. })),
             running: by_lane.iter().map(|(_, running)| running).sum(),
             done: self.count(Entry::is_collectable),
+            oldest: self.oldest(),
             by_lane,
         }
+    }
+
+    /// When the first of those that wait was accepted.
+    fn oldest(&self) -> Option<Stamp> {
+        let waits = |entry: &&Entry| matches!(entry.state, State::Waiting { .. });
+        self.model.values().find(waits).map(|entry| entry.created)
     }
 
     /// Delays hold as many places as there are no workers for them.

@@ -2,7 +2,7 @@
 //!
 //! The model is a plain map that does everything by looking at every job. After each operation the
 //! two are compared whole: each job's status, result and log, the lists, what each idempotency key
-//! stands for, how many jobs wait and run in each lane, which callers are let in, and the accounts to the
+//! stands for, the records in pages through filters, how many jobs wait and run in each lane, which callers are let in, and the accounts to the
 //! byte. Every second store is small, so that it is full most of the time: then it refuses just what does
 //! not fit, and nothing that it keeps has to go; every third has a short queue. Now and then a store on disk
 //! is closed or crashes, and is opened again on what is left: then what waited or was delayed waits, what ran
@@ -26,12 +26,13 @@ use deferd::ledger::schedule::Limit;
 use deferd::store::disk::{Durability, Recovered};
 use deferd::store::memory::MemoryStore;
 use deferd::store::{
-    Accepted, DeliveryId, Finished, IdempotencyKey, Lane, List, Lookup, Plan, Refused, Store,
-    Submission,
+    Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobState, Lane, List, Lookup, Plan,
+    Refused, Store, Submission,
 };
 
 use entry::{Entry, Runs, State};
 use lanes::Caller;
+use reopen::reopening;
 
 const SEQUENCES: u64 = 2000;
 /// The same for a store on disk.
@@ -209,6 +210,8 @@ struct Trial {
     last: Option<JobId>,
     submitted: usize,
     random: Rng,
+    /// For the filters of records alone, so that they change nothing of what is done.
+    filters: Rng,
     trace: Trace,
 }
 
@@ -249,6 +252,7 @@ impl Trial {
             last: None,
             submitted: 0,
             random: Rng::with_seed(seed),
+            filters: Rng::with_seed(seed),
             trace: Trace { seed, lines: RefCell::default() },
         }
     }
@@ -341,7 +345,8 @@ impl Trial {
         let wanted = self.random.usize(..6) != 0;
         let keep = if wanted { Keep::Result } else { Keep::Nothing };
         let call = call(n, &owner);
-        let request = JOB + call.footprint();
+        let line = line(&call);
+        let request = JOB + line.footprint() + call.footprint();
         let key = (self.random.usize(..3) == 0).then(|| any_key(&mut self.random));
         let known = key.as_ref().and_then(|key| self.keys.get(&(owner.clone(), key.key.clone())));
         let key_bytes = key.as_ref().map_or(0, IdempotencyKey::footprint);
@@ -359,7 +364,7 @@ impl Trial {
             (_, None) => None,
         };
         let route = route(n, LANES.len());
-        let submission = Submission { call, route, keep, key: key.clone() };
+        let submission = Submission { call, route, line, keep, key: key.clone() };
         let found = self.store.submit(submission, moment(now));
         self.trace.note(format!("submit {keep:?} by {key:?} at {now:?}: {found:?}"));
         if let Some(expected) = expected {
@@ -398,6 +403,7 @@ impl Trial {
             self.compare_keys(&owner);
             let count = self.random.usize(..8);
             self.compare_lists(&owner, count);
+            self.compare_records(&owner);
             self.compare_lists(&owner, usize::MAX);
         }
         assert_eq!(self.store.stats(), Ok(self.stats()));
@@ -430,8 +436,57 @@ impl Trial {
                 listed && entry.is_visible() && entry.owner == *owner
             });
             let expected: Vec<JobId> = expected.map(|(id, _)| *id).take(count).collect();
-            assert_eq!(self.store.list(owner, list, count), Ok(expected), "{list:?}, {count}");
+            assert_eq!(
+                self.store.list(owner, list, None, count),
+                Ok(expected),
+                "{list:?}, {count}"
+            );
         }
+    }
+
+    /// Pages through the records of an owner that pass some filter.
+    fn compare_records(&mut self, owner: &Owner) {
+        let states = [JobState::Waiting, JobState::Delayed, JobState::Running, JobState::Done];
+        let state = states.get(self.filters.usize(..8)).copied();
+        let only_failed = self.filters.usize(..4) == 0;
+        let route = match self.filters.usize(..8) {
+            0 => Some("/job".into()),
+            1 => Some("/job/".into()),
+            _ => None,
+        };
+        let filter = Filter { state, only_failed, route };
+        let count = 1 + self.filters.usize(..4);
+        let passes = |entry: &Entry| {
+            let fits = state.is_none_or(|state| state == entry.job_state());
+            let is_none = filter.route.as_deref() == Some("/job");
+            let failed = entry.ending().is_some_and(|ending| ending.outcome.is_failure());
+            fits && !is_none && (!only_failed || failed)
+        };
+        let of_owner = |entry: &Entry| entry.is_visible() && entry.owner == *owner;
+        let mut expected = self.model.iter().filter(|(_, entry)| of_owner(entry) && passes(entry));
+        let mut after = None;
+        loop {
+            let page = self.store.records(owner, &filter, after, count).unwrap();
+            for record in &page.records {
+                let (id, entry) = expected.next().expect("it is listed");
+                let mut expected = entry.record(*id);
+                expected.attempts = record.attempts;
+                if let (Some(end), Some(found)) = (&mut expected.end, &record.end)
+                    && end.finished == reopening().stamp
+                {
+                    (end.finished, end.expires) = (found.finished, found.expires);
+                }
+                assert_eq!(*record, expected);
+                let key = JobKey { owner: owner.clone(), id: *id };
+                assert_eq!(self.store.record(&key), Ok(Some(record.clone())));
+            }
+            assert!(page.records.len() == count || page.next.is_none());
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(expected.next().map(|(id, _)| id), None, "{filter:?}");
     }
 
     /// Lets everything run to its end, and go.

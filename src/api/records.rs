@@ -1,0 +1,227 @@
+//! The records of jobs: `/_admin/jobs` and what is below it.
+//!
+//! Owns the parameters of the list, and how a record looks as JSON. What a record tells is in the ledger. Invariants:
+//! a caller sees its own jobs only; a parameter that is unknown or invalid is refused and named, because a filter
+//! that was silently ignored would show too much.
+
+use std::fmt::Write as _;
+
+use http::StatusCode;
+use http::header::CONTENT_SECURITY_POLICY;
+
+use super::job::{SANDBOX, result_of};
+use super::query::pairs;
+use super::{Asked, json, text};
+use crate::content::{SMALL, held};
+use crate::error::Error;
+use crate::exchange::empty;
+use crate::handler::Outcome;
+use crate::job::stored::Exit;
+use crate::job::{JobId, Stamp};
+use crate::store::{Filter, JobRecord, JobState, Lookup, Page};
+
+/// How many records a page holds when `count` is absent, and at most.
+const DEFAULT_COUNT: usize = 100;
+const MAX_COUNT: usize = 1000;
+
+/// About how much a record is as text, in bytes.
+const RECORD_TEXT: usize = 512;
+
+/// How much of a result is shown, in bytes.
+const MAX_CONTENT: usize = 64 * 1024;
+
+/// What a list is asked for.
+struct Asking {
+    filter: Filter,
+    after: Option<JobId>,
+    count: usize,
+}
+
+/// The records of the caller's jobs that pass the filter.
+pub fn list(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    let Asking { filter, after, count } = Asking::read(asked.query())?;
+    let page = asked.api.jobs.store.records(asked.owner(), &filter, after, count)?;
+    let mut charge = asked.memory.nothing();
+    if page.records.len() * RECORD_TEXT > SMALL {
+        // The records, and the same as text.
+        charge.grow(2 * page.records.len() * RECORD_TEXT)?;
+    }
+    let text = page_text(&page, asked.owner().name().unwrap_or(""));
+    drop(page);
+    charge.shrink_to(text.len());
+    Ok(json(held(text.into_bytes().into(), charge)).into())
+}
+
+/// The record of one job.
+pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    refuse_parameters(asked)?;
+    let record = asked.api.jobs.store.record(&asked.job()?)?.ok_or(Error::UnknownJob)?;
+    let mut text = String::new();
+    write_record(&mut text, &record, asked.owner().name().unwrap_or(""));
+    Ok(json(text).into())
+}
+
+/// The beginning of a result's content as plain text, whatever it is, with no field of the result: so a page can show
+/// it.
+pub fn content(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    refuse_parameters(asked)?;
+    let result = match asked.api.jobs.store.peek(&asked.job()?) {
+        Lookup::Pending => return Ok(empty(StatusCode::NO_CONTENT).into()),
+        found => result_of(found)?,
+    };
+    let body = result.body();
+    let mut response = text(body.slice(..body.len().min(MAX_CONTENT)));
+    response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
+    Ok(response.into())
+}
+
+fn refuse_parameters(asked: &Asked<'_>) -> Result<(), Error> {
+    match pairs(asked.query()).next() {
+        None => Ok(()),
+        Some((name, _)) => Err(unknown(&name)),
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::bad_parameter(format!("unknown parameter {name:?}"))
+}
+
+impl Asking {
+    fn read(query: &str) -> Result<Self, Error> {
+        let mut asking = Self { filter: Filter::default(), after: None, count: DEFAULT_COUNT };
+        let mut seen = Vec::new();
+        for (name, value) in pairs(query) {
+            let invalid = |must: &str| Error::bad_parameter(format!("{name} is not {must}"));
+            match &*name {
+                "state" => {
+                    let state = JobState::named(&value);
+                    let must = "waiting, delayed, running or done";
+                    asking.filter.state = Some(state.ok_or_else(|| invalid(must))?);
+                }
+                "failed" => match &*value {
+                    "1" => asking.filter.only_failed = true,
+                    "0" => asking.filter.only_failed = false,
+                    _ => return Err(invalid("0 or 1")),
+                },
+                "route" if value.is_empty() => return Err(invalid("the prefix of a route")),
+                "route" => asking.filter.route = Some(value.into()),
+                "after" => asking.after = after(&value)?,
+                "count" => {
+                    let count = value.parse().ok().filter(|_| is_number(&value));
+                    let count = count.filter(|count| (1..=MAX_COUNT).contains(count));
+                    asking.count = count.ok_or_else(|| invalid("a number from 1 to 1000"))?;
+                }
+                name => return Err(unknown(name)),
+            }
+            if seen.contains(&name) {
+                return Err(Error::bad_parameter(format!("{name} is given twice")));
+            }
+            seen.push(name);
+        }
+        Ok(asking)
+    }
+}
+
+/// Reads the id behind which a list goes on; 0 is its beginning.
+pub fn after(value: &str) -> Result<Option<JobId>, Error> {
+    match JobId::parse(value) {
+        Some(id) => Ok(Some(id)),
+        None if value == "0" => Ok(None),
+        None => Err(Error::bad_parameter("after is not the id of a job")),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn page_text(page: &Page, owner: &str) -> String {
+    let mut text = String::with_capacity(64 + page.records.len() * RECORD_TEXT);
+    text.push_str(r#"{"jobs":["#);
+    for (n, record) in page.records.iter().enumerate() {
+        text.push_str(if n > 0 { "," } else { "" });
+        write_record(&mut text, record, owner);
+    }
+    text.push_str(r#"],"more":"#);
+    // Writing to a string cannot fail.
+    let _ = match page.next {
+        Some(next) => write!(text, r#"true,"next":"{next}"}}"#),
+        None => write!(text, "false}}"),
+    };
+    text
+}
+
+/// Appends a record as an object whose members have this order.
+fn write_record(text: &mut String, record: &JobRecord, owner: &str) {
+    let JobRecord { id, state, line, attempts, created, progress, end } = record;
+    let (method, target, route) =
+        line.parts().map_or((None, None, None), |(method, target, route)| {
+            (Some(method), Some(target), Some(route))
+        });
+    let ending = end.as_ref().map(|end| end.ending);
+    let exit_code = match ending.and_then(|ending| ending.exit) {
+        Some(Exit::Code(code)) => Some(code),
+        Some(Exit::Signal(_)) | None => None,
+    };
+    let _ = write!(
+        text,
+        r#"{{"id":"{id}","state":"{}","method":{},"target":{},"route":{},"owner":{},"attempts":{},"created":{},"started":{},"finished":{},"expires":{},"status":{},"exitCode":{},"bytes":{},"progress":{}}}"#,
+        state.name(),
+        quoted(method),
+        quoted(target),
+        quoted(route),
+        quoted(Some(owner)),
+        attempts.count,
+        created.unix_seconds(),
+        number(attempts.first.map(Stamp::unix_seconds)),
+        number(end.as_ref().map(|end| end.finished.unix_seconds())),
+        number(end.as_ref().map(|end| end.expires.unix_seconds())),
+        number(ending.map(|ending| ending.status.as_u16())),
+        number(exit_code),
+        ending.map_or(0, |ending| ending.bytes),
+        quoted(progress.as_deref()),
+    );
+}
+
+fn quoted(text: Option<&str>) -> String {
+    text.map_or_else(|| "null".to_owned(), |text| serde_json::Value::from(text).to_string())
+}
+
+fn number(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "null".to_owned(), |number| number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_or_refused_by_name() {
+        let asking =
+            Asking::read("state=done&failed=1&route=%2Frun%2F&after=7&count=1000").unwrap();
+        assert_eq!(asking.filter.state, Some(JobState::Done));
+        assert!(asking.filter.only_failed);
+        assert_eq!(asking.filter.route.as_deref(), Some("/run/"));
+        assert_eq!((asking.after, asking.count), (JobId::new(7), 1000));
+        let asking = Asking::read("after=0&failed=0&&").unwrap();
+        assert_eq!((asking.after, asking.count), (None, 100));
+        for (query, named) in [
+            ("state=Done", "state"),
+            ("state", "state"),
+            ("failed=yes", "failed"),
+            ("route=", "route"),
+            ("after=01", "after"),
+            ("after=", "after"),
+            ("count=0", "count"),
+            ("count=1001", "count"),
+            ("count=+1", "count"),
+            ("count=99999999999999999999", "count"),
+            ("states=done", "states"),
+            ("count=1&count=1", "count"),
+            ("x%22=", r#"x\""#),
+        ] {
+            let Err(Error::BadParameter(detail)) = Asking::read(query) else { panic!("{query}") };
+            assert!(detail.contains(named), "{query}: {detail}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The outcome of a job: in which of five ways it ended.
+//!
+//! Owns how that is told from a result: what deferd itself answers for a job that was cancelled or interrupted is
+//! known by its content, because a script may use the same status codes. Does no I/O.
+
+use http::StatusCode;
+
+use crate::error::Error;
+
+/// In which way a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its result has a status code below 400.
+    Ok,
+    /// It has another one.
+    Error,
+    /// It was not done in time.
+    Timeout,
+    /// It was cancelled, which is no failure.
+    Canceled,
+    /// It ran when deferd ended without warning.
+    Interrupted,
+}
+
+impl Outcome {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::Ok, Self::Error, Self::Timeout, Self::Canceled, Self::Interrupted];
+
+    /// Returns the outcome of a job with this result.
+    pub fn of(status: StatusCode, body: &[u8]) -> Self {
+        let is = |error: &Error| body == error.response().body();
+        match status {
+            StatusCode::GONE if is(&Error::Cancelled) => Self::Canceled,
+            StatusCode::INTERNAL_SERVER_ERROR if is(&Error::Interrupted) => Self::Interrupted,
+            StatusCode::GATEWAY_TIMEOUT => Self::Timeout,
+            status if status.as_u16() < 400 => Self::Ok,
+            _ => Self::Error,
+        }
+    }
+
+    /// Whether the job failed.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Error | Self::Timeout | Self::Interrupted)
+    }
+
+    /// Returns its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+            Self::Canceled => "canceled",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Returns the outcome of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_is_told_from_status_and_content() {
+        for (status, body, outcome) in [
+            (200, b"".as_slice(), Outcome::Ok),
+            (304, b"", Outcome::Ok),
+            (410, b"", Outcome::Error),
+            (410, Error::Cancelled.response().body(), Outcome::Canceled),
+            (200, Error::Cancelled.response().body(), Outcome::Ok),
+            (500, b"", Outcome::Error),
+            (500, Error::Interrupted.response().body(), Outcome::Interrupted),
+            (504, b"", Outcome::Timeout),
+            (404, b"", Outcome::Error),
+        ] {
+            assert_eq!(
+                Outcome::of(StatusCode::from_u16(status).unwrap(), body),
+                outcome,
+                "{status}"
+            );
+        }
+        for (n, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!((Outcome::named(outcome.name()), outcome as usize), (Some(outcome), n));
+        }
+    }
+}

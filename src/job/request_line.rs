@@ -1,0 +1,92 @@
+//! What a job's record keeps of its request: the method, the beginning of the target, the prefix of the route.
+//!
+//! Owns how much of it is kept. Does not decide what of a target may be shown: who makes one passes that alone.
+//! Invariant: it never takes more than [`MAX_TARGET`] bytes beside the method.
+
+use http::Method;
+
+use crate::memory::allocated;
+
+/// How much of a target is kept, in bytes.
+pub const MAX_TARGET: usize = 256;
+
+/// Method, target and route of a job's request; all unknown if an older deferd stored the job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestLine {
+    /// The method, a blank, and the beginning of the target; empty if they are unknown.
+    text: Box<str>,
+    /// How much of the target is the prefix of the route, in bytes.
+    prefix: u16,
+}
+
+impl RequestLine {
+    /// Returns the line of a request for this target, whose path begins with the prefix of its route.
+    pub fn new(method: &Method, target: &str, prefix: &str) -> Self {
+        Self::of(method.as_str(), target, prefix.len())
+    }
+
+    fn of(method: &str, target: &str, prefix: usize) -> Self {
+        let target = beginning(target);
+        let prefix = prefix.min(target.len());
+        let prefix =
+            u16::try_from(prefix).expect("it is at most the length of a target that was cut");
+        Self { text: [method, " ", target].concat().into(), prefix }
+    }
+
+    /// Returns the line of these parts, as [`parts`](Self::parts) gave them; `None` if the target does not begin
+    /// with the prefix.
+    pub fn from_parts(method: &str, target: &str, prefix: &str) -> Option<Self> {
+        beginning(target).starts_with(prefix).then(|| Self::of(method, target, prefix.len()))
+    }
+
+    /// Returns method, target and prefix; `None` if they are unknown.
+    pub fn parts(&self) -> Option<(&str, &str, &str)> {
+        let (method, target) = self.text.split_once(' ')?;
+        Some((method, target, target.get(..usize::from(self.prefix))?))
+    }
+
+    /// Whether the route has this prefix.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.parts().is_some_and(|(_, _, own)| own == beginning(prefix))
+    }
+
+    /// Returns what it is accounted with beside the record that it stands in, in bytes.
+    pub fn footprint(&self) -> usize {
+        allocated(self.text.len())
+    }
+}
+
+/// Returns as much of a text as is kept of a target.
+fn beginning(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TARGET);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_keeps_the_beginning_of_its_target() {
+        let long = format!("/run/{}", "x".repeat(300));
+        let prefix = format!("/{}", "p".repeat(400));
+        let wide = format!("/{}", "\u{fc}".repeat(200));
+        for (target, prefix, kept, kept_prefix) in [
+            ("/run/a?b=1", "/run/", "/run/a?b=1", "/run/"),
+            ("*", "*", "*", "*"),
+            (&long, "/run/", &long[..256], "/run/"),
+            (&prefix, &prefix, &prefix[..256], &prefix[..256]),
+            (&wide, "/", &wide[..255], "/"),
+        ] {
+            let line = RequestLine::new(&Method::POST, target, prefix);
+            assert_eq!(line.parts(), Some(("POST", kept, kept_prefix)));
+            assert!(line.has_prefix(prefix) && !line.has_prefix("/ru"));
+            assert_eq!(RequestLine::from_parts("POST", kept, kept_prefix), Some(line));
+        }
+        assert_eq!(RequestLine::from_parts("GET", "/a", "/b"), None);
+        assert_eq!((RequestLine::default().parts(), RequestLine::default().footprint()), (None, 0));
+    }
+}

@@ -1,0 +1,204 @@
+//! The records of an owner's jobs, as they are listed: filtered, in pages, in the order of the ids.
+//!
+//! Owns what a record tells, and how many are looked at for one page. Invariants: a page costs the same however many
+//! jobs there are; the lock is held for [`STEP`] records at a time; a job is looked at once, and told as it is then.
+
+use super::job::{Done, Pending};
+use super::{Found, JobState, Ledger};
+use crate::exchange::Owner;
+use crate::job::execution::Attempts;
+use crate::job::request_line::RequestLine;
+use crate::job::stored::Ending;
+use crate::job::{JobId, JobKey, Stamp};
+
+/// How many records are looked at for one page.
+pub const MAX_LOOKS: usize = 10_000;
+
+/// How many of them while the lock is held.
+const STEP: usize = 500;
+
+/// What is told of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRecord {
+    /// Its id.
+    pub id: JobId,
+    /// How far it is.
+    pub state: JobState,
+    /// Its request.
+    pub line: RequestLine,
+    /// The attempts at it so far.
+    pub attempts: Attempts,
+    /// When it was accepted.
+    pub created: Stamp,
+    /// The last line that it wrote to stderr; only while it is pending.
+    pub progress: Option<String>,
+    /// How it ended, if it is done.
+    pub end: Option<End>,
+}
+
+/// How and when a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When its result came to be.
+    pub finished: Stamp,
+    /// When its result goes, if the wall clock goes on as it should.
+    pub expires: Stamp,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// Which records are listed.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Those in this state.
+    pub state: Option<JobState>,
+    /// Those of jobs that failed.
+    pub only_failed: bool,
+    /// Those of the route with this prefix.
+    pub route: Option<Box<str>>,
+}
+
+/// A part of a list.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// At most as many as were asked for, ascending.
+    pub records: Vec<JobRecord>,
+    /// Where the list goes on: behind this id; `None` at its end.
+    pub next: Option<JobId>,
+}
+
+/// What is asked of one [step](Ledger::step).
+pub struct Step<'a> {
+    filter: &'a Filter,
+    /// Only ids above this one are looked at.
+    after: Option<JobId>,
+    /// How many records are wanted.
+    count: usize,
+    /// How many may be looked at.
+    looks: usize,
+}
+
+/// What a step has found.
+pub struct Stepped {
+    records: Vec<JobRecord>,
+    looked: usize,
+    /// The last id that was looked at, if there are more behind it.
+    next: Option<JobId>,
+}
+
+impl Page {
+    /// Collects a page of at most `count` records behind `after`, one `step` after the other, each of which holds
+    /// the lock for itself.
+    pub fn collect(
+        filter: &Filter,
+        after: Option<JobId>,
+        count: usize,
+        step: impl Fn(&Step<'_>) -> Stepped,
+    ) -> Self {
+        let mut page = Self { records: Vec::new(), next: after };
+        let mut left = MAX_LOOKS;
+        loop {
+            let count = count - page.records.len();
+            let next = Step { filter, after: page.next, count, looks: left.min(STEP) };
+            let stepped = step(&next);
+            page.records.extend(stepped.records);
+            page.next = stepped.next;
+            left -= stepped.looked;
+            if page.next.is_none() || left == 0 || stepped.looked == 0 || count == 0 {
+                return page;
+            }
+        }
+    }
+}
+
+impl Filter {
+    fn takes_pending(&self) -> bool {
+        self.state != Some(JobState::Done) && !self.only_failed
+    }
+
+    fn takes_done(&self) -> bool {
+        self.state.is_none_or(|state| state == JobState::Done)
+    }
+
+    fn takes(&self, found: &Found<'_, impl Sized, impl Sized>) -> bool {
+        let (line, is_taken) = match found {
+            Found::Unknown => return false,
+            Found::Pending(pending) => {
+                (&pending.line, self.state.is_none_or(|state| state == pending.state()))
+            }
+            Found::Done(done) => {
+                (&done.line, !self.only_failed || done.summary.ending.outcome.is_failure())
+            }
+        };
+        is_taken && self.route.as_ref().is_none_or(|prefix| line.has_prefix(prefix))
+    }
+}
+
+impl<Q, R> Ledger<Q, R> {
+    /// Returns the record of a job; `None` if it does not exist.
+    pub fn record(&self, job: &JobKey) -> Option<JobRecord> {
+        self.told(job.id, &self.find(job))
+    }
+
+    fn told(&self, id: JobId, found: &Found<'_, Q, R>) -> Option<JobRecord> {
+        match found {
+            Found::Unknown => None,
+            Found::Pending(pending) => Some(told_pending(id, pending)),
+            Found::Done(done) => Some(self.told_done(id, done)),
+        }
+    }
+
+    fn told_done(&self, id: JobId, done: &Done<R>) -> JobRecord {
+        let Done { created, finished, attempts, summary, .. } = *done;
+        let ending = summary.ending;
+        let end = End { finished, expires: finished.after(self.plan.ttl), ending };
+        let (state, line) = (JobState::Done, done.line.clone());
+        JobRecord { id, state, line, attempts, created, progress: None, end: Some(end) }
+    }
+
+    /// Looks at the next records of `owner`.
+    pub fn step(&self, owner: &Owner, step: &Step<'_>) -> Stepped {
+        let Step { filter, after, count, looks } = *step;
+        let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };
+        let Some(jobs) = self.owners.get(owner) else { return stepped };
+        let pending = filter.takes_pending().then(|| jobs.pending.ids_after(after));
+        let done = filter.takes_done().then(|| jobs.done.ids_after(after));
+        let mut pending = pending.into_iter().flatten().peekable();
+        let mut done = done.into_iter().flatten().peekable();
+        let mut last = after;
+        loop {
+            let id = match (pending.peek(), done.peek()) {
+                (None, None) => return stepped,
+                (Some(id), None) | (None, Some(id)) => *id,
+                (Some(pending), Some(done)) => *pending.min(done),
+            };
+            if stepped.records.len() == count || stepped.looked == looks {
+                stepped.next = last;
+                return stepped;
+            }
+            let found = if pending.next_if_eq(&id).is_some() {
+                jobs.pending.get(id).map_or(Found::Unknown, Found::Pending)
+            } else {
+                done.next_if_eq(&id);
+                jobs.done.get(id).map_or(Found::Unknown, Found::Done)
+            };
+            if filter.takes(&found) {
+                stepped.records.extend(self.told(id, &found));
+            }
+            stepped.looked += 1;
+            last = Some(id);
+        }
+    }
+}
+
+fn told_pending(id: JobId, pending: &Pending<impl Sized>) -> JobRecord {
+    JobRecord {
+        id,
+        state: pending.state(),
+        line: pending.line.clone(),
+        attempts: pending.attempts(),
+        created: pending.created,
+        progress: pending.progress(),
+        end: None,
+    }
+}

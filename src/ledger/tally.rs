@@ -1,0 +1,68 @@
+//! The tally of a store: what has become of its jobs since the process began.
+//!
+//! Owns the counts. They are kept under the store's lock, where each of these events happens anyway: so they cost no
+//! synchronization of their own, and agree with the states of the jobs at every moment. Invariant: a job is counted
+//! when it is accepted by this process, and when its result comes to be, in whatever way.
+
+use crate::histogram::Histogram;
+use crate::job::execution::Attempts;
+use crate::job::outcome::Outcome;
+use crate::job::{RouteIndex, Stamp};
+
+/// What has become of jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// One for each route, at its index.
+    pub routes: Vec<OfRoute>,
+    /// From acceptance to the first attempt, of jobs that are done.
+    pub wait: Histogram,
+    /// From the first attempt to the result.
+    pub run: Histogram,
+    /// How often the store could not be read or changed.
+    pub errors: u64,
+}
+
+/// What has become of the jobs of one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OfRoute {
+    /// How many were accepted.
+    pub submitted: u64,
+    /// How many came to an end, in the order of [`Outcome::ALL`].
+    pub finished: [u64; Outcome::ALL.len()],
+}
+
+impl Tally {
+    /// Returns the tally of so many routes.
+    pub fn new(routes: usize) -> Self {
+        Self { routes: vec![OfRoute::default(); routes], ..Self::default() }
+    }
+
+    /// Counts a job that was accepted.
+    pub(super) fn submit(&mut self, route: Option<RouteIndex>) {
+        if let Some(of_route) = self.of(route) {
+            of_route.submitted += 1;
+        }
+    }
+
+    /// Counts a job that has its result.
+    pub(super) fn finish(
+        &mut self,
+        route: Option<RouteIndex>,
+        outcome: Outcome,
+        created: Stamp,
+        attempts: Attempts,
+        finished: Stamp,
+    ) {
+        if let Some(of_route) = self.of(route) {
+            of_route.finished[outcome as usize] += 1;
+        }
+        if let Some(first) = attempts.first {
+            self.wait.observe(first.since(created));
+            self.run.observe(finished.since(first));
+        }
+    }
+
+    fn of(&mut self, route: Option<RouteIndex>) -> Option<&mut OfRoute> {
+        self.routes.get_mut(route?.0)
+    }
+}
