@@ -17,7 +17,8 @@
 //! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `cross_origin` says which
 //!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
 //!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
-//! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
+//! - [`routes`]: finds the handler. `methods` says which methods a route takes, `signature` who may call it unasked.
+//!   [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` prepares them, `child` runs them, each in its `group`; `upstream` calls
 //!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
 //! - [`retry`]: whether a job is tried once more, and when.
@@ -60,12 +61,14 @@ pub mod jobs;
 pub mod ledger;
 pub mod listen;
 pub mod memory;
+pub mod methods;
 pub mod prefer;
 pub mod protocol;
 pub mod retry;
 pub mod routes;
 pub mod server;
 pub mod service;
+pub mod signature;
 pub mod socket;
 pub mod store;
 pub mod workers;

@@ -5,6 +5,7 @@
 //! file, and how much memory the host has. Invariant: an error names the option, the value and what is wrong with it.
 
 mod address;
+mod hook;
 mod route;
 mod sizes;
 mod value;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::Address;
+pub use hook::HookConfig;
 use lexopt::ValueExt;
 pub use route::{CONNECT_TIMEOUT, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
@@ -316,6 +318,8 @@ impl Config {
                     "this prefix has a route already",
                 ));
             }
+            let has_owner = route.hook.check_owner(self.auth.is_some());
+            has_owner.map_err(|what| Invalid::new("--route", &route.prefix, what))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Authority;
 
+use super::hook::{self, HookConfig};
 use super::value;
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
@@ -39,6 +40,8 @@ pub struct RouteConfig {
     pub retry: Option<Retry>,
     /// Which web pages may send requests to it.
     pub pages: Pages,
+    /// How its requests are taken, where its client cannot say so.
+    pub hook: HookConfig,
 }
 
 /// Which web pages may send requests to a route.
@@ -87,6 +90,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         connect_timeout: None,
         retry: None,
         pages: Pages::Own,
+        hook: HookConfig::default(),
     };
     for option in rest {
         let (name, text) = option
@@ -99,11 +103,12 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
             "backoff and unsafe say how to try again, and retry=N how often: it is missing".into(),
         );
     }
+    route.hook.check()?;
     Ok(route)
 }
 
 /// Sets one option of a route from its text.
-type Setter = fn(&mut RouteConfig, &str) -> Result<(), String>;
+pub type Setter = fn(&mut RouteConfig, &str) -> Result<(), String>;
 
 /// The options of every route.
 const OPTIONS: [(&str, Setter); 6] = [
@@ -131,7 +136,7 @@ fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
         Target::Upstream(_) => ("a route", &OF_UPSTREAMS),
         Target::Cgi(_) | Target::Run(_) => ("a route to scripts", &[]),
     };
-    let options = OPTIONS.iter().chain(more);
+    let options = OPTIONS.iter().chain(more).chain(&hook::OPTIONS);
     if let Some((_, setter)) = options.clone().find(|(option, _)| *option == name) {
         return setter(route, text);
     }

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use ureq::{Agent, Body};
 
 use super::hop_by_hop::{self, Direction};
-use super::{Handler, Outcome, check_method};
+use super::{Handler, Outcome};
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
@@ -97,7 +97,6 @@ impl UpstreamHandler {
 
 impl Handler for UpstreamHandler {
     fn check(&self, request: &Parts) -> Result<(), Error> {
-        check_method(&request.method)?;
         request::target(&self.route, &request.uri).map(drop)
     }
 
