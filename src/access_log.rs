@@ -25,6 +25,17 @@ impl AccessLine {
         Self(begin.map(|begin| (method.clone(), uri.clone(), *connection, begin)))
     }
 
+    /// Returns the line of a request whose query is for nobody else to see.
+    #[must_use]
+    pub fn without_query(mut self) -> Self {
+        if let Some((_, uri, ..)) = &mut self.0
+            && uri.query().is_some()
+        {
+            *uri = uri.path().parse().unwrap_or_default();
+        }
+        self
+    }
+
     /// Writes the line, with what was answered.
     pub fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>, peer: &dyn Peer) {
         let Some((method, uri, connection, begin)) = self.0 else { return };

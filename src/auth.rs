@@ -135,7 +135,11 @@ impl Credentials {
     }
 }
 
-fn read(path: &Path) -> Result<Arc<[User]>, String> {
+/// Reads a file that only deferd may read.
+///
+/// # Errors
+/// In words, what is wrong with the file and what to do.
+pub fn read_private(path: &Path) -> Result<String, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     let readers = if is_credential(path) {
@@ -149,6 +153,11 @@ fn read(path: &Path) -> Result<Arc<[User]>, String> {
     check_mode(metadata.mode(), readers)?;
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+fn read(path: &Path) -> Result<Arc<[User]>, String> {
+    let text = read_private(path)?;
     let mut users: Vec<User> = Vec::new();
     for (n, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -211,7 +220,10 @@ fn user(line: &str) -> Result<User, &'static str> {
 }
 
 /// Checks that Basic can carry this user name and a log line can show it.
-fn check_name(name: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What a user name is.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
     let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
     if name.is_empty() || !name.chars().all(plain) || name == "-" {
         return Err(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hmac_sha256::Hash;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use crate::error::Error;
 use crate::fields::{FieldLines, find};
@@ -34,22 +34,30 @@ pub enum Mode {
     Synchronous,
     /// With a `202`, because of `x-arango-async`.
     Deferred(Keep),
+    /// With what the route says instead of a `202`, because the route defers by itself.
+    DeferredByRoute(Keep),
     /// With a `202`, because of `prefer: respond-async`; but with the plain response if that is there
     /// within this time.
     Preferred(Duration),
 }
 
 impl Mode {
-    /// Returns the mode of a request, and what its client prefers.
-    pub fn of(request: &Parts) -> (Self, Preferences) {
+    /// Returns the mode of a request, and what its client prefers. What the client says wins over its route.
+    pub fn of(request: &Parts, route: Option<Keep>) -> (Self, Preferences) {
         let [deferral, prefer] = find(&request.headers, &NAMES);
         let preferences = prefer.first.map(|_| Preferences::of(&request.headers));
         let preferences = preferences.unwrap_or_default();
-        (Self::chosen(&request.method, deferral, preferences), preferences)
+        (Self::chosen(&request.method, deferral, preferences, route), preferences)
     }
 
-    /// Returns the mode by `x-arango-async`, if it is exactly `store` or `true`, and there once; else by `prefer`.
-    fn chosen(method: &Method, deferral: FieldLines<'_>, preferences: Preferences) -> Self {
+    /// Returns the mode by `x-arango-async`, if it is exactly `store` or `true`, and there once; else by `prefer`; else,
+    /// if that field is not there at all, by the route.
+    fn chosen(
+        method: &Method,
+        deferral: FieldLines<'_>,
+        preferences: Preferences,
+        route: Option<Keep>,
+    ) -> Self {
         if *method == Method::OPTIONS {
             return Self::Synchronous;
         }
@@ -57,7 +65,10 @@ impl Mode {
             Some(b"store") => Self::Deferred(Keep::Result),
             Some(b"true") => Self::Deferred(Keep::Nothing),
             _ if preferences.respond_async => Self::Preferred(preferences.wait.unwrap_or_default()),
-            _ => Self::Synchronous,
+            _ => match route.filter(|_| deferral.first.is_none() && *method != Method::HEAD) {
+                Some(keep) => Self::DeferredByRoute(keep),
+                None => Self::Synchronous,
+            },
         }
     }
 
@@ -65,7 +76,7 @@ impl Mode {
     pub const fn keep(self) -> Option<Keep> {
         match self {
             Self::Synchronous => None,
-            Self::Deferred(keep) => Some(keep),
+            Self::Deferred(keep) | Self::DeferredByRoute(keep) => Some(keep),
             Self::Preferred(_) => Some(Keep::Result),
         }
     }
@@ -84,6 +95,23 @@ pub fn without_meaning(request: &Parts) -> Option<String> {
     }
     let value: String = String::from_utf8_lossy(first.as_bytes()).chars().take(SHOWN).collect();
     Some(if deferral.more { "there twice".into() } else { format!("{value:?}") })
+}
+
+/// How the requests of a route are deferred if their client does not say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfRoute {
+    /// What becomes of the results; `None`: they are not deferred.
+    pub keep: Option<Keep>,
+    /// The status code of their answer.
+    pub accepted: StatusCode,
+    /// The field whose value is the idempotency key of a client that sends none.
+    pub key_field: Option<HeaderName>,
+}
+
+impl Default for OfRoute {
+    fn default() -> Self {
+        Self { keep: None, accepted: StatusCode::ACCEPTED, key_field: None }
+    }
 }
 
 /// Gives a POST the method that it stands for: not every client can send PUT and DELETE.
@@ -107,13 +135,18 @@ pub fn override_method(request: &mut Parts) -> Result<(), Error> {
 }
 
 /// Returns the client's name for its submission, if it gives one: a string as in RFC 9651 section 3.3.3, or, as
-/// many clients send it, the same without quotes.
+/// many clients send it, the same without quotes. If it gives none, that is the value of `field`, as it is.
 ///
 /// # Errors
 /// `400` if it is neither, or too long.
-pub fn idempotency_key(request: &Parts) -> Result<Option<Box<str>>, Error> {
+pub fn idempotency_key(
+    request: &Parts,
+    field: Option<&HeaderName>,
+) -> Result<Option<Box<str>>, Error> {
     let mut lines = request.headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(value) = lines.next() else { return Ok(None) };
+    let Some(value) = lines.next() else {
+        return field.map_or(Ok(None), |field| key_of_field(request, field));
+    };
     if lines.next().is_some() {
         return Err(Error::bad_parameter("more than one idempotency-key"));
     }
@@ -124,6 +157,20 @@ pub fn idempotency_key(request: &Parts) -> Result<Option<Box<str>>, Error> {
         return Err(Error::bad_parameter("idempotency-key is not of 1 to 255 bytes"));
     }
     Ok(Some(key.into_boxed_str()))
+}
+
+/// Returns the key that the route's own field stands for.
+fn key_of_field(request: &Parts, field: &HeaderName) -> Result<Option<Box<str>>, Error> {
+    let mut lines = request.headers.get_all(field).iter();
+    let Some(value) = lines.next() else { return Ok(None) };
+    let key = value.to_str().ok().map(str::trim).filter(|_| lines.next().is_none());
+    match key {
+        Some("") => Ok(None),
+        Some(key) if key.len() <= MAX_KEY => Ok(Some(key.into())),
+        _ => Err(Error::bad_parameter(format!(
+            "{field} is the idempotency key here: it must be there once, with at most {MAX_KEY} bytes of ASCII"
+        ))),
+    }
 }
 
 fn key(value: &HeaderValue) -> Option<String> {
@@ -196,7 +243,7 @@ mod tests {
         ] {
             let fields: Vec<_> = values.iter().map(|value| (ASYNC, *value)).collect();
             let parts = parts(method, &fields);
-            let (mode, preferences) = Mode::of(&parts);
+            let (mode, preferences) = Mode::of(&parts, None);
             assert_eq!(preferences, Preferences::default());
             assert_eq!(mode, expected, "{method} {values:?}");
             let is_told = method != "OPTIONS" && !values.is_empty() && mode == Mode::Synchronous;
@@ -218,9 +265,50 @@ mod tests {
             ("OPTIONS", &[(PREFER, "respond-async, wait=3")], Mode::Synchronous),
             ("GET", &[(PREFER, "wait=3")], Mode::Synchronous),
         ] {
-            let (mode, preferences) = Mode::of(&parts(method, fields));
+            let (mode, preferences) = Mode::of(&parts(method, fields), None);
             assert_eq!(mode, expected, "{fields:?}");
             assert_eq!(preferences.wait, Some(wait));
+        }
+    }
+
+    #[test]
+    fn a_route_defers_what_does_not_say_otherwise() {
+        let second = Duration::from_secs(1);
+        for (method, fields, expected) in [
+            ("POST", &[][..], Mode::DeferredByRoute(Keep::Nothing)),
+            ("GET", &[(PREFER, "wait=1")], Mode::DeferredByRoute(Keep::Nothing)),
+            ("HEAD", &[], Mode::Synchronous),
+            ("OPTIONS", &[], Mode::Synchronous),
+            ("HEAD", &[(ASYNC, "true")], Mode::Deferred(Keep::Nothing)),
+            ("POST", &[(ASYNC, "store")], Mode::Deferred(Keep::Result)),
+            ("POST", &[(ASYNC, "no")], Mode::Synchronous),
+            ("POST", &[(ASYNC, "")], Mode::Synchronous),
+            ("POST", &[(ASYNC, "store"), (ASYNC, "store")], Mode::Synchronous),
+            ("POST", &[(PREFER, "respond-async, wait=1")], Mode::Preferred(second)),
+        ] {
+            let (mode, _) = Mode::of(&parts(method, fields), Some(Keep::Nothing));
+            assert_eq!(mode, expected, "{method} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_the_route_s_choice_is_the_key_of_a_client_that_sends_none() {
+        let field = HeaderName::from_static("x-github-delivery");
+        let (longest, own) = ("k".repeat(255), (IDEMPOTENCY_KEY, "own"));
+        let given = |value| (field.clone(), value);
+        for (fields, expected) in [
+            (&[][..], Ok(None)),
+            (&[given("72d3162e-cc78")], Ok(Some("72d3162e-cc78"))),
+            (&[given(" a, \"b\" ")], Ok(Some("a, \"b\""))),
+            (&[given("")], Ok(None)),
+            (&[given(&longest)], Ok(Some(longest.as_str()))),
+            (&[given(&format!("{longest}k"))], Err(())),
+            (&[given("a"), given("a")], Err(())),
+            (&[given("a"), own.clone()], Ok(Some("own"))),
+            (&[given("a"), (IDEMPOTENCY_KEY, "two words")], Err(())),
+        ] {
+            let found = idempotency_key(&parts("POST", fields), Some(&field));
+            assert_eq!(found.as_ref().map(Option::as_deref).map_err(drop), expected, "{fields:?}");
         }
     }
 
@@ -262,12 +350,12 @@ mod tests {
             (quoted_longest.as_str(), Some(longest.as_str())),
             (&format!("{longest}k"), None),
         ] {
-            let found = idempotency_key(&parts("PUT", &[(IDEMPOTENCY_KEY, value)]));
+            let found = idempotency_key(&parts("PUT", &[(IDEMPOTENCY_KEY, value)]), None);
             assert_eq!(found.ok().flatten().as_deref(), expected, "{value}");
         }
-        assert_eq!(idempotency_key(&parts("PUT", &[])), Ok(None));
+        assert_eq!(idempotency_key(&parts("PUT", &[]), None), Ok(None));
         let twice = [(IDEMPOTENCY_KEY, "a"), (IDEMPOTENCY_KEY, "a")];
-        assert!(idempotency_key(&parts("PUT", &twice)).is_err());
+        assert!(idempotency_key(&parts("PUT", &twice), None).is_err());
     }
 
     #[test]

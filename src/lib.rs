@@ -18,7 +18,8 @@
 //! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `cross_origin` says which
 //!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
 //!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
-//! - [`routes`]: finds the handler. [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
+//! - [`routes`]: finds the handler. `methods` says which methods a route takes, `signature` who may call it unasked.
+//!   [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` (with the operator's `variables`) prepares them, `child` runs them, each in its
 //!   `group`, with its `descendants` (found in the `process_table`); the `reaper` has the children that deferd inherits;
 //!   `loading` says why a script cannot start, `header_block` reads what CGI scripts answer. `upstream` calls
@@ -69,6 +70,7 @@ pub mod listen;
 pub mod log_writer;
 pub mod logger;
 pub mod memory;
+pub mod methods;
 pub mod metrics;
 pub mod prefer;
 pub mod protocol;
@@ -76,6 +78,7 @@ pub mod retry;
 pub mod routes;
 pub mod server;
 pub mod service;
+pub mod signature;
 pub mod socket;
 pub mod store;
 pub mod workers;

@@ -10,19 +10,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
 use crate::config::Pages;
-use crate::error::Error;
+use crate::deferral;
+use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, Guard};
 use crate::handler::{Handler, Outcome};
 use crate::job::RouteIndex;
 use crate::job::attempt::{Hop, Redirected};
 use crate::job::execution::{Execution, OnLeave};
 use crate::job::request_line::RequestLine;
+use crate::methods::AllowedMethods;
 use crate::retry::Retry;
+use crate::signature::Signature;
 
 /// How many local redirects are followed for one request: as many as Apache follows.
 const MAX_LOCAL_REDIRECTS: usize = 10;
@@ -41,6 +45,12 @@ pub struct Route {
     pub retry: Option<Retry>,
     /// Which web pages may send requests to it.
     pub pages: Pages,
+    /// The methods that it takes.
+    pub methods: AllowedMethods,
+    /// How its requests are deferred if their client does not say so.
+    pub deferral: deferral::OfRoute,
+    /// What its requests must be signed with; `None`: they need not be.
+    pub signature: Option<Signature>,
     /// What runs its requests.
     pub handler: Box<dyn Handler>,
 }
@@ -48,7 +58,15 @@ pub struct Route {
 impl Route {
     /// Returns what the record of a job keeps of its request, which is one of this route.
     pub fn line(&self, request: &Request<Bytes>) -> RequestLine {
-        RequestLine::new(request.method(), shown(request.uri()), &self.prefix)
+        let target = request.uri();
+        let target = if self.hides_query() { target.path() } else { shown(target) };
+        RequestLine::new(request.method(), target, &self.prefix)
+    }
+
+    /// Returns whether the queries of its requests are kept out of logs and records: senders of signed requests have
+    /// tokens in them.
+    pub const fn hides_query(&self) -> bool {
+        self.signature.is_some()
     }
 }
 
@@ -118,6 +136,21 @@ impl Routes {
         }
     }
 
+    /// Returns all routes, in the order of their indexes.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+
+    /// Refuses a request that can never run.
+    ///
+    /// # Errors
+    /// [`Error::MethodNotSupported`], and those of the handler.
+    pub fn check(&self, index: RouteIndex, request: &Parts) -> Result<(), Error> {
+        let route = self.get(index);
+        route.methods.check(&request.method)?;
+        route.handler.check(request)
+    }
+
     /// Runs a request by the handler of its route.
     ///
     /// # Errors
@@ -128,16 +161,20 @@ impl Routes {
         call: &Call,
         execution: &Arc<Execution>,
     ) -> Result<Outcome, Error> {
-        let Route { prefix, handler, .. } = self.get(index);
+        let Route { prefix, handler, methods, .. } = self.get(index);
         let run = || handler.run(call, execution);
         let mut outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             log::error!("route={prefix} its handler panicked");
             Err(Error::Internal("the handler panicked".into()))
         });
-        if let Ok(Outcome::Answer(answer)) = &mut outcome
-            && handler.relays_fields()
-        {
-            answer.guard = Guard::Verbatim;
+        if let Ok(Outcome::Answer(answer)) = &mut outcome {
+            if handler.relays_fields() {
+                answer.guard = Guard::Verbatim;
+            } else if let AllowedMethods::Listed(_) = methods
+                && call.request.method() == Method::OPTIONS
+            {
+                answer.response.headers_mut().insert(ALLOW, allow(&methods.allow()));
+            }
         }
         outcome
     }
@@ -145,8 +182,8 @@ impl Routes {
     /// Returns the request that a local redirect stands for, checked like any other of the same owner.
     ///
     /// # Errors
-    /// [`Error::BadGateway`] if this redirect is one too many; that of the target's handler, if it can
-    /// never run.
+    /// [`Error::BadGateway`] if this redirect is one too many; [`Error::Forbidden`] if the target wants to be signed
+    /// with another secret; that of [`check`](Self::check), if it can never run.
     pub fn redirect(&self, from: &Hop<'_>, target: PathAndQuery) -> Result<Redirected, Error> {
         let count = from.count + 1;
         if count > MAX_LOCAL_REDIRECTS {
@@ -155,12 +192,25 @@ impl Routes {
         }
         let head = redirected(from.call, target);
         let route = self.find(head.uri.path())?;
-        self.get(route).handler.check(&head)?;
+        self.check_secret(from.call, route)?;
+        self.check(route, &head)?;
         let Call { connection, owner, auth_type, .. } = from.call;
         let request = Request::from_parts(head, Bytes::new());
         let call =
             Call { request, connection: *connection, owner: owner.clone(), auth_type: *auth_type };
         Ok(Redirected { call, route, count, deadline: from.deadline })
+    }
+}
+
+impl Routes {
+    /// Checks that a redirected request was signed with the secret of its target, if that has one.
+    fn check_secret(&self, from: &Call, target: RouteIndex) -> Result<(), Error> {
+        let Some(wanted) = &self.get(target).signature else { return Ok(()) };
+        let source = self.get(self.find(from.request.uri().path())?);
+        match &source.signature {
+            Some(signature) if signature.has_secret_of(wanted) => Ok(()),
+            _ => Err(Error::Forbidden("a local redirect to a route with another secret".into())),
+        }
     }
 }
 

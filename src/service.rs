@@ -19,6 +19,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use crate::access_log::AccessLine;
 use crate::api::{self, ASK_AGAIN, Question, id_value};
 use crate::auth::Auth;
+use crate::clock;
 use crate::config::Pages;
 use crate::cors::{self, Sharing};
 use crate::cross_origin::{Policy, Provenance};
@@ -35,7 +36,8 @@ use crate::memory::Allowance;
 use crate::metrics::{Connections, SessionMetrics};
 use crate::prefer::Content;
 use crate::protocol::{ASYNC, ASYNC_ID, DATABASE, JOB, PREFER, PREFERENCE_APPLIED};
-use crate::routes::{Routes, delayed_until};
+use crate::routes::{Route, Routes, delayed_until};
+use crate::signature::{Signature, Unsigned};
 use crate::store::{Lookup, Submission};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -96,9 +98,10 @@ impl Service {
         Self { routes, jobs, policy, auth, max_wait }
     }
 
-    /// Reads the variables of scripts and the users again, where there are any, and tells the log.
+    /// Reads the variables of scripts, the users and the secrets of routes again, and tells the log.
     pub fn reload(&self) {
         self.routes.reload();
+        self.reload_secrets();
         let Some(auth) = &self.auth else { return };
         match auth.reload() {
             Ok(users) if auth.is_copy() => log::info!(
@@ -106,6 +109,20 @@ impl Service {
             ),
             Ok(users) => log::info!("the auth file is read again: {users} users"),
             Err(what) => log::error!("the auth file stays as it was read before: {what}"),
+        }
+    }
+
+    fn reload_secrets(&self) {
+        for Route { prefix, signature, .. } in self.routes.iter() {
+            match signature.as_ref().map(Signature::reload) {
+                Some(Ok(count)) => log::info!("route={prefix} its secrets are read again: {count}"),
+                Some(Err(what)) => {
+                    log::error!(
+                        "route={prefix} cannot reload its secrets, keeping the current ones: {what}"
+                    );
+                }
+                None => {}
+            }
         }
     }
 
@@ -129,7 +146,8 @@ impl Service {
         let seen = Provenance::of(request, connection);
         self.policy.check_host(&seen).or_else(|error| {
             // A load balancer asks under whatever name it knows.
-            let exempt = is_open(request, &without_database(&request.uri));
+            let exempt = without_database(&request.uri)
+                .is_ok_and(|inner| is_open(request, inner.as_ref().unwrap_or(&request.uri)));
             if exempt { Ok(()) } else { Err(error) }
         })?;
         self.policy.check_page(&seen).or_else(|error| {
@@ -140,48 +158,108 @@ impl Service {
 
     /// Whether the route of this target takes requests from every page.
     fn takes_any_page(&self, target: &Uri) -> bool {
-        let Ok(inner) = without_database(target) else { return false };
-        let route = self.routes.find(inner.as_ref().unwrap_or(target).path());
-        route.is_ok_and(|route| self.routes.get(route).pages == Pages::Any)
+        self.route_of(target).is_some_and(|route| route.pages == Pages::Any)
+    }
+
+    /// Returns the route of a target as it was sent.
+    fn route_of(&self, target: &Uri) -> Option<&Route> {
+        let inner = without_database(target).ok()?;
+        let route = self.routes.find(inner.as_ref().unwrap_or(target).path()).ok()?;
+        Some(self.routes.get(route))
     }
 
     fn checked(&self, request: &mut Parts, sharing: Sharing) -> Result<Plan, Error> {
-        deferral::override_method(request)?;
-        let inner = without_database(&request.uri);
-        let caller = match &self.auth {
-            // A load balancer asks this, and has no credentials.
-            Some(_) if is_open(request, &inner) => None,
-            Some(auth) => {
-                let caller = auth.authenticate(&request.headers)?;
-                // They were deferd's: no handler and no disk has any business with them.
-                request.headers.remove(AUTHORIZATION);
-                Some(caller)
+        let located = self.locate(request);
+        let (owner, auth_type) = self.identify(request, located.as_ref().ok().copied())?;
+        let index = located?;
+        let route = self.routes.get(index);
+        let (mode, preferences) = Mode::of(request, route.deferral.keep);
+        let key = match &route.signature {
+            None => self.settle(index, mode, request)?,
+            Some(signature) => {
+                let checked = signature.check_fields(&request.headers, clock::now().stamp);
+                checked.map_err(|what| unsigned(route, what))?;
+                None
             }
-            None => None,
         };
-        if let Some(uri) = inner? {
+        let asked = match mode {
+            Mode::Synchronous => api::question(&request.method, request.uri.path()),
+            _ => None,
+        };
+        let wait = preferences.wait.filter(|_| matches!(asked, Some(Question::End(_))));
+        let content = preferences.content;
+        Ok(Plan { route: index, mode, key, asked, wait, content, owner, auth_type, sharing })
+    }
+
+    /// Rewrites the target to the one without database prefix, and the method to the one that it stands for; finds
+    /// the route.
+    fn locate(&self, request: &mut Parts) -> Result<RouteIndex, Error> {
+        if let Some(uri) = without_database(&request.uri)? {
             request.uri = uri;
         }
-        let route = self.routes.find(request.uri.path())?;
-        self.routes.get(route).handler.check(request)?;
-        let (owner, auth_type) = match caller {
-            Some(caller) => (caller.owner, Some(caller.auth_type)),
-            None => (Owner::anonymous(), None),
+        deferral::override_method(request)?;
+        self.routes.find(request.uri.path())
+    }
+
+    /// Returns whose request it is, and how its client has proved that. A route with a signature asks for no user.
+    fn identify(
+        &self,
+        request: &mut Parts,
+        route: Option<RouteIndex>,
+    ) -> Result<(Owner, Option<&'static str>), Error> {
+        let signature = route.and_then(|route| self.routes.get(route).signature.as_ref());
+        let identity = match (&self.auth, signature) {
+            (None, None) => return Ok((Owner::anonymous(), None)),
+            // A load balancer asks this, and has no credentials.
+            (Some(_), None) if is_open(request, &request.uri) => {
+                return Ok((Owner::anonymous(), None));
+            }
+            (Some(auth), None) => {
+                let caller = auth.authenticate(&request.headers)?;
+                (caller.owner, Some(caller.auth_type))
+            }
+            (_, Some(signature)) => (signature.owner.clone(), None),
         };
-        let (mode, preferences) = Mode::of(request);
-        let (mut key, mut asked, mut wait) = (None, None, None);
-        if mode != Mode::Synchronous {
-            key = deferral::idempotency_key(request)?;
-        } else if let Some(found) = api::question(&request.method, request.uri.path()) {
-            asked = Some(found);
-            wait = preferences.wait.filter(|_| matches!(found, Question::End(_)));
+        if self.auth.is_some() {
+            // They are deferd's: no handler and no disk has any business with them.
+            request.headers.remove(AUTHORIZATION);
         }
+        Ok(identity)
+    }
+
+    /// Makes the last checks, once it is known whose request it is. Returns by what the client names the job.
+    fn settle(
+        &self,
+        index: RouteIndex,
+        mode: Mode,
+        request: &Parts,
+    ) -> Result<Option<Box<str>>, Error> {
+        self.routes.check(index, request)?;
+        if mode == Mode::Synchronous {
+            return Ok(None);
+        }
+        let field = self.routes.get(index).deferral.key_field.as_ref();
+        let key = deferral::idempotency_key(request, field)?;
         // What has a key may be known already, and then needs no room.
-        if mode != Mode::Synchronous && key.is_none() {
+        if key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
-        let content = preferences.content;
-        Ok(Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing })
+        Ok(key)
+    }
+
+    /// Checks the signature of a request whose route wants one, and then what had to wait for that.
+    fn check_content(
+        &self,
+        plan: &mut Plan,
+        head: &mut Parts,
+        content: &[u8],
+    ) -> Result<(), Error> {
+        let route = self.routes.get(plan.route);
+        let Some(signature) = &route.signature else { return Ok(()) };
+        let verified = signature.verify(&mut head.headers, content, clock::now().stamp);
+        verified.map_err(|what| unsigned(route, what))?;
+        plan.key = self.settle(plan.route, plan.mode, head)?;
+        Ok(())
     }
 
     fn submit(
@@ -289,7 +367,10 @@ impl Session<'_> {
         };
         self.last.set(None);
         cors::disclose(&mut response, sharing);
-        let line = AccessLine::of(&request.method, &request.uri, connection, begin);
+        let mut line = AccessLine::of(&request.method, &request.uri, connection, begin);
+        if self.service.route_of(&request.uri).is_some_and(Route::hides_query) {
+            line = line.without_query();
+        }
         line.write(&Owner::anonymous(), "-", &response, &*self.peer);
         self.metrics.observe(began.elapsed());
         Err(Box::new(response.into()))
@@ -305,11 +386,26 @@ impl Session<'_> {
     }
 
     /// Answers a whole request, which the client waits for.
-    pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
+    pub fn call(
+        &self,
+        mut plan: Plan,
+        mut head: Parts,
+        body: Bytes,
+        connection: Connection,
+    ) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
         let began = Instant::now();
+        let mut line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
+        if service.routes.get(plan.route).hides_query() {
+            line = line.without_query();
+        }
+        if let Err(error) = service.check_content(&mut plan, &mut head, &body) {
+            let response = plan.refusal(&error);
+            let prefix = &service.routes.get(plan.route).prefix;
+            line.write(&Owner::anonymous(), prefix, &response, peer);
+            return response.into();
+        }
         let Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing } = plan;
-        let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
         let preferred = wait.is_some() || matches!(mode, Mode::Preferred(_));
@@ -318,18 +414,9 @@ impl Session<'_> {
         if let Some((_, job)) = &asked {
             self.wait_for(job, wait, last.as_ref());
         }
-        let answer = match mode {
-            Mode::Synchronous if peer.was_seen_leaving() => Err(Error::Cancelled),
-            Mode::Synchronous => self.run(route, &call),
-            Mode::Deferred(keep) => service
-                .submit(route, call, keep, key)
-                .map(|job| accepted((keep == Keep::Result).then_some(job.id), content).into()),
-            Mode::Preferred(span) => {
-                let job = service.submit(route, call, Keep::Result, key);
-                job.map(|job| service.answer_in_time(route, job, span, content, peer))
-            }
-        };
-        let mut answer = answer.unwrap_or_else(|error| error.response().into());
+        let mut answer = self
+            .run_or_defer(route, mode, call, key, content)
+            .unwrap_or_else(|error| error.response().into());
         if let Some((asked, job)) = asked
             && asked.may_be_pending(answer.response.status())
         {
@@ -342,6 +429,37 @@ impl Session<'_> {
         line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
         self.metrics.observe(began.elapsed());
         answer
+    }
+
+    /// Runs a request, or makes a job of it, as its mode says.
+    fn run_or_defer(
+        &self,
+        route: RouteIndex,
+        mode: Mode,
+        call: Call,
+        key: Option<Box<str>>,
+        content: Option<Content>,
+    ) -> Result<Answer, Error> {
+        let (service, peer) = (self.service, &*self.peer);
+        let id_of = |job: JobKey, keep| (keep == Keep::Result).then_some(job.id);
+        match mode {
+            Mode::Synchronous if peer.was_seen_leaving() => Err(Error::Cancelled),
+            Mode::Synchronous => self.run(route, &call),
+            Mode::Deferred(keep) => {
+                let job = service.submit(route, call, keep, key)?;
+                Ok(accepted(id_of(job, keep), content).into())
+            }
+            Mode::DeferredByRoute(keep) => {
+                let job = service.submit(route, call, keep, key)?;
+                let mut response = accepted(id_of(job, keep), content);
+                *response.status_mut() = service.routes.get(route).deferral.accepted;
+                Ok(response.into())
+            }
+            Mode::Preferred(span) => {
+                let job = service.submit(route, call, Keep::Result, key)?;
+                Ok(service.answer_in_time(route, job, span, content, peer))
+            }
+        }
     }
 
     /// Waits for the job that the client asks for: as long as it prefers; at least for a moment if its last
@@ -455,10 +573,15 @@ fn announced_length(request: &Parts) -> usize {
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Whether nobody needs to say who they are for this request. Deferred, it would need an owner.
-fn is_open(request: &Parts, inner: &Result<Option<Uri>, Error>) -> bool {
-    let uri = inner.as_ref().ok().and_then(Option::as_ref).unwrap_or(&request.uri);
-    api::is_open(uri.path()) && Mode::of(request).0 == Mode::Synchronous
+/// Whether nobody needs to say who they are for this request of an own target. Deferred, it would need an owner.
+fn is_open(request: &Parts, target: &Uri) -> bool {
+    api::is_open(target.path()) && Mode::of(request, None).0 == Mode::Synchronous
+}
+
+/// Returns the refusal of a request that is not signed as its route wants it. The log alone says why.
+fn unsigned(route: &Route, what: Unsigned) -> Error {
+    log::info!("route={} a request is not signed: {what}", route.prefix);
+    Error::NotAuthorized
 }
 
 /// The target without `/_db/_system`; `None` where it has no database prefix.

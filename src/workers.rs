@@ -274,6 +274,7 @@ mod tests {
     use crate::job::{Keep, Rerun, RouteIndex};
     use crate::ledger::schedule::Limit;
     use crate::memory::Budget;
+    use crate::methods::AllowedMethods;
     use crate::routes::Route;
     use crate::store::memory::MemoryStore;
     use crate::store::{Lane, Lookup, Plan, Room, Submission};
@@ -304,6 +305,9 @@ mod tests {
             time_limit: Duration::from_secs(60),
             retry: None,
             pages: Pages::Own,
+            methods: AllowedMethods::NoTrace,
+            deferral: Default::default(),
+            signature: None,
             handler: Box::new(short),
         }]));
         let memory = Budget::new(1 << 20);

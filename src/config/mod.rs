@@ -6,6 +6,7 @@
 
 mod address;
 mod file;
+mod hook;
 mod route;
 mod sizes;
 mod value;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::{Address, Listen, Socket, UnixSocket};
+pub use hook::HookConfig;
 use lexopt::ValueExt;
 use log::LevelFilter;
 pub use route::{CONNECT_TIMEOUT, Pages, RouteConfig, Target};
@@ -398,6 +400,8 @@ impl Config {
                 let what = "this prefix has a route already";
                 return Err(Invalid::new(&route.place, &route.prefix, what));
             }
+            let has_owner = route.hook.check_owner(self.auth.is_some());
+            has_owner.map_err(|what| Invalid::new("--route", &route.prefix, what))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Authority;
 
+use super::hook::{self, HookConfig};
 use super::value;
 use crate::handler::{Links, variables};
 use crate::job::Rerun;
@@ -48,6 +49,8 @@ pub struct RouteConfig {
     pub env_file: Option<PathBuf>,
     /// Which of deferd's own variables its scripts get.
     pub pass_env: Vec<String>,
+    /// How its requests are taken, where its client cannot say so.
+    pub hook: HookConfig,
 }
 
 /// Which web pages may send requests to a route.
@@ -111,6 +114,7 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
         links: Links::Inside,
         env_file: None,
         pass_env: Vec::new(),
+        hook: HookConfig::default(),
     };
     for option in rest {
         let (name, text) = option
@@ -123,11 +127,12 @@ pub fn parse(text: &str) -> Result<RouteConfig, String> {
                     it is missing"
             .into());
     }
+    route.hook.check()?;
     Ok(route)
 }
 
 /// Sets one option of a route from its text.
-type Setter = fn(&mut RouteConfig, &str) -> Result<(), String>;
+pub type Setter = fn(&mut RouteConfig, &str) -> Result<(), String>;
 
 /// The options of every route.
 const OPTIONS: [(&str, Setter); 8] = [
@@ -166,7 +171,7 @@ fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
         Target::Upstream(_) => ("a route", &OF_UPSTREAMS),
         Target::Cgi(_) | Target::Run(_) => ("a route to scripts", &OF_SCRIPTS),
     };
-    let options = OPTIONS.iter().chain(more);
+    let options = OPTIONS.iter().chain(more).chain(&hook::OPTIONS);
     if let Some((_, setter)) = options.clone().find(|(option, _)| *option == name) {
         return setter(route, text);
     }

@@ -17,7 +17,7 @@ use super::child::Output;
 use super::header_block::{self, HeaderBlock};
 use super::hop_by_hop::{self, Direction};
 use super::run::run_script;
-use super::{Handler, Outcome, ScriptRoute, check_method, locate};
+use super::{Handler, Outcome, ScriptRoute, locate};
 use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
 use crate::job::execution::Execution;
@@ -36,7 +36,6 @@ impl CgiHandler {
 
 impl Handler for CgiHandler {
     fn check(&self, request: &Parts) -> Result<(), Error> {
-        check_method(&request.method)?;
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use rustix::process::Rlimit;
 
 use crate::error::{Error, allow};
@@ -99,15 +99,6 @@ pub trait Handler: Send + Sync {
 
 /// The methods of a resource that takes any.
 pub const ANY_METHOD: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
-
-/// Refuses TRACE: a script or an upstream would show the client fields that the client must not see,
-/// or run for a method that must have no effect (RFC 9110 section 9.3.8).
-///
-/// # Errors
-/// [`Error::MethodNotSupported`].
-pub fn check_method(method: &Method) -> Result<(), Error> {
-    if method == Method::TRACE { Err(Error::MethodNotSupported(ANY_METHOD.into())) } else { Ok(()) }
-}
 
 /// Returns the answer to OPTIONS (RFC 9110 section 9.3.7).
 pub fn options(methods: &str) -> Response<Bytes> {

@@ -12,9 +12,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::child::{self, Output, Script};
-use super::{
-    ANY_METHOD, Handler, Outcome, ScriptRoute, check_method, environment, locate, options,
-};
+use super::{ANY_METHOD, Handler, Outcome, ScriptRoute, environment, locate, options};
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::job::execution::Execution;
@@ -34,7 +32,6 @@ impl RunHandler {
 
 impl Handler for RunHandler {
     fn check(&self, request: &Parts) -> Result<(), Error> {
-        check_method(&request.method)?;
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 

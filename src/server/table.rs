@@ -7,11 +7,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use http::Uri;
+use http::{StatusCode, Uri};
 
 use crate::api::{Access, Api};
-use crate::config::{CONNECT_TIMEOUT, Config, Invalid, Pages, RouteConfig, Target};
+use crate::config::{CONNECT_TIMEOUT, Config, HookConfig, Invalid, Pages, RouteConfig, Target};
+use crate::deferral::OfRoute;
 use crate::descriptors::Descriptors;
+use crate::exchange::Owner;
 use crate::handler::cgi::CgiHandler;
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
@@ -21,8 +23,10 @@ use crate::job::Rerun;
 use crate::job::execution::OnLeave;
 use crate::jobs::Jobs;
 use crate::ledger::schedule::Limit;
+use crate::methods::AllowedMethods;
 use crate::protocol::{ADMIN, API, SERVER};
 use crate::routes::{Route, Routes};
+use crate::signature::Signature;
 use crate::store::{Lane, Plan};
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
@@ -50,6 +54,9 @@ pub fn routes(
         time_limit: config.timeout,
         retry: None,
         pages: Pages::Own,
+        methods: AllowedMethods::OfHandler,
+        deferral: OfRoute::default(),
+        signature: None,
         handler: Box::new(api()),
     });
     let configured = config.routes.iter().map(|route| {
@@ -63,11 +70,40 @@ pub fn routes(
             time_limit: route.timeout.unwrap_or(config.timeout),
             retry: route.retry.clone(),
             pages: route.pages,
+            methods: methods(route),
+            deferral: deferral(route),
+            signature: signature(route)?,
             handler: handler(route, config, descriptors)?,
         })
     });
     let routes: Result<Vec<Route>, Invalid> = built_in.map(Ok).chain(configured).collect();
     routes.map(Routes::new)
+}
+
+fn methods(route: &RouteConfig) -> AllowedMethods {
+    route.hook.methods.clone().map_or(AllowedMethods::NoTrace, AllowedMethods::Listed)
+}
+
+/// Returns how the requests of a route are deferred if their client does not say so.
+fn deferral(route: &RouteConfig) -> OfRoute {
+    let HookConfig { defer, accepted, idempotency, .. } = &route.hook;
+    OfRoute {
+        keep: *defer,
+        accepted: accepted.unwrap_or(StatusCode::ACCEPTED),
+        key_field: idempotency.clone(),
+    }
+}
+
+/// Reads the secrets of a route.
+fn signature(route: &RouteConfig) -> Result<Option<Signature>, Invalid> {
+    let HookConfig { secret: Some(path), signature: Some(scheme), owner, .. } = &route.hook else {
+        return Ok(None);
+    };
+    let owner = owner.as_deref().map_or(Owner::anonymous(), Owner::named);
+    let signature = Signature::load(*scheme, path, owner);
+    let invalid =
+        |what| Invalid::new("--route", &route.prefix, format!("secret {}: {what}", path.display()));
+    signature.map(Some).map_err(invalid)
 }
 
 /// Returns the prefixes of all routes, in the order of the table.

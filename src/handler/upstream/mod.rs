@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use ureq::{Agent, Body};
 
 use super::hop_by_hop::{self, Direction};
-use super::{Handler, Outcome, check_method};
+use super::{Handler, Outcome};
 use crate::config::shown;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
@@ -98,7 +98,6 @@ impl UpstreamHandler {
 
 impl Handler for UpstreamHandler {
     fn check(&self, request: &Parts) -> Result<(), Error> {
-        check_method(&request.method)?;
         request::target(&self.route, &request.uri).map(drop)
     }
 

@@ -1,0 +1,184 @@
+//! The options of a route that other people's services call: which methods, whether it defers by itself, and who signs.
+//!
+//! Owns their syntax and which of them belong together. Reads no file. Invariant: an option that would have no effect
+//! is refused.
+
+use std::path::PathBuf;
+
+use http::{HeaderName, Method, StatusCode};
+
+use super::route::Setter;
+use super::value;
+use crate::job::Keep;
+use crate::methods;
+use crate::signature::Scheme;
+
+/// How the requests of a route are taken, where its client cannot say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookConfig {
+    /// The methods that it takes; `None`: all but TRACE.
+    pub methods: Option<Vec<Method>>,
+    /// What becomes of the results if its requests are deferred unasked.
+    pub defer: Option<Keep>,
+    /// The status code of the answer to those, where not `202`.
+    pub accepted: Option<StatusCode>,
+    /// The field whose value is the idempotency key of a client that sends none.
+    pub idempotency: Option<HeaderName>,
+    /// The file of the secrets that its requests are signed with.
+    pub secret: Option<PathBuf>,
+    /// How they are signed.
+    pub signature: Option<Scheme>,
+    /// The user to whom the jobs of signed requests belong.
+    pub owner: Option<String>,
+}
+
+/// Its options by name.
+pub const OPTIONS: [(&str, Setter); 7] = [
+    ("methods", |r, v| methods::parse(v).map(|v| r.hook.methods = Some(v))),
+    ("defer", |r, v| {
+        let words = [("store", Keep::Result), ("drop", Keep::Nothing)];
+        value::choice(v, words).map(|v| r.hook.defer = Some(v))
+    }),
+    ("accepted", |r, v| success(v).map(|v| r.hook.accepted = Some(v))),
+    ("idempotency", |r, v| field(v).map(|v| r.hook.idempotency = Some(v))),
+    ("secret", |r, v| value::path(v).map(|v| r.hook.secret = Some(v))),
+    ("signature", |r, v| scheme(v).map(|v| r.hook.signature = Some(v))),
+    ("owner", |r, v| user(v).map(|v| r.hook.owner = Some(v))),
+];
+
+impl HookConfig {
+    /// Checks that nothing is missing beside what is there.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check(&self) -> Result<(), String> {
+        if self.accepted.is_some() && self.defer.is_none() {
+            return Err(
+                "accepted says how to answer what defer=store or drop defers: it is missing".into(),
+            );
+        }
+        match (&self.secret, self.signature) {
+            (Some(_), None) => {
+                Err("signature says how requests are signed with the secret: it is \
+                                    missing (github, gitea, gitlab or standard)"
+                    .into())
+            }
+            (None, Some(_)) => {
+                Err("secret=FILE has the secrets of the signature: it is missing".into())
+            }
+            (None, None) if self.owner.is_some() => {
+                Err("owner says whose signed requests are: secret=FILE is missing".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the jobs of signed requests have an owner where there are users, and none where there are none.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check_owner(&self, has_users: bool) -> Result<(), &'static str> {
+        match (&self.secret, &self.owner) {
+            (Some(_), None) if has_users => {
+                Err("with --auth a route with a secret needs owner=USER: whose jobs they are")
+            }
+            (Some(_), Some(_)) if !has_users => {
+                Err("owner=USER without --auth: no client could collect the results")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn success(text: &str) -> Result<StatusCode, String> {
+    let code = text.parse().ok().filter(StatusCode::is_success);
+    code.ok_or_else(|| "not a status code from 200 to 299".into())
+}
+
+fn field(text: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| "not the name of a field".into())
+}
+
+fn scheme(text: &str) -> Result<Scheme, String> {
+    match text {
+        "github" => Ok(Scheme::GitHub),
+        "gitea" => Ok(Scheme::Gitea),
+        "gitlab" => Ok(Scheme::GitLab),
+        "standard" => Ok(Scheme::Standard),
+        _ => Err("neither github, gitea, gitlab nor standard".into()),
+    }
+}
+
+fn user(text: &str) -> Result<String, String> {
+    crate::auth::check_name(text)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::route::parse;
+    use super::*;
+
+    #[test]
+    fn the_options_of_hooks_are_read() {
+        assert_eq!(parse("/=run:x").unwrap().hook, HookConfig::default());
+        let route = parse(
+            "/hook/=run:x,defer=store,accepted=200,idempotency=X-GitHub-Delivery,methods=POST+GET,\
+             secret=/etc/s,signature=github,owner=ann",
+        );
+        let expected = HookConfig {
+            methods: Some(vec![Method::POST, Method::GET]),
+            defer: Some(Keep::Result),
+            accepted: Some(StatusCode::OK),
+            idempotency: Some(HeaderName::from_static("x-github-delivery")),
+            secret: Some("/etc/s".into()),
+            signature: Some(Scheme::GitHub),
+            owner: Some("ann".into()),
+        };
+        assert_eq!(route.unwrap().hook, expected);
+        for (text, scheme) in
+            [("gitea", Scheme::Gitea), ("gitlab", Scheme::GitLab), ("standard", Scheme::Standard)]
+        {
+            let route = parse(&format!("/=http://h,secret=s,signature={text},defer=drop")).unwrap();
+            assert_eq!(
+                (route.hook.signature, route.hook.defer),
+                (Some(scheme), Some(Keep::Nothing))
+            );
+        }
+    }
+
+    #[test]
+    fn options_of_hooks_are_refused_by_name() {
+        for (options, part) in [
+            ("defer=yes", "defer \"yes\": neither store nor drop"),
+            ("defer=store,accepted=302", "accepted \"302\": not a status code from 200 to 299"),
+            ("accepted=200", "it is missing"),
+            ("idempotency=a b", "idempotency \"a b\": not the name of a field"),
+            ("methods=get", "methods \"get\": \"get\" is not a method"),
+            ("secret=s", "signature says how"),
+            ("signature=github", "secret=FILE has the secrets"),
+            ("secret=s,signature=sha1", "neither github, gitea, gitlab nor standard"),
+            ("secret=,signature=github", "secret \"\": not a path"),
+            ("owner=ann", "secret=FILE is missing"),
+            ("secret=s,signature=github,owner=a b", "owner \"a b\": a user name"),
+        ] {
+            let error = parse(&format!("/x=run:y,{options}")).unwrap_err();
+            assert!(error.contains(part), "{options}: {error}");
+        }
+    }
+
+    #[test]
+    fn signed_jobs_have_an_owner_exactly_where_there_are_users() {
+        let hook = |owner| {
+            let text = format!("/=run:x,secret=s,signature=github{owner}");
+            parse(&text).unwrap().hook
+        };
+        assert!(
+            hook("").check_owner(false).is_ok() && hook(",owner=ann").check_owner(true).is_ok()
+        );
+        assert!(
+            hook("").check_owner(true).is_err() && hook(",owner=ann").check_owner(false).is_err()
+        );
+        assert!(HookConfig::default().check_owner(true).is_ok());
+    }
+}
