@@ -27,6 +27,12 @@ pub const EXIT_CODE: HeaderName = HeaderName::from_static("x-exit-code");
 /// The signal that ended a program.
 pub const EXIT_SIGNAL: HeaderName = HeaderName::from_static("x-exit-signal");
 
+/// The last line that a program wrote to stderr which failed as a job.
+pub const STDERR: HeaderName = HeaderName::from_static("x-stderr");
+
+/// The status code of a job's result, on its status (OData 4.01 section 8.3.1).
+pub const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
+
 /// A client's name for its submission (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -66,6 +72,15 @@ pub const JOB: &str = "/_api/job";
 
 /// Its other name.
 pub const ADMIN_JOB: &str = "/_admin/job";
+
+/// Which of the three states before *done* a job is in.
+pub const JOB_STATE: HeaderName = HeaderName::from_static("x-job-state");
+
+/// What a person may do about a refusal.
+pub const HINT: HeaderName = HeaderName::from_static("x-hint");
+
+/// The records of the jobs.
+pub const ADMIN_JOBS: &str = "/_admin/jobs";
 
 /// The version.
 pub const VERSION: &str = "/_api/version";

@@ -9,7 +9,7 @@ mod route;
 mod sizes;
 mod value;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ pub use address::Address;
 use lexopt::ValueExt;
 pub use route::{CONNECT_TIMEOUT, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
+pub use value::duration;
 
 /// `--help`.
 pub const HELP: &str = include_str!("help.txt");
@@ -142,6 +143,8 @@ pub enum Command {
     Version,
     /// Make a token for this user.
     Token(String),
+    /// Carry out this command of the client, with its arguments.
+    Client(&'static str, Vec<OsString>),
 }
 
 /// What is wrong with the configuration, in words for the operator.
@@ -197,6 +200,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
                     parser.value().map_err(|_| Invalid::new("token", "", "USER is missing"))?;
                 return Ok(Command::Token(user.string()?));
             }
+            lexopt::Arg::Value(word) if client_command(&word).is_some() => {
+                let word = client_command(&word).unwrap_or_default();
+                return Ok(Command::Client(word, parser.raw_args()?.collect()));
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -205,6 +212,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
     }
     config.check()?;
     Ok(Command::Serve(Box::new(config)))
+}
+
+/// The words that name a command of the client.
+const CLIENT: [&str; 9] =
+    ["submit", "run", "status", "wait", "fetch", "log", "list", "cancel", "delete"];
+
+fn client_command(word: &OsStr) -> Option<&'static str> {
+    CLIENT.into_iter().find(|command| word == *command)
 }
 
 /// Sets one option of a configuration from its text.
