@@ -18,6 +18,9 @@ pub const ASYNC_JOB_ID: HeaderName = HeaderName::from_static("x-arango-async-job
 /// The last line that a running job has written to stderr.
 pub const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
 
+/// How far a pending job is: `waiting`, `delayed` or `running`.
+pub const JOB_STATE: HeaderName = HeaderName::from_static("x-job-state");
+
 /// The number of attempts that a job's result took, if its route tries again.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-attempts");
 
@@ -55,6 +58,9 @@ pub const EXPOSED: HeaderValue = HeaderValue::from_static(
      preference-applied, x-attempts, x-exit-code, x-exit-signal",
 );
 
+/// What a person may do about a refusal.
+pub const HINT: HeaderName = HeaderName::from_static("x-hint");
+
 /// The prefix of a path that names its database.
 pub const DATABASE: &str = "/_db/";
 
@@ -73,14 +79,8 @@ pub const JOB: &str = "/_api/job";
 /// Its other name.
 pub const ADMIN_JOB: &str = "/_admin/job";
 
-/// Which of the three states before *done* a job is in.
-pub const JOB_STATE: HeaderName = HeaderName::from_static("x-job-state");
-
-/// What a person may do about a refusal.
-pub const HINT: HeaderName = HeaderName::from_static("x-hint");
-
 /// The records of the jobs.
-pub const ADMIN_JOBS: &str = "/_admin/jobs";
+pub const JOB_RECORDS: &str = "/_admin/jobs";
 
 /// The version.
 pub const VERSION: &str = "/_api/version";

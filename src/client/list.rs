@@ -10,7 +10,7 @@ use super::arguments::{Form, List};
 use super::output::print;
 use super::server::{Question, Server};
 use super::{Trouble, printable};
-use crate::protocol::{ADMIN_JOBS, JOB};
+use crate::protocol::{JOB, JOB_RECORDS};
 
 /// How many records are asked for at once: the most that there are.
 const RECORDS: usize = 1_000;
@@ -49,7 +49,7 @@ fn print_records(server: &Server, list: &List) -> Result<bool, Trouble> {
     let state = list.state.as_ref().map_or_else(String::new, |state| format!("&state={state}"));
     let mut after = String::new();
     loop {
-        let path = format!("{ADMIN_JOBS}?count={RECORDS}{state}{after}");
+        let path = format!("{JOB_RECORDS}?count={RECORDS}{state}{after}");
         let mut answer = server.ask(Question::new(Method::GET, path))?;
         match answer.status() {
             200 => {}
@@ -58,7 +58,7 @@ fn print_records(server: &Server, list: &List) -> Result<bool, Trouble> {
         }
         let content = answer.content()?;
         let page: Value = serde_json::from_slice(&content)
-            .map_err(|error| Trouble::Refused(format!("{ADMIN_JOBS}: {error}")))?;
+            .map_err(|error| Trouble::Refused(format!("{JOB_RECORDS}: {error}")))?;
         let jobs = page["jobs"].as_array().map(Vec::as_slice).unwrap_or_default();
         if list.form == Form::Json {
             print(&format!("{}\n", String::from_utf8_lossy(&content).trim_end()))?;
