@@ -45,11 +45,15 @@
 //! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
 //! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
 //! - [`error`]: the one table of deferd's own errors.
+//!
+//! And beside all of this: `client`, the commands that ask a deferd, such as `deferd run`.
 
 pub mod access_log;
 pub mod allowed_hosts;
 pub mod api;
 pub mod auth;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod content;

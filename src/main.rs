@@ -21,6 +21,12 @@ fn main() -> ExitCode {
         Ok(Command::Help) => print(config::HELP),
         Ok(Command::Version) => print(concat!("deferd ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Token(user)) => token(&user),
+        #[cfg(feature = "client")]
+        Ok(Command::Client(word, arguments)) => deferd::client::main(word, arguments),
+        #[cfg(not(feature = "client"))]
+        Ok(Command::Client(word, _)) => {
+            fail(2, &format!("{word}: this deferd was built without the client"))
+        }
         Ok(Command::Serve(config)) => serve(&config),
         Err(invalid) => fail(2, &invalid),
     }

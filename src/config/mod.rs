@@ -12,7 +12,7 @@ mod sizes;
 mod value;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use lexopt::ValueExt;
 use log::LevelFilter;
 pub use route::{CONNECT_TIMEOUT, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
+pub use value::duration;
 
 /// `--help`.
 pub const HELP: &str = include_str!("help.txt");
@@ -158,6 +159,8 @@ pub enum Command {
     Version,
     /// Make a token for this user.
     Token(String),
+    /// Carry out this command of the client, with its arguments.
+    Client(&'static str, Vec<OsString>),
 }
 
 /// What is wrong with the configuration, in words for the operator.
@@ -213,6 +216,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
                 let is_first = from_line.is_empty() && config == Config::default();
                 return token(&mut parser, is_first);
             }
+            lexopt::Arg::Value(word) if client_command(&word).is_some() => {
+                let word = client_command(&word).unwrap_or_default();
+                return Ok(Command::Client(word, parser.raw_args()?.collect()));
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -245,6 +252,14 @@ fn token(parser: &mut lexopt::Parser, is_first: bool) -> Result<Command, Invalid
         }
     }
     user.map(Command::Token).ok_or_else(|| Invalid::new("token", "", "USER is missing"))
+}
+
+/// The words that name a command of the client.
+const CLIENT: [&str; 9] =
+    ["submit", "run", "status", "wait", "fetch", "log", "list", "cancel", "delete"];
+
+fn client_command(word: &OsStr) -> Option<&'static str> {
+    CLIENT.into_iter().find(|command| word == *command)
 }
 
 /// Sets one option of a configuration from its text.

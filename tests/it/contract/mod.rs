@@ -3,6 +3,8 @@
 mod auth;
 mod browser;
 mod builtins;
+#[cfg(feature = "client")]
+mod client;
 mod deadlines;
 mod deferring;
 mod drain;

@@ -1,0 +1,100 @@
+//! `deferd log`: what a job's script wrote to stderr.
+//!
+//! Owns how a log is followed: a deferd that can sends it as it comes; of another one, the log is asked for each
+//! second, and what is new in it is found. Invariant: stdout gets each byte once; what a script wrote in between
+//! beyond what deferd keeps is lost.
+
+use http::Method;
+use http::header::TRANSFER_ENCODING;
+
+use super::commands::unknown;
+use super::job::{self, State};
+use super::output::{Broken, Output, print_bytes};
+use super::server::{Answer, Patience, Question, Server};
+use super::{Outcome, Trouble};
+use crate::job::JobId;
+
+/// Prints a log as it is.
+///
+/// # Errors
+/// [`Trouble::Refused`].
+pub fn show(server: &Server, id: JobId) -> Result<Outcome, Trouble> {
+    let answer = server.ask(question(id, ""))?;
+    let Some(mut answer) = found(answer)? else { return Ok(unknown(id)) };
+    print_bytes(&answer.content()?)?;
+    Ok(Outcome::Done)
+}
+
+/// Prints a log to the end of its job.
+///
+/// # Errors
+/// [`Trouble::Refused`].
+pub fn follow(server: &Server, id: JobId) -> Result<Outcome, Trouble> {
+    let answer = server.ask_for(question(id, "?follow=1"), Patience::Endless)?;
+    let Some(mut answer) = found(answer)? else { return Ok(unknown(id)) };
+    if answer.has(&TRANSFER_ENCODING) {
+        let printed = Output::Stdout.write(&mut answer.response.body_mut().as_reader());
+        printed.map_err(|broken| match broken {
+            Broken::Content(error) => {
+                Trouble::Refused(format!("job {id}: its log breaks off: {error}"))
+            }
+            Broken::Output(what) => Trouble::Refused(what),
+        })?;
+        return Ok(Outcome::Done);
+    }
+    let mut last = answer.content()?;
+    print_bytes(&last)?;
+    loop {
+        // In this order: what was written before the end is in the log that is read after it.
+        let state = job::state(server, id, 1)?;
+        let log = server.ask(question(id, ""))?;
+        let Some(mut answer) = found(log)? else { return Ok(Outcome::Done) };
+        let log = answer.content()?;
+        print_bytes(fresh(&last, &log))?;
+        last = log;
+        if !matches!(state, State::Pending(_)) {
+            return Ok(Outcome::Done);
+        }
+    }
+}
+
+fn question(id: JobId, query: &str) -> Question {
+    Question::new(Method::GET, job::path(id, "/log") + query)
+}
+
+/// Returns `None` if there is no such job.
+fn found(answer: Answer) -> Result<Option<Answer>, Trouble> {
+    match answer.status() {
+        // Nothing follows any more.
+        200 | 204 => Ok(Some(answer)),
+        404 => Ok(None),
+        _ => Err(answer.refusal()),
+    }
+}
+
+/// Returns what a log has that it had not before: what is behind the longest end of the one that is the beginning
+/// of the other.
+fn fresh<'a>(before: &[u8], log: &'a [u8]) -> &'a [u8] {
+    let most = before.len().min(log.len());
+    let shared = (0..=most).rev().find(|&n| before.ends_with(&log[..n]));
+    &log[shared.unwrap_or_default()..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_in_a_log_is_shown() {
+        for (before, log, new) in [
+            ("", "one\n", "one\n"),
+            ("one\n", "one\n", ""),
+            ("one\n", "one\ntwo\n", "two\n"),
+            ("one\ntwo\n", "two\nthree\n", "three\n"),
+            ("one\n", "three\n", "three\n"),
+            ("aa", "aaa", "a"),
+        ] {
+            assert_eq!(fresh(before.as_bytes(), log.as_bytes()), new.as_bytes(), "{before:?}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Where content goes: standard output, or a file.
+//!
+//! Owns that a file is whole or not there. Invariant: when [`Output::write`] has returned, a regular file has the
+//! content on disk under its name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::Trouble;
+
+/// Where content goes.
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// A file; one that is there is replaced.
+    File(PathBuf),
+}
+
+/// What broke while content was written.
+pub enum Broken {
+    /// It did not come to its end.
+    Content(io::Error),
+    /// It could not be written there.
+    Output(String),
+}
+
+impl Output {
+    /// Writes content to its end; into a regular file so that it survives a crash.
+    ///
+    /// # Errors
+    /// [`Broken`]; then a regular file is what it was before, unless the path is a link.
+    pub fn write(&self, content: &mut dyn Read) -> Result<(), Broken> {
+        match self {
+            Self::Stdout => {
+                let unwritable = |error| Broken::Output(format!("standard output: {error}"));
+                copy(content, &mut stdout().map_err(unwritable)?, &unwritable)
+            }
+            Self::File(path) => {
+                let unwritable = |error| Broken::Output(format!("{}: {error}", path.display()));
+                // A device, a pipe or a link (/dev/stdout is one, even to a regular file) is written to. To replace it
+                // would take it away from all others.
+                if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+                    return write_through(content, path, &unwritable);
+                }
+                let mut part = Part::create(path).map_err(unwritable)?;
+                copy(content, &mut part.file, &unwritable)?;
+                part.finish(path).map_err(unwritable)
+            }
+        }
+    }
+}
+
+/// Writes to what a path leads to, as it stands there.
+fn write_through(
+    content: &mut dyn Read,
+    path: &Path,
+    unwritable: &dyn Fn(io::Error) -> Broken,
+) -> Result<(), Broken> {
+    let opened = OpenOptions::new().write(true).truncate(true).open(path);
+    let mut file = opened.map_err(unwritable)?;
+    copy(content, &mut file, unwritable)?;
+    let is_regular = file.metadata().is_ok_and(|found| found.is_file());
+    if is_regular { file.sync_all().map_err(unwritable) } else { Ok(()) }
+}
+
+fn copy(
+    content: &mut dyn Read,
+    output: &mut File,
+    unwritable: &dyn Fn(io::Error) -> Broken,
+) -> Result<(), Broken> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match content.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => output.write_all(&buffer[..n]).map_err(unwritable)?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Broken::Content(error)),
+        }
+    }
+}
+
+/// Returns standard output without a buffer, so that what is written there was taken.
+fn stdout() -> io::Result<File> {
+    io::stdout().as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Writes text to standard output.
+///
+/// # Errors
+/// [`Trouble::Refused`].
+pub fn print(text: &str) -> Result<(), Trouble> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes bytes to standard output.
+///
+/// # Errors
+/// [`Trouble::Refused`].
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Trouble> {
+    let written = stdout().and_then(|mut stdout| stdout.write_all(bytes));
+    written.map_err(|error| Trouble::Refused(format!("standard output: {error}")))
+}
+
+/// The beginning of a file, beside it; removed unless it is finished.
+struct Part {
+    path: PathBuf,
+    file: File,
+}
+
+impl Part {
+    fn create(target: &Path) -> io::Result<Self> {
+        let name = target.file_name().ok_or(ErrorKind::IsADirectory)?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.part", std::process::id()));
+        let path = directory(target).join(hidden);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    /// Puts it on disk, under the name of the file.
+    fn finish(self, target: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.path, target)?;
+        File::open(directory(target))?.sync_all()
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // It is not there if it was finished.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn directory(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
