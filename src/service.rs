@@ -113,7 +113,15 @@ impl Service {
             Clients::One => Connections::One,
             Clients::Many => Connections::Many,
         });
-        Session { service: self, peer, clients, last: Cell::new(None), line, metrics }
+        Session {
+            service: self,
+            peer,
+            clients,
+            last: Cell::new(None),
+            line,
+            metrics,
+            began: Cell::new(Instant::now()),
+        }
     }
 
     /// Checks under which name and from which page a request comes, before anything else of it counts.
@@ -237,6 +245,8 @@ pub struct Session<'a> {
     last: Cell<Option<JobKey>>,
     /// The line to the handlers that it runs while their clients wait.
     line: Run,
+    /// When the request began that it has in hand.
+    began: Cell<Instant>,
     /// Where it counts.
     metrics: SessionMetrics<'a>,
 }
@@ -259,7 +269,7 @@ impl Session<'_> {
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = AccessLine::begin();
-        let began = Instant::now();
+        self.began.set(Instant::now());
         let (mut response, sharing) = match self.service.admit(request, connection) {
             Ok(sharing) => match cors::preflight(request, &sharing) {
                 Some(response) => (response, sharing),
@@ -274,7 +284,7 @@ impl Session<'_> {
         cors::disclose(&mut response, sharing);
         let line = AccessLine::of(&request.method, &request.uri, connection, begin);
         line.write(&Owner::anonymous(), "-", &response, &*self.peer);
-        self.metrics.observe(began.elapsed());
+        self.metrics.observe(self.began.get().elapsed());
         Err(Box::new(response.into()))
     }
 
@@ -290,7 +300,6 @@ impl Session<'_> {
     /// Answers a whole request, which the client waits for.
     pub fn call(&self, plan: Plan, head: Parts, body: Bytes, connection: Connection) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
-        let began = Instant::now();
         let Plan { route, mode, key, asked, wait, owner, auth_type, sharing } = plan;
         let line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         let request = Request::from_parts(head, body);
@@ -323,7 +332,7 @@ impl Session<'_> {
         }
         cors::disclose(&mut answer.response, sharing);
         line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
-        self.metrics.observe(began.elapsed());
+        self.metrics.observe(self.began.get().elapsed());
         answer
     }
 
