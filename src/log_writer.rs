@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::metrics;
+
 use log::Level;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::fstat;
@@ -121,6 +123,7 @@ impl Write for LogWriter {
         if state.dropped > 0 || state.waiting.len() + lines.len() > CAPACITY {
             // Also if this line would fit: the lines stay in order, and the count is of those in between.
             state.dropped += 1;
+            metrics::count_lost_line();
         } else {
             state.waiting.extend_from_slice(lines);
         }

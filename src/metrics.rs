@@ -1,17 +1,18 @@
 //! Metrics: what happens in the process and is not counted in the store.
 //!
 //! Owns the durations of requests, the connections, the refused jobs and the lines that the log has lost. How they look
-//! is in `api/metrics`. Invariant: what every request does touches nothing that all share: each session counts in one
-//! of several places, each on cache lines of its own.
+//! is in `api/metrics`. Invariant: what every request does touches nothing that all share: each session counts for
+//! itself, and what it has counted is added up when it is asked for.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::histogram::{BUCKETS, Histogram, bucket, micros};
 use crate::job::Stamp;
-
-/// In how many places durations are counted.
-const PLACES: usize = 16;
 
 /// How many lines the log has lost, of the whole process as the log is.
 static LOST_LINES: AtomicU64 = AtomicU64::new(0);
@@ -61,45 +62,58 @@ impl Reason {
     ];
 }
 
-/// One place for the durations of requests. Invariant of the type: no two share a cache line.
+/// The durations of one session's requests, written by its thread alone.
 #[derive(Default)]
-#[repr(align(128))]
-struct Place {
+struct Durations {
     buckets: [AtomicU64; BUCKETS],
     micros: AtomicU64,
+}
+
+impl Durations {
+    fn add_to(&self, all: &mut Histogram) {
+        for (sum, count) in all.buckets.iter_mut().zip(&self.buckets) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        all.micros = all.micros.saturating_add(self.micros.load(Ordering::Relaxed));
+    }
+}
+
+/// The sessions that there are, and what those have left that there were.
+#[derive(Default)]
+struct Sessions {
+    /// How many there were.
+    ever: u64,
+    /// How many of those that there are stand for one connection.
+    connections: usize,
+    live: HashMap<u64, Arc<Durations>>,
+    ended: Histogram,
 }
 
 /// The counts of one process.
 pub struct Metrics {
     /// When it began.
     pub start: Stamp,
-    places: [Place; PLACES],
-    /// How many sessions there were, by which the next finds its place.
-    sessions: AtomicUsize,
-    connections: AtomicUsize,
+    sessions: Mutex<Sessions>,
     refused: [AtomicU64; Reason::ALL.len()],
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
-            start: SystemTime::now().into(),
-            places: <_>::default(),
-            sessions: AtomicUsize::new(0),
-            connections: AtomicUsize::new(0),
-            refused: <_>::default(),
-        }
+        let start = SystemTime::now().into();
+        Self { start, sessions: Mutex::default(), refused: <_>::default() }
     }
 }
 
 impl Metrics {
     /// Begins a session, which is one connection, or serves many.
     pub fn begin_session(&self, connections: Connections) -> SessionMetrics<'_> {
-        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
-        if connections == Connections::One {
-            self.connections.fetch_add(1, Ordering::Relaxed);
-        }
-        SessionMetrics { metrics: self, place: &self.places[number % PLACES], connections }
+        let durations = Arc::new(Durations::default());
+        let mut sessions = self.sessions();
+        sessions.ever += 1;
+        sessions.connections += usize::from(connections == Connections::One);
+        let number = sessions.ever;
+        sessions.live.insert(number, Arc::clone(&durations));
+        SessionMetrics { metrics: self, number, durations, connections, alone: PhantomData }
     }
 
     /// Counts a job that was refused.
@@ -114,19 +128,19 @@ impl Metrics {
 
     /// Returns how many connections have a session.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.sessions().connections
     }
 
     /// Returns the durations of all requests.
     pub fn requests(&self) -> Histogram {
-        let mut all = Histogram::default();
-        for place in &self.places {
-            for (sum, count) in all.buckets.iter_mut().zip(&place.buckets) {
-                *sum += count.load(Ordering::Relaxed);
-            }
-            all.micros = all.micros.saturating_add(place.micros.load(Ordering::Relaxed));
-        }
+        let sessions = self.sessions();
+        let mut all = sessions.ended;
+        sessions.live.values().for_each(|durations| durations.add_to(&mut all));
         all
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,26 +153,33 @@ pub enum Connections {
     Many,
 }
 
-/// What one session counts.
+/// What one session counts. Only its thread writes there, so that it needs no more than a load and a store.
 pub struct SessionMetrics<'a> {
     metrics: &'a Metrics,
-    place: &'a Place,
+    number: u64,
+    durations: Arc<Durations>,
     connections: Connections,
+    /// Keeps it with one thread at a time.
+    alone: PhantomData<Cell<()>>,
 }
 
 impl SessionMetrics<'_> {
     /// Counts a request that took so long.
     pub fn observe(&self, duration: Duration) {
-        self.place.buckets[bucket(duration)].fetch_add(1, Ordering::Relaxed);
-        self.place.micros.fetch_add(micros(duration), Ordering::Relaxed);
+        let add = |count: &AtomicU64, value| {
+            count.store(count.load(Ordering::Relaxed).saturating_add(value), Ordering::Relaxed);
+        };
+        add(&self.durations.buckets[bucket(duration)], 1);
+        add(&self.durations.micros, micros(duration));
     }
 }
 
 impl Drop for SessionMetrics<'_> {
     fn drop(&mut self) {
-        if self.connections == Connections::One {
-            self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
-        }
+        let mut sessions = self.metrics.sessions();
+        sessions.live.remove(&self.number);
+        sessions.connections -= usize::from(self.connections == Connections::One);
+        self.durations.add_to(&mut sessions.ended);
     }
 }
 
@@ -169,20 +190,20 @@ mod tests {
     #[test]
     fn sessions_count_apart_and_are_told_together() {
         let metrics = Metrics::default();
-        let sessions = [(); PLACES + 1].map(|()| metrics.begin_session(Connections::One));
+        let sessions = [(); 3].map(|()| metrics.begin_session(Connections::One));
         let many = metrics.begin_session(Connections::Many);
-        assert_eq!(metrics.connections(), PLACES + 1);
+        assert_eq!(metrics.connections(), 3);
         for session in sessions.iter().chain([&many]) {
             session.observe(Duration::from_millis(1));
         }
-        let requests = metrics.requests();
-        let count = PLACES as u64 + 2;
-        assert_eq!(
-            (requests.count(), requests.buckets[2], requests.micros),
-            (count, count, count * 1000)
-        );
+        let counted = |requests: Histogram| {
+            let in_one = requests.buckets[2];
+            (requests.count(), in_one, requests.micros)
+        };
+        assert_eq!(counted(metrics.requests()), (4, 4, 4000));
         drop((sessions, many));
-        assert_eq!(metrics.connections(), 0);
+        assert_eq!(counted(metrics.requests()), (4, 4, 4000), "of sessions that have ended");
+        assert_eq!((metrics.connections(), metrics.sessions().live.len()), (0, 0));
         assert!(Reason::ALL.iter().enumerate().all(|(n, (reason, _))| *reason as usize == n));
         metrics.refuse(Reason::NoMemory);
         assert_eq!(metrics.refused()[Reason::NoMemory as usize], 1);

@@ -138,7 +138,15 @@ impl Service {
             Clients::One => Connections::One,
             Clients::Many => Connections::Many,
         });
-        Session { service: self, peer, clients, last: Cell::new(None), line, metrics }
+        Session {
+            service: self,
+            peer,
+            clients,
+            last: Cell::new(None),
+            line,
+            metrics,
+            began: Cell::new(Instant::now()),
+        }
     }
 
     /// Checks under which name and from which page a request comes, before anything else of it counts.
@@ -329,6 +337,8 @@ pub struct Session<'a> {
     last: Cell<Option<JobKey>>,
     /// The line to the handlers that it runs while their clients wait.
     line: Run,
+    /// When the request began that it has in hand.
+    began: Cell<Instant>,
     /// Where it counts.
     metrics: SessionMetrics<'a>,
 }
@@ -351,7 +361,7 @@ impl Session<'_> {
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
         let begin = AccessLine::begin();
-        let began = Instant::now();
+        self.began.set(Instant::now());
         let (mut response, sharing) = match self.service.admit(request, connection) {
             Ok(sharing) => match cors::preflight(request, &sharing) {
                 Some(response) => (response, sharing),
@@ -372,7 +382,7 @@ impl Session<'_> {
             line = line.without_query();
         }
         line.write(&Owner::anonymous(), "-", &response, &*self.peer);
-        self.metrics.observe(began.elapsed());
+        self.metrics.observe(self.began.get().elapsed());
         Err(Box::new(response.into()))
     }
 
@@ -394,7 +404,6 @@ impl Session<'_> {
         connection: Connection,
     ) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
-        let began = Instant::now();
         let mut line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         if service.routes.get(plan.route).hides_query() {
             line = line.without_query();
@@ -427,7 +436,7 @@ impl Session<'_> {
         }
         cors::disclose(&mut answer.response, sharing);
         line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
-        self.metrics.observe(began.elapsed());
+        self.metrics.observe(self.began.get().elapsed());
         answer
     }
 

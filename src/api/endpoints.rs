@@ -171,10 +171,6 @@ pub static ENDPOINTS: [Endpoint; 25] = [
     Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[], &[LINES, UNKNOWN], job::log) },
     row("cancel", at(JOBS, "/{id}/cancel"), CANCEL, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
     row("", at(JOBS, ALL), OF_JOBS, "", &[], &[], job::malformed),
-    row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
-    row("record", at(RECORDS, "/{id}"), READ, "The record of a job", &[], &[RECORD, UNKNOWN], records::one),
-    row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, as plain text", &[], &[BEGINNING, PENDING, UNKNOWN], records::content),
-    row("metrics", at(&[METRICS], ""), READ, "What is counted, for Prometheus", &[], &[COUNTS], metrics::answer),
     row("version", at(&[VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("adminVersion", at(&[ADMIN_VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("time", at(&[TIME], ""), READ, "The server's clock", &[], &[CLOCK], admin::time),
@@ -184,6 +180,10 @@ pub static ENDPOINTS: [Endpoint; 25] = [
     row("description", at(&[DESCRIPTION], ""), READ, "This description", &[], &[PAGE], openapi::answer),
     row("collections", at(&[COLLECTION], ""), READ, "The collections: none yet", &[], &[NONE], collection::list),
     Endpoint { takes: Takes::UpTo(collection::MAX_JSON), content: Some("NewCollection"), ..row("createCollection", at(&[COLLECTION], ""), POST, "Not offered yet: a legal name is 501", &[], &[NOT_OFFERED], collection::create) },
+    row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
+    row("record", at(RECORDS, "/{id}"), READ, "The record of a job", &[], &[RECORD, UNKNOWN], records::one),
+    row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, as plain text", &[], &[BEGINNING, PENDING, UNKNOWN], records::content),
+    row("metrics", at(&[METRICS], ""), READ, "What is counted, for Prometheus", &[], &[COUNTS], metrics::answer),
     row("", at(&[SERVER], ""), ANY, "", &[], &[], admin::server),
 ];
 

@@ -61,7 +61,7 @@ fn write_process(page: &mut Page, asked: &Asked<'_>) {
     }
     page.counter("deferd_log_lines_dropped_total", "Lines that the log had to drop.");
     page.sample("deferd_log_lines_dropped_total", &[], lost_lines());
-    let help = "From a whole request to its answer, with all that it waits for.";
+    let help = "From the head of a request to its answer, with all that it waits for.";
     page.histogram("deferd_http_request_duration_seconds", help, &metrics.requests());
 }
 

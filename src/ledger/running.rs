@@ -15,7 +15,6 @@ use crate::exchange::Call;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Attempts, Execution, Stop};
 use crate::job::outcome::Outcome;
-use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Allowance;
@@ -106,8 +105,6 @@ pub struct Finishing {
     pub cancelled: Cancelled,
     /// When the job was accepted.
     pub created: Stamp,
-    /// Its request.
-    pub line: RequestLine,
     /// The attempts that there were.
     pub attempts: Attempts,
 }
@@ -318,11 +315,11 @@ impl<Q, R> Ledger<Q, R> {
             Phase::Running { place, .. } => place,
             _ => LanePlace::None,
         };
-        let (created, line) = (pending.created, pending.line.clone());
+        let created = pending.created;
         let (result, cancelled) = pending.finish(response);
         let attempts = pending.attempts();
         self.release(place);
-        Some(Finishing { result, cancelled, created, line, attempts })
+        Some(Finishing { result, cancelled, created, attempts })
     }
 
     /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of

@@ -312,10 +312,11 @@ impl<'a> Lines<'a> {
             Some(text) => text.parse().ok().map(Some),
         };
         let exit = number("exit")?.map(Exit::Code).or(number("signal")?.map(Exit::Signal));
-        let Some(text) = self.get("status") else { return Some(None) };
-        let status = StatusCode::from_bytes(text.as_bytes()).ok()?;
-        let outcome = Outcome::named(self.get("outcome")?)?;
-        let bytes = self.get("content")?.parse().ok()?;
+        let lines = (self.get("status"), self.get("outcome"), self.get("content"));
+        let (Some(status), Some(outcome), Some(content)) = lines else { return Some(None) };
+        let status = StatusCode::from_bytes(status.as_bytes()).ok()?;
+        let outcome = Outcome::named(outcome)?;
+        let bytes = content.parse().ok()?;
         Some(Some(Ending { status, exit, outcome, bytes }))
     }
 
@@ -414,6 +415,8 @@ mod tests {
                 "status",
                 "exit",
                 "signal",
+                "outcome",
+                "content",
                 "aged: -5",
                 "log: ",
                 "started",

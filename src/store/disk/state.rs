@@ -157,7 +157,7 @@ impl State {
             return Finished::Left;
         }
         let finishing = self.ledger.begin_finish(job, response);
-        let Some(Finishing { result, cancelled, created, line, attempts }) = finishing else {
+        let Some(Finishing { result, cancelled, created, attempts }) = finishing else {
             return Finished::Dropped;
         };
         if self.ledger.is_unwanted(job) {
@@ -166,7 +166,8 @@ impl State {
             return Finished::Dropped;
         }
         let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
-        let owner = job.owner.clone();
+        let line = self.ledger.pending(job).map(|pending| pending.line.clone());
+        let (owner, line) = (job.owner.clone(), line.unwrap_or_default());
         let footprint = RECORD + line.footprint() + result.footprint();
         let aged = Some(self.scale.kept(now.age));
         let summary = result.summary();

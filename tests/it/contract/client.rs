@@ -291,7 +291,7 @@ fn a_failure_names_the_last_line_of_the_log() {
     let gone = dir.join("none").display().to_string();
     let ended = place.run_with(&["run", &format!("/run/s-say?{gone}")], b"one\nthe \x1b[2Jend\n\n");
     assert_eq!(ended.code, Some(9));
-    ended.says("exit code 9: the [2Jend");
+    ended.says("exit code 9: the ?[2Jend");
 }
 
 #[test]
