@@ -20,7 +20,7 @@
 //!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
 //! - [`routes`]: finds the handler. `methods` says which methods a route takes, `signature` who may call it unasked.
 //!   [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
-//!   `locate` finds them, `environment` (with the operator's `variables`) prepares them, `child` runs them, each in its
+//!   `locate` finds them, `environment` (with the operator's [`variables`]) prepares them, `child` runs them, each in its
 //!   `group`, with its `descendants` (found in the `process_table`); the `reaper` has the children that deferd inherits;
 //!   `loading` says why a script cannot start, `header_block` reads what CGI scripts answer. `upstream` calls
 //!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
@@ -85,4 +85,5 @@ pub mod service;
 pub mod signature;
 pub mod socket;
 pub mod store;
+pub mod variables;
 pub mod workers;

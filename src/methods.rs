@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 use http::Method;
 
 use crate::error::Error;
-use crate::handler::ANY_METHOD;
+
+/// The methods of a resource that takes any.
+pub const ANY_METHOD: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
 
 /// The methods of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use super::query::{is_on, number};
 use super::{Asked, json};
 use crate::clock;
 use crate::error::Error;
-use crate::handler::{ANY_METHOD, Outcome, options};
+use crate::handler::{Outcome, options};
+use crate::methods::ANY_METHOD;
 use crate::store::Stats;
 
 /// The longest sleep, in seconds.

@@ -292,7 +292,7 @@ pub fn question(method: &Method, path: &str) -> Option<Question> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handler::ANY_METHOD;
+    use crate::methods::ANY_METHOD;
 
     #[test]
     fn the_first_row_that_fits_answers() {

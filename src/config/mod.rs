@@ -21,7 +21,7 @@ pub use address::{Address, Listen, Socket, UnixSocket};
 pub use hook::HookConfig;
 use lexopt::ValueExt;
 use log::LevelFilter;
-pub use route::{CONNECT_TIMEOUT, Pages, RouteConfig, Target};
+pub use route::{CONNECT_TIMEOUT, Links, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
 pub use value::duration;
 

@@ -11,11 +11,11 @@ use http::uri::Authority;
 
 use super::hook::{self, HookConfig};
 use super::value;
-use crate::handler::{Links, variables};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
 use crate::protocol::{ADMIN, API, DATABASE};
 use crate::retry::{After, ExitCodes, Methods, Retry, TEMPORARY_FAILURE};
+use crate::variables;
 
 /// A route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,15 @@ pub struct RouteConfig {
     pub pass_env: Vec<String>,
     /// How its requests are taken, where its client cannot say so.
     pub hook: HookConfig,
+}
+
+/// Where symbolic links below the directory of a route may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// To what is below that directory.
+    Inside,
+    /// Anywhere: `links=yes`.
+    Anywhere,
 }
 
 /// Which web pages may send requests to a route.

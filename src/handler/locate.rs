@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use super::{Links, ScriptRoute, dots};
+use super::{ScriptRoute, dots};
+use crate::config::Links;
 use crate::error::Error;
 
 /// A script that was found, and the rest of the path.

@@ -19,7 +19,6 @@ pub mod reaper;
 pub mod run;
 pub mod stderr;
 pub mod upstream;
-pub mod variables;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,10 +31,11 @@ use http::uri::PathAndQuery;
 use http::{Response, StatusCode};
 use rustix::process::Rlimit;
 
+use crate::config::Links;
 use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, empty};
 use crate::job::execution::Execution;
-use variables::Variables;
+use crate::variables::Variables;
 
 /// What a handler returns.
 pub enum Outcome {
@@ -97,23 +97,11 @@ pub trait Handler: Send + Sync {
     }
 }
 
-/// The methods of a resource that takes any.
-pub const ANY_METHOD: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
-
 /// Returns the answer to OPTIONS (RFC 9110 section 9.3.7).
 pub fn options(methods: &str) -> Response<Bytes> {
     let mut response = empty(StatusCode::OK);
     response.headers_mut().insert(ALLOW, allow(methods));
     response
-}
-
-/// Where symbolic links below the directory of a route may lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Links {
-    /// To what is below that directory.
-    Inside,
-    /// Anywhere: `links=yes`.
-    Anywhere,
 }
 
 /// What the scripts of one route have in common.

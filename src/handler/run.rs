@@ -12,10 +12,11 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::child::{self, Output, Script};
-use super::{ANY_METHOD, Handler, Outcome, ScriptRoute, environment, locate, options};
+use super::{Handler, Outcome, ScriptRoute, environment, locate, options};
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::job::execution::Execution;
+use crate::methods::ANY_METHOD;
 use crate::protocol::{EXIT_CODE, EXIT_SIGNAL, STDERR};
 
 /// Runs the plain programs of one directory.

@@ -17,7 +17,6 @@ use crate::exchange::Owner;
 use crate::handler::cgi::CgiHandler;
 use crate::handler::run::RunHandler;
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
-use crate::handler::variables::Variables;
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
@@ -28,6 +27,7 @@ use crate::protocol::{ADMIN, API, SERVER};
 use crate::routes::{Route, Routes};
 use crate::signature::Signature;
 use crate::store::{Lane, Plan};
+use crate::variables::Variables;
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
 const CALLERS_PER_WORKER: usize = 4;
