@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use crate::clock;
+use crate::config::shown;
 use crate::error::Error;
 use crate::exchange::{Delivery, Peer, Receipt};
 use crate::job::execution::{Execution, Executions, LOOK, Stop};
@@ -46,7 +47,7 @@ impl Jobs {
     /// Why not.
     pub fn check(&self, bytes: usize) -> Result<(), Error> {
         self.check_draining()?;
-        Ok(self.store.check(bytes).inspect_err(|refused| self.count(*refused))?)
+        self.store.check(bytes).map_err(|refused| self.refuse(refused))
     }
 
     fn check_draining(&self) -> Result<(), Error> {
@@ -55,6 +56,18 @@ impl Jobs {
         }
         self.metrics.refuse(Reason::ShuttingDown);
         Err(Error::Unavailable("shutting down".into()))
+    }
+
+    /// Counts a refusal; returns the error that the client gets.
+    fn refuse(&self, refused: Refused) -> Error {
+        self.count(refused);
+        match (refused, self.store.stats()) {
+            (Refused::TooLarge, Ok(stats)) => {
+                let most = shown(stats.capacity);
+                Error::BodyTooLarge(format!("more than --max-stored {most} can hold").into())
+            }
+            _ => refused.into(),
+        }
     }
 
     fn count(&self, refused: Refused) {
@@ -83,7 +96,7 @@ impl Jobs {
         }
         self.check_draining()?;
         let accepted = self.store.submit(submission, clock::now());
-        Ok(accepted.inspect_err(|refused| self.count(*refused))?.id())
+        Ok(accepted.map_err(|refused| self.refuse(refused))?.id())
     }
 
     /// Cancels a job; `false` if it does not exist.
