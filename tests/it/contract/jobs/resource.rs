@@ -403,5 +403,6 @@ fn progress_and_log_show_what_a_running_job_wrote_to_stderr() {
     assert_eq!(client.get(&job(&id)).header("x-progress"), None);
     assert_eq!(client.get(&job(&format!("{id}/log"))).expect(200).text(), "holding\n");
     client.put(&job(&id)).expect(200);
-    assert_eq!(client.get(&job(&format!("{id}/log"))).expect(200).text(), "holding\n");
+    // The log is kept once the delivery is confirmed.
+    eventually("the kept log", || client.get(&job(&format!("{id}/log"))).text() == "holding\n");
 }
