@@ -240,7 +240,7 @@ fn a_file_removed_behind_its_back_takes_no_more_jobs() {
     fs::remove_file(data.join("jobs.redb")).unwrap();
     let fields = [("x-arango-async", "store")];
     client.request("POST", "/run/s-cat", &fields, b"lost").expect_error(503, 503);
-    assert!(deferd.log().contains("the file was removed"), "{}", deferd.log());
+    eventually("the log says why", || deferd.log().contains("the file was removed"));
     // What can be read is.
     assert_there(&mut client, &accepted);
 }
