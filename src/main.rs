@@ -78,10 +78,6 @@ fn tune_allocator() {
 fn serve(config: &Config) -> ExitCode {
     #[cfg(target_env = "gnu")]
     tune_allocator();
-    // Before there are other threads, and children.
-    if let Err(error) = reaper::start() {
-        return fail(1, &format!("cannot watch children: {error}"));
-    }
     let log = match logger::start(config.log) {
         Ok(log) => log,
         Err(error) => return fail(1, &error),
@@ -99,6 +95,8 @@ fn serve(config: &Config) -> ExitCode {
 /// # Errors
 /// Another exit code, and why.
 fn serve_logged(config: &Config) -> Result<u8, (u8, String)> {
+    // Before there are children.
+    reaper::start().map_err(|error| (1, format!("cannot watch children: {error}")))?;
     // Before anything listens, so that no signal comes too early.
     let mut signals =
         Signals::new().map_err(|error| (1, format!("cannot handle signals: {error}")))?;

@@ -412,6 +412,7 @@ impl Session<'_> {
             let response = plan.refusal(&error);
             let prefix = &service.routes.get(plan.route).prefix;
             line.write(&Owner::anonymous(), prefix, &response, peer);
+            self.metrics.observe(self.began.get().elapsed());
             return response.into();
         }
         let Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing } = plan;
@@ -566,13 +567,14 @@ fn accepted(id: Option<JobId>, content: Option<Content>) -> Response<Bytes> {
     response
 }
 
-/// Tells the operator of a field that was meant to defer a request, and does not.
+/// Tells the operator of a field that was meant to defer a request, and does not. The query may hold what no log
+/// may show, and has no part in it.
 fn warn_of_no_meaning(request: &Parts, connection: &Connection) {
     let Some(value) = deferral::without_meaning(request) else { return };
     log::warn!(
         "request={} target={} peer={connection} {ASYNC} is {value}, neither store nor true: it has no effect",
         request.method,
-        request.uri,
+        request.uri.path(),
     );
 }
 

@@ -100,7 +100,15 @@ fn ended(id: JobId, state: &State) -> Outcome {
 }
 
 /// Cancels or deletes a job.
-fn change(server: &Server, id: JobId, method: Method, rest: &str) -> Result<Outcome, Trouble> {
+///
+/// # Errors
+/// [`Trouble::Refused`].
+pub(super) fn change(
+    server: &Server,
+    id: JobId,
+    method: Method,
+    rest: &str,
+) -> Result<Outcome, Trouble> {
     let answer = server.ask(Question::new(method, job::path(id, rest)))?;
     match answer.status() {
         200 => Ok(Outcome::Done),

@@ -4,6 +4,9 @@
 //! second, and what is new in it is found. Invariant: stdout gets each byte once; what a script wrote in between
 //! beyond what deferd keeps is lost.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use http::Method;
 use http::header::TRANSFER_ENCODING;
 
@@ -46,6 +49,7 @@ pub fn follow(server: &Server, id: JobId) -> Result<Outcome, Trouble> {
     print_bytes(&last)?;
     loop {
         // In this order: what was written before the end is in the log that is read after it.
+        let asked = Instant::now();
         let state = job::state(server, id, 1)?;
         let log = server.ask(question(id, ""))?;
         let Some(mut answer) = found(log)? else { return Ok(Outcome::Done) };
@@ -55,6 +59,8 @@ pub fn follow(server: &Server, id: JobId) -> Result<Outcome, Trouble> {
         if !matches!(state, State::Pending(_)) {
             return Ok(Outcome::Done);
         }
+        // deferd may wait for less than it is asked to, or not at all.
+        sleep(Duration::from_secs(1).saturating_sub(asked.elapsed()));
     }
 }
 

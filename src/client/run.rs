@@ -17,9 +17,9 @@ use signal_hook::{flag, low_level};
 use super::fetch::{self, Fetched};
 use super::job::{self, Ending, LONG_ROUND, SHORT_ROUND, State};
 use super::output::Output;
-use super::server::{Question, Server};
+use super::server::Server;
 use super::submission::Submission;
-use super::{Trouble, printable, tell};
+use super::{Trouble, commands, printable, tell};
 use crate::job::JobId;
 
 /// The status of a cancelled job.
@@ -151,7 +151,7 @@ impl Interrupt {
     fn cancel(&self) {
         let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(id) = job else { return };
-        let canceled = self.server.ask(Question::new(Method::PUT, job::path(id, "/cancel")));
+        let canceled = commands::change(&self.server, id, Method::PUT, "/cancel");
         if let Err(trouble) = canceled {
             tell(&format!("job {id} cannot be canceled: {trouble}"));
         }

@@ -77,15 +77,15 @@ impl Server {
             }
             Some(Err(_)) => return Err(Trouble::Usage("the token is no value of a field".into())),
         };
+        if !url.starts_with("unix:") && url.contains('@') {
+            // Not repeated: it may have a token in it.
+            let what = "the URL has credentials; they belong into DEFERD_TOKEN or --token-file";
+            return Err(Trouble::Usage(what.into()));
+        }
         let (place, authority, prefix) = if let Some(path) = url.strip_prefix("unix:") {
             (Place::Unix(PathBuf::from(path)), "localhost", "")
         } else if let Some(rest) = url.strip_prefix("http://") {
             let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            if authority.contains('@') {
-                // Not repeated: it may have a token in it.
-                let what = "the URL has credentials; they belong into DEFERD_TOKEN or --token-file";
-                return Err(Trouble::Usage(what.into()));
-            }
             let (name, port) = name_and_port(authority).ok_or_else(|| usage("no host"))?;
             let name = name.trim_start_matches('[').trim_end_matches(']');
             (Place::Tcp(name.into(), port.unwrap_or(80)), authority, prefix.trim_end_matches('/'))
@@ -246,6 +246,8 @@ mod tests {
             ("http://nas:x", "no host"),
             ("http://nas/?x", "not a host, a port and a path"),
             ("http://me:secret@nas", "has credentials"),
+            ("https://me:secret@nas", "has credentials"),
+            ("me:secret@nas:8529", "has credentials"),
         ] {
             let Err(trouble) = Server::new(url, None) else { panic!("{url} is accepted") };
             let text = trouble.to_string();

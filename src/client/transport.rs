@@ -151,7 +151,8 @@ impl Transport for Connection {
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                Err(io::Error::new(ErrorKind::TimedOut, "no answer in time").into())
+                let late = || io::Error::new(ErrorKind::TimedOut, "no answer in time");
+                Err(self.cut.take().unwrap_or_else(late).into())
             }
             // ureq takes a reset for the end of content that has no other.
             Err(error) => Err(self.cut.take().unwrap_or_else(|| io::Error::other(error)).into()),

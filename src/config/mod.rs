@@ -416,7 +416,7 @@ impl Config {
                 return Err(Invalid::new(&route.place, &route.prefix, what));
             }
             let has_owner = route.hook.check_owner(self.auth.is_some());
-            has_owner.map_err(|what| Invalid::new("--route", &route.prefix, what))?;
+            has_owner.map_err(|what| Invalid::new(&route.place, &route.prefix, what))?;
         }
         Ok(())
     }
@@ -545,8 +545,8 @@ mod tests {
 
     #[test]
     fn relative_paths_of_a_file_begin_at_its_directory() {
-        let text =
-            "route /a=run:x/y\nroute /b=cgi:/z\ndata d\nauth ../u\nlisten unix:s,mode=0660\n";
+        let text = "route /a=run:x/y,env-file=e,secret=s,signature=github,owner=ann\nroute /b=cgi:/z\ndata d\n\
+             auth ../u\nlisten unix:s,mode=0660\n";
         let config = from_file("relative", text, &["--route", "/c=run:w"]).unwrap();
         let under = |name: &str| {
             let dir = format!("deferd-relative-{}", std::process::id());
@@ -556,6 +556,9 @@ mod tests {
         let expected =
             [Target::Run(under("x/y")), Target::Cgi("/z".into()), Target::Run("w".into())];
         assert_eq!(targets, expected);
+        let first = &config.routes[0];
+        let its = (first.env_file.clone(), first.hook.secret.clone());
+        assert_eq!(its, (Some(under("e")), Some(under("s"))));
         assert_eq!(
             (config.data.clone(), config.auth.clone()),
             (Some(under("d")), Some(under("../u")))
@@ -606,6 +609,11 @@ mod tests {
             ("route /a=run:.\nroute /a=cgi:.", "DIR/conf:2: route \"/a\": this prefix has"),
             ("max-memory 1M\nmax-body 2M", "DIR/conf:2: max-body \"2M\": without --data"),
             ("durability relaxed", "DIR/conf:1: durability \"relaxed\""),
+            ("insecure\nroute /a=run:.,owner=ann", "DIR/conf:2: route"),
+            (
+                "auth u\nroute /a=run:.,secret=s,signature=github",
+                "DIR/conf:2: route \"/a\": with --auth",
+            ),
         ] {
             let error = from_file("forms", text, &[]).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -95,7 +95,7 @@ impl RouteConfig {
             Target::Cgi(directory) | Target::Run(directory) => Some(directory),
             Target::Upstream(_) => None,
         };
-        directory.into_iter().chain(&mut self.env_file).collect()
+        directory.into_iter().chain(&mut self.env_file).chain(&mut self.hook.secret).collect()
     }
 }
 

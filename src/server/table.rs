@@ -101,8 +101,9 @@ fn signature(route: &RouteConfig) -> Result<Option<Signature>, Invalid> {
     };
     let owner = owner.as_deref().map_or(Owner::anonymous(), Owner::named);
     let signature = Signature::load(*scheme, path, owner);
-    let invalid =
-        |what| Invalid::new("--route", &route.prefix, format!("secret {}: {what}", path.display()));
+    let invalid = |what| {
+        Invalid::new(&route.place, &route.prefix, format!("secret {}: {what}", path.display()))
+    };
     signature.map(Some).map_err(invalid)
 }
 
@@ -165,7 +166,7 @@ fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<Scri
         return Err(invalid(io::ErrorKind::NotADirectory.into()));
     }
     let variables = Variables::load(route.env_file.clone(), route.pass_env.clone());
-    let variables = variables.map_err(|what| Invalid::new("--route", &route.prefix, what))?;
+    let variables = variables.map_err(|what| Invalid::new(&route.place, &route.prefix, what))?;
     Ok(ScriptRoute {
         prefix: route.prefix.clone(),
         // Its links are resolved for each request.

@@ -287,6 +287,8 @@ fn queries_of_signed_routes_are_not_logged() {
             deferd.client().request("POST", &target, fields, CONTENT).expect(status);
         }
     }
+    let without_effect = [SIGNED, ("x-arango-async", "no")];
+    client.request("POST", "/hook/s-cat?token=hidden", &without_effect, CONTENT).expect(200);
     // Refused for its page, before anything else of it is looked at.
     let foreign = [("origin", "https://evil.example")];
     client.request("POST", "/hook/s-cat?token=hidden", &foreign, b"").expect(403);
@@ -294,5 +296,6 @@ fn queries_of_signed_routes_are_not_logged() {
     eventually("the log has all", || deferd.log().contains("/_admin/time?shown"));
     let log = deferd.log();
     assert!(log.matches("target=/hook/s-cat ").count() >= 4, "{log}");
+    assert_eq!(log.matches("it has no effect").count(), 1, "{log}");
     assert!(!log.contains("hidden") && log.contains("is not signed"), "{log}");
 }
