@@ -61,13 +61,13 @@ impl Jobs {
     /// Counts a refusal; returns the error that the client gets.
     fn refuse(&self, refused: Refused) -> Error {
         self.count(refused);
-        match (refused, self.store.stats()) {
-            (Refused::TooLarge, Ok(stats)) => {
-                let most = shown(stats.capacity);
-                Error::BodyTooLarge(format!("more than --max-stored {most} can hold").into())
-            }
-            _ => refused.into(),
+        if refused == Refused::TooLarge
+            && let Ok(stats) = self.store.stats()
+        {
+            let most = shown(stats.capacity);
+            return Error::BodyTooLarge(format!("more than --max-stored {most} can hold").into());
         }
+        refused.into()
     }
 
     fn count(&self, refused: Refused) {

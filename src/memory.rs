@@ -183,11 +183,14 @@ impl Budget {
             return;
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut guard = self.guard();
+        // Asked without the lock: whoever gives room back takes it, and may hold a lock that the question needs.
         while !is_free() && !is_over() {
-            guard = self.freed.wait_timeout(guard, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            let guard = self.guard();
+            if is_free() {
+                break;
+            }
+            drop(self.freed.wait_timeout(guard, LOOK));
         }
-        drop(guard);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -335,6 +338,7 @@ impl fmt::Debug for Charge {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use std::sync::mpsc;
     use std::thread;
 
     #[test]
@@ -413,6 +417,30 @@ mod tests {
         assert_eq!(memory.charge(17 * MIB).unwrap_err(), NoRoom);
         drop(memory.charge(16 * MIB).unwrap());
         budget.wait_for(16 * MIB, || panic!("there is room"));
+    }
+
+    #[test]
+    fn what_asks_for_the_end_of_a_wait_may_need_a_lock_under_which_room_is_given_back() {
+        let budget = Budget::new(10);
+        let store = Arc::new(Mutex::new(Some(budget.allowance().charge(10).unwrap())));
+        let (asks, asked) = mpsc::channel();
+        let (gives, given) = mpsc::channel();
+        let its = Arc::clone(&store);
+        thread::spawn(move || {
+            let mut held = its.lock().unwrap();
+            asked.recv().unwrap();
+            // The waiter asks, and waits for the store.
+            drop(held.take());
+        });
+        thread::spawn(move || {
+            budget.wait_for(1, || {
+                let _ = asks.send(());
+                drop(store.lock().unwrap());
+                false
+            });
+            gives.send(()).unwrap();
+        });
+        given.recv_timeout(Duration::from_secs(60)).expect("the wait ends");
     }
 
     #[test]

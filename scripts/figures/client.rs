@@ -1,6 +1,6 @@
 //! A client that costs little: requests are bytes made beforehand, answers are read into one buffer.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -83,7 +83,13 @@ impl Client {
     fn fill(&mut self) {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        let n = self.stream.read(&mut self.buffer[self.end..]).unwrap();
+        let n = loop {
+            match self.stream.read(&mut self.buffer[self.end..]) {
+                // The end of a child can interrupt it.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read.unwrap(),
+            }
+        };
         assert!(n > 0, "the server closed, or its answer is too large");
         self.end += n;
     }

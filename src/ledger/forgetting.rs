@@ -58,7 +58,7 @@ impl<Q, R> Ledger<Q, R> {
         for (id, record) in pending_records.into_records() {
             self.forget_pending(JobKey { owner: owner.clone(), id }, record);
         }
-        self.log_bytes -= jobs.logs.values().map(|log| log.footprint).sum::<usize>();
+        self.take_off_logs(&jobs.logs);
         let Jobs { done, in_delivery, ages, logs, .. } = jobs;
         Some(Cleared { pending, done, in_delivery, ages, logs })
     }

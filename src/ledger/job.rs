@@ -176,6 +176,20 @@ impl<Q> Pending<Q> {
         }
     }
 
+    /// Takes the work out of a job that waits or is delayed, which then needs another phase; `None` from any other job,
+    /// which stays as it is.
+    pub fn take_work(&mut self) -> Option<Work<Q>> {
+        let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
+        match std::mem::replace(&mut self.phase, finishing) {
+            Phase::Waiting { work, .. } => Some(work),
+            Phase::Delayed { attempt, .. } => Some(Work::Again(attempt)),
+            other => {
+                self.phase = other;
+                None
+            }
+        }
+    }
+
     /// Whether its result is decided.
     pub const fn is_finishing(&self) -> bool {
         matches!(self.phase, Phase::Finishing { .. })

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use super::Ledger;
-use super::index::Jobs;
 use super::job::Done;
 use crate::exchange::Owner;
 use crate::job::{Age, JobId, JobKey, RECORD};
@@ -78,6 +77,7 @@ impl<Q, R> Ledger<Q, R> {
         let footprint = footprint(length);
         let jobs = self.owners.entry(job.owner.clone()).or_default();
         jobs.logs.insert(job.id, KeptLog { age, footprint, text, _charge: charge });
+        self.log_ages.insert((age, job.id), job.owner.clone());
         jobs.result_bytes += footprint;
         self.stored += footprint;
         self.log_bytes += footprint;
@@ -100,36 +100,109 @@ impl<Q, R> Ledger<Q, R> {
         jobs.result_bytes -= log.footprint;
         self.stored -= log.footprint;
         self.log_bytes -= log.footprint;
+        self.log_ages.remove(&(log.age, id));
         self.dropped_logs.push(id);
         self.tidy(owner);
     }
 
+    /// Takes the kept logs of an owner who is forgotten off the accounts.
+    pub(super) fn take_off_logs(&mut self, logs: &Logs) {
+        for (id, log) in logs {
+            self.log_bytes -= log.footprint;
+            self.log_ages.remove(&(log.age, *id));
+        }
+    }
+
     /// Drops the oldest kept logs until so many bytes more fit, or there are none.
     pub(super) fn make_room(&mut self, bytes: usize) {
-        while self.stored.saturating_add(bytes) > self.room.capacity && self.log_bytes > 0 {
-            let logs = self.owners.iter().flat_map(|(owner, jobs)| {
-                jobs.logs.iter().map(move |(id, log)| (log.age, *id, owner))
-            });
-            let Some((_, id, owner)) = logs.min() else { return };
-            let owner = owner.clone();
+        while self.stored.saturating_add(bytes) > self.room.capacity
+            && let Some(((_, id), owner)) = self.log_ages.first_key_value()
+        {
+            let (id, owner) = (*id, owner.clone());
             self.drop_log(&owner, id);
         }
     }
 
     /// Drops the kept logs of jobs that are gone since before `before`.
     pub fn expire_logs(&mut self, before: Age) {
-        let expired = |(owner, jobs): (&Owner, &Jobs<Q, R>)| -> Vec<JobKey> {
-            let old = jobs.logs.iter().filter(|(_, log)| log.age < before);
-            old.map(|(id, _)| JobKey { owner: owner.clone(), id: *id }).collect()
-        };
-        let expired: Vec<JobKey> = self.owners.iter().flat_map(expired).collect();
-        for JobKey { owner, id } in expired {
+        while let Some(((age, id), owner)) = self.log_ages.first_key_value()
+            && *age < before
+        {
+            let (id, owner) = (*id, owner.clone());
             self.drop_log(&owner, id);
+        }
+    }
+
+    /// Takes the text of a kept log that is on disk by now.
+    pub fn flush_log(&mut self, job: &JobKey) {
+        let jobs = self.owners.get_mut(&job.owner);
+        if let Some(log) = jobs.and_then(|jobs| jobs.logs.get_mut(&job.id)) {
+            log.text = None;
         }
     }
 
     /// Returns the jobs whose logs were dropped since it was last asked, to be removed from the disk.
     pub fn take_dropped_logs(&mut self) -> Vec<JobId> {
         std::mem::take(&mut self.dropped_logs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::locked::Wake;
+    use crate::ledger::{Plan, Room};
+    use std::time::Duration;
+
+    fn ledger(capacity: usize) -> Ledger<(), ()> {
+        let memory = crate::memory::Allowance::default();
+        let hour = Duration::from_secs(3600);
+        let plan = Plan { workers: 1, queue: 1, ttl: hour, log_ttl: hour, lanes: Vec::new() };
+        Ledger::new(Room { capacity, reserve: 0, memory }, plan, None)
+    }
+
+    fn keep(ledger: &mut Ledger<(), ()>, owner: &str, id: u64, age: i64) {
+        let job = JobKey { owner: Owner::named(owner), id: JobId::new(id).unwrap() };
+        let charge = crate::memory::Allowance::default().nothing();
+        ledger.insert_log(&job, 100, Age::from_micros(age), Some(Box::default()), charge);
+    }
+
+    fn left(ledger: &Ledger<(), ()>) -> Vec<u64> {
+        assert_eq!(ledger.log_ages.len() * footprint(100), ledger.log_bytes);
+        let logs = ledger.owners.values().flat_map(|jobs| jobs.logs.keys());
+        let mut ids: Vec<_> = logs.map(|id| id.number()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn the_oldest_of_all_owners_go_first() {
+        let mut ledger = ledger(10 * footprint(100));
+        for (owner, id, age) in
+            [("a", 1, 50), ("b", 2, 10), ("a", 3, 30), ("b", 4, 20), ("c", 5, 40)]
+        {
+            keep(&mut ledger, owner, id, age);
+        }
+        ledger.make_room(5 * footprint(100));
+        assert_eq!(left(&ledger), [1, 2, 3, 4, 5], "there is room");
+        ledger.make_room(6 * footprint(100));
+        assert_eq!(left(&ledger), [1, 3, 4, 5]);
+        ledger.expire_logs(Age::from_micros(40));
+        assert_eq!(left(&ledger), [1, 5]);
+        drop(ledger.forget_all(&Owner::named("a")));
+        assert_eq!(left(&ledger), [5]);
+        ledger.make_room(10 * footprint(100));
+        assert_eq!((left(&ledger), ledger.stored), (vec![], 0));
+    }
+
+    #[test]
+    fn what_was_dropped_is_remembered_until_the_lock_is_released() {
+        let mut ledger = ledger(usize::MAX);
+        for id in 1..10 {
+            keep(&mut ledger, "a", id, 0);
+        }
+        ledger.expire_logs(Age::from_micros(1));
+        let _ = ledger.wakes();
+        assert_eq!(ledger.take_dropped_logs(), [], "a store without a disk does not ask");
     }
 }

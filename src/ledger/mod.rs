@@ -33,7 +33,7 @@ use crate::error::Error;
 use crate::exchange::Owner;
 use crate::job::execution::Stop;
 use crate::job::stored::Ending;
-use crate::job::{JobId, JobKey, Rerun, Stamp};
+use crate::job::{Age, JobId, JobKey, Rerun, Stamp};
 use crate::memory::Allowance;
 use idempotency::Idempotency;
 use index::Jobs;
@@ -223,7 +223,10 @@ pub struct Ledger<Q, R> {
     stored: usize,
     /// How much of that is kept logs, which go when room is short.
     log_bytes: usize,
-    /// The jobs whose kept logs were dropped, until the store has asked for them.
+    /// The kept logs, the oldest first.
+    log_ages: BTreeMap<(Age, JobId), Owner>,
+    /// The jobs whose kept logs were dropped, until the lock is released: a store that keeps them elsewhere has asked
+    /// for them by then.
     dropped_logs: Vec<JobId>,
     /// The deliveries so far.
     deliveries: u64,
@@ -254,6 +257,7 @@ impl<Q, R> Ledger<Q, R> {
             admitted: 0,
             stored: 0,
             log_bytes: 0,
+            log_ages: BTreeMap::new(),
             dropped_logs: Vec::new(),
             deliveries: 0,
             schedule: Schedule::new(plan.workers, limits),
@@ -295,6 +299,7 @@ impl<Q, R> Ledger<Q, R> {
 
 impl<Q, R> Wake for Ledger<Q, R> {
     fn wakes(&mut self) -> Wakes {
+        self.dropped_logs.clear();
         if std::mem::take(&mut self.is_changed) {
             self.wakes.callers.append(&mut self.schedule.admit());
             // One at a time: the worker that is woken claims a job, and so wakes the next.

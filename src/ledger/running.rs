@@ -158,11 +158,8 @@ impl<Q, R> Ledger<Q, R> {
     /// Lets a waiting job run.
     fn begin(&mut self, route: RouteIndex, job: JobKey, memory: &Allowance) -> Option<Taken<Q>> {
         let rerun = self.plan.lanes[route.0].rerun;
-        let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
         let pending = self.pending_mut(&job)?;
-        let Phase::Waiting { work, .. } = std::mem::replace(&mut pending.phase, finishing) else {
-            return None;
-        };
+        let work = pending.take_work()?;
         let execution = match &work {
             Work::First(_) => Arc::new(Execution::new(Some(job.id), memory.clone())),
             Work::Again(attempt) => Arc::clone(&attempt.execution),
@@ -264,15 +261,8 @@ impl<Q, R> Ledger<Q, R> {
         let mut overdue = Vec::new();
         while let Some((job, due)) = self.schedule().take_due(now) {
             let Some(pending) = self.pending_mut(&job) else { continue };
-            let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
-            let attempt = match std::mem::replace(&mut pending.phase, finishing) {
-                Phase::Waiting { work: Work::Again(attempt), .. }
-                | Phase::Delayed { attempt, .. } => attempt,
-                other => {
-                    pending.phase = other;
-                    continue;
-                }
-            };
+            // Only what has been tried has a delay or a deadline.
+            let Some(Work::Again(attempt)) = pending.take_work() else { continue };
             match due {
                 Due::Enter => {
                     let (route, expiry) = (attempt.hop_route(), attempt.expiry());
@@ -452,12 +442,16 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Stops everything: no job is claimed any more, no thread waits; returns the handles of those that run.
-    pub fn stop(&mut self, stop: Stop) -> Vec<Arc<Execution>> {
+    /// Stops everything: no job is claimed any more, no thread waits, and those that run are asked to stop: in the same
+    /// step, so that none that the end refuses to let wait takes that for a client's wish.
+    pub fn stop(&mut self, stop: Stop) {
         self.stopped = Some(stop);
         let pending = self.all_pending();
-        for (job, _) in &pending {
+        for (job, execution) in &pending {
             self.unschedule(job);
+            if let Some(execution) = execution {
+                execution.stop(stop);
+            }
             if let Some(pending) = self.pending_mut(job) {
                 let mut waiters = std::mem::take(&mut pending.waiters);
                 self.wakes.waiters.append(&mut waiters);
@@ -465,7 +459,6 @@ impl<Q, R> Ledger<Q, R> {
         }
         self.wakes.workers += std::mem::take(&mut self.idle);
         self.wakes.timekeeper = true;
-        pending.into_iter().filter_map(|(_, execution)| execution).collect()
     }
 
     /// Leaves a job as it is kept if the end has stopped it: then the next process finds that it ran. `false` if it
@@ -498,5 +491,38 @@ impl<Q, R> Ledger<Q, R> {
         });
         let unwanted = self.unwanted.iter().map(|(job, pending)| (job.clone(), execution(pending)));
         listed.chain(unwanted).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::Owner;
+    use crate::job::request_line::RequestLine;
+    use crate::job::{JobId, Keep};
+    use crate::ledger::schedule::Limit;
+    use crate::ledger::{Lane, Plan, Room};
+    use std::time::Duration;
+
+    /// What the end stops is left for the next process, from the moment that nothing else goes on.
+    #[test]
+    fn the_end_asks_what_runs_to_stop_in_the_same_step() {
+        let (memory, hour) = (Allowance::default(), Duration::from_secs(3600));
+        let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::No }];
+        let plan = Plan { workers: 1, queue: 1, ttl: hour, log_ttl: hour, lanes };
+        let room = Room { capacity: usize::MAX, reserve: 0, memory: memory.clone() };
+        let mut ledger: Ledger<(), ()> = Ledger::new(room, plan, None);
+        let job = JobKey { owner: Owner::anonymous(), id: JobId::new(1).unwrap() };
+        let size = Size { footprint: 0, memory: 0 };
+        let admitted = ledger.admit(size, None).unwrap();
+        let (route, line) = (RouteIndex(0), RequestLine::default());
+        let stamp = Stamp::from_unix_seconds(1.0).unwrap();
+        let pending = Pending::waiting(route, (), line, 0, admitted.record, stamp);
+        ledger.accept(&job, Box::new(pending), Keep::Result);
+        let Next::Job(taken) = ledger.claim(&memory, Patience::None) else { panic!("it waits") };
+        assert!(!ledger.abandon(&job), "it may be finished");
+        ledger.stop(Stop::Kill);
+        assert_eq!(taken.execution.stopped(), Some(Stop::Kill));
+        assert!(ledger.abandon(&job), "it is left");
     }
 }

@@ -34,16 +34,23 @@ impl Waiter {
         self.notified.load(Ordering::Acquire)
     }
 
-    /// Waits for `span`, or until it is [notified](Self::notify), or `is_over` says so: that is asked at first
-    /// and four times a second. Only for the thread whose waiter it is.
+    /// Waits for `span`, or until it is [notified](Self::notify), or `is_over` says so: that is asked four times a
+    /// second, and not before. Only for the thread whose waiter it is.
     pub fn wait(&self, span: Duration, is_over: &dyn Fn() -> bool) {
         let deadline = Instant::now() + span;
+        let mut look = Instant::now() + LOOK;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.is_notified() || left.is_zero() || is_over() {
+            let now = Instant::now();
+            if self.is_notified() || now >= deadline {
                 return;
             }
-            thread::park_timeout(left.min(LOOK));
+            if now >= look {
+                if is_over() {
+                    return;
+                }
+                look = now + LOOK;
+            }
+            thread::park_timeout(deadline.min(look) - now);
         }
     }
 }

@@ -306,8 +306,7 @@ impl Store for MemoryStore {
     fn drain(&self) {}
 
     fn stop(&self, stop: Stop) {
-        let running = self.lock().stop(stop);
-        running.iter().for_each(|execution| execution.stop(stop));
+        self.lock().stop(stop);
     }
 
     fn close(&self) -> Vec<JobId> {

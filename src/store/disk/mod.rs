@@ -576,8 +576,7 @@ impl Store for DiskStore {
     }
 
     fn stop(&self, stop: Stop) {
-        let running = self.shared.lock().ledger.stop(stop);
-        running.iter().for_each(|execution| execution.stop(stop));
+        self.shared.lock().ledger.stop(stop);
     }
 
     fn close(&self) -> Vec<JobId> {

@@ -280,7 +280,11 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
             _ => None,
         },
         OnDurable::FlushResult(job) => {
-            let result = state.ledger.result_mut(&job)?;
+            let Some(result) = state.ledger.result_mut(&job) else {
+                // It was collected meanwhile; its log may be kept.
+                state.ledger.flush_log(&job);
+                return None;
+            };
             Some(Waste::Result(std::mem::replace(result, Place::OnDisk)))
         }
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    Client, Deferd, Ended, PATIENCE, TempDir, eventually, first_line, run_deferd,
+    Client, Deferd, Ended, PATIENCE, TempDir, eventually, first_line, run_deferd, uninterrupted,
 };
 
 /// A deferd that is not on a TCP port of its own; killed with the test.
@@ -313,7 +313,7 @@ fn the_service_manager_is_told_ready_and_stopping() {
     let mut deferd = Deferd::start_by(command, &[]);
     let told = || {
         let mut buffer = [0; 100];
-        let n = socket.recv(&mut buffer).unwrap();
+        let n = uninterrupted(|| socket.recv(&mut buffer)).unwrap();
         String::from_utf8(buffer[..n].to_vec()).unwrap()
     };
     assert_eq!(told(), "READY=1");

@@ -215,5 +215,7 @@ fn an_async_field_without_meaning_is_told() {
             eventually("it is told", || deferd.log().contains(told));
         }
     }
+    client.get("/_admin/time?end").expect(200);
+    deferd.log_with("/_admin/time?end");
     assert_eq!(deferd.log().matches(" WARN ").count(), 3, "{}", deferd.log());
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Deferd, PATIENCE, TempDir, eventually};
+use crate::support::{Client, Deferd, PATIENCE, TempDir, eventually, uninterrupted};
 use fastrand::Rng;
 
 /// As many rounds as this, or as there is time for.
@@ -230,7 +230,7 @@ impl Raw {
                 return Some(answer);
             }
             let mut bytes = [0; 4096];
-            match self.0.read(&mut bytes) {
+            match uninterrupted(|| self.0.read(&mut bytes)) {
                 Ok(0) | Err(_) => return None,
                 Ok(n) => self.1.extend_from_slice(&bytes[..n]),
             }

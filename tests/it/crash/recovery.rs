@@ -9,7 +9,7 @@ use redb::{AccessGuard, Database, ReadableTable, TableDefinition};
 
 use crate::support::hold::Hold;
 use crate::support::upstream::{Then, Upstream};
-use crate::support::{Ability, Client, Deferd, TempDir, eventually, lacks};
+use crate::support::{Client, Deferd, TempDir, eventually};
 
 /// A directory of jobs, and a file that they append to.
 struct Trial {
@@ -336,8 +336,7 @@ fn content_that_is_accepted_can_be_read_again() {
     let mut client = deferd.client();
     let running = hold.start(&mut client);
     let accepted = client.store("POST", &trial.append(), &vec![b'x'; 7 << 20]);
-    let refused = if lacks(Ability::EarlyRefusal) { &[][..] } else { &[8 << 20, 16 << 20] };
-    for size in refused {
+    for size in [8 << 20, 16 << 20] {
         let mut other = deferd.client();
         let target = trial.append();
         other.send(
@@ -375,9 +374,6 @@ fn fill_memory(deferd: &Deferd) -> Vec<Client> {
 
 #[test]
 fn the_end_starts_no_job_that_lacks_memory() {
-    if lacks(Ability::ManyConnections) {
-        return;
-    }
     let trial = Trial::new();
     // A sixteenth of this must be free.
     let mut deferd = trial.start("", &["--max-memory", "4M"]);

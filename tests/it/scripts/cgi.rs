@@ -2,7 +2,7 @@
 //!
 //! Most tests let `s-cat` answer: there, the request's content is the script's output.
 
-use crate::support::{Client, Deferd, Reply, fixtures};
+use crate::support::{Client, Deferd, Reply, eventually, fixtures};
 
 /// The answer to a script's output, and the result of the same as a job.
 #[track_caller]
@@ -228,11 +228,11 @@ fn the_offending_line_is_in_the_message_of_a_job_in_the_log_and_in_the_jobs_log(
         for text in [&log, message] {
             assert!(text.contains(kind) && text.contains(line), "{text}");
         }
-        let log = deferd.log();
         let told =
             |text: &&str| text.contains("WARN") && text.contains(kind) && text.contains(line);
-        let told = log.lines().filter(told).count();
-        assert!(told >= 2, "{n}: {log}");
+        eventually(&format!("both of {n} are logged"), || {
+            deferd.log().lines().filter(told).count() >= 2
+        });
     }
 }
 
@@ -248,8 +248,7 @@ fn a_script_that_writes_beyond_the_announced_length_is_ended() {
         assert_eq!(reply.expect(200).text(), "hello");
     }
     assert!(deferd.children().is_empty());
-    let log = deferd.log();
-    assert!(log.contains("more than the 5 bytes that it announced"), "{log}");
+    deferd.log_with("more than the 5 bytes that it announced");
 }
 
 #[test]

@@ -372,7 +372,7 @@ fn the_operator_adds_variables_from_a_file_and_from_deferds_own() {
     ] {
         assert_eq!(environment.get(name).map(String::as_str), value, "{name}");
     }
-    assert!(deferd.log().contains("MISSING_HERE"), "{}", deferd.log());
+    deferd.log_with("MISSING_HERE");
 }
 
 #[test]

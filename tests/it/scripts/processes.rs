@@ -317,12 +317,14 @@ fn scripts_keep_the_descriptor_limit_of_the_start() {
     let dir = TempDir::new();
     let script = dir.join("limit");
     // Its limit is set right behind its start.
-    std::fs::write(&script, "#!/bin/sh\nsleep 0.3\nulimit -Sn\nulimit -Hn\n").unwrap();
+    let text =
+        "#!/bin/sh\nuntil [ $(ulimit -Sn) = 150 ]; do sleep 0.02; done\nulimit -Sn\nulimit -Hn\n";
+    std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
     let mut shell = Command::new("sh");
     let deferd = env!("CARGO_BIN_EXE_deferd");
     shell.args(["-c", "ulimit -Sn 150; ulimit -Hn 1500; exec \"$0\" \"$@\"", deferd]);
-    let route = format!("/own/=run:{}", dir.0.display());
+    let route = format!("/own/=run:{},timeout=60s", dir.0.display());
     let deferd = Deferd::start_by(shell, &["--route", &route, "--max-connections", "100"]);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", deferd.pid())).unwrap();
     let limit = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -332,5 +334,7 @@ fn scripts_keep_the_descriptor_limit_of_the_start() {
     assert_eq!(client.get("/own/limit").expect(200).text(), "150\n1500\n");
     let id = client.store("GET", "/own/limit", b"");
     assert_eq!(client.result(&id).expect(200).text(), "150\n1500\n");
-    assert!(!deferd.log().contains("WARN"), "{}", deferd.log());
+    client.get("/_admin/time?end").expect(200);
+    let log = deferd.log_with("/_admin/time?end");
+    assert!(!log.contains("WARN"), "{log}");
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::{Client, Deferd, Ended, Reply, TempDir, eventually, run_deferd};
+use crate::support::{Client, Deferd, Ended, Reply, TempDir, eventually, not_tested, run_deferd};
 
 /// A small file system, unmounted with the test.
 struct SmallDisk {
@@ -27,9 +27,7 @@ impl SmallDisk {
         if mount.is_ok_and(|status| status.success()) {
             return Some(Self { dir });
         }
-        // To the terminal itself: what a test prints is shown only when it fails.
-        let note = "NOT TESTED: a full disk, because none can be mounted here (that needs root)";
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{note}\n").as_bytes());
+        not_tested("a full disk, because none can be mounted here (that needs root)");
         None
     }
 
@@ -164,7 +162,7 @@ fn a_full_disk_refuses_jobs_loses_none_and_makes_room_by_deleting() {
     let mut accepted = Accepted::new();
     fill(&deferd, &mut accepted);
     assert_there(&mut client, &accepted);
-    let log = deferd.log();
+    let log = deferd.log_with("the store on disk fails");
     let told = log.lines().filter(|line| line.contains("the store on disk fails")).count();
     assert_eq!(told, 1, "{log}");
     // Killed, and started on the disk that is still full.

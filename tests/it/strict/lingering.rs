@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::unharmed;
 use super::unharmed::{connections, is_served};
-use crate::support::{Client, Deferd, PATIENCE, eventually};
+use crate::support::{Client, Deferd, PATIENCE, eventually, uninterrupted};
 
 /// The largest content that is accepted.
 const BODY: usize = 1 << 20;
@@ -62,7 +62,7 @@ fn a_refused_upload_without_end_is_cut_after_four_bodies() {
         let block = [b'x'; 64 * 1024];
         let mut sent = 0;
         let error = loop {
-            match socket.write(&block) {
+            match uninterrupted(|| socket.write(&block)) {
                 Ok(n) => sent += n,
                 Err(error) => break error,
             }

@@ -2,7 +2,7 @@
 
 use super::smuggling::requests_are_refused;
 use super::unharmed;
-use crate::support::{Ability, Deferd, lacks};
+use crate::support::Deferd;
 
 #[test]
 fn the_authority_of_an_absolute_form_replaces_host() {
@@ -46,9 +46,6 @@ fn a_target_that_names_no_resource_of_this_server_is_refused() {
 /// Browsers encode these; curl, scripts and Prometheus' users do not.
 #[test]
 fn raw_bytes_are_percent_encoded_before_anything_reads_them() {
-    if lacks(Ability::Ascii) {
-        return;
-    }
     let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         let mut client = deferd.client();
@@ -78,9 +75,6 @@ fn raw_bytes_are_percent_encoded_before_anything_reads_them() {
 
 #[test]
 fn a_control_character_in_a_target_is_named_with_its_place() {
-    if lacks(Ability::Ascii) {
-        return;
-    }
     let deferd = Deferd::start(&[]);
     unharmed(&deferd, || {
         for (target, named) in [

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::hold::Hold;
-use crate::support::{Ability, Client, Deferd, eventually, lacks};
+use crate::support::{Client, Deferd, eventually};
 
 const LONG: &str = "wait=3600";
 
@@ -35,9 +35,6 @@ fn holding() -> (Deferd, Client, Hold, String) {
 
 #[test]
 fn asking_again_for_a_pending_job_waits_a_moment() {
-    if lacks(Ability::Succession) {
-        return;
-    }
     let (_deferd, mut client, _hold, job) = holding();
     let first = quickest(|| {
         client.get("/_api/version").expect(200);
@@ -69,9 +66,6 @@ fn asking_again_for_a_pending_job_waits_a_moment() {
 
 #[test]
 fn asking_again_is_answered_when_the_job_is_done() {
-    if lacks(Ability::Succession) {
-        return;
-    }
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     let last = (0..TIMES).filter_map(|_| {
@@ -129,9 +123,6 @@ fn clients_that_ask_for_the_same_job_do_not_slow_each_other() {
 
 #[test]
 fn a_client_that_leaves_while_it_asks_again_is_noticed() {
-    if lacks(Ability::Connection) {
-        return;
-    }
     let (deferd, mut client, hold, job) = holding();
     eventually("the log says that a client left", || {
         let mut leaving = deferd.client();

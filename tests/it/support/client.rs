@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, uninterrupted};
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,13 +194,9 @@ impl Client {
     /// Waits until an answer has begun, and leaves it where it is.
     #[track_caller]
     pub fn wait_for_answer(&self) {
-        loop {
-            match self.socket().peek(&mut [0]) {
-                Ok(n) => return assert_eq!(n, 1, "no answer to {:?}", self.asked),
-                // Whoever is stopped and continued meanwhile.
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => self.give_up("beginning", &error),
-            }
+        match uninterrupted(|| self.socket().peek(&mut [0])) {
+            Ok(n) => assert_eq!(n, 1, "no answer to {:?}", self.asked),
+            Err(error) => self.give_up("beginning", &error),
         }
     }
 

@@ -24,8 +24,6 @@ pub enum Ability {
     Interim,
     /// What it does not understand it answers itself, without content.
     OwnRefusals,
-    /// Which request came last on a connection: its threads serve many connections by turns.
-    Succession,
     /// It is not let out of this host.
     Strangers,
     /// Fields behind the last chunk: to it the content is broken.

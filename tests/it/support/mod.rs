@@ -11,6 +11,7 @@ mod processes;
 pub mod upstream;
 mod waits;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -23,6 +24,12 @@ pub use waits::*;
 /// The scripts of the tests.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts")
+}
+
+/// Says that a test cannot be made here, and why: to the terminal itself, for what a test prints is shown only when it
+/// fails.
+pub fn not_tested(what: &str) {
+    let _ = std::io::stderr().write_all(format!("NOT TESTED: {what}\n").as_bytes());
 }
 
 /// A directory that is removed with the test.

@@ -136,8 +136,8 @@ fn serve(number: usize, stream: TcpStream, shared: &Shared, script: &Script) {
             Then::Hang => break,
         }
     }
-    let mut rest = [0; 4096];
-    while reader.read(&mut rest).is_ok_and(|n| n > 0) {}
+    // To its end, or until the client breaks it.
+    let _ = std::io::copy(&mut reader, &mut std::io::sink());
     shared.closed.lock().unwrap().insert(number);
 }
 

@@ -4,7 +4,7 @@
 //! barrier) is here with one. Invariant: no test hangs; one that fails says what did not come.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +16,18 @@ use super::TempDir;
 
 /// How long anything may take before a test gives up: long, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Makes a call on a socket, again when it is interrupted: the end of a child can interrupt every such call that
+/// has a time limit, while another thread starts a process. What the standard library calls by name (`read_exact`,
+/// `write_all`) goes on by itself.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
 
 /// Asks again and again until the answer is yes.
 #[track_caller]

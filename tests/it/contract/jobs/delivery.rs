@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::hold::Hold;
-use crate::support::{Ability, Client, Deferd, Meeting, Reply, eventually, lacks};
+use crate::support::{Ability, Client, Deferd, Meeting, Reply, eventually, lacks, uninterrupted};
 
 const LARGE: usize = 16 << 20;
 
@@ -202,7 +202,7 @@ fn a_slow_reader_gets_the_whole_result() {
     loop {
         // Not a wait for something: the client itself is slow.
         thread::sleep(Duration::from_micros(500));
-        match slow.socket().read(&mut piece).unwrap() {
+        match uninterrupted(|| slow.socket().read(&mut piece)).unwrap() {
             0 => break,
             n => answer.extend_from_slice(&piece[..n]),
         }
