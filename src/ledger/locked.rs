@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Select, Sender, unbounded};
 
 use super::waiters::Waiter;
 use super::{Next, Patience};
@@ -70,7 +70,7 @@ impl Dispatch {
             match (next, patience) {
                 (Next::Job(job), _) => return Some(job),
                 (Next::Closed, _) | (_, Patience::None) => return None,
-                (Next::Nothing, Patience::Forever) => self.workers.1.recv().ok()?,
+                (Next::Nothing, Patience::Forever) => park(&self.workers.1)?,
                 (Next::NoMemory(least), Patience::Forever) => {
                     memory.wait_for(least, || self.lock(mutex).is_stopped());
                 }
@@ -112,6 +112,14 @@ impl Dispatch {
             let _ = self.timekeeper.0.send(());
         }
     }
+}
+
+/// Waits for a wake-up. `Receiver::recv` spins and yields before it sleeps, which takes the processors from those that
+/// would send one; a `Select` sleeps at once.
+fn park(wake_ups: &Receiver<()>) -> Option<()> {
+    let mut select = Select::new();
+    select.recv(wake_ups);
+    select.select().recv(wake_ups).ok()
 }
 
 /// A ledger under its lock.

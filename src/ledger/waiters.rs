@@ -35,17 +35,17 @@ impl Waiter {
     }
 
     /// Waits for `span`, or until it is [notified](Self::notify), or `is_over` says so: that is asked four times a
-    /// second, and not before. Only for the thread whose waiter it is.
+    /// second, and at the end of the span. Only for the thread whose waiter it is.
     pub fn wait(&self, span: Duration, is_over: &dyn Fn() -> bool) {
         let deadline = Instant::now() + span;
         let mut look = Instant::now() + LOOK;
         loop {
             let now = Instant::now();
-            if self.is_notified() || now >= deadline {
+            if self.is_notified() {
                 return;
             }
-            if now >= look {
-                if is_over() {
+            if now >= deadline.min(look) {
+                if is_over() || now >= deadline {
                     return;
                 }
                 look = now + LOOK;
@@ -58,6 +58,7 @@ impl Waiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::sync::{Arc, mpsc};
 
     #[test]
@@ -75,7 +76,10 @@ mod tests {
     #[test]
     fn a_wait_ends_with_its_span_and_when_it_is_over() {
         let waiter = Waiter::current();
-        waiter.wait(Duration::from_millis(1), &|| false);
+        let asked = Cell::new(0);
+        let ask = || asked.replace(asked.get() + 1) > 0;
+        waiter.wait(Duration::from_millis(1), &ask);
+        assert_eq!(asked.get(), 1, "also a short wait sees that its client left");
         waiter.wait(Duration::from_secs(3600), &|| true);
         assert!(!waiter.is_notified());
         waiter.notify();
