@@ -15,9 +15,9 @@
 //! - [`listen`]: the listening sockets, made or handed over; readiness. `descriptors`: how many there may be.
 //! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its
 //!   `client`) → `head` (its `target`) → `body` (its `intake`) → (service) → `reply`; `tiny_http` is the other front.
-//! - [`service`]: checks a request, then runs it or defers it; `access_log` tells of it. `cross_origin` says which
-//!   web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the answers;
-//!   `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
+//! - [`service`]: checks a request; a `session` then runs it or defers it, and `access_log` tells of it. `cross_origin`
+//!   says which web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the
+//!   answers; `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
 //! - [`routes`]: finds the handler. `methods` says which methods a route takes, `signature` who may call it unasked.
 //!   [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` (with the operator's [`variables`]) prepares them, `child` runs them, each in its

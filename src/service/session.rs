@@ -1,0 +1,349 @@
+//! One thread's dealings with the service: its requests, one after the other.
+//!
+//! Owns the deferring and running of requests, the wait of clients for jobs, and the access log. The checks are
+//! in the file above. Does no I/O of its own. A client that prefers to wait for a job does so here, in its
+//! connection's thread. Invariant: each request that was read has one line in the access log, and counts once.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+
+use super::{Plan, Service};
+use crate::access_log::AccessLine;
+use crate::api::{ASK_AGAIN, id_value};
+use crate::cors::{self, Sharing};
+use crate::deferral::{self, Mode};
+use crate::error::Error;
+use crate::exchange::{Answer, Call, Connection, Guard, Owner, Peer, empty};
+use crate::handler::{Outcome, Takes};
+use crate::job::attempt::{Hop, Redirected};
+use crate::job::execution::{OnLeave, Run};
+use crate::job::{JobId, JobKey, Keep, RouteIndex};
+use crate::jobs::Place;
+use crate::memory::Allowance;
+use crate::metrics::{Connections, SessionMetrics};
+use crate::prefer::Content;
+use crate::protocol::{ASYNC, ASYNC_ID, JOB, PREFER, PREFERENCE_APPLIED};
+use crate::routes::{Route, delayed_until};
+use crate::store::{Lookup, Submission};
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// How long a client that asks again and again for a pending job waits each time. Without it such clients
+/// take the processors from the work that they ask for; with more of it they would learn late of progress.
+const ASKING_AGAIN: Duration = Duration::from_millis(10);
+
+/// One thread's dealings with the service, one request after the other.
+pub struct Session<'a> {
+    service: &'a Service,
+    /// The client that waits for its answers.
+    peer: Arc<dyn Peer>,
+    connections: Connections,
+    /// The job that the last request asked for, if it was answered as one that may still be pending. Set by
+    /// `call`, taken by each request.
+    last: Cell<Option<JobKey>>,
+    /// The line to the handlers that it runs while their clients wait.
+    line: Run,
+    /// When the request began that it has in hand.
+    began: Cell<Instant>,
+    /// Where it counts.
+    metrics: SessionMetrics<'a>,
+}
+
+impl<'a> Session<'a> {
+    /// Begins the dealings of a thread with the service.
+    pub(super) fn begin(
+        service: &'a Service,
+        peer: Arc<dyn Peer>,
+        memory: Allowance,
+        connections: Connections,
+    ) -> Self {
+        let line = service.jobs.executions.begin(Arc::clone(&peer), memory);
+        let metrics = service.jobs.metrics.begin_session(connections);
+        let began = Cell::new(Instant::now());
+        Self { service, peer, connections, last: Cell::new(None), line, began, metrics }
+    }
+
+    /// Returns whose memory the content of its requests and answers is charged to.
+    pub fn memory(&self) -> &Allowance {
+        self.line.execution.memory()
+    }
+
+    /// Whether deferd is ending, so that connections should not be kept.
+    pub fn is_draining(&self) -> bool {
+        self.service.jobs.is_draining()
+    }
+
+    /// Checks a request by its head. Rewrites its method to the one that it stands for, and its target to
+    /// the one without database prefix.
+    ///
+    /// # Errors
+    /// The answer, if it needs no more of the request: it is refused, or a preflight.
+    pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
+        let begin = AccessLine::begin();
+        self.began.set(Instant::now());
+        let (mut response, sharing) = match self.service.admit(request, connection) {
+            Ok(sharing) => match cors::preflight(request, &sharing) {
+                Some(response) => (response, sharing),
+                None => match self.service.checked(request, sharing.clone()) {
+                    Ok(plan) => {
+                        warn_of_no_meaning(request, connection);
+                        return Ok(plan);
+                    }
+                    Err(error) => (error.response(), sharing),
+                },
+            },
+            Err(error) => (error.response(), Sharing::Own),
+        };
+        self.last.set(None);
+        cors::disclose(&mut response, sharing);
+        let mut line = AccessLine::of(&request.method, &request.uri, connection, begin);
+        if self.service.route_of(&request.uri).is_some_and(Route::hides_query) {
+            line = line.without_query();
+        }
+        line.write(&Owner::anonymous(), "-", &response, &*self.peer);
+        self.metrics.observe(self.began.get().elapsed());
+        Err(Box::new(response.into()))
+    }
+
+    /// Returns how much of the content of a request that has some is used.
+    pub fn takes(&self, plan: &Plan, request: &Parts) -> Takes {
+        match self.service.routes.get(plan.route).handler.takes(request) {
+            // It waits with its request, and tells apart what is submitted under one key.
+            Takes::Nothing if plan.mode != Mode::Synchronous => Takes::Any,
+            takes => takes,
+        }
+    }
+
+    /// Answers a whole request, which the client waits for.
+    pub fn call(
+        &self,
+        mut plan: Plan,
+        mut head: Parts,
+        body: Bytes,
+        connection: Connection,
+    ) -> Answer {
+        let (service, peer) = (self.service, &*self.peer);
+        let mut line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
+        if service.routes.get(plan.route).hides_query() {
+            line = line.without_query();
+        }
+        if let Err(error) = service.check_content(&mut plan, &mut head, &body) {
+            let response = plan.refusal(&error);
+            let prefix = &service.routes.get(plan.route).prefix;
+            line.write(&Owner::anonymous(), prefix, &response, peer);
+            self.metrics.observe(self.began.get().elapsed());
+            return response.into();
+        }
+        let Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing } = plan;
+        let request = Request::from_parts(head, body);
+        let call = Call { request, connection, owner: owner.clone(), auth_type };
+        let preferred = wait.is_some() || matches!(mode, Mode::Preferred(_));
+        let last = self.last.take();
+        let asked = asked.map(|asked| (asked, JobKey { owner: owner.clone(), id: asked.job() }));
+        if let Some((_, job)) = &asked {
+            self.wait_for(job, wait, last.as_ref());
+        }
+        let mut answer = self
+            .run_or_defer(route, mode, call, key, content)
+            .unwrap_or_else(|error| error.response().into());
+        if let Some((asked, job)) = asked
+            && asked.may_be_pending(answer.response.status())
+        {
+            self.last.set(Some(job));
+        }
+        if preferred || answer.response.headers().contains_key(PREFERENCE_APPLIED) {
+            answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
+        }
+        cors::disclose(&mut answer.response, sharing);
+        line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
+        self.metrics.observe(self.began.get().elapsed());
+        answer
+    }
+
+    /// Runs a request, or makes a job of it, as its mode says.
+    fn run_or_defer(
+        &self,
+        route: RouteIndex,
+        mode: Mode,
+        call: Call,
+        key: Option<Box<str>>,
+        content: Option<Content>,
+    ) -> Result<Answer, Error> {
+        let id_of = |job: JobKey, keep| (keep == Keep::Result).then_some(job.id);
+        match mode {
+            Mode::Synchronous if self.peer.was_seen_leaving() => Err(Error::Cancelled),
+            Mode::Synchronous => self.run(route, &call),
+            Mode::Deferred(keep) => {
+                let job = self.submit(route, call, keep, key)?;
+                Ok(accepted(id_of(job, keep), content).into())
+            }
+            Mode::DeferredByRoute(keep) => {
+                let job = self.submit(route, call, keep, key)?;
+                let mut response = accepted(id_of(job, keep), content);
+                *response.status_mut() = self.service.routes.get(route).deferral.accepted;
+                Ok(response.into())
+            }
+            Mode::Preferred(span) => {
+                let job = self.submit(route, call, Keep::Result, key)?;
+                Ok(self.answer_in_time(route, job, span, content))
+            }
+        }
+    }
+
+    /// Waits for the job that the client asks for: as long as it prefers; at least for a moment if its last
+    /// request asked for the same job, which was pending.
+    fn wait_for(&self, job: &JobKey, wait: Option<Duration>, last: Option<&JobKey>) {
+        let preferred = wait.unwrap_or_default().min(self.service.max_wait);
+        let again = self.connections == Connections::One && last == Some(job);
+        let span = if again { preferred.max(ASKING_AGAIN) } else { preferred };
+        if !span.is_zero() {
+            self.service.jobs.wait(job, span, &*self.peer);
+        }
+    }
+
+    /// Runs a request while its client waits, in line with the others of its route, and follows its local
+    /// redirects: each in the lane of its target, all within one deadline.
+    fn run(&self, index: RouteIndex, call: &Call) -> Result<Answer, Error> {
+        let routes = &self.service.routes;
+        let time_limit = routes.get(index).time_limit;
+        let place = self.enter(index, Instant::now() + time_limit)?;
+        let deadline = Instant::now() + time_limit;
+        let mut outcome = self.run_in_lane(index, call, None, place);
+        let mut redirected: Option<Redirected> = None;
+        loop {
+            let target = match outcome? {
+                Outcome::Answer(answer) => return Ok(answer),
+                Outcome::Delayed(answer, span) => {
+                    let bound = redirected.map(|redirected| redirected.deadline);
+                    let (answer, at) = delayed_until(answer, span, bound);
+                    let left = at.saturating_duration_since(Instant::now());
+                    self.line.execution.sleep(left)?;
+                    return Ok(answer);
+                }
+                Outcome::LocalRedirect(target) => target,
+            };
+            let first = Hop { call, count: 0, deadline };
+            let next =
+                routes.redirect(&redirected.as_ref().map_or(first, Redirected::hop), target)?;
+            let place = self.enter(next.route, deadline)?;
+            outcome = self.run_in_lane(next.route, &next.call, Some(deadline), place);
+            redirected = Some(next);
+        }
+    }
+
+    /// Waits for this client's turn in the lane of a route.
+    fn enter(&self, index: RouteIndex, deadline: Instant) -> Result<Option<Place>, Error> {
+        let Service { routes, jobs, .. } = self.service;
+        let limit = routes.get(index).callers;
+        limit.map(|limit| jobs.enter(index, limit, deadline, &self.line.execution)).transpose()
+    }
+
+    /// Runs a request whose turn has come; its lane is left when it has ended, with all that it leaves behind.
+    fn run_in_lane(
+        &self,
+        index: RouteIndex,
+        call: &Call,
+        deadline: Option<Instant>,
+        place: Option<Place>,
+    ) -> Result<Outcome, Error> {
+        let (routes, execution) = (&self.service.routes, &self.line.execution);
+        execution.set_on_leave(routes.get(index).on_leave);
+        if deadline.is_some() {
+            execution.set_deadline(deadline);
+        }
+        let outcome = routes.run(index, call, execution);
+        if deadline.is_some() {
+            execution.set_deadline(None);
+        }
+        execution.set_on_leave(OnLeave::Cancel);
+        if let Some(lingering) = execution.take_lingering() {
+            lingering.hold(place);
+        }
+        outcome
+    }
+
+    fn submit(
+        &self,
+        route: RouteIndex,
+        call: Call,
+        keep: Keep,
+        key: Option<Box<str>>,
+    ) -> Result<JobKey, Error> {
+        let owner = call.owner.clone();
+        let key = key.map(|key| deferral::keyed(key, &call.request, keep));
+        let line = self.service.routes.get(route).line(&call.request);
+        let submission = Submission { call, route, line, keep, key };
+        let id = self.service.jobs.submit(submission)?;
+        Ok(JobKey { owner, id })
+    }
+
+    /// The job's result, as the plain response that it is, if it is there within `span`; else the `202`
+    /// (RFC 7240 section 4.3).
+    fn answer_in_time(
+        &self,
+        route: RouteIndex,
+        job: JobKey,
+        span: Duration,
+        content: Option<Content>,
+    ) -> Answer {
+        let Service { routes, jobs, max_wait, .. } = self.service;
+        if !span.is_zero() {
+            jobs.wait(&job, span.min(*max_wait), &*self.peer);
+            // Without memory for it at this moment, the client gets the `202`.
+            if let Lookup::Done((result, delivery)) = jobs.store.collect(&job) {
+                let relays = routes.get(route).handler.relays_fields();
+                let guard = if relays { Guard::Verbatim } else { Guard::Added };
+                let (response, receipt) = (result.to_response(), jobs.receipt(job, delivery));
+                return Answer { response, guard, receipt };
+            }
+        }
+        let mut response = accepted(Some(job.id), content);
+        let headers = response.headers_mut();
+        let applied = match headers.get(PREFERENCE_APPLIED) {
+            Some(_) => "respond-async, return=representation",
+            None => "respond-async",
+        };
+        headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(applied));
+        headers.insert(RETRY_AFTER, ASK_AGAIN);
+        response.into()
+    }
+}
+
+/// The `202`, with the id where the result can be asked for; in its content too if the client prefers that
+/// (RFC 7240 section 4.2), because it may not be able to read fields.
+fn accepted(id: Option<JobId>, content: Option<Content>) -> Response<Bytes> {
+    let mut response = empty(StatusCode::ACCEPTED);
+    let Some(id) = id else {
+        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+        return response;
+    };
+    if content == Some(Content::Representation) {
+        *response.body_mut() = format!("{}\n", id.number()).into();
+        let applied = HeaderValue::from_static("return=representation");
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    let location = [JOB, "/", itoa::Buffer::new().format(id.number())].concat();
+    let location = HeaderValue::try_from(location);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, TEXT);
+    headers.insert(LOCATION, location.expect("a path of digits is a field value"));
+    headers.insert(ASYNC_ID, id_value(id));
+    response
+}
+
+/// Tells the operator of a field that was meant to defer a request, and does not. The query may hold what no log
+/// may show, and has no part in it.
+fn warn_of_no_meaning(request: &Parts, connection: &Connection) {
+    let Some(value) = deferral::without_meaning(request) else { return };
+    log::warn!(
+        "request={} target={} peer={connection} {ASYNC} is {value}, neither store nor true: it has no effect",
+        request.method,
+        request.uri.path(),
+    );
+}
