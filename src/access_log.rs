@@ -11,8 +11,18 @@ use http::{Method, Response, Uri};
 use crate::exchange::{Connection, Owner, Peer};
 use crate::protocol::ASYNC_ID;
 
+/// How much of a refused head the log shows, in bytes.
+const SHOWN: usize = 256;
+
 /// What the access log says of a request, taken before the request is handed on.
-pub struct AccessLine(Option<(Method, Uri, Connection, Instant)>);
+pub struct AccessLine(Option<Begun>);
+
+struct Begun {
+    method: Method,
+    uri: Uri,
+    connection: Connection,
+    begin: Instant,
+}
 
 impl AccessLine {
     /// The moment that the request's time counts from; `None` if no log wants the line.
@@ -22,13 +32,18 @@ impl AccessLine {
 
     /// Returns the line of a request that began then.
     pub fn of(method: &Method, uri: &Uri, connection: &Connection, begin: Option<Instant>) -> Self {
-        Self(begin.map(|begin| (method.clone(), uri.clone(), *connection, begin)))
+        Self(begin.map(|begin| Begun {
+            method: method.clone(),
+            uri: uri.clone(),
+            connection: *connection,
+            begin,
+        }))
     }
 
     /// Returns the line of a request whose query is for nobody else to see.
     #[must_use]
     pub fn without_query(mut self) -> Self {
-        if let Some((_, uri, ..)) = &mut self.0
+        if let Some(Begun { uri, .. }) = &mut self.0
             && uri.query().is_some()
         {
             *uri = uri.path().parse().unwrap_or_default();
@@ -38,16 +53,85 @@ impl AccessLine {
 
     /// Writes the line, with what was answered.
     pub fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>, peer: &dyn Peer) {
-        let Some((method, uri, connection, begin)) = self.0 else { return };
+        let left = if peer.was_seen_leaving() { " left=yes" } else { "" };
+        self.write_with(left, owner, route, response);
+    }
+
+    /// Writes the line of a request that was refused before a handler saw it, and why.
+    pub fn write_refused(self, owner: &Owner, route: &str, response: &Response<Bytes>) {
+        let why = format!(" refused={}", String::from_utf8_lossy(response.body()));
+        self.write_with(&why, owner, route, response);
+    }
+
+    fn write_with(self, note: &str, owner: &Owner, route: &str, response: &Response<Bytes>) {
+        let Some(Begun { method, uri, connection, begin }) = self.0 else { return };
         let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok()).unwrap_or("-");
         log::info!(
-            "request={method} target={uri} peer={} owner={} route={route} job={id} status={} bytes={} time={:.6}s{}",
-            connection,
+            "request={method} target={uri} peer={connection} owner={} route={route} job={id} status={} bytes={} \
+             time={:.6}s{note}",
             owner.as_log(),
             response.status().as_u16(),
             response.body().len(),
             begin.elapsed().as_secs_f64(),
-            if peer.was_seen_leaving() { " left=yes" } else { "" },
         );
+    }
+}
+
+/// A request whose head is invalid: what of its first line can be shown.
+pub struct RefusedHead {
+    method: String,
+    path: String,
+}
+
+impl RefusedHead {
+    /// Returns what a head shows of itself that begins with these bytes. Its query may be for nobody else to see, as
+    /// its route is not known.
+    pub fn of(head: &[u8]) -> Self {
+        let line = head.split(|&b| matches!(b, b'\r' | b'\n')).find(|line| !line.is_empty());
+        let line = line.unwrap_or_default();
+        let mut words = line[..line.len().min(SHOWN)].split(|&b| b == b' ');
+        let mut word = || words.next().filter(|word| !word.is_empty());
+        let (method, target) = (word(), word());
+        let path = target.and_then(|target| target.split(|&b| b == b'?').next());
+        let shown = |word: Option<&[u8]>| word.unwrap_or(b"-").escape_ascii().to_string();
+        Self { method: shown(method), path: shown(path) }
+    }
+
+    /// Returns whether its client expects no content (RFC 9110 section 9.3.2).
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+
+    /// Writes its line.
+    pub fn write(&self, connection: &Connection, response: &Response<Bytes>) {
+        log::info!(
+            "request={} target={} peer={connection} owner=- route=- job=- status={} refused={}",
+            self.method,
+            self.path,
+            response.status().as_u16(),
+            String::from_utf8_lossy(response.body()),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_head_shows_method_and_path() {
+        let long = format!("GET /{}", "x".repeat(1000));
+        for (head, method, path) in [
+            (&b"POST /upload?token=1 HTTP/1.1\r\nhost: a b\r\n\r\n"[..], "POST", "/upload"),
+            (b"\r\nHEAD /x HTTP/2.0\r\n", "HEAD", "/x"),
+            (b"GET", "GET", "-"),
+            (b"", "-", "-"),
+            (b" /x", "-", "/x"),
+            (b"\x16\x03\x01 \x00\xff\n", r"\x16\x03\x01", r"\x00\xff"),
+            (long.as_bytes(), "GET", &long[4..SHOWN]),
+        ] {
+            let seen = RefusedHead::of(head);
+            assert_eq!((&*seen.method, &*seen.path), (method, path));
+        }
     }
 }

@@ -12,17 +12,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::Uri;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Response, Uri};
 
 use crate::api::{self, Question};
 use crate::auth::Auth;
 use crate::clock;
 use crate::config::Pages;
-use crate::cors::{self, Sharing};
+use crate::cors::Sharing;
 use crate::cross_origin::{Policy, Provenance};
 use crate::deferral::{self, Mode};
 use crate::error::Error;
@@ -48,18 +47,24 @@ pub struct Plan {
     wait: Option<Duration>,
     /// What the client prefers to see of the job that it makes.
     content: Option<Content>,
+    sender: Sender,
+}
+
+/// What the checks have found out about the sender of a request.
+#[derive(Clone, Debug)]
+struct Sender {
+    /// The user; anonymous until the sender has proved who it is. A signature proves that last, with the content.
     owner: Owner,
+    /// How it has proved that: `Basic` or `Bearer`.
     auth_type: Option<&'static str>,
     /// The pages that may read the answer.
     sharing: Sharing,
 }
 
-impl Plan {
-    /// The answer if the content is refused.
-    pub fn refusal(&self, error: &Error) -> Response<Bytes> {
-        let mut response = error.response();
-        cors::disclose(&mut response, self.sharing.clone());
-        response
+impl Sender {
+    /// Returns a sender of which nothing is known.
+    const fn unknown() -> Self {
+        Self { owner: Owner::anonymous(), auth_type: None, sharing: Sharing::Own }
     }
 }
 
@@ -152,9 +157,10 @@ impl Service {
         Some(self.routes.get(route))
     }
 
-    fn checked(&self, request: &mut Parts, sharing: Sharing) -> Result<Plan, Error> {
+    /// Makes the checks behind [`admit`](Self::admit), and completes what is known of the sender.
+    fn checked(&self, request: &mut Parts, sender: &mut Sender) -> Result<Plan, Error> {
         let located = self.locate(request);
-        let (owner, auth_type) = self.identify(request, located.as_ref().ok().copied())?;
+        self.identify(request, located.as_ref().ok().copied(), sender)?;
         let index = located?;
         let route = self.routes.get(index);
         let (mode, preferences) = Mode::of(request, route.deferral.keep);
@@ -172,7 +178,7 @@ impl Service {
         };
         let wait = preferences.wait.filter(|_| matches!(asked, Some(Question::End(_))));
         let content = preferences.content;
-        Ok(Plan { route: index, mode, key, asked, wait, content, owner, auth_type, sharing })
+        Ok(Plan { route: index, mode, key, asked, wait, content, sender: sender.clone() })
     }
 
     /// Rewrites the target to the one without database prefix, and the method to the one that it stands for; finds
@@ -185,30 +191,26 @@ impl Service {
         self.routes.find(request.uri.path())
     }
 
-    /// Returns whose request it is, and how its client has proved that. A route with a signature asks for no user.
+    /// Finds out which user sends a request. A route with a signature asks for no user.
     fn identify(
         &self,
         request: &mut Parts,
         route: Option<RouteIndex>,
-    ) -> Result<(Owner, Option<&'static str>), Error> {
-        let signature = route.and_then(|route| self.routes.get(route).signature.as_ref());
-        let identity = match (&self.auth, signature) {
-            (None, None) => return Ok((Owner::anonymous(), None)),
-            // A load balancer asks this, and has no credentials.
-            (Some(_), None) if is_open(request, &request.uri) => {
-                return Ok((Owner::anonymous(), None));
+        sender: &mut Sender,
+    ) -> Result<(), Error> {
+        let Some(auth) = &self.auth else { return Ok(()) };
+        let is_signed = route.is_some_and(|route| self.routes.get(route).signature.is_some());
+        if !is_signed {
+            if is_open(request, &request.uri) {
+                // A load balancer asks this, and has no credentials.
+                return Ok(());
             }
-            (Some(auth), None) => {
-                let caller = auth.authenticate(&request.headers)?;
-                (caller.owner, Some(caller.auth_type))
-            }
-            (_, Some(signature)) => (signature.owner.clone(), None),
-        };
-        if self.auth.is_some() {
-            // They are deferd's: no handler and no disk has any business with them.
-            request.headers.remove(AUTHORIZATION);
+            let caller = auth.authenticate(&request.headers)?;
+            (sender.owner, sender.auth_type) = (caller.owner, Some(caller.auth_type));
         }
-        Ok(identity)
+        // The credentials are deferd's: no handler and no disk has any business with them.
+        request.headers.remove(AUTHORIZATION);
+        Ok(())
     }
 
     /// Makes the last checks, once it is known whose request it is. Returns by what the client names the job.
@@ -242,6 +244,7 @@ impl Service {
         let Some(signature) = &route.signature else { return Ok(()) };
         let verified = signature.verify(&mut head.headers, content, clock::now().stamp);
         verified.map_err(|what| unsigned(route, what))?;
+        plan.sender.owner = signature.owner.clone();
         plan.key = self.settle(plan.route, plan.mode, head)?;
         Ok(())
     }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Response;
 
 use super::client::Client;
 use super::head::{Expectation, Framing, Head, Persistence};
@@ -20,9 +19,11 @@ use super::output::Output;
 use super::reply::{Manner, Writer};
 use super::slots::Slot;
 use super::{Limits, RequestError, body, head};
+use crate::access_log::RefusedHead;
 use crate::content::NoMemory;
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
+use crate::memory::Charge;
 use crate::service::{Plan, Service, Session};
 use crate::socket::Stream;
 
@@ -119,7 +120,9 @@ impl Exchange<'_> {
             }
             Ok(None) | Err(RequestError::Gone) => Persistence::Close,
             Err(RequestError::Refused(error)) => {
-                self.refuse(error.response());
+                let head = RefusedHead::of(self.input.bytes());
+                let answer = self.session.refuse_head(&head, &self.connection, &error);
+                self.deliver(answer, Manner::of_refused(&head));
                 self.linger()
             }
         }
@@ -129,34 +132,43 @@ impl Exchange<'_> {
         let framing = head.framing;
         let manner = Manner::of(&head);
         self.client.begin_request(manner.version, manner.persistence);
-        // For as long as the request is in flight; a job that it becomes has its own charge.
-        let charged = if head.memory > SMALL_HEAD {
-            self.session.memory().charge(head.memory).map(Some)
-        } else {
-            Ok(None)
-        };
-        let _charge = match charged {
-            Ok(charge) => charge,
-            Err(no_room) => return self.refuse(Error::from(no_room).response()),
-        };
-        let plan = match self.session.plan(&mut head.parts, &self.connection) {
+        let planned = self.session.plan(&mut head.parts, &self.connection);
+        let plan = match planned {
             Ok(plan) => plan,
-            Err(answer) if framing == Framing::Length(0) => {
-                return self.deliver(*answer, manner).into();
-            }
             Err(answer) => {
+                // It is not charged, and the client may be slow to take the answer.
+                drop(head);
+                if framing == Framing::Length(0) {
+                    return self.deliver(*answer, manner).into();
+                }
                 // Its content is still to come, and will not be read.
                 self.deliver(*answer, manner.last());
                 return After::Linger;
             }
         };
-        let body = match self.receive(&plan, &head) {
-            Ok(body) => body,
-            Err(RequestError::Refused(error)) => return self.refuse(plan.refusal(&error)),
+        let (body, _charge) = match self.take(&plan, &head) {
+            Ok(taken) => taken,
+            Err(RequestError::Refused(error)) => {
+                let answer = self.session.refuse(&plan, &head.parts, &self.connection, &error);
+                drop(head);
+                self.deliver(answer, manner.last());
+                return After::Linger;
+            }
             Err(RequestError::Gone) => return After::Close,
         };
         let answer = self.session.call(plan, head.parts, body, self.connection);
         self.deliver(answer, manner).into()
+    }
+
+    /// Takes a request that is planned: charges its head if that is large, for as long as the request is in flight (a
+    /// job that it becomes has its own charge), and receives its content.
+    fn take(&mut self, plan: &Plan, head: &Head) -> Result<(Bytes, Option<Charge>), RequestError> {
+        let charge = if head.memory > SMALL_HEAD {
+            Some(self.session.memory().charge(head.memory).map_err(Error::from)?)
+        } else {
+            None
+        };
+        Ok((self.receive(plan, head)?, charge))
     }
 
     /// Receives the content of a request.
@@ -210,14 +222,6 @@ impl Exchange<'_> {
         manner.persistence
     }
 
-    /// Answers an invalid request, whose connection ends with it.
-    fn refuse(&mut self, response: Response<Bytes>) -> After {
-        log_refused(&self.connection, &response);
-        let answer = Answer::from(response);
-        self.deliver(answer, Manner::LAST);
-        After::Linger
-    }
-
     /// Closes the write side, then reads and drops what the client still sends.
     fn linger(&mut self) -> Persistence {
         let begin = Instant::now();
@@ -245,13 +249,4 @@ impl Exchange<'_> {
 /// Returns whether this error of a read says that nothing came in time, not that nothing will.
 fn is_nothing_yet(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-fn log_refused(connection: &Connection, response: &Response<Bytes>) {
-    log::info!(
-        "request=- target=- peer={} owner=- route=- job=- status={} refused={}",
-        connection,
-        response.status().as_u16(),
-        String::from_utf8_lossy(response.body()),
-    );
 }

@@ -17,6 +17,7 @@ use http::header::{
 use http::{HeaderName, Method, Response, StatusCode, Version};
 
 use super::head::{Head, Persistence};
+use crate::access_log::RefusedHead;
 use crate::exchange::{Answer, Guard, LengthOfGet, Receipt};
 use crate::memory::{Allowance, NoRoom};
 
@@ -54,9 +55,15 @@ pub struct Manner {
 }
 
 impl Manner {
-    /// The answer to an invalid request: the connection ends behind it.
+    /// The last answer of a connection, whatever was asked.
     pub const LAST: Self =
         Self { content: Content::Sent, persistence: Persistence::Close, version: Version::HTTP_11 };
+
+    /// Returns the manner of the answer to a request with an invalid head: the connection ends behind it.
+    pub fn of_refused(head: &RefusedHead) -> Self {
+        let content = if head.is_head() { Content::Omitted } else { Content::Sent };
+        Self { content, ..Self::LAST }
+    }
 
     /// Returns the manner of the answer to a request with this head.
     pub fn of(head: &Head) -> Self {

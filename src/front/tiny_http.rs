@@ -27,6 +27,7 @@ use super::in_flight::Busy;
 use super::intake::Intake;
 use super::reply::{Manner, Writer};
 use super::{InFlight, Limits, target};
+use crate::access_log::RefusedHead;
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
 use crate::service::{Service, Session};
@@ -222,13 +223,14 @@ impl Receiver {
             (Connection::Tcp { local, .. }, Some(&peer)) => Connection::Tcp { peer, local },
             (local, _) => local,
         };
-        let mut manner = Manner::LAST;
-        let answer = match head(&request, &self.limits) {
-            Ok(head) => {
-                manner = Manner::of(&head);
-                self.call(session, head, &mut request, connection)
+        let (mut manner, answer) = match head(&request, &self.limits) {
+            Ok(head) => (Manner::of(&head), self.call(session, head, &mut request, connection)),
+            Err(error) => {
+                let line = format!("{} {}", request.method(), request.url());
+                let head = RefusedHead::of(line.as_bytes());
+                let answer = session.refuse_head(&head, &connection, &error);
+                (Manner::of_refused(&head), answer)
             }
-            Err(error) => error.response().into(),
         };
         if session.is_draining() {
             // This does not close the connection, but tells the client to.
@@ -260,7 +262,7 @@ impl Receiver {
         let intake = Intake::new(takes, &self.limits, session.memory());
         match content(request, framing, &intake) {
             Ok(body) => session.call(plan, parts, body, connection),
-            Err(error) => plan.refusal(&error).into(),
+            Err(error) => session.refuse(&plan, &parts, &connection, &error),
         }
     }
 }

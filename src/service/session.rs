@@ -13,13 +13,13 @@ use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 
-use super::{Plan, Service};
-use crate::access_log::AccessLine;
+use super::{Plan, Sender, Service};
+use crate::access_log::{AccessLine, RefusedHead};
 use crate::api::{ASK_AGAIN, id_value};
-use crate::cors::{self, Sharing};
+use crate::cors;
 use crate::deferral::{self, Mode};
 use crate::error::Error;
-use crate::exchange::{Answer, Call, Connection, Guard, Owner, Peer, empty};
+use crate::exchange::{Answer, Call, Connection, Guard, Peer, empty};
 use crate::handler::{Outcome, Takes};
 use crate::job::attempt::{Hop, Redirected};
 use crate::job::execution::{OnLeave, Run};
@@ -55,6 +55,14 @@ pub struct Session<'a> {
     metrics: SessionMetrics<'a>,
 }
 
+/// What the checks of a head come to.
+enum Checked {
+    /// The request may go on.
+    Planned(Plan),
+    /// It is a preflight, and this its answer.
+    Preflight(Response<Bytes>),
+}
+
 impl<'a> Session<'a> {
     /// Begins the dealings of a thread with the service.
     pub(super) fn begin(
@@ -85,30 +93,81 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
     pub fn plan(&self, request: &mut Parts, connection: &Connection) -> Result<Plan, Box<Answer>> {
-        let begin = AccessLine::begin();
         self.began.set(Instant::now());
-        let (mut response, sharing) = match self.service.admit(request, connection) {
-            Ok(sharing) => match cors::preflight(request, &sharing) {
-                Some(response) => (response, sharing),
-                None => match self.service.checked(request, sharing.clone()) {
-                    Ok(plan) => {
-                        warn_of_no_meaning(request, connection);
-                        return Ok(plan);
-                    }
-                    Err(error) => (error.response(), sharing),
-                },
-            },
-            Err(error) => (error.response(), Sharing::Own),
+        let mut sender = Sender::unknown();
+        let response = match self.check(request, connection, &mut sender) {
+            Ok(Checked::Planned(plan)) => {
+                warn_of_no_meaning(request, connection);
+                return Ok(plan);
+            }
+            Ok(Checked::Preflight(response)) => response,
+            Err(error) => error.response(),
         };
+        Err(Box::new(self.answer_early(response, request, connection, &sender)))
+    }
+
+    fn check(
+        &self,
+        request: &mut Parts,
+        connection: &Connection,
+        sender: &mut Sender,
+    ) -> Result<Checked, Error> {
+        sender.sharing = self.service.admit(request, connection)?;
+        match cors::preflight(request, &sender.sharing) {
+            Some(response) => Ok(Checked::Preflight(response)),
+            None => self.service.checked(request, sender).map(Checked::Planned),
+        }
+    }
+
+    /// Returns the answer to a request that is refused for its content, or for want of memory, and writes its line to
+    /// the access log.
+    pub fn refuse(
+        &self,
+        plan: &Plan,
+        request: &Parts,
+        connection: &Connection,
+        error: &Error,
+    ) -> Answer {
+        self.answer_early(error.response(), request, connection, &plan.sender)
+    }
+
+    /// Returns the answer to a request whose head is refused, and writes its line to the access log.
+    pub fn refuse_head(
+        &self,
+        request: &RefusedHead,
+        connection: &Connection,
+        error: &Error,
+    ) -> Answer {
         self.last.set(None);
-        cors::disclose(&mut response, sharing);
+        let response = error.response();
+        request.write(connection, &response);
+        response.into()
+    }
+
+    /// Completes an answer that no handler has given.
+    fn answer_early(
+        &self,
+        mut response: Response<Bytes>,
+        request: &Parts,
+        connection: &Connection,
+        sender: &Sender,
+    ) -> Answer {
+        self.last.set(None);
+        cors::disclose(&mut response, sender.sharing.clone());
+        let begin = AccessLine::begin().map(|_| self.began.get());
         let mut line = AccessLine::of(&request.method, &request.uri, connection, begin);
-        if self.service.route_of(&request.uri).is_some_and(Route::hides_query) {
+        let route = self.service.route_of(&request.uri);
+        if route.is_some_and(Route::hides_query) {
             line = line.without_query();
         }
-        line.write(&Owner::anonymous(), "-", &response, &*self.peer);
+        let prefix = route.map_or("-", |route| &route.prefix);
+        if response.body().is_empty() {
+            line.write(&sender.owner, prefix, &response, &*self.peer);
+        } else {
+            line.write_refused(&sender.owner, prefix, &response);
+        }
         self.metrics.observe(self.began.get().elapsed());
-        Err(Box::new(response.into()))
+        response.into()
     }
 
     /// Returns how much of the content of a request that has some is used.
@@ -129,18 +188,15 @@ impl<'a> Session<'a> {
         connection: Connection,
     ) -> Answer {
         let (service, peer) = (self.service, &*self.peer);
+        if let Err(error) = service.check_content(&mut plan, &mut head, &body) {
+            return self.refuse(&plan, &head, &connection, &error);
+        }
         let mut line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         if service.routes.get(plan.route).hides_query() {
             line = line.without_query();
         }
-        if let Err(error) = service.check_content(&mut plan, &mut head, &body) {
-            let response = plan.refusal(&error);
-            let prefix = &service.routes.get(plan.route).prefix;
-            line.write(&Owner::anonymous(), prefix, &response, peer);
-            self.metrics.observe(self.began.get().elapsed());
-            return response.into();
-        }
-        let Plan { route, mode, key, asked, wait, content, owner, auth_type, sharing } = plan;
+        let Plan { route, mode, key, asked, wait, content, sender } = plan;
+        let Sender { owner, auth_type, sharing } = sender;
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
         let preferred = wait.is_some() || matches!(mode, Mode::Preferred(_));

@@ -1,12 +1,13 @@
 //! Who may come in, and whose jobs are whose.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::{
-    Ability, Client, Deferd, Ended, Reply, TempDir, eventually, lacks, run, run_deferd,
+    Ability, Client, Deferd, Ended, Reply, TempDir, eventually, fixtures, lacks, run, run_deferd,
 };
 use serde_json::json;
 
@@ -278,4 +279,61 @@ fn credentials_are_not_among_what_is_kept() {
     assert!(has("x-arango-async: store") && !has(token), "the token is on the disk");
     let result = ask(&mut client, &guarded.ann, "PUT", &format!("/_api/job/{id}")).text();
     assert!(result.contains("/_admin/echo") && !result.contains(token), "{result}");
+}
+
+/// Whatever refuses a request: its head, a check, its content, its signature.
+#[test]
+fn a_refused_request_is_logged_with_owner_and_route() {
+    let dir = TempDir::new();
+    write_private(&dir.join("secret"), "secret");
+    let scripts = fixtures().display().to_string();
+    let secret = dir.join("secret").display().to_string();
+    let hook =
+        format!("/hook/=run:{scripts},secret={secret},signature=gitlab,owner=bob,methods=POST");
+    let post = format!("/post/=run:{scripts},methods=POST");
+    let guarded = State::start(&["--route", &hook, "--route", &post, "--max-body", "100K"]);
+    let large = vec![b'x'; 70_000];
+    let too_large = vec![b'x'; 200_000];
+    let ann = ("authorization", guarded.ann.as_str());
+    let signed = ("x-gitlab-token", "secret");
+    let chunked = ("transfer-encoding", "chunked");
+    let chunks = [b"30d40\r\n", &*too_large, b"\r\n0\r\n\r\n"].concat();
+    let cases = [
+        (&[ann, ("host", "b")][..], "PUT", "/run/s-cat", &b""[..], 400, "-", "-"),
+        (&[], "GET", "/run/s-cat", b"", 401, "-", "/run/"),
+        (&[ann], "GET", "/nowhere", b"", 404, "ann", "-"),
+        (&[ann], "GET", "/post/s-cat", b"", 405, "ann", "/post/"),
+        (&[ann], "GET", "/run/s-none", b"", 404, "ann", "/run/"),
+        (&[ann], "POST", "/_admin/time", &large, 413, "ann", "/_admin/"),
+        (&[ann, chunked], "POST", "/run/s-cat", &chunks, 413, "ann", "/run/"),
+        (&[signed, chunked], "POST", "/hook/s-cat", &chunks, 413, "-", "/hook/"),
+        (&[("x-gitlab-token", "other")], "POST", "/hook/s-cat", b"x", 401, "-", "/hook/"),
+        (&[signed], "PUT", "/hook/s-cat", b"x", 405, "bob", "/hook/"),
+        (&[signed], "POST", "/hook/s-none", b"x", 404, "bob", "/hook/"),
+    ];
+    for (fields, method, path, content, status, owner, route) in cases {
+        let mut client = guarded.deferd.client();
+        let target = format!("{path}?token");
+        if fields.contains(&chunked) {
+            let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+            let lines: String = lines.collect();
+            let head = format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{lines}\r\n");
+            // deferd may answer and close before it has taken all of this.
+            let _ = client.socket().write_all(&[head.as_bytes(), content].concat());
+        } else {
+            client.send_request(method, &target, fields, content);
+        }
+        assert_eq!(client.try_read(method).expect("an answer").status, status, "{target}");
+        let peer = client.socket().local_addr().unwrap();
+        let log = guarded.deferd.log_with(&format!("peer={peer} "));
+        let line = log.lines().find(|line| line.contains(&format!("peer={peer} "))).unwrap();
+        // Senders of signed requests have tokens in their queries, and a refused head has no route.
+        let is_told = status != 400 && route != "/hook/";
+        let shown = if is_told { &target } else { path };
+        let begin =
+            format!("request={method} target={shown} peer={peer} owner={owner} route={route} ");
+        assert!(line.contains(&begin), "{begin}: {line}");
+        assert!(line.contains(&format!(" status={status} ")), "{line}");
+        assert!(line.contains(" refused={\"error\":true,"), "{line}");
+    }
 }

@@ -187,3 +187,23 @@ fn a_weight_that_is_no_number_panics_nothing() {
         }
     });
 }
+
+/// Its client reads none (RFC 9110 section 9.3.2).
+#[test]
+fn a_refusal_of_head_has_no_content() {
+    let deferd = Deferd::start(&[]);
+    unharmed(&deferd, || {
+        for (fields, status) in [
+            ("host: a\r\nhost: b\r\n", 400),
+            ("host: a\r\ncontent-length: 30000000000\r\n", 413),
+            ("host: a\r\ncontent-length: 70000\r\n", 413),
+            ("host: a\r\ntransfer-encoding: chunked\r\n\r\nx", 400),
+        ] {
+            let mut client = deferd.client();
+            client.send(format!("HEAD /_admin/time HTTP/1.1\r\n{fields}\r\n").as_bytes());
+            let reply = client.try_read("HEAD").expect("an answer").expect(status);
+            assert!(reply.header("content-length").is_some_and(|length| length != "0"));
+            assert!(client.is_closed(), "{fields}: nothing comes behind the head");
+        }
+    });
+}
