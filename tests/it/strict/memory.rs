@@ -124,6 +124,49 @@ fn unfinished_bodies_stay_within_the_budget() {
     }
 }
 
+/// Those over 4 KiB: less counts with the connection.
+#[test]
+fn answers_of_endpoints_without_memory_are_refused() {
+    const STEPS: [usize; 4] = [MIB, 64 << 10, 6 << 10, 5 << 10];
+    let deferd = Deferd::with_scripts("", &["--max-memory", "16M"]);
+    let mut client = deferd.client();
+    let log = client.store("GET", "/run/s-lines?3000", b"");
+    client.wait_done(&log);
+    for _ in 0..400 {
+        client.store("GET", "/_admin/time", b"");
+    }
+    eventually("all are done", || client.list("pending").is_empty());
+    drop(client);
+    let targets = [
+        "/_admin/metrics".to_owned(),
+        "/_admin/jobs?count=400".to_owned(),
+        "/_api/job/done?count=400".to_owned(),
+        format!("/_api/job/{log}/log"),
+    ];
+    unharmed(&deferd, || {
+        let mut held = Vec::new();
+        for step in STEPS {
+            let fields = format!("content-length: {}\r\n", step + 1);
+            let content = vec![b'x'; step];
+            let mut is_full = false;
+            while !is_full {
+                let clients: Vec<_> =
+                    (0..8).map(|_| begin(&deferd, "/_admin/echo", &fields)).collect();
+                is_full = send_unfinished(&clients, &content) > 0;
+                held.extend(clients);
+            }
+        }
+        for target in &targets {
+            assert_no_memory(deferd.client().get(target));
+        }
+        drop(held);
+        no_connection(&deferd);
+        for target in &targets {
+            assert!(deferd.client().get(target).expect(200).body.len() > 4096, "{target}");
+        }
+    });
+}
+
 /// A deferd whose scripts are for those alone who know its secret: `secret` in `x-gitlab-token`.
 fn start_signed() -> (Deferd, TempDir) {
     let dir = TempDir::new();
