@@ -212,6 +212,15 @@ pub fn held(bytes: Box<[u8]>, charge: Charge) -> Bytes {
     Bytes::from_owner(Held { bytes, _charge: charge })
 }
 
+/// Returns an answer that was made as a whole, held together with its charge, which may be too large or too small.
+///
+/// # Errors
+/// [`NoRoom`] for what is missing of the charge.
+pub fn whole(bytes: Vec<u8>, mut charge: Charge) -> Result<Bytes, NoRoom> {
+    charge.resize(charged(&bytes))?;
+    Ok(held(bytes.into(), charge))
+}
+
 /// Returns a copy of content, held together with its charge, which may be too large.
 ///
 /// Without a map of its own if the system has none to give.
@@ -286,6 +295,22 @@ mod tests {
             drop(content);
             assert_eq!(budget.used() > 0, size - size / 2 > SMALL || size > OWN_MAP, "{size}");
             drop(shared);
+            assert_eq!(budget.used(), 0);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_charged_for_its_length_alone() {
+        let budget = Budget::new(2 * SMALL);
+        let memory = budget.allowance();
+        for charged in [0, SMALL / 2, 2 * SMALL] {
+            let small = whole(vec![1; SMALL], memory.charge(charged).unwrap()).unwrap();
+            assert_eq!((small.len(), budget.used()), (SMALL, 0));
+            let large = whole(vec![1; 2 * SMALL], memory.charge(charged).unwrap()).unwrap();
+            assert_eq!((large.len(), budget.used()), (2 * SMALL, 2 * SMALL));
+            drop(large);
+            let charge = memory.charge(charged).unwrap();
+            assert_eq!(whole(vec![1; 2 * SMALL + 1], charge).unwrap_err(), NoRoom);
             assert_eq!(budget.used(), 0);
         }
     }

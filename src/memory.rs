@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The parts of the budget that one holder may have at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// All content together whose senders have not proved yet who they are.
+    Quarter,
     /// One peer, loopback excepted.
     Half,
     /// The store.
@@ -61,6 +63,41 @@ pub struct Allowance(Arc<Bounds>);
 struct Bounds {
     budget: Arc<Budget>,
     share: Option<Arc<Share>>,
+    unproven: Option<Unproven>,
+}
+
+/// What a sender holds that has not proved yet who it is.
+struct Unproven {
+    /// What all such senders have together.
+    share: Arc<Share>,
+    /// How much of it this one has, in bytes; `None` once it has proved who it is.
+    held: Mutex<Option<usize>>,
+}
+
+impl Unproven {
+    fn held(&self) -> MutexGuard<'_, Option<usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
+        if let Some(held) = &mut *self.held() {
+            take(&self.share.used, self.share.capacity, bytes)?;
+            *held += bytes;
+        }
+        Ok(())
+    }
+
+    fn shrink(&self, bytes: usize) {
+        if let Some(held) = &mut *self.held() {
+            self.share.used.fetch_sub(bytes, Ordering::AcqRel);
+            *held -= bytes;
+        }
+    }
+
+    fn end(&self) {
+        let held = self.held().take().unwrap_or(0);
+        self.share.used.fetch_sub(held, Ordering::AcqRel);
+    }
 }
 
 /// So many bytes of the budget, given back when dropped.
@@ -146,6 +183,7 @@ impl Budget {
 
     fn new_share(&self, part: Part) -> Arc<Share> {
         let capacity = match part {
+            Part::Quarter => self.capacity / 4,
             Part::Half => self.capacity / 2,
             Part::ThreeQuarters => self.capacity - self.capacity / 4,
         };
@@ -209,7 +247,25 @@ impl Budget {
 
 impl Allowance {
     fn new(budget: &Arc<Budget>, share: Option<Arc<Share>>) -> Self {
-        Self(Arc::new(Bounds { budget: Arc::clone(budget), share }))
+        Self(Arc::new(Bounds { budget: Arc::clone(budget), share, unproven: None }))
+    }
+
+    /// Returns the same right for a sender that has not [proved](Self::prove) yet who it is: until then what it is
+    /// charged takes from that share of the budget as well.
+    #[must_use]
+    pub fn until_proven(&self, of_all: &Self) -> Self {
+        let Bounds { budget, share, .. } = &*self.0;
+        let unproven = of_all.0.share.clone();
+        let unproven = unproven.map(|share| Unproven { share, held: Mutex::new(Some(0)) });
+        Self(Arc::new(Bounds { budget: Arc::clone(budget), share: share.clone(), unproven }))
+    }
+
+    /// Gives the share of unproven senders back what this one has of it: it has proved who it is. It stays charged
+    /// to the budget.
+    pub fn prove(&self) {
+        if let Some(unproven) = &self.0.unproven {
+            unproven.end();
+        }
     }
 
     /// Charges `bytes`.
@@ -238,7 +294,15 @@ impl Allowance {
 
     /// Returns how much can be charged at most, in bytes: what is larger can never fit.
     pub fn capacity(&self) -> usize {
-        self.0.share.as_ref().map_or(self.0.budget.capacity, |share| share.capacity)
+        let Bounds { budget, share, .. } = &*self.0;
+        let of_share = share.as_ref().map_or(budget.capacity, |share| share.capacity);
+        of_share.min(self.unproven_capacity().unwrap_or(of_share))
+    }
+
+    /// Returns the same for senders that have not proved who they are; `None` if it is for one that has, or need not.
+    pub fn unproven_capacity(&self) -> Option<usize> {
+        let unproven = self.0.unproven.as_ref()?;
+        unproven.held().is_some().then_some(unproven.share.capacity)
     }
 
     /// Returns the budget.
@@ -281,22 +345,28 @@ impl Charge {
     /// # Errors
     /// [`NoRoom`]; then it is as before.
     pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        let Bounds { budget, share } = &*self.allowance.0;
         if bytes == 0 {
             // Also while more is charged than may be.
             return Ok(());
         }
-        if let Some(share) = share {
-            take(&share.used, share.capacity, bytes)?;
+        let Bounds { budget, share, unproven } = &*self.allowance.0;
+        if let Some(unproven) = unproven {
+            unproven.grow(bytes)?;
         }
-        if let Err(error) = take(&budget.used, budget.usable(bytes), bytes) {
-            if let Some(share) = share {
-                share.used.fetch_sub(bytes, Ordering::AcqRel);
-            }
-            return Err(error);
+        let of_share = share.as_ref().map_or(Ok(()), |s| take(&s.used, s.capacity, bytes));
+        let taken = of_share.and_then(|()| {
+            let of_budget = take(&budget.used, budget.usable(bytes), bytes);
+            of_budget.inspect_err(|NoRoom| {
+                if let Some(share) = share {
+                    share.used.fetch_sub(bytes, Ordering::AcqRel);
+                }
+            })
+        });
+        match taken {
+            Ok(()) => self.bytes += bytes,
+            Err(NoRoom) => unproven.iter().for_each(|unproven| unproven.shrink(bytes)),
         }
-        self.bytes += bytes;
-        Ok(())
+        taken
     }
 
     /// Gives back what is more than `bytes`.
@@ -306,10 +376,14 @@ impl Charge {
             return;
         }
         self.bytes -= more;
-        if let Some(share) = &self.allowance.0.share {
+        let Bounds { budget, share, unproven } = &*self.allowance.0;
+        if let Some(unproven) = unproven {
+            unproven.shrink(more);
+        }
+        if let Some(share) = share {
             share.used.fetch_sub(more, Ordering::AcqRel);
         }
-        self.allowance.0.budget.give_back(more);
+        budget.give_back(more);
     }
 
     /// Charges as many bytes as `bytes` says, more or less than before.
@@ -383,6 +457,31 @@ mod tests {
         drop(budget.peer(local).charge(100).unwrap());
         drop(budget.peer("192.0.2.2".parse().unwrap()));
         assert!(budget.peers.lock().unwrap().len() <= 1, "peers that hold nothing are forgotten");
+    }
+
+    #[test]
+    fn unproven_senders_hold_a_quarter_until_they_prove_themselves() {
+        let budget = Budget::new(100);
+        let unproven = budget.share(Part::Quarter);
+        let all = budget.allowance();
+        let (ann, eve) = (all.until_proven(&unproven), all.until_proven(&unproven));
+        let mut of_ann = ann.charge(10).unwrap();
+        let of_eve = eve.charge(15).unwrap();
+        assert_eq!((of_ann.grow(1), ann.capacity()), (Err(NoRoom), 25));
+        ann.prove();
+        assert_eq!((ann.capacity(), budget.used()), (100, 25), "what it has is still charged");
+        of_ann.grow(50).unwrap();
+        assert_eq!(eve.charge(11).unwrap_err(), NoRoom);
+        let full = all.charge(20).unwrap();
+        assert_eq!(eve.charge(6).unwrap_err(), NoRoom, "the budget is full");
+        drop(full);
+        drop((eve.charge(10).unwrap(), of_eve, of_ann));
+        let of_share = unproven.0.share.as_ref().unwrap().used.load(Ordering::Relaxed);
+        assert_eq!((budget.used(), of_share), (0, 0));
+        let peer = budget.peer("192.0.2.1".parse().unwrap());
+        let _held = peer.charge(45).unwrap();
+        assert_eq!(peer.until_proven(&unproven).charge(6).unwrap_err(), NoRoom);
+        assert!(peer.until_proven(&unproven).charge(5).is_ok(), "a peer has half all the same");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::exchange::{Connection, Owner, Peer};
 use crate::job::RouteIndex;
 use crate::jobs::Jobs;
+use crate::memory::{Allowance, Part};
 use crate::metrics::Connections;
 use crate::prefer::Content;
 use crate::protocol::DATABASE;
@@ -48,6 +49,8 @@ pub struct Plan {
     /// What the client prefers to see of the job that it makes.
     content: Option<Content>,
     sender: Sender,
+    /// Whose memory the content is charged to, until the sender has proved by it who it is.
+    unproven: Option<Allowance>,
 }
 
 /// What the checks have found out about the sender of a request.
@@ -77,6 +80,8 @@ pub struct Service {
     auth: Option<Auth>,
     /// `--max-wait`.
     max_wait: Duration,
+    /// What content has of the memory whose senders have not proved yet who they are.
+    unproven: Allowance,
 }
 
 impl Service {
@@ -89,7 +94,8 @@ impl Service {
         policy: Policy,
         max_wait: Duration,
     ) -> Self {
-        Self { routes, jobs, policy, auth, max_wait }
+        let unproven = jobs.memory.share(Part::Quarter);
+        Self { routes, jobs, policy, auth, max_wait, unproven }
     }
 
     /// Reads the variables of scripts, the users and the secrets of routes again, and tells the log.
@@ -178,7 +184,8 @@ impl Service {
         };
         let wait = preferences.wait.filter(|_| matches!(asked, Some(Question::End(_))));
         let content = preferences.content;
-        Ok(Plan { route: index, mode, key, asked, wait, content, sender: sender.clone() })
+        let sender = sender.clone();
+        Ok(Plan { route: index, mode, key, asked, wait, content, sender, unproven: None })
     }
 
     /// Rewrites the target to the one without database prefix, and the method to the one that it stands for; finds
@@ -245,6 +252,9 @@ impl Service {
         let verified = signature.verify(&mut head.headers, content, clock::now().stamp);
         verified.map_err(|what| unsigned(route, what))?;
         plan.sender.owner = signature.owner.clone();
+        if let Some(memory) = plan.unproven.take() {
+            memory.prove();
+        }
         plan.key = self.settle(plan.route, plan.mode, head)?;
         Ok(())
     }

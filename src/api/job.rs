@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::query::{number, parameter};
 use super::records::after;
 use super::{Asked, json, text};
-use crate::content::{NoMemory, SMALL, held};
+use crate::content::{NoMemory, whole};
 use crate::error::Error;
 use crate::exchange::{Answer, Guard, Owner, Receipt, empty};
 use crate::handler::Outcome;
@@ -107,20 +107,16 @@ fn list(asked: &Asked<'_>, list: List) -> Result<Outcome, Error> {
         Some(text) => after(&text)?,
         None => None,
     };
-    // The ids as they come, and as text with its quotes and commas.
-    let mut charge = asked.memory.nothing();
     // One more than wanted says that there are more.
     let mut ids = asked.api.jobs.store.list(asked.owner(), list, behind, count + 1)?;
     let has_more = ids.len() > count;
     ids.truncate(count);
     let next = ids.last().filter(|_| has_more).map(|last| next_page(asked, *last));
-    if ids.len() > DEFAULT_COUNT {
-        charge.grow(ids.len() * (size_of::<JobId>() + ID_TEXT))?;
-    }
+    // The ids as they came, and as text with its quotes and commas.
+    let charge = asked.charge(ids.len() * (size_of::<JobId>() + ID_TEXT))?;
     let text = array(&ids);
     drop(ids);
-    charge.shrink_to(text.len());
-    let mut response = json(held(text.into_bytes().into(), charge));
+    let mut response = json(whole(text.into_bytes(), charge)?);
     if let Some(next) = next {
         response.headers_mut().insert(LINK, next);
     }
@@ -192,11 +188,7 @@ pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
 /// What the job's script has written to stderr.
 pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let log = asked.api.jobs.store.log(&asked.job()?)?.ok_or(Error::UnknownJob)?;
-    let mut charge = asked.memory.nothing();
-    if log.len() > SMALL {
-        charge.grow(log.len())?;
-    }
-    Ok(text(held(log.into(), charge)).into())
+    Ok(text(asked.charged(log)?).into())
 }
 
 /// The result, which stays.
@@ -247,20 +239,21 @@ fn found(exists: bool) -> Result<Outcome, Error> {
     if exists { Ok(json(TRUE).into()) } else { Err(Error::UnknownJob) }
 }
 
-/// Returns the result that was looked up.
+/// Returns the result that was looked up; `None` while the job is pending.
 ///
 /// # Errors
-/// Why there is none: `404` as well for a job that is pending.
-pub fn result_of(found: Lookup) -> Result<StoredResponse, Error> {
+/// `404` for an unknown job, `503` if the result cannot be read now, `507` if it can never be.
+pub fn result_of(found: Lookup) -> Result<Option<StoredResponse>, Error> {
     match found {
-        Lookup::Unknown | Lookup::Pending => Err(Error::UnknownJob),
+        Lookup::Unknown => Err(Error::UnknownJob),
+        Lookup::Pending => Ok(None),
         Lookup::Unreadable => Err(StoreUnavailable.into()),
         Lookup::NoMemory => Err(Error::no_memory(&NoMemory::Budget)),
         Lookup::TooLarge => {
             let what = "the stored result is larger than --max-memory: raise that; it stays";
             Err(Error::InsufficientStorage(what.into()))
         }
-        Lookup::Done(result) => Ok(result),
+        Lookup::Done(result) => Ok(Some(result)),
     }
 }
 
@@ -269,10 +262,10 @@ fn answer_with(
     job: &JobKey,
     answer: impl FnOnce(Response<Bytes>) -> Answer,
 ) -> Result<Outcome, Error> {
-    match lookup {
-        Lookup::Pending => Ok(empty(StatusCode::NO_CONTENT).into()),
-        found => Ok(answer(named(&result_of(found)?, job.id)).into()),
-    }
+    Ok(match result_of(lookup)? {
+        Some(result) => answer(named(&result, job.id)).into(),
+        None => empty(StatusCode::NO_CONTENT).into(),
+    })
 }
 
 /// A result as its client gets it.

@@ -11,7 +11,6 @@ use http::header::CONTENT_TYPE;
 
 use super::{Asked, text};
 use crate::clock;
-use crate::content::{SMALL, held};
 use crate::error::Error;
 use crate::handler::Outcome;
 use crate::histogram::{BOUNDS, Histogram};
@@ -31,11 +30,7 @@ pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     write_process(&mut page, asked);
     write_stats(&mut page, &stats);
     write_tally(&mut page, &tally, &asked.api.prefixes);
-    let mut charge = asked.memory.nothing();
-    if page.0.len() > SMALL {
-        charge.grow(page.0.len())?;
-    }
-    let mut response = text(held(page.0.into_bytes().into(), charge));
+    let mut response = text(asked.charged(page.0.into_bytes())?);
     response.headers_mut().insert(CONTENT_TYPE, EXPOSITION);
     Ok(response.into())
 }

@@ -21,12 +21,13 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 
+use crate::content::{SMALL, whole};
 use crate::error::{Error, JSON};
 use crate::exchange::Call;
 use crate::handler::{Handler, Outcome, Takes, options};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;
-use crate::memory::Allowance;
+use crate::memory::{Allowance, Charge};
 pub use endpoints::{is_open, question};
 pub use job::{ASK_AGAIN, Question, id_value};
 pub use openapi::Access;
@@ -70,6 +71,23 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn query(&self) -> &str {
         self.call.request.uri().query().unwrap_or_default()
+    }
+
+    /// Charges what it takes to make an answer of about so many bytes.
+    ///
+    /// # Errors
+    /// `503` without memory for it.
+    fn charge(&self, bytes: usize) -> Result<Charge, Error> {
+        let bytes = if bytes > SMALL { bytes } else { 0 };
+        Ok(self.memory.charge(bytes)?)
+    }
+
+    /// Returns the content of an answer, charged for as long as it is on its way.
+    ///
+    /// # Errors
+    /// `503` without memory for it.
+    fn charged(&self, bytes: Vec<u8>) -> Result<Bytes, Error> {
+        Ok(whole(bytes, self.memory.nothing())?)
     }
 }
 

@@ -12,13 +12,13 @@ use http::header::CONTENT_SECURITY_POLICY;
 use super::job::{SANDBOX, result_of};
 use super::query::pairs;
 use super::{Asked, json, text};
-use crate::content::{SMALL, held};
+use crate::content::whole;
 use crate::error::Error;
 use crate::exchange::empty;
 use crate::handler::Outcome;
 use crate::job::stored::Exit;
-use crate::job::{JobId, Stamp};
-use crate::store::{Filter, JobRecord, JobState, Lookup, Page};
+use crate::job::{JobId, JobKey, Stamp};
+use crate::store::{Filter, JobRecord, JobState, Page};
 
 /// How many records a page holds when `count` is absent, and at most.
 const DEFAULT_COUNT: usize = 100;
@@ -41,21 +41,17 @@ struct Asking {
 pub fn list(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let Asking { filter, after, count } = Asking::read(asked.query())?;
     let page = asked.api.jobs.store.records(asked.owner(), &filter, after, count)?;
-    let mut charge = asked.memory.nothing();
-    if page.records.len() * RECORD_TEXT > SMALL {
-        // The records, and the same as text.
-        charge.grow(2 * page.records.len() * RECORD_TEXT)?;
-    }
+    // The records, and the same as text.
+    let charge = asked.charge(2 * page.records.len() * RECORD_TEXT)?;
     let text = page_text(&page, asked.owner().name().unwrap_or(""));
     drop(page);
-    charge.shrink_to(text.len());
-    Ok(json(held(text.into_bytes().into(), charge)).into())
+    Ok(json(whole(text.into_bytes(), charge)?).into())
 }
 
 /// The record of one job.
 pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
     refuse_parameters(asked)?;
-    let record = asked.api.jobs.store.record(&asked.job()?)?.ok_or(Error::UnknownJob)?;
+    let record = asked.api.jobs.store.record(&job(asked)?)?.ok_or(Error::UnknownJob)?;
     let mut text = String::new();
     write_record(&mut text, &record, asked.owner().name().unwrap_or(""));
     Ok(json(text).into())
@@ -65,14 +61,23 @@ pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
 /// it.
 pub fn content(asked: &Asked<'_>) -> Result<Outcome, Error> {
     refuse_parameters(asked)?;
-    let result = match asked.api.jobs.store.peek(&asked.job()?) {
-        Lookup::Pending => return Ok(empty(StatusCode::NO_CONTENT).into()),
-        found => result_of(found)?,
+    let Some(result) = result_of(asked.api.jobs.store.peek(&job(asked)?))? else {
+        return Ok(empty(StatusCode::NO_CONTENT).into());
     };
     let body = result.body();
     let mut response = text(body.slice(..body.len().min(MAX_CONTENT)));
     response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
     Ok(response.into())
+}
+
+/// Returns the job that the path names.
+fn job(asked: &Asked<'_>) -> Result<JobKey, Error> {
+    asked.job().map_err(|error| match error {
+        Error::NoJobRequest => {
+            Error::bad_parameter(format!("{:?} is not the id of a job", asked.id))
+        }
+        error => error,
+    })
 }
 
 fn refuse_parameters(asked: &Asked<'_>) -> Result<(), Error> {

@@ -164,7 +164,7 @@ impl Exchange<'_> {
     /// job that it becomes has its own charge), and receives its content.
     fn take(&mut self, plan: &Plan, head: &Head) -> Result<(Bytes, Option<Charge>), RequestError> {
         let charge = if head.memory > SMALL_HEAD {
-            Some(self.session.memory().charge(head.memory).map_err(Error::from)?)
+            Some(self.session.memory_of(plan).charge(head.memory).map_err(Error::from)?)
         } else {
             None
         };
@@ -177,7 +177,7 @@ impl Exchange<'_> {
         if *framing == Framing::Length(0) {
             return Ok(Bytes::new());
         }
-        let memory = self.session.memory().clone();
+        let memory = self.session.memory_of(plan).clone();
         let intake = Intake::new(self.session.takes(plan, parts), self.limits, &memory);
         intake.check(*framing)?;
         let expected = *expectation == Expectation::Continue && self.input.bytes().is_empty();

@@ -114,6 +114,10 @@ impl<'a> Intake<'a> {
             (Limit::Handler, Fate::Dropped) => {
                 format!("more than {most} for an endpoint that uses none").into()
             }
+            (Limit::Memory, _) if self.memory.unproven_capacity() == Some(self.most) => {
+                let what = "which --max-memory allows content until its signature is verified";
+                format!("more than {most}, {what}").into()
+            }
             (Limit::Memory, _) => {
                 format!("more than {most}, which --max-memory allows one client").into()
             }
@@ -135,19 +139,24 @@ mod tests {
     use super::super::input::Input;
     use super::super::{RequestError, body};
     use super::*;
-    use crate::memory::Budget;
+    use crate::memory::{Budget, Part};
 
     #[test]
     fn content_beyond_its_limit_is_refused_by_name() {
         let limits = limits();
         let unbounded = Allowance::default();
-        let small = Budget::new(100).peer("192.0.2.1".parse().unwrap());
+        let budget = Budget::new(100);
+        let small = budget.peer("192.0.2.1".parse().unwrap());
+        let unproven = small.until_proven(&budget.share(Part::Quarter));
+        let until_verified =
+            "more than 25, which --max-memory allows content until its signature is verified";
         for (takes, memory, most, named) in [
             (Takes::Any, &unbounded, 256, "more than --max-body 256"),
             (Takes::UpTo(10), &unbounded, 10, "more than 10 for this endpoint"),
             (Takes::UpTo(1000), &unbounded, 256, "more than --max-body 256"),
             (Takes::Nothing, &unbounded, 256, "more than --max-body 256"),
             (Takes::Any, &small, 50, "more than 50, which --max-memory allows one client"),
+            (Takes::Any, &unproven, 25, until_verified),
         ] {
             let intake = Intake::new(takes, &limits, memory);
             assert!(intake.check(Framing::Length(most)).is_ok());

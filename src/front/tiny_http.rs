@@ -259,7 +259,8 @@ impl Receiver {
             Err(answer) => return *answer,
         };
         let takes = session.takes(&plan, &parts);
-        let intake = Intake::new(takes, &self.limits, session.memory());
+        let memory = session.memory_of(&plan).clone();
+        let intake = Intake::new(takes, &self.limits, &memory);
         match content(request, framing, &intake) {
             Ok(body) => session.call(plan, parts, body, connection),
             Err(error) => session.refuse(&plan, &parts, &connection, &error),

@@ -82,6 +82,12 @@ impl<'a> Session<'a> {
         self.line.execution.memory()
     }
 
+    /// Returns whose memory the content of a request is charged to. Until its signature is verified, all such content
+    /// together has no more than a quarter of the budget.
+    pub fn memory_of<'p>(&'p self, plan: &'p Plan) -> &'p Allowance {
+        plan.unproven.as_ref().unwrap_or_else(|| self.memory())
+    }
+
     /// Whether deferd is ending, so that connections should not be kept.
     pub fn is_draining(&self) -> bool {
         self.service.jobs.is_draining()
@@ -96,8 +102,11 @@ impl<'a> Session<'a> {
         self.began.set(Instant::now());
         let mut sender = Sender::unknown();
         let response = match self.check(request, connection, &mut sender) {
-            Ok(Checked::Planned(plan)) => {
+            Ok(Checked::Planned(mut plan)) => {
                 warn_of_no_meaning(request, connection);
+                if self.service.routes.get(plan.route).signature.is_some() {
+                    plan.unproven = Some(self.memory().until_proven(&self.service.unproven));
+                }
                 return Ok(plan);
             }
             Ok(Checked::Preflight(response)) => response,
@@ -195,7 +204,7 @@ impl<'a> Session<'a> {
         if service.routes.get(plan.route).hides_query() {
             line = line.without_query();
         }
-        let Plan { route, mode, key, asked, wait, content, sender } = plan;
+        let Plan { route, mode, key, asked, wait, content, sender, .. } = plan;
         let Sender { owner, auth_type, sharing } = sender;
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };

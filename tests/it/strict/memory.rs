@@ -14,7 +14,7 @@ use super::unharmed::{
 use std::time::Duration;
 
 use crate::support::hold::Hold;
-use crate::support::{Client, Deferd, Reply, TempDir, eventually};
+use crate::support::{Client, Deferd, Reply, TempDir, eventually, fixtures};
 
 /// The budget of these cases.
 const MEMORY: [&str; 2] = ["--max-memory", "32M"];
@@ -122,6 +122,107 @@ fn unfinished_bodies_stay_within_the_budget() {
             deferd.client().request("POST", "/_admin/echo", &[], content).expect(200);
         });
     }
+}
+
+/// Those over 4 KiB: less counts with the connection.
+#[test]
+fn answers_of_endpoints_without_memory_are_refused() {
+    const STEPS: [usize; 4] = [MIB, 64 << 10, 6 << 10, 5 << 10];
+    let deferd = Deferd::with_scripts("", &["--max-memory", "16M"]);
+    let mut client = deferd.client();
+    let log = client.store("GET", "/run/s-lines?3000", b"");
+    client.wait_done(&log);
+    for _ in 0..400 {
+        client.store("GET", "/_admin/time", b"");
+    }
+    eventually("all are done", || client.list("pending").is_empty());
+    drop(client);
+    let targets = [
+        "/_admin/metrics".to_owned(),
+        "/_admin/jobs?count=400".to_owned(),
+        "/_api/job/done?count=400".to_owned(),
+        format!("/_api/job/{log}/log"),
+    ];
+    unharmed(&deferd, || {
+        let mut held = Vec::new();
+        for step in STEPS {
+            let fields = format!("content-length: {}\r\n", step + 1);
+            let content = vec![b'x'; step];
+            let mut is_full = false;
+            while !is_full {
+                let clients: Vec<_> =
+                    (0..8).map(|_| begin(&deferd, "/_admin/echo", &fields)).collect();
+                is_full = send_unfinished(&clients, &content) > 0;
+                held.extend(clients);
+            }
+        }
+        for target in &targets {
+            assert_no_memory(deferd.client().get(target));
+        }
+        drop(held);
+        no_connection(&deferd);
+        for target in &targets {
+            assert!(deferd.client().get(target).expect(200).body.len() > 4096, "{target}");
+        }
+    });
+}
+
+/// A deferd whose scripts are for those alone who know its secret: `secret` in `x-gitlab-token`.
+fn start_signed() -> (Deferd, TempDir) {
+    let dir = TempDir::new();
+    let secret = dir.join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (scripts, secret) = (fixtures(), secret.display());
+    let route = format!("/run/=run:{},secret={secret},signature=gitlab", scripts.display());
+    (Deferd::start(&[&MEMORY[..], &["--route", &route]].concat()), dir)
+}
+
+/// Behind a proxy on this host every sender is a loopback peer, which may take all of the budget.
+#[test]
+fn content_before_its_signature_is_verified_takes_a_quarter() {
+    const QUARTER: usize = 8 * MIB;
+    let (deferd, _dir) = start_signed();
+    let fields = |token: &str, length: usize| {
+        format!("x-gitlab-token: {token}\r\ncontent-length: {length}\r\n")
+    };
+    let content = vec![b'x'; QUARTER];
+    unharmed(&deferd, || {
+        let first = begin(&deferd, "/run/s-cat", &fields("wrong", 5 * MIB + 1));
+        pour(&first, &content[..5 * MIB]);
+        let mut other = deferd.client();
+        eventually("it is held", || detail(&mut other, "memory-used") >= 5 * MIB);
+        let clients: Vec<_> =
+            (0..40).map(|_| begin(&deferd, "/run/s-cat", &fields("wrong", MIB + 1))).collect();
+        let refused = send_unfinished(&clients, &content[..MIB]);
+        assert!(refused >= 37, "{refused} of 40 refused");
+        // The others have their memory.
+        other.request("POST", "/_admin/echo", &[], &content).expect(200);
+        // A sender that knows the secret is in line with the others until deferd knows that.
+        let mut client = begin(&deferd, "/run/s-cat", &fields("secret", QUARTER));
+        pour(&client, &content);
+        assert_no_memory(client.try_read("POST").unwrap());
+        drop((first, other, clients, client));
+        no_connection(&deferd);
+        let mut client = begin(&deferd, "/run/s-cat", &fields("secret", QUARTER));
+        pour(&client, &content);
+        client.try_read("POST").unwrap().expect(200);
+    });
+}
+
+/// What is verified is bounded by the budget alone.
+#[test]
+fn verified_content_gives_its_quarter_back() {
+    let (deferd, _dir) = start_signed();
+    let hold = Hold::new();
+    let content = vec![b'x'; 5 * MIB];
+    let fields = [("x-gitlab-token", "secret"), ("x-arango-async", "store")];
+    let mut client = deferd.client();
+    // All are held at once: two run, and one waits.
+    for _ in 0..3 {
+        client.request("POST", &hold.target(), &fields, &content).expect(202);
+    }
+    hold.release();
 }
 
 /// Without credentials nothing of a content is kept, whatever the endpoint.

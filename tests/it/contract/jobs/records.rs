@@ -299,6 +299,23 @@ fn the_content_of_a_result_is_shown_as_text_without_its_fields() {
 }
 
 #[test]
+fn a_segment_that_is_no_id_is_refused_by_name() {
+    let deferd = Deferd::start(&[]);
+    let mut client = deferd.client();
+    for below in ["", "/content"] {
+        for id in ["abc", "-1", "done", "1%20", "0x10"] {
+            let reply = client.get(&format!("{JOBS}/{id}{below}")).expect_error(400, 400);
+            let told = format!("bad parameter: \"{id}\" is not the id of a job");
+            assert_eq!(reply.json()["errorMessage"], told);
+            assert_eq!(reply.header("x-hint"), None, "it is no request of the job resource");
+        }
+        for id in ["0", "007", "18446744073709551616", "1"] {
+            client.get(&format!("{JOBS}/{id}{below}")).expect_error(404, 404);
+        }
+    }
+}
+
+#[test]
 fn records_outlive_a_restart_on_disk() {
     let dir = TempDir::new();
     let data = dir.join("data").display().to_string();
