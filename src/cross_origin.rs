@@ -3,11 +3,12 @@
 //! Owns the checks of `sec-fetch-site` (W3C Fetch Metadata), `origin` and `referer`. A client that is not a
 //! browser sends none of them, and is not concerned. Who may read an answer is `cors`, which host names count is
 //! `allowed_hosts`. Invariant: a request that bears a sign of a foreign page is not run, unless its origin is
-//! allowed or its route takes any page; navigations and simple requests included.
+//! allowed or its route takes any page; navigations and simple requests included, but for navigations to deferd's own
+//! page, which run nothing.
 
-use http::HeaderName;
 use http::header::{HOST, ORIGIN, REFERER};
 use http::request::Parts;
+use http::{HeaderName, Method};
 
 use crate::allowed_hosts::{AllowedHosts, name_and_port};
 use crate::cors::{AllowedOrigins, Sharing};
@@ -57,6 +58,18 @@ impl<'a> Provenance<'a> {
             (None, Some(_)) => self.referer.only_text().and_then(Origin::of_page),
         };
         page.is_some_and(|page| self.is_from_here(&page))
+    }
+
+    /// Returns whether the reader comes here from a page, so that the answer replaces it: not in a frame, nor as a part
+    /// of it.
+    pub fn is_navigation(&self) -> bool {
+        let says = |name: &str, value| {
+            let mut lines = self.request.headers.get_all(name).iter();
+            lines.next().is_some_and(|line| line == value) && lines.next().is_none()
+        };
+        matches!(self.request.method, Method::GET | Method::HEAD)
+            && says("sec-fetch-mode", "navigate")
+            && says("sec-fetch-dest", "document")
     }
 
     /// Returns whether this origin is the server that the request was sent to. A proxy on this host may name the

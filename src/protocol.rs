@@ -36,6 +36,10 @@ pub const STDERR: HeaderName = HeaderName::from_static("x-stderr");
 /// The status code of a job's result, on its status (OData 4.01 section 8.3.1).
 pub const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
 
+/// `yes` on the record of a job whose request had no content and whose target the record has whole, so that it can be
+/// sent again.
+pub const REPEATABLE: HeaderName = HeaderName::from_static("x-repeatable");
+
 /// What a client may do about an answer whose body says no more than ArangoDB's.
 pub const HINT: HeaderName = HeaderName::from_static("x-hint");
 
@@ -59,7 +63,7 @@ pub const METHOD_OVERRIDES: [HeaderName; 3] = [
 pub const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-arango-async-id, x-arango-async-job-id, x-progress, location, retry-after, \
      preference-applied, x-attempts, x-exit-code, x-exit-signal, x-stderr, asyncresult, x-hint, \
-     x-job-state, link",
+     x-job-state, x-repeatable, link",
 );
 
 /// The prefix of a path that names its database.
@@ -82,6 +86,9 @@ pub const ADMIN_JOB: &str = "/_admin/job";
 
 /// The records of the jobs.
 pub const JOB_RECORDS: &str = "/_admin/jobs";
+
+/// The page that shows the jobs.
+pub const UI: &str = "/_admin/ui";
 
 /// What is counted, for Prometheus.
 pub const METRICS: &str = "/_admin/metrics";
@@ -119,7 +126,9 @@ mod tests {
         let exposed = EXPOSED;
         let exposed: Vec<_> = exposed.to_str().unwrap().split(", ").collect();
         let own = [ASYNC_ID, ASYNC_JOB_ID, PROGRESS, PREFERENCE_APPLIED, ATTEMPTS, EXIT_CODE];
-        for name in own.iter().chain(&[EXIT_SIGNAL, STDERR, ASYNC_RESULT, HINT, JOB_STATE]) {
+        for name in
+            own.iter().chain(&[EXIT_SIGNAL, STDERR, ASYNC_RESULT, HINT, JOB_STATE, REPEATABLE])
+        {
             assert!(exposed.contains(&name.as_str()), "{name}");
         }
     }

@@ -60,7 +60,10 @@ impl Route {
     pub fn line(&self, request: &Request<Bytes>) -> RequestLine {
         let target = request.uri();
         let target = if self.hides_query() { target.path() } else { shown(target) };
-        RequestLine::new(request.method(), target, &self.prefix)
+        let line = RequestLine::new(request.method(), target, &self.prefix);
+        // One that is signed cannot be signed anew.
+        let is_alone = request.body().is_empty() && self.signature.is_none();
+        if is_alone { line.repeatable(target) } else { line }
     }
 
     /// Returns whether the queries of its requests are kept out of logs and records: senders of signed requests have

@@ -146,7 +146,8 @@ impl Service {
             if exempt { Ok(()) } else { Err(error) }
         })?;
         self.policy.check_page(&seen).or_else(|error| {
-            let lifted = self.takes_any_page(&request.uri);
+            let lifted = self.takes_any_page(&request.uri)
+                || (seen.is_navigation() && leads_to_page(&request.uri));
             if lifted { Ok(self.policy.unshared(&seen)) } else { Err(error) }
         })
     }
@@ -269,6 +270,12 @@ fn announced_length(request: &Parts) -> usize {
 /// Whether nobody needs to say who they are for this request of an own target. Deferred, it would need an owner.
 fn is_open(request: &Parts, target: &Uri) -> bool {
     api::is_open(target.path()) && Mode::of(request, None).0 == Mode::Synchronous
+}
+
+/// Whether this target is a page of deferd's own.
+fn leads_to_page(target: &Uri) -> bool {
+    without_database(target)
+        .is_ok_and(|inner| api::is_page(inner.as_ref().unwrap_or(target).path()))
 }
 
 /// Returns the refusal of a request that is not signed as its route wants it. The log alone says why.

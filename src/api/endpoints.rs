@@ -7,13 +7,15 @@
 use http::Method;
 
 use super::job::Question;
+#[cfg(feature = "page")]
+use super::page;
 use super::{Asked, admin, collection, echo, job, metrics, openapi, records};
 use crate::error::Error;
 use crate::handler::{Outcome, Takes};
 use crate::job::JobId;
 use crate::protocol::{
     ADMIN_JOB, ADMIN_VERSION, AVAILABILITY, COLLECTION, DESCRIPTION, ECHO, JOB, JOB_RECORDS,
-    METRICS, SERVER, SLEEP, TIME, VERSION,
+    METRICS, SERVER, SLEEP, TIME, UI, VERSION,
 };
 
 /// A row of the table.
@@ -34,6 +36,8 @@ pub struct Endpoint {
     pub content: Option<&'static str>,
     /// Whether it never asks for credentials.
     pub open: bool,
+    /// Whether readers may come to it from pages of other origins.
+    page: bool,
     /// What it asks of a job that may be pending.
     question: Option<fn(JobId) -> Question>,
     /// What answers.
@@ -55,6 +59,9 @@ pub enum Answer {
     Shared(&'static str, &'static str),
     /// With `200`, this meaning, and text.
     Text(&'static str),
+    /// With `200`, this meaning, and HTML.
+    #[cfg(feature = "page")]
+    Html(&'static str),
     /// With `200`, this meaning, and JSON of this schema.
     Json(&'static str, &'static str),
     /// With `200`, this meaning, and an object that tells of no error and has a member of this name and schema.
@@ -100,6 +107,8 @@ const FAILED: &str = r#"{"name":"failed","in":"query","schema":{"enum":["0","1"]
     "description":"`1`: only jobs whose results have a status code of 400 and above. A cancelled job has not failed."}"#;
 const ROUTE: &str = r#"{"name":"route","in":"query","schema":{"type":"string","minLength":1},
     "description":"Only jobs of the route with this prefix."}"#;
+const SORT: &str = r#"{"name":"order","in":"query","schema":{"enum":["oldest","newest"],"default":"oldest"},
+    "description":"`newest`: the highest id first; `after` then means lower ids."}"#;
 const STAMP: &str = r#"{"name":"stamp","in":"query","required":true,"schema":{"type":"number"},
     "description":"Unix seconds. A job's stamp is when it was submitted, and when it was done once it is."}"#;
 const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string"},
@@ -117,9 +126,9 @@ const DONE: Answer = Shared("200", "Done");
 const LINES: Answer = Text("The last 8 KiB.");
 const COUNTS: Answer = Text("Prometheus' text format 0.0.4; of the whole host, for every user.");
 const BEGINNING: Answer = Text("The beginning of the content.");
-const RECORD: Answer = Json("The record.", r##"{"$ref":"#/components/schemas/Record"}"##);
+const RECORD: Answer = Shared("200", "Record");
 const PAGE_OF_RECORDS: Answer = Json(
-    "Records, ascending; at most 10 000 jobs are looked at. With `more` the list goes on behind `next`.",
+    "Records in the order of their ids; at most 10 000 jobs are looked at. With `more` the list goes on behind `next`.",
     r##"{"type":"object","properties":{"jobs":{"type":"array",
         "items":{"$ref":"#/components/schemas/Record"}},"more":{"type":"boolean"},"next":{"type":"string"}},
         "required":["jobs","more"],"additionalProperties":false}"##,
@@ -159,7 +168,7 @@ const NUMBER: &str = r#"{"type":"number"}"#;
 
 /// Of the rows that a request fits, the first answers it. Those of one path stand together.
 #[rustfmt::skip] // One line for each.
-pub static ENDPOINTS: [Endpoint; 25] = [
+pub static ENDPOINTS: &[Endpoint] = &[
     row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT, AFTER], &[IDS], job::done),
     row("listPending", at(JOBS, "/pending"), READ, "The jobs that wait or run", &[COUNT, AFTER], &[IDS], job::pending),
     row("forgetAll", at(JOBS, "/all"), DELETE, "Forgets all jobs", &[], &[TRUE], job::forget_all),
@@ -180,10 +189,12 @@ pub static ENDPOINTS: [Endpoint; 25] = [
     row("description", at(&[DESCRIPTION], ""), READ, "This description", &[], &[PAGE], openapi::answer),
     row("collections", at(&[COLLECTION], ""), READ, "The collections: none yet", &[], &[NONE], collection::list),
     Endpoint { takes: Takes::UpTo(collection::MAX_JSON), content: Some("NewCollection"), ..row("createCollection", at(&[COLLECTION], ""), POST, "Not offered yet: a legal name is 501", &[], &[NOT_OFFERED], collection::create) },
-    row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
+    row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, SORT, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
     row("record", at(RECORDS, "/{id}"), READ, "The record of a job", &[], &[RECORD, UNKNOWN], records::one),
     row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, as plain text", &[], &[BEGINNING, PENDING, UNKNOWN], records::content),
     row("metrics", at(&[METRICS], ""), READ, "What is counted, for Prometheus", &[], &[COUNTS], metrics::answer),
+    #[cfg(feature = "page")]
+    Endpoint { page: true, ..row("page", at(&[UI], ""), READ, "A page that shows the jobs", &[], &[Answer::Html("The page, compressed if the client takes gzip.")], page::answer) },
     row("", at(&[SERVER], ""), ANY, "", &[], &[], admin::server),
 ];
 
@@ -210,6 +221,7 @@ const fn row(
         takes: Takes::Nothing,
         content: None,
         open: false,
+        page: false,
         question: None,
         answer,
     }
@@ -281,6 +293,11 @@ pub fn allow(path: &str) -> String {
 /// Whether this path never asks for credentials.
 pub fn is_open(path: &str) -> bool {
     ENDPOINTS.iter().any(|endpoint| endpoint.open && endpoint.path.id(path).is_some())
+}
+
+/// Whether this path is a page, to which readers may come from elsewhere.
+pub fn is_page(path: &str) -> bool {
+    ENDPOINTS.iter().any(|endpoint| endpoint.page && endpoint.path.id(path).is_some())
 }
 
 /// Returns what a request asks of a job; `None` if it asks of none, or changes one.

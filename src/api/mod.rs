@@ -7,9 +7,13 @@ mod admin;
 mod collection;
 mod echo;
 mod endpoints;
+#[cfg(feature = "page")]
+mod inflate;
 mod job;
 mod metrics;
 mod openapi;
+#[cfg(feature = "page")]
+mod page;
 mod query;
 mod records;
 
@@ -28,7 +32,7 @@ use crate::handler::{Handler, Outcome, Takes, options};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;
 use crate::memory::{Allowance, Charge};
-pub use endpoints::{is_open, question};
+pub use endpoints::{is_open, is_page, question};
 pub use job::{ASK_AGAIN, Question, id_value};
 pub use openapi::Access;
 

@@ -101,6 +101,8 @@ fn response(answer: &Answer) -> String {
             return format!(r#""{status}":{}"#, reference("responses", name));
         }
         Answer::Text(meaning) => (meaning, "text/plain", r#"{"type":"string"}"#.to_owned()),
+        #[cfg(feature = "page")]
+        Answer::Html(meaning) => (meaning, "text/html", r#"{"type":"string"}"#.to_owned()),
         Answer::Json(meaning, schema) => (meaning, "application/json", (*schema).to_owned()),
         Answer::Member(meaning, name, schema) => {
             let success = reference("schemas", "Success");

@@ -6,8 +6,8 @@
 
 use std::fmt::Write as _;
 
-use http::StatusCode;
 use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderValue, StatusCode};
 
 use super::job::{SANDBOX, result_of};
 use super::query::pairs;
@@ -18,7 +18,8 @@ use crate::exchange::empty;
 use crate::handler::Outcome;
 use crate::job::stored::Exit;
 use crate::job::{JobId, JobKey, Stamp};
-use crate::store::{Filter, JobRecord, JobState, Page};
+use crate::protocol::REPEATABLE;
+use crate::store::{Filter, JobRecord, JobState, Order, Page};
 
 /// How many records a page holds when `count` is absent, and at most.
 const DEFAULT_COUNT: usize = 100;
@@ -54,7 +55,11 @@ pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let record = asked.api.jobs.store.record(&job(asked)?)?.ok_or(Error::UnknownJob)?;
     let mut text = String::new();
     write_record(&mut text, &record, asked.owner().name().unwrap_or(""));
-    Ok(json(text).into())
+    let mut response = json(text);
+    if record.line.is_repeatable() {
+        response.headers_mut().insert(REPEATABLE, HeaderValue::from_static("yes"));
+    }
+    Ok(response.into())
 }
 
 /// The beginning of a result's content as plain text, whatever it is, with no field of the result: so a page can show
@@ -110,6 +115,11 @@ impl Asking {
                 },
                 "route" if value.is_empty() => return Err(invalid("the prefix of a route")),
                 "route" => asking.filter.route = Some(value.into()),
+                "order" => match &*value {
+                    "oldest" => asking.filter.order = Order::Ascending,
+                    "newest" => asking.filter.order = Order::Descending,
+                    _ => return Err(invalid("oldest or newest")),
+                },
                 "after" => asking.after = after(&value)?,
                 "count" => {
                     let count = value.parse().ok().filter(|_| is_number(&value));
@@ -208,13 +218,16 @@ mod tests {
         assert!(asking.filter.only_failed);
         assert_eq!(asking.filter.route.as_deref(), Some("/run/"));
         assert_eq!((asking.after, asking.count), (JobId::new(7), 1000));
-        let asking = Asking::read("after=0&failed=0&&").unwrap();
+        assert_eq!(asking.filter.order, Order::Ascending);
+        let asking = Asking::read("after=0&failed=0&&order=newest").unwrap();
         assert_eq!((asking.after, asking.count), (None, 100));
+        assert_eq!(asking.filter.order, Order::Descending);
         for (query, named) in [
             ("state=Done", "state"),
             ("state", "state"),
             ("failed=yes", "failed"),
             ("route=", "route"),
+            ("order=up", "order"),
             ("after=01", "after"),
             ("after=", "after"),
             ("count=0", "count"),

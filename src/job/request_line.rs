@@ -1,4 +1,5 @@
-//! What a job's record keeps of its request: the method, the beginning of the target, the prefix of the route.
+//! What a job's record keeps of its request: the method, the beginning of the target, the prefix of the route, and
+//! whether the request can be sent again from those.
 //!
 //! Owns how much of it is kept. Does not decide what of a target may be shown: who makes one passes that alone.
 //! Invariant: it never takes more than [`MAX_TARGET`] bytes beside the method.
@@ -17,6 +18,8 @@ pub struct RequestLine {
     text: Box<str>,
     /// How much of the target is the prefix of the route, in bytes.
     prefix: u16,
+    /// Whether the request has no content, and its target is all here.
+    repeatable: bool,
 }
 
 impl RequestLine {
@@ -30,7 +33,7 @@ impl RequestLine {
         let prefix = prefix.min(target.len());
         let prefix =
             u16::try_from(prefix).expect("it is at most the length of a target that was cut");
-        Self { text: [method, " ", target].concat().into(), prefix }
+        Self { text: [method, " ", target].concat().into(), prefix, repeatable: false }
     }
 
     /// Returns the line of these parts, as [`parts`](Self::parts) gave them; `None` if the target does not begin
@@ -43,6 +46,17 @@ impl RequestLine {
     pub fn parts(&self) -> Option<(&str, &str, &str)> {
         let (method, target) = self.text.split_once(' ')?;
         Some((method, target, target.get(..usize::from(self.prefix))?))
+    }
+
+    /// Returns the same line of a request that can be sent again from it: it has no content, and its target is `whole`.
+    pub fn repeatable(mut self, whole: &str) -> Self {
+        self.repeatable = self.parts().is_some_and(|(_, target, _)| target.len() == whole.len());
+        self
+    }
+
+    /// Whether the request can be sent again from this line.
+    pub const fn is_repeatable(&self) -> bool {
+        self.repeatable
     }
 
     /// Whether the route has this prefix.
@@ -87,6 +101,11 @@ mod tests {
             assert_eq!(RequestLine::from_parts("POST", kept, kept_prefix), Some(line));
         }
         assert_eq!(RequestLine::from_parts("GET", "/a", "/b"), None);
+        for (target, is_repeatable) in [("/run/a?b=1", true), (&*long, false)] {
+            let line = RequestLine::new(&Method::GET, target, "/run/");
+            assert!(!line.is_repeatable());
+            assert_eq!(line.repeatable(target).is_repeatable(), is_repeatable, "{target}");
+        }
         assert_eq!((RequestLine::default().parts(), RequestLine::default().footprint()), (None, 0));
     }
 }

@@ -3,11 +3,14 @@
 //! Owns the two orders and keeps them in step. Knows nothing of transitions and locks. Invariant: an id is in
 //! both maps of its index or in neither.
 
+use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Rev;
 use std::ops::Bound;
 
 use super::job::{Done, Pending};
 use super::logs::Logs;
+use super::records::Order;
 use crate::job::{Age, JobId, Stamp};
 
 /// Records ordered by timestamp, for expiry, with the way from an id to them.
@@ -52,10 +55,13 @@ impl<T> TimeIndex<T> {
         self.stamps.keys().copied()
     }
 
-    /// The ids above `after`, ascending.
-    pub fn ids_after(&self, after: Option<JobId>) -> impl Iterator<Item = JobId> {
-        let above = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.stamps.range((above, Bound::Unbounded)).map(|(id, _)| *id)
+    /// The ids behind `after` in this order; all of them without it.
+    pub fn ids_behind(&self, after: Option<JobId>, order: Order) -> Ids<'_> {
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        match order {
+            Order::Ascending => Ids::Up(self.stamps.range((behind, Bound::Unbounded))),
+            Order::Descending => Ids::Down(self.stamps.range((Bound::Unbounded, behind)).rev()),
+        }
     }
 
     /// Takes the oldest record, if it is stamped strictly before `before`.
@@ -84,6 +90,26 @@ impl<T> TimeIndex<T> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.stamps.is_empty()
+    }
+}
+
+/// Ids of an index, in either order.
+pub enum Ids<'a> {
+    /// The lowest first.
+    Up(Range<'a, JobId, Stamp>),
+    /// The highest first.
+    Down(Rev<Range<'a, JobId, Stamp>>),
+}
+
+impl Iterator for Ids<'_> {
+    type Item = JobId;
+
+    fn next(&mut self) -> Option<JobId> {
+        let next = match self {
+            Self::Up(ids) => ids.next(),
+            Self::Down(ids) => ids.next(),
+        };
+        next.map(|(id, _)| *id)
     }
 }
 

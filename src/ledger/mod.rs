@@ -44,7 +44,7 @@ use schedule::{Limit, Schedule};
 pub use forgetting::Forgotten;
 pub use index::Reach;
 pub use logs::{KeptLog, LogIs};
-pub use records::{End, Filter, JobRecord, Page};
+pub use records::{End, Filter, JobRecord, Order, Page};
 pub use results::Found;
 pub use running::{Cancel, Finishing, Next, Patience, Taken};
 pub use submit::{Admitted, Size};

@@ -1,4 +1,4 @@
-//! The records of an owner's jobs, as they are listed: filtered, in pages, in the order of the ids.
+//! The records of an owner's jobs, as they are listed: filtered, in pages, in the order of the ids or against it.
 //!
 //! Owns what a record tells, and how many are looked at for one page. Invariants: a page costs the same however many
 //! jobs there are; the lock is held for 500 records at a time; a job is looked at once, and told as it is then.
@@ -47,7 +47,17 @@ pub struct End {
     pub ending: Ending,
 }
 
-/// Which records are listed.
+/// In which order records are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The lowest id first.
+    #[default]
+    Ascending,
+    /// The highest id first.
+    Descending,
+}
+
+/// Which records are listed, and in which order.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Those in this state.
@@ -56,12 +66,14 @@ pub struct Filter {
     pub only_failed: bool,
     /// Those of the route with this prefix.
     pub route: Option<Box<str>>,
+    /// In this order.
+    pub order: Order,
 }
 
 /// A part of a list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// At most as many as were asked for, ascending.
+    /// At most as many as were asked for, in the order of the filter.
     pub records: Vec<JobRecord>,
     /// Where the list goes on: behind this id; `None` at its end.
     pub next: Option<JobId>,
@@ -70,7 +82,7 @@ pub struct Page {
 /// What is asked of one [step](Ledger::step).
 pub struct Step<'a> {
     filter: &'a Filter,
-    /// Only ids above this one are looked at.
+    /// Only ids behind this one, in the order of the filter, are looked at.
     after: Option<JobId>,
     /// How many records are wanted.
     count: usize,
@@ -161,8 +173,8 @@ impl<Q, R> Ledger<Q, R> {
         let Step { filter, after, count, looks } = *step;
         let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };
         let Some(jobs) = self.owners.get(owner) else { return stepped };
-        let pending = filter.takes_pending().then(|| jobs.pending.ids_after(after));
-        let done = filter.takes_done().then(|| jobs.done.ids_after(after));
+        let pending = filter.takes_pending().then(|| jobs.pending.ids_behind(after, filter.order));
+        let done = filter.takes_done().then(|| jobs.done.ids_behind(after, filter.order));
         let mut pending = pending.into_iter().flatten().peekable();
         let mut done = done.into_iter().flatten().peekable();
         let mut last = after;
@@ -170,7 +182,10 @@ impl<Q, R> Ledger<Q, R> {
             let id = match (pending.peek(), done.peek()) {
                 (None, None) => return stepped,
                 (Some(id), None) | (None, Some(id)) => *id,
-                (Some(pending), Some(done)) => *pending.min(done),
+                (Some(pending), Some(done)) => match filter.order {
+                    Order::Ascending => *pending.min(done),
+                    Order::Descending => *pending.max(done),
+                },
             };
             if stepped.records.len() == count || stepped.looked == looks {
                 stepped.next = last;

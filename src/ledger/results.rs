@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::job::{DeliveryId, Done, Pending};
 use super::logs::LogIs;
+use super::records::Order;
 use super::waiters::Waiter;
 use super::{Ledger, List, Status};
 use crate::exchange::Owner;
@@ -118,8 +119,8 @@ impl<Q, R> Ledger<Q, R> {
     ) -> Vec<JobId> {
         let Some(jobs) = self.owners.get(owner) else { return Vec::new() };
         match list {
-            List::Pending => jobs.pending.ids_after(after).take(count).collect(),
-            List::Done => jobs.done.ids_after(after).take(count).collect(),
+            List::Pending => jobs.pending.ids_behind(after, Order::Ascending).take(count).collect(),
+            List::Done => jobs.done.ids_behind(after, Order::Ascending).take(count).collect(),
         }
     }
 

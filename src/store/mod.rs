@@ -43,8 +43,8 @@ use crate::memory::Allowance;
 
 pub use crate::ledger::job::DeliveryId;
 pub use crate::ledger::{
-    End, Filter, Finished, IdempotencyKey, JobRecord, JobState, Lane, List, Page, Patience, Plan,
-    Refused, Room, Stats, Status, Tally,
+    End, Filter, Finished, IdempotencyKey, JobRecord, JobState, Lane, List, Order, Page, Patience,
+    Plan, Refused, Room, Stats, Status, Tally,
 };
 
 /// A job to be accepted.
@@ -264,7 +264,7 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`] if that cannot be known now.
     fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable>;
 
-    /// At most `count` records of `owner` above `after` that pass the filter, ascending; so many as are found
+    /// At most `count` records of `owner` behind `after` that pass the filter, in its order; so many as are found
     /// among the next [`MAX_LOOKS`](crate::ledger::records::MAX_LOOKS).
     ///
     /// # Errors

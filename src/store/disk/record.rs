@@ -112,6 +112,9 @@ impl Record {
             line("method", &method);
             line("target", &target);
             line("route", &route);
+            if self.line.is_repeatable() {
+                line("repeatable", &"yes");
+            }
         }
         match &self.state {
             Stage::Collected { aged, log } => {
@@ -291,7 +294,13 @@ impl<'a> Lines<'a> {
     fn request_line(&self) -> Option<RequestLine> {
         match (self.get("method"), self.get("target"), self.get("route")) {
             (None, None, None) => Some(RequestLine::default()),
-            (method, target, route) => RequestLine::from_parts(method?, target?, route?),
+            (method, target, route) => {
+                let line = RequestLine::from_parts(method?, target?, route?)?;
+                Some(match self.get("repeatable") {
+                    Some("yes") => line.repeatable(target?),
+                    _ => line,
+                })
+            }
         }
     }
 
@@ -393,6 +402,7 @@ mod tests {
         .map(|(name, state)| {
             let owner = Owner::named(name);
             let line = RequestLine::new(&http::Method::PUT, "/a: b?c", "/a: b");
+            let line = if name.is_empty() { line.repeatable("/a: b?c") } else { line };
             Record { owner, created: at(7), footprint: 99, line, state }
         })
         .to_vec()
@@ -421,6 +431,7 @@ mod tests {
                 "log: ",
                 "started",
                 "attempts",
+                "repeatable",
             ];
             let is_needed = |line: &&str| !optional.iter().any(|name| line.starts_with(name));
             for line in text.lines().filter(is_needed) {

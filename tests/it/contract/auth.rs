@@ -67,9 +67,14 @@ fn wait_done(client: &mut Client, user: &str, id: &str) {
 fn without_credentials_nothing_is_told_but_availability() {
     let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
-    for target in
-        ["/_api/version", "/_api/job/done", "/nowhere", "/_db/other/_api/version", "/run/nothing"]
-    {
+    for target in [
+        "/_api/version",
+        "/_api/job/done",
+        "/nowhere",
+        "/_db/other/_api/version",
+        "/run/nothing",
+        "/_admin/ui",
+    ] {
         let reply = client.get(target).expect_error(401, 11);
         let challenge = reply.header("www-authenticate");
         assert_eq!(challenge, Some(r#"Basic realm="deferd", charset="UTF-8""#), "{target}");

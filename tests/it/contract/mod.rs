@@ -13,4 +13,6 @@ mod jobs;
 mod life;
 mod listen;
 mod log;
+#[cfg(feature = "page")]
+mod page;
 mod startup;

@@ -1,9 +1,10 @@
 //! The records of jobs: `/_admin/jobs`, its filters and pages, one record, and the content of a result as text.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::hold::Hold;
-use crate::support::{Client, Deferd, TempDir, eventually, run_deferd};
+use crate::support::{Client, Deferd, TempDir, eventually, fixtures, run_deferd};
 use serde_json::{Value, json};
 
 const JOBS: &str = "/_admin/jobs";
@@ -116,6 +117,37 @@ fn a_record_shows_progress_attempts_exit_code_and_a_short_target() {
 }
 
 #[test]
+fn a_record_says_whether_its_request_can_be_sent_again() {
+    let dir = TempDir::new();
+    let secret = dir.join("secret");
+    std::fs::write(&secret, "plain\n").unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    let signed = format!(
+        "/signed/=run:{},secret={},signature=gitlab",
+        fixtures().display(),
+        secret.display()
+    );
+    let deferd = Deferd::with_scripts("", &["--route", &signed]);
+    let mut client = deferd.client();
+    let long = format!("/run/s-done?{}", "x".repeat(300));
+    let with_secret = ("x-gitlab-token", "plain");
+    for (method, target, body, repeatable) in [
+        ("GET", "/run/s-done?a=%2F", "", Some("yes")),
+        ("POST", "/run/s-done", "", Some("yes")),
+        ("POST", "/run/s-done", "x", None),
+        ("GET", &long, "", None),
+        ("GET", "/signed/s-done", "", None),
+    ] {
+        let fields = [("x-arango-async", "store"), with_secret];
+        let reply = client.request(method, target, &fields, body.as_bytes()).expect(202);
+        let id = reply.id().unwrap().to_owned();
+        client.wait_done(&id);
+        let record = client.get(&format!("{JOBS}/{id}")).expect(200);
+        assert_eq!(record.header("x-repeatable"), repeatable, "{method} {target}");
+    }
+}
+
+#[test]
 fn filters_list_what_passes_all_of_them() {
     let deferd = Deferd::with_scripts("", &["--workers", "2"]);
     let (mut client, hold) = (deferd.client(), Hold::new());
@@ -165,6 +197,7 @@ fn filters_list_what_passes_all_of_them() {
         "after=007",
         "route=",
         "limit=7",
+        "order=up",
         "state=done&state=done",
     ] {
         let name = query.split('=').next().unwrap();
@@ -185,17 +218,23 @@ fn pages_go_on_behind_the_last_record() {
     client.wait_done(&all[4]);
     all.push(hold.start(&mut client));
     all.extend((0..5).map(|_| client.store("GET", "/_api/version", b"")));
-    for count in [1, 2, 3, 5, 10, 11, 12] {
+    for (count, order) in [1, 2, 3, 5, 10, 11, 12]
+        .into_iter()
+        .flat_map(|count| ["", "&order=oldest", "&order=newest"].map(|order| (count, order)))
+    {
         let (mut seen, mut after) = (Vec::new(), "0".to_owned());
         loop {
-            let (ids, next) = page(&mut client, &format!("count={count}&after={after}"));
+            let (ids, next) = page(&mut client, &format!("count={count}&after={after}{order}"));
             assert!(ids.len() == count || next.is_none());
             seen.extend(ids);
             let Some(next) = next else { break };
             assert_eq!(seen.last(), Some(&next));
             after = next;
         }
-        assert_eq!(seen, all);
+        if order == "&order=newest" {
+            seen.reverse();
+        }
+        assert_eq!(seen, all, "{order}");
         assert_eq!(seen.len(), 11);
     }
     let (none, next) = page(&mut client, "after=18446744073709551615");

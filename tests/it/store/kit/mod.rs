@@ -174,7 +174,9 @@ pub fn call(n: usize, owner: &Owner) -> Call {
 
 /// What the record of a job keeps of its request.
 pub fn line(call: &Call) -> RequestLine {
-    RequestLine::new(call.request.method(), call.request.uri().path(), "/job/")
+    let path = call.request.uri().path();
+    let line = RequestLine::new(call.request.method(), path, "/job/");
+    if path.len().is_multiple_of(2) { line.repeatable(path) } else { line }
 }
 
 /// The result of job `n`.

@@ -26,8 +26,8 @@ use deferd::ledger::schedule::Limit;
 use deferd::store::disk::{Durability, Recovered};
 use deferd::store::memory::MemoryStore;
 use deferd::store::{
-    Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobState, Lane, List, Lookup, Plan,
-    Refused, Store, Submission,
+    Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobState, Lane, List, Lookup, Order,
+    Plan, Refused, Store, Submission,
 };
 
 use entry::{Entry, Runs, State};
@@ -454,7 +454,8 @@ impl Trial {
             1 => Some("/job/".into()),
             _ => None,
         };
-        let filter = Filter { state, only_failed, route };
+        let order = [Order::Ascending, Order::Descending][self.filters.usize(..2)];
+        let filter = Filter { state, only_failed, route, order };
         let count = 1 + self.filters.usize(..4);
         let passes = |entry: &Entry| {
             let fits = state.is_none_or(|state| state == entry.job_state());
@@ -463,7 +464,12 @@ impl Trial {
             fits && !is_none && (!only_failed || failed)
         };
         let of_owner = |entry: &Entry| entry.is_visible() && entry.owner == *owner;
-        let mut expected = self.model.iter().filter(|(_, entry)| of_owner(entry) && passes(entry));
+        let expected = self.model.iter().filter(|(_, entry)| of_owner(entry) && passes(entry));
+        let mut expected: Vec<_> = expected.collect();
+        if order == Order::Descending {
+            expected.reverse();
+        }
+        let mut expected = expected.into_iter();
         let mut after = None;
         loop {
             let page = self.store.records(owner, &filter, after, count).unwrap();
