@@ -13,9 +13,11 @@ use super::{Asked, admin, collection, echo, job, metrics, openapi, records};
 use crate::error::Error;
 use crate::handler::{Outcome, Takes};
 use crate::job::JobId;
+#[cfg(feature = "page")]
+use crate::protocol::UI;
 use crate::protocol::{
     ADMIN_JOB, ADMIN_VERSION, AVAILABILITY, COLLECTION, DESCRIPTION, ECHO, JOB, JOB_RECORDS,
-    METRICS, SERVER, SLEEP, TIME, UI, VERSION,
+    METRICS, SERVER, SLEEP, TIME, VERSION,
 };
 
 /// A row of the table.
