@@ -26,7 +26,7 @@
 //!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
 //! - [`retry`]: whether a job is tried once more, and when.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
-//!   table of them, one row each; `openapi` describes the rows. `page` is what a browser shows, unpacked by `inflate`.
+//!   table of them, one row each; `openapi` describes the rows. `page` is what a browser shows.
 //! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
 //! - [`workers`]: the fixed pool that runs jobs, and the janitor.
 //! - [`store`]: where jobs are kept, and who hands them out: the promise, and the stores that keep it: `memory`, and

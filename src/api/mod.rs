@@ -7,8 +7,6 @@ mod admin;
 mod collection;
 mod echo;
 mod endpoints;
-#[cfg(feature = "page")]
-mod inflate;
 mod job;
 mod metrics;
 mod openapi;
