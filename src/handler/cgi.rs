@@ -21,6 +21,7 @@ use super::{Handler, Outcome, ScriptRoute, locate};
 use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
 use crate::job::execution::Execution;
+use crate::sink::Sink;
 
 /// Runs the CGI scripts of one directory.
 pub struct CgiHandler {
@@ -39,7 +40,12 @@ impl Handler for CgiHandler {
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
+    fn run(
+        &self,
+        call: &Call,
+        execution: &Arc<Execution>,
+        _: &mut dyn Sink,
+    ) -> Result<Outcome, Error> {
         let output = run_script(&self.route, call, execution, announced_end)?;
         let (method, path) = (call.request.method(), call.request.uri().path());
         let run = format!("job={} path={path}", execution.job_as_log());
@@ -184,7 +190,7 @@ mod tests {
         match read(stdout) {
             Ok(Outcome::Answer(answer)) => answer.response,
             Ok(Outcome::LocalRedirect(target)) => panic!("{stdout:?} redirects to {target}"),
-            Ok(Outcome::Delayed(..)) => panic!("{stdout:?} is delayed"),
+            Ok(Outcome::Written | Outcome::Delayed(..)) => panic!("{stdout:?} is no document"),
             Err(fault) => panic!("{stdout:?} fails: {}", fault.in_full),
         }
     }

@@ -18,6 +18,7 @@ use crate::exchange::Call;
 use crate::job::execution::Execution;
 use crate::methods::ANY_METHOD;
 use crate::protocol::{EXIT_CODE, EXIT_SIGNAL, STDERR};
+use crate::sink::Sink;
 
 /// Runs the plain programs of one directory.
 pub struct RunHandler {
@@ -36,7 +37,12 @@ impl Handler for RunHandler {
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
+    fn run(
+        &self,
+        call: &Call,
+        execution: &Arc<Execution>,
+        _: &mut dyn Sink,
+    ) -> Result<Outcome, Error> {
         if call.request.method() == Method::OPTIONS {
             // A plain program knows no methods: it would do its work.
             return Ok(options(ANY_METHOD).into());

@@ -163,12 +163,32 @@ impl Client {
         if without {
             let has_length = length.is_some() && method != "HEAD";
             assert!(!has_length, "{status} must not have a length: {reply:?}");
+        } else if reply.header("transfer-encoding") == Some("chunked") {
+            assert_eq!(length, None, "{status} has both framings: {reply:?}");
+            while let Some(chunk) = self.read_chunk() {
+                reply.body.extend_from_slice(&chunk);
+            }
         } else {
             reply.body = vec![0; length.expect("a length")];
-            let read = self.stream.read_exact(&mut reply.body);
-            read.unwrap_or_else(|error| self.give_up("content", &error));
+            self.read_content(&mut reply.body);
         }
         Some(reply)
+    }
+
+    /// Reads a chunk of content; `None` if it is the last.
+    #[track_caller]
+    pub fn read_chunk(&mut self) -> Option<Vec<u8>> {
+        let size = self.read_line().expect("a chunk");
+        let mut chunk = vec![0; usize::from_str_radix(&size, 16).expect("its size")];
+        self.read_content(&mut chunk);
+        assert_eq!(self.read_line().as_deref(), Some(""), "the chunk ends");
+        (!chunk.is_empty()).then_some(chunk)
+    }
+
+    #[track_caller]
+    fn read_content(&mut self, content: &mut [u8]) {
+        let read = self.stream.read_exact(content);
+        read.unwrap_or_else(|error| self.give_up("content", &error));
     }
 
     #[track_caller]
