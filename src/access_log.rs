@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Response, Uri};
+use http::{Method, Response, StatusCode, Uri};
 
 use crate::exchange::{Connection, Owner, Peer};
 use crate::protocol::ASYNC_ID;
@@ -22,6 +22,30 @@ struct Begun {
     uri: Uri,
     connection: Connection,
     begin: Instant,
+}
+
+/// What the line says of an answer.
+pub struct Answered<'a> {
+    /// The job that it is about, or `-`.
+    pub id: &'a str,
+    /// Its status code.
+    pub status: StatusCode,
+    /// Its content, in bytes; of a broken answer, as much as was taken of it.
+    pub bytes: usize,
+    /// Why it was broken after its head was sent.
+    pub broken: Option<&'a str>,
+}
+
+impl<'a> From<&'a Response<Bytes>> for Answered<'a> {
+    fn from(response: &'a Response<Bytes>) -> Self {
+        let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok());
+        Self {
+            id: id.unwrap_or("-"),
+            status: response.status(),
+            bytes: response.body().len(),
+            broken: None,
+        }
+    }
 }
 
 impl AccessLine {
@@ -52,26 +76,33 @@ impl AccessLine {
     }
 
     /// Writes the line, with what was answered.
-    pub fn write(self, owner: &Owner, route: &str, response: &Response<Bytes>, peer: &dyn Peer) {
+    pub fn write<'a>(
+        self,
+        owner: &Owner,
+        route: &str,
+        answered: impl Into<Answered<'a>>,
+        peer: &dyn Peer,
+    ) {
+        let answered = answered.into();
         let left = if peer.was_seen_leaving() { " left=yes" } else { "" };
-        self.write_with(left, owner, route, response);
+        let broken = answered.broken.map(|why| format!(" broken={why:?}")).unwrap_or_default();
+        self.write_with(&format!("{left}{broken}"), owner, route, &answered);
     }
 
     /// Writes the line of a request that was refused before a handler saw it, and why.
     pub fn write_refused(self, owner: &Owner, route: &str, response: &Response<Bytes>) {
         let why = format!(" refused={}", String::from_utf8_lossy(response.body()));
-        self.write_with(&why, owner, route, response);
+        self.write_with(&why, owner, route, &response.into());
     }
 
-    fn write_with(self, note: &str, owner: &Owner, route: &str, response: &Response<Bytes>) {
+    fn write_with(self, note: &str, owner: &Owner, route: &str, answered: &Answered<'_>) {
         let Some(Begun { method, uri, connection, begin }) = self.0 else { return };
-        let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok()).unwrap_or("-");
+        let Answered { id, status, bytes, .. } = answered;
         log::info!(
-            "request={method} target={uri} peer={connection} owner={} route={route} job={id} status={} bytes={} \
+            "request={method} target={uri} peer={connection} owner={} route={route} job={id} status={} bytes={bytes} \
              time={:.6}s{note}",
             owner.as_log(),
-            response.status().as_u16(),
-            response.body().len(),
+            status.as_u16(),
             begin.elapsed().as_secs_f64(),
         );
     }

@@ -79,7 +79,7 @@ pub fn preflight(request: &Parts, sharing: &Sharing) -> Option<Response<Bytes>> 
 }
 
 /// Lets the pages that may read the answer do so.
-pub fn disclose(response: &mut Response<Bytes>, sharing: Sharing) {
+pub fn disclose<T>(response: &mut Response<T>, sharing: Sharing) {
     let headers = response.headers_mut();
     match sharing {
         Sharing::Own => return,

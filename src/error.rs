@@ -6,7 +6,7 @@
 //! try again.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt;
 use std::io;
 
 use bytes::Bytes;
@@ -210,12 +210,8 @@ impl Error {
     /// Returns the four members, in the order that ArangoDB 1.4 gives them: its C++ handlers put the
     /// message second, its JavaScript actions (the collections) put it last.
     fn body(&self) -> String {
-        let (status, number, message, detail) = self.row();
-        let mut text = message.to_owned();
-        if !detail.is_empty() {
-            let _ = write!(text, ": {detail}");
-        }
-        let text = serde_json::Value::from(text);
+        let (status, number, ..) = self.row();
+        let text = serde_json::Value::from(self.to_string());
         let code = status.as_u16();
         match self {
             Self::IllegalName | Self::BadJson(_) => {
@@ -229,6 +225,15 @@ impl Error {
                 )
             }
         }
+    }
+}
+
+/// The message, and behind a colon the detail.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, _, message, detail) = self.row();
+        f.write_str(message)?;
+        if detail.is_empty() { Ok(()) } else { write!(f, ": {detail}") }
     }
 }
 

@@ -14,10 +14,12 @@
 //!   connection.
 //! - [`listen`]: the listening sockets, made or handed over; readiness. `descriptors`: how many there may be.
 //! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its
-//!   `client`) → `head` (its `target`) → `body` (its `intake`) → (service) → `reply`; `tiny_http` is the other front.
-//! - [`service`]: checks a request; a `session` then runs it or defers it, and `access_log` tells of it. `cross_origin`
-//!   says which web pages may send requests, `allowed_hosts` under which names, `cors` which of them may read the
-//!   answers; `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be answered.
+//!   `client`) → `head` (its `target`) → `body` (its `intake`) → (service) → `reply`, or `flow` for an answer that is
+//!   sent while it is produced; `tiny_http` is the other front.
+//! - [`service`]: checks a request; a `session` then runs it or defers it. `outgoing` is the answer, and `access_log`
+//!   tells of it. `cross_origin` says which web pages may send requests, `allowed_hosts` under which names, `cors` which
+//!   of them may read the answers; `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be
+//!   answered.
 //! - [`routes`]: finds the handler. `methods` says which methods a route takes, `signature` who may call it unasked.
 //!   [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` (with the operator's [`variables`]) prepares them, `child` runs them, each in its
@@ -41,6 +43,7 @@
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
+//! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
 //! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
 //! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
@@ -76,6 +79,7 @@ pub mod logger;
 pub mod memory;
 pub mod methods;
 pub mod metrics;
+pub mod outgoing;
 pub mod prefer;
 pub mod protocol;
 pub mod retry;
@@ -83,6 +87,7 @@ pub mod routes;
 pub mod server;
 pub mod service;
 pub mod signature;
+pub mod sink;
 pub mod socket;
 pub mod store;
 pub mod variables;

@@ -27,6 +27,7 @@ use crate::job::request_line::RequestLine;
 use crate::methods::AllowedMethods;
 use crate::retry::Retry;
 use crate::signature::Signature;
+use crate::sink::Sink;
 
 /// How many local redirects are followed for one request: as many as Apache follows.
 const MAX_LOCAL_REDIRECTS: usize = 10;
@@ -154,7 +155,7 @@ impl Routes {
         route.handler.check(request)
     }
 
-    /// Runs a request by the handler of its route.
+    /// Runs a request by the handler of its route, which may write the response into `sink`.
     ///
     /// # Errors
     /// Those of the handler.
@@ -163,9 +164,10 @@ impl Routes {
         index: RouteIndex,
         call: &Call,
         execution: &Arc<Execution>,
+        sink: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         let Route { prefix, handler, methods, .. } = self.get(index);
-        let run = || handler.run(call, execution);
+        let run = || handler.run(call, execution, sink);
         let mut outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             log::error!("route={prefix} its handler panicked");
             Err(Error::Internal("the handler panicked".into()))

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use rustix::net::{self, SendFlags};
+
 use crate::exchange::Connection;
 
 /// A listening socket.
@@ -111,6 +113,22 @@ impl Stream {
     /// Those of the system.
     pub fn set_read_time(&self, time: Duration) -> io::Result<()> {
         either!(self, s => s.set_read_timeout(Some(time)))
+    }
+
+    /// Writes what the connection takes without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` if that is nothing; those of the connection.
+    pub fn send_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    /// Has the end of the connection reset it, so that a client which reads until the end takes no broken answer for
+    /// a whole one. A Unix socket has no reset.
+    pub fn reset_at_end(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+        }
     }
 
     /// Says that nothing more will be written.

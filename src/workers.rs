@@ -25,6 +25,7 @@ use crate::jobs::Jobs;
 use crate::protocol::ATTEMPTS;
 use crate::retry::Ended;
 use crate::routes::{Routes, delayed_until, too_late};
+use crate::sink::{Collector, Sink};
 use crate::store::{Finished, Patience};
 
 /// The longest and the shortest time between two looks for expired results.
@@ -99,10 +100,11 @@ impl Pool {
 
     /// Runs a job, or the next part of it.
     fn run(&self, Claimed { job, mut attempt }: Claimed) {
-        let outcome = self.run_hop(&mut attempt);
+        let mut sink = Collector::new(attempt.execution.memory());
+        let outcome = self.run_hop(&mut attempt, &mut sink);
         let lingering = attempt.execution.take_lingering();
         let kept = lingering.as_ref().and_then(|_| self.jobs.keep_place(&job));
-        self.go_on(job, attempt, outcome);
+        self.go_on(job, attempt, outcome, sink);
         // Not before: as long as the job runs, its place is its own.
         if let Some(lingering) = lingering {
             lingering.hold(kept);
@@ -110,9 +112,16 @@ impl Pool {
     }
 
     /// Finishes a job whose run has ended, or lets it go on.
-    fn go_on(&self, job: JobKey, mut attempt: Box<Attempt>, outcome: Result<Outcome, Error>) {
+    fn go_on(
+        &self,
+        job: JobKey,
+        mut attempt: Box<Attempt>,
+        outcome: Result<Outcome, Error>,
+        sink: Collector,
+    ) {
         match outcome {
             Ok(Outcome::Answer(answer)) => self.end_attempt(job, attempt, answer),
+            Ok(Outcome::Written) => self.end_attempt(job, attempt, sink.into_answer()),
             Ok(Outcome::Delayed(answer, span)) => {
                 let (answer, until) = delayed_until(answer, span, attempt.expiry());
                 attempt.answer = Some(answer);
@@ -125,7 +134,7 @@ impl Pool {
     }
 
     /// Runs what the attempt has come to: the job's request, or the one that it was redirected to.
-    fn run_hop(&self, attempt: &mut Attempt) -> Result<Outcome, Error> {
+    fn run_hop(&self, attempt: &mut Attempt, sink: &mut dyn Sink) -> Result<Outcome, Error> {
         attempt.started.get_or_insert_with(|| clock::now().stamp);
         let execution = &attempt.execution;
         execution.begin_script();
@@ -141,7 +150,7 @@ impl Pool {
             execution.set_deadline(None);
         }
         attempt.tell();
-        self.routes.run(attempt.hop_route(), attempt.hop().call, execution)
+        self.routes.run(attempt.hop_route(), attempt.hop().call, execution, sink)
     }
 
     /// Ends an attempt with its answer: for most jobs it is the only one.
@@ -288,7 +297,7 @@ mod tests {
             Ok(())
         }
 
-        fn run(&self, _: &Call, _: &Arc<Execution>) -> Result<Outcome, Error> {
+        fn run(&self, _: &Call, _: &Arc<Execution>, _: &mut dyn Sink) -> Result<Outcome, Error> {
             self.0.fetch_add(1, Ordering::Relaxed);
             Err(Error::Shortage("too few".into()))
         }

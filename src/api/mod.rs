@@ -30,6 +30,7 @@ use crate::handler::{Handler, Outcome, Takes, options};
 use crate::job::execution::Execution;
 use crate::jobs::Jobs;
 use crate::memory::{Allowance, Charge};
+use crate::sink::Sink;
 pub use endpoints::{is_open, is_page, question};
 pub use job::{ASK_AGAIN, Question, id_value};
 pub use openapi::Access;
@@ -103,7 +104,12 @@ impl Handler for Api {
         found.map_or(Takes::Nothing, |(endpoint, _)| endpoint.takes)
     }
 
-    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
+    fn run(
+        &self,
+        call: &Call,
+        execution: &Arc<Execution>,
+        _: &mut dyn Sink,
+    ) -> Result<Outcome, Error> {
         let (method, path) = (call.request.method(), call.request.uri().path());
         let asks_for_options = method == Method::OPTIONS;
         if let Some((endpoint, id)) = endpoints::find(method, path).filter(|_| !asks_for_options) {

@@ -41,6 +41,12 @@ impl Client {
         self.must_stay.store(must_stay, Ordering::Relaxed);
     }
 
+    /// Counts it as gone from now on: its connection is of no more use.
+    pub fn give_up(&self) {
+        self.left.store(true, Ordering::Release);
+        self.slot.release();
+    }
+
     /// Returns the events that show that it leaves: `poll` reports a reset even if asked for no event.
     fn flags(&self) -> PollFlags {
         if self.must_stay.load(Ordering::Relaxed) { PollFlags::RDHUP } else { PollFlags::empty() }
@@ -55,8 +61,7 @@ impl Peer for Client {
         let mut fds = [PollFd::new(&*self.stream, self.flags())];
         let is_gone = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0);
         if is_gone {
-            self.left.store(true, Ordering::Release);
-            self.slot.release();
+            self.give_up();
         }
         is_gone
     }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Version;
 
 use super::client::Client;
+use super::flow::Flow;
 use super::head::{Expectation, Framing, Head, Persistence};
 use super::input::Input;
 use super::intake::Intake;
@@ -24,6 +26,7 @@ use crate::content::NoMemory;
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
 use crate::memory::Charge;
+use crate::outgoing::Reply;
 use crate::service::{Plan, Service, Session};
 use crate::socket::Stream;
 
@@ -92,6 +95,8 @@ enum After {
     /// It is closed once the client has stopped sending. That may last, so it comes when nothing of the request is
     /// held or charged any more.
     Linger,
+    /// It is reset, because it has an answer that a client would take for whole if the connection just ended.
+    Reset,
 }
 
 impl From<Persistence> for After {
@@ -112,6 +117,10 @@ impl Exchange<'_> {
                 let Some(_busy) = client.slot.begin_request() else { return Persistence::Close };
                 match self.answer(head) {
                     // Unread bytes would reset the connection, and the reset could overtake the answer.
+                    After::Reset => {
+                        self.stream.reset_at_end();
+                        Persistence::Close
+                    }
                     After::Close if !self.input.bytes().is_empty() => self.linger(),
                     After::Linger => self.linger(),
                     After::Close => Persistence::Close,
@@ -156,8 +165,27 @@ impl Exchange<'_> {
             }
             Err(RequestError::Gone) => return After::Close,
         };
-        let answer = self.session.call(plan, head.parts, body, self.connection);
-        self.deliver(answer, manner).into()
+        self.call(plan, head, body, manner)
+    }
+
+    /// Has a whole request answered.
+    fn call(&mut self, plan: Plan, head: Head, body: Bytes, manner: Manner) -> After {
+        let Self { session, output, writer, client, .. } = self;
+        let mut flow = Flow::new(output, writer, client, session, manner);
+        // Without its last chunk, or all that was announced, an answer is broken anyway.
+        let broken =
+            || if manner.version == Version::HTTP_10 { After::Reset } else { After::Close };
+        match session.call(plan, head.parts, body, self.connection, &mut flow) {
+            Reply::Answer(answer) => self.deliver(answer, manner).into(),
+            Reply::Sent => match flow.finish() {
+                Ok(persistence) => persistence.into(),
+                Err(error) => {
+                    log::debug!("peer={} its answer was not sent: {error}", self.connection);
+                    broken()
+                }
+            },
+            Reply::Broken(_) => broken(),
+        }
     }
 
     /// Takes a request that is planned: charges its head if that is large, for as long as the request is in flight (a

@@ -2,7 +2,8 @@
 //! thread per connection. The other, in `tiny_http`, is that crate's accept loop before the same service.
 //!
 //! The strict front owns sockets, framing and deadlines. Does not know jobs: a request goes to the service whole,
-//! an answer comes back whole, and its receipt is confirmed when the last byte went out. Invariants:
+//! an answer comes back whole, or goes out while it is produced (`flow`), and its receipt is confirmed when the last
+//! byte went out. Invariants:
 //! every phase has a deadline; after a refused request the connection is closed, so that no byte
 //! behind it is ever read as a request; nothing that a client does ends the accept loop.
 
@@ -10,6 +11,7 @@ mod accept;
 mod body;
 mod client;
 mod connection;
+mod flow;
 mod head;
 mod in_flight;
 mod input;

@@ -23,6 +23,8 @@ const SMALL: usize = 16 * 1024;
 pub struct Output<'a> {
     stream: &'a Stream,
     patience: Patience,
+    /// Since when bytes wait that the client did not take at the last [offer](Output::offer).
+    waits_since: Option<Instant>,
 }
 
 /// How long to wait for the client of an answer.
@@ -76,12 +78,36 @@ impl<'a> Output<'a> {
     /// Those of the system.
     pub fn new(stream: &'a Stream, time: Duration) -> io::Result<Self> {
         stream.set_write_time(time / ATTEMPTS)?;
-        Ok(Self { stream, patience: Patience::new(time) })
+        Ok(Self { stream, patience: Patience::new(time), waits_since: None })
     }
 
     /// Begins another answer: each has the whole time.
     pub const fn begin_answer(&mut self) {
         self.patience = Patience::new(self.patience.time);
+        self.waits_since = None;
+    }
+}
+
+impl Output<'_> {
+    /// Writes what the client takes at once of `bytes`; returns how much that is. The time until the next offer is
+    /// time in which bytes wait, unless all of them are taken.
+    ///
+    /// # Errors
+    /// Those of the connection, and `TimedOut` if the client is too slow.
+    pub fn offer(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let lasted = self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let taken = match self.stream.send_at_once(bytes) {
+            Err(error) if is_no_byte(&error) => 0,
+            taken => taken?,
+        };
+        self.patience.note(lasted, bytes.len(), taken)?;
+        self.waits_since = (taken < bytes.len()).then(Instant::now);
+        Ok(taken)
+    }
+
+    /// Returns how long the client may be waited for at most between two offers.
+    pub fn tick(&self) -> Duration {
+        self.patience.time / ATTEMPTS
     }
 }
 

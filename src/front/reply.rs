@@ -81,6 +81,17 @@ impl Manner {
     }
 }
 
+/// How the head says where the content ends (RFC 9112 section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// After so many bytes.
+    Length(usize),
+    /// At the last chunk.
+    Chunked,
+    /// Not at all: at the end of the connection, or at once, because the answer has no content.
+    Untold,
+}
+
 /// Writes the answers of a connection, one after the other.
 #[derive(Default)]
 pub struct Writer {
@@ -106,7 +117,7 @@ impl Writer {
         memory: &Allowance,
     ) -> io::Result<Receipt> {
         let Answer { mut response, guard, receipt } = answer;
-        self.compose(&response, guard, manner);
+        self.compose(&response, guard, manner, Framing::Length(response.body().len()));
         let sent = has_content(response.status()) && manner.content == Content::Sent;
         let mut body = Bytes::new();
         if sent && response.body().len() <= SMALL {
@@ -132,17 +143,20 @@ impl Writer {
         written.map(|()| receipt)
     }
 
-    /// Composes the head.
-    fn compose(&mut self, response: &Response<Bytes>, guard: Guard, manner: Manner) {
+    /// Composes the head of a response whose content is framed like this; to HEAD, that of GET is.
+    pub fn compose<T>(
+        &mut self,
+        response: &Response<T>,
+        guard: Guard,
+        manner: Manner,
+        framing: Framing,
+    ) -> &mut Vec<u8> {
         self.head.clear();
         self.put_status_and_fields(response, guard);
         let length = response.extensions().get::<LengthOfGet>();
         match length.filter(|_| manner.content == Content::Omitted) {
             Some(LengthOfGet(Some(length))) => self.put(b"content-length", length.as_bytes()),
-            None if has_content(response.status()) => {
-                let mut digits = itoa::Buffer::new();
-                self.put(b"content-length", digits.format(response.body().len()).as_bytes());
-            }
+            None if has_content(response.status()) => self.put_framing(framing),
             _ => {}
         }
         match (manner.persistence, manner.version) {
@@ -151,9 +165,21 @@ impl Writer {
             (Persistence::KeepAlive, _) => {}
         }
         self.head.extend_from_slice(b"\r\n");
+        &mut self.head
     }
 
-    fn put_status_and_fields(&mut self, response: &Response<Bytes>, guard: Guard) {
+    fn put_framing(&mut self, framing: Framing) {
+        match framing {
+            Framing::Length(length) => {
+                let mut digits = itoa::Buffer::new();
+                self.put(b"content-length", digits.format(length).as_bytes());
+            }
+            Framing::Chunked => self.put(b"transfer-encoding", b"chunked"),
+            Framing::Untold => {}
+        }
+    }
+
+    fn put_status_and_fields<T>(&mut self, response: &Response<T>, guard: Guard) {
         let status = response.status();
         if status == StatusCode::OK {
             // As nearly all answers are.
@@ -203,7 +229,7 @@ impl Writer {
 }
 
 /// Returns whether an answer of this status code can have content (RFC 9110 section 6.4.1).
-fn has_content(status: StatusCode) -> bool {
+pub fn has_content(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 

@@ -30,7 +30,9 @@ use super::{InFlight, Limits, target};
 use crate::access_log::RefusedHead;
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
+use crate::outgoing::Reply;
 use crate::service::{Service, Session};
+use crate::sink::Collector;
 use crate::socket::Listener;
 
 /// Threads that take requests from the accept loop; so many synchronous requests run at once.
@@ -262,7 +264,14 @@ impl Receiver {
         let memory = session.memory_of(&plan).clone();
         let intake = Intake::new(takes, &self.limits, &memory);
         match content(request, framing, &intake) {
-            Ok(body) => session.call(plan, parts, body, connection),
+            Ok(body) => {
+                // tiny_http takes whole answers only.
+                let mut sink = Collector::new(session.memory());
+                match session.call(plan, parts, body, connection, &mut sink) {
+                    Reply::Answer(answer) => answer,
+                    Reply::Sent | Reply::Broken(_) => sink.into_answer(),
+                }
+            }
             Err(error) => session.refuse(&plan, &parts, &connection, &error),
         }
     }

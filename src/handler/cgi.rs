@@ -1,11 +1,12 @@
 //! The `cgi:` target: CGI/1.1 scripts (RFC 3875).
 //!
-//! Owns what a script's response means (section 6); `header_block` reads it, `child` starts and feeds the script,
-//! `environment` makes its environment. Command-line arguments from an "indexed" query (section 4.4) are
-//! deliberately not given: they let a client choose a script's options. Invariants: output without a valid header
-//! block never becomes a response; a response has no more content than it announced, and no less.
+//! Owns what a script's response means (section 6), while it comes; `header_block` reads its beginning, `child` starts
+//! and feeds the script, `environment` makes its environment. Command-line arguments from an "indexed" query
+//! (section 4.4) are deliberately not given: they let a client choose a script's options. Invariants: output without
+//! a valid header block never becomes a response; a response has no more content than it announced, and no less.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use http::header::{HeaderValue, LOCATION};
@@ -13,14 +14,18 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
 
-use super::child::Output;
-use super::header_block::{self, HeaderBlock};
+use super::child::Stdout;
+use super::header_block::{self, HeaderBlock, Invalid};
 use super::hop_by_hop::{self, Direction};
 use super::run::run_script;
 use super::{Handler, Outcome, ScriptRoute, locate};
+use crate::config::shown;
+use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
-use crate::exchange::{Call, LengthOfGet};
+use crate::exchange::{Call, Guard, LengthOfGet};
 use crate::job::execution::Execution;
+use crate::memory::Allowance;
+use crate::sink::{FIRST_ROOM, Head, Lost, Sink, Waits};
 
 /// Runs the CGI scripts of one directory.
 pub struct CgiHandler {
@@ -39,11 +44,17 @@ impl Handler for CgiHandler {
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
-        let output = run_script(&self.route, call, execution, announced_end)?;
+    fn run(
+        &self,
+        call: &Call,
+        execution: &Arc<Execution>,
+        sink: &mut dyn Sink,
+    ) -> Result<Outcome, Error> {
         let (method, path) = (call.request.method(), call.request.uri().path());
+        let mut output = Output::new(method, self.route.max_output, sink, execution.memory());
+        let status = run_script(&self.route, call, &mut output, execution)?;
         let run = format!("job={} path={path}", execution.job_as_log());
-        outcome(output, method, &run).map_err(|fault| fault.tell(&run, execution))
+        output.end(status, &run).map_err(|fault| fault.tell(&run, execution))
     }
 
     fn relays_fields(&self) -> bool {
@@ -53,21 +64,6 @@ impl Handler for CgiHandler {
     fn reload(&self) -> Result<(), String> {
         self.route.variables.reload()
     }
-}
-
-/// Returns where the content ends that the header block announces, once that has come.
-fn announced_end(stdout: &[u8]) -> Option<usize> {
-    match header_block::read(stdout, header_block::Output::SoFar) {
-        Ok(None) => None,
-        Ok(Some(block)) => Some(content_end(&block).unwrap_or(usize::MAX)),
-        // What is wrong is told at the end of the output.
-        Err(_) => Some(usize::MAX),
-    }
-}
-
-/// Returns where the content ends that a header block announces.
-fn content_end(block: &HeaderBlock) -> Option<usize> {
-    block.announced.map(|length| block.end.saturating_add(length))
 }
 
 /// What is wrong with a script's response.
@@ -81,6 +77,11 @@ impl Fault {
     fn new(what: impl Into<String>) -> Self {
         let what = what.into();
         Self { in_full: what.clone(), what }
+    }
+
+    /// Returns that of a header block; `exit` tells how the script ended if that was no success.
+    fn of_header(fault: &Invalid, exit: &str) -> Self {
+        Self { what: invalid(&fault.to_string()), in_full: invalid(&(fault.with_line() + exit)) }
     }
 
     /// Tells the log and the job's own log; returns the error that stands for the response.
@@ -100,93 +101,268 @@ fn invalid(why: &str) -> String {
     format!("the script gave no valid CGI response: {why}")
 }
 
-/// Reads a script's output (RFC 3875 section 6.2); `run` is what the log calls this run.
-fn outcome(mut output: Output, method: &Method, run: &str) -> Result<Outcome, Fault> {
-    if let Some(signal) = output.status.signal() {
-        // Its output may be cut anywhere.
-        return Err(Fault::new(format!("the script was ended by signal {signal}")));
-    }
-    let code = output.status.code().filter(|&code| code != 0);
-    let exit = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
-    let block = header_block::read(&output.stdout, header_block::Output::Whole);
-    let block = block.map_err(|fault| Fault {
-        what: invalid(&fault.to_string()),
-        in_full: invalid(&(fault.with_line() + &exit)),
-    })?;
-    let Some(block) = block else { return Err(Fault::new(invalid("its header has no end"))) };
-    if code.is_some() {
-        log::warn!("{run} the script ended with {}; its response counts", output.status);
-    }
-    let location = block.fields.get(LOCATION).map(|location| location.as_bytes());
-    if let (None, Some(target @ [b'/', ..])) = (block.status, location) {
-        let target = PathAndQuery::try_from(target)
-            .map_err(|_| Fault::new(invalid("its Location is not a path")))?;
-        return Ok(Outcome::LocalRedirect(target));
-    }
-    let redirect = location.map(|_| StatusCode::FOUND);
-    let status = block.status.or(redirect).unwrap_or(StatusCode::OK);
-    // Those have no content, and may say how long it would be (RFC 9110 section 8.6).
-    let has_content = *method != Method::HEAD
-        && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
-    let missing = cut_to_length(&mut output, &block, run);
-    if let (Some(fault), true) = (missing, has_content) {
-        return Err(fault);
-    }
-    let mut response = Response::new(output.stdout.freeze_from(block.end));
-    *response.status_mut() = status;
-    *response.headers_mut() = block.fields;
-    hop_by_hop::strip(response.headers_mut(), Direction::Response);
-    if let (Some(length), &Method::HEAD) = (block.announced, method) {
-        response.extensions_mut().insert(LengthOfGet(Some(HeaderValue::from(length))));
-    }
-    Ok(response.into())
+/// How far a script's output is read.
+enum Part {
+    /// The header block comes; it stays here until it is whole.
+    Header(ContentBuffer),
+    /// The content comes, and goes into the sink.
+    Content,
+    /// What comes is dropped.
+    Dropped(Why),
 }
 
-/// Drops content beyond the length that was announced; returns the fault of content that is shorter.
-fn cut_to_length(output: &mut Output, block: &HeaderBlock, run: &str) -> Option<Fault> {
-    let (end, announced) = (content_end(block)?, block.announced?);
-    if output.stdout.len() > end {
-        log::warn!(
-            "{run} the script wrote more than the {announced} bytes that it announced: the rest is dropped"
-        );
-        output.stdout.truncate(end);
+/// Why what a script writes behind its header block is dropped.
+enum Why {
+    /// The response has no content (RFC 9110 section 6.4.1); its head is in the sink.
+    NoContent,
+    /// It stands for the answer of this target (RFC 3875 section 6.2.2).
+    LocalRedirect(PathAndQuery),
+    /// The header block is invalid.
+    Header(Invalid),
+    /// The response is not to be had.
+    Fault(Fault),
+}
+
+/// A script's output, which becomes a response in the sink while it comes (RFC 3875 section 6.2).
+struct Output<'a> {
+    method: &'a Method,
+    max_output: usize,
+    sink: &'a mut dyn Sink,
+    part: Part,
+    /// How much content the header block announces, in bytes.
+    announced: Option<usize>,
+    /// How much the script has written behind the header block, in bytes.
+    written: usize,
+    waste: [u8; FIRST_ROOM],
+}
+
+impl<'a> Output<'a> {
+    fn new(
+        method: &'a Method,
+        max_output: usize,
+        sink: &'a mut dyn Sink,
+        memory: &Allowance,
+    ) -> Self {
+        let part = Part::Header(ContentBuffer::new(memory));
+        let waste = [0; FIRST_ROOM];
+        Self { method, max_output, sink, part, announced: None, written: 0, waste }
     }
-    let written = output.stdout.len() - block.end;
-    let what = || format!("the script announced {announced} bytes of content and wrote {written}");
-    (written < announced).then(|| Fault::new(what()))
+
+    /// Ends the header block that was read last.
+    fn end_header(&mut self, block: HeaderBlock) -> Result<(), NoMemory> {
+        let Part::Header(read) = &self.part else { return Ok(()) };
+        let content = read[block.end..].to_vec();
+        self.announced = block.announced;
+        self.written = content.len();
+        self.part = match local_redirect(&block) {
+            Some(Ok(target)) => Part::Dropped(Why::LocalRedirect(target)),
+            Some(Err(fault)) => Part::Dropped(Why::Fault(fault)),
+            None => self.begin(block)?,
+        };
+        if matches!(self.part, Part::Content) {
+            self.put(&content)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the response that a header block says.
+    fn begin(&mut self, block: HeaderBlock) -> Result<Part, NoMemory> {
+        let redirect = block.fields.contains_key(LOCATION).then_some(StatusCode::FOUND);
+        let status = block.status.or(redirect).unwrap_or(StatusCode::OK);
+        let is_head = *self.method == Method::HEAD;
+        // Those have no content, and may say how long it would be (RFC 9110 section 8.6).
+        let has_content =
+            !is_head && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+        if let Some(length) =
+            block.announced.filter(|&length| has_content && length > self.max_output)
+        {
+            let most = shown(self.max_output);
+            let what = format!("the script announced {length} bytes: more than max-output {most}");
+            return Ok(Part::Dropped(Why::Fault(Fault::new(what))));
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = block.fields;
+        hop_by_hop::strip(response.headers_mut(), Direction::Response);
+        if is_head {
+            let length = LengthOfGet(block.announced.map(HeaderValue::from));
+            response.extensions_mut().insert(length);
+        }
+        self.sink.begin(Head { response, length: block.announced, guard: Guard::Verbatim })?;
+        Ok(if has_content { Part::Content } else { Part::Dropped(Why::NoContent) })
+    }
+
+    /// Returns how much of the announced content is still to come.
+    fn left(&self) -> usize {
+        self.announced.map_or(usize::MAX, |length| length.saturating_sub(self.written))
+    }
+
+    /// Puts what came with the end of the header block into the sink, which has room for it.
+    fn put(&mut self, content: &[u8]) -> Result<(), NoMemory> {
+        let mut content = &content[..content.len().min(self.announced.unwrap_or(usize::MAX))];
+        while !content.is_empty() {
+            let room = self.sink.room(content.len())?;
+            let n = room.len();
+            room.copy_from_slice(&content[..n]);
+            self.sink.advance(n);
+            content = &content[n..];
+        }
+        Ok(())
+    }
+
+    /// Ends the response of a script that ended like this; `run` is what the log calls this run.
+    fn end(mut self, status: ExitStatus, run: &str) -> Result<Outcome, Fault> {
+        if let Some(signal) = status.signal() {
+            // Its output may be cut anywhere.
+            return Err(Fault::new(format!("the script was ended by signal {signal}")));
+        }
+        let code = status.code().filter(|&code| code != 0);
+        let exit = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+        if let Part::Header(read) = &self.part {
+            let block = header_block::read(read, header_block::Output::Whole);
+            let block = block.map_err(|fault| Fault::of_header(&fault, &exit))?;
+            let block = block.ok_or_else(|| Fault::new(invalid("its header has no end")))?;
+            let no_memory = |_| Fault::new("no memory for the fields of the script's response");
+            self.end_header(block).map_err(no_memory)?;
+        }
+        let (left, written) = (self.left(), self.written);
+        let outcome = match self.part {
+            Part::Dropped(Why::Header(fault)) => return Err(Fault::of_header(&fault, &exit)),
+            Part::Dropped(Why::Fault(fault)) => return Err(fault),
+            Part::Dropped(Why::LocalRedirect(target)) => Outcome::LocalRedirect(target),
+            Part::Content if self.announced.is_some() && left > 0 => {
+                let length = written + left;
+                let what = "the script announced";
+                return Err(Fault::new(format!(
+                    "{what} {length} bytes of content and wrote {written}"
+                )));
+            }
+            Part::Dropped(Why::NoContent) | Part::Header(_) | Part::Content => Outcome::Written,
+        };
+        if code.is_some() {
+            log::warn!("{run} the script ended with {status}; its response counts");
+        }
+        if let Some(length) = self.announced.filter(|&length| written > length) {
+            let what = "bytes that it announced: the rest is dropped";
+            log::warn!("{run} the script wrote more than the {length} {what}");
+        }
+        Ok(outcome)
+    }
+}
+
+/// Returns the target of a header block that is a local redirect, if it is one.
+fn local_redirect(block: &HeaderBlock) -> Option<Result<PathAndQuery, Fault>> {
+    let location = block.fields.get(LOCATION)?.as_bytes();
+    if block.status.is_some() || !location.starts_with(b"/") {
+        return None;
+    }
+    let target = PathAndQuery::try_from(location);
+    Some(target.map_err(|_| Fault::new(invalid("its Location is not a path"))))
+}
+
+impl Stdout for Output<'_> {
+    fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
+        let left = self.left();
+        match &mut self.part {
+            // So little that what comes with its end has room behind the head.
+            Part::Header(read) => read.room(most.min(FIRST_ROOM)),
+            // One byte more tells that there is more.
+            Part::Content => self.sink.room(most.min(left.saturating_add(1))),
+            Part::Dropped(_) => Ok(&mut self.waste[..most.min(FIRST_ROOM)]),
+        }
+    }
+
+    fn advance(&mut self, n: usize) -> Result<(), NoMemory> {
+        let left = self.left();
+        match &mut self.part {
+            Part::Header(read) => {
+                read.advance(n);
+                match header_block::read(read, header_block::Output::SoFar) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(block)) => self.end_header(block),
+                    Err(invalid) => {
+                        // What is wrong is told at the end of the script.
+                        self.part = Part::Dropped(Why::Header(invalid));
+                        Ok(())
+                    }
+                }
+            }
+            Part::Content => {
+                self.sink.advance(n.min(left));
+                self.written += n;
+                Ok(())
+            }
+            Part::Dropped(_) => {
+                self.written += n;
+                Ok(())
+            }
+        }
+    }
+
+    fn is_beyond_end(&self) -> bool {
+        let is_refused = matches!(self.part, Part::Dropped(Why::Fault(_)));
+        is_refused || self.announced.is_some_and(|length| self.written > length)
+    }
+
+    fn flush(&mut self) -> Result<(), Lost> {
+        self.sink.flush()
+    }
+
+    fn waits(&self) -> Option<Waits<'_>> {
+        self.sink.waits()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::ContentBuffer;
-    use crate::memory::Allowance;
+    use crate::sink::Collector;
     use bytes::Bytes;
     use http::HeaderName;
-    use std::process::ExitStatus;
 
-    fn written(stdout: &str) -> ContentBuffer {
-        let mut buffer = ContentBuffer::new(&Allowance::default());
-        buffer.extend(stdout.as_bytes()).unwrap();
-        buffer
+    /// Reads what a script wrote that ended with this wait status, in pieces of `size` bytes.
+    fn read_in_pieces(
+        method: &Method,
+        stdout: &str,
+        status: i32,
+        size: usize,
+    ) -> Result<(Outcome, Collector), Fault> {
+        let memory = Allowance::default();
+        let mut sink = Collector::new(&memory);
+        let mut output = Output::new(method, 1 << 20, &mut sink, &memory);
+        let mut rest = stdout.as_bytes();
+        while !rest.is_empty() && !output.is_beyond_end() {
+            let room = output.room(rest.len().min(size)).unwrap();
+            let n = room.len();
+            room.copy_from_slice(&rest[..n]);
+            output.advance(n).unwrap();
+            rest = &rest[n..];
+        }
+        output.end(ExitStatus::from_raw(status), "test").map(|outcome| (outcome, sink))
     }
 
-    fn read_as(method: &Method, stdout: &str) -> Result<Outcome, Fault> {
-        let status = ExitStatus::from_raw(0);
-        outcome(Output { status, stdout: written(stdout) }, method, "test")
+    fn read_as(method: &Method, stdout: &str) -> Result<(Outcome, Collector), Fault> {
+        let whole = read_in_pieces(method, stdout, 0, usize::MAX);
+        let in_bytes = read_in_pieces(method, stdout, 0, 1);
+        assert_eq!(whole.is_ok(), in_bytes.is_ok(), "{stdout:?}");
+        in_bytes
     }
 
-    fn read(stdout: &str) -> Result<Outcome, Fault> {
-        read_as(&Method::GET, stdout)
+    fn fault(stdout: &str, status: i32) -> Fault {
+        let read = read_in_pieces(&Method::GET, stdout, status, usize::MAX);
+        read.map(drop).expect_err("it is no response")
+    }
+
+    fn answer_to(method: &Method, stdout: &str) -> Response<Bytes> {
+        match read_as(method, stdout) {
+            Ok((Outcome::Written, sink)) => sink.into_answer().response,
+            Ok(_) => panic!("{stdout:?} is no document"),
+            Err(fault) => panic!("{stdout:?} fails: {}", fault.in_full),
+        }
     }
 
     fn answer(stdout: &str) -> Response<Bytes> {
-        match read(stdout) {
-            Ok(Outcome::Answer(answer)) => answer.response,
-            Ok(Outcome::LocalRedirect(target)) => panic!("{stdout:?} redirects to {target}"),
-            Ok(Outcome::Delayed(..)) => panic!("{stdout:?} is delayed"),
-            Err(fault) => panic!("{stdout:?} fails: {}", fault.in_full),
-        }
+        answer_to(&Method::GET, stdout)
     }
 
     #[test]
@@ -214,21 +390,21 @@ mod tests {
 
     #[test]
     fn local_redirects() {
-        let Ok(Outcome::LocalRedirect(target)) = read("Location: /a/b?c=d\n\n") else { panic!() };
+        let read = read_as(&Method::GET, "Location: /a/b?c=d\n\nignored");
+        let Ok((Outcome::LocalRedirect(target), _)) = read else { panic!() };
         assert_eq!(target.as_str(), "/a/b?c=d");
     }
 
     #[test]
     fn what_is_invalid_is_told_with_and_without_what_was_written() {
-        let Err(fault) = read("Content-Type: a/b\nsecret\n\n") else { panic!() };
-        assert!(fault.what.ends_with("no valid CGI response: line 2 is not a field"));
+        let invalid = fault("Content-Type: a/b\nsecret\n\n", 0);
+        assert!(invalid.what.ends_with("no valid CGI response: line 2 is not a field"));
         assert!(
-            fault.in_full.ends_with("no valid CGI response: line 2 is not a field: \"secret\"")
+            invalid.in_full.ends_with("no valid CGI response: line 2 is not a field: \"secret\"")
         );
-        assert!(read("Location: /with space\n\n").is_err());
-        let output = Output { status: ExitStatus::from_raw(3 << 8), stdout: written("") };
-        let Err(fault) = outcome(output, &Method::GET, "test") else { panic!() };
-        assert!(fault.in_full.ends_with("it wrote nothing (exit code 3)"), "{}", fault.in_full);
+        assert!(read_as(&Method::GET, "Location: /with space\n\n").is_err());
+        let nothing = fault("", 3 << 8);
+        assert!(nothing.in_full.ends_with("it wrote nothing (exit code 3)"), "{}", nothing.in_full);
     }
 
     #[test]
@@ -238,35 +414,43 @@ mod tests {
             assert_eq!(answer(&stdout).body(), content);
         }
         let short = "Content-Type: a/b\nContent-Length: 100\n\nso far\n";
-        let Err(fault) = read(short) else { panic!() };
-        assert_eq!(fault.what, "the script announced 100 bytes of content and wrote 7");
-        assert!(read(&short.replace("100", "99999999999999999999")).is_err());
+        assert_eq!(fault(short, 0).what, "the script announced 100 bytes of content and wrote 7");
+        let much = fault(&short.replace("100", "2000000"), 0);
+        assert_eq!(much.what, "the script announced 2000000 bytes: more than max-output 1M");
+        assert!(read_as(&Method::GET, &short.replace("100", "99999999999999999999")).is_err());
         // Those that have no content.
         for stdout in ["Status: 304\nContent-Length: 9\n\n", "Status: 204\nContent-Length: 9\n\n"] {
             assert_eq!(answer(stdout).body(), "");
         }
-        let Ok(Outcome::Answer(head)) = read_as(&Method::HEAD, short) else { panic!() };
-        let length = head.response.extensions().get::<LengthOfGet>().and_then(|l| l.0.clone());
-        assert_eq!(length.unwrap(), "100");
+        let head = answer_to(&Method::HEAD, short);
+        let length = head.extensions().get::<LengthOfGet>().and_then(|l| l.0.clone());
+        assert_eq!((length.unwrap(), head.body().len()), (HeaderValue::from(100), 0));
     }
 
     #[test]
-    fn the_end_of_the_content_is_known_with_the_header() {
-        for (stdout, end) in [
-            ("Content-Type: a/b\nContent-Length: 5\n", None),
-            ("Content-Type: a/b\nContent-Length: 5\n\nhel", Some(42)),
-            ("Content-Type: a/b\n\nhel", Some(usize::MAX)),
-            ("no header\n", Some(usize::MAX)),
+    fn a_script_has_written_beyond_its_end_once_that_is_known() {
+        for (stdout, is_beyond) in [
+            ("Content-Type: a/b\nContent-Length: 3\n", false),
+            ("Content-Type: a/b\nContent-Length: 3\n\nhel", false),
+            ("Content-Type: a/b\nContent-Length: 3\n\nhell", true),
+            ("Content-Type: a/b\n\nhel", false),
+            ("Content-Type: a/b\nContent-Length: 2000000\n\n", true),
+            ("no header\n", false),
         ] {
-            assert_eq!(announced_end(stdout.as_bytes()), end, "{stdout:?}");
+            let memory = Allowance::default();
+            let mut sink = Collector::new(&memory);
+            let mut output = Output::new(&Method::GET, 1 << 20, &mut sink, &memory);
+            let room = output.room(stdout.len()).unwrap();
+            room.copy_from_slice(stdout.as_bytes());
+            output.advance(stdout.len()).unwrap();
+            assert_eq!(output.is_beyond_end(), is_beyond, "{stdout:?}");
         }
     }
 
     #[test]
     fn a_script_that_was_killed_gives_no_response() {
-        let stdout = written("Content-Type: text/plain\n\nhalf of");
-        let output = Output { status: ExitStatus::from_raw(9), stdout };
-        assert!(outcome(output, &Method::GET, "test").is_err());
+        let killed = fault("Content-Type: text/plain\n\nhalf of", 9);
+        assert_eq!(killed.what, "the script was ended by signal 9");
     }
 
     #[test]

@@ -24,8 +24,8 @@ use super::stderr::Stderr;
 use crate::config::shown;
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
-use crate::job::execution::{Execution, Stop};
-use crate::memory::Allowance;
+use crate::job::execution::{self, Execution, Stop};
+use crate::sink::{Lost, Waits};
 
 /// How long a script that was stopped has between SIGTERM and SIGKILL, with all that it started.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -59,29 +59,73 @@ pub struct Script<'a> {
     pub time_limit: Duration,
     /// How much it may write to stdout, in bytes.
     pub max_output: usize,
-    /// Where its output ends, if what it wrote so far tells that, or will never tell: what it writes beyond that
-    /// ends it.
-    pub output_end: fn(&[u8]) -> Option<usize>,
     /// How many descriptors it may have; `None`: as many as deferd.
     pub descriptor_limit: Option<Rlimit>,
 }
 
-/// How a script ended, and what it wrote.
-pub struct Output {
-    /// How it ended: as a success if it was ended because it wrote beyond its output's end, for then it has said all
-    /// that counts.
-    pub status: ExitStatus,
-    /// All that it wrote to stdout.
-    pub stdout: ContentBuffer,
+/// What takes the output of a script while it runs.
+pub trait Stdout {
+    /// Returns room for what comes next, at most `most` bytes; nothing while it [waits](Self::waits).
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory>;
+
+    /// Takes the first `n` bytes of the room.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    fn advance(&mut self, n: usize) -> Result<(), NoMemory>;
+
+    /// Returns whether the script has written more than counts, and need not run on.
+    fn is_beyond_end(&self) -> bool;
+
+    /// As [`Sink::flush`].
+    ///
+    /// # Errors
+    /// As there.
+    fn flush(&mut self) -> Result<(), Lost>;
+
+    /// As [`Sink::waits`].
+    fn waits(&self) -> Option<Waits<'_>>;
 }
 
-/// Runs a script to its end.
+/// Keeps all of it.
+impl Stdout for ContentBuffer {
+    fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
+        self.room(most)
+    }
+
+    fn advance(&mut self, n: usize) -> Result<(), NoMemory> {
+        self.advance(n);
+        Ok(())
+    }
+
+    fn is_beyond_end(&self) -> bool {
+        false
+    }
+
+    fn flush(&mut self) -> Result<(), Lost> {
+        Ok(())
+    }
+
+    fn waits(&self) -> Option<Waits<'_>> {
+        None
+    }
+}
+
+/// Runs a script to its end, and hands on what it writes to stdout. Returns how it ended: as a success if it was ended
+/// because it wrote more than counts, for then it has said all that does.
 ///
 /// # Errors
 /// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if deferd is
 /// short of what a process needs, and so has not started it, [`Error::GatewayTimeout`] past its time limit,
 /// [`Error::Cancelled`] if it was stopped.
-pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> {
+pub fn run(
+    script: &Script<'_>,
+    stdout: &mut dyn Stdout,
+    execution: &Execution,
+) -> Result<ExitStatus, Error> {
     let name = script.program.file_name().unwrap_or_default().to_string_lossy();
     let cannot = |error: io::Error| cannot_start(script.program, &error);
     // Before the child, so that nothing is started that could not be stopped.
@@ -98,30 +142,28 @@ pub fn run(script: &Script<'_>, execution: &Execution) -> Result<Output, Error> 
     }
     let mut group = Group::spawn(script).map_err(cannot)?;
     let lines = Stderr::new(execution, &name);
-    let mut pipes =
-        Pipes::new(&mut group.leader, script, lines, execution.memory()).map_err(cannot)?;
+    let mut pipes = Pipes::new(&mut group.leader, script, stdout, lines).map_err(cannot)?;
     let ending = watch(&group, &mut pipes, &wake, script, execution);
     let log_name = || format!("job={} script={name}", execution.job_as_log());
     if ending == Ending::Exited {
         let (status, lingering) =
             group.reap(&log_name()).map_err(|e| Error::Internal(e.to_string().into()))?;
         execution.leave_behind(lingering);
-        pipes.drain();
-        let over = pipes.over();
-        let stdout = pipes.finish();
-        return over.map_or(Ok(Output { status, stdout }), Err);
+        let drained = pipes.drain(&wake, execution);
+        pipes.lines.finish();
+        return drained.map(|()| status);
     }
     let error = pipes.over().filter(|_| ending == Ending::OverOutput);
-    let output = pipes.drop_output(execution.memory());
+    pipes.is_dropped = true;
     let mut descendants = group.descendants();
     let begin = Instant::now();
     let kill_at = begin + ending.grace();
     terminate(&group, &mut descendants, &mut pipes, &wake, execution, kill_at);
     group.kill(descendants, begin + END_TIME, &log_name());
     pipes.drain_stderr();
-    pipes.finish();
+    pipes.lines.finish();
     match ending {
-        Ending::BeyondEnd => Ok(Output { status: ExitStatus::default(), stdout: output }),
+        Ending::BeyondEnd => Ok(ExitStatus::default()),
         _ => Err(error.unwrap_or_else(|| ending.error())),
     }
 }
@@ -152,7 +194,7 @@ fn cannot_start(program: &Path, error: &io::Error) -> Error {
 enum Ending {
     Exited,
     OverOutput,
-    /// It wrote more than its output's end allows.
+    /// It wrote more than counts.
     BeyondEnd,
     TimedOut,
     Stopped,
@@ -196,7 +238,7 @@ fn watch(
         if pipes.is_over() {
             return Ending::OverOutput;
         }
-        if pipes.is_beyond_end() {
+        if pipes.output.is_beyond_end() {
             return Ending::BeyondEnd;
         }
         let others = Others { wake, leader: group.pidfd.as_ref(), client: execution.watched() };
@@ -252,14 +294,13 @@ struct Pipes<'a> {
     stdin: Option<(ChildStdin, &'a [u8])>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    output: ContentBuffer,
+    output: &'a mut dyn Stdout,
+    /// How much was read of it, in bytes.
+    written: usize,
     /// Why no more of the output can be taken.
     no_room: Option<NoMemory>,
     max_output: usize,
-    output_end: fn(&[u8]) -> Option<usize>,
-    /// What that has told.
-    end: Option<usize>,
-    /// Whether the output is read and dropped, because the result is an error.
+    /// Whether the output is read and dropped, because the script is ended: it must not wait for a reader.
     is_dropped: bool,
     lines: Stderr<'a>,
 }
@@ -268,8 +309,8 @@ impl<'a> Pipes<'a> {
     fn new(
         child: &mut Child,
         script: &Script<'a>,
+        output: &'a mut dyn Stdout,
         lines: Stderr<'a>,
-        memory: &Allowance,
     ) -> io::Result<Self> {
         let stdin = child.stdin.take().map(|pipe| (pipe, script.stdin));
         let stdout = child.stdout.take().map(OwnedFd::from);
@@ -283,28 +324,17 @@ impl<'a> Pipes<'a> {
             stdin,
             stdout,
             stderr,
-            output: ContentBuffer::new(memory),
+            output,
+            written: 0,
             no_room: None,
             max_output,
-            output_end: script.output_end,
-            end: None,
             is_dropped: false,
             lines,
         })
     }
 
-    /// Takes the output, and drops what is still to come: a script that ends must not wait for a reader.
-    fn drop_output(&mut self, memory: &Allowance) -> ContentBuffer {
-        self.is_dropped = true;
-        std::mem::replace(&mut self.output, ContentBuffer::new(memory))
-    }
-
     fn is_over(&self) -> bool {
-        self.no_room.is_some() || self.output.len() > self.max_output
-    }
-
-    fn is_beyond_end(&self) -> bool {
-        self.end.is_some_and(|end| self.output.len() > end)
+        self.no_room.is_some() || self.written > self.max_output
     }
 
     /// Returns what is wrong with the output, if it [is over](Self::is_over).
@@ -328,7 +358,7 @@ impl<'a> Pipes<'a> {
 
     /// Waits until something is ready; if that is a pipe, serves it.
     fn serve(&mut self, others: &Others<'_>, timeout: Duration) -> Ready {
-        let ready = self.wait(others, timeout);
+        let mut ready = self.wait(others, timeout);
         if ready.wake {
             let _ = rustix::io::read(others.wake, &mut [0; 8]);
         }
@@ -341,14 +371,19 @@ impl<'a> Pipes<'a> {
         if ready.stderr {
             self.read_stderr();
         }
+        if !self.is_dropped && self.output.flush().is_err() {
+            ready.client = true;
+        }
         ready
     }
 
     fn wait(&self, others: &Others<'_>, timeout: Duration) -> Ready {
         let Others { wake, leader, client } = others;
         let stdin = self.stdin.as_ref().map(|(pipe, _)| pipe.as_fd());
-        let stdout = self.stdout.as_ref().map(AsFd::as_fd);
+        let taker = self.output.waits().filter(|_| !self.is_dropped);
+        let stdout = self.stdout.as_ref().filter(|_| taker.is_none()).map(AsFd::as_fd);
         let stderr = self.stderr.as_ref().map(AsFd::as_fd);
+        let timeout = taker.as_ref().map_or(timeout, |taker| timeout.min(taker.tick));
         let sources = [
             (Some(wake.as_fd()), PollFlags::IN),
             (stdin, PollFlags::OUT),
@@ -356,6 +391,7 @@ impl<'a> Pipes<'a> {
             (stderr, PollFlags::IN),
             (leader.map(AsFd::as_fd), PollFlags::IN),
             (client.map(|(fd, _)| fd), client.map_or(PollFlags::empty(), |(_, flags)| flags)),
+            (taker.as_ref().map(|taker| taker.client), PollFlags::OUT),
         ];
         let mut fds = Vec::with_capacity(sources.len());
         for (fd, flags) in &sources {
@@ -398,20 +434,23 @@ impl<'a> Pipes<'a> {
             return read_once(&mut self.stdout, |fd| rustix::io::read(fd, &mut buffer)).is_some();
         }
         // One byte more than allowed tells that there is more.
-        let most = self.max_output.saturating_add(1).saturating_sub(self.output.len()).max(1);
-        let room = match self.output.room(most) {
-            Ok(room) => room,
-            Err(error) => {
-                self.no_room = Some(error);
-                return false;
+        let most = self.max_output.saturating_add(1).saturating_sub(self.written).max(1);
+        let taken = match self.output.room(most) {
+            Ok([]) => return false,
+            Ok(room) => {
+                let Some(n) = read_once(&mut self.stdout, |fd| rustix::io::read(fd, room)) else {
+                    return false;
+                };
+                self.written += n;
+                if self.is_over() {
+                    return false;
+                }
+                self.output.advance(n)
             }
+            Err(error) => Err(error),
         };
-        let read = read_once(&mut self.stdout, |fd| rustix::io::read(fd, room));
-        self.output.advance(read.unwrap_or(0));
-        if self.end.is_none() {
-            self.end = (self.output_end)(&self.output);
-        }
-        read.is_some_and(|n| n > 0) && !self.is_over()
+        self.no_room = taken.err();
+        self.no_room.is_none()
     }
 
     /// Reads once from stderr; returns how much that was.
@@ -423,12 +462,27 @@ impl<'a> Pipes<'a> {
     }
 
     /// Reads what the pipes still hold. A process that left the group can keep them open, so this
-    /// waits for nothing and reads no more than a pipe can hold.
-    fn drain(&mut self) {
+    /// waits for nothing but the client, and reads no more than a pipe can hold.
+    ///
+    /// # Errors
+    /// What is wrong with the output; [`Error::Cancelled`] if it was stopped while it waited.
+    fn drain(&mut self, wake: &OwnedFd, execution: &Execution) -> Result<(), Error> {
         self.stdin = None;
-        let start = self.output.len();
-        while self.read_stdout() && self.output.len() - start < MAX_PIPE {}
+        let end = self.written.saturating_add(MAX_PIPE);
+        while self.written < end && (self.read_stdout() || self.output.waits().is_some()) {
+            if self.output.waits().is_none() {
+                continue;
+            }
+            if execution.stopped().is_some() {
+                return Err(Error::Cancelled);
+            }
+            let others = Others { wake, leader: None, client: execution.watched() };
+            if self.serve(&others, execution::LOOK).client {
+                execution.look();
+            }
+        }
         self.drain_stderr();
+        self.over().map_or(Ok(()), Err)
     }
 
     /// The same for stderr alone.
@@ -441,11 +495,6 @@ impl<'a> Pipes<'a> {
                 break;
             }
         }
-    }
-
-    fn finish(self) -> ContentBuffer {
-        self.lines.finish();
-        self.output
     }
 }
 

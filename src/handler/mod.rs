@@ -1,7 +1,7 @@
 //! What runs a request: the trait of all handlers, which are in the files beside this.
 //!
-//! Owns what the handlers have in common. A handler gets a whole request and a handle by which it is stopped, and
-//! returns a whole answer. Invariant: it sees no store, no queue and no connection, and cannot tell whether it
+//! Owns what the handlers have in common. A handler gets a whole request and a handle by which it is stopped; it
+//! writes the response into a sink, or returns a whole one. Invariant: it sees no store, no queue and no connection, and cannot tell whether it
 //! runs for a job or for a client that waits.
 
 pub mod cgi;
@@ -35,12 +35,15 @@ use crate::config::Links;
 use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, empty};
 use crate::job::execution::Execution;
+use crate::sink::Sink;
 use crate::variables::Variables;
 
 /// What a handler returns.
 pub enum Outcome {
-    /// The answer.
+    /// The whole answer. Nothing was written into the sink.
     Answer(Answer),
+    /// The response was written into the sink, to its end.
+    Written,
     /// The answer is that of `GET` on this target of deferd's own (RFC 3875 section 6.2.2).
     LocalRedirect(PathAndQuery),
     /// This answer, after this span: the caller waits, and holds nothing meanwhile.
@@ -77,11 +80,16 @@ pub trait Handler: Send + Sync {
         Takes::Any
     }
 
-    /// Runs the request to its end, or until `execution` is stopped.
+    /// Runs the request to its end, or until `execution` is stopped. The response goes into `sink`, or is returned.
     ///
     /// # Errors
-    /// The error that stands for the answer.
-    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error>;
+    /// The error that stands for the answer; once some of another has been sent, why that is broken.
+    fn run(
+        &self,
+        call: &Call,
+        execution: &Arc<Execution>,
+        sink: &mut dyn Sink,
+    ) -> Result<Outcome, Error>;
 
     /// Returns whether a script or an upstream writes the fields of its answers, so that deferd adds none.
     fn relays_fields(&self) -> bool {

@@ -4,6 +4,7 @@
 //! Invariant: exit code 0 is `200`, and nothing else is.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,13 +12,15 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::child::{self, Output, Script};
+use super::child::{self, Script, Stdout};
 use super::{Handler, Outcome, ScriptRoute, environment, locate, options};
+use crate::content::ContentBuffer;
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::job::execution::Execution;
 use crate::methods::ANY_METHOD;
 use crate::protocol::{EXIT_CODE, EXIT_SIGNAL, STDERR};
+use crate::sink::Sink;
 
 /// Runs the plain programs of one directory.
 pub struct RunHandler {
@@ -36,13 +39,20 @@ impl Handler for RunHandler {
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
+    /// Returns the answer whole, because the exit code is its status.
+    fn run(
+        &self,
+        call: &Call,
+        execution: &Arc<Execution>,
+        _: &mut dyn Sink,
+    ) -> Result<Outcome, Error> {
         if call.request.method() == Method::OPTIONS {
             // A plain program knows no methods: it would do its work.
             return Ok(options(ANY_METHOD).into());
         }
-        run_script(&self.route, call, execution, |_| Some(usize::MAX))
-            .map(|output| response(output, execution).into())
+        let mut stdout = ContentBuffer::new(execution.memory());
+        let status = run_script(&self.route, call, &mut stdout, execution)?;
+        Ok(response(status, stdout, execution).into())
     }
 
     fn reload(&self) -> Result<(), String> {
@@ -50,17 +60,16 @@ impl Handler for RunHandler {
     }
 }
 
-/// Finds the script that a request names and runs it; the same for `run:` and `cgi:`. `output_end` is that of
-/// [`Script`].
+/// Finds the script that a request names and runs it; the same for `run:` and `cgi:`.
 ///
 /// # Errors
 /// Those of [`locate::locate`] and [`child::run`].
 pub fn run_script(
     route: &ScriptRoute,
     call: &Call,
+    stdout: &mut dyn Stdout,
     execution: &Execution,
-    output_end: fn(&[u8]) -> Option<usize>,
-) -> Result<Output, Error> {
+) -> Result<ExitStatus, Error> {
     let located = locate::locate(route, call.request.uri().path())?;
     let script = Script {
         program: &located.program,
@@ -69,27 +78,26 @@ pub fn run_script(
         stdin: call.request.body(),
         time_limit: route.time_limit,
         max_output: route.max_output,
-        output_end,
         descriptor_limit: route.descriptor_limit,
     };
-    let output = child::run(&script, execution)?;
-    execution.set_exit_code(output.status.code());
-    Ok(output)
+    let status = child::run(&script, stdout, execution)?;
+    execution.set_exit_code(status.code());
+    Ok(status)
 }
 
-fn response(output: Output, execution: &Execution) -> Response<Bytes> {
-    let is_text = std::str::from_utf8(&output.stdout).is_ok();
-    let mut response = Response::new(output.stdout.freeze());
+fn response(status: ExitStatus, stdout: ContentBuffer, execution: &Execution) -> Response<Bytes> {
+    let is_text = std::str::from_utf8(&stdout).is_ok();
+    let mut response = Response::new(stdout.freeze());
     let content_type =
         if is_text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if let Some(signal) = output.status.signal() {
+    if let Some(signal) = status.signal() {
         headers.insert(EXIT_SIGNAL, HeaderValue::from(signal));
-    } else if let Some(code) = output.status.code().filter(|&code| code != 0) {
+    } else if let Some(code) = status.code().filter(|&code| code != 0) {
         headers.insert(EXIT_CODE, HeaderValue::from(code));
     }
-    if !output.status.success() {
+    if !status.success() {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         // Only for the owner of a job: a client that waits may be another.
         let line = execution.job().and_then(|_| execution.last_line());
@@ -103,10 +111,8 @@ fn response(output: Output, execution: &Execution) -> Response<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::ContentBuffer;
     use crate::job::JobId;
     use crate::memory::Allowance;
-    use std::process::ExitStatus;
 
     #[test]
     fn the_exit_status_becomes_the_status_code() {
@@ -116,8 +122,7 @@ mod tests {
             (9, 500, Some(("x-exit-signal", "9"))),
         ] {
             let stdout = ContentBuffer::new(&Allowance::default());
-            let output = Output { status: ExitStatus::from_raw(raw), stdout };
-            let response = response(output, &Execution::default());
+            let response = response(ExitStatus::from_raw(raw), stdout, &Execution::default());
             assert_eq!(response.status().as_u16(), status);
             let found: Vec<_> = response
                 .headers()
@@ -140,8 +145,7 @@ mod tests {
             let execution = Execution::new(job, Allowance::default());
             execution.set_line("why");
             let stdout = ContentBuffer::new(&Allowance::default());
-            let output = Output { status: ExitStatus::from_raw(raw), stdout };
-            let response = response(output, &execution);
+            let response = response(ExitStatus::from_raw(raw), stdout, &execution);
             let found = response.headers().get("x-stderr").map(|line| line.to_str().unwrap());
             assert_eq!(found, line);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 
@@ -27,9 +27,11 @@ use crate::job::{JobId, JobKey, Keep, RouteIndex};
 use crate::jobs::Place;
 use crate::memory::Allowance;
 use crate::metrics::{Connections, SessionMetrics};
+use crate::outgoing::{Additions, Outgoing, Preference, Produced, Reply};
 use crate::prefer::Content;
-use crate::protocol::{ASYNC, ASYNC_ID, JOB, PREFER, PREFERENCE_APPLIED};
+use crate::protocol::{ASYNC, ASYNC_ID, JOB, PREFERENCE_APPLIED};
 use crate::routes::{Route, delayed_until};
+use crate::sink::Sink;
 use crate::store::{Lookup, Submission};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -188,17 +190,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Answers a whole request, which the client waits for.
+    /// Answers a whole request, which the client waits for. Its handler may write the response into `sink`.
     pub fn call(
         &self,
         mut plan: Plan,
         mut head: Parts,
         body: Bytes,
         connection: Connection,
-    ) -> Answer {
+        sink: &mut dyn Sink,
+    ) -> Reply {
         let (service, peer) = (self.service, &*self.peer);
         if let Err(error) = service.check_content(&mut plan, &mut head, &body) {
-            return self.refuse(&plan, &head, &connection, &error);
+            return Reply::Answer(self.refuse(&plan, &head, &connection, &error));
         }
         let mut line = AccessLine::of(&head.method, &head.uri, &connection, AccessLine::begin());
         if service.routes.get(plan.route).hides_query() {
@@ -209,26 +212,28 @@ impl<'a> Session<'a> {
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
         let preferred = wait.is_some() || matches!(mode, Mode::Preferred(_));
+        let preference = if preferred { Preference::Stated } else { Preference::None };
+        let additions = Additions { sharing, preference };
         let last = self.last.take();
         let asked = asked.map(|asked| (asked, JobKey { owner: owner.clone(), id: asked.job() }));
         if let Some((_, job)) = &asked {
             self.wait_for(job, wait, last.as_ref());
         }
-        let mut answer = self
-            .run_or_defer(route, mode, call, key, content)
-            .unwrap_or_else(|error| error.response().into());
+        let mut outgoing = Outgoing::new(sink, &additions);
+        let produced = self.run_or_defer(route, mode, call, key, content, &mut outgoing);
+        let mut reply = outgoing.reply(produced, peer);
         if let Some((asked, job)) = asked
+            && let Reply::Answer(answer) = &reply
             && asked.may_be_pending(answer.response.status())
         {
             self.last.set(Some(job));
         }
-        if preferred || answer.response.headers().contains_key(PREFERENCE_APPLIED) {
-            answer.response.headers_mut().append(VARY, HeaderValue::from(PREFER));
+        if let Reply::Answer(answer) = &mut reply {
+            additions.add(&mut answer.response);
         }
-        cors::disclose(&mut answer.response, sharing);
-        line.write(&owner, &service.routes.get(route).prefix, &answer.response, peer);
+        line.write(&owner, &service.routes.get(route).prefix, outgoing.answered(&reply), peer);
         self.metrics.observe(self.began.get().elapsed());
-        answer
+        reply
     }
 
     /// Runs a request, or makes a job of it, as its mode says.
@@ -239,24 +244,25 @@ impl<'a> Session<'a> {
         call: Call,
         key: Option<Box<str>>,
         content: Option<Content>,
-    ) -> Result<Answer, Error> {
+        sink: &mut dyn Sink,
+    ) -> Result<Produced, Error> {
         let id_of = |job: JobKey, keep| (keep == Keep::Result).then_some(job.id);
         match mode {
             Mode::Synchronous if self.peer.was_seen_leaving() => Err(Error::Cancelled),
-            Mode::Synchronous => self.run(route, &call),
+            Mode::Synchronous => self.run(route, &call, sink),
             Mode::Deferred(keep) => {
                 let job = self.submit(route, call, keep, key)?;
-                Ok(accepted(id_of(job, keep), content).into())
+                Ok(Produced::Answer(accepted(id_of(job, keep), content).into()))
             }
             Mode::DeferredByRoute(keep) => {
                 let job = self.submit(route, call, keep, key)?;
                 let mut response = accepted(id_of(job, keep), content);
                 *response.status_mut() = self.service.routes.get(route).deferral.accepted;
-                Ok(response.into())
+                Ok(Produced::Answer(response.into()))
             }
             Mode::Preferred(span) => {
                 let job = self.submit(route, call, Keep::Result, key)?;
-                Ok(self.answer_in_time(route, job, span, content))
+                Ok(Produced::Answer(self.answer_in_time(route, job, span, content)))
             }
         }
     }
@@ -274,22 +280,23 @@ impl<'a> Session<'a> {
 
     /// Runs a request while its client waits, in line with the others of its route, and follows its local
     /// redirects: each in the lane of its target, all within one deadline.
-    fn run(&self, index: RouteIndex, call: &Call) -> Result<Answer, Error> {
+    fn run(&self, index: RouteIndex, call: &Call, sink: &mut dyn Sink) -> Result<Produced, Error> {
         let routes = &self.service.routes;
         let time_limit = routes.get(index).time_limit;
         let place = self.enter(index, Instant::now() + time_limit)?;
         let deadline = Instant::now() + time_limit;
-        let mut outcome = self.run_in_lane(index, call, None, place);
+        let mut outcome = self.run_in_lane(index, call, None, place, sink);
         let mut redirected: Option<Redirected> = None;
         loop {
             let target = match outcome? {
-                Outcome::Answer(answer) => return Ok(answer),
+                Outcome::Answer(answer) => return Ok(Produced::Answer(answer)),
+                Outcome::Written => return Ok(Produced::InSink),
                 Outcome::Delayed(answer, span) => {
                     let bound = redirected.map(|redirected| redirected.deadline);
                     let (answer, at) = delayed_until(answer, span, bound);
                     let left = at.saturating_duration_since(Instant::now());
                     self.line.execution.sleep(left)?;
-                    return Ok(answer);
+                    return Ok(Produced::Answer(answer));
                 }
                 Outcome::LocalRedirect(target) => target,
             };
@@ -297,7 +304,7 @@ impl<'a> Session<'a> {
             let next =
                 routes.redirect(&redirected.as_ref().map_or(first, Redirected::hop), target)?;
             let place = self.enter(next.route, deadline)?;
-            outcome = self.run_in_lane(next.route, &next.call, Some(deadline), place);
+            outcome = self.run_in_lane(next.route, &next.call, Some(deadline), place, sink);
             redirected = Some(next);
         }
     }
@@ -316,13 +323,14 @@ impl<'a> Session<'a> {
         call: &Call,
         deadline: Option<Instant>,
         place: Option<Place>,
+        sink: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         let (routes, execution) = (&self.service.routes, &self.line.execution);
         execution.set_on_leave(routes.get(index).on_leave);
         if deadline.is_some() {
             execution.set_deadline(deadline);
         }
-        let outcome = routes.run(index, call, execution);
+        let outcome = routes.run(index, call, execution, sink);
         if deadline.is_some() {
             execution.set_deadline(None);
         }

@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
 use crate::job::execution::Execution;
 use crate::memory::Allowance;
+use crate::sink::Sink;
 use deadline::{CallContext, Phase};
 
 /// How long a connection to an upstream is kept without use: less than the 5 s after which the most
@@ -101,7 +102,12 @@ impl Handler for UpstreamHandler {
         request::target(&self.route, &request.uri).map(drop)
     }
 
-    fn run(&self, call: &Call, execution: &Arc<Execution>) -> Result<Outcome, Error> {
+    fn run(
+        &self,
+        call: &Call,
+        execution: &Arc<Execution>,
+        _: &mut dyn Sink,
+    ) -> Result<Outcome, Error> {
         // The connection's, for input and output: each is as large as the largest head.
         let buffers = MAX_HEAD + output_buffer(&self.route);
         let _buffers = execution.memory().charge(buffers)?;

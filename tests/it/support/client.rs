@@ -28,6 +28,15 @@ impl Reply {
         value
     }
 
+    /// How long its content is said to be.
+    pub fn length(&self) -> Option<usize> {
+        self.header("content-length").map(|length| length.parse().unwrap())
+    }
+
+    pub fn is_chunked(&self) -> bool {
+        self.header("transfer-encoding") == Some("chunked")
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -144,6 +153,36 @@ impl Client {
     /// Reads an answer; `None` when the connection was closed instead.
     #[track_caller]
     pub fn try_read(&mut self, method: &str) -> Option<Reply> {
+        let reply = self.try_read_head()?;
+        Some(self.read_rest(method, reply))
+    }
+
+    /// Reads the content of an answer whose head was read.
+    #[track_caller]
+    pub fn read_rest(&mut self, method: &str, mut reply: Reply) -> Reply {
+        let (status, length) = (reply.status, reply.length());
+        let without = method == "HEAD" || matches!(status, 100..=199 | 204 | 304);
+        if without {
+            let has_length = length.is_some() && method != "HEAD";
+            assert!(!has_length, "{status} must not have a length: {reply:?}");
+        } else if reply.is_chunked() {
+            while let Some(chunk) = self.read_chunk() {
+                reply.body.extend_from_slice(&chunk);
+            }
+        } else if let Some(length) = length {
+            reply.body = vec![0; length];
+            self.read_content(&mut reply.body);
+        } else {
+            assert_eq!(reply.header("connection"), Some("close"), "{reply:?}");
+            let read = self.stream.read_to_end(&mut reply.body);
+            read.unwrap_or_else(|error| self.give_up("content", &error));
+        }
+        reply
+    }
+
+    /// Reads the head of an answer, and leaves its content; `None` when the connection was closed instead.
+    #[track_caller]
+    pub fn try_read_head(&mut self) -> Option<Reply> {
         let line = self.read_line()?;
         let mut words = line.split(' ');
         assert_eq!(words.next(), Some("HTTP/1.1"), "{line:?}");
@@ -157,18 +196,51 @@ impl Client {
             let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("{line:?}"));
             headers.push((name.to_ascii_lowercase(), value.to_owned()));
         }
-        let mut reply = Reply { status, headers, body: Vec::new() };
-        let length = reply.header("content-length").map(|v| v.parse::<usize>().unwrap());
-        let without = method == "HEAD" || matches!(status, 100..=199 | 204 | 304);
-        if without {
-            let has_length = length.is_some() && method != "HEAD";
-            assert!(!has_length, "{status} must not have a length: {reply:?}");
-        } else {
-            reply.body = vec![0; length.expect("a length")];
-            let read = self.stream.read_exact(&mut reply.body);
-            read.unwrap_or_else(|error| self.give_up("content", &error));
-        }
+        let reply = Reply { status, headers, body: Vec::new() };
+        assert!(reply.length().is_none() || !reply.is_chunked(), "both framings: {reply:?}");
         Some(reply)
+    }
+
+    /// Reads an answer that breaks off after its head: its content as far as it came, with the framing of chunks. A
+    /// client that takes the end of the connection for that of the content sees a reset.
+    #[track_caller]
+    pub fn read_broken(&mut self) -> Reply {
+        let reply = self.try_read_head().expect("an answer");
+        self.read_break(reply)
+    }
+
+    /// Reads the rest of such an answer.
+    #[track_caller]
+    pub fn read_break(&mut self, mut reply: Reply) -> Reply {
+        let end = self.stream.read_to_end(&mut reply.body);
+        if let Err(error) = &end
+            && error.kind() != std::io::ErrorKind::ConnectionReset
+        {
+            self.give_up("break", error);
+        }
+        let is_broken = match reply.length() {
+            Some(length) => reply.body.len() < length,
+            None if reply.is_chunked() => !reply.body.ends_with(b"\r\n0\r\n\r\n"),
+            None => end.is_err(),
+        };
+        assert!(is_broken, "{reply:?} is not broken");
+        reply
+    }
+
+    /// Reads a chunk of content; `None` if it is the last.
+    #[track_caller]
+    pub fn read_chunk(&mut self) -> Option<Vec<u8>> {
+        let size = self.read_line().expect("a chunk");
+        let mut chunk = vec![0; usize::from_str_radix(&size, 16).expect("its size")];
+        self.read_content(&mut chunk);
+        assert_eq!(self.read_line().as_deref(), Some(""), "the chunk ends");
+        (!chunk.is_empty()).then_some(chunk)
+    }
+
+    #[track_caller]
+    fn read_content(&mut self, content: &mut [u8]) {
+        let read = self.stream.read_exact(content);
+        read.unwrap_or_else(|error| self.give_up("content", &error));
     }
 
     #[track_caller]

@@ -18,6 +18,8 @@ pub enum Ability {
     Deadlines,
     /// The content of a refused request is read before the answer goes out.
     EarlyRefusal,
+    /// Answers are whole: what fails midway is an error, and nothing comes before the end.
+    Flow,
     /// Of connections that come at once, it serves eight at most, and sometimes fewer.
     ManyConnections,
     /// Its own `100` has fields that no `100` may have.

@@ -1,0 +1,264 @@
+//! An answer that is sent while it is produced: the sink of a client that waits.
+//!
+//! Owns its framing (RFC 9112 sections 6 and 7.1): the announced length, chunks, or the end of the connection for
+//! HTTP/1.0. Never waits: what the client does not take at once stays in one buffer, and no more is taken until it is
+//! gone. Invariants: an answer that fails midway has no end that a client could take for the real one; the content
+//! is never longer than announced; the memory is that of one buffer, however long the answer is.
+
+use std::io::{self, ErrorKind, Write};
+use std::mem;
+use std::os::fd::AsFd;
+
+use http::Version;
+
+use super::client::Client;
+use super::head::Persistence;
+use super::output::Output;
+use super::reply::{Content, Framing, Manner, Writer, has_content};
+use crate::content::NoMemory;
+use crate::exchange::Peer;
+use crate::memory::Charge;
+use crate::service::Session;
+use crate::sink::{FIRST_ROOM, Head, Lost, Sink, Waits};
+
+/// How much content is taken at once if there is memory for it, in bytes: what a pipe holds.
+const LARGE: usize = 64 * 1024;
+
+/// A head that takes no more memory than this is the connection's own, in bytes.
+const SMALL_HEAD: usize = 16 * 1024;
+
+/// What a chunk has before its content and behind it, in bytes: the size has five digits at most.
+const CHUNK_HEAD: usize = 5 + CHUNK_END.len();
+const CHUNK_END: &[u8] = b"\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// What comes next of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The head.
+    Head,
+    /// So many bytes of content.
+    Length(usize),
+    /// Content in chunks, and the last chunk.
+    Chunks,
+    /// Content, until the connection ends.
+    UntilEnd,
+    /// Nothing: content is dropped.
+    End,
+}
+
+/// An answer while it is produced.
+pub struct Flow<'a, 's> {
+    output: &'a mut Output<'s>,
+    writer: &'a mut Writer,
+    client: &'s Client,
+    session: &'a Session<'s>,
+    manner: Manner,
+    next: Next,
+    /// The bytes from `start` to `end` are to be sent; behind them is the room for content.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// How much room for content there is at once.
+    room: usize,
+    charge: Charge,
+    /// Whether the client has left some bytes of the last offer.
+    waits: bool,
+    is_sent: bool,
+    lost: Option<Lost>,
+}
+
+impl<'a, 's> Flow<'a, 's> {
+    /// Returns an answer in this manner, whose head is still to come.
+    pub fn new(
+        output: &'a mut Output<'s>,
+        writer: &'a mut Writer,
+        client: &'s Client,
+        session: &'a Session<'s>,
+        manner: Manner,
+    ) -> Self {
+        Self {
+            output,
+            writer,
+            client,
+            session,
+            manner,
+            next: Next::Head,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            room: FIRST_ROOM,
+            charge: session.memory().nothing(),
+            waits: false,
+            is_sent: false,
+            lost: None,
+        }
+    }
+
+    /// Sends the rest of an answer whose last content was taken; returns what becomes of the connection.
+    ///
+    /// # Errors
+    /// Those of the connection; `UnexpectedEof` if content is missing: the connection must be broken.
+    pub fn finish(mut self) -> io::Result<Persistence> {
+        match (self.lost, self.next) {
+            (Some(_), _) => return Err(ErrorKind::BrokenPipe.into()),
+            (None, Next::Head | Next::Length(1..)) => return Err(ErrorKind::UnexpectedEof.into()),
+            (None, Next::Chunks) => {
+                self.buffer.truncate(self.end);
+                self.buffer.extend_from_slice(LAST_CHUNK);
+            }
+            (None, Next::Length(0) | Next::UntilEnd | Next::End) => self.buffer.truncate(self.end),
+        }
+        self.output.write_all(&self.buffer[self.start..])?;
+        Ok(self.manner.persistence)
+    }
+
+    /// Where the room for content begins: a chunk has its size before it.
+    fn room_start(&self) -> usize {
+        self.end + if self.next == Next::Chunks { CHUNK_HEAD } else { 0 }
+    }
+
+    /// Makes a chunk of the first `n` bytes of the room.
+    fn frame(&mut self, n: usize) {
+        let mut head = [0; CHUNK_HEAD];
+        let mut rest = &mut head[..];
+        let _ = write!(rest, "{n:x}\r\n");
+        let unused = rest.len();
+        let head = &head[..CHUNK_HEAD - unused];
+        let content = self.room_start();
+        if self.start == self.end {
+            // Nothing is before it: it begins a little later.
+            self.start += unused;
+            self.end += unused;
+        } else {
+            self.buffer.copy_within(content..content + n, content - unused);
+        }
+        self.buffer[self.end..self.end + head.len()].copy_from_slice(head);
+        self.end += head.len() + n;
+        self.buffer[self.end..self.end + CHUNK_END.len()].copy_from_slice(CHUNK_END);
+        self.end += CHUNK_END.len();
+    }
+
+    /// Offers the client what is to be sent.
+    fn send(&mut self) {
+        if self.start == self.end || self.lost.is_some() {
+            return;
+        }
+        match self.output.offer(&self.buffer[self.start..self.end]) {
+            Ok(taken) => {
+                self.start += taken;
+                self.is_sent |= taken > 0;
+                self.waits = self.start < self.end;
+            }
+            Err(error) => {
+                let is_slow = error.kind() == ErrorKind::TimedOut;
+                self.lose(if is_slow { Lost::Slow } else { Lost::Left });
+            }
+        }
+        if !self.waits {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    fn lose(&mut self, lost: Lost) {
+        self.client.give_up();
+        self.lost = Some(lost);
+        self.waits = false;
+        self.start = self.end;
+    }
+
+    /// Makes the room larger, once content has filled it, if there is memory for that.
+    fn grow(&mut self) {
+        if self.room < LARGE && self.charge.grow(LARGE).is_ok() {
+            self.room = LARGE;
+        }
+    }
+}
+
+impl Sink for Flow<'_, '_> {
+    fn begin(&mut self, Head { response, length, guard }: Head) -> Result<(), NoMemory> {
+        if self.session.is_draining() {
+            self.manner = self.manner.last();
+        }
+        let is_omitted = self.manner.content == Content::Omitted;
+        let next = match (length, self.manner.version) {
+            _ if is_omitted || !has_content(response.status()) => Next::End,
+            (Some(length), _) => Next::Length(length),
+            (None, Version::HTTP_10) => Next::UntilEnd,
+            (None, _) => Next::Chunks,
+        };
+        let framing = match (next, length) {
+            (Next::Chunks, _) => Framing::Chunked,
+            (_, Some(length)) => Framing::Length(length),
+            _ => Framing::Untold,
+        };
+        if next == Next::UntilEnd {
+            self.manner = self.manner.last();
+        }
+        self.buffer = mem::take(self.writer.compose(&response, guard, self.manner, framing));
+        if self.buffer.len() > SMALL_HEAD {
+            self.charge.grow(self.buffer.len())?;
+        }
+        self.end = self.buffer.len();
+        self.next = next;
+        self.output.begin_answer();
+        if self.client.was_seen_leaving() {
+            self.lose(Lost::Left);
+        }
+        Ok(())
+    }
+
+    fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
+        if self.waits {
+            return Ok(&mut []);
+        }
+        let start = self.room_start();
+        let size = start + self.room + CHUNK_END.len();
+        if self.buffer.len() < size {
+            self.buffer.resize(size, 0);
+        }
+        Ok(&mut self.buffer[start..start + most.min(self.room)])
+    }
+
+    fn advance(&mut self, n: usize) {
+        let filled = n >= self.room;
+        match &mut self.next {
+            _ if n == 0 || self.lost.is_some() => return,
+            Next::Head | Next::End => return,
+            Next::Length(left) => {
+                let n = n.min(*left);
+                *left -= n;
+                self.end += n;
+            }
+            Next::UntilEnd => self.end += n,
+            Next::Chunks => self.frame(n),
+        }
+        self.send();
+        if filled {
+            self.grow();
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Lost> {
+        self.send();
+        self.lost.map_or(Ok(()), Err)
+    }
+
+    fn waits(&self) -> Option<Waits<'_>> {
+        let client = self.client.stream.as_fd();
+        self.waits.then(|| Waits { client, tick: self.output.tick() })
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn is_sent(&self) -> bool {
+        self.is_sent
+    }
+
+    fn lost(&self) -> Option<Lost> {
+        self.lost
+    }
+}
