@@ -133,7 +133,9 @@ fn a_sleep_past_the_time_limit_is_504_and_no_longer_than_that() {
     let deferd = Deferd::start(&["--timeout", "50ms"]);
     let mut client = deferd.client();
     let begin = Instant::now();
-    both(&mut client, "GET", "/_admin/sleep?duration=3600", b"").expect_error(504, 504);
+    let late = both(&mut client, "GET", "/_admin/sleep?duration=3600", b"");
+    let told = late.expect_error(504, 504).text();
+    assert!(told.contains("longer than --timeout 50ms"), "{told}");
     assert!(begin.elapsed() >= Duration::from_millis(100));
     both(&mut client, "GET", "/_admin/sleep?duration=0", b"").expect(200);
 }

@@ -194,7 +194,8 @@ fn a_job_past_its_time_limit_is_504_and_one_past_its_output_limit_502() {
     let mut client = deferd.client();
     let hold = Hold::new();
     let id = client.store("GET", &hold.target(), b"");
-    client.result(&id).expect_job_error(504, 504);
+    let told = client.result(&id).expect_job_error(504, 504).text();
+    assert!(told.contains("the script ran out of time: timeout 300ms"), "{told}");
     assert!(!hold.has("ended"));
     let deferd = Deferd::with_scripts("", &["--max-output", "1K"]);
     let mut client = deferd.client();
