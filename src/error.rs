@@ -62,8 +62,8 @@ pub enum Error {
     UnknownDatabase,
     /// 405/405, with the methods that the resource has.
     MethodNotSupported(Detail),
-    /// 408/408: the request was not complete in time.
-    RequestTimeout,
+    /// 408/408: the request was not complete in time; which limit that is.
+    RequestTimeout(Detail),
     /// 410/21: the job was cancelled (RFC 9110 has no better code; ArangoDB chose it).
     Cancelled,
     /// 413/413: the content is larger than may be sent here; which limit that is.
@@ -133,7 +133,7 @@ impl Error {
             Self::MethodNotSupported(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, 405, "method not supported", "")
             }
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, 408, "request timeout", ""),
+            Self::RequestTimeout(d) => (StatusCode::REQUEST_TIMEOUT, 408, "request timeout", d),
             Self::Cancelled => (StatusCode::GONE, 21, "canceled request", ""),
             Self::BodyTooLarge(d) => (StatusCode::PAYLOAD_TOO_LARGE, 413, "body too large", d),
             Self::UriTooLong(d) => (StatusCode::URI_TOO_LONG, 414, "request target too long", d),
@@ -296,7 +296,7 @@ mod tests {
             (Error::NoJobRequest, false),
             (Error::UnknownDatabase, false),
             (Error::MethodNotSupported("GET".into()), false),
-            (Error::RequestTimeout, false),
+            (Error::RequestTimeout(detail()), false),
             (Error::Cancelled, false),
             (Error::BodyTooLarge(detail()), false),
             (Error::UriTooLong(detail()), false),

@@ -30,15 +30,26 @@ pub struct Jobs {
     pub memory: Arc<Budget>,
     /// What is counted beside the store.
     pub metrics: Metrics,
+    /// What a refusal names.
+    limits: Limits,
     /// Set once, when deferd begins to end.
     draining: AtomicBool,
 }
 
+/// The limits of a store, which holds jobs to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `--queue`.
+    pub queue: usize,
+    /// `--max-stored`, in bytes.
+    pub stored: usize,
+}
+
 impl Jobs {
-    /// The jobs of a store.
-    pub fn new(store: Arc<dyn Store>, memory: Arc<Budget>) -> Self {
+    /// The jobs of a store that has these limits.
+    pub fn new(store: Arc<dyn Store>, memory: Arc<Budget>, limits: Limits) -> Self {
         let (executions, metrics) = (Executions::default(), Metrics::default());
-        Self { store, executions, memory, metrics, draining: AtomicBool::new(false) }
+        Self { store, executions, memory, metrics, limits, draining: AtomicBool::new(false) }
     }
 
     /// Checks whether a request with `bytes` of content would be accepted at this moment.
@@ -58,28 +69,41 @@ impl Jobs {
         Err(Error::Unavailable("shutting down".into()))
     }
 
-    /// Counts a refusal; returns the error that the client gets.
+    /// Counts a refusal; returns the error that the client gets, which names the limit.
     fn refuse(&self, refused: Refused) -> Error {
-        self.count(refused);
-        if refused == Refused::TooLarge
-            && let Ok(stats) = self.store.stats()
-        {
-            let most = shown(stats.capacity);
-            return Error::BodyTooLarge(format!("more than --max-stored {most} can hold").into());
-        }
-        refused.into()
-    }
-
-    fn count(&self, refused: Refused) {
-        self.metrics.refuse(match refused {
-            Refused::Full => Reason::StoreFull,
-            Refused::TooLarge => Reason::TooLarge,
-            Refused::NoMemory => Reason::NoMemory,
-            Refused::QueueFull => Reason::QueueFull,
-            Refused::ManyKeys => Reason::ManyKeys,
-            Refused::KeyReused => Reason::KeyReused,
-            Refused::Unavailable => Reason::StoreFails,
-        });
+        let Limits { queue, stored } = self.limits;
+        let stored = shown(stored);
+        let full = |what: String| Error::QueueFull(what.into());
+        let (reason, error) = match refused {
+            Refused::Full => {
+                let what = format!("the stored jobs have reached --max-stored {stored}");
+                (Reason::StoreFull, full(what))
+            }
+            Refused::TooLarge => {
+                let what = format!("more than --max-stored {stored} can hold");
+                (Reason::TooLarge, Error::BodyTooLarge(what.into()))
+            }
+            Refused::NoMemory => {
+                let most = shown(self.memory.capacity());
+                let what = format!("--max-memory {most} has no room for the records of more jobs");
+                (Reason::NoMemory, full(what))
+            }
+            Refused::ManyKeys => {
+                let what = format!(
+                    "idempotency keys have reached a quarter of --max-stored {stored}; they go with --ttl, or \
+                     with DELETE /_api/job/all"
+                );
+                (Reason::ManyKeys, full(what))
+            }
+            Refused::QueueFull => {
+                let what = format!("as many jobs wait as --queue {queue} allows");
+                (Reason::QueueFull, full(what))
+            }
+            Refused::KeyReused => (Reason::KeyReused, Error::KeyReused),
+            Refused::Unavailable => (Reason::StoreFails, StoreUnavailable.into()),
+        };
+        self.metrics.refuse(reason);
+        error
     }
 
     /// Submits a job; one that was accepted before under the same key is not run again.
@@ -90,9 +114,11 @@ impl Jobs {
     pub fn submit(&self, submission: Submission) -> Result<JobId, Error> {
         if self.is_draining()
             && let Some(key) = &submission.key
-            && let Some(id) = self.store.recall(&submission.call.owner, key)?
         {
-            return Ok(id);
+            let known = self.store.recall(&submission.call.owner, key);
+            if let Some(id) = known.map_err(|refused| self.refuse(refused))? {
+                return Ok(id);
+            }
         }
         self.check_draining()?;
         let accepted = self.store.submit(submission, clock::now());
@@ -225,26 +251,6 @@ pub struct KeptPlace {
 impl Drop for KeptPlace {
     fn drop(&mut self) {
         self.store.give_up(self.route);
-    }
-}
-
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Full => Self::QueueFull("the stored jobs have reached --max-stored".into()),
-            Refused::TooLarge => Self::BodyTooLarge("more than --max-stored can hold".into()),
-            Refused::NoMemory => Self::QueueFull(
-                "the memory for the records of jobs is in use; see --max-memory".into(),
-            ),
-            Refused::ManyKeys => Self::QueueFull(
-                "idempotency keys have reached a quarter of --max-stored; they go with --ttl, or with \
-                 DELETE /_api/job/all"
-                    .into(),
-            ),
-            Refused::QueueFull => Self::QueueFull("".into()),
-            Refused::KeyReused => Self::KeyReused,
-            Refused::Unavailable => StoreUnavailable.into(),
-        }
     }
 }
 

@@ -234,7 +234,8 @@ pub fn delayed_until(
 
 /// Returns the error of a redirected request that is not answered by its deadline.
 pub fn too_late() -> Error {
-    let what = "a local redirect was not answered within the timeout of the first route";
+    let what =
+        "a local redirect was not answered within the timeout= of the route of the first request";
     Error::GatewayTimeout(what.into())
 }
 

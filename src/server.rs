@@ -23,7 +23,7 @@ use crate::front;
 use crate::front::{InFlight, Listening, Stopper};
 use crate::handler::reaper;
 use crate::job::execution::Stop;
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Limits};
 use crate::listen::{self, Bound, SocketFile};
 use crate::memory::{Budget, Part};
 use crate::routes::Prefixes;
@@ -92,7 +92,8 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let descriptors = Descriptors::prepare(config.max_connections, config.workers);
     let auth = config.auth.as_deref().map(|path| auth(config, path)).transpose()?;
     let memory = Budget::of_process(config.sizes().memory);
-    let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory));
+    let limits = Limits { queue: config.queue, stored: config.sizes().stored };
+    let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory, limits));
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
     workers::start(config.workers, &jobs, &routes, (config.ttl, config.log_ttl))?;
     let policy = policy(config);

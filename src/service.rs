@@ -232,8 +232,9 @@ impl Service {
         if mode == Mode::Synchronous {
             return Ok(None);
         }
-        let field = self.routes.get(index).deferral.key_field.as_ref();
-        let key = deferral::idempotency_key(request, field)?;
+        let Route { handler, deferral: of_route, .. } = self.routes.get(index);
+        handler.check_deferred(request)?;
+        let key = deferral::idempotency_key(request, of_route.key_field.as_ref())?;
         // What has a key may be known already, and then needs no room.
         if key.is_none() {
             self.jobs.check(announced_length(request))?;

@@ -281,6 +281,7 @@ mod tests {
     use crate::job::execution::{Execution, OnLeave};
     use crate::job::request_line::RequestLine;
     use crate::job::{Keep, Rerun, RouteIndex};
+    use crate::jobs::Limits;
     use crate::ledger::schedule::Limit;
     use crate::memory::Budget;
     use crate::methods::AllowedMethods;
@@ -329,7 +330,8 @@ mod tests {
             log_ttl: Duration::ZERO,
             lanes: vec![lane],
         };
-        let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory));
+        let limits = Limits { queue: 9, stored: 1 << 20 };
+        let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory, limits));
         let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);
         let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };

@@ -10,6 +10,7 @@ use serde_json::json as value;
 use super::query::{is_on, number};
 use super::{Asked, json};
 use crate::clock;
+use crate::config::shown_duration;
 use crate::error::Error;
 use crate::handler::{Outcome, options};
 use crate::methods::ANY_METHOD;
@@ -65,7 +66,9 @@ pub fn sleep(asked: &Asked<'_>) -> Result<Outcome, Error> {
         .ok_or(Error::bad_parameter("duration is not a number of seconds from 0 to 3600"))?;
     let span = Duration::from_secs_f64(seconds);
     let answer = if span > time_limit {
-        Error::GatewayTimeout("the sleep is longer than --timeout".into()).response()
+        let most = shown_duration(time_limit);
+        Error::GatewayTimeout(format!("the sleep is longer than --timeout {most}").into())
+            .response()
     } else {
         json(format!(r#"{{"error":false,"code":200,"duration":{seconds}}}"#))
     };

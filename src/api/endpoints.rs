@@ -276,6 +276,15 @@ pub fn check(path: &str) -> Result<(), Error> {
     if is_known { Ok(()) } else { Err(Error::NotFound("no such endpoint".into())) }
 }
 
+/// Refuses a method that no endpoint of a path has. Every path has OPTIONS, which asks for the methods.
+///
+/// # Errors
+/// [`Error::MethodNotSupported`].
+pub fn check_method(method: &Method, path: &str) -> Result<(), Error> {
+    let has_method = method == Method::OPTIONS || find(method, path).is_some();
+    if has_method { Ok(()) } else { Err(Error::MethodNotSupported(allow(path).into())) }
+}
+
 /// Returns the methods that a path has, as the field `allow` lists them.
 pub fn allow(path: &str) -> String {
     let has = |method: &Method| {
@@ -358,6 +367,11 @@ mod tests {
             ("/_admin/unknown", None),
         ] {
             assert_eq!(check(path).ok().map(|()| allow(path)).as_deref(), methods, "{path}");
+            let methods = methods.unwrap_or("OPTIONS");
+            for method in &EVERY {
+                let is_allowed = methods == ANY_METHOD || methods.split(", ").any(|m| m == method);
+                assert_eq!(check_method(method, path).is_ok(), is_allowed, "{method} {path}");
+            }
         }
     }
 

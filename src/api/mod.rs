@@ -1,7 +1,7 @@
 //! The built-in endpoints below `/_api/` and `/_admin/`, as a handler like any other.
 //!
 //! Owns how a request gets to its endpoint; which there are is in `endpoints`, what each does in the other files.
-//! Invariant: an endpoint that is not in the table is a `404` before anything is deferred.
+//! Invariant: a request that the table does not have is a `404` or a `405` before anything is deferred.
 
 mod admin;
 mod collection;
@@ -99,6 +99,10 @@ impl Handler for Api {
         endpoints::check(request.uri.path())
     }
 
+    fn check_deferred(&self, request: &Parts) -> Result<(), Error> {
+        endpoints::check_method(&request.method, request.uri.path())
+    }
+
     fn takes(&self, request: &Parts) -> Takes {
         let found = endpoints::find(&request.method, request.uri.path());
         found.map_or(Takes::Nothing, |(endpoint, _)| endpoint.takes)
@@ -111,17 +115,14 @@ impl Handler for Api {
         _: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         let (method, path) = (call.request.method(), call.request.uri().path());
-        let asks_for_options = method == Method::OPTIONS;
-        if let Some((endpoint, id)) = endpoints::find(method, path).filter(|_| !asks_for_options) {
+        endpoints::check(path)?;
+        endpoints::check_method(method, path)?;
+        if let Some((endpoint, id)) = endpoints::find(method, path)
+            && method != Method::OPTIONS
+        {
             return (endpoint.answer)(&Asked { api: self, call, id, memory: execution.memory() });
         }
-        endpoints::check(path)?;
-        let allow = endpoints::allow(path);
-        if asks_for_options {
-            Ok(options(&allow).into())
-        } else {
-            Err(Error::MethodNotSupported(allow.into()))
-        }
+        Ok(options(&endpoints::allow(path)).into())
     }
 }
 

@@ -23,7 +23,7 @@ use lexopt::ValueExt;
 use log::LevelFilter;
 pub use route::{CONNECT_TIMEOUT, Links, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
-pub use value::duration;
+pub use value::{duration, shown_duration};
 
 /// `--help`.
 pub const HELP: &str = include_str!("help.txt");

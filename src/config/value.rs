@@ -137,6 +137,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Returns a duration as an operator writes it: in the largest unit that it is a whole number of.
+pub fn shown_duration(span: Duration) -> String {
+    let millis = span.as_millis();
+    let units = [(24 * 3600 * 1000, "d"), (3600 * 1000, "h"), (60 * 1000, "m"), (1000, "s")];
+    let unit = units.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
+    let (unit, name) = unit.unwrap_or((1, "ms"));
+    format!("{}{name}", millis / unit)
+}
+
 /// A duration, or `0` for none.
 ///
 /// # Errors
@@ -214,8 +223,13 @@ mod tests {
             ("7d", 604_800_000),
             ("1w", 604_800_000),
         ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            let span = duration(text).unwrap();
+            assert_eq!(span, Duration::from_millis(millis), "{text}");
+            let shown = shown_duration(span);
+            assert_eq!(duration(&shown), Ok(span), "{text} as {shown}");
         }
+        let shown = [0, 90_000, 86_400_000].map(Duration::from_millis).map(shown_duration);
+        assert_eq!(shown, ["0ms", "90s", "1d"]);
         for text in [
             "",
             "s",

@@ -103,7 +103,13 @@ impl Listening {
         match listener.accept() {
             Ok((stream, connection)) => match self.slots.take(&connection) {
                 Some(slot) => spawn(stream, connection, slot, service, limits, trouble),
-                None => turn_away(&stream, "too many connections", trouble),
+                None => {
+                    let most = self.slots.capacity();
+                    let why = format!(
+                        "too many connections: --max-connections {most}, half of them from one address"
+                    );
+                    turn_away(&stream, &why, trouble);
+                }
             },
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -177,7 +183,7 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     }
     // What has come already is taken out, because a reset could overtake the answer.
     let _ = stream.read(&mut [0; 16 * 1024]);
-    let response = Error::Unavailable("too many connections".into()).response();
+    let response = Error::Unavailable(why.to_owned().into()).response();
     // It is small: nothing of it is charged.
     let memory = Allowance::default();
     let _ = Writer::default().write(&mut stream, response.into(), Manner::LAST, &memory);

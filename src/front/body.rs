@@ -15,6 +15,7 @@ use super::head::{Framing, MAX_FIELDS};
 use super::input::{Input, Timed};
 use super::intake::{Fate, Intake, Taken};
 use super::{Limits, RequestError};
+use crate::config::shown_duration;
 use crate::error::Error;
 
 /// The longest line with a chunk size, extensions included, in bytes.
@@ -41,13 +42,14 @@ pub fn read<R: Read + Timed>(
     let begin = Instant::now();
     let time = limits.body_time;
     let mut reader = Reader { input, begin, last: begin, time, intake, taken: intake.begin() };
-    match framing {
+    let read = match framing {
+        // It is no more than `most`.
         Framing::Length(length) => {
-            // It is no more than `most`.
-            reader.read_content(usize::try_from(length).unwrap_or(usize::MAX))?;
+            reader.read_content(usize::try_from(length).unwrap_or(usize::MAX))
         }
-        Framing::Chunked => reader.read_chunks(limits)?,
-    }
+        Framing::Chunked => reader.read_chunks(limits),
+    };
+    read.map_err(|error| error.within(|| reader.limit()))?;
     Ok(reader.taken.content.freeze())
 }
 
@@ -67,6 +69,14 @@ impl<R: Read + Timed> Reader<'_, R> {
     fn deadline(&self) -> Instant {
         let earned = Duration::from_secs(self.taken.received as u64 / 1024);
         (self.begin + earned).min(self.last) + self.time
+    }
+
+    /// Returns the limit of time in words.
+    fn limit(&self) -> String {
+        let time = shown_duration(self.time);
+        format!(
+            "the content must not pause for longer than --body-timeout {time}, nor come slower than 1 KiB a second"
+        )
     }
 
     /// Takes the next `length` bytes of the content.

@@ -15,7 +15,7 @@ use memchr::memchr;
 
 use super::input::{Input, Timed};
 use super::{Limits, RequestError, target};
-use crate::config::shown;
+use crate::config::{shown, shown_duration};
 use crate::error::Error;
 use crate::fields::{FieldLines, find};
 
@@ -109,7 +109,11 @@ pub fn read<R: Read + Timed>(
             return Err(too_large(bytes, limits).into());
         }
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.head_time);
-        if input.fill(deadline)? == 0 {
+        let in_words = || {
+            let time = shown_duration(limits.head_time);
+            format!("the head was not complete within {time} of its first byte")
+        };
+        if input.fill(deadline).map_err(|error| error.within(in_words))? == 0 {
             return Err(RequestError::Gone);
         }
     }

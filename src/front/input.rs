@@ -7,7 +7,6 @@ use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use super::RequestError;
-use crate::error::Error;
 use crate::socket::Stream;
 
 /// What is read at once into the buffer, in bytes.
@@ -118,7 +117,7 @@ impl<R: Read + Timed> Input<R> {
 /// Returns the time that is left.
 fn left_until(deadline: Instant) -> Result<Duration, RequestError> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(RequestError::Refused(Error::RequestTimeout)) } else { Ok(left) }
+    if left.is_zero() { Err(RequestError::LATE) } else { Ok(left) }
 }
 
 /// Lets reads wait for `time`, if they are not `told` so already.
@@ -154,7 +153,7 @@ fn read<R: Read + Timed>(
                 bound(source, told, left_until(deadline)?)?;
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Err(RequestError::Refused(Error::RequestTimeout));
+                return Err(RequestError::LATE);
             }
             Err(_) => return Err(RequestError::Gone),
         }
@@ -164,6 +163,7 @@ fn read<R: Read + Timed>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     /// A source that is interrupted all the time.
     struct Interrupted {
@@ -208,7 +208,10 @@ mod tests {
             input.fill(Instant::now() + time),
             input.read_into(&mut [0], Instant::now() + time),
         ] {
-            assert!(matches!(read, Err(RequestError::Refused(Error::RequestTimeout))), "{read:?}");
+            assert!(
+                matches!(read, Err(RequestError::Refused(Error::RequestTimeout(_)))),
+                "{read:?}"
+            );
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod tiny_http;
 pub use accept::{Listening, Stopper};
 pub use in_flight::InFlight;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -65,6 +66,21 @@ pub enum RequestError {
     Refused(Error),
     /// The client has left, or was idle for too long: no answer is sent.
     Gone,
+}
+
+impl RequestError {
+    /// What was to come did not come in time.
+    const LATE: Self = Self::Refused(Error::RequestTimeout(Cow::Borrowed("")));
+
+    /// Returns the same; if something did not come in time, with the words for the limit of time.
+    fn within(self, limit: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Refused(Error::RequestTimeout(_)) => {
+                Self::Refused(Error::RequestTimeout(limit().into()))
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<Error> for RequestError {

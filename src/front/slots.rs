@@ -48,6 +48,11 @@ impl Slots {
         Some(Slot { slots: Arc::clone(self), peer, number: taken.ever, released })
     }
 
+    /// Returns how many there are.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Returns the requests in flight.
     pub const fn in_flight(&self) -> &InFlight {
         &self.in_flight

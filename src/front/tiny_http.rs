@@ -349,7 +349,7 @@ mod tests {
     use crate::allowed_hosts::{AllowedHosts, HostCheck};
     use crate::cors::AllowedOrigins;
     use crate::cross_origin::Policy;
-    use crate::jobs::Jobs;
+    use crate::jobs::{self, Jobs};
     use crate::memory::Budget;
     use crate::routes::Routes;
     use crate::store::memory::MemoryStore;
@@ -366,7 +366,8 @@ mod tests {
             log_ttl: Duration::ZERO,
             lanes: Vec::new(),
         };
-        let jobs = Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory);
+        let limits = jobs::Limits { queue: 1, stored: 1 };
+        let jobs = Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory, limits);
         let jobs = Arc::new(jobs);
         let hosts =
             AllowedHosts { names: Vec::new(), check: HostCheck::Any, own_name: String::new() };

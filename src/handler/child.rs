@@ -21,7 +21,7 @@ use super::descendants::Descendants;
 use super::group::{Group, Leader};
 use super::loading;
 use super::stderr::Stderr;
-use crate::config::shown;
+use crate::config::{shown, shown_duration};
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::job::execution::{self, Execution, Stop};
@@ -164,7 +164,7 @@ pub fn run(
     pipes.lines.finish();
     match ending {
         Ending::BeyondEnd => Ok(ExitStatus::default()),
-        _ => Err(error.unwrap_or_else(|| ending.error())),
+        _ => Err(error.unwrap_or_else(|| ending.error(script.time_limit))),
     }
 }
 
@@ -210,9 +210,12 @@ impl Ending {
     }
 
     /// Returns what the client is told, where the output says nothing better.
-    fn error(&self) -> Error {
+    fn error(&self, time_limit: Duration) -> Error {
         match self {
-            Self::TimedOut => Error::GatewayTimeout("the script ran out of time".into()),
+            Self::TimedOut => {
+                let most = shown_duration(time_limit);
+                Error::GatewayTimeout(format!("the script ran out of time: timeout {most}").into())
+            }
             Self::Exited | Self::OverOutput | Self::BeyondEnd | Self::Stopped => Error::Cancelled,
         }
     }

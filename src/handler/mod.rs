@@ -75,6 +75,15 @@ pub trait Handler: Send + Sync {
     /// The error that the client is answered with.
     fn check(&self, request: &Parts) -> Result<(), Error>;
 
+    /// Refuses what could never run as a job, before a `202` is given; to a client that waits [`run`](Self::run) says
+    /// so.
+    ///
+    /// # Errors
+    /// The error that the client is answered with.
+    fn check_deferred(&self, _: &Parts) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Returns how much content it uses of this request, which it has checked.
     fn takes(&self, _: &Parts) -> Takes {
         Takes::Any

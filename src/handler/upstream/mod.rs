@@ -27,7 +27,7 @@ use ureq::{Agent, Body};
 
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome};
-use crate::config::shown;
+use crate::config::{shown, shown_duration};
 use crate::content::{ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
@@ -35,6 +35,7 @@ use crate::job::execution::Execution;
 use crate::memory::Allowance;
 use crate::sink::Sink;
 use deadline::{CallContext, Phase};
+use resolve::MAX_LOOKUPS;
 
 /// How long a connection to an upstream is kept without use: less than the 5 s after which the most
 /// impatient of the common servers close theirs.
@@ -246,7 +247,7 @@ impl UpstreamHandler {
             Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
             Failure::RequestError(cause) => match context.noise.excess() {
                 Some(what) => (bad(&format!("its answer has {what}")), what.to_owned()),
-                None => (phase.error(&cause), cause.to_string()),
+                None => (phase.error(&cause, &self.route), cause.to_string()),
             },
         };
         let job = execution.job_as_log();
@@ -272,7 +273,7 @@ fn bad(what: &str) -> Error {
 
 impl Phase {
     /// Returns the error for a failure in this phase.
-    fn error(self, cause: &ureq::Error) -> Error {
+    fn error(self, cause: &ureq::Error, route: &UpstreamRoute) -> Error {
         let kind = match cause {
             ureq::Error::Io(error) => {
                 // Nothing was sent yet: a job may be tried again.
@@ -298,11 +299,24 @@ impl Phase {
             }
             _ => ErrorKind::Other,
         };
-        let late =
-            |what: &'static str| Error::GatewayTimeout(format!("the upstream: {what}").into());
+        let late = |what: &str| {
+            let most = shown_duration(route.time_limit);
+            Error::GatewayTimeout(format!("the upstream: {what}: timeout {most}").into())
+        };
+        let connect_limit = || shown_duration(route.connect_limit.min(route.time_limit));
         match (self, kind) {
+            (Self::Resolving, ErrorKind::ResourceBusy) => {
+                let what = "its name is not looked up: so many lookups hang already";
+                Error::Shortage(format!("the upstream: {what} ({MAX_LOOKUPS})").into())
+            }
+            (Self::Resolving, ErrorKind::TimedOut) => bad(&format!(
+                "its name cannot be resolved in time: connect-timeout {}",
+                connect_limit()
+            )),
             (Self::Resolving, _) => bad("its name cannot be resolved"),
-            (Self::Connecting, ErrorKind::TimedOut) => bad("no connection in time"),
+            (Self::Connecting, ErrorKind::TimedOut) => {
+                bad(&format!("no connection in time: connect-timeout {}", connect_limit()))
+            }
             (Self::Connecting, _) => bad("cannot connect"),
             (Self::Sending, ErrorKind::TimedOut) => late("it did not take the request in time"),
             (Self::Sending, _) => bad("the connection broke while the request was sent"),

@@ -14,7 +14,7 @@ use std::thread;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Lookups under way at once.
-const MAX_LOOKUPS: usize = 32;
+pub const MAX_LOOKUPS: usize = 32;
 
 /// The stack of a lookup's thread, for the plug-ins that a resolver may load.
 const STACK: usize = 256 * 1024;
@@ -65,7 +65,7 @@ impl Place {
     fn take() -> io::Result<Self> {
         let place = Self;
         if LOOKUPS.fetch_add(1, Ordering::AcqRel) >= MAX_LOOKUPS {
-            return Err(io::Error::other("too many name lookups hang"));
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "too many name lookups hang"));
         }
         Ok(place)
     }

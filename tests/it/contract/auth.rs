@@ -123,6 +123,7 @@ fn a_job_does_not_exist_for_others() {
             ("GET", "/log"),
             ("PUT", ""),
             ("PUT", "/cancel"),
+            ("POST", "/cancel"),
             ("DELETE", ""),
         ] {
             ask(&mut client, bob, method, &format!("/_api/job/{id}{rest}")).expect_error(404, 404);
@@ -144,6 +145,49 @@ fn a_job_does_not_exist_for_others() {
     wait_done(&mut client, ann, &running);
     ask(&mut client, ann, "DELETE", "/_api/job/all").expect(200);
     assert_eq!(listed(&mut client, "done"), json!([]));
+}
+
+#[test]
+fn a_kept_log_does_not_exist_for_others() {
+    let guarded = State::start(&[]);
+    let (ann, bob) = (&guarded.ann, &guarded.bob);
+    let mut client = guarded.deferd.client();
+    let id = submit(&mut client, ann, "/run/s-lines?3");
+    wait_done(&mut client, ann, &id);
+    let (job, log) = (format!("/_api/job/{id}"), format!("/_api/job/{id}/log"));
+    ask(&mut client, ann, "PUT", &job).expect(200);
+    let told = |client: &mut Client| ask(client, ann, "GET", &log);
+    // tiny_http may read the next request before it has settled the receipt of the last answer.
+    eventually("its log is kept", || told(&mut client).status == 200);
+    ask(&mut client, bob, "GET", &log).expect_error(404, 404);
+    for target in [&*job, "/_api/job/all", "/_api/job/expired?stamp=99999999999"] {
+        ask(&mut client, bob, "DELETE", target);
+        assert_eq!(told(&mut client).expect(200).text(), "1\n2\n3\n", "{target}");
+    }
+    ask(&mut client, ann, "DELETE", &job).expect_error(404, 404);
+    told(&mut client).expect_error(404, 404);
+}
+
+/// A key stands for a request of its own user.
+#[test]
+fn users_with_the_same_key_have_jobs_of_their_own() {
+    let guarded = State::start(&[]);
+    let mut client = guarded.deferd.client();
+    let mut send = |user: &str, target: &str| {
+        let named = [("x-arango-async", "store"), ("idempotency-key", "one")];
+        let fields = [&[("authorization", user)], &named[..]].concat();
+        client.request("POST", target, &fields, b"x")
+    };
+    let of_ann = send(&guarded.ann, "/run/s-cat").expect(202);
+    // Another request under a key that ann has used already: to bob nothing of that is told.
+    let of_bob = send(&guarded.bob, "/_api/version").expect(202);
+    assert_ne!(of_ann.id(), of_bob.id());
+    assert_eq!(send(&guarded.ann, "/run/s-cat").expect(202).id(), of_ann.id());
+    assert_eq!(send(&guarded.bob, "/_api/version").expect(202).id(), of_bob.id());
+    send(&guarded.ann, "/_api/version").expect_error(422, 422);
+    ask(&mut guarded.deferd.client(), &guarded.bob, "DELETE", "/_api/job/all").expect(200);
+    assert_eq!(send(&guarded.ann, "/run/s-cat").expect(202).id(), of_ann.id());
+    assert_ne!(send(&guarded.bob, "/_api/version").expect(202).id(), of_bob.id());
 }
 
 #[test]

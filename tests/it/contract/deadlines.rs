@@ -25,7 +25,8 @@ fn a_head_is_cut_after_ten_seconds() {
         let mut client = deferd.client();
         let begin = Instant::now();
         client.send(b"GET /_api/version HTTP/1.1\r\nhost: a\r\n");
-        client.try_read("GET").expect("an answer").expect_error(408, 408);
+        let told = client.try_read("GET").expect("an answer").expect_error(408, 408).text();
+        assert!(told.contains("the head was not complete within 10s of its first byte"), "{told}");
         assert_lasted(begin, 10);
     });
 }

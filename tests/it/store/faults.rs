@@ -3,13 +3,18 @@
 //! Whatever fails, what was acknowledged is kept, what was refused leaves nothing behind, the store works
 //! again by itself when the disk does, and its thread neither ends nor hangs.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::store::kit::promise::{Check, Scenario, idempotency};
 use crate::store::kit::*;
+use deferd::error::Error;
 use deferd::job::execution::Stop;
 use deferd::job::{Keep, RouteIndex};
+use deferd::jobs::{Jobs, Limits};
+use deferd::memory::Budget;
+use deferd::metrics::Reason;
 use deferd::store::disk::Durability;
 use deferd::store::{List, Lookup, Refused, Store, Submission};
 
@@ -150,6 +155,28 @@ fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
     // The accounts hold what is there and nothing else.
     store.forget_all(&nobody()).unwrap();
     assert_empty(&store, &[]);
+}
+
+#[test]
+fn a_failing_store_is_a_503_and_counted() {
+    let volume = Volume::default();
+    let store = Arc::new(open(&volume, Durability::Commit).unwrap().0);
+    let limits = Limits { queue: 9, stored: CAPACITY };
+    let jobs = Jobs::new(Arc::clone(&store) as Arc<dyn Store>, Budget::new(1 << 20), limits);
+    volume.fail(Some(FaultPlan { kind: Kind::Sync, after: 0, times: usize::MAX, how: How::Badly }));
+    let submit = || {
+        let (call, route) = (call(1, &nobody()), RouteIndex(0));
+        let (line, keep) = (line(&call), Keep::Result);
+        jobs.submit(Submission { call, route, line, keep, key: None })
+    };
+    let counted = || jobs.metrics.refused()[Reason::StoreFails as usize];
+    let failing = Error::Unavailable("the store on disk is failing; try again later".into());
+    assert_eq!((submit(), counted()), (Err(failing.clone()), 1));
+    assert_eq!((jobs.check(0), counted()), (Err(failing), 2));
+    volume.fail(None);
+    eventually("it works again", || store.check(0).is_ok());
+    assert!(submit().is_ok());
+    assert_eq!(jobs.metrics.refused().iter().sum::<u64>(), 2);
 }
 
 #[test]

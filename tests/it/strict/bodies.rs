@@ -79,6 +79,7 @@ fn content_that_comes_too_late_is_not_run() {
             client.send(request.as_bytes());
             let reply = client.try_read("POST").expect("an answer").expect_error(408, 408);
             assert_eq!(reply.header("connection"), Some("close"));
+            assert!(reply.text().contains("--body-timeout 200ms"), "{}", reply.text());
             // It may be closed for good by now; that is what is wanted.
             let _ = client.socket().write_all(b"rest!\r\n0\r\n\r\n");
             assert!(client.is_closed());

@@ -26,6 +26,7 @@ fn connections_beyond_the_limit_are_turned_away_until_others_go() {
             assert!(text.starts_with("HTTP/1.1 503 "), "{text:?}");
             assert!(text.contains("\r\nconnection: close\r\n"), "{text:?}");
             assert!(text.ends_with(r#""code":503,"errorNum":503}"#), "{text:?}");
+            assert!(text.contains("too many connections: --max-connections 512, "), "{text:?}");
         }
         assert_eq!(connections(&deferd), 512);
         // One goes, one comes.

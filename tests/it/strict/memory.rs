@@ -159,8 +159,15 @@ fn answers_of_endpoints_without_memory_are_refused() {
         for target in &targets {
             assert_no_memory(deferd.client().get(target));
         }
+        // Nor is there any for records, which no job leaves while so little is free.
+        let (_, refused) = submit_until_full(&mut deferd.client(), "/_admin/time", 100, |_| vec![]);
+        let told = "queue is full: --max-memory 16M has no room for the records of more jobs";
+        assert_eq!(refused.expect_error(503, 21003).json()["errorMessage"], told);
         drop(held);
         no_connection(&deferd);
+        let metrics = deferd.client().get("/_admin/metrics").expect(200).text();
+        let counted = "deferd_jobs_refused_total{reason=\"no_memory\"} 1\n";
+        assert!(metrics.contains(counted), "{metrics}");
         for target in &targets {
             assert!(deferd.client().get(target).expect(200).body.len() > 4096, "{target}");
         }

@@ -375,11 +375,21 @@ fn a_failed_call_says_in_which_phase_and_not_where() {
 
     let silent = Upstream::answering("", hang);
     let address = silent.address.to_string();
-    assert_fails(&silent.route(",timeout=100ms"), &address, 504, "no answer in time");
+    assert_fails(
+        &silent.route(",timeout=100ms"),
+        &address,
+        504,
+        "no answer in time: timeout 100ms",
+    );
 
     let half = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", hang);
     let address = half.address.to_string();
-    assert_fails(&half.route(",timeout=100ms"), &address, 504, "not complete in time");
+    assert_fails(
+        &half.route(",timeout=100ms"),
+        &address,
+        504,
+        "not complete in time: timeout 100ms",
+    );
 
     let half = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", close);
     let address = half.address.to_string();
@@ -416,7 +426,7 @@ fn nobody_behind_the_address_is_told_after_connect_timeout() {
     }
     let shown = address.to_string();
     let route = format!("/up/=http://{shown}/,connect-timeout=100ms");
-    assert_fails(&route, &shown, 502, "no connection in time");
+    assert_fails(&route, &shown, 502, "no connection in time: connect-timeout 100ms");
     // And it can be cancelled before that.
     let deferd = Deferd::start(&["--route", &format!("/up/=http://{shown}/,connect-timeout=1h")]);
     let mut client = deferd.client();

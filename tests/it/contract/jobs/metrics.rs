@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::support::hold::Hold;
-use crate::support::{Ability, Client, Deferd, TempDir, eventually, lacks};
+use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks};
 
 const STORE: (&str, &str) = ("x-arango-async", "store");
 
@@ -123,6 +123,98 @@ fn a_waiting_job_grows_old_and_refusals_have_their_reasons() {
     // What was known already is no new job.
     assert_eq!((now.submitted("/_api/"), now.submitted("/run/")), (1.0, 1.0));
     assert_eq!((now.state("waiting"), now.state("running")), (1.0, 1.0));
+}
+
+/// Asserts a refusal that names its limit, and that it is counted for this reason alone.
+#[track_caller]
+fn assert_refused(deferd: &Deferd, reply: &Reply, words: &str, reason: &str) {
+    let told = reply.json()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(told.contains(words), "{told}");
+    assert!(reply.id().is_none());
+    let samples = Samples::read(&mut deferd.client());
+    let reasons = samples.0.iter().filter(|(name, _)| name.starts_with("deferd_jobs_refused"));
+    let counted: Vec<_> = reasons.filter(|(_, count)| **count > 0.0).collect();
+    let expected = format!("deferd_jobs_refused_total{{reason=\"{reason}\"}}");
+    assert_eq!(counted, [(&expected, &1.0)]);
+}
+
+#[test]
+fn a_refusal_names_its_limit_and_is_counted_for_it() {
+    let kept = "/run/c-zeros?12000";
+    for (options, kept, content, key, status, words, reason) in [
+        (["--queue", "1"], None, 0, "", 503, "as many jobs wait as --queue 1 allows", "queue_full"),
+        (
+            ["--max-stored", "16K"],
+            Some(kept),
+            6000,
+            "",
+            503,
+            "the stored jobs have reached --max-stored 16K",
+            "store_full",
+        ),
+        (
+            ["--max-stored", "16K"],
+            None,
+            20_000,
+            "",
+            413,
+            "more than --max-stored 16K can hold",
+            "too_large",
+        ),
+        (
+            ["--max-stored", "4K"],
+            None,
+            0,
+            &"k".repeat(255),
+            503,
+            "keys have reached a quarter of --max-stored 4K",
+            "many_keys",
+        ),
+    ] {
+        let deferd = Deferd::with_scripts("", &[&["--workers", "1"], &options[..]].concat());
+        let (mut client, hold) = (deferd.client(), Hold::new());
+        if let Some(target) = kept {
+            let id = client.store("GET", target, b"");
+            client.wait_done(&id);
+        }
+        if reason == "queue_full" {
+            hold.start(&mut client);
+            client.store("GET", "/_api/version", b"");
+        }
+        let content = vec![b'x'; content];
+        let refused = (0..64).find_map(|n| {
+            let key = format!("{n:0>3}{key}");
+            let mut fields = vec![STORE];
+            if reason == "many_keys" {
+                fields.push(("idempotency-key", &key[..255]));
+            }
+            // Content that is not read ends the connection.
+            let reply = deferd.client().request("POST", "/_api/version", &fields, &content);
+            (reply.status != 202).then_some(reply)
+        });
+        let refused = refused.expect("a refusal").expect(status);
+        assert_refused(&deferd, &refused, words, reason);
+        hold.release();
+    }
+}
+
+#[test]
+fn jobs_refused_at_the_end_are_counted() {
+    let mut deferd = Deferd::with_scripts("", &["--grace", "60s"]);
+    let (mut client, hold) = (deferd.client(), Hold::new());
+    hold.start(&mut client);
+    // Open before the end begins: no connection is accepted after that.
+    let (mut first, mut second) = (deferd.client(), deferd.client());
+    for client in [&mut first, &mut second] {
+        client.get("/_api/version").expect(200);
+    }
+    deferd.signal("-TERM");
+    deferd.log_with("ending: ");
+    let reply = first.request("GET", "/_api/version", &[STORE], b"").expect_error(503, 503);
+    assert!(reply.text().contains("shutting down"), "{}", reply.text());
+    assert_eq!(Samples::read(&mut second).refused("shutting_down"), 1.0);
+    hold.release();
+    assert!(deferd.wait().success());
 }
 
 #[test]

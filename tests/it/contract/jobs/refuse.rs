@@ -59,6 +59,26 @@ fn what_no_route_or_script_answers_is_404_before_the_202() {
 }
 
 #[test]
+fn a_method_that_an_endpoint_has_not_is_405_before_the_202() {
+    let deferd = Deferd::start(&[]);
+    let mut client = deferd.client();
+    for (method, target, allow) in [
+        ("POST", "/_admin/time", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/_db/_system/_api/collection", "GET, HEAD, OPTIONS, POST"),
+        ("POST", "/_api/job/7", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("PUT", "/_admin/jobs/7", "GET, HEAD, OPTIONS"),
+    ] {
+        for fields in [&STORE[..], &TRUE, &[("prefer", "respond-async")], &[]] {
+            let reply = client.request(method, target, fields, b"").expect_error(405, 405);
+            assert_eq!(reply.header("allow"), Some(allow), "{method} {target}");
+        }
+    }
+    let overridden = [STORE[0], ("x-http-method-override", "PATCH")];
+    client.request("POST", "/_admin/time", &overridden, b"").expect_error(405, 405);
+    assert_nothing_is_left(&mut client);
+}
+
+#[test]
 fn any_other_database_is_404_1228() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
@@ -211,13 +231,13 @@ fn cancelled_jobs_make_room_in_a_full_queue_and_forgotten_ones_do_not() {
     hold.start(&mut client);
     let first = client.store("GET", "/_admin/time", b"");
     let second = client.store("GET", "/_admin/time", b"");
-    assert_full(submit(&deferd, "/_admin/time", b""));
+    assert_full(submit(&deferd, "/_admin/echo", b""));
     // Its work is still to be done.
     client.delete(&format!("/_api/job/{first}")).expect(200);
-    assert_full(submit(&deferd, "/_admin/time", b""));
+    assert_full(submit(&deferd, "/_admin/echo", b""));
     client.put(&format!("/_api/job/{second}/cancel")).expect(200);
     let third = client.store("GET", "/_admin/time", b"");
-    assert_full(submit(&deferd, "/_admin/time", b""));
+    assert_full(submit(&deferd, "/_admin/echo", b""));
     hold.release();
     client.result(&third).expect(200);
     client.result(&second).expect_job_error(410, 21);
