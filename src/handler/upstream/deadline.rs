@@ -18,6 +18,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::noise::Noise;
 use crate::error::Error;
 use crate::job::execution::{Execution, WakerGuard};
+use crate::sink::{Sink, Waits};
 
 /// How far a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,27 +185,45 @@ impl CallContext {
     /// # Errors
     /// As [`may_go_on`](Self::may_go_on).
     pub fn wait(&self, fd: impl AsFd, flags: PollFlags) -> io::Result<()> {
+        while !self.wait_for(&fd, flags, Duration::MAX)? {}
+        Ok(())
+    }
+
+    /// Waits until the client has taken what a sink has for it. One that has left, or is too slow, stops the call,
+    /// unless the call goes on without it.
+    ///
+    /// # Errors
+    /// As [`may_go_on`](Self::may_go_on).
+    pub fn send(&self, sink: &mut dyn Sink) -> io::Result<()> {
         loop {
-            let left = self.limit.get().saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).ok();
-            let wake = self.wake.event.as_fd();
-            let (client, leaving) = self.execution.watched().unwrap_or((wake, PollFlags::empty()));
-            let mut fds = [
-                PollFd::new(&fd, flags),
-                PollFd::from_borrowed_fd(wake, PollFlags::IN),
-                PollFd::from_borrowed_fd(client, leaving),
-            ];
-            // An interrupted wait is an empty one: the loop looks at its clock.
-            let _ = poll(&mut fds, timeout.as_ref());
-            let [ready, _, left] = fds.map(|fd| !fd.revents().is_empty());
-            if left {
+            if sink.flush().is_err() {
                 self.execution.look();
+                self.may_go_on()?;
             }
-            self.may_go_on()?;
-            if ready {
-                return Ok(());
-            }
+            let Some(Waits { client, tick }) = sink.waits() else { return Ok(()) };
+            self.wait_for(client, PollFlags::OUT, tick)?;
         }
+    }
+
+    /// Waits for `span` at most, or until `fd` is ready; returns whether it is.
+    fn wait_for(&self, fd: impl AsFd, flags: PollFlags, span: Duration) -> io::Result<bool> {
+        let left = self.limit.get().saturating_duration_since(Instant::now()).min(span);
+        let timeout = Timespec::try_from(left).ok();
+        let wake = self.wake.event.as_fd();
+        let (client, leaving) = self.execution.watched().unwrap_or((wake, PollFlags::empty()));
+        let mut fds = [
+            PollFd::new(&fd, flags),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
+            PollFd::from_borrowed_fd(client, leaving),
+        ];
+        // An interrupted wait is an empty one: the caller's loop looks at its clock.
+        let _ = poll(&mut fds, timeout.as_ref());
+        let [ready, _, left] = fds.map(|fd| !fd.revents().is_empty());
+        if left {
+            self.execution.look();
+        }
+        self.may_go_on()?;
+        Ok(ready)
     }
 
     /// Checks whether the call goes on.

@@ -17,7 +17,6 @@ use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
@@ -28,12 +27,11 @@ use ureq::{Agent, Body};
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome};
 use crate::config::{shown, shown_duration};
-use crate::content::{ContentBuffer, NoMemory};
+use crate::content::NoMemory;
 use crate::error::Error;
-use crate::exchange::{Call, LengthOfGet};
+use crate::exchange::{Call, Guard, LengthOfGet};
 use crate::job::execution::Execution;
-use crate::memory::Allowance;
-use crate::sink::Sink;
+use crate::sink::{Head, Sink};
 use deadline::{CallContext, Phase};
 use resolve::MAX_LOOKUPS;
 
@@ -107,18 +105,19 @@ impl Handler for UpstreamHandler {
         &self,
         call: &Call,
         execution: &Arc<Execution>,
-        _: &mut dyn Sink,
+        sink: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         // The connection's, for input and output: each is as large as the largest head.
         let buffers = MAX_HEAD + output_buffer(&self.route);
         let _buffers = execution.memory().charge(buffers)?;
         let deadline = execution.deadline(self.route.time_limit);
         let context = CallContext::enter(execution, deadline, self.route.connect_limit)?;
-        let answer = self.call(call, &context).and_then(|response| {
+        let answered = self.call(call, &context).and_then(|response| {
             context.begin_content();
-            self.answer(call.request.method(), response, &context, execution.memory())
+            self.answer(call.request.method(), response, &context, sink)
         });
-        answer.map(Into::into).map_err(|failure| self.error(failure, &context, execution))
+        answered.map_err(|failure| self.error(failure, &context, execution))?;
+        Ok(Outcome::Written)
     }
 
     fn relays_fields(&self) -> bool {
@@ -175,54 +174,67 @@ impl UpstreamHandler {
         }
     }
 
-    /// Receives the content of an answer.
+    /// Hands on an answer, and its content as it comes.
     fn answer(
         &self,
         method: &Method,
         response: Response<Body>,
         context: &CallContext,
-        memory: &Allowance,
-    ) -> Result<Response<Bytes>, Failure> {
+        sink: &mut dyn Sink,
+    ) -> Result<(), Failure> {
         let (mut parts, body) = response.into_parts();
         let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+        let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
         let is_coded = !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if is_coded || parts.status.is_informational() {
             return Err(Failure::Unasked);
         }
         let length = parts.headers.get(CONTENT_LENGTH).cloned();
         hop_by_hop::strip(&mut parts.headers, Direction::Response);
-        let content = self.content(body, context, memory)?;
-        let mut response = Response::new(content.freeze());
+        let mut response = Response::new(());
         *response.status_mut() = parts.status;
         *response.headers_mut() = parts.headers;
-        if *method == Method::HEAD {
+        let length = if *method == Method::HEAD {
             response.extensions_mut().insert(LengthOfGet(length));
+            None
+        } else {
+            // ureq tells of no length where nothing follows.
+            let none = length.filter(|length| length == "0" && !is_chunked).map(|_| 0);
+            let length = body.content_length().or(none);
+            length.map(|length| usize::try_from(length).unwrap_or(usize::MAX))
+        };
+        if length.is_some_and(|length| length > self.route.max_output) {
+            return Err(Failure::TooLarge);
         }
-        Ok(response)
+        let head = Head { response, length, guard: Guard::Verbatim };
+        sink.begin(head).map_err(Failure::NoMemory)?;
+        self.content(body, context, sink)
     }
 
-    /// Receives the content to its end.
+    /// Hands on the content to its end.
     fn content(
         &self,
         body: Body,
         context: &CallContext,
-        memory: &Allowance,
-    ) -> Result<ContentBuffer, Failure> {
-        let mut content = ContentBuffer::new(memory);
+        sink: &mut dyn Sink,
+    ) -> Result<(), Failure> {
         let mut reader = body.into_reader();
+        let mut received: usize = 0;
         loop {
+            context.send(sink).map_err(ureq::Error::from)?;
             // One byte more than allowed tells that there is more.
-            let most = self.route.max_output.saturating_add(1) - content.len();
-            let room = content.room(most).map_err(Failure::NoMemory)?;
+            let most = self.route.max_output.saturating_add(1) - received;
+            let room = sink.room(most).map_err(Failure::NoMemory)?;
             let n = reader.read(room).map_err(ureq::Error::from)?;
+            received += n;
+            context.noise.set_content(received);
             if n == 0 {
-                return Ok(content);
+                return Ok(());
             }
-            content.advance(n);
-            context.noise.set_content(content.len());
-            if content.len() > self.route.max_output {
+            if received > self.route.max_output {
                 return Err(Failure::TooLarge);
             }
+            sink.advance(n);
         }
     }
 

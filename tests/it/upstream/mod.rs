@@ -2,3 +2,38 @@
 
 mod calls;
 mod misbehaving;
+
+use crate::support::{Ability, Deferd, eventually, lacks};
+
+/// Where an answer fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    /// Before its head is handed on: the client gets an error.
+    AtHead,
+    /// Behind its head: the answer is broken, and the access log says why.
+    AtContent,
+}
+
+/// Asks for something whose answer fails; returns what is told of that, which has no word of a client but this one's.
+#[track_caller]
+fn failure(deferd: &Deferd, target: &str, fails: Fails, status: u16) -> String {
+    let mut client = deferd.client();
+    if fails == Fails::AtHead || lacks(Ability::Flow) {
+        return client.get(target).expect_error(status, status).text();
+    }
+    let before = deferd.log().matches("broken=").count();
+    client.send_request("GET", target, &[], b"");
+    let reply = client.try_read_head().expect("an answer");
+    if reply.status == status {
+        // A limit has passed in an earlier phase: the machine is busy.
+        return client.read_rest("GET", reply).expect_error(status, status).text();
+    }
+    client.read_break(reply).expect(200);
+    let mut log = String::new();
+    eventually("the log says why", || {
+        log = deferd.log();
+        log.matches("broken=").count() > before
+    });
+    let line = log.lines().rfind(|line| line.contains("broken=")).unwrap();
+    line.split_once("broken=").unwrap().1.to_owned()
+}
