@@ -39,6 +39,7 @@
 //! | `--max-connections`; threads | `crowds::beyond_the_limit`, `scarcity::running_out_of_threads` |
 //! | resets in every phase | `resets` |
 //! | a client that leaves ends its run and frees its place | `leaving` |
+//! | synchronous answers flow (section 3) | `flow` |
 //! | `--max-memory`, `--max-stored` | `memory` (content sent, unread, stored; keys) |
 
 mod bodies;
@@ -46,6 +47,7 @@ mod chunks;
 mod crowds;
 mod expectations;
 mod floods;
+mod flow;
 mod framing;
 mod heads;
 mod leaving;
