@@ -10,6 +10,7 @@ use std::mem;
 use std::os::fd::AsFd;
 
 use http::Version;
+use memmap2::MmapMut;
 
 use super::client::Client;
 use super::head::Persistence;
@@ -47,6 +48,31 @@ enum Next {
     End,
 }
 
+/// Where an answer is before the client takes it.
+enum Buffer {
+    /// The head, and room for little content.
+    Small(Vec<u8>),
+    /// Room for [`LARGE`] content: a map, because a heap keeps what a crowd of answers left.
+    Large(MmapMut),
+}
+
+impl Buffer {
+    fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Self::Small(heap) => heap,
+            Self::Large(map) => map,
+        }
+    }
+
+    /// Returns how much content it has room for at once.
+    const fn room(&self) -> usize {
+        match self {
+            Self::Small(_) => FIRST_ROOM,
+            Self::Large(_) => LARGE,
+        }
+    }
+}
+
 /// An answer while it is produced.
 pub struct Flow<'a, 's> {
     output: &'a mut Output<'s>,
@@ -56,11 +82,11 @@ pub struct Flow<'a, 's> {
     manner: Manner,
     next: Next,
     /// The bytes from `start` to `end` are to be sent; behind them is the room for content.
-    buffer: Vec<u8>,
+    buffer: Buffer,
     start: usize,
     end: usize,
-    /// How much room for content there is at once.
-    room: usize,
+    /// Whether content has filled the room, so that a larger one pays.
+    is_filled: bool,
     charge: Charge,
     /// Whether the client has left some bytes of the last offer.
     waits: bool,
@@ -84,10 +110,10 @@ impl<'a, 's> Flow<'a, 's> {
             session,
             manner,
             next: Next::Head,
-            buffer: Vec::new(),
+            buffer: Buffer::Small(Vec::new()),
             start: 0,
             end: 0,
-            room: FIRST_ROOM,
+            is_filled: false,
             charge: session.memory().nothing(),
             waits: false,
             is_sent: false,
@@ -100,16 +126,14 @@ impl<'a, 's> Flow<'a, 's> {
     /// # Errors
     /// Those of the connection; `UnexpectedEof` if content is missing: the connection must be broken.
     pub fn finish(mut self) -> io::Result<Persistence> {
-        match (self.lost, self.next) {
+        let end = match (self.lost, self.next) {
             (Some(_), _) => return Err(ErrorKind::BrokenPipe.into()),
             (None, Next::Head | Next::Length(1..)) => return Err(ErrorKind::UnexpectedEof.into()),
-            (None, Next::Chunks) => {
-                self.buffer.truncate(self.end);
-                self.buffer.extend_from_slice(LAST_CHUNK);
-            }
-            (None, Next::Length(0) | Next::UntilEnd | Next::End) => self.buffer.truncate(self.end),
-        }
-        self.output.write_all(&self.buffer[self.start..])?;
+            (None, Next::Chunks) => LAST_CHUNK,
+            (None, Next::Length(0) | Next::UntilEnd | Next::End) => b"",
+        };
+        self.output.write_all(&self.buffer.bytes()[self.start..self.end])?;
+        self.output.write_all(end)?;
         Ok(self.manner.persistence)
     }
 
@@ -126,16 +150,17 @@ impl<'a, 's> Flow<'a, 's> {
         let unused = rest.len();
         let head = &head[..CHUNK_HEAD - unused];
         let content = self.room_start();
+        let buffer = self.buffer.bytes();
         if self.start == self.end {
             // Nothing is before it: it begins a little later.
             self.start += unused;
             self.end += unused;
         } else {
-            self.buffer.copy_within(content..content + n, content - unused);
+            buffer.copy_within(content..content + n, content - unused);
         }
-        self.buffer[self.end..self.end + head.len()].copy_from_slice(head);
+        buffer[self.end..self.end + head.len()].copy_from_slice(head);
         self.end += head.len() + n;
-        self.buffer[self.end..self.end + CHUNK_END.len()].copy_from_slice(CHUNK_END);
+        buffer[self.end..self.end + CHUNK_END.len()].copy_from_slice(CHUNK_END);
         self.end += CHUNK_END.len();
     }
 
@@ -144,7 +169,7 @@ impl<'a, 's> Flow<'a, 's> {
         if self.start == self.end || self.lost.is_some() {
             return;
         }
-        match self.output.offer(&self.buffer[self.start..self.end]) {
+        match self.output.offer(&self.buffer.bytes()[self.start..self.end]) {
             Ok(taken) => {
                 self.start += taken;
                 self.is_sent |= taken > 0;
@@ -168,11 +193,17 @@ impl<'a, 's> Flow<'a, 's> {
         self.start = self.end;
     }
 
-    /// Makes the room larger, once content has filled it, if there is memory for that.
+    /// Makes the room larger, once content has filled it and all of that was taken, if there is memory.
     fn grow(&mut self) {
-        if self.room < LARGE && self.charge.grow(LARGE).is_ok() {
-            self.room = LARGE;
+        let may_grow = matches!(self.buffer, Buffer::Small(_)) && self.is_filled;
+        if may_grow
+            && self.end == 0
+            && self.charge.grow(LARGE).is_ok()
+            && let Ok(map) = MmapMut::map_anon(CHUNK_HEAD + LARGE + CHUNK_END.len())
+        {
+            self.buffer = Buffer::Large(map);
         }
+        self.is_filled = false;
     }
 }
 
@@ -196,11 +227,12 @@ impl Sink for Flow<'_, '_> {
         if next == Next::UntilEnd {
             self.manner = self.manner.last();
         }
-        self.buffer = mem::take(self.writer.compose(&response, guard, self.manner, framing));
-        if self.buffer.len() > SMALL_HEAD {
-            self.charge.grow(self.buffer.len())?;
+        let head = mem::take(self.writer.compose(&response, guard, self.manner, framing));
+        if head.len() > SMALL_HEAD {
+            self.charge.grow(head.len())?;
         }
-        self.end = self.buffer.len();
+        self.end = head.len();
+        self.buffer = Buffer::Small(head);
         self.next = next;
         self.output.begin_answer();
         if self.client.was_seen_leaving() {
@@ -213,16 +245,20 @@ impl Sink for Flow<'_, '_> {
         if self.waits {
             return Ok(&mut []);
         }
+        self.grow();
         let start = self.room_start();
-        let size = start + self.room + CHUNK_END.len();
-        if self.buffer.len() < size {
-            self.buffer.resize(size, 0);
+        let room = self.buffer.room();
+        let end = start + room + CHUNK_END.len();
+        if let Buffer::Small(heap) = &mut self.buffer
+            && heap.len() < end
+        {
+            heap.resize(end, 0);
         }
-        Ok(&mut self.buffer[start..start + most.min(self.room)])
+        Ok(&mut self.buffer.bytes()[start..start + most.min(room)])
     }
 
     fn advance(&mut self, n: usize) {
-        let filled = n >= self.room;
+        self.is_filled = n >= self.buffer.room();
         match &mut self.next {
             _ if n == 0 || self.lost.is_some() => return,
             Next::Head | Next::End => return,
@@ -235,9 +271,6 @@ impl Sink for Flow<'_, '_> {
             Next::Chunks => self.frame(n),
         }
         self.send();
-        if filled {
-            self.grow();
-        }
     }
 
     fn flush(&mut self) -> Result<(), Lost> {
