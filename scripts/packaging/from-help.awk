@@ -48,7 +48,7 @@ FNR == 1 { file += 1; column = file == 1 ? 27 : 22; last = 0; scope = file == 1 
 in_routes && /^$/ { in_routes = 0 }
 in_routes { routes = routes $0 "\n" }
 /^Durations/ { durations = $0 }
-file == 1 && /^  curl/ { examples = examples substr($0, 3) "\n" }
+file == 1 && /^  (curl|http)/ { examples = examples substr($0, 3) "\n" }
 file == 2 && /^run behaves/ { in_run = 1 }
 /^Exit codes:/ { in_run = 0; in_codes = 1; sub(/^Exit codes: /, "") }
 in_run { run = run $0 "\n" }

@@ -49,11 +49,11 @@ fn every_option_has_a_row_and_every_row_an_option() {
     of_deferd.insert("--route".into());
     assert!(of_deferd.len() > 25, "{of_deferd:?}");
     assert_same("options", &names("## Options", &[' ']), &of_deferd);
-    let words = deferd::config::HELP.split(|c: char| c.is_whitespace());
-    let of_route: Names = words
+    let (_, below) = deferd::config::HELP.split_once("Options of a route").unwrap();
+    let (block, _) = below.split_once("\n\n").unwrap();
+    let of_route: Names = block
+        .split_whitespace()
         .filter_map(|word| word.split_once('='))
-        .filter(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
-        .filter(|(name, _)| !name.starts_with("--"))
         .map(|(name, _)| name.to_owned())
         .collect();
     assert!(of_route.contains("retry-on") && of_route.len() > 15, "{of_route:?}");
