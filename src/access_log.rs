@@ -64,7 +64,7 @@ impl AccessLine {
         }))
     }
 
-    /// Returns the line of a request whose query is for nobody else to see.
+    /// Returns the line of a request without its query, which may hold a secret.
     #[must_use]
     pub fn without_query(mut self) -> Self {
         if let Some(Begun { uri, .. }) = &mut self.0
@@ -115,7 +115,7 @@ pub struct RefusedHead {
 }
 
 impl RefusedHead {
-    /// Returns what a head shows of itself that begins with these bytes. Its query may be for nobody else to see, as
+    /// Returns what a head shows of itself that begins with these bytes. Its query may hold a secret, as
     /// its route is not known.
     pub fn of(head: &[u8]) -> Self {
         let line = head.split(|&b| matches!(b, b'\r' | b'\n')).find(|line| !line.is_empty());

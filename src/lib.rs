@@ -1,4 +1,4 @@
-//! deferd makes any HTTP request asynchronous: `202` and an id now, the whole response later, once.
+//! deferd runs slow HTTP requests in the background: `202` and an id at once, the complete response later.
 //!
 //! The binary is the product; this library is its inside, laid out so that it can be read and tested.
 //! There is no async runtime: connections and workers are threads, and every wait has a deadline.

@@ -1,7 +1,7 @@
 //! The listening sockets: made here, or handed over by a service manager.
 //!
 //! Owns the files of Unix sockets, and systemd's two protocols: socket activation (sd_listen_fds(3)) and readiness
-//! (sd_notify(3)). Does not read `--listen`: `config` does. Invariant: nobody can connect to a Unix socket that was
+//! (sd_notify(3)). Does not read `--listen`: `config` does. Invariant: no client can connect to a Unix socket that was
 //! made here before its file has its mode and group, and a socket that another process still serves is never
 //! replaced.
 

@@ -1,6 +1,6 @@
 //! The log's way to stderr: a bounded buffer, and one thread that writes it.
 //!
-//! Owns the buffer and what happens if nobody reads stderr in time. Does not choose what is logged, nor how a line
+//! Owns the buffer and what happens if stderr is not read in time. Does not choose what is logged, nor how a line
 //! looks but for what journald wants: `main` sets up the logger. Invariants: a thread that logs never waits for stderr; the
 //! buffer never grows beyond [`CAPACITY`]; a line that is dropped is counted, and the count is written once there
 //! is a way again.
@@ -81,7 +81,7 @@ struct State {
     dropped: u64,
     /// Whether the thread is writing at this moment.
     writing: bool,
-    /// Whether the thread waits for something to write, and nobody has woken it yet: a wake-up costs a call to the
+    /// Whether the thread waits for something to write, and no thread has woken it yet: a wake-up costs a call to the
     /// system, so there is one for all lines that come meanwhile.
     asleep: bool,
     /// Whether a thread waits until all is written.

@@ -163,8 +163,8 @@ impl Signals {
     }
 }
 
-/// The first lines of stdout are for whoever started deferd with port 0, one for each socket; nobody may be reading
-/// them.
+/// Prints a line for each socket, for a program that started deferd with port 0. An unread or closed stdout is
+/// no error.
 fn announce(server: &Server) {
     let mut stdout = std::io::stdout();
     let lines = server.addresses().iter().map(|address| format!("listening on {address}\n"));

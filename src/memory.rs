@@ -221,7 +221,7 @@ impl Budget {
             return;
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        // Asked without the lock: whoever gives room back takes it, and may hold a lock that the question needs.
+        // Asked without the lock: a thread that gives room back takes it, and may hold a lock that the question needs.
         while !is_free() && !is_over() {
             let guard = self.guard();
             if is_free() {

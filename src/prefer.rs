@@ -92,7 +92,7 @@ impl Element<'_> {
         String::from_utf8_lossy(name).to_ascii_lowercase()
     }
 
-    /// Returns the value, without its quotes; `None` if there is none.
+    /// Returns the value, without its quotes; `None` for a name without a value.
     fn value(&self) -> Option<String> {
         let value = split(self.pair(), b'=').nth(1)?;
         let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));

@@ -95,7 +95,7 @@ impl Prefixes {
     /// Returns the route with the longest prefix of `path`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none.
+    /// [`Error::NotFound`] if no route has this path.
     pub fn find(&self, path: &str) -> Result<RouteIndex, Error> {
         let found = self.0.iter().find(|(prefix, _)| matches(prefix, path));
         found
@@ -120,7 +120,7 @@ impl Routes {
     /// Returns the route with the longest prefix of `path`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none.
+    /// [`Error::NotFound`] if no route has this path.
     pub fn find(&self, path: &str) -> Result<RouteIndex, Error> {
         self.prefixes.find(path)
     }

@@ -268,7 +268,7 @@ fn announced_length(request: &Parts) -> usize {
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Whether nobody needs to say who they are for this request of an own target. Deferred, it would need an owner.
+/// Whether this request of an own target needs no credentials. Deferred, it would need an owner.
 fn is_open(request: &Parts, target: &Uri) -> bool {
     api::is_open(target.path()) && Mode::of(request, None).0 == Mode::Synchronous
 }

@@ -237,7 +237,7 @@ impl Endpoint {
 }
 
 impl Path {
-    /// Returns the segment that stands for `{id}`, or nothing if there is none, if this is one of the paths.
+    /// Returns the segment that stands for `{id}` (empty if this path has none); `None` if this is another path.
     fn id<'a>(&self, path: &'a str) -> Option<&'a str> {
         let path = path.strip_suffix('/').unwrap_or(path);
         let rest = self.places.iter().find_map(|place| path.strip_prefix(place))?;

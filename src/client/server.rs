@@ -123,7 +123,7 @@ impl Server {
     /// Asks with content, whose length the fields may tell.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), and [`Trouble::Usage`] if the path is none.
+    /// As [`ask`](Self::ask), and [`Trouble::Usage`] if the path is invalid.
     pub fn send(
         &self,
         question: Question,

@@ -32,7 +32,7 @@ pub struct Submission {
 
 /// Where content comes from.
 pub enum Source {
-    /// There is none.
+    /// No content.
     Nothing,
     /// Standard input.
     Stdin,

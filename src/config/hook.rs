@@ -73,7 +73,7 @@ impl HookConfig {
         }
     }
 
-    /// Checks that the jobs of signed requests have an owner where there are users, and none where there are none.
+    /// Checks that the jobs of signed requests have an owner exactly if deferd has users.
     ///
     /// # Errors
     /// What is missing.

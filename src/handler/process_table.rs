@@ -32,7 +32,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Returns the process of this number; `None` if there is none.
+    /// Returns the process of this number; `None` if no process has it.
     pub fn find(pid: Pid) -> Option<Self> {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         Self::parse(pid, &stat)

@@ -46,7 +46,7 @@ static RUNS: Runs = Runs {
     count: AtomicUsize::new(0),
 };
 
-/// Where the thread is woken; empty as long as there is none.
+/// Where the thread is woken; empty until the thread runs.
 static WAKE: OnceLock<UnixStream> = OnceLock::new();
 
 struct Runs {

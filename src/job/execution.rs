@@ -62,7 +62,7 @@ pub struct Execution {
     signal: Mutex<Signal>,
     changed: Condvar,
     stderr: Mutex<Stderr>,
-    /// What the last run left behind. Set by its handler, taken by whoever has its place in a lane.
+    /// What the last run left behind. Set by its handler, taken by the holder of its place in a lane.
     lingering: Mutex<Option<Lingering>>,
     /// How the last script that ran for it ended, and the last line that this one wrote.
     script: Mutex<LastScript>,
@@ -281,7 +281,7 @@ impl Execution {
         }
     }
 
-    /// Says that a script begins, or something that is none.
+    /// Says that a script or another handler begins.
     pub fn begin_script(&self) {
         *lock(&self.script) = LastScript::default();
     }

@@ -87,7 +87,7 @@ impl<T> TimeIndex<T> {
         self.by_stamp.iter().map(|((_, id), record)| (*id, record.as_ref()))
     }
 
-    /// Whether there is none.
+    /// Whether it has no records.
     pub fn is_empty(&self) -> bool {
         self.stamps.is_empty()
     }
@@ -173,7 +173,7 @@ impl<Q, R> Default for Jobs<Q, R> {
 }
 
 impl<Q, R> Jobs<Q, R> {
-    /// Whether there is none.
+    /// Whether this owner has no jobs and no logs.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
             && self.done.is_empty()

@@ -57,7 +57,7 @@ impl Dispatch {
     }
 
     /// Claims a job as soon as `claim` finds one that may run and there is the memory for it. `None` when the end
-    /// has come, or without patience, if there is none now.
+    /// has come, or, without patience, if no job may run now.
     pub fn claim<T: Wake, J>(
         &self,
         mutex: &Mutex<T>,

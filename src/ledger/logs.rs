@@ -30,7 +30,7 @@ pub struct KeptLog {
 pub enum LogIs {
     /// It is kept for a while.
     Kept,
-    /// It goes with the result, or there is none.
+    /// It is removed with the result, or the job has no log.
     Gone,
 }
 
@@ -113,7 +113,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Drops the oldest kept logs until so many bytes more fit, or there are none.
+    /// Drops the oldest kept logs until so many bytes more fit, or none is left.
     pub(super) fn make_room(&mut self, bytes: usize) {
         while self.stored.saturating_add(bytes) > self.room.capacity
             && let Some(((_, id), owner)) = self.log_ages.first_key_value()

@@ -84,7 +84,7 @@ impl Directory {
         }
     }
 
-    /// Opens its file, which is made if there is none.
+    /// Opens its file, which is made if it is missing.
     ///
     /// # Errors
     /// In words, with the file's path.

