@@ -4,7 +4,7 @@
 //! wait. Runs nothing itself (`workers` does), and knows nothing of HTTP methods and paths (`api` does).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -30,26 +30,47 @@ pub struct Jobs {
     pub memory: Arc<Budget>,
     /// What is counted beside the store.
     pub metrics: Metrics,
-    /// What a refusal names.
+    /// What a refusal names, and how many clients may watch.
     limits: Limits,
+    /// How many clients wait for jobs or follow logs.
+    watching: AtomicUsize,
     /// Set once, when deferd begins to end.
     draining: AtomicBool,
 }
 
-/// The limits of a store, which holds jobs to them.
+/// The limits of a store, which holds jobs to them, and of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// `--queue`.
     pub queue: usize,
     /// `--max-stored`, in bytes.
     pub stored: usize,
+    /// How many connections there may be at once.
+    pub connections: usize,
 }
 
 impl Jobs {
     /// The jobs of a store that has these limits.
     pub fn new(store: Arc<dyn Store>, memory: Arc<Budget>, limits: Limits) -> Self {
-        let (executions, metrics) = (Executions::default(), Metrics::default());
-        Self { store, executions, memory, metrics, limits, draining: AtomicBool::new(false) }
+        Self {
+            store,
+            executions: Executions::default(),
+            memory,
+            metrics: Metrics::default(),
+            limits,
+            watching: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes a place for a client that waits for a job or follows its log; `None` if half of all connections do: the
+    /// others are for requests that take no time.
+    pub fn watch(&self) -> Option<Watching<'_>> {
+        let most = self.limits.connections.div_ceil(2);
+        let more = |watching| (watching < most).then_some(watching + 1);
+        let taken = self.watching.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        // Made only then: one that is dropped gives a place back.
+        taken.is_ok().then(|| Watching(self))
     }
 
     /// Checks whether a request with `bytes` of content would be accepted at this moment.
@@ -71,7 +92,7 @@ impl Jobs {
 
     /// Counts a refusal; returns the error that the client gets, which names the limit.
     fn refuse(&self, refused: Refused) -> Error {
-        let Limits { queue, stored } = self.limits;
+        let Limits { queue, stored, .. } = self.limits;
         let stored = shown(stored);
         let full = |what: String| Error::QueueFull(what.into());
         let (reason, error) = match refused {
@@ -223,6 +244,16 @@ impl Jobs {
     pub fn is_idle(&self) -> bool {
         // Without the truth the end does not wait.
         self.store.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
+    }
+}
+
+/// The place of a client that waits for a job or follows its log; given back when dropped.
+#[must_use]
+pub struct Watching<'a>(&'a Jobs);
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.watching.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

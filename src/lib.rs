@@ -38,7 +38,7 @@
 //!   stations of it; with the `schedule`, the `records` as they are listed, the `tally`, the `index` by time,
 //!   `idempotency` keys, `waiters`, and the lock (`locked`).
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`), what a run
-//!   leaves behind (`lingering`); requests and responses at rest (`message`, `stored`); what a record keeps of them
+//!   leaves behind (`lingering`), what it writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a record keeps of them
 //!   (`request_line`, `outcome`).
 //! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
 //!   charged to.

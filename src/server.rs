@@ -92,7 +92,11 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let descriptors = Descriptors::prepare(config.max_connections, config.workers);
     let auth = config.auth.as_deref().map(|path| auth(config, path)).transpose()?;
     let memory = Budget::of_process(config.sizes().memory);
-    let limits = Limits { queue: config.queue, stored: config.sizes().stored };
+    let limits = Limits {
+        queue: config.queue,
+        stored: config.sizes().stored,
+        connections: descriptors.max_connections,
+    };
     let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory, limits));
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
     workers::start(config.workers, &jobs, &routes, (config.ttl, config.log_ttl))?;

@@ -330,7 +330,7 @@ mod tests {
             log_ttl: Duration::ZERO,
             lanes: vec![lane],
         };
-        let limits = Limits { queue: 9, stored: 1 << 20 };
+        let limits = Limits { queue: 9, stored: 1 << 20, connections: 1 };
         let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory, limits));
         let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);

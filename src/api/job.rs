@@ -188,7 +188,7 @@ pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
 /// What the job's script has written to stderr.
 pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let log = asked.api.jobs.store.log(&asked.job()?)?.ok_or(Error::UnknownJob)?;
-    Ok(text(asked.charged(log)?).into())
+    Ok(text(asked.charged(log.text.into_vec())?).into())
 }
 
 /// The result, which stays.

@@ -366,7 +366,7 @@ mod tests {
             log_ttl: Duration::ZERO,
             lanes: Vec::new(),
         };
-        let limits = jobs::Limits { queue: 1, stored: 1 };
+        let limits = jobs::Limits { queue: 1, stored: 1, connections: 1 };
         let jobs = Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory, limits);
         let jobs = Arc::new(jobs);
         let hosts =

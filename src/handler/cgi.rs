@@ -88,7 +88,7 @@ impl Fault {
     fn tell(self, run: &str, execution: &Execution) -> Error {
         let Self { what, in_full } = self;
         log::warn!("{run} {in_full}");
-        let log = execution.log();
+        let log = execution.log().text;
         let is_open = !log.is_empty() && !log.ends_with(b"\n");
         let line_end = if is_open { "\n" } else { "" };
         execution.append_log(format!("{line_end}deferd: {in_full}\n").as_bytes());

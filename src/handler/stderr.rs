@@ -116,7 +116,7 @@ mod tests {
         stderr.write(b"\nbye");
         stderr.finish();
         assert_eq!(execution.progress().as_deref(), Some("bye"));
-        assert!(execution.log().ends_with(b"30 %\r\nbye"));
+        assert!(execution.log().text.ends_with(b"30 %\r\nbye"));
     }
 
     #[test]

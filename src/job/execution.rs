@@ -1,6 +1,6 @@
 //! The handle to a running handler: stop it, see its progress.
 //!
-//! Owns the stop signal of each running handler, its last line of stderr and the tail of its log; and the
+//! Owns the stop signal of each running handler, and its last line of stderr; the rest of that is its `log`. And the
 //! client for whom it runs, if one waits: a client that leaves stops the run. Does not know what a handler
 //! is. Invariant: a stop that was asked for is never lost: it is seen by a handler that starts waiting, or
 //! registers its waker, after the fact.
@@ -13,12 +13,10 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::lingering::Lingering;
+use super::log::{JobLog, LogEnd};
 use super::{JobId, Stamp};
 use crate::exchange::Peer;
 use crate::memory::Allowance;
-
-/// How much of a job's stderr is kept, in bytes.
-const LOG_TAIL: usize = 8 * 1024;
 
 /// How often a wait that does not watch the client's socket looks whether the client has left.
 pub const LOOK: Duration = Duration::from_millis(250);
@@ -61,7 +59,9 @@ pub struct Execution {
     goes_on: AtomicBool,
     signal: Mutex<Signal>,
     changed: Condvar,
-    stderr: Mutex<Stderr>,
+    /// The last line on stderr that is not blank, made printable.
+    progress: Mutex<String>,
+    log: Arc<JobLog>,
     /// What the last run left behind. Set by its handler, taken by the holder of its place in a lane.
     lingering: Mutex<Option<Lingering>>,
     /// How the last script that ran for it ended, and the last line that this one wrote.
@@ -100,14 +100,6 @@ struct LastScript {
     exit_code: Option<i32>,
 }
 
-#[derive(Default)]
-struct Stderr {
-    /// The last line that is not blank, made printable.
-    progress: String,
-    /// At most twice [`LOG_TAIL`], so that trimming costs O(1) a byte.
-    tail: Vec<u8>,
-}
-
 impl Execution {
     /// The run of this job, or of a request that is not deferred; what it produces is charged to `memory`.
     pub fn new(job: Option<JobId>, memory: Allowance) -> Self {
@@ -118,7 +110,8 @@ impl Execution {
             goes_on: AtomicBool::new(false),
             signal: Mutex::default(),
             changed: Condvar::new(),
-            stderr: Mutex::default(),
+            progress: Mutex::default(),
+            log: Arc::default(),
             lingering: Mutex::default(),
             script: Mutex::default(),
             attempt: AtomicU32::new(1),
@@ -261,15 +254,10 @@ impl Execution {
         lock(&self.lingering).take()
     }
 
-    /// Appends to the tail of the log, which only a job has: no client could ask for another's.
+    /// Appends to the log, which only a job has: no client could ask for another's.
     pub fn append_log(&self, bytes: &[u8]) {
-        if self.job.is_none() {
-            return;
-        }
-        let tail = &mut lock(&self.stderr).tail;
-        tail.extend_from_slice(&bytes[bytes.len().saturating_sub(LOG_TAIL)..]);
-        if tail.len() > 2 * LOG_TAIL {
-            tail.drain(..tail.len() - LOG_TAIL);
+        if self.job.is_some() {
+            self.log.append(bytes);
         }
     }
 
@@ -277,7 +265,7 @@ impl Execution {
     pub fn set_progress(&self, line: &str) {
         let shown = printable(line);
         if !shown.is_empty() {
-            lock(&self.stderr).progress = shown;
+            *lock(&self.progress) = shown;
         }
     }
 
@@ -291,7 +279,7 @@ impl Execution {
         let shown = printable(line);
         if !shown.is_empty() {
             lock(&self.script).line.clone_from(&shown);
-            lock(&self.stderr).progress = shown;
+            *lock(&self.progress) = shown;
         }
     }
 
@@ -313,14 +301,18 @@ impl Execution {
 
     /// The last line, printable, at most 100 characters.
     pub fn progress(&self) -> Option<String> {
-        let progress = lock(&self.stderr).progress.clone();
+        let progress = lock(&self.progress).clone();
         (!progress.is_empty()).then_some(progress)
     }
 
-    /// The last 8 KiB of the log.
-    pub fn log(&self) -> Vec<u8> {
-        let tail = &lock(&self.stderr).tail;
-        tail[tail.len().saturating_sub(LOG_TAIL)..].to_vec()
+    /// Returns the last of the log.
+    pub fn log(&self) -> LogEnd {
+        self.log.end()
+    }
+
+    /// Returns the log, to be followed while it grows.
+    pub fn growing_log(&self) -> Arc<JobLog> {
+        Arc::clone(&self.log)
     }
 }
 
@@ -459,20 +451,6 @@ mod tests {
         execution.begin_script();
         assert_eq!((execution.last_line(), execution.exit_code()), (None, None));
         assert_eq!(execution.progress().as_deref(), Some("the next is in 1s"));
-    }
-
-    #[test]
-    fn the_log_keeps_its_last_8_kib() {
-        let execution = Execution::new(JobId::new(1), Allowance::default());
-        for n in 0..5000 {
-            execution.append_log(format!("line {n}\n").as_bytes());
-        }
-        execution.append_log(&[b'.'; 100]);
-        let log = execution.log();
-        assert_eq!(log.len(), LOG_TAIL);
-        assert!(String::from_utf8(log).unwrap().contains("line 4999\n"));
-        execution.append_log(&[b'#'; 100_000]);
-        assert_eq!(execution.log(), [b'#'; LOG_TAIL]);
     }
 
     /// A client that has left, and no socket.

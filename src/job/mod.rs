@@ -5,6 +5,7 @@
 pub mod attempt;
 pub mod execution;
 pub mod lingering;
+pub mod log;
 pub mod message;
 pub mod outcome;
 pub mod request_line;

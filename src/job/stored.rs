@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::log::LogEnd;
 use super::outcome::Outcome;
 use crate::content;
 use crate::error::Error;
@@ -51,7 +52,7 @@ pub struct StoredResult {
     /// What will be collected.
     pub response: StoredResponse,
     /// The last of what the job wrote to stderr.
-    pub log: Box<[u8]>,
+    pub log: LogEnd,
 }
 
 /// What is known of a result, wherever it is.
@@ -59,19 +60,22 @@ pub struct StoredResult {
 pub struct Summary {
     /// How the job ended.
     pub ending: Ending,
-    /// How long its log is, in bytes.
+    /// How long its log is, as far as that is kept, in bytes.
     pub log: usize,
+    /// How much it wrote to stderr in all, in bytes.
+    pub logged: u64,
 }
 
 impl StoredResult {
     /// Returns what is known of it, wherever it is.
     pub fn summary(&self) -> Summary {
-        Summary { ending: self.response.ending(), log: self.log.len() }
+        let LogEnd { text, offset } = &self.log;
+        Summary { ending: self.response.ending(), log: text.len(), logged: *offset }
     }
 
     /// Returns what it is accounted with, in bytes.
     pub fn footprint(&self) -> usize {
-        self.response.footprint() + allocated(self.log.len())
+        self.response.footprint() + allocated(self.log.text.len())
     }
 
     /// Returns how much of that is not charged by the content itself.
@@ -85,8 +89,9 @@ impl StoredResult {
     /// no more than [`ERROR_ROOM`](super::ERROR_ROOM).
     #[must_use]
     pub fn without_room(self, error: &Error) -> Self {
-        let log = &self.log[self.log.len().saturating_sub(super::SHORT_LOG)..];
-        Self { response: error.response().into(), log: log.into() }
+        let LogEnd { text, offset } = &self.log;
+        let text = text[text.len().saturating_sub(super::SHORT_LOG)..].into();
+        Self { response: error.response().into(), log: LogEnd { text, offset: *offset } }
     }
 }
 

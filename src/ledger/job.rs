@@ -24,6 +24,7 @@ use super::waiters::Waiter;
 use crate::error::Error;
 use crate::job::attempt::Attempt;
 use crate::job::execution::{Attempts, Execution};
+use crate::job::log::{JobLog, LogEnd};
 use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{Age, RouteIndex, Stamp};
@@ -79,7 +80,7 @@ pub enum Phase<Q> {
     /// Its result is decided and on its way into the store.
     Finishing {
         /// The last of what it wrote to stderr.
-        log: Box<[u8]>,
+        log: LogEnd,
         /// The attempts that there were.
         attempts: Attempts,
     },
@@ -179,7 +180,7 @@ impl<Q> Pending<Q> {
     /// Takes the work out of a job that waits or is delayed, which then needs another phase; `None` from any other job,
     /// which stays as it is.
     pub fn take_work(&mut self) -> Option<Work<Q>> {
-        let finishing = Phase::Finishing { log: Box::default(), attempts: Attempts::default() };
+        let finishing = Phase::Finishing { log: LogEnd::default(), attempts: Attempts::default() };
         match std::mem::replace(&mut self.phase, finishing) {
             Phase::Waiting { work, .. } => Some(work),
             Phase::Delayed { attempt, .. } => Some(Work::Again(attempt)),
@@ -208,7 +209,7 @@ impl<Q> Pending<Q> {
             Cancelled::Yes => Error::Cancelled.response().into(),
             Cancelled::No => response,
         };
-        let log: Box<[u8]> = self.log().into();
+        let log = self.log();
         self.phase = Phase::Finishing { log: log.clone(), attempts: self.attempts() };
         (StoredResult { response, log }, cancelled)
     }
@@ -259,11 +260,16 @@ impl<Q> Pending<Q> {
     }
 
     /// Returns the last of what the job wrote to stderr.
-    pub fn log(&self) -> Vec<u8> {
+    pub fn log(&self) -> LogEnd {
         match &self.phase {
-            Phase::Finishing { log, .. } => log.to_vec(),
+            Phase::Finishing { log, .. } => log.clone(),
             _ => self.execution().map(Execution::log).unwrap_or_default(),
         }
+    }
+
+    /// Returns the log while it grows, once the job was begun.
+    pub fn growing_log(&self) -> Option<Arc<JobLog>> {
+        self.execution().map(Execution::growing_log)
     }
 }
 
@@ -320,8 +326,8 @@ mod tests {
             assert!(pending.cancel_running().is_none(), "it does not run");
             assert_eq!(pending.progress().as_deref(), Some("half"));
             let (result, _) = pending.finish(Response::new(Bytes::new()).into());
-            assert_eq!(*result.log, *b"half\n");
-            assert_eq!((pending.progress(), pending.log()), (None, b"half\n".to_vec()));
+            assert_eq!((&*result.log.text, result.log.offset), (&b"half\n"[..], 5));
+            assert_eq!((pending.progress(), pending.log()), (None, result.log));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::Ledger;
 use super::job::Done;
 use crate::exchange::Owner;
+use crate::job::log::LogEnd;
 use crate::job::{Age, JobId, JobKey, RECORD};
 use crate::memory::{Charge, allocated};
 
@@ -20,9 +21,18 @@ pub struct KeptLog {
     age: Age,
     /// What it is accounted with, in bytes.
     pub(super) footprint: usize,
+    /// How much the job wrote to stderr in all, in bytes.
+    pub logged: u64,
     /// The text; `None` if it is on disk.
     pub text: Option<Box<[u8]>>,
     _charge: Charge,
+}
+
+impl KeptLog {
+    /// Returns it, unless its text is on disk.
+    pub fn end(&self) -> Option<LogEnd> {
+        self.text.clone().map(|text| LogEnd { text, offset: self.logged })
+    }
 }
 
 /// What becomes of the log of a job whose result was collected.
@@ -56,7 +66,8 @@ impl<Q, R> Ledger<Q, R> {
         }
         let mut charge = done.charge.take();
         charge.shrink_to(RECORD + text.as_ref().map_or(0, |text| allocated(text.len())));
-        self.insert_log(job, done.summary.log, age, text, charge);
+        let (length, logged) = (done.summary.log, done.summary.logged);
+        self.insert_log(job, length, logged, age, text, charge);
         if let Some(jobs) = self.owners.get(&job.owner)
             && jobs.logs.len() > MOST
             && let Some(oldest) = jobs.logs.keys().next().copied()
@@ -70,13 +81,14 @@ impl<Q, R> Ledger<Q, R> {
         &mut self,
         job: &JobKey,
         length: usize,
+        logged: u64,
         age: Age,
         text: Option<Box<[u8]>>,
         charge: Charge,
     ) {
         let footprint = footprint(length);
         let jobs = self.owners.entry(job.owner.clone()).or_default();
-        jobs.logs.insert(job.id, KeptLog { age, footprint, text, _charge: charge });
+        jobs.logs.insert(job.id, KeptLog { age, footprint, logged, text, _charge: charge });
         self.log_ages.insert((age, job.id), job.owner.clone());
         jobs.result_bytes += footprint;
         self.stored += footprint;
@@ -84,8 +96,15 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// Takes over a log that a store has found where it keeps them.
-    pub fn found_log(&mut self, job: &JobKey, length: usize, age: Age, charge: Charge) {
-        self.insert_log(job, length, age, None, charge);
+    pub fn found_log(
+        &mut self,
+        job: &JobKey,
+        length: usize,
+        logged: u64,
+        age: Age,
+        charge: Charge,
+    ) {
+        self.insert_log(job, length, logged, age, None, charge);
     }
 
     /// Returns the log of a job whose result was collected.
@@ -164,7 +183,7 @@ mod tests {
     fn keep(ledger: &mut Ledger<(), ()>, owner: &str, id: u64, age: i64) {
         let job = JobKey { owner: Owner::named(owner), id: JobId::new(id).unwrap() };
         let charge = crate::memory::Allowance::default().nothing();
-        ledger.insert_log(&job, 100, Age::from_micros(age), Some(Box::default()), charge);
+        ledger.insert_log(&job, 100, 100, Age::from_micros(age), Some(Box::default()), charge);
     }
 
     fn left(ledger: &Ledger<(), ()>) -> Vec<u64> {

@@ -11,6 +11,7 @@ use super::records::Order;
 use super::waiters::Waiter;
 use super::{Ledger, List, Status};
 use crate::exchange::Owner;
+use crate::job::log::JobLog;
 use crate::job::{Age, JobId, JobKey};
 
 /// What a job is found to be.
@@ -88,6 +89,11 @@ impl<Q, R> Ledger<Q, R> {
         let jobs = self.owners.get_mut(&job.owner)?;
         let done = jobs.done.get_mut(job.id).or_else(|| jobs.in_delivery.get_mut(job.id))?;
         Some(&mut done.result)
+    }
+
+    /// Returns the log of a job that was begun and is pending, to be followed while it grows.
+    pub fn growing_log(&self, job: &JobKey) -> Option<Arc<JobLog>> {
+        self.owners.get(&job.owner)?.pending.get(job.id)?.growing_log()
     }
 
     /// Has a thread notified when the job is done or gone; `None` if it is not pending, or the end has come.

@@ -473,8 +473,7 @@ impl<Q, R> Ledger<Q, R> {
             return false;
         }
         let place = *place;
-        pending.phase =
-            Phase::Finishing { log: pending.log().into(), attempts: pending.attempts() };
+        pending.phase = Phase::Finishing { log: pending.log(), attempts: pending.attempts() };
         self.release(place);
         true
     }

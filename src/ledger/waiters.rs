@@ -34,23 +34,16 @@ impl Waiter {
         self.notified.load(Ordering::Acquire)
     }
 
-    /// Waits for `span`, or until it is [notified](Self::notify), or `is_over` says so: that is asked four times a
-    /// second, and at the end of the span. Only for the thread whose waiter it is.
+    /// Waits for `span`, or until it is [notified](Self::notify), or `is_over` says so: that is asked whenever the
+    /// thread is woken, at least four times a second, and at the end of the span. Only for the thread whose waiter it
+    /// is.
     pub fn wait(&self, span: Duration, is_over: &dyn Fn() -> bool) {
         let deadline = Instant::now() + span;
-        let mut look = Instant::now() + LOOK;
-        loop {
-            let now = Instant::now();
-            if self.is_notified() {
+        while !self.is_notified() {
+            thread::park_timeout(LOOK.min(deadline.saturating_duration_since(Instant::now())));
+            if self.is_notified() || is_over() || Instant::now() >= deadline {
                 return;
             }
-            if now >= deadline.min(look) {
-                if is_over() || now >= deadline {
-                    return;
-                }
-                look = now + LOOK;
-            }
-            thread::park_timeout(deadline.min(look) - now);
         }
     }
 }
@@ -71,6 +64,24 @@ mod tests {
         });
         told.recv().unwrap().notify();
         waiting.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_is_woken_asks_whether_it_is_over() {
+        let (tell, told) = mpsc::channel();
+        let waiting = thread::spawn(move || {
+            let waiter = Waiter::current();
+            let asked = Cell::new(0);
+            tell.send(thread::current()).unwrap();
+            waiter.wait(Duration::from_secs(3600), &|| {
+                tell.send(thread::current()).unwrap();
+                asked.replace(asked.get() + 1) == 100
+            });
+        });
+        let begin = Instant::now();
+        told.iter().for_each(|thread| thread.unpark());
+        waiting.join().unwrap();
+        assert!(begin.elapsed() < 50 * LOOK, "it did not wait for its next look each time");
     }
 
     #[test]

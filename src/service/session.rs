@@ -268,13 +268,16 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for the job that the client asks for: as long as it prefers; at least for a moment if its last
-    /// request asked for the same job, which was pending.
+    /// request asked for the same job, which was pending. Without a place it does not wait.
     fn wait_for(&self, job: &JobKey, wait: Option<Duration>, last: Option<&JobKey>) {
+        let jobs = &self.service.jobs;
         let preferred = wait.unwrap_or_default().min(self.service.max_wait);
+        let place = if preferred.is_zero() { None } else { jobs.watch() };
+        let preferred = if place.is_some() { preferred } else { Duration::ZERO };
         let again = self.connections == Connections::One && last == Some(job);
         let span = if again { preferred.max(ASKING_AGAIN) } else { preferred };
         if !span.is_zero() {
-            self.service.jobs.wait(job, span, &*self.peer);
+            jobs.wait(job, span, &*self.peer);
         }
     }
 
@@ -366,7 +369,9 @@ impl<'a> Session<'a> {
         content: Option<Content>,
     ) -> Answer {
         let Service { routes, jobs, max_wait, .. } = self.service;
-        if !span.is_zero() {
+        if !span.is_zero()
+            && let Some(_place) = jobs.watch()
+        {
             jobs.wait(&job, span.min(*max_wait), &*self.peer);
             // Without memory for it at this moment, the client gets the `202`.
             if let Lookup::Done((result, delivery)) = jobs.store.collect(&job) {

@@ -3,7 +3,7 @@
 //! Owns every job in memory. Does no I/O and calls no handler. Invariant: the memory of many jobs is
 //! freed after the lock is released.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,12 +19,13 @@ use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
+use crate::job::log::{JobLog, LogEnd};
 use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp};
 use crate::ledger::job::{Cancelled, Pending};
 use crate::ledger::locked::{Dispatch, Locked};
 use crate::ledger::schedule::Turn;
-use crate::ledger::{Cancel, Forgotten, Found, Ledger, Reach, Size};
+use crate::ledger::{Cancel, Forgotten, Found, KeptLog, Ledger, Reach, Size};
 use crate::memory::Allowance;
 
 /// Jobs in memory, gone with the process.
@@ -183,15 +184,17 @@ impl Store for MemoryStore {
         Ok(self.lock().status(job))
     }
 
-    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
+    fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable> {
         let ledger = self.lock();
         Ok(match ledger.find(job) {
-            Found::Unknown => {
-                ledger.kept_log(job).and_then(|log| log.text.as_deref()).map(<[u8]>::to_vec)
-            }
+            Found::Unknown => ledger.kept_log(job).and_then(KeptLog::end),
             Found::Pending(pending) => Some(pending.log()),
-            Found::Done(done) => Some(done.result.log.to_vec()),
+            Found::Done(done) => Some(done.result.log.clone()),
         })
+    }
+
+    fn growing_log(&self, job: &JobKey) -> Option<Arc<JobLog>> {
+        self.lock().growing_log(job)
     }
 
     fn peek(&self, job: &JobKey) -> Lookup {
@@ -214,7 +217,7 @@ impl Store for MemoryStore {
     }
 
     fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
-        let text = |result: &mut StoredResult| Some(std::mem::take(&mut result.log));
+        let text = |result: &mut StoredResult| Some(std::mem::take(&mut result.log.text));
         // A `let`, so that the lock is released before the result is dropped.
         let delivered = self.lock().confirm(job, delivery, now.age, text);
         drop(delivered);

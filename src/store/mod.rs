@@ -26,6 +26,7 @@
 pub mod disk;
 pub mod memory;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,6 +36,7 @@ use http::Response;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
+use crate::job::log::{JobLog, LogEnd};
 use crate::job::request_line::RequestLine;
 use crate::job::stored::StoredResponse;
 use crate::job::{Age, JobId, JobKey, Keep, Moment, RouteIndex, Stamp};
@@ -191,12 +193,14 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`] if that cannot be known now.
     fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable>;
 
-    /// The last 8 KiB of the job's stderr, for a while also after its result was collected; `None` if there is no
-    /// such job.
+    /// The last of the job's stderr, for a while also after its result was collected; `None` if there is no such job.
     ///
     /// # Errors
     /// [`StoreUnavailable`] if it cannot be read now.
-    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable>;
+    fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable>;
+
+    /// The log of a job that was begun in this process and is pending, to be followed while it grows.
+    fn growing_log(&self, job: &JobKey) -> Option<Arc<JobLog>>;
 
     /// The result, which stays.
     fn peek(&self, job: &JobKey) -> Lookup;

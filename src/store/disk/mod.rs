@@ -46,12 +46,13 @@ use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
+use crate::job::log::{JobLog, LogEnd};
 use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp, message};
 use crate::ledger::job::Work;
 use crate::ledger::schedule::Turn;
-use crate::ledger::{Cancel, Forgotten, Found, KeptLog, LogIs, Reach, Taken};
+use crate::ledger::{Cancel, Forgotten, Found, LogIs, Reach, Taken};
 use crate::memory::Allowance;
 
 pub use self::open::Recovered;
@@ -389,23 +390,27 @@ impl Store for DiskStore {
         Ok(self.shared.lock().ledger.status(job))
     }
 
-    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
+    fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable> {
         let state = self.shared.lock();
-        match state.ledger.find(job) {
+        let offset = match state.ledger.find(job) {
             Found::Unknown => match state.ledger.kept_log(job) {
                 None => return Ok(None),
-                Some(KeptLog { text: Some(text), .. }) => return Ok(Some(text.to_vec())),
-                Some(KeptLog { text: None, .. }) => {}
+                Some(log) if log.text.is_some() => return Ok(log.end()),
+                Some(log) => log.logged,
             },
             Found::Pending(pending) => return Ok(Some(pending.log())),
-            Found::Done(done) => {
-                if let Place::Here(result) = &done.result {
-                    return Ok(Some(result.log.to_vec()));
-                }
-            }
-        }
+            Found::Done(done) => match &done.result {
+                Place::Here(result) => return Ok(Some(result.log.clone())),
+                Place::OnDisk => done.summary.logged,
+            },
+        };
         drop(state);
-        self.shared.read(|tables| tables.log(job.id)).map(Some).map_err(|_| StoreUnavailable)
+        let text = self.shared.read(|tables| tables.log(job.id)).map_err(|_| StoreUnavailable)?;
+        Ok(Some(LogEnd { text: text.into(), offset }))
+    }
+
+    fn growing_log(&self, job: &JobKey) -> Option<Arc<JobLog>> {
+        self.shared.lock().ledger.growing_log(job)
     }
 
     fn peek(&self, job: &JobKey) -> Lookup {
@@ -443,7 +448,7 @@ impl Store for DiskStore {
     fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
         let mut state = self.shared.lock();
         let text = |result: &mut Place<Arc<StoredResult>>| match result {
-            Place::Here(result) => Some(result.log.clone()),
+            Place::Here(result) => Some(result.log.text.clone()),
             Place::OnDisk => None,
         };
         let confirmed = state.ledger.confirm(job, delivery, now.age, text);
@@ -452,7 +457,8 @@ impl Store for DiskStore {
             Some((_, LogIs::Gone)) => state.put_off(Change::Remove(vec![job.id])),
             Some((done, LogIs::Kept)) => {
                 let aged = self.shared.scale.kept(now.age);
-                let stage = Stage::Collected { aged, log: done.summary.log };
+                let stage =
+                    Stage::Collected { aged, log: done.summary.log, logged: done.summary.logged };
                 let (owner, created, footprint) =
                     (job.owner.clone(), done.created, done.summary.log);
                 let line = RequestLine::default();

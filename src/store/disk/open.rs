@@ -154,14 +154,14 @@ pub fn ledger(
         let job = JobKey { owner, id };
         let charge = ledger.found_record(&line);
         match state {
-            Stage::Collected { aged, log } => {
+            Stage::Collected { aged, log, logged } => {
                 recovered.jobs -= 1;
-                ledger.found_log(&job, log, scale.age(aged), charge);
+                ledger.found_log(&job, log, logged, scale.age(aged), charge);
             }
-            Stage::Done { finished, aged, log, attempts, ending } => {
+            Stage::Done { finished, aged, log, logged, attempts, ending } => {
                 let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
-                let summary = Summary { ending: ending.unwrap_or(UNKNOWN), log };
+                let summary = Summary { ending: ending.unwrap_or(UNKNOWN), log, logged };
                 let done = Done {
                     created,
                     finished,

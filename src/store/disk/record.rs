@@ -59,8 +59,10 @@ pub enum Stage {
         aged: Option<i64>,
         /// The attempts that there were.
         attempts: Attempts,
-        /// How long its log is, in bytes.
+        /// How long its log is, as far as that is kept, in bytes.
         log: usize,
+        /// How much it wrote to stderr in all, in bytes.
+        logged: u64,
         /// How it ended; `None` if an older deferd wrote this: its message says so.
         ending: Option<Ending>,
     },
@@ -68,8 +70,10 @@ pub enum Stage {
     Collected {
         /// Since when, as [`Scale`](crate::clock::Scale) keeps it.
         aged: i64,
-        /// How long its log is, in bytes.
+        /// How long its log is, as far as that is kept, in bytes.
         log: usize,
+        /// How much it wrote to stderr in all, in bytes.
+        logged: u64,
     },
 }
 
@@ -117,13 +121,19 @@ impl Record {
             }
         }
         match &self.state {
-            Stage::Collected { aged, log } => {
+            Stage::Collected { aged, log, logged } => {
                 line("aged", aged);
                 line("log", log);
+                if *logged != *log as u64 {
+                    line("logged", logged);
+                }
             }
-            Stage::Done { finished, aged, log, attempts, ending } => {
+            Stage::Done { finished, aged, log, logged, attempts, ending } => {
                 if *log > 0 {
                     line("log", log);
+                }
+                if *logged != *log as u64 {
+                    line("logged", logged);
                 }
                 if let Some(first) = attempts.first {
                     line("started", &first.micros());
@@ -178,13 +188,16 @@ impl Record {
         let owner = Owner::named(owner);
         let (created, footprint) = (lines.stamp("created")?, lines.get("bytes")?.parse().ok()?);
         let state = match begun {
-            None if lines.get("state") == Some("collected") => {
-                Stage::Collected { aged: lines.aged()??, log: lines.log()? }
-            }
+            None if lines.get("state") == Some("collected") => Stage::Collected {
+                aged: lines.aged()??,
+                log: lines.log()?,
+                logged: lines.logged()?,
+            },
             None => Stage::Done {
                 finished: lines.stamp("finished")?,
                 aged: lines.aged()?,
                 log: lines.log()?,
+                logged: lines.logged()?,
                 attempts: lines.attempts()?,
                 ending: lines.ending()?,
             },
@@ -282,6 +295,11 @@ impl<'a> Lines<'a> {
         self.get("log").map_or(Some(0), |log| log.parse().ok())
     }
 
+    /// It has a line only if not all of it is kept; an older deferd did not say that either.
+    fn logged(&self) -> Option<u64> {
+        self.get("logged").map_or_else(|| Some(self.log()? as u64), |logged| logged.parse().ok())
+    }
+
     /// An older deferd did not count the starts.
     fn starts(&self, begun: Begun) -> Option<u32> {
         match self.get("starts") {
@@ -371,7 +389,8 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let (outcome, bytes) = (Outcome::Timeout, 7);
             let ending = Some(Ending { status, exit, outcome, bytes });
-            Stage::Done { finished: at(u64::MAX), aged: Some(-5), log: 9, attempts, ending }
+            let finished = at(u64::MAX);
+            Stage::Done { finished, aged: Some(-5), log: 9, logged: 10, attempts, ending }
         };
         let pending = |begun, starts, keep, connection, auth_type| Stage::Pending {
             begun,
@@ -384,7 +403,8 @@ mod tests {
         [
             ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
             ("", pending(Begun::Yes, 1, Keep::Nothing, Connection::Unix, None)),
-            ("ann", Stage::Collected { aged: 5, log: 1 }),
+            ("ann", Stage::Collected { aged: 5, log: 1, logged: 1 }),
+            ("ann", Stage::Collected { aged: 5, log: 1, logged: 2 }),
             ("b: c", done(200, None)),
             ("", done(500, Some(Exit::Code(3)))),
             ("", done(500, Some(Exit::Signal(9)))),
@@ -394,6 +414,7 @@ mod tests {
                     finished: at(1),
                     aged: Some(-5),
                     log: 9,
+                    logged: 9,
                     attempts: Attempts::default(),
                     ending: None,
                 },
@@ -429,6 +450,7 @@ mod tests {
                 "content",
                 "aged: -5",
                 "log: ",
+                "logged",
                 "started",
                 "attempts",
                 "repeatable",

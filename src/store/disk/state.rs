@@ -171,9 +171,9 @@ impl State {
         let footprint = RECORD + line.footprint() + result.footprint();
         let aged = Some(self.scale.kept(now.age));
         let summary = result.summary();
-        let Summary { ending, log } = summary;
+        let Summary { ending, log, logged } = summary;
         let (finished, ending) = (now.stamp, Some(ending));
-        let state = Stage::Done { finished, aged, log, attempts, ending };
+        let state = Stage::Done { finished, aged, log, logged, attempts, ending };
         let record = Record { owner, created, footprint, line, state };
         let on_durable = match self.urgency {
             Urgency::Urgent => OnDurable::Finish(job.clone(), summary, now),

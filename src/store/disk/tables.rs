@@ -385,8 +385,8 @@ impl<'a> OpenTables<'a> {
         self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
         let head = message::response_head(&result.response);
         self.put_message(id, &head, message::response_body(&result.response))?;
-        if !result.log.is_empty() {
-            self.logs.insert(key(id).as_slice(), &*result.log)?;
+        if !result.log.text.is_empty() {
+            self.logs.insert(key(id).as_slice(), &*result.log.text)?;
         }
         Ok(())
     }

@@ -161,7 +161,7 @@ fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
 fn a_failing_store_is_a_503_and_counted() {
     let volume = Volume::default();
     let store = Arc::new(open(&volume, Durability::Commit).unwrap().0);
-    let limits = Limits { queue: 9, stored: CAPACITY };
+    let limits = Limits { queue: 9, stored: CAPACITY, connections: 2 };
     let jobs = Jobs::new(Arc::clone(&store) as Arc<dyn Store>, Budget::new(1 << 20), limits);
     volume.fail(Some(FaultPlan { kind: Kind::Sync, after: 0, times: usize::MAX, how: How::Badly }));
     let submit = || {

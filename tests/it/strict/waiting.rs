@@ -158,3 +158,37 @@ fn a_client_that_leaves_while_it_waits_frees_its_thread_and_takes_nothing_along(
     // The other's result is there as well, for whoever finds it in the list.
     eventually("the other is done", || client.list("done").len() == 1);
 }
+
+/// Whether the answer to what was asked last is there.
+fn is_answered(client: &Client) -> bool {
+    client.socket().set_nonblocking(true).unwrap();
+    let is_there = client.socket().peek(&mut [0]).is_ok();
+    client.socket().set_nonblocking(false).unwrap();
+    is_there
+}
+
+#[test]
+fn half_of_the_connections_may_wait_and_others_are_answered_at_once() {
+    let deferd = Deferd::with_scripts("", &["--max-connections", "8", "--max-wait", "1h"]);
+    let mut client = deferd.client();
+    let mut waiting: Vec<Client> = (0..6).map(|_| deferd.client()).collect();
+    // Twice: the places are given back.
+    for _ in 0..2 {
+        let hold = Hold::new();
+        let job = format!("/_api/job/{}", hold.start(&mut client));
+        for client in &mut waiting {
+            client.send_request("GET", &job, &[("prefer", LONG)], b"");
+        }
+        eventually("two of six are answered", || {
+            waiting.iter().filter(|client| is_answered(client)).count() == 2
+        });
+        client.request("PUT", &job, &[("prefer", LONG)], b"").expect(204);
+        let fields = [("prefer", "respond-async, wait=3600")];
+        client.request("GET", "/_admin/sleep?duration=3600", &fields, b"").expect(202);
+        hold.release();
+        let replies = waiting.iter_mut().map(|client| client.try_read("GET").unwrap().status);
+        let mut replies: Vec<u16> = replies.collect();
+        replies.sort_unstable();
+        assert_eq!(replies, [200, 200, 200, 200, 204, 204]);
+    }
+}

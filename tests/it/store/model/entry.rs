@@ -10,6 +10,7 @@ use deferd::error::Error;
 use deferd::exchange::Owner;
 use deferd::job::attempt::Attempt;
 use deferd::job::execution::{Attempts, Execution};
+use deferd::job::log::LogEnd;
 use deferd::job::request_line::RequestLine;
 use deferd::job::stored::{Ending, StoredResponse, StoredResult};
 use deferd::job::{JobId, RECORD, SHORT_LOG, Stamp};
@@ -60,7 +61,7 @@ pub enum State {
     Done {
         finished: Stamp,
         result: StoredResponse,
-        log: Vec<u8>,
+        log: LogEnd,
         delivery: Option<DeliveryId>,
     },
 }
@@ -138,7 +139,7 @@ impl Entry {
     pub fn bytes(&self) -> usize {
         match &self.state {
             State::Done { result, log, .. } => {
-                let (response, log) = (result.clone(), log.clone().into());
+                let (response, log) = (result.clone(), log.clone());
                 RECORD + self.line().footprint() + StoredResult { response, log }.footprint()
             }
             _ => self.request,
@@ -202,7 +203,7 @@ impl Entry {
         line(&call(self.n, &self.owner))
     }
 
-    pub fn log(&self) -> Vec<u8> {
+    pub fn log(&self) -> LogEnd {
         match &self.state {
             State::Done { log, .. } => log.clone(),
             _ => self.execution().map(Execution::log).unwrap_or_default(),
@@ -213,11 +214,13 @@ impl Entry {
     /// than its request has taken.
     pub fn finish(&mut self, cancelled: bool, now: Stamp, room: usize) {
         let response = if cancelled { Error::Cancelled.response() } else { response(self.n) };
-        let (result, mut log) = (StoredResponse::from(response), self.log());
+        let (result, log) = (StoredResponse::from(response), self.log());
         self.state = State::Done { finished: now, result, log: log.clone(), delivery: None };
         if self.bytes() > self.request.max(room) {
             let result = Refused::Full.of_result().response().into();
-            log.drain(..log.len().saturating_sub(SHORT_LOG));
+            let LogEnd { text, offset } = log;
+            let text = text[text.len().saturating_sub(SHORT_LOG)..].into();
+            let log = LogEnd { text, offset };
             self.state = State::Done { finished: now, result, log, delivery: None };
         }
     }

@@ -3,6 +3,7 @@
 use crate::store::kit::*;
 use deferd::error::Error;
 use deferd::job::execution::Stop;
+use deferd::job::log::LogEnd;
 use deferd::job::{JobKey, MAX_STARTS, Moment, Rerun};
 use deferd::store::Status;
 use deferd::store::disk::{Durability, Recovered};
@@ -144,7 +145,7 @@ impl Trial {
             self.tried.exhausted += usize::from(LANES[lane].rerun == Rerun::Yes);
             let result = Error::Interrupted.response().into();
             let finished = reopening().stamp;
-            entry.state = State::Done { finished, result, log: Vec::new(), delivery: None };
+            entry.state = State::Done { finished, result, log: LogEnd::default(), delivery: None };
             if !entry.wanted {
                 gone.push(id);
             }
