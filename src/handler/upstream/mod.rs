@@ -17,18 +17,17 @@ use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Method, Response};
 use rustix::io::Errno;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome};
 use crate::config::{shown, shown_duration};
-use crate::content::{ContentBuffer, NoMemory};
+use crate::content::{Content, ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::exchange::{Call, LengthOfGet};
 use crate::job::execution::Execution;
@@ -162,9 +161,14 @@ impl UpstreamHandler {
         loop {
             let request = request::forwarded(&self.route, call).map_err(Failure::Refused)?;
             context.begin();
-            let sent = match request::content(call) {
-                Some(content) => self.agent.run(request.map(|()| content)),
+            let content = request::content(call);
+            let sent = match content.map(|content| (content.in_memory(), content)) {
                 None => self.agent.run(request),
+                Some((Some(bytes), _)) => self.agent.run(request.map(|()| &**bytes)),
+                Some((None, content)) => {
+                    let mut reader = content.reader();
+                    self.agent.run(request.map(|()| SendBody::from_reader(&mut reader)))
+                }
             };
             match sent {
                 Err(error) if context.is_stale() && call.request.method().is_idempotent() => {
@@ -182,7 +186,7 @@ impl UpstreamHandler {
         response: Response<Body>,
         context: &CallContext,
         memory: &Allowance,
-    ) -> Result<Response<Bytes>, Failure> {
+    ) -> Result<Response<Content>, Failure> {
         let (mut parts, body) = response.into_parts();
         let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
         let is_coded = !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
@@ -192,7 +196,7 @@ impl UpstreamHandler {
         let length = parts.headers.get(CONTENT_LENGTH).cloned();
         hop_by_hop::strip(&mut parts.headers, Direction::Response);
         let content = self.content(body, context, memory)?;
-        let mut response = Response::new(content.freeze());
+        let mut response = Response::new(content.freeze().map_err(Failure::NoMemory)?);
         *response.status_mut() = parts.status;
         *response.headers_mut() = parts.headers;
         if *method == Method::HEAD {
@@ -243,6 +247,10 @@ impl UpstreamHandler {
             Failure::NoMemory(NoMemory::Budget) => {
                 let what = "the upstream: its answer does not fit into --max-memory at this moment";
                 (Error::InsufficientStorage(what.into()), what.to_owned())
+            }
+            Failure::NoMemory(NoMemory::Disk(error)) => {
+                let what = format!("the upstream: the disk cannot take its answer: {error}");
+                (Error::InsufficientStorage(what.clone().into()), what)
             }
             Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
             Failure::RequestError(cause) => match context.noise.excess() {
