@@ -5,11 +5,14 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::{Method, Response, StatusCode, Uri};
 
+use crate::content::Content;
 use crate::exchange::{Connection, Owner, Peer};
 use crate::protocol::ASYNC_ID;
+
+/// How much of the content of a refusal is logged, in bytes: all of it.
+const MAX_REFUSAL: usize = 4 * 1024;
 
 /// How much of a refused head the log shows, in bytes.
 const SHOWN: usize = 256;
@@ -36,8 +39,8 @@ pub struct Answered<'a> {
     pub broken: Option<&'a str>,
 }
 
-impl<'a> From<&'a Response<Bytes>> for Answered<'a> {
-    fn from(response: &'a Response<Bytes>) -> Self {
+impl<'a> From<&'a Response<Content>> for Answered<'a> {
+    fn from(response: &'a Response<Content>) -> Self {
         let id = response.headers().get(ASYNC_ID).and_then(|id| id.to_str().ok());
         Self {
             id: id.unwrap_or("-"),
@@ -90,8 +93,11 @@ impl AccessLine {
     }
 
     /// Writes the line of a request that was refused before a handler saw it, and why.
-    pub fn write_refused(self, owner: &Owner, route: &str, response: &Response<Bytes>) {
-        let why = format!(" refused={}", String::from_utf8_lossy(response.body()));
+    pub fn write_refused(self, owner: &Owner, route: &str, response: &Response<Content>) {
+        let why = format!(
+            " refused={}",
+            String::from_utf8_lossy(&response.body().beginning(MAX_REFUSAL).unwrap_or_default())
+        );
         self.write_with(&why, owner, route, &response.into());
     }
 
@@ -134,13 +140,13 @@ impl RefusedHead {
     }
 
     /// Writes its line.
-    pub fn write(&self, connection: &Connection, response: &Response<Bytes>) {
+    pub fn write(&self, connection: &Connection, response: &Response<Content>) {
         log::info!(
             "request={} target={} peer={connection} owner=- route=- job=- status={} refused={}",
             self.method,
             self.path,
             response.status().as_u16(),
-            String::from_utf8_lossy(response.body()),
+            String::from_utf8_lossy(&response.body().beginning(MAX_REFUSAL).unwrap_or_default()),
         );
     }
 }

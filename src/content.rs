@@ -1,18 +1,25 @@
 //! Content while it comes: collected piece by piece, charged to the budget of memory, then shared.
 //!
-//! Owns where content lives, and nothing of what it means. Content of more than a few pages has a memory map
-//! of its own, not a block of the heap: glibc keeps freed blocks for later if anything small lies behind
-//! them, a map goes back to the system with the last share of it. Invariants: memory follows what has come, not what was announced;
-//! content of more than [`SMALL`] bytes is charged from its first byte until its last share is dropped,
-//! smaller content counts with what holds it, a connection or a record.
+//! Owns where content lives, and nothing of what it means; `at_rest` is what it becomes, `file` what of it is on
+//! disk. Content of more than a few pages has a memory map of its own, not a block of the heap: glibc keeps freed
+//! blocks for later if anything small lies behind them, a map goes back to the system with the last share of it.
+//! Invariants: memory follows what has come, not what was announced; content in memory of more than [`SMALL`] bytes
+//! is charged from its first byte until its last share is dropped, smaller content counts with what holds it, a
+//! connection or a record.
 
-use std::io::{self, ErrorKind};
+mod at_rest;
+mod file;
+
+use std::borrow::Cow;
+use std::io::{self, ErrorKind, Read};
 use std::mem;
-use std::ops::Deref;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use memmap2::MmapMut;
 
+pub use self::at_rest::{Content, Reader};
+pub use self::file::ContentFile;
 use crate::memory::{Allowance, Charge, NoRoom};
 
 /// Content up to this size is not charged by itself, in bytes: a connection or a worker has one such
@@ -43,6 +50,8 @@ pub enum NoMemory {
     Budget,
     /// The system has none to give.
     System(io::Error),
+    /// It is too large for memory, and the disk does not take it.
+    Disk(io::Error),
 }
 
 impl From<NoRoom> for NoMemory {
@@ -51,12 +60,26 @@ impl From<NoRoom> for NoMemory {
     }
 }
 
-/// Content that grows.
+/// Content of more than this goes to a file, where there is a folder for such files, in bytes.
+pub const IN_MEMORY: usize = 64 * 1024;
+
+/// Content that grows: in memory, and beyond [`IN_MEMORY`] in a file if its [`Allowance`] has a folder and the disk takes
+/// it.
 pub struct ContentBuffer {
     room: Room,
     /// How much of the room is content.
     len: usize,
     charge: Charge,
+    /// Where what came before is, once that was too much for memory.
+    file: Option<Written>,
+    /// Whether the disk did not take it.
+    stays: bool,
+}
+
+/// A file, and how much of the content is in it, in bytes.
+struct Written {
+    file: ContentFile,
+    len: usize,
 }
 
 /// Memory that can be written, all of it initialised. In a map, pages that were never touched cost
@@ -84,7 +107,43 @@ impl Room {
 impl ContentBuffer {
     /// Returns a buffer without content, which is charged to `memory` as it grows.
     pub fn new(memory: &Allowance) -> Self {
-        Self { room: Room::default(), len: 0, charge: memory.nothing() }
+        Self { room: Room::default(), len: 0, charge: memory.nothing(), file: None, stays: false }
+    }
+
+    /// Returns how much has come, in bytes.
+    pub fn len(&self) -> usize {
+        self.file.as_ref().map_or(0, |file| file.len) + self.len
+    }
+
+    /// Whether nothing has come.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns what has come, while all of it is in memory.
+    pub fn in_memory(&self) -> Option<&[u8]> {
+        self.file.is_none().then(|| self.held())
+    }
+
+    /// Returns the first `most` bytes of what has come: what is in a file is read.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn beginning(&self, most: usize) -> io::Result<Cow<'_, [u8]>> {
+        let Some(Written { file, len }) = &self.file else {
+            return Ok(Cow::Borrowed(&self.held()[..most.min(self.len)]));
+        };
+        let mut bytes = vec![0; most.min(*len)];
+        file.read_exact_at(0, &mut bytes)?;
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// Returns what has come and is in memory.
+    fn held(&self) -> &[u8] {
+        match &self.room {
+            Room::Heap(heap) => &heap[..self.len],
+            Room::Map(map) => &map[..self.len],
+        }
     }
 
     /// Returns room for what comes next: at least a byte, and at most `most`, which is not zero.
@@ -92,15 +151,61 @@ impl ContentBuffer {
     /// # Errors
     /// [`NoMemory`]; the content that has come stays.
     pub fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
+        if self.len > IN_MEMORY || self.file.is_some() && self.len == IN_MEMORY {
+            self.spill()?;
+        }
         if self.room.bytes().len() == self.len {
             self.grow(most)?;
         }
         let space = self.room.bytes().len() - self.len;
-        let end = self.len + most.min(space).min(TOUCH);
+        let mut end = self.len + most.min(space).min(TOUCH);
+        if self.file.is_some() {
+            end = end.min(IN_MEMORY);
+        }
         if end > SMALL && end > self.charge.bytes() {
             self.charge.grow(end - self.charge.bytes())?;
         }
         Ok(&mut self.room.bytes()[self.len..end])
+    }
+
+    /// Moves what is in memory to the file, if there is a folder for it. What a disk does not take, because it is full
+    /// or fails, stays in memory as long as there is room.
+    fn spill(&mut self) -> Result<(), NoMemory> {
+        if self.stays {
+            return Ok(());
+        }
+        self.write_out().or_else(|error| self.return_to_memory().map_err(|_| NoMemory::Disk(error)))
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let Some((folder, charge)) = self.charge.allowance().disk() else { return Ok(()) };
+            self.file = Some(Written { file: ContentFile::create(folder, charge)?, len: 0 });
+        }
+        let Some(Written { file, len }) = &mut self.file else { return Ok(()) };
+        let held = &self.room.bytes()[..self.len];
+        file.write_at(*len as u64, held)?;
+        *len += self.len;
+        self.len = 0;
+        self.charge.shrink_to(IN_MEMORY);
+        Ok(())
+    }
+
+    /// Gives the file up, and goes on in memory.
+    fn return_to_memory(&mut self) -> Result<(), NoMemory> {
+        self.stays = true;
+        let Some(Written { file, len }) = self.file.take() else { return Ok(()) };
+        let mut whole = Self { stays: true, ..Self::new(self.charge.allowance()) };
+        let written = Content::of_file(Arc::new(file), 0..len);
+        let mut reader = written.reader();
+        while reader.left() > 0 {
+            let room = whole.room(reader.left())?;
+            let n = reader.read(room).map_err(NoMemory::Disk)?;
+            whole.advance(n);
+        }
+        whole.extend(self.held())?;
+        *self = whole;
+        Ok(())
     }
 
     /// Takes the first `n` bytes of the room for content.
@@ -111,7 +216,11 @@ impl ContentBuffer {
 
     /// Drops what comes behind the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        let in_file = self.file.as_ref().map_or(0, |file| file.len);
+        self.len = self.len.min(len.saturating_sub(in_file));
+        if let Some(file) = &mut self.file {
+            file.len = file.len.min(len);
+        }
     }
 
     /// Appends `bytes`.
@@ -169,7 +278,7 @@ impl ContentBuffer {
         let charged = self.charge.bytes();
         self.charge.grow(self.len)?;
         let grown = MmapMut::map_anon(size).map_err(NoMemory::System).map(|mut map| {
-            map[..self.len].copy_from_slice(self);
+            map[..self.len].copy_from_slice(self.held());
             self.room = Room::Map(map);
         });
         self.charge.shrink_to(charged);
@@ -177,16 +286,35 @@ impl ContentBuffer {
     }
 
     /// Returns what has come, to be shared.
-    pub fn freeze(self) -> Bytes {
+    ///
+    /// # Errors
+    /// [`NoMemory::Disk`] if the last of it cannot be written to its file.
+    pub fn freeze(self) -> Result<Content, NoMemory> {
         self.freeze_from(0)
     }
 
     /// Returns the same without the first `start` bytes. Of small content, nothing more than that stays
     /// in memory: it may be kept for long.
-    pub fn freeze_from(mut self, start: usize) -> Bytes {
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn freeze_from(mut self, start: usize) -> Result<Content, NoMemory> {
+        if self.len > IN_MEMORY || self.file.is_some() && self.len > 0 {
+            self.spill()?;
+        }
         let mut charge = self.charge.take();
+        if let Some(Written { file, len }) = self.file {
+            if len - start > IN_MEMORY {
+                return Ok(Content::of_file(Arc::new(file), start..len));
+            }
+            // It was cut.
+            let mut bytes = vec![0; len - start].into_boxed_slice();
+            file.read_exact_at(start as u64, &mut bytes).map_err(NoMemory::Disk)?;
+            charge.shrink_to(bytes.len());
+            return Ok(held(bytes, charge).into());
+        }
         let len = self.len;
-        match mem::take(&mut self.room) {
+        Ok(Content::from(match mem::take(&mut self.room) {
             Room::Heap(heap) if start > 0 => {
                 charge.shrink_to(len - start);
                 held(heap[start..len].into(), charge)
@@ -200,7 +328,7 @@ impl ContentBuffer {
                 charge.shrink_to(len);
                 Bytes::from_owner(Held { bytes: map, _charge: charge }).slice(start..len)
             }
-        }
+        }))
     }
 }
 
@@ -252,17 +380,6 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {
     }
 }
 
-impl Deref for ContentBuffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.room {
-            Room::Heap(heap) => &heap[..self.len],
-            Room::Map(map) => &map[..self.len],
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,17 +398,17 @@ mod tests {
                     assert!(charged >= content.len() || content.len() <= SMALL, "{charged}");
                     assert!(charged <= content.len() + TOUCH.max(content.len() / 2), "{charged}");
                 }
-                assert_eq!(*content, all[..size]);
+                assert_eq!(content.in_memory(), Some(&all[..size]));
                 assert_eq!(matches!(content.room, Room::Map(_)), size > OWN_MAP, "{size}");
-                let content = content.freeze();
-                assert_eq!(content, &all[..size]);
+                let content = content.freeze().unwrap();
+                assert_eq!(content, all[..size]);
                 assert_eq!(budget.used(), if size > SMALL { size } else { 0 });
             }
             let mut content = ContentBuffer::new(&budget.allowance());
             content.extend(&all[..size]).unwrap();
-            let content = content.freeze_from(size / 2);
+            let content = content.freeze_from(size / 2).unwrap();
             let shared = content.clone();
-            assert_eq!(content, &all[size / 2..size]);
+            assert_eq!(content, all[size / 2..size]);
             drop(content);
             assert_eq!(budget.used() > 0, size - size / 2 > SMALL || size > OWN_MAP, "{size}");
             drop(shared);
@@ -358,7 +475,7 @@ mod tests {
         assert_eq!((content.room.bytes().len(), budget.used()), (2 * MAP_STEP, 2 * MAP_STEP));
         assert!(content.grow_in_heap(6 * MAP_STEP).is_err(), "it does not fit the budget");
         content.advance(1);
-        let content = content.freeze();
+        let content = content.freeze().unwrap();
         assert_eq!((content.len(), budget.used()), (STEP + 1, STEP + 1));
     }
 

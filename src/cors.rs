@@ -4,7 +4,6 @@
 //! are run: `cross_origin` does. Does not write the fields that keep an answer from foreign pages: the front
 //! does. Invariant: a page reads an answer with the reader's credentials only if its origin is allowed by name.
 
-use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
@@ -13,6 +12,7 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
+use crate::content::Content;
 use crate::exchange::empty;
 use crate::protocol::EXPOSED;
 
@@ -60,7 +60,7 @@ impl AllowedOrigins {
 }
 
 /// Returns the answer to a preflight of an allowed origin; `None` for any other request.
-pub fn preflight(request: &Parts, sharing: &Sharing) -> Option<Response<Bytes>> {
+pub fn preflight(request: &Parts, sharing: &Sharing) -> Option<Response<Content>> {
     let is_allowed = matches!(sharing, Sharing::Anyone | Sharing::With(_));
     if request.method != Method::OPTIONS
         || !is_allowed

@@ -9,12 +9,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
-use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use rustix::io::Errno;
 
-use crate::content::NoMemory;
+use crate::content::{Content, NoMemory};
 use crate::memory::NoRoom;
 use crate::protocol::HINT;
 
@@ -110,7 +109,28 @@ impl Error {
         Self::Unavailable(match cause {
             NoMemory::Budget => "the memory for content is in use; see --max-memory".into(),
             NoMemory::System(error) => format!("no memory for the content: {error}").into(),
+            NoMemory::Disk(error) => format!("the disk cannot take the content: {error}").into(),
         })
+    }
+
+    /// Returns the error that stands for an answer for which there is no room.
+    pub fn no_room_for_answer(cause: &NoMemory) -> Self {
+        match cause {
+            NoMemory::Budget => {
+                let what = "the answer does not fit into --max-memory at this moment";
+                Self::InsufficientStorage(what.into())
+            }
+            NoMemory::System(_) => Self::no_memory(cause),
+            NoMemory::Disk(error) => {
+                let what = format!("the disk cannot take the answer: {error}");
+                Self::InsufficientStorage(what.into())
+            }
+        }
+    }
+
+    /// Returns the error of work whose content is in a file that cannot be read.
+    pub fn unreadable(error: &io::Error) -> Self {
+        Self::Unavailable(format!("the content cannot be read from the disk: {error}").into())
     }
 
     /// Returns status code, ArangoDB's error number, message and detail: one row for each error.
@@ -180,8 +200,8 @@ impl Error {
     }
 
     /// Returns the whole answer.
-    pub fn response(&self) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::from(self.body()));
+    pub fn response(&self) -> Response<Content> {
+        let mut response = Response::new(Content::from(self.body()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);

@@ -8,10 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use rustix::event::PollFlags;
 
+use crate::content::Content;
 use crate::memory::allocated;
 
 /// The authenticated user to whom a job belongs; the anonymous owner if deferd runs without authentication.
@@ -90,7 +90,7 @@ impl fmt::Display for Connection {
 #[derive(Debug)]
 pub struct Call {
     /// Method, target, fields and content.
-    pub request: Request<Bytes>,
+    pub request: Request<Content>,
     /// Where it came from.
     pub connection: Connection,
     /// Who sent it.
@@ -180,7 +180,7 @@ impl Drop for Receipt {
 /// A response on its way to the client.
 pub struct Answer {
     /// Status code, fields and content; the front adds `date`, `content-length` and `connection`.
-    pub response: Response<Bytes>,
+    pub response: Response<Content>,
     /// Whether the front guards it.
     pub guard: Guard,
     /// To be confirmed when the last byte went out.
@@ -196,8 +196,8 @@ pub enum Guard {
     Verbatim,
 }
 
-impl From<Response<Bytes>> for Answer {
-    fn from(response: Response<Bytes>) -> Self {
+impl From<Response<Content>> for Answer {
+    fn from(response: Response<Content>) -> Self {
         Self { response, guard: Guard::Added, receipt: Receipt::none() }
     }
 }
@@ -208,8 +208,8 @@ impl From<Response<Bytes>> for Answer {
 pub struct LengthOfGet(pub Option<HeaderValue>);
 
 /// An empty response of the given status code.
-pub fn empty(status: StatusCode) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
+pub fn empty(status: StatusCode) -> Response<Content> {
+    let mut response = Response::new(Content::new());
     *response.status_mut() = status;
     response
 }

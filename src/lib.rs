@@ -40,8 +40,8 @@
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`), what a run
 //!   leaves behind (`lingering`), what it writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a record keeps of them
 //!   (`request_line`, `outcome`).
-//! - [`content`]: content while it comes, and where it lives. [`memory`]: the budget that all of it is
-//!   charged to.
+//! - [`content`]: content while it comes, and at rest: in memory, or in a file. [`memory`]: the budget that all of it
+//!   is charged to. [`files`]: the folder of what is too large for memory.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
@@ -67,6 +67,7 @@ pub mod descriptors;
 pub mod error;
 pub mod exchange;
 pub mod fields;
+pub mod files;
 pub mod front;
 pub mod handler;
 pub mod histogram;

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use kept::Kept;
 
+use crate::files::Files;
+
 /// How often a thread that waits for room looks by itself.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -43,6 +45,8 @@ pub struct Budget {
     freed: Condvar,
     /// The shares of peers that hold something, or did lately.
     peers: Mutex<HashMap<IpAddr, Weak<Share>>>,
+    /// Where content goes that is too large for it, and the budget of that.
+    disk: Option<(Arc<dyn Files>, Arc<Self>)>,
 }
 
 /// What one holder has of the budget.
@@ -64,6 +68,17 @@ struct Bounds {
     budget: Arc<Budget>,
     share: Option<Arc<Share>>,
     unproven: Option<Unproven>,
+    /// The same for what is on disk.
+    disk: Option<Allowance>,
+}
+
+/// Where content is that is too large for memory.
+pub struct Disk {
+    /// Its files.
+    pub folder: Arc<dyn Files>,
+    /// How much of it may be under way at once, received or produced, in bytes: what is stored is accounted for by
+    /// the store.
+    pub capacity: usize,
 }
 
 /// What a sender holds that has not proved yet who it is.
@@ -126,15 +141,20 @@ fn take(used: &AtomicUsize, capacity: usize, bytes: usize) -> Result<(), NoRoom>
 impl Budget {
     /// Returns a budget of `capacity` bytes, all of them free, whatever else the process has.
     pub fn new(capacity: usize) -> Arc<Self> {
-        Self::beside(Kept::nothing(), capacity)
+        Self::beside(Kept::nothing(), capacity, None)
+    }
+
+    /// Returns the same, with a disk for content that is too large for it.
+    pub fn with_disk(capacity: usize, disk: Disk) -> Arc<Self> {
+        Self::beside(Kept::nothing(), capacity, Some(disk))
     }
 
     /// Returns a budget of `capacity` bytes, less what the process keeps beside what is charged.
-    pub fn of_process(capacity: usize) -> Arc<Self> {
-        Self::beside(Kept::of_process(), capacity)
+    pub fn of_process(capacity: usize, disk: Option<Disk>) -> Arc<Self> {
+        Self::beside(Kept::of_process(), capacity, disk)
     }
 
-    fn beside(kept: Kept, capacity: usize) -> Arc<Self> {
+    fn beside(kept: Kept, capacity: usize, disk: Option<Disk>) -> Arc<Self> {
         Arc::new(Self {
             capacity,
             used: AtomicUsize::new(0),
@@ -143,6 +163,7 @@ impl Budget {
             lock: Mutex::new(()),
             freed: Condvar::new(),
             peers: Mutex::default(),
+            disk: disk.map(|disk| (disk.folder, Self::new(disk.capacity))),
         })
     }
 
@@ -173,12 +194,12 @@ impl Budget {
 
     /// Returns the right to charge it that only the budget itself bounds.
     pub fn allowance(self: &Arc<Self>) -> Allowance {
-        Allowance::new(self, None)
+        Allowance::new(self, None, |disk| disk.allowance())
     }
 
     /// Returns the right to charge it up to a part of it.
     pub fn share(self: &Arc<Self>, part: Part) -> Allowance {
-        Allowance::new(self, Some(self.new_share(part)))
+        Allowance::new(self, Some(self.new_share(part)), |disk| disk.share(part))
     }
 
     fn new_share(&self, part: Part) -> Arc<Share> {
@@ -205,7 +226,8 @@ impl Budget {
             peers.insert(peer, Arc::downgrade(&share));
             share
         });
-        Allowance::new(self, Some(share))
+        drop(peers);
+        Allowance::new(self, Some(share), |disk| disk.peer(peer))
     }
 
     /// Whether `bytes` are free at this moment.
@@ -246,8 +268,25 @@ impl Budget {
 }
 
 impl Allowance {
-    fn new(budget: &Arc<Budget>, share: Option<Arc<Share>>) -> Self {
-        Self(Arc::new(Bounds { budget: Arc::clone(budget), share, unproven: None }))
+    fn new(
+        budget: &Arc<Budget>,
+        share: Option<Arc<Share>>,
+        on_disk: impl FnOnce(&Arc<Budget>) -> Self,
+    ) -> Self {
+        let disk = budget.disk.as_ref().map(|(_, disk)| on_disk(disk));
+        Self(Arc::new(Bounds { budget: Arc::clone(budget), share, unproven: None, disk }))
+    }
+
+    /// Returns the folder for content that is too large for memory, and a charge of nothing for what is there; `None`
+    /// without one.
+    pub fn disk(&self) -> Option<(&Arc<dyn Files>, Charge)> {
+        let folder = self.0.budget.disk.as_ref().map(|(folder, _)| folder);
+        folder.zip(self.0.disk.as_ref().map(Self::nothing))
+    }
+
+    /// Returns the right that bounds content of any size: that to the disk, if there is a folder for it.
+    pub fn of_content(&self) -> &Self {
+        self.0.disk.as_ref().unwrap_or(self)
     }
 
     /// Returns the same right for a sender that has not [proved](Self::prove) yet who it is: until then what it is
@@ -257,7 +296,9 @@ impl Allowance {
         let Bounds { budget, share, .. } = &*self.0;
         let unproven = of_all.0.share.clone();
         let unproven = unproven.map(|share| Unproven { share, held: Mutex::new(Some(0)) });
-        Self(Arc::new(Bounds { budget: Arc::clone(budget), share: share.clone(), unproven }))
+        let on_disk = self.0.disk.as_ref().zip(of_all.0.disk.as_ref());
+        let disk = on_disk.map(|(disk, of_all)| disk.until_proven(of_all));
+        Self(Arc::new(Bounds { budget: Arc::clone(budget), share: share.clone(), unproven, disk }))
     }
 
     /// Gives the share of unproven senders back what this one has of it: it has proved who it is. It stays charged
@@ -265,6 +306,9 @@ impl Allowance {
     pub fn prove(&self) {
         if let Some(unproven) = &self.0.unproven {
             unproven.end();
+        }
+        if let Some(disk) = &self.0.disk {
+            disk.prove();
         }
     }
 
@@ -330,6 +374,11 @@ impl Charge {
         Self { allowance: self.allowance.clone(), bytes: std::mem::take(&mut self.bytes) }
     }
 
+    /// Returns the right by which it is charged.
+    pub const fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
     /// Returns how many bytes it is.
     pub const fn bytes(&self) -> usize {
         self.bytes
@@ -349,7 +398,7 @@ impl Charge {
             // Also while more is charged than may be.
             return Ok(());
         }
-        let Bounds { budget, share, unproven } = &*self.allowance.0;
+        let Bounds { budget, share, unproven, .. } = &*self.allowance.0;
         if let Some(unproven) = unproven {
             unproven.grow(bytes)?;
         }
@@ -376,7 +425,7 @@ impl Charge {
             return;
         }
         self.bytes -= more;
-        let Bounds { budget, share, unproven } = &*self.allowance.0;
+        let Bounds { budget, share, unproven, .. } = &*self.allowance.0;
         if let Some(unproven) = unproven {
             unproven.shrink(more);
         }
@@ -502,7 +551,7 @@ mod tests {
         let charged = Arc::new(AtomicUsize::new(0));
         let resident = Arc::clone(&charged);
         let reading = move || Some(resident.load(Ordering::Relaxed) + 30 * MIB);
-        let budget = Budget::beside(Kept::new(Some(Box::new(reading))), 32 * MIB);
+        let budget = Budget::beside(Kept::new(Some(Box::new(reading))), 32 * MIB, None);
         let memory = budget.allowance();
         assert_eq!(memory.charge(21 * MIB).unwrap_err(), NoRoom);
         let held = memory.charge(20 * MIB).unwrap();

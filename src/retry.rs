@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use crate::content::Content;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method, Response, StatusCode};
 
@@ -84,7 +84,7 @@ pub struct Ended<'a> {
     /// Its number, from 1.
     pub attempt: u32,
     /// Its answer.
-    pub response: &'a Response<Bytes>,
+    pub response: &'a Response<Content>,
     /// The exit code of the script that answered; `None` if no script did, or it did not end by itself.
     pub exit_code: Option<i32>,
 }
@@ -151,7 +151,7 @@ mod tests {
         if let Some(value) = field {
             response = response.header(RETRY_AFTER, value);
         }
-        let response = response.body(Bytes::new()).unwrap();
+        let response = response.body(Content::new()).unwrap();
         let ended = Ended { attempt, response: &response, exit_code };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         retry.delay(method, &ended, now).map(|delay| delay.as_secs())

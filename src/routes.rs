@@ -9,13 +9,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 
 use crate::config::Pages;
+use crate::content::Content;
 use crate::deferral;
 use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, Guard};
@@ -58,7 +58,7 @@ pub struct Route {
 
 impl Route {
     /// Returns what the record of a job keeps of its request, which is one of this route.
-    pub fn line(&self, request: &Request<Bytes>) -> RequestLine {
+    pub fn line(&self, request: &Request<Content>) -> RequestLine {
         let target = request.uri();
         let target = if self.hides_query() { target.path() } else { shown(target) };
         let line = RequestLine::new(request.method(), target, &self.prefix);
@@ -200,7 +200,7 @@ impl Routes {
         self.check_secret(from.call, route)?;
         self.check(route, &head)?;
         let Call { connection, owner, auth_type, .. } = from.call;
-        let request = Request::from_parts(head, Bytes::new());
+        let request = Request::from_parts(head, Content::new());
         let call =
             Call { request, connection: *connection, owner: owner.clone(), auth_type: *auth_type };
         Ok(Redirected { call, route, count, deadline: from.deadline })

@@ -7,7 +7,7 @@ mod limits;
 mod table;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,11 +25,11 @@ use crate::handler::reaper;
 use crate::job::execution::Stop;
 use crate::jobs::{Jobs, Limits};
 use crate::listen::{self, Bound, SocketFile};
-use crate::memory::{Budget, Part};
+use crate::memory::{Budget, Disk, Part};
 use crate::routes::Prefixes;
 use crate::service::Service;
 use crate::socket::Listener;
-use crate::store::disk::{DiskStore, Recovered};
+use crate::store::disk::{Directory, DiskStore, Recovered};
 use crate::store::memory::MemoryStore;
 use crate::store::{Room, Stats, Store};
 use crate::workers;
@@ -91,13 +91,17 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let bound = listen(config)?;
     let descriptors = Descriptors::prepare(config.max_connections, config.workers);
     let auth = config.auth.as_deref().map(|path| auth(config, path)).transpose()?;
-    let memory = Budget::of_process(config.sizes().memory);
+    let directory = directory(config)?;
+    let sizes = config.sizes();
+    let disk = directory.as_ref().map(Directory::folder);
+    let disk = disk.map(|folder| Disk { folder, capacity: sizes.stored });
+    let memory = Budget::of_process(sizes.memory, disk);
     let limits = Limits {
         queue: config.queue,
-        stored: config.sizes().stored,
+        stored: sizes.stored,
         connections: descriptors.max_connections,
     };
-    let jobs = Arc::new(Jobs::new(store(config, &memory)?, memory, limits));
+    let jobs = Arc::new(Jobs::new(store(config, directory, &memory)?, memory, limits));
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
     workers::start(config.workers, &jobs, &routes, (config.ttl, config.log_ttl))?;
     let policy = policy(config);
@@ -138,13 +142,28 @@ fn listen(config: &Config) -> Result<Vec<Bound>, StartError> {
     bound.map(|bound| bound.into_iter().flatten().collect())
 }
 
+/// Opens the directory of `--data`.
+fn directory(config: &Config) -> Result<Option<Directory>, Invalid> {
+    let open =
+        |path: &PathBuf| Directory::open(path).map_err(|what| invalid_data(config, path, what));
+    config.data.as_ref().map(open).transpose()
+}
+
+fn invalid_data(config: &Config, path: &Path, what: String) -> Invalid {
+    Invalid::new(&config.place("data"), &path.display().to_string(), what)
+}
+
 /// Opens the store.
-fn store(config: &Config, memory: &Arc<Budget>) -> Result<Arc<dyn Store>, Invalid> {
+fn store(
+    config: &Config,
+    directory: Option<Directory>,
+    memory: &Arc<Budget>,
+) -> Result<Arc<dyn Store>, Invalid> {
     let capacity = config.sizes().stored;
     let reserve = config.workers.saturating_mul(START_ROOM).min(capacity / 8);
     let room = Room { capacity, reserve, memory: memory.share(Part::ThreeQuarters) };
     let plan = table::plan(config);
-    let Some(directory) = &config.data else {
+    let (Some(directory), Some(path)) = (directory, &config.data) else {
         if config.max_stored.is_some_and(|stored| stored > capacity) {
             let (stored, memory) = (shown(capacity), shown(config.sizes().memory));
             log::warn!(
@@ -156,11 +175,9 @@ fn store(config: &Config, memory: &Arc<Budget>) -> Result<Arc<dyn Store>, Invali
     let prefixes = Prefixes::new(table::prefixes(config));
     let find = |path: &str| prefixes.find(path);
     let opened = DiskStore::open(directory, room, plan, config.durability, &find);
-    let (store, found) = opened.map_err(|what| {
-        Invalid::new(&config.place("data"), &directory.display().to_string(), what)
-    })?;
+    let (store, found) = opened.map_err(|what| invalid_data(config, path, what))?;
     let Recovered { jobs, waiting, interrupted } = found;
-    let directory = directory.display();
+    let directory = path.display();
     log::info!("data={directory} jobs={jobs} queued={waiting} interrupted={interrupted}");
     Ok(Arc::new(store))
 }

@@ -21,6 +21,7 @@ use crate::api::{self, Question};
 use crate::auth::Auth;
 use crate::clock;
 use crate::config::Pages;
+use crate::content;
 use crate::cors::Sharing;
 use crate::cross_origin::{Policy, Provenance};
 use crate::deferral::{self, Mode};
@@ -247,11 +248,12 @@ impl Service {
         &self,
         plan: &mut Plan,
         head: &mut Parts,
-        content: &[u8],
+        content: &content::Content,
     ) -> Result<(), Error> {
         let route = self.routes.get(plan.route);
         let Some(signature) = &route.signature else { return Ok(()) };
         let verified = signature.verify(&mut head.headers, content, clock::now().stamp);
+        let verified = verified.map_err(|error| Error::unreadable(&error))?;
         verified.map_err(|what| unsigned(route, what))?;
         plan.sender.owner = signature.owner.clone();
         if let Some(memory) = plan.unproven.take() {

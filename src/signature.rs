@@ -4,6 +4,7 @@
 //! comparison takes does not depend on what was sent, nor on which secret it matches; every secret of the file is
 //! compared.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use http::{HeaderMap, HeaderName};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::auth;
+use crate::content::Content;
 use crate::exchange::Owner;
 use crate::fields::{FieldLines, find};
 use crate::job::Stamp;
@@ -117,18 +119,20 @@ impl Signature {
     /// and neither a handler nor a disk is to get it.
     ///
     /// # Errors
-    /// Why the request is not signed.
+    /// Those of the file that has the content; within, why the request is not signed.
     pub fn verify(
         &self,
         fields: &mut HeaderMap,
-        content: &[u8],
+        content: &Content,
         now: Stamp,
-    ) -> Result<(), Unsigned> {
-        let shown = shown(self.scheme, fields, now)?;
+    ) -> io::Result<Result<(), Unsigned>> {
+        let shown = match shown(self.scheme, fields, now) {
+            Ok(shown) => shown,
+            Err(what) => return Ok(Err(what)),
+        };
         let secrets = Arc::clone(&self.secrets.read().unwrap_or_else(PoisonError::into_inner));
         let mut matches = Choice::from(0);
-        for secret in secrets.iter() {
-            let expected = self.scheme.code(secret, &shown.before, content);
+        for expected in self.scheme.codes(&secrets, &shown.before, content)? {
             for code in &shown.codes {
                 matches |= expected.ct_eq(code);
             }
@@ -136,21 +140,31 @@ impl Signature {
         if self.scheme == Scheme::GitLab {
             fields.remove(GITLAB);
         }
-        if bool::from(matches) { Ok(()) } else { Err("it matches no secret of the route") }
+        let matches = bool::from(matches);
+        Ok(matches.then_some(()).ok_or("it matches no secret of the route"))
     }
 }
 
 impl Scheme {
-    /// Returns what a request with this content shows if its sender knows the secret.
-    fn code(self, secret: &[u8], before: &str, content: &[u8]) -> [u8; 32] {
+    /// Returns what a request with this content shows if its sender knows one of the secrets, for each of them: the
+    /// content is read once.
+    ///
+    /// # Errors
+    /// Those of the file that has the content.
+    fn codes(
+        self,
+        secrets: &[Secret],
+        before: &str,
+        content: &Content,
+    ) -> io::Result<Vec<[u8; 32]>> {
         if self == Self::GitLab {
             // Hashed, so that tokens of all lengths compare in the same time.
-            return Hash::hash(secret);
+            return Ok(secrets.iter().map(|secret| Hash::hash(secret)).collect());
         }
-        let mut mac = HMAC::new(secret);
-        mac.update(before);
-        mac.update(content);
-        mac.finalize()
+        let mut macs: Vec<HMAC> = secrets.iter().map(HMAC::new).collect();
+        macs.iter_mut().for_each(|mac| mac.update(before));
+        content.for_each_piece(|piece| macs.iter_mut().for_each(|mac| mac.update(piece)))?;
+        Ok(macs.into_iter().map(HMAC::finalize).collect())
     }
 
     /// Reads a secret from its line.
@@ -286,7 +300,8 @@ mod tests {
     ) -> Result<(), Unsigned> {
         let mut fields = fields(lines);
         let early = signature.check_fields(&fields, at(seconds));
-        let whole = signature.verify(&mut fields, content, at(seconds));
+        let content = content.to_vec().into();
+        let whole = signature.verify(&mut fields, &content, at(seconds)).unwrap();
         assert!(early.is_ok() || whole == early, "what is seen early is seen later as well");
         whole
     }
@@ -338,7 +353,7 @@ mod tests {
         let field = "x-gitlab-token";
         for token in ["old token", "new-token"] {
             let mut fields = fields(&[(field, token), ("x-gitlab-event", "Push Hook")]);
-            assert_eq!(signature.verify(&mut fields, b"{}", at(0)), Ok(()));
+            assert_eq!(signature.verify(&mut fields, &"{}".into(), at(0)).unwrap(), Ok(()));
             assert!(!fields.contains_key(field) && fields.contains_key("x-gitlab-event"));
         }
         for lines in [

@@ -153,8 +153,12 @@ impl Collector {
         let Some(Head { response, guard, .. }) = self.head else {
             return Error::Internal("the handler wrote no response".into()).response().into();
         };
-        let response = response.map(|()| self.content.freeze());
-        Answer { response, guard, receipt: Receipt::none() }
+        match self.content.freeze() {
+            Ok(content) => {
+                Answer { response: response.map(|()| content), guard, receipt: Receipt::none() }
+            }
+            Err(error) => Error::no_room_for_answer(&error).response().into(),
+        }
     }
 }
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 use threadpool::ThreadPool;
 
 use crate::clock;
+use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::Answer;
 use crate::handler::Outcome;
@@ -229,7 +229,7 @@ impl Pool {
         if attempt.call.request.method() == Method::HEAD {
             // A HEAD response has no content (RFC 9110 section 9.3.2), and a stored one no promise of
             // it.
-            *response.body_mut() = Bytes::new();
+            *response.body_mut() = Content::new();
         }
         if route.retry.is_some() {
             response.headers_mut().insert(ATTEMPTS, HeaderValue::from(attempt.made));
@@ -334,7 +334,8 @@ mod tests {
         let jobs = Arc::new(Jobs::new(Arc::new(MemoryStore::new(room, plan)), memory, limits));
         let pool = Pool { jobs: Arc::clone(&jobs), routes };
         let (owner, connection) = (Owner::anonymous(), Connection::Unix);
-        let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };
+        let call =
+            Call { request: Request::new(Content::new()), connection, owner, auth_type: None };
         let submission = Submission {
             call,
             route: RouteIndex(0),

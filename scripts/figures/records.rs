@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use deferd::content::Content;
 use deferd::exchange::{Call, Connection, Owner};
 use deferd::job::request_line::RequestLine;
 use deferd::job::{Age, JobId, Keep, Moment, Rerun, RouteIndex, Stamp};
@@ -62,7 +62,7 @@ impl Filled {
         let micros = 1_800_000_000_000_000 + n as u64;
         let age = Age::from_micros(i64::try_from(micros).unwrap());
         let now = Moment { stamp: Stamp::from_micros(micros), age };
-        let request = Request::get(format!("/run/backup?n={n}")).body(Bytes::new()).unwrap();
+        let request = Request::get(format!("/run/backup?n={n}")).body(Content::new()).unwrap();
         let line = RequestLine::new(request.method(), &request.uri().to_string(), "/run/");
         let owner = self.owner.clone();
         let call = Call { request, connection: Connection::Unix, owner, auth_type: None };
@@ -71,7 +71,7 @@ impl Filled {
         let id = self.store.submit(submission, now).map(Accepted::id).unwrap();
         let claimed = self.store.claim(&self.memory, Patience::None).unwrap();
         let status = if n.is_multiple_of(FAILS) { 500 } else { 200 };
-        let response = Response::builder().status(status).body(Bytes::from_static(b"ok"));
+        let response = Response::builder().status(status).body(Content::from("ok"));
         self.store.finish(&claimed.job, response.unwrap(), now);
         id
     }

@@ -28,7 +28,9 @@ pub fn list(_: &Asked<'_>) -> Result<Outcome, Error> {
 /// # Errors
 /// Always one, as there are no collections yet.
 pub fn create(asked: &Asked<'_>) -> Result<Outcome, Error> {
-    Err(refusal(asked.call.request.body()))
+    // It takes no more than is in memory.
+    let body = asked.call.request.body().beginning(MAX_JSON);
+    Err(body.map_or_else(|error| Error::unreadable(&error), |body| refusal(&body)))
 }
 
 /// The answer to a request for a new collection.
@@ -158,7 +160,8 @@ mod tests {
             (r#"{"name":"_users","isSystem":true}"#, 501, "501"),
         ] {
             let error = refusal(body.as_bytes());
-            let answer = String::from_utf8(error.response().body().to_vec()).unwrap();
+            let answer =
+                String::from_utf8(error.response().body().in_memory().unwrap().to_vec()).unwrap();
             assert_eq!(error.status().as_u16(), status, "{body}");
             assert!(answer.contains(&format!(r#""errorNum":{number}"#)), "{body}: {answer}");
         }

@@ -6,12 +6,11 @@
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
 use serde_core::ser::{Serialize, Serializer};
 
 use super::{Asked, json};
-use crate::content::{ContentBuffer, NoMemory};
+use crate::content::{Content, ContentBuffer, NoMemory};
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::handler::Outcome;
@@ -30,13 +29,16 @@ pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
 
 /// The request as JSON, with the first 64 KiB of its content. Bytes that are not UTF-8 are replaced;
 /// `bodySize` is the true size in bytes.
-fn echo(call: &Call, memory: &Allowance) -> Result<Response<Bytes>, Error> {
+fn echo(call: &Call, memory: &Allowance) -> Result<Response<Content>, Error> {
     let request = &call.request;
     let (uri, fields) = (request.uri(), request.headers());
     let mut text = Text(ContentBuffer::new(memory));
     // At once: it would take a dozen steps from the first byte.
     text.0.room(size_of(call)).map_err(|error| Error::no_memory(&error))?;
-    text.put(r#"{"body":"#)?.string(&Lossy(beginning(request.body())))?;
+    // With what tells whether the last character is whole.
+    let content =
+        request.body().beginning(MAX_ECHO + 4).map_err(|error| Error::unreadable(&error))?;
+    text.put(r#"{"body":"#)?.string(&Lossy(beginning(&content)))?;
     text.put(&format!(r#","bodySize":{}"#, request.body().len()))?;
     text.put(r#","client":"#)?.string(&call.connection)?;
     text.put(r#","headers":{"#)?;
@@ -56,7 +58,7 @@ fn echo(call: &Call, memory: &Allowance) -> Result<Response<Bytes>, Error> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     text.put(r#","target":"#)?.string(&target)?;
     text.put(r#","user":"#)?.string(&call.owner.as_log())?.put("}")?;
-    Ok(json(text.0.freeze()))
+    Ok(json(text.0.freeze().map_err(|error| Error::no_memory(&error))?))
 }
 
 /// Returns about how much JSON comes of a request, in bytes.
@@ -152,12 +154,12 @@ mod tests {
     use crate::memory::Budget;
 
     /// An echo of this content, and of fields that are not in the order of their names.
-    fn echo_of(content: &[u8], memory: &Allowance) -> Result<Response<Bytes>, Error> {
+    fn echo_of(content: &[u8], memory: &Allowance) -> Result<Response<Content>, Error> {
         let request = http::Request::post("/_admin/echo?a=%22b")
             .header("x-two", "2")
             .header("x-one", "1")
             .header("x-two", http::HeaderValue::from_bytes(b"\xff\"").unwrap())
-            .body(Bytes::copy_from_slice(content))
+            .body(content.to_vec().into())
             .unwrap();
         let (connection, owner) = (Connection::Unix, Owner::anonymous());
         echo(&Call { request, connection, owner, auth_type: None }, memory)
@@ -167,7 +169,7 @@ mod tests {
     fn an_echo_is_json_of_the_request() {
         let response = echo_of(b"a\x01\xff\n\xe2\x82", &Allowance::default()).unwrap();
         assert_eq!(
-            std::str::from_utf8(response.body()).unwrap(),
+            std::str::from_utf8(response.body().in_memory().unwrap()).unwrap(),
             concat!(
                 r#"{"body":"a\u0001\ufffd\n\ufffd","bodySize":6,"client":"unix","#,
                 r#""headers":{"x-one":"1","x-two":"2, \ufffd\""},"method":"POST","#,

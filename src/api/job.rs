@@ -5,14 +5,13 @@
 //! Invariant: `x-arango-async-id` stands on results and nowhere else, so that it tells a job's own
 //! `404` from this resource's.
 
-use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::query::{number, parameter};
 use super::records::after;
 use super::{Asked, json, text};
-use crate::content::{NoMemory, whole};
+use crate::content::{Content, NoMemory, whole};
 use crate::error::Error;
 use crate::exchange::{Answer, Guard, Owner, Receipt, empty};
 use crate::handler::Outcome;
@@ -260,7 +259,7 @@ pub fn result_of(found: Lookup) -> Result<Option<StoredResponse>, Error> {
 fn answer_with(
     lookup: Lookup,
     job: &JobKey,
-    answer: impl FnOnce(Response<Bytes>) -> Answer,
+    answer: impl FnOnce(Response<Content>) -> Answer,
 ) -> Result<Outcome, Error> {
     Ok(match result_of(lookup)? {
         Some(result) => answer(named(&result, job.id)).into(),
@@ -269,7 +268,7 @@ fn answer_with(
 }
 
 /// A result as its client gets it.
-fn named(result: &StoredResponse, id: JobId) -> Response<Bytes> {
+fn named(result: &StoredResponse, id: JobId) -> Response<Content> {
     let mut response = result.to_response();
     for name in [ASYNC_ID, ASYNC_JOB_ID] {
         response.headers_mut().insert(name, id_value(id));

@@ -18,12 +18,11 @@ mod records;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 
-use crate::content::{SMALL, whole};
+use crate::content::{Content, SMALL, whole};
 use crate::error::{Error, JSON};
 use crate::exchange::Call;
 use crate::handler::{Handler, Outcome, Takes, options};
@@ -44,7 +43,7 @@ pub struct Api {
     /// Those of all routes, at their indexes.
     prefixes: Arc<[String]>,
     /// The description of all endpoints, made when a client first asks for it.
-    description: OnceLock<Bytes>,
+    description: OnceLock<Content>,
     /// How long one that takes its time may.
     time_limit: Duration,
 }
@@ -89,8 +88,8 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// `503` without memory for it.
-    fn charged(&self, bytes: Vec<u8>) -> Result<Bytes, Error> {
-        Ok(whole(bytes, self.memory.nothing())?)
+    fn charged(&self, bytes: Vec<u8>) -> Result<Content, Error> {
+        Ok(whole(bytes, self.memory.nothing())?.into())
     }
 }
 
@@ -127,14 +126,14 @@ impl Handler for Api {
 }
 
 /// A `200` with JSON.
-fn json(body: impl Into<Bytes>) -> Response<Bytes> {
+fn json(body: impl Into<Content>) -> Response<Content> {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }
 
 /// A `200` with text, or with nothing.
-fn text(body: impl Into<Bytes>) -> Response<Bytes> {
+fn text(body: impl Into<Content>) -> Response<Content> {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, TEXT);
     response

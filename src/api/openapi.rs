@@ -4,7 +4,6 @@
 //! `openapi.json` beside this file. A route of the user's own is not described: what a script answers is not
 //! known here. Invariant: what is described is what is answered (`tests/it/docs/openapi.rs`).
 
-use bytes::Bytes;
 use http::Method;
 
 use super::endpoints::{Answer, ENDPOINTS, EVERY, Endpoint};
@@ -41,7 +40,7 @@ static DENIED: Answer = Answer::Shared("401", "Unauthorized");
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let api = asked.api;
     let page = api.description.get_or_init(|| describe(api.access).into());
-    Ok(json(Bytes::clone(page)).into())
+    Ok(json(page.clone()).into())
 }
 
 /// Returns the description. It is put together as text: the rows have nothing that JSON would escape.

@@ -70,7 +70,7 @@ pub fn content(asked: &Asked<'_>) -> Result<Outcome, Error> {
         return Ok(empty(StatusCode::NO_CONTENT).into());
     };
     let body = result.body();
-    let mut response = text(body.slice(..body.len().min(MAX_CONTENT)));
+    let mut response = text(body.slice(0..body.len().min(MAX_CONTENT)));
     response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
     Ok(response.into())
 }

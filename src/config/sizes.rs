@@ -2,7 +2,7 @@
 //!
 //! Owns the defaults of `--max-memory`, `--max-stored`, `--max-body` and `--max-output`, and what must hold
 //! between them. Invariants: what is said explicitly counts as it was said, or is refused; only defaults
-//! are fitted; no content is taken that could never be read again from where it is stored.
+//! are fitted; without `--data` no content is taken that could never fit into memory.
 
 use std::fs;
 use std::path::Path;
@@ -18,12 +18,6 @@ const CONTENT: usize = 16 << 20;
 
 /// The default of `--max-stored` with `--data`, in bytes.
 const ON_DISK: usize = 1 << 30;
-
-/// How large the fields of a script's result may be, in bytes.
-const SCRIPT_FIELDS: usize = 64 * 1024;
-
-/// What is stored with a message beside its content and its fields, at most, in bytes: the log, the record.
-const BESIDE: usize = 16 * 1024;
 
 /// Sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +36,8 @@ impl Config {
     /// Returns the sizes that count.
     pub fn sizes(&self) -> Sizes {
         let memory = self.max_memory;
-        let content = CONTENT.min(memory / 4);
+        // With --data large content is in files.
+        let content = if self.data.is_some() { CONTENT } else { CONTENT.min(memory / 4) };
         let most = self.most_content();
         // Without --data what is stored is in memory, and what is received and produced needs some too.
         let in_memory = memory - memory / 4;
@@ -58,15 +53,10 @@ impl Config {
         }
     }
 
-    /// Returns the size of the largest content that can be received and produced, in bytes. With `--data` it
-    /// must be read again, with its fields and its log, beside all that the process keeps, which leaves half
-    /// of the memory: what is larger could be accepted and then wait for ever to be run or collected.
-    pub fn most_content(&self) -> usize {
-        if self.data.is_none() {
-            return self.max_memory;
-        }
-        let beside = self.max_head.max(SCRIPT_FIELDS) + BESIDE;
-        (self.max_memory / 2).saturating_sub(beside).max(self.max_memory / 4)
+    /// Returns the size of the largest content that can be received and produced, in bytes: with `--data`, as much as
+    /// `--max-stored` and the disk take.
+    pub const fn most_content(&self) -> usize {
+        if self.data.is_some() { usize::MAX } else { self.max_memory }
     }
 
     /// Checks that content of the largest size fits into memory, where it has to.
@@ -191,7 +181,7 @@ mod tests {
         let large = config(256 << 20).sizes();
         assert_eq!((large.stored, large.body, large.output), (192 << 20, 16 << 20, 16 << 20));
         let disk = Config { data: Some("/x".into()), ..config(16 << 20) };
-        assert_eq!((disk.sizes().stored, disk.sizes().body), (1 << 30, 4 << 20));
+        assert_eq!((disk.sizes().stored, disk.sizes().body), (1 << 30, 16 << 20));
         let explicit = Config { max_body: Some(8 << 20), max_stored: Some(99), ..config(16 << 20) };
         assert_eq!((explicit.sizes().body, explicit.sizes().stored), (8 << 20, 99));
         assert!(explicit.check_sizes().is_ok());
@@ -212,22 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn content_on_disk_can_be_read_again() {
-        for (memory, head) in [(16 << 20, 16 << 10), (64 << 20, 16 << 10), (64 << 20, 4 << 20)] {
-            let large = Some(1 << 30);
-            let config = Config {
-                max_memory: memory,
-                max_head: head,
-                data: Some("/x".into()),
-                ..Config::default()
-            };
-            let Sizes { body, output, .. } =
-                Config { max_body: large, max_output: large, ..config.clone() }.sizes();
-            for most in [body, output] {
-                assert!(2 * (most + head + BESIDE) <= memory && most >= memory / 4, "{most}");
-            }
-            let small = Config { max_body: Some(99), max_output: Some(98), ..config };
-            assert_eq!((small.sizes().body, small.sizes().output), (99, 98));
+    fn content_on_disk_may_be_larger_than_memory() {
+        let config = Config { max_memory: 16 << 20, data: Some("/x".into()), ..Config::default() };
+        for (body, output) in [(1 << 40, 1 << 41), (99, 98)] {
+            let (max_body, max_output) = (Some(body), Some(output));
+            let config = Config { max_body, max_output, ..config.clone() };
+            assert!(config.check_sizes().is_ok());
+            assert_eq!((config.sizes().body, config.sizes().output), (body, output));
         }
     }
 

@@ -8,7 +8,6 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use super::head::{Framing, MAX_FIELDS};
@@ -16,6 +15,7 @@ use super::input::{Input, Timed};
 use super::intake::{Fate, Intake, Taken};
 use super::{Limits, RequestError};
 use crate::config::shown_duration;
+use crate::content::Content;
 use crate::error::Error;
 
 /// The longest line with a chunk size, extensions included, in bytes.
@@ -34,9 +34,9 @@ pub fn read<R: Read + Timed>(
     framing: Framing,
     limits: &Limits,
     intake: &Intake<'_>,
-) -> Result<Bytes, RequestError> {
+) -> Result<Content, RequestError> {
     if framing == Framing::Length(0) {
-        return Ok(Bytes::new());
+        return Ok(Content::new());
     }
     intake.check(framing)?;
     let begin = Instant::now();
@@ -50,7 +50,7 @@ pub fn read<R: Read + Timed>(
         Framing::Chunked => reader.read_chunks(limits),
     };
     read.map_err(|error| error.within(|| reader.limit()))?;
-    Ok(reader.taken.content.freeze())
+    Ok(reader.taken.content.freeze().map_err(|error| Error::no_memory(&error))?)
 }
 
 struct Reader<'a, R> {
@@ -209,13 +209,13 @@ mod tests {
     use crate::memory::Allowance;
     use crate::memory::Budget;
 
-    fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Bytes, RequestError> {
+    fn read_all(input: &mut Input<&[u8]>, framing: Framing) -> Result<Content, RequestError> {
         let limits = limits();
         let memory = Allowance::default();
         read(input, framing, &limits, &Intake::new(Takes::Any, &limits, &memory))
     }
 
-    fn chunked(bytes: &str) -> Result<(Bytes, usize), RequestError> {
+    fn chunked(bytes: &str) -> Result<(Content, usize), RequestError> {
         let mut input = Input::new(bytes.as_bytes());
         let content = read_all(&mut input, Framing::Chunked)?;
         let mut rest = input.bytes().len();
@@ -237,7 +237,7 @@ mod tests {
             ("1 ;x\r\n!\r\n0;last\r\n\r\n", "!"),
         ] {
             let (read, rest) = chunked(&format!("{bytes}NEXT")).unwrap();
-            assert_eq!((&read[..], rest), (content.as_bytes(), 4), "{bytes:?}");
+            assert_eq!((read, rest), (content.into(), 4), "{bytes:?}");
         }
     }
 
@@ -359,7 +359,7 @@ mod tests {
             let mut input = Input::new(bytes.as_bytes());
             let content = read(&mut input, framing, &limits, &intake).unwrap();
             input.fill(Instant::now() + Duration::from_secs(1)).unwrap();
-            assert_eq!((&content[..], input.bytes()), (&b""[..], &b"NEXT"[..]));
+            assert_eq!((content, input.bytes()), (Content::new(), &b"NEXT"[..]));
         }
     }
 

@@ -9,7 +9,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::Version;
 
 use super::client::Client;
@@ -22,7 +21,7 @@ use super::reply::{Manner, Writer};
 use super::slots::Slot;
 use super::{Limits, RequestError, body, head};
 use crate::access_log::RefusedHead;
-use crate::content::NoMemory;
+use crate::content::{Content, NoMemory};
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
 use crate::memory::Charge;
@@ -169,7 +168,7 @@ impl Exchange<'_> {
     }
 
     /// Has a whole request answered.
-    fn call(&mut self, plan: Plan, head: Head, body: Bytes, manner: Manner) -> After {
+    fn call(&mut self, plan: Plan, head: Head, body: Content, manner: Manner) -> After {
         let Self { session, output, writer, client, .. } = self;
         let mut flow = Flow::new(output, writer, client, session, manner);
         // Without its last chunk, or all that was announced, an answer is broken anyway.
@@ -190,7 +189,11 @@ impl Exchange<'_> {
 
     /// Takes a request that is planned: charges its head if that is large, for as long as the request is in flight (a
     /// job that it becomes has its own charge), and receives its content.
-    fn take(&mut self, plan: &Plan, head: &Head) -> Result<(Bytes, Option<Charge>), RequestError> {
+    fn take(
+        &mut self,
+        plan: &Plan,
+        head: &Head,
+    ) -> Result<(Content, Option<Charge>), RequestError> {
         let charge = if head.memory > SMALL_HEAD {
             Some(self.session.memory_of(plan).charge(head.memory).map_err(Error::from)?)
         } else {
@@ -200,10 +203,10 @@ impl Exchange<'_> {
     }
 
     /// Receives the content of a request.
-    fn receive(&mut self, plan: &Plan, head: &Head) -> Result<Bytes, RequestError> {
+    fn receive(&mut self, plan: &Plan, head: &Head) -> Result<Content, RequestError> {
         let Head { parts, framing, expectation, .. } = head;
         if *framing == Framing::Length(0) {
-            return Ok(Bytes::new());
+            return Ok(Content::new());
         }
         let memory = self.session.memory_of(plan).clone();
         let intake = Intake::new(self.session.takes(plan, parts), self.limits, &memory);

@@ -54,7 +54,8 @@ impl<'a> Intake<'a> {
             Takes::UpTo(most) => (most, Fate::Kept),
             Takes::Nothing => (DROPPED, Fate::Dropped),
         };
-        let of_memory = if fate == Fate::Kept { memory.capacity() } else { usize::MAX };
+        let of_memory =
+            if fate == Fate::Kept { memory.of_content().capacity() } else { usize::MAX };
         let most = limits.max_body.min(of_handler).min(of_memory);
         let limit = match most {
             most if most == limits.max_body => Limit::Body,
@@ -114,12 +115,15 @@ impl<'a> Intake<'a> {
             (Limit::Handler, Fate::Dropped) => {
                 format!("more than {most} for an endpoint that uses none").into()
             }
-            (Limit::Memory, _) if self.memory.unproven_capacity() == Some(self.most) => {
-                let what = "which --max-memory allows content until its signature is verified";
-                format!("more than {most}, {what}").into()
-            }
             (Limit::Memory, _) => {
-                format!("more than {most}, which --max-memory allows one client").into()
+                let option = self.memory.disk().map_or("--max-memory", |_| "--max-stored");
+                let is_unproven = self.memory.of_content().unproven_capacity() == Some(self.most);
+                let whom = if is_unproven {
+                    "content until its signature is verified"
+                } else {
+                    "one client"
+                };
+                format!("more than {most}, which {option} allows {whom}").into()
             }
         })
     }

@@ -257,7 +257,8 @@ fn first_reading<R: Read + Timed>(
     let limits = limits();
     let memory = Allowance::default();
     let intake = Intake::new(Takes::Any, &limits, &memory);
-    let content = body::read(&mut input, head.framing, &limits, &intake)?.to_vec();
+    let content = body::read(&mut input, head.framing, &limits, &intake)?;
+    let content = content.in_memory().unwrap().to_vec();
     let mut rest = input.bytes().len();
     while let Ok(n @ 1..) = input.fill(Instant::now() + Duration::from_secs(60)) {
         rest += n;

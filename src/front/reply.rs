@@ -6,10 +6,9 @@
 //! a handler said (to HEAD, what it says of GET's); `204` and `304` have none; an answer without the
 //! fields against foreign pages is [`Verbatim`](Guard::Verbatim).
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, BufRead, IoSlice, Write};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, TRANSFER_ENCODING,
     X_CONTENT_TYPE_OPTIONS,
@@ -18,6 +17,7 @@ use http::{HeaderName, Method, Response, StatusCode, Version};
 
 use super::head::{Head, Persistence};
 use crate::access_log::RefusedHead;
+use crate::content::{self, Reader};
 use crate::exchange::{Answer, Guard, LengthOfGet, Receipt};
 use crate::memory::{Allowance, NoRoom};
 
@@ -119,11 +119,11 @@ impl Writer {
         let Answer { mut response, guard, receipt } = answer;
         self.compose(&response, guard, manner, Framing::Length(response.body().len()));
         let sent = has_content(response.status()) && manner.content == Content::Sent;
-        let mut body = Bytes::new();
-        if sent && response.body().len() <= SMALL {
-            self.head.extend_from_slice(response.body());
-        } else if sent {
-            body = std::mem::take(response.body_mut());
+        let mut body = content::Content::new();
+        match response.body().in_memory().filter(|bytes| bytes.len() <= SMALL) {
+            Some(bytes) if sent => self.head.extend_from_slice(bytes),
+            None if sent => body = std::mem::take(response.body_mut()),
+            _ => {}
         }
         let size = self.head.capacity();
         let charged = if size > 4 * SMALL { memory.charge(size).map(Some) } else { Ok(None) };
@@ -134,7 +134,7 @@ impl Writer {
                     // A client that reads slowly has one copy of the fields in memory, not two.
                     *response.headers_mut() = HeaderMap::new();
                 }
-                write_all(stream, &self.head, &body)
+                write_all(stream, &self.head, body.reader())
             }
         };
         self.head.clear();
@@ -233,8 +233,22 @@ pub fn has_content(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
+/// Writes a head and its content, together as long as that is possible.
+fn write_all(stream: &mut impl Write, head: &[u8], mut content: Reader) -> io::Result<()> {
+    let piece = content.fill_buf()?;
+    let mut written = piece.len();
+    write_both(stream, head, piece)?;
+    while written > 0 {
+        content.consume(written);
+        let piece = content.fill_buf()?;
+        written = piece.len();
+        write_both(stream, &[], piece)?;
+    }
+    Ok(())
+}
+
 /// Writes both parts, together as long as that is possible.
-fn write_all(stream: &mut impl Write, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
+fn write_both(stream: &mut impl Write, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
     while !first.is_empty() || !second.is_empty() {
         let written = if second.is_empty() {
             stream.write(first)
@@ -267,7 +281,7 @@ mod tests {
             .header("content-length", "999")
             .header("transfer-encoding", "chunked")
             .header("date", "then")
-            .body(Bytes::from_static(body.as_bytes()))
+            .body(content::Content::from(body))
             .unwrap();
         let mut out = Vec::new();
         let manner = Manner { content, persistence: Persistence::KeepAlive, version };
@@ -283,7 +297,7 @@ mod tests {
         version: Version::HTTP_11,
     };
 
-    fn verbatim(response: Response<Bytes>) -> Answer {
+    fn verbatim(response: Response<content::Content>) -> Answer {
         Answer { guard: Guard::Verbatim, ..response.into() }
     }
 
@@ -318,7 +332,7 @@ mod tests {
             for (name, value) in fields.lines().filter_map(|line| line.split_once(": ")) {
                 response = response.header(name, value);
             }
-            let response = response.body(Bytes::new()).unwrap();
+            let response = response.body(content::Content::new()).unwrap();
             for (fields, guard) in [(added, Guard::Added), (fields, Guard::Verbatim)] {
                 let mut writer = Writer::default();
                 let mut out = Vec::new();
@@ -368,7 +382,7 @@ mod tests {
         let mut out = Vec::new();
         let mut write = |size: usize| {
             let response = Response::builder().header("x", "x".repeat(size));
-            let response = response.body(Bytes::new()).unwrap();
+            let response = response.body(content::Content::new()).unwrap();
             writer.write(&mut out, response.into(), KEPT, &memory).map(Receipt::confirm)
         };
         write(32 << 10).unwrap();
@@ -393,7 +407,7 @@ mod tests {
             }
         }
         let body: Vec<u8> = (0..=255).cycle().take(3 * SMALL + 1).collect();
-        let response = Response::new(Bytes::from(body.clone()));
+        let response = Response::new(body.clone().into());
         let mut out = Dribble(Vec::new());
         let memory = Allowance::default();
         let written = Writer::default().write(&mut out, response.into(), Manner::LAST, &memory);

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use rustix::event::PollFlags;
@@ -28,6 +27,7 @@ use super::intake::Intake;
 use super::reply::{Manner, Writer};
 use super::{InFlight, Limits, target};
 use crate::access_log::RefusedHead;
+use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
 use crate::outgoing::Reply;
@@ -318,7 +318,7 @@ fn content(
     request: &mut tiny_http::Request,
     framing: Framing,
     intake: &Intake<'_>,
-) -> Result<Bytes, Error> {
+) -> Result<Content, Error> {
     intake.check(framing)?;
     let mut taken = intake.begin();
     let cut = |_| Error::bad_parameter("the content is cut short");
@@ -335,7 +335,7 @@ fn content(
         Framing::Length(length) if length != taken.received as u64 => {
             Err(cut(io::Error::other("")))
         }
-        _ => Ok(taken.content.freeze()),
+        _ => taken.content.freeze().map_err(|error| Error::no_memory(&error)),
     }
 }
 

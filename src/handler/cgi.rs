@@ -151,7 +151,7 @@ impl<'a> Output<'a> {
     /// Ends the header block that was read last.
     fn end_header(&mut self, block: HeaderBlock) -> Result<(), NoMemory> {
         let Part::Header(read) = &self.part else { return Ok(()) };
-        let content = read[block.end..].to_vec();
+        let content = read.in_memory().unwrap_or_default()[block.end..].to_vec();
         self.announced = block.announced;
         self.written = content.len();
         self.part = match local_redirect(&block) {
@@ -219,7 +219,10 @@ impl<'a> Output<'a> {
         let code = status.code().filter(|&code| code != 0);
         let exit = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
         if let Part::Header(read) = &self.part {
-            let block = header_block::read(read, header_block::Output::Whole);
+            let block = header_block::read(
+                read.in_memory().unwrap_or_default(),
+                header_block::Output::Whole,
+            );
             let block = block.map_err(|fault| Fault::of_header(&fault, &exit))?;
             let block = block.ok_or_else(|| Fault::new(invalid("its header has no end")))?;
             let no_memory = |_| Fault::new("no memory for the fields of the script's response");
@@ -277,7 +280,10 @@ impl Stdout for Output<'_> {
         match &mut self.part {
             Part::Header(read) => {
                 read.advance(n);
-                match header_block::read(read, header_block::Output::SoFar) {
+                match header_block::read(
+                    read.in_memory().unwrap_or_default(),
+                    header_block::Output::SoFar,
+                ) {
                     Ok(None) => Ok(()),
                     Ok(Some(block)) => self.end_header(block),
                     Err(invalid) => {
@@ -316,8 +322,8 @@ impl Stdout for Output<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::Content;
     use crate::sink::Collector;
-    use bytes::Bytes;
     use http::HeaderName;
 
     /// Reads what a script wrote that ended with this wait status, in pieces of `size` bytes.
@@ -353,7 +359,7 @@ mod tests {
         read.map(drop).expect_err("it is no response")
     }
 
-    fn answer_to(method: &Method, stdout: &str) -> Response<Bytes> {
+    fn answer_to(method: &Method, stdout: &str) -> Response<Content> {
         match read_as(method, stdout) {
             Ok((Outcome::Written, sink)) => sink.into_answer().response,
             Ok(_) => panic!("{stdout:?} is no document"),
@@ -361,7 +367,7 @@ mod tests {
         }
     }
 
-    fn answer(stdout: &str) -> Response<Bytes> {
+    fn answer(stdout: &str) -> Response<Content> {
         answer_to(&Method::GET, stdout)
     }
 
@@ -382,7 +388,7 @@ mod tests {
         ] {
             let response = answer(stdout);
             assert_eq!(
-                (response.status().as_u16(), &response.body()[..]),
+                (response.status().as_u16(), &response.body().in_memory().unwrap()[..]),
                 (status, body.as_bytes())
             );
         }

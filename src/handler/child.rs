@@ -7,7 +7,7 @@
 //! outlive its request must leave the group (`setsid`), as daemons do.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufRead, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ExitStatus};
@@ -22,7 +22,7 @@ use super::group::{Group, Leader};
 use super::loading;
 use super::stderr::Stderr;
 use crate::config::{shown, shown_duration};
-use crate::content::{ContentBuffer, NoMemory};
+use crate::content::{Content, ContentBuffer, NoMemory, Reader};
 use crate::error::Error;
 use crate::job::execution::{self, Execution, Stop};
 use crate::sink::{Lost, Waits};
@@ -54,7 +54,7 @@ pub struct Script<'a> {
     /// Its whole environment.
     pub environment: Vec<(OsString, OsString)>,
     /// All of its standard input.
-    pub stdin: &'a [u8],
+    pub stdin: &'a Content,
     /// How long it may run.
     pub time_limit: Duration,
     /// How much it may write to stdout, in bytes.
@@ -294,7 +294,9 @@ struct Others<'a> {
 
 /// The three pipes of a child; each is closed as soon as it is no longer needed.
 struct Pipes<'a> {
-    stdin: Option<(ChildStdin, &'a [u8])>,
+    stdin: Option<(ChildStdin, Reader)>,
+    /// Why no more of the input can be read.
+    no_input: Option<io::Error>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     output: &'a mut dyn Stdout,
@@ -315,7 +317,7 @@ impl<'a> Pipes<'a> {
         output: &'a mut dyn Stdout,
         lines: Stderr<'a>,
     ) -> io::Result<Self> {
-        let stdin = child.stdin.take().map(|pipe| (pipe, script.stdin));
+        let stdin = child.stdin.take().map(|pipe| (pipe, script.stdin.reader()));
         let stdout = child.stdout.take().map(OwnedFd::from);
         let stderr = child.stderr.take().map(OwnedFd::from);
         let ends = stdin.iter().map(|(pipe, _)| pipe.as_fd());
@@ -325,6 +327,7 @@ impl<'a> Pipes<'a> {
         let max_output = script.max_output;
         Ok(Self {
             stdin,
+            no_input: None,
             stdout,
             stderr,
             output,
@@ -337,7 +340,7 @@ impl<'a> Pipes<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.no_room.is_some() || self.written > self.max_output
+        self.no_room.is_some() || self.no_input.is_some() || self.written > self.max_output
     }
 
     /// Returns what is wrong with the output, if it [is over](Self::is_over).
@@ -351,7 +354,14 @@ impl<'a> Pipes<'a> {
                 let what = format!("no memory for what the script writes: {error}");
                 return Some(Error::Unavailable(what.into()));
             }
+            Some(NoMemory::Disk(error)) => {
+                let what = format!("the disk cannot take what the script writes: {error}");
+                return Some(Error::InsufficientStorage(what.into()));
+            }
             None => {}
+        }
+        if let Some(error) = &self.no_input {
+            return Some(Error::unreadable(error));
         }
         self.is_over().then(|| {
             let most = shown(self.max_output);
@@ -419,13 +429,18 @@ impl<'a> Pipes<'a> {
 
     fn feed(&mut self) {
         let Some((pipe, rest)) = &mut self.stdin else { return };
-        match pipe.write(rest) {
-            Ok(n) => *rest = &rest[n..],
+        let piece = match rest.fill_buf() {
+            Ok(piece) => piece,
+            // It must not take what it has got for the whole.
+            Err(error) => return self.no_input = Some(error),
+        };
+        match pipe.write(piece) {
+            Ok(n) => rest.consume(n),
             Err(error) if is_transient(&error) => return,
             // The script reads no more, which it may.
-            Err(_) => *rest = &[],
+            Err(_) => return self.stdin = None,
         }
-        if rest.is_empty() {
+        if rest.left() == 0 {
             self.stdin = None;
         }
     }

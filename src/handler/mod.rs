@@ -24,7 +24,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -32,6 +31,7 @@ use http::{Response, StatusCode};
 use rustix::process::Rlimit;
 
 use crate::config::Links;
+use crate::content::Content;
 use crate::error::{Error, allow};
 use crate::exchange::{Answer, Call, empty};
 use crate::job::execution::Execution;
@@ -115,7 +115,7 @@ pub trait Handler: Send + Sync {
 }
 
 /// Returns the answer to OPTIONS (RFC 9110 section 9.3.7).
-pub fn options(methods: &str) -> Response<Bytes> {
+pub fn options(methods: &str) -> Response<Content> {
     let mut response = empty(StatusCode::OK);
     response.headers_mut().insert(ALLOW, allow(methods));
     response

@@ -7,14 +7,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::child::{self, Script, Stdout};
 use super::{Handler, Outcome, ScriptRoute, environment, locate, options};
-use crate::content::ContentBuffer;
+use crate::content::{Content, ContentBuffer};
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::job::execution::Execution;
@@ -52,7 +51,7 @@ impl Handler for RunHandler {
         }
         let mut stdout = ContentBuffer::new(execution.memory());
         let status = run_script(&self.route, call, &mut stdout, execution)?;
-        Ok(response(status, stdout, execution).into())
+        response(status, stdout, execution).map(Into::into)
     }
 
     fn reload(&self) -> Result<(), String> {
@@ -85,9 +84,14 @@ pub fn run_script(
     Ok(status)
 }
 
-fn response(status: ExitStatus, stdout: ContentBuffer, execution: &Execution) -> Response<Bytes> {
-    let is_text = std::str::from_utf8(&stdout).is_ok();
-    let mut response = Response::new(stdout.freeze());
+fn response(
+    status: ExitStatus,
+    stdout: ContentBuffer,
+    execution: &Execution,
+) -> Result<Response<Content>, Error> {
+    let content = stdout.freeze().map_err(|error| Error::no_room_for_answer(&error))?;
+    let is_text = content.is_utf8().map_err(|error| Error::unreadable(&error))?;
+    let mut response = Response::new(content);
     let content_type =
         if is_text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
     let headers = response.headers_mut();
@@ -105,7 +109,7 @@ fn response(status: ExitStatus, stdout: ContentBuffer, execution: &Execution) ->
             response.headers_mut().insert(STDERR, line);
         }
     }
-    response
+    Ok(response)
 }
 
 #[cfg(test)]
@@ -122,7 +126,8 @@ mod tests {
             (9, 500, Some(("x-exit-signal", "9"))),
         ] {
             let stdout = ContentBuffer::new(&Allowance::default());
-            let response = response(ExitStatus::from_raw(raw), stdout, &Execution::default());
+            let response =
+                response(ExitStatus::from_raw(raw), stdout, &Execution::default()).unwrap();
             assert_eq!(response.status().as_u16(), status);
             let found: Vec<_> = response
                 .headers()
@@ -145,7 +150,7 @@ mod tests {
             let execution = Execution::new(job, Allowance::default());
             execution.set_line("why");
             let stdout = ContentBuffer::new(&Allowance::default());
-            let response = response(ExitStatus::from_raw(raw), stdout, &execution);
+            let response = response(ExitStatus::from_raw(raw), stdout, &execution).unwrap();
             let found = response.headers().get("x-stderr").map(|line| line.to_str().unwrap());
             assert_eq!(found, line);
         }

@@ -2,16 +2,17 @@
 //! that outlive the process.
 //!
 //! Owns that form, and nothing of where it is kept. The content runs to the end of the message, whatever
-//! its fields say. Invariant: what is read is what was written; anything else is `None`, never a
+//! its fields say, or is elsewhere. Invariant: what is read is what was written; anything else is `None`, never a
 //! different message.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, Version};
 
 use super::stored::{Ending, StoredResponse, ending, read_fields, write_fields};
+use crate::content::Content;
 
 /// A request's message up to its content.
-pub fn request_head(request: &Request<Bytes>) -> Vec<u8> {
+pub fn request_head(request: &Request<Content>) -> Vec<u8> {
     let mut head = Vec::with_capacity(256);
     head.extend_from_slice(request.method().as_str().as_bytes());
     head.push(b' ');
@@ -24,12 +25,12 @@ pub fn request_head(request: &Request<Bytes>) -> Vec<u8> {
     head
 }
 
-/// Reads a request's message.
-pub fn read_request(message: Bytes) -> Option<Request<Bytes>> {
+/// Reads a request's message, whose content is `elsewhere` or follows its head.
+pub fn read_request(message: Bytes, elsewhere: Option<Content>) -> Option<Request<Content>> {
     let (line, fields, body) = split(&message)?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    let mut request = Request::new(message.slice(body..));
+    let mut request = Request::new(elsewhere.unwrap_or_else(|| message.slice(body..).into()));
     *request.method_mut() = Method::from_bytes(method.as_bytes()).ok()?;
     *request.uri_mut() = target.parse::<Uri>().ok()?;
     *request.version_mut() = match version {
@@ -51,17 +52,13 @@ pub fn response_head(response: &StoredResponse) -> Vec<u8> {
     head
 }
 
-/// A response's content.
-pub const fn response_body(response: &StoredResponse) -> &Bytes {
-    &response.body
-}
-
-/// Reads a response's message.
-pub fn read_response(message: Bytes) -> Option<StoredResponse> {
+/// Reads a response's message, whose content is `elsewhere` or follows its head.
+pub fn read_response(message: Bytes, elsewhere: Option<Content>) -> Option<StoredResponse> {
     let (line, fields, body) = split(&message)?;
     let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     let status = StatusCode::from_bytes(code).ok()?;
-    Some(StoredResponse { status, fields: fields.into(), body: message.slice(body..) })
+    let body = elsewhere.unwrap_or_else(|| message.slice(body..).into());
+    Some(StoredResponse { status, fields: fields.into(), body })
 }
 
 /// Reads from a response's message how its job ended.
@@ -96,11 +93,11 @@ mod tests {
             .header("x-b", "2")
             .header("x-a", HeaderValue::from_bytes(b"\xff\t;").unwrap())
             .version(Version::HTTP_10)
-            .body(Bytes::from_static(b"\r\n\r\nbody"))
+            .body(Content::from("\r\n\r\nbody"))
             .unwrap();
-        let message = joined(request_head(&request), request.body());
+        let message = joined(request_head(&request), request.body().in_memory().unwrap());
         assert!(message.starts_with(b"PUT /run/x?q=%20 HTTP/1.0\r\nx-a: 1\r\n"));
-        let back = read_request(message).unwrap();
+        let back = read_request(message, None).unwrap();
         assert_eq!((back.method(), back.uri()), (request.method(), request.uri()));
         assert_eq!((back.version(), back.body()), (request.version(), request.body()));
         assert_eq!(back.headers(), request.headers());
@@ -110,14 +107,14 @@ mod tests {
     fn a_response_is_a_readable_message_and_comes_back() {
         for response in [
             Response::builder().status(418).header("x-a", "1").body("short".into()).unwrap(),
-            Response::builder().status(204).body(Bytes::new()).unwrap(),
-            Response::builder().status(799).body(Bytes::from_static(b"\r\n")).unwrap(),
+            Response::builder().status(204).body(Content::new()).unwrap(),
+            Response::builder().status(799).body("\r\n".into()).unwrap(),
         ] {
             let stored = StoredResponse::from(response);
-            let message = joined(response_head(&stored), response_body(&stored));
+            let message = joined(response_head(&stored), stored.body().in_memory().unwrap());
             assert!(message.starts_with(format!("HTTP/1.1 {}", stored.status.as_str()).as_bytes()));
             assert_eq!(read_ending(&message), Some(stored.ending()));
-            assert_eq!(read_response(message), Some(stored));
+            assert_eq!(read_response(message, None), Some(stored));
         }
     }
 
@@ -125,10 +122,10 @@ mod tests {
     fn what_is_no_message_is_none() {
         for text in ["", "\r\n\r\n", "GET /\r\n\r\n", "GET / HTTP/2\r\n\r\n", "GET / HTTP/1.1\r\n"]
         {
-            assert!(read_request(Bytes::from_static(text.as_bytes())).is_none(), "{text:?}");
+            assert!(read_request(Bytes::from_static(text.as_bytes()), None).is_none(), "{text:?}");
         }
         for text in ["", "HTTP/1.1 \r\n\r\n", "HTTP/1.1 99 x\r\n\r\n", "200 OK\r\n\r\n"] {
-            assert!(read_response(Bytes::from_static(text.as_bytes())).is_none(), "{text:?}");
+            assert!(read_response(Bytes::from_static(text.as_bytes()), None).is_none(), "{text:?}");
         }
     }
 }

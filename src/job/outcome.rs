@@ -29,7 +29,7 @@ impl Outcome {
 
     /// Returns the outcome of a job with this result.
     pub fn of(status: StatusCode, body: &[u8]) -> Self {
-        let is = |error: &Error| body == error.response().body();
+        let is = |error: &Error| *error.response().body() == *body;
         match status {
             StatusCode::GONE if is(&Error::Cancelled) => Self::Canceled,
             StatusCode::INTERNAL_SERVER_ERROR if is(&Error::Interrupted) => Self::Interrupted,
@@ -71,10 +71,14 @@ mod tests {
             (200, b"".as_slice(), Outcome::Ok),
             (304, b"", Outcome::Ok),
             (410, b"", Outcome::Error),
-            (410, Error::Cancelled.response().body(), Outcome::Canceled),
-            (200, Error::Cancelled.response().body(), Outcome::Ok),
+            (410, &Error::Cancelled.response().body().in_memory().unwrap()[..], Outcome::Canceled),
+            (200, &Error::Cancelled.response().body().in_memory().unwrap()[..], Outcome::Ok),
             (500, b"", Outcome::Error),
-            (500, Error::Interrupted.response().body(), Outcome::Interrupted),
+            (
+                500,
+                &Error::Interrupted.response().body().in_memory().unwrap()[..],
+                Outcome::Interrupted,
+            ),
             (504, b"", Outcome::Timeout),
             (404, b"", Outcome::Error),
         ] {

@@ -4,13 +4,12 @@
 //! code, the same fields in the same order for each name, and the same content; the content is
 //! shared, never copied.
 
-use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::log::LogEnd;
 use super::outcome::Outcome;
-use crate::content;
+use crate::content::Content;
 use crate::error::Error;
 use crate::memory::allocated;
 use crate::protocol::{EXIT_CODE, EXIT_SIGNAL};
@@ -21,7 +20,7 @@ pub struct StoredResponse {
     pub(super) status: StatusCode,
     /// `name: value\r\n`, as in an HTTP/1.1 message (RFC 9112 section 5).
     pub(super) fields: Box<[u8]>,
-    pub(super) body: Bytes,
+    pub(super) body: Content,
 }
 
 /// How a job ended, as far as its record says that.
@@ -80,7 +79,7 @@ impl StoredResult {
 
     /// Returns how much of that is not charged by the content itself.
     pub fn uncharged(&self) -> usize {
-        self.footprint() - content::charged(&self.response.body)
+        self.footprint() - self.response.body.charged()
     }
 }
 
@@ -103,16 +102,18 @@ impl StoredResponse {
 
     /// Returns how the job ended that left this behind.
     pub fn ending(&self) -> Ending {
-        ending(self.status, &self.fields, &self.body)
+        // Only deferd's own errors are told by their content, and those are small.
+        let body = self.body.in_memory().map_or(&[][..], |body| body);
+        Ending { bytes: self.body.len() as u64, ..ending(self.status, &self.fields, body) }
     }
 
     /// Returns the content.
-    pub const fn body(&self) -> &Bytes {
+    pub const fn body(&self) -> &Content {
         &self.body
     }
 
     /// The response as it was produced.
-    pub fn to_response(&self) -> Response<Bytes> {
+    pub fn to_response(&self) -> Response<Content> {
         let mut response = Response::new(self.body.clone());
         *response.status_mut() = self.status;
         read_fields(&self.fields, response.headers_mut());
@@ -120,8 +121,8 @@ impl StoredResponse {
     }
 }
 
-impl From<Response<Bytes>> for StoredResponse {
-    fn from(response: Response<Bytes>) -> Self {
+impl From<Response<Content>> for StoredResponse {
+    fn from(response: Response<Content>) -> Self {
         let length =
             |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
         let mut fields = Vec::with_capacity(response.headers().iter().map(length).sum());
@@ -129,7 +130,7 @@ impl From<Response<Bytes>> for StoredResponse {
         Self {
             status: response.status(),
             fields: fields.into_boxed_slice(),
-            // Moved, not cloned: a `Bytes` that was never shared needs no allocation of its own.
+            // Moved, not cloned: `Bytes` that were never shared need no allocation of their own.
             body: response.into_body(),
         }
     }
@@ -193,7 +194,7 @@ mod tests {
             .header("set-cookie", "b=2; path=/")
             .header("x-empty", "")
             .header("x-bytes", HeaderValue::from_bytes(b"\xe4\xf6: \t;").unwrap())
-            .body(Bytes::from_static(b"short and stout"))
+            .body(Content::from(&b"short and stout"[..]))
             .unwrap();
         let back = StoredResponse::from(response.clone()).to_response();
         assert_eq!(back.status(), response.status());
@@ -210,7 +211,7 @@ mod tests {
             ("x-exit-code", "three", None),
         ] {
             let response = Response::builder().status(500).header("x-a", "1").header(name, value);
-            let stored = StoredResponse::from(response.body(Bytes::from_static(b"no")).unwrap());
+            let stored = StoredResponse::from(response.body(Content::from(&b"no"[..])).unwrap());
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             let ending = Ending { status, exit, outcome: Outcome::Error, bytes: 2 };
             assert_eq!(stored.ending(), ending, "{name}: {value}");

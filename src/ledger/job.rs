@@ -276,7 +276,7 @@ impl<Q> Pending<Q> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use crate::content::Content;
     use http::{Request, Response};
 
     use crate::exchange::{Call, Connection, Owner};
@@ -285,7 +285,8 @@ mod tests {
 
     fn attempt(execution: &Arc<Execution>) -> Box<Attempt> {
         let (connection, owner) = (Connection::Unix, Owner::anonymous());
-        let call = Call { request: Request::new(Bytes::new()), connection, owner, auth_type: None };
+        let call =
+            Call { request: Request::new(Content::new()), connection, owner, auth_type: None };
         let (route, created) = (RouteIndex(0), Stamp::from_micros(1));
         Box::new(Attempt::first(call, Arc::clone(execution), route, created))
     }
@@ -305,7 +306,7 @@ mod tests {
             let (place, cancelled) = (LanePlace::None, Cancelled::No);
             let mut pending = in_phase(Phase::Running { place, execution, cancelled });
             assert_eq!(cancel && pending.cancel_running().is_some(), cancel);
-            let (result, _) = pending.finish(Response::new(Bytes::from_static(b"too late")).into());
+            let (result, _) = pending.finish(Response::new(Content::from(&b"too late"[..])).into());
             let status = result.response.to_response().status().as_u16();
             assert_eq!(status, if cancel { 410 } else { 200 });
             assert!(pending.cancel_running().is_none(), "its result is decided");
@@ -325,7 +326,7 @@ mod tests {
             let mut pending = in_phase(phase);
             assert!(pending.cancel_running().is_none(), "it does not run");
             assert_eq!(pending.progress().as_deref(), Some("half"));
-            let (result, _) = pending.finish(Response::new(Bytes::new()).into());
+            let (result, _) = pending.finish(Response::new(Content::new()).into());
             assert_eq!((&*result.log.text, result.log.offset), (&b"half\n"[..], 5));
             assert_eq!((pending.progress(), pending.log()), (None, result.log));
         }

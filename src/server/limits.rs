@@ -41,7 +41,7 @@ fn body_option(config: &Config) -> String {
     let Sizes { memory, body, .. } = config.sizes();
     match config.max_body {
         Some(most) if most > body => format!("--max-memory {}", shown(memory)),
-        None if body == memory / 4 => {
+        None if config.data.is_none() && body == memory / 4 => {
             format!("--max-body {}, a quarter of --max-memory", shown(body))
         }
         _ => format!("--max-body {}", shown(body)),

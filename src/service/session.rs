@@ -8,7 +8,6 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -16,6 +15,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use super::{Plan, Sender, Service};
 use crate::access_log::{AccessLine, RefusedHead};
 use crate::api::{ASK_AGAIN, id_value};
+use crate::content::Content;
 use crate::cors;
 use crate::deferral::{self, Mode};
 use crate::error::Error;
@@ -28,7 +28,7 @@ use crate::jobs::Place;
 use crate::memory::Allowance;
 use crate::metrics::{Connections, SessionMetrics};
 use crate::outgoing::{Additions, Outgoing, Preference, Produced, Reply};
-use crate::prefer::Content;
+use crate::prefer;
 use crate::protocol::{ASYNC, ASYNC_ID, JOB, PREFERENCE_APPLIED};
 use crate::routes::{Route, delayed_until};
 use crate::sink::Sink;
@@ -62,7 +62,7 @@ enum Checked {
     /// The request may go on.
     Planned(Plan),
     /// It is a preflight, and this its answer.
-    Preflight(Response<Bytes>),
+    Preflight(Response<Content>),
 }
 
 impl<'a> Session<'a> {
@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
     /// Completes an answer that no handler has given.
     fn answer_early(
         &self,
-        mut response: Response<Bytes>,
+        mut response: Response<Content>,
         request: &Parts,
         connection: &Connection,
         sender: &Sender,
@@ -195,7 +195,7 @@ impl<'a> Session<'a> {
         &self,
         mut plan: Plan,
         mut head: Parts,
-        body: Bytes,
+        body: Content,
         connection: Connection,
         sink: &mut dyn Sink,
     ) -> Reply {
@@ -243,7 +243,7 @@ impl<'a> Session<'a> {
         mode: Mode,
         call: Call,
         key: Option<Box<str>>,
-        content: Option<Content>,
+        content: Option<prefer::Content>,
         sink: &mut dyn Sink,
     ) -> Result<Produced, Error> {
         let id_of = |job: JobKey, keep| (keep == Keep::Result).then_some(job.id);
@@ -352,7 +352,8 @@ impl<'a> Session<'a> {
         key: Option<Box<str>>,
     ) -> Result<JobKey, Error> {
         let owner = call.owner.clone();
-        let key = key.map(|key| deferral::keyed(key, &call.request, keep));
+        let key = key.map(|key| deferral::keyed(key, &call.request, keep)).transpose();
+        let key = key.map_err(|error| Error::unreadable(&error))?;
         let line = self.service.routes.get(route).line(&call.request);
         let submission = Submission { call, route, line, keep, key };
         let id = self.service.jobs.submit(submission)?;
@@ -366,7 +367,7 @@ impl<'a> Session<'a> {
         route: RouteIndex,
         job: JobKey,
         span: Duration,
-        content: Option<Content>,
+        content: Option<prefer::Content>,
     ) -> Answer {
         let Service { routes, jobs, max_wait, .. } = self.service;
         if !span.is_zero()
@@ -395,13 +396,13 @@ impl<'a> Session<'a> {
 
 /// The `202`, with the id where the result can be asked for; in its content too if the client prefers that
 /// (RFC 7240 section 4.2), because it may not be able to read fields.
-fn accepted(id: Option<JobId>, content: Option<Content>) -> Response<Bytes> {
+fn accepted(id: Option<JobId>, content: Option<prefer::Content>) -> Response<Content> {
     let mut response = empty(StatusCode::ACCEPTED);
     let Some(id) = id else {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
         return response;
     };
-    if content == Some(Content::Representation) {
+    if content == Some(prefer::Content::Representation) {
         *response.body_mut() = format!("{}\n", id.number()).into();
         let applied = HeaderValue::from_static("return=representation");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);

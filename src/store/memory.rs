@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::Sender;
 use http::Response;
 
@@ -14,7 +13,7 @@ use super::{
     Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobRecord, List, Lookup, Page,
     Patience, Plan, Refused, Room, Stats, Status, Store, StoreUnavailable, Submission, Tally,
 };
-use crate::content;
+use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
@@ -89,7 +88,7 @@ impl Store for MemoryStore {
         let Submission { call, route, line, keep, key } = submission;
         let owner = call.owner.clone();
         let footprint = RECORD + line.footprint() + ERROR_ROOM + call.footprint();
-        let size = Size { footprint, memory: footprint - content::charged(call.request.body()) };
+        let size = Size { footprint, memory: footprint - call.request.body().charged() };
         let call = Box::new(call);
         let mut ledger = self.lock();
         if let Some(key) = &key
@@ -150,7 +149,7 @@ impl Store for MemoryStore {
         self.dispatch.overdue(&self.ledger, span, |ledger, now| ledger.overdue(now))
     }
 
-    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished {
+    fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished {
         // Before the lock is taken.
         let response = response.into();
         finish(&mut self.lock(), job, response, now)

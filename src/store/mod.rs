@@ -29,10 +29,10 @@ pub mod memory;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::Sender;
 use http::Response;
 
+use crate::content::Content;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
@@ -165,7 +165,7 @@ pub trait Store: Send + Sync {
 
     /// Finishes a running job with its result, which can be collected once it is as durable as the store
     /// promises.
-    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished;
+    fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished;
 
     /// Keeps a running job's place in its lane beyond the end of the run, until it is [given up](Self::give_up);
     /// `None` if it has none.

@@ -22,7 +22,7 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Method, Response};
 use rustix::io::Errno;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome};
@@ -161,9 +161,14 @@ impl UpstreamHandler {
         loop {
             let request = request::forwarded(&self.route, call).map_err(Failure::Refused)?;
             context.begin();
-            let sent = match request::content(call) {
-                Some(content) => self.agent.run(request.map(|()| content)),
+            let content = request::content(call);
+            let sent = match content.map(|content| (content.in_memory(), content)) {
                 None => self.agent.run(request),
+                Some((Some(bytes), _)) => self.agent.run(request.map(|()| &**bytes)),
+                Some((None, content)) => {
+                    let mut reader = content.reader();
+                    self.agent.run(request.map(|()| SendBody::from_reader(&mut reader)))
+                }
             };
             match sent {
                 Err(error) if context.is_stale() && call.request.method().is_idempotent() => {
@@ -255,6 +260,10 @@ impl UpstreamHandler {
             Failure::NoMemory(NoMemory::Budget) => {
                 let what = "the upstream: its answer does not fit into --max-memory at this moment";
                 (Error::InsufficientStorage(what.into()), what.to_owned())
+            }
+            Failure::NoMemory(NoMemory::Disk(error)) => {
+                let what = format!("the upstream: the disk cannot take its answer: {error}");
+                (Error::InsufficientStorage(what.clone().into()), what)
             }
             Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
             Failure::RequestError(cause) => match context.noise.excess() {

@@ -6,11 +6,12 @@
 
 use std::net::IpAddr;
 
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request};
 
 use super::UpstreamRoute;
+use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::Call;
 use crate::handler::dots;
@@ -31,16 +32,20 @@ pub fn forwarded(route: &UpstreamRoute, call: &Call) -> Result<Request<()>, Erro
     *request.method_mut() = call.request.method().clone();
     *request.uri_mut() = target(route, call.request.uri())?;
     *request.headers_mut() = fields(call);
+    if let Some(content) = content(call).filter(|content| content.in_memory().is_none()) {
+        // What is read from a file would be sent in chunks without.
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
+    }
     Ok(request)
 }
 
 /// Returns what is sent as the content, an empty one included if the method or the client has one
 /// (RFC 9110 section 8.6); none with HEAD, whose content has no meaning.
-pub fn content(call: &Call) -> Option<&[u8]> {
+pub fn content(call: &Call) -> Option<&Content> {
     let request = &call.request;
     let method = request.method();
     let expected = [Method::POST, Method::PUT, Method::PATCH].contains(method)
-        || request.headers().contains_key(http::header::CONTENT_LENGTH);
+        || request.headers().contains_key(CONTENT_LENGTH);
     let has_content = (expected || !request.body().is_empty()) && method != Method::HEAD;
     has_content.then_some(request.body())
 }

@@ -25,6 +25,8 @@ pub enum Unloaded {
     TooLarge,
     /// The tables cannot be read.
     TableError(TableError),
+    /// What is there is not what was written, and will not be.
+    Damaged(String),
 }
 
 impl From<TableError> for Unloaded {

@@ -17,21 +17,20 @@ mod submit;
 mod tables;
 mod writer;
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use http::Response;
 use redb::StorageBackend;
 
 use self::engine::dirty::DirtyRanges;
 use self::loads::{Loads, Unloaded};
-use self::open::Directory;
 use self::order::{Change, Urgency};
-use self::record::{Record, Stage};
+use self::record::{FileRecord, Record, Stage};
 use self::state::{Place, Shared, State};
 use self::submit::{Prepared, Submitted};
 use self::tables::{TableError, Tables};
@@ -42,8 +41,10 @@ use super::{
 };
 use crate::clock::{self, Scale};
 pub use crate::config::Durability;
+use crate::content::{Content, IN_MEMORY};
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
+use crate::files::{FileName, Files};
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Execution, Stop};
 use crate::job::log::{JobLog, LogEnd};
@@ -55,7 +56,7 @@ use crate::ledger::schedule::Turn;
 use crate::ledger::{Cancel, Forgotten, Found, LogIs, Reach, Taken};
 use crate::memory::Allowance;
 
-pub use self::open::Recovered;
+pub use self::open::{Directory, Recovered};
 
 /// How long a disk that failed is left alone.
 const REST: Duration = Duration::from_secs(1);
@@ -73,7 +74,7 @@ pub struct DiskStore {
     /// The jobs that were accepted and are not durable, told by the writer at its end.
     lost: Receiver<Vec<JobId>>,
     /// Held for as long as the store is open; `None` where it is over something else.
-    _directory: Option<Arc<Directory>>,
+    _directory: Option<Directory>,
 }
 
 type Open = Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>;
@@ -82,33 +83,34 @@ type Open = Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>;
 pub type Find<'a> = &'a dyn Fn(&str) -> Result<RouteIndex, Error>;
 
 impl DiskStore {
-    /// Opens the store in a directory, which is made if need be. The jobs in it that are not done wait in the
+    /// Opens the store in a directory. The jobs in it that are not done wait in the
     /// lanes of the routes that `find` has for their paths, in the order of their ids; those that ran when the
     /// process ended are done with `500`, unless their routes say that they run again.
     ///
     /// # Errors
     /// In words: what is wrong with it, and what to do.
     pub fn open(
-        path: &Path,
+        directory: Directory,
         room: Room,
         plan: Plan,
         durability: Durability,
         find: Find,
     ) -> Result<(Self, Recovered), String> {
-        let directory = Arc::new(Directory::open(path)?);
-        let opened = Self::over(directory.file()?, room, plan, durability, find, REST);
+        let folder = directory.folder();
+        let opened = Self::over(directory.file()?, folder, room, plan, durability, find, REST);
         let (mut store, recovered) = opened.map_err(|error| directory.refusal(&error))?;
         store._directory = Some(directory);
         Ok((store, recovered))
     }
 
-    /// Opens the store over any storage that can be opened again and again. When that fails it is
+    /// Opens the store over any storage that can be opened again and again, and a folder for large content. When that fails it is
     /// left alone for `rest` before the next attempt.
     ///
     /// # Errors
     /// In words: what is wrong with it.
     pub fn with_backend<B: StorageBackend + Clone>(
         backend: B,
+        folder: Arc<dyn Files>,
         room: Room,
         plan: Plan,
         durability: Durability,
@@ -117,12 +119,14 @@ impl DiskStore {
     ) -> Result<(Self, Recovered), String> {
         let is_empty = backend.len().map(|len| len == 0).map_err(|error| error.to_string())?;
         let made = if is_empty { Tables::make(backend.clone()) } else { Ok(()) };
-        let opened = made.and_then(|()| Self::over(backend, room, plan, durability, find, rest));
+        let opened =
+            made.and_then(|()| Self::over(backend, folder, room, plan, durability, find, rest));
         opened.map_err(|error| error.to_string())
     }
 
     fn over<B: StorageBackend + Clone>(
         backend: B,
+        folder: Arc<dyn Files>,
         room: Room,
         plan: Plan,
         durability: Durability,
@@ -133,16 +137,18 @@ impl DiskStore {
         let open: Open = Box::new(move || Tables::open(storage.clone()));
         let tables = open()?;
         let memory = room.memory.clone();
-        let contents = tables.contents()?;
+        let mut contents = tables.contents()?;
+        let files = std::mem::take(&mut contents.files);
         let scale = Arc::new(Scale::after(contents.reading.as_ref(), plan.ttl));
         let (ledger, recovered, failed) = open::ledger(contents, &scale, room, plan, find);
         tables.commit_overlay()?;
+        sweep(&*folder, &files);
         let (orders, received) = unbounded();
         let urgency = match durability {
             Durability::Commit => Urgency::Urgent,
             Durability::Relaxed => Urgency::Lazy,
         };
-        let shared = Shared::new(State::new(ledger, scale, orders, urgency), tables, open);
+        let shared = Shared::new(State::new(ledger, scale, orders, urgency), tables, open, folder);
         let (last_word, lost) = bounded(1);
         let writer = Writer::new(Arc::clone(&shared), received, durability, rest, last_word);
         thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
@@ -162,7 +168,7 @@ impl DiskStore {
                 Ok(Some(call)) => return Some(call),
                 Ok(None) => break Error::Internal("the stored request is damaged".into()),
                 Err(_) if self.shared.is_closed() => return None,
-                Err(Unloaded::NoMemory) => {}
+                Err(Unloaded::NoMemory | Unloaded::Damaged(_)) => {}
                 Err(Unloaded::TooLarge) => {
                     let what = "the stored request is larger than --max-memory: raise that";
                     break Error::InsufficientStorage(what.into());
@@ -197,22 +203,50 @@ impl DiskStore {
             return Ok(None);
         };
         let Stage::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
-        let message = self.loads.request(record.footprint, |charge| {
-            self.shared.read(|tables| tables.message(job.id, charge))
-        })?;
-        let request = message.and_then(message::read_request);
+        let content = match self.file(job, record.footprint) {
+            Err(Unloaded::Damaged(what)) => {
+                log::warn!("job={} {what}", job.id);
+                return Ok(None);
+            }
+            content => content?,
+        };
+        let size = record.footprint - content.as_ref().map_or(0, Content::len);
+        let message = self
+            .loads
+            .request(size, |charge| self.shared.read(|tables| tables.message(job.id, charge)))?;
+        let request = message.and_then(|message| message::read_request(message, content));
         let call = |request| Box::new(Call { request, connection, owner: record.owner, auth_type });
         Ok(request.map(call))
     }
 
+    /// Opens the content of a job's message, if that is in a file; of this footprint are both together.
+    fn file(&self, job: &JobKey, footprint: usize) -> Result<Option<Content>, Unloaded> {
+        // Smaller content is in its message.
+        if footprint <= IN_MEMORY {
+            return Ok(None);
+        }
+        let named = || self.shared.read(|tables| tables.file(job.id));
+        let Some(file) = named()? else { return Ok(None) };
+        let content = file.content(&self.shared.folder);
+        let Err(error) = content.open() else { return Ok(Some(content)) };
+        let what = format!("content/{}: {error}", file.name);
+        match error.kind() {
+            // Removed since, and the file with it.
+            ErrorKind::NotFound if named()?.as_ref() != Some(&file) => Ok(None),
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof => Err(Unloaded::Damaged(what)),
+            _ => Err(TableError::new(what).into()),
+        }
+    }
+
     /// Reads a result of this footprint that the ledger says is there.
     fn response(&self, job: &JobKey, footprint: usize) -> Lookup {
-        let message = self.loads.result(job.id, footprint, |charge| {
-            self.shared.read(|tables| tables.message(job.id, charge))
-        });
-        let damaged = || TableError::new("its message is damaged").into();
-        let response = message.and_then(|message| {
-            let response = |message| message::read_response(message).ok_or_else(damaged);
+        let damaged = || Unloaded::Damaged("its message cannot be understood".into());
+        let response = self.file(job, footprint).and_then(|content| {
+            let size = footprint - content.as_ref().map_or(0, Content::len);
+            let message = self.loads.result(job.id, size, |charge| {
+                self.shared.read(|tables| tables.message(job.id, charge))
+            })?;
+            let response = |message| message::read_response(message, content).ok_or_else(damaged);
             message.map(response).transpose()
         });
         match response {
@@ -221,6 +255,10 @@ impl DiskStore {
             Ok(None) => Lookup::Unknown,
             Err(Unloaded::NoMemory) => Lookup::NoMemory,
             Err(Unloaded::TooLarge) => Lookup::TooLarge,
+            Err(Unloaded::Damaged(what)) => {
+                log::warn!("job={} its result is damaged: {what}", job.id);
+                Lookup::Unreadable
+            }
             Err(Unloaded::TableError(fault)) => {
                 log::debug!("job={} its result cannot be read: {fault}", job.id);
                 Lookup::Unreadable
@@ -259,6 +297,10 @@ impl Store for DiskStore {
     }
 
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
+        submission.call.request.body().sync().map_err(|error| {
+            log::warn!("a request is refused, its content cannot be made durable: {error}");
+            Refused::Unavailable
+        })?;
         let mut prepared = Prepared::new(submission, now);
         loop {
             match self.submit_prepared(prepared)? {
@@ -328,6 +370,7 @@ impl Store for DiskStore {
     }
 
     fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
+        attempt.call.request.body().close();
         // On disk a redirected job runs all the while: what led to the redirect has had its effects.
         let is_redirected = attempt.redirected.is_some();
         let mut state = self.shared.lock();
@@ -339,6 +382,7 @@ impl Store for DiskStore {
     }
 
     fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment) {
+        attempt.call.request.body().close();
         let mut state = self.shared.lock();
         if state.ledger.redirect(job, attempt).is_err() {
             state.finish(job, Error::Cancelled.response().into(), now);
@@ -350,7 +394,17 @@ impl Store for DiskStore {
         dispatch.overdue(state, span, |state, now| state.ledger.overdue(now))
     }
 
-    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished {
+    fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished {
+        let response = match response.body().sync() {
+            Ok(()) => response,
+            Err(error) => {
+                let what = format!("the result cannot be made durable: {error}");
+                log::warn!("job={} {what}", job.id);
+                Error::InsufficientStorage(what.into()).response()
+            }
+        };
+        // If it finds no room, its file is removed, and not under the lock.
+        let _file = response.body().in_file().map(|(file, _)| Arc::clone(file));
         let response = response.into();
         let mut state = self.shared.lock();
         let finished = state.finish(job, response, now);
@@ -414,15 +468,15 @@ impl Store for DiskStore {
     }
 
     fn peek(&self, job: &JobKey) -> Lookup {
-        let footprint = match self.shared.lock().ledger.find(job) {
+        let place = match self.shared.lock().ledger.find(job) {
             Found::Unknown => return Lookup::Unknown,
             Found::Pending(_) => return Lookup::Pending,
             Found::Done(done) => match &done.result {
-                Place::Here(result) => return Lookup::Done(result.response.clone()),
-                Place::OnDisk => done.footprint,
+                Place::Here(result) => Err(result.response.clone()),
+                Place::OnDisk => Ok(done.footprint),
             },
         };
-        self.response(job, footprint)
+        place.map_or_else(opened, |footprint| self.response(job, footprint))
     }
 
     fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)> {
@@ -434,11 +488,12 @@ impl Store for DiskStore {
             };
         };
         let (footprint, delivery) = (done.footprint, done.delivery);
-        if let Place::Here(result) = &done.result {
-            return Lookup::Done((result.response.clone(), delivery));
-        }
+        let here = match &done.result {
+            Place::Here(result) => Some(result.response.clone()),
+            Place::OnDisk => None,
+        };
         drop(state);
-        let found = self.response(job, footprint);
+        let found = here.map_or_else(|| self.response(job, footprint), opened);
         if !matches!(found, Lookup::Done(_)) {
             self.restore(job, delivery);
         }
@@ -589,6 +644,39 @@ impl Store for DiskStore {
         // The writer ends when it has written all that was handed over.
         self.shared.lock().orders = None;
         self.lost.recv_timeout(CLOSE_TIME).unwrap_or_default()
+    }
+}
+
+/// Opens the content of a result that is not durable yet, before its file can be removed.
+fn opened(response: StoredResponse) -> Lookup {
+    match response.body().open() {
+        Ok(()) => Lookup::Done(response),
+        Err(error) if error.kind() == ErrorKind::NotFound => Lookup::Unknown,
+        Err(error) => {
+            log::debug!("a result cannot be read: {error}");
+            Lookup::Unreadable
+        }
+    }
+}
+
+/// Removes the files that no record names: they were written and not named when a process ended. Tells of files that
+/// are missing, or shorter than their records say.
+fn sweep(folder: &dyn Files, named: &[(JobId, FileRecord)]) {
+    let found = match folder.list() {
+        Ok(found) => found,
+        Err(error) => return log::warn!("the files in content cannot be listed: {error}"),
+    };
+    let mut lengths: HashMap<FileName, u64> = found.into_iter().collect();
+    for (job, FileRecord { name, range }) in named {
+        let len = lengths.remove(name);
+        if len.is_none_or(|len| len < range.end as u64) {
+            log::warn!("job={job} content/{name} is missing or cut: restore it from a copy");
+        }
+    }
+    for &name in lengths.keys() {
+        if let Err(error) = folder.remove(name) {
+            log::warn!("content/{name} belongs to no job and cannot be removed: {error}");
+        }
     }
 }
 

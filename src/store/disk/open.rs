@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::state::{DiskLedger, Place};
 use super::tables::{Contents, TableError, Tables};
 use crate::clock::Scale;
 use crate::error::Error;
+use crate::files::{Files, Folder};
 use crate::job::execution::{Attempts, Execution};
 use crate::job::outcome::Outcome;
 use crate::job::stored::{Ending, Summary};
@@ -32,6 +33,8 @@ use crate::store::{DeliveryId, Lane, Plan, Room};
 const FILE: &str = "jobs.redb";
 /// The same while it is made.
 const NEW_FILE: &str = "jobs.redb.new";
+/// The folder of large contents.
+const CONTENT: &str = "content";
 /// What a running deferd holds locked.
 const LOCK: &str = "lock";
 /// How long to wait for the lock, and how often to look: a script that a deferd was about to run when
@@ -50,6 +53,7 @@ const UNKNOWN: Ending = Ending {
 /// A directory that this process has for itself.
 pub struct Directory {
     path: PathBuf,
+    folder: Arc<dyn Files>,
     /// Locked for as long as it is open.
     _lock: File,
 }
@@ -73,7 +77,7 @@ impl Directory {
         let deadline = Instant::now() + LOCK_TIME;
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { path, _lock: lock }),
+                Ok(()) => return Self::locked(path, lock),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOOK),
                 Err(TryLockError::WouldBlock) => {
                     let what = "another deferd uses it: end that one, or choose another directory";
@@ -82,6 +86,25 @@ impl Directory {
                 Err(TryLockError::Error(error)) => return Err(named(&error)),
             }
         }
+    }
+
+    fn locked(path: PathBuf, lock: File) -> Result<Self, String> {
+        let content = path.join(CONTENT);
+        let named = |error: io::Error| format!("{}: {error}", content.display());
+        let folder = Folder::open(&content).map_err(named)?;
+        if !path.join(FILE).exists() && !folder.list().map_err(named)?.is_empty() {
+            return Err(format!(
+                "{} has the contents of a {FILE} that is missing: bring that back, or move both away to \
+                 begin anew",
+                content.display()
+            ));
+        }
+        Ok(Self { path, folder: Arc::new(folder), _lock: lock })
+    }
+
+    /// Returns the folder of content that is too large for memory.
+    pub fn folder(&self) -> Arc<dyn Files> {
+        Arc::clone(&self.folder)
     }
 
     /// Opens its file, which is made if it is missing.
@@ -101,8 +124,8 @@ impl Directory {
     /// What to say of a file that cannot be served.
     pub fn refusal(&self, fault: &TableError) -> String {
         format!(
-            "{}: {fault}; nothing was changed: restore the file from a copy, or move it away to \
-             begin anew",
+            "{}: {fault}; nothing was changed: restore the file from a copy, or move it away, with \
+             {CONTENT} beside it, to begin anew",
             self.path.join(FILE).display()
         )
     }

@@ -3,6 +3,7 @@
 //! Owns what each change means for room and for jobs. `tables` decides how it falls upon the tables. Invariant:
 //! made twice in the same order, changes come to the same: so a commit that failed can be tried again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +11,9 @@ use bytes::Bytes;
 use super::outcome::Promise;
 use super::record::Record;
 use super::state::DiskPending;
+use crate::content::{Content, ContentFile};
 use crate::exchange::Owner;
+use crate::files::FileName;
 use crate::job::stored::{StoredResult, Summary};
 use crate::job::{JobId, JobKey, Keep, Moment};
 use crate::store::IdempotencyKey;
@@ -25,9 +28,16 @@ pub struct Order {
     pub ack: Ack,
     /// Whether it is worth a commit of its own.
     pub urgency: Urgency,
+    /// The files that no record names any more once it is durable.
+    pub unnamed: BTreeSet<FileName>,
 }
 
 impl Order {
+    /// Returns an order.
+    pub const fn new(change: Change, on_durable: OnDurable, ack: Ack, urgency: Urgency) -> Self {
+        Self { change, on_durable, ack, urgency, unnamed: BTreeSet::new() }
+    }
+
     /// Whether nothing depends on it.
     pub fn is_void(&self) -> bool {
         let nothing =
@@ -107,7 +117,7 @@ pub struct NewJob {
     /// When it was accepted, by the clock by which its key expires, as it is kept.
     pub aged: i64,
     /// Its request's message up to the content, and that.
-    pub request: (Vec<u8>, Bytes),
+    pub request: (Vec<u8>, Content),
     /// Its idempotency key.
     pub key: Option<IdempotencyKey>,
 }
@@ -116,8 +126,14 @@ impl Change {
     /// About how much memory it holds, in bytes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Accept(job) => job.request.0.len() + job.request.1.len(),
-            Self::Finish(_, end) => end.1.footprint(),
+            Self::Accept(job) => {
+                let (head, content) = &job.request;
+                head.len() + content.in_memory().map_or(0, Bytes::len)
+            }
+            Self::Finish(_, end) => {
+                let in_file = end.1.response.body().in_file();
+                end.1.footprint() - in_file.map_or(0, |(_, range)| range.len())
+            }
             Self::Forget(ids) | Self::Remove(ids) => 8 * ids.len(),
             Self::Nothing
             | Self::Settled
@@ -155,6 +171,16 @@ impl Change {
         removes || matches!(self, Self::Forget(_) | Self::KeepLog(..))
     }
 
+    /// The file that it names, or, taken back, named.
+    pub fn file(&self) -> Option<&Arc<ContentFile>> {
+        let content = match self {
+            Self::Accept(job) | Self::Withdraw(job) => &job.request.1,
+            Self::Finish(_, end) => end.1.response.body(),
+            _ => return None,
+        };
+        content.in_file().map(|(file, _)| file)
+    }
+
     /// The jobs that it changes.
     pub fn jobs(&self) -> &[JobId] {
         match self {
@@ -167,13 +193,16 @@ impl Change {
         }
     }
 
-    /// What takes it back, where it is the acceptance of a job: without its request, which is not
-    /// needed for that.
+    /// What takes it back, where it is the acceptance of a job: without what of its request is in memory, which
+    /// is not needed for that.
     #[must_use]
     pub fn withdrawn(self) -> Self {
         match self {
             Self::Accept(mut job) => {
-                job.request = <_>::default();
+                let content = std::mem::take(&mut job.request).1;
+                if content.in_file().is_some() {
+                    job.request.1 = content;
+                }
                 Self::Withdraw(job)
             }
             other => other,

@@ -6,10 +6,14 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
 
 use http::StatusCode;
 
+use crate::content::{Content, ContentFile};
 use crate::exchange::{Connection, Owner};
+use crate::files::{FileName, Files};
 use crate::job::execution::Attempts;
 use crate::job::outcome::Outcome;
 use crate::job::request_line::RequestLine;
@@ -225,6 +229,42 @@ pub struct KeyRecord {
     pub aged: Option<i64>,
     /// What was submitted.
     pub fingerprint: [u8; 32],
+}
+
+/// Where the content of a message is that is in a file, as the table of files has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    /// The name of the file.
+    pub name: FileName,
+    /// Which of its bytes.
+    pub range: Range<usize>,
+}
+
+impl FileRecord {
+    /// Returns where content is, if it is in a file.
+    pub fn of(content: &Content) -> Option<Self> {
+        content.in_file().map(|(file, range)| Self { name: file.name(), range: range.clone() })
+    }
+
+    /// Returns the content.
+    pub fn content(&self, folder: &Arc<dyn Files>) -> Content {
+        Content::of_file(Arc::new(ContentFile::kept(folder, self.name)), self.range.clone())
+    }
+
+    /// The lines.
+    pub fn to_text(&self) -> String {
+        let Self { name, range } = self;
+        format!("file: {name}\nfrom: {}\nbytes: {}\n", range.start, range.len())
+    }
+
+    /// Reads the lines.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let lines = Lines::read(bytes)?;
+        let name = FileName::parse(lines.get("file")?)?;
+        let (from, bytes): (usize, usize) =
+            (lines.get("from")?.parse().ok()?, lines.get("bytes")?.parse().ok()?);
+        Some(Self { name, range: from..from.checked_add(bytes)? })
+    }
 }
 
 /// Under what a key is kept: a user's name has no line feed.
@@ -479,6 +519,14 @@ mod tests {
                 assert_eq!(starts, u32::from(begun == Begun::Yes));
             }
         }
+    }
+
+    #[test]
+    fn a_file_comes_back() {
+        let name = FileName::parse(&"0123456789abcdef".repeat(2)).unwrap();
+        let record = FileRecord { name, range: 7..usize::MAX };
+        assert_eq!(FileRecord::read(record.to_text().as_bytes()), Some(record));
+        assert_eq!(FileRecord::read(b"file: ../jobs.redb\nfrom: 0\nbytes: 1\n"), None);
     }
 
     #[test]

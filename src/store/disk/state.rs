@@ -15,6 +15,7 @@ use super::record::{Record, Stage};
 use super::tables::{TableError, Tables};
 use crate::clock::Scale;
 use crate::exchange::Call;
+use crate::files::Files;
 use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{JobId, JobKey, Moment, RECORD, Rerun};
 use crate::ledger::job::{Cancelled, Pending, Work};
@@ -48,6 +49,8 @@ pub struct Shared {
     pub scale: Arc<Scale>,
     /// Where workers wait for that to change.
     pub dispatch: Dispatch,
+    /// The files of large content.
+    pub folder: Arc<dyn Files>,
     /// While the file cannot be opened: why not.
     tables: RwLock<Result<Tables, String>>,
     open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
@@ -106,7 +109,7 @@ impl State {
     /// Hands over a change whose outcome the caller will wait for.
     pub fn ask(&self, change: Change, on_durable: OnDurable) -> Outcome {
         let (ack, outcome) = promise();
-        self.order(Order { change, on_durable, ack: Ack::Soon(ack), urgency: Urgency::Urgent });
+        self.order(Order::new(change, on_durable, Ack::Soon(ack), Urgency::Urgent));
         outcome
     }
 
@@ -114,14 +117,14 @@ impl State {
     fn insist(&self, change: Change) -> Outcome {
         let (ack, outcome) = promise();
         let on_durable = OnDurable::Nothing;
-        self.order(Order { change, on_durable, ack: Ack::Durable(ack), urgency: Urgency::Urgent });
+        self.order(Order::new(change, on_durable, Ack::Durable(ack), Urgency::Urgent));
         outcome
     }
 
     /// Hands over a change that has time.
     pub fn put_off(&self, change: Change) {
         let on_durable = OnDurable::Nothing;
-        self.order(Order { change, on_durable, ack: Ack::None, urgency: Urgency::Lazy });
+        self.order(Order::new(change, on_durable, Ack::None, Urgency::Lazy));
     }
 
     /// Takes a submission that is refused off the accounts.
@@ -184,7 +187,7 @@ impl State {
         };
         let change = Change::Finish(job.id, Box::new((record, result)));
         let (size, urgency) = (change.size(), self.urgency);
-        if self.order(Order { change, on_durable, ack: Ack::None, urgency }) {
+        if self.order(Order::new(change, on_durable, Ack::None, urgency)) {
             self.backlog += size;
         }
         if cancelled == Cancelled::Yes { Finished::Dropped } else { Finished::Kept }
@@ -216,11 +219,13 @@ impl Shared {
         state: State,
         tables: Tables,
         open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
+        folder: Arc<dyn Files>,
     ) -> Arc<Self> {
         Arc::new(Self {
             scale: Arc::clone(&state.scale),
             state: Mutex::new(state),
             dispatch: Dispatch::default(),
+            folder,
             tables: RwLock::new(Ok(tables)),
             open,
             failing: AtomicBool::new(false),

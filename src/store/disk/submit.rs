@@ -110,7 +110,7 @@ impl DiskStore {
         if is_answered_first {
             state.ledger.accept(&job, pending, keep);
             let on_durable = OnDurable::FlushRequest(job);
-            state.order(Order { change, on_durable, ack: Ack::None, urgency: Urgency::Lazy });
+            state.order(Order::new(change, on_durable, Ack::None, Urgency::Lazy));
             return Ok(Submitted::New(id, None));
         }
         let on_durable = OnDurable::Accept(job, pending, keep);

@@ -5,30 +5,34 @@
 //! transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in
 //! redb, which means damage, is a [`TableError`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
-    WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    StorageBackend, Table, TableDefinition, WriteTransaction,
 };
 
 use super::engine::dirty::DirtyRanges;
 use super::engine::overlay::{HeldWrites, Overlay};
 use super::order::{Change, NewJob};
-use super::record::{Begun, KeyRecord, Record, Stage, key_name};
+use super::record::{Begun, FileRecord, KeyRecord, Record, Stage, key_name};
 use crate::clock::Reading;
-use crate::content;
+use crate::content::{self, Content};
 use crate::exchange::Owner;
+use crate::files::FileName;
 use crate::job::message;
 use crate::job::stored::StoredResult;
 use crate::job::{JobId, Keep};
 use crate::memory::Charge;
 use crate::store::IdempotencyKey;
 
-/// The version of all that is defined here and in `record`.
+/// The versions of all that is defined here and in `record`: a file is of the second since it named a file of content,
+/// which an older deferd would take for none.
 const FORMAT: u64 = 1;
+const FORMAT_WITH_FILES: u64 = 2;
 
 /// All tables are of one type: redb's code is generic, and each type of table another 100 KiB of it.
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -41,6 +45,8 @@ const JOBS: Definition = TableDefinition::new("jobs");
 const MESSAGES: Definition = TableDefinition::new("messages");
 /// Ids to the last that a done job wrote to stderr, where it wrote anything.
 const LOGS: Definition = TableDefinition::new("logs");
+/// Ids to the files that have the content of the job's message, where that is not in the message itself.
+const FILES: Definition = TableDefinition::new("files");
 /// Owners and idempotency keys to the jobs that were accepted under them.
 const KEYS: Definition = TableDefinition::new("keys");
 
@@ -93,6 +99,8 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableErr
 pub struct Contents {
     /// Every job.
     pub jobs: Vec<(JobId, Record)>,
+    /// Every file of content.
+    pub files: Vec<(JobId, FileRecord)>,
     /// Every key.
     pub keys: Vec<(Owner, IdempotencyKey, KeyRecord)>,
     /// Above this, no id was given out.
@@ -176,9 +184,10 @@ impl Tables {
             Err(_) => None,
         };
         match found {
-            Some(FORMAT) => Ok(()),
+            Some(FORMAT | FORMAT_WITH_FILES) => Ok(()),
             Some(other) => Err(TableError(format!(
-                "its format is {other}, and this deferd knows {FORMAT}: use the deferd that wrote it"
+                "its format is {other}, and this deferd knows {FORMAT} and {FORMAT_WITH_FILES}: use the \
+                 deferd that wrote it"
             ))),
             None => Err(TableError::new("it is a database of another program")),
         }
@@ -214,6 +223,14 @@ impl Tables {
                 let damaged = || TableError(format!("the record of key {name:?} is damaged"));
                 contents.keys.push(known.ok_or_else(damaged)?);
             }
+            if let Some(files) = files_of(&read)? {
+                for row in files.iter()? {
+                    let (id, record) = row?;
+                    let known = read_id(id.value()).zip(FileRecord::read(record.value()));
+                    let damaged = || TableError::new("the record of a file is damaged");
+                    contents.files.push(known.ok_or_else(damaged)?);
+                }
+            }
             let meta = read.open_table(META)?;
             let last = meta.get(LAST_NAME)?;
             contents.last = last.and_then(|last| number(last.value())).and_then(JobId::new);
@@ -225,13 +242,14 @@ impl Tables {
     }
 
     /// Makes these changes durable, all of them or none; no id above `last` was given out until the clocks were
-    /// read as given with it.
+    /// read as given with it. Adds to what stands beside each change the files that no record names any more once it
+    /// is durable, also when the commit fails: it may be durable all the same.
     ///
     /// # Errors
     /// [`TableError`]; then the tables must be opened anew.
     pub fn commit<'a>(
         &self,
-        changes: impl Iterator<Item = &'a Change>,
+        changes: impl Iterator<Item = (&'a Change, &'a mut BTreeSet<FileName>)>,
         last: Option<(JobId, Reading)>,
     ) -> Result<(), TableError> {
         guarded(|| {
@@ -239,11 +257,16 @@ impl Tables {
             write.set_durability(Durability::Immediate)?;
             let mut open = OpenTables::of(&write)?;
             let mut takes_room = false;
-            for change in changes {
+            for (change, unnamed) in changes {
                 takes_room |= change.takes_room();
-                open.apply(change)?;
+                open.apply(change, unnamed)?;
             }
+            let names_files = open.names_files;
             drop(open);
+            if names_files {
+                let format = FORMAT_WITH_FILES.to_string();
+                write.open_table(META)?.insert(FORMAT_NAME, format.as_bytes())?;
+            }
             if takes_room {
                 let mut spare = write.open_table(SPARE)?;
                 drop(spare.insert_reserve(&b""[..], SPARE_ROOM)?);
@@ -269,8 +292,21 @@ impl Tables {
         })
     }
 
-    /// Reads the message of a job, its request or its response, which holds `charge` then; `None` if
-    /// there is no such job.
+    /// Reads where the content of a job's message is; `None` if it is in the message, or there is no such job.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn file(&self, id: JobId) -> Result<Option<FileRecord>, TableError> {
+        guarded(|| {
+            let Some(files) = files_of(&self.database.begin_read()?)? else { return Ok(None) };
+            let Some(row) = files.get(key(id).as_slice())? else { return Ok(None) };
+            let damaged = || TableError(format!("the record of the file of job {id} is damaged"));
+            FileRecord::read(row.value()).map(Some).ok_or_else(damaged)
+        })
+    }
+
+    /// Reads the message of a job, its request or its response, which holds `charge` then, without content that is in
+    /// a file; `None` if there is no such job.
     ///
     /// # Errors
     /// [`TableError`].
@@ -290,6 +326,16 @@ impl Tables {
             let row = self.database.begin_read()?.open_table(LOGS)?.get(key(id).as_slice())?;
             Ok(row.map(|log| log.value().to_vec()).unwrap_or_default())
         })
+    }
+}
+
+type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// Returns the table of files, if a file was ever named.
+fn files_of(read: &ReadTransaction) -> Result<Option<ReadTable>, TableError> {
+    match read.open_table(FILES) {
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        files => Ok(Some(files?)),
     }
 }
 
@@ -314,6 +360,9 @@ struct OpenTables<'a> {
     messages: OpenTable<'a>,
     logs: OpenTable<'a>,
     keys: OpenTable<'a>,
+    files: OpenTable<'a>,
+    /// Whether a change has named a file.
+    names_files: bool,
 }
 
 impl<'a> OpenTables<'a> {
@@ -323,13 +372,20 @@ impl<'a> OpenTables<'a> {
             messages: write.open_table(MESSAGES)?,
             logs: write.open_table(LOGS)?,
             keys: write.open_table(KEYS)?,
+            files: write.open_table(FILES)?,
+            names_files: false,
         })
     }
 
-    fn apply(&mut self, change: &Change) -> Result<(), TableError> {
+    /// Makes a change, and adds the files to `unnamed` that no record names then.
+    fn apply(
+        &mut self,
+        change: &Change,
+        unnamed: &mut BTreeSet<FileName>,
+    ) -> Result<(), TableError> {
         match change {
             Change::Nothing | Change::Settled => Ok(()),
-            Change::Accept(job) => self.accept(job),
+            Change::Accept(job) => self.accept(job, unnamed),
             Change::Claim(id, count) => self.update(*id, |stage| {
                 if let Stage::Pending { begun, starts, .. } = stage {
                     *begun = Begun::Yes;
@@ -341,16 +397,16 @@ impl<'a> OpenTables<'a> {
                     *begun = Begun::No;
                 }
             }),
-            Change::Finish(id, end) => self.finish(*id, &end.0, &end.1),
+            Change::Finish(id, end) => self.finish(*id, &end.0, &end.1, unnamed),
             Change::KeepLog(id, record) => {
                 self.jobs.insert(key(*id).as_slice(), record.to_text().as_bytes())?;
                 self.messages.remove(key(*id).as_slice())?;
-                Ok(())
+                self.name_file(*id, None, unnamed)
             }
-            Change::Forget(ids) => ids.iter().try_for_each(|&id| self.forget(id)),
-            Change::Remove(ids) => ids.iter().try_for_each(|&id| self.remove(id)),
+            Change::Forget(ids) => ids.iter().try_for_each(|&id| self.forget(id, unnamed)),
+            Change::Remove(ids) => ids.iter().try_for_each(|&id| self.remove(id, unnamed)),
             Change::Withdraw(job) => {
-                self.remove(job.id)?;
+                self.remove(job.id, unnamed)?;
                 let key = job.key.iter();
                 key.map(|key| &key.key).try_for_each(|key| self.remove_key(&job.record.owner, key))
             }
@@ -360,9 +416,9 @@ impl<'a> OpenTables<'a> {
         }
     }
 
-    fn accept(&mut self, job: &NewJob) -> Result<(), TableError> {
+    fn accept(&mut self, job: &NewJob, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
         self.jobs.insert(key(job.id).as_slice(), job.record.to_text().as_bytes())?;
-        self.put_message(job.id, &job.request.0, &job.request.1)?;
+        self.put_message(job.id, &job.request.0, &job.request.1, unnamed)?;
         if let Some(IdempotencyKey { key: name, fingerprint }) = &job.key {
             let record = KeyRecord {
                 id: job.id,
@@ -381,23 +437,52 @@ impl<'a> OpenTables<'a> {
         id: JobId,
         record: &Record,
         result: &StoredResult,
+        unnamed: &mut BTreeSet<FileName>,
     ) -> Result<(), TableError> {
         self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
         let head = message::response_head(&result.response);
-        self.put_message(id, &head, message::response_body(&result.response))?;
+        self.put_message(id, &head, result.response.body(), unnamed)?;
         if !result.log.text.is_empty() {
             self.logs.insert(key(id).as_slice(), &*result.log.text)?;
         }
         Ok(())
     }
 
-    /// Writes a message without joining its parts in memory first.
-    fn put_message(&mut self, id: JobId, head: &[u8], body: &[u8]) -> Result<(), TableError> {
+    /// Writes a message without joining its parts in memory first; of content in a file, where that is.
+    fn put_message(
+        &mut self,
+        id: JobId,
+        head: &[u8],
+        body: &Content,
+        unnamed: &mut BTreeSet<FileName>,
+    ) -> Result<(), TableError> {
+        self.name_file(id, FileRecord::of(body), unnamed)?;
+        let body = body.in_memory().map_or(&[][..], |bytes| bytes);
         let mut place =
             self.messages.insert_reserve(key(id).as_slice(), head.len() + body.len())?;
         let bytes = place.as_mut();
         bytes[..head.len()].copy_from_slice(head);
         bytes[head.len()..].copy_from_slice(body);
+        Ok(())
+    }
+
+    /// Says which file has the content of a job's message now, if one has it.
+    fn name_file(
+        &mut self,
+        id: JobId,
+        file: Option<FileRecord>,
+        unnamed: &mut BTreeSet<FileName>,
+    ) -> Result<(), TableError> {
+        let id = key(id);
+        let before = match &file {
+            Some(file) => self.files.insert(id.as_slice(), file.to_text().as_bytes())?,
+            None => self.files.remove(id.as_slice())?,
+        };
+        let before = before.and_then(|record| FileRecord::read(record.value()));
+        let before = before.map(|before| before.name);
+        let now = file.map(|file| file.name);
+        self.names_files |= now.is_some();
+        unnamed.extend(before.filter(|_| before != now));
         Ok(())
     }
 
@@ -413,14 +498,14 @@ impl<'a> OpenTables<'a> {
         Ok(self.jobs.get(key(id).as_slice())?.and_then(|row| Record::read(row.value())))
     }
 
-    fn forget(&mut self, id: JobId) -> Result<(), TableError> {
+    fn forget(&mut self, id: JobId, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
         match self.record(id)?.map(|record| record.state) {
             Some(Stage::Pending { .. }) => self.update(id, |stage| {
                 if let Stage::Pending { keep, .. } = stage {
                     *keep = Keep::Nothing;
                 }
             }),
-            Some(Stage::Done { .. } | Stage::Collected { .. }) | None => self.remove(id),
+            Some(Stage::Done { .. } | Stage::Collected { .. }) | None => self.remove(id, unnamed),
         }
     }
 
@@ -429,7 +514,8 @@ impl<'a> OpenTables<'a> {
         Ok(())
     }
 
-    fn remove(&mut self, id: JobId) -> Result<(), TableError> {
+    fn remove(&mut self, id: JobId, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
+        self.name_file(id, None, unnamed)?;
         let key = key(id);
         self.jobs.remove(key.as_slice())?;
         self.messages.remove(key.as_slice())?;

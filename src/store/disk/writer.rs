@@ -4,7 +4,7 @@
 //! changes is kept; a change that a client may rely on is tried again until it is durable; a submission
 //! that was refused leaves nothing behind, not even when the disk took it and said that it did not.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use super::order::{Ack, Change, OnDurable, Order, Urgency};
 use super::state::{Place, Shared, State};
 use super::tables::TableError;
 use crate::exchange::Call;
+use crate::files::FileName;
 use crate::job::JobId;
 use crate::job::stored::StoredResult;
 use crate::ledger::job::{Phase, Work};
@@ -41,6 +42,8 @@ pub struct Writer {
     /// How long a disk that failed is left alone.
     rest: Duration,
     batch: Vec<Order>,
+    /// The files that are still to be removed.
+    unnamed: BTreeSet<FileName>,
     /// Up to which id the ids may be given out that are not on disk, once the batch is.
     lease: Option<JobId>,
     /// When the last trouble was told.
@@ -60,8 +63,8 @@ impl Writer {
         rest: Duration,
         lost: Sender<Vec<JobId>>,
     ) -> Self {
-        let (batch, lease, told, is_end_owed) = <_>::default();
-        Self { shared, orders, durability, rest, batch, lease, told, is_end_owed, lost }
+        let (batch, unnamed, lease, told, is_end_owed) = <_>::default();
+        Self { shared, orders, durability, rest, batch, unnamed, lease, told, is_end_owed, lost }
     }
 
     /// Writes until the store is closed and everything is written, or cannot be.
@@ -122,15 +125,52 @@ impl Writer {
     fn try_commit(&mut self) -> Result<(), TableError> {
         let last = self.last_id();
         self.lease = last.filter(|_| self.durability == Durability::Relaxed);
-        let changes = self.batch.iter().map(|order| &order.change);
-        let committed = self.shared.with_tables(|tables| {
-            tables.commit_overlay()?;
-            tables.commit(changes, last.map(|last| (last, self.shared.scale.read())))
+        let named = self.name_files();
+        let changes = self.batch.iter_mut().map(|order| (&order.change, &mut order.unnamed));
+        let committed = named.and_then(|()| {
+            self.shared.with_tables(|tables| {
+                tables.commit_overlay()?;
+                tables.commit(changes, last.map(|last| (last, self.shared.scale.read())))
+            })
         });
         committed.inspect_err(|_| self.shared.count_error())?;
         // What could not be read has nothing to do with this opening any more.
         self.shared.trust();
         Ok(())
+    }
+
+    /// Sees to it that the files last which the batch names: each was made durable by the thread that wrote it, and
+    /// that they exist is made so here.
+    fn name_files(&self) -> Result<(), TableError> {
+        let adds = |change: &&Change| change.takes_room();
+        let changes = self.batch.iter().map(|order| &order.change).filter(adds);
+        let mut files = changes.filter_map(Change::file).peekable();
+        if files.peek().is_none() {
+            return Ok(());
+        }
+        // Before the commit: if that fails, it may have named them all the same.
+        files.for_each(|file| file.keep());
+        let synced = self.shared.folder.sync();
+        synced.map_err(|error| TableError::new(format!("content: {error}")))
+    }
+
+    /// Removes the files that no record names now. One that cannot be removed is tried again behind the next commit.
+    fn remove_files(&mut self) {
+        for order in &mut self.batch {
+            self.unnamed.append(&mut order.unnamed);
+            if let Change::Withdraw(_) = &order.change
+                && let Some(file) = order.change.file()
+            {
+                file.give_up();
+            }
+        }
+        self.unnamed.retain(|&name| match self.shared.folder.remove(name) {
+            Ok(()) => false,
+            Err(error) => {
+                log::debug!("content/{name} cannot be removed, and is tried again: {error}");
+                true
+            }
+        });
     }
 
     /// Above which id none was given out, and none will be before the next commit.
@@ -223,6 +263,7 @@ impl Writer {
 
     /// Lets the ledger know that the batch is durable, and the threads that wait for that.
     fn finish_batch(&mut self) {
+        self.remove_files();
         let mut waste = Vec::new();
         let mut arrived = 0;
         let mut state = self.shared.lock();

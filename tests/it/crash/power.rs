@@ -133,7 +133,7 @@ impl Drop for Say<'_> {
 }
 
 /// Opens the image, and cuts the power again while that is under way.
-fn cut_again(image: Vec<u8>, durability: Durability, random: &mut Rng) -> Vec<u8> {
+fn cut_again(image: Image, durability: Durability, random: &mut Rng) -> Image {
     let volume = Volume::of(image);
     let mut medium = volume.medium();
     volume.record();

@@ -1,15 +1,17 @@
 //! What becomes of jobs that were not done when deferd was killed, when it is started again.
 
+use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{AccessGuard, Database, ReadableTable, TableDefinition};
 
+use crate::strict::unharmed::highest;
 use crate::support::hold::Hold;
 use crate::support::upstream::{Then, Upstream};
-use crate::support::{Client, Deferd, TempDir, eventually};
+use crate::support::{Client, Deferd, Ended, TempDir, eventually, run_deferd};
 
 /// A directory of jobs, and a file that they append to.
 struct Trial {
@@ -300,59 +302,78 @@ fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
 }
 
 #[test]
-fn content_beyond_a_smaller_memory_stops_nothing() {
-    const SIZE: usize = 5 << 20;
+fn content_larger_than_memory_outlives_a_kill() {
+    const SIZE: usize = 12 << 20;
     let (trial, hold) = (Trial::new(), Hold::new());
-    let deferd = trial.start("", &["--max-memory", "32M"]);
+    let sizes = ["--max-memory", "8M", "--max-body", "16M", "--max-output", "16M"];
+    let deferd = trial.start("", &sizes);
     let mut client = deferd.client();
     let result = client.store("GET", &format!("/run/c-zeros?{SIZE}"), b"");
     client.wait_done(&result);
     hold.start(&mut client);
-    let large = client.store("POST", &trial.append(), &vec![b'x'; SIZE]);
+    let large = client.store("POST", "/run/s-cat", &vec![b'x'; SIZE]);
     let small = client.store("POST", &trial.append(), b"small\n");
     drop((client, deferd));
-    let deferd = trial.start("", &["--max-memory", "4M"]);
+    // Files that no record names, as a kill leaves them, and one of another program.
+    let folder = Path::new(&trial.data()).join("content");
+    let orphan = folder.join("0123456789abcdef".repeat(2));
+    fs::write(&orphan, b"half of").unwrap();
+    fs::write(folder.join("notes"), b"mine").unwrap();
+    let deferd = trial.start("", &sizes);
     let mut client = deferd.client();
     client.result(&small).expect(200);
-    assert_eq!(trial.appended(), "small\n");
-    let refused = client.result(&large).expect_job_error(507, 507);
-    assert!(refused.text().contains("--max-memory"), "{refused:?}");
-    for method in ["PUT", "PUT", "GET"] {
-        let suffix = if method == "GET" { "/result" } else { "" };
-        let target = format!("/_api/job/{result}{suffix}");
-        let refused = client.request(method, &target, &[], b"").expect_error(507, 507);
-        assert!(refused.text().contains("--max-memory"), "{refused:?}");
-    }
-    drop((client, deferd));
-    let deferd = trial.start("", &["--max-memory", "32M"]);
-    assert_eq!(deferd.client().result(&result).expect(200).body.len(), SIZE);
+    assert!(client.result(&large).expect(200).body == vec![b'x'; SIZE]);
+    assert_eq!(client.result(&result).expect(200).body.len(), SIZE);
+    eventually("only the other program's file is left", || {
+        fs::read_dir(&folder).unwrap().count() == 1
+    });
+    let highest = highest(&deferd);
+    assert!(highest < 24 << 10, "{highest} KiB were resident");
 }
 
 #[test]
-fn content_that_is_accepted_can_be_read_again() {
+fn a_job_whose_file_is_gone_says_so_and_stops_nothing() {
     let (trial, hold) = (Trial::new(), Hold::new());
-    let sizes = ["--max-memory", "16M", "--max-body", "16M", "--max-output", "16M"];
-    let deferd = trial.start("", &sizes);
+    let deferd = trial.start("", &[]);
     let mut client = deferd.client();
-    let running = hold.start(&mut client);
-    let accepted = client.store("POST", &trial.append(), &vec![b'x'; 7 << 20]);
-    for size in [8 << 20, 16 << 20] {
-        let mut other = deferd.client();
-        let target = trial.append();
-        other.send(
-            format!("POST {target} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n")
-                .as_bytes(),
-        );
-        let refused = other.try_read("POST").expect("an answer").expect_error(413, 413);
-        assert!(refused.text().contains("--max-memory"), "{refused:?}");
+    let result = client.store("GET", "/run/c-zeros?100000", b"");
+    client.wait_done(&result);
+    hold.start(&mut client);
+    let request = client.store("POST", "/run/s-cat", &[b'x'; 100_000]);
+    let small = client.store("POST", &trial.append(), b"small\n");
+    drop((client, deferd));
+    for (n, file) in fs::read_dir(Path::new(&trial.data()).join("content")).unwrap().enumerate() {
+        let path = file.unwrap().path();
+        // One is missing, and the other is cut.
+        if n == 0 { fs::remove_file(path).unwrap() } else { fs::write(path, b"short").unwrap() }
     }
-    hold.release();
-    client.result(&running).expect(200);
-    client.result(&accepted).expect(200);
-    for (size, status) in [(7 << 20, 200), (8 << 20, 502)] {
-        let id = client.store("GET", &format!("/run/c-zeros?{size}"), b"");
-        client.result(&id).expect(status);
-    }
+    let deferd = trial.start("", &[]);
+    let mut client = deferd.client();
+    client.result(&small).expect(200);
+    let told = client.result(&request).expect_job_error(500, 500).text();
+    assert!(told.contains("the stored request is damaged"), "{told}");
+    client.get(&format!("/_api/job/{result}/result")).expect_error(503, 503);
+    assert!(deferd.log().contains("is missing or cut"), "{}", deferd.log());
+    client.delete(&format!("/_api/job/{result}")).expect(200);
+    client.delete(&format!("/_api/job/{result}")).expect_error(404, 404);
+}
+
+#[test]
+fn contents_without_their_records_are_not_removed() {
+    let trial = Trial::new();
+    let deferd = trial.start("", &[]);
+    let id = deferd.client().store("GET", "/run/c-zeros?100000", b"");
+    deferd.client().wait_done(&id);
+    drop(deferd);
+    let data = trial.data();
+    let (file, away) = (Path::new(&data).join("jobs.redb"), Path::new(&data).join("away"));
+    fs::rename(&file, &away).unwrap();
+    let Ended { code, stderr, .. } = run_deferd(&["--listen", "127.0.0.1:0", "--data", &data]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("content") && stderr.contains("move both away"), "{stderr}");
+    fs::rename(away, file).unwrap();
+    let deferd = trial.start("", &[]);
+    assert_eq!(deferd.client().result(&id).expect(200).body.len(), 100_000);
 }
 
 /// Content that is still to come fills the memory: clients that have sent most of theirs.

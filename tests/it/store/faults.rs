@@ -109,7 +109,7 @@ fn survives(durability: Durability, plan: FaultPlan) -> bool {
     let (failed, synced) = (scenario.volume.faults().failed, scenario.volume.medium().synced());
     let image = || {
         scenario.store.close();
-        scenario.volume.bytes()
+        scenario.volume.image()
     };
     let say = Say(&scenario, plan);
     let (promised, refused) = (&scenario.promises, &scenario.refused[..]);

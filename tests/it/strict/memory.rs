@@ -370,8 +370,9 @@ fn a_result_with_many_readers_is_held_once() {
             reader.send_request("GET", &format!("/_api/job/{id}/result"), &[], b"");
         }
         readers.iter().for_each(Client::wait_for_answer);
+        // They read it from its file.
         let used = detail(&mut client, "memory-used");
-        assert!((11 * MIB..13 * MIB).contains(&used), "{used}");
+        assert!(used < MIB, "{used}");
         for mut reader in readers {
             assert_eq!(reader.try_read("GET").unwrap().expect(200).body.len(), 12_000_000);
         }

@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use deferd::content::Content;
 use deferd::exchange::{Call, Connection, Owner};
 use deferd::job::attempt::{Claimed, Redirected};
 use deferd::job::execution::Execution;
@@ -133,7 +133,8 @@ pub fn open_with(
 ) -> Result<(DiskStore, Recovered), String> {
     let lanes = plan.lanes.len();
     let find = |path: &str| Ok(route(number(path), lanes));
-    DiskStore::with_backend(volume.clone(), room(capacity), plan, durability, &find, REST)
+    let folder = Arc::new(volume.clone());
+    DiskStore::with_backend(volume.clone(), folder, room(capacity), plan, durability, &find, REST)
 }
 
 /// The number of the job with this path.
@@ -180,8 +181,8 @@ pub fn line(call: &Call) -> RequestLine {
 }
 
 /// The result of job `n`.
-pub fn response(n: usize) -> Response<Bytes> {
-    Response::builder().header("x-job", n).body(Bytes::from(format!("result {n}"))).unwrap()
+pub fn response(n: usize) -> Response<Content> {
+    Response::builder().header("x-job", n).body(Content::from(format!("result {n}"))).unwrap()
 }
 
 /// A number that stands for a job, and the job.

@@ -434,7 +434,7 @@ pub struct Check<'a> {
 }
 
 impl Check<'_> {
-    pub fn image(&self, image: Vec<u8>) {
+    pub fn image(&self, image: Image) {
         let (store, found) = open(&Volume::of(image), self.durability).expect("it opens");
         self.store(&store, found);
     }

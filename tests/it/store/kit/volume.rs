@@ -1,11 +1,17 @@
-//! A disk of the tests: storage for redb in memory, that remembers what was synced, and can fail.
+//! A disk of the tests: storage for redb in memory, and a folder of files, that remembers what was synced, and can
+//! fail.
 //!
 //! Knows neither redb's format nor jobs. What a power cut leaves of it is everything up to the last sync,
-//! and of what came after that any part, sector by sector.
+//! and of what came after that any part, sector by sector. A file's sync says nothing of its name: the folder has a sync
+//! of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use deferd::content::{Content, ContentBuffer, NoMemory};
+use deferd::files::{FileName, Files, Names, OpenFile};
+use deferd::memory::{Allowance, Budget, Disk as DiskBudget};
 use fastrand::Rng;
 use redb::StorageBackend;
 
@@ -19,7 +25,7 @@ pub struct Volume(Arc<Mutex<Disk>>);
 #[derive(Debug, Default)]
 struct Disk {
     /// As it reads now.
-    bytes: Vec<u8>,
+    image: Image,
     medium: Medium,
     /// What was done since [`Volume::record`].
     record: Option<Vec<Event>>,
@@ -30,18 +36,52 @@ struct Disk {
     limit: Option<u64>,
 }
 
+/// What is on a disk.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// The file of the tables.
+    bytes: Vec<u8>,
+    /// What the files contain, those without a name as well.
+    files: BTreeMap<FileName, Vec<u8>>,
+    /// Which of them are in the folder.
+    names: BTreeSet<FileName>,
+}
+
+impl From<Vec<u8>> for Image {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+}
+
 /// What changes a disk.
 #[derive(Clone, Debug)]
 pub enum Event {
     Write(u64, Vec<u8>),
     SetLen(u64),
     Sync,
+    Create(FileName),
+    WriteFile(FileName, u64, Vec<u8>),
+    SyncFile(FileName),
+    Remove(FileName),
+    SyncFolder,
+}
+
+impl Event {
+    /// Whether this sync makes it durable.
+    fn is_of(&self, sync: &Self) -> bool {
+        match (self, sync) {
+            (Self::Write(..) | Self::SetLen(_), Self::Sync) => true,
+            (Self::WriteFile(name, ..), Self::SyncFile(synced)) => name == synced,
+            (Self::Create(_) | Self::Remove(_), Self::SyncFolder) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What of a disk survives a power cut: what was synced, and what may have been written since.
 #[derive(Clone, Debug, Default)]
 pub struct Medium {
-    synced: Vec<u8>,
+    synced: Image,
     unsynced: Vec<Event>,
 }
 
@@ -49,9 +89,10 @@ impl Medium {
     /// Takes in what is done next.
     pub fn take(&mut self, event: Event) {
         match event {
-            Event::Sync => {
+            sync @ (Event::Sync | Event::SyncFile(_) | Event::SyncFolder) => {
                 let Self { synced, unsynced } = self;
-                unsynced.drain(..).for_each(|event| apply(synced, &event, |_| true));
+                let done = unsynced.extract_if(.., |event| event.is_of(&sync));
+                done.for_each(|event| apply(synced, &event, |_| true));
             }
             event => self.unsynced.push(event),
         }
@@ -64,7 +105,7 @@ impl Medium {
 
     /// What a power cut may leave. Any part of what was not synced is there: what was written later
     /// without what was written before, and torn between sectors.
-    pub fn image(&self, random: &mut Rng) -> Vec<u8> {
+    pub fn image(&self, random: &mut Rng) -> Image {
         let mut image = self.synced.clone();
         // From nearly nothing to nearly everything.
         let share = random.usize(..5);
@@ -77,29 +118,49 @@ impl Medium {
     }
 
     /// What is left when nothing that was not synced is.
-    pub fn synced(&self) -> Vec<u8> {
+    pub fn synced(&self) -> Image {
         self.synced.clone()
     }
 }
 
 /// Does what is done to a disk, as far as it `is_done`, sector by sector.
-fn apply(bytes: &mut Vec<u8>, event: &Event, mut is_done: impl FnMut(usize) -> bool) {
+fn apply(image: &mut Image, event: &Event, mut is_done: impl FnMut(usize) -> bool) {
     match event {
-        Event::SetLen(len) if is_done(0) => bytes.resize(*len as usize, 0),
-        Event::SetLen(_) | Event::Sync => {}
-        Event::Write(offset, data) => {
-            let mut from = 0;
-            while from < data.len() {
-                let at = *offset as usize + from;
-                let length = (SECTOR - at % SECTOR).min(data.len() - from);
-                if is_done(at / SECTOR)
-                    && let Some(place) = bytes.get_mut(at..at + length)
-                {
-                    place.copy_from_slice(&data[from..from + length]);
-                }
-                from += length;
+        Event::SetLen(len) if is_done(0) => image.bytes.resize(*len as usize, 0),
+        Event::SetLen(_) | Event::Sync | Event::SyncFile(_) | Event::SyncFolder => {}
+        Event::Write(offset, data) => write(&mut image.bytes, *offset as usize, data, is_done),
+        Event::WriteFile(name, offset, data) => {
+            let (file, end) =
+                (image.files.entry(*name).or_default(), *offset as usize + data.len());
+            // A file may have grown without having what was written.
+            if file.len() < end && is_done(0) {
+                file.resize(end, 0);
             }
+            write(file, *offset as usize, data, is_done);
         }
+        Event::Create(name) if is_done(0) => {
+            image.files.entry(*name).or_default();
+            image.names.insert(*name);
+        }
+        Event::Remove(name) if is_done(0) => {
+            image.names.remove(name);
+        }
+        Event::Create(_) | Event::Remove(_) => {}
+    }
+}
+
+/// Writes those sectors of `data` that are done, as far as there is room.
+fn write(bytes: &mut [u8], offset: usize, data: &[u8], mut is_done: impl FnMut(usize) -> bool) {
+    let mut from = 0;
+    while from < data.len() {
+        let at = offset + from;
+        let length = (SECTOR - at % SECTOR).min(data.len() - from);
+        if is_done(at / SECTOR)
+            && let Some(place) = bytes.get_mut(at..at + length)
+        {
+            place.copy_from_slice(&data[from..from + length]);
+        }
+        from += length;
     }
 }
 
@@ -110,6 +171,10 @@ pub enum Kind {
     Write,
     SetLen,
     Sync,
+    /// Of a file of content, or the folder.
+    Create,
+    Open,
+    Remove,
 }
 
 /// Which calls of a kind fail: `times` of them, after `after` that do not.
@@ -136,15 +201,16 @@ pub enum How {
 /// How many calls of each kind there were, and how many of them failed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    pub calls: [usize; 4],
+    pub calls: [usize; 7],
     pub failed: usize,
 }
 
 impl Volume {
     /// A disk with this on it.
-    pub fn of(image: Vec<u8>) -> Self {
+    pub fn of(image: impl Into<Image>) -> Self {
+        let image = image.into();
         let medium = Medium { synced: image.clone(), unsynced: Vec::new() };
-        let disk = Disk { bytes: image, medium, ..Disk::default() };
+        let disk = Disk { image, medium, ..Disk::default() };
         Self(Arc::new(Mutex::new(disk)))
     }
 
@@ -152,9 +218,35 @@ impl Volume {
         self.0.lock().unwrap()
     }
 
-    /// Everything on it.
+    /// The file of the tables.
     pub fn bytes(&self) -> Vec<u8> {
-        self.disk().bytes.clone()
+        self.disk().image.bytes.clone()
+    }
+
+    /// Everything on it.
+    pub fn image(&self) -> Image {
+        self.disk().image.clone()
+    }
+
+    /// The names of the files in its folder.
+    pub fn names(&self) -> BTreeSet<FileName> {
+        self.disk().image.names.clone()
+    }
+
+    /// The right to have content in memory, and in this disk's folder if it is large.
+    pub fn allowance(&self) -> Allowance {
+        let disk = DiskBudget { folder: Arc::new(self.clone()), capacity: usize::MAX };
+        Budget::with_disk(usize::MAX, disk).allowance()
+    }
+
+    /// Content of these bytes.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn content(&self, bytes: &[u8]) -> Result<Content, NoMemory> {
+        let mut content = ContentBuffer::new(&self.allowance());
+        content.extend(bytes)?;
+        content.freeze()
     }
 
     /// What a power cut would leave of it.
@@ -208,19 +300,129 @@ impl Disk {
         if let Some(record) = &mut self.record {
             record.push(event.clone());
         }
-        apply(&mut self.bytes, &event, |_| true);
+        apply(&mut self.image, &event, |_| true);
         self.medium.take(event);
     }
 
-    /// A sync fails, and gives up what it should have written.
-    fn give_up(&mut self, how: How) {
-        self.medium.unsynced.retain(|event| matches!(event, Event::SetLen(_)));
+    /// A sync fails, and gives up what it should have written. Which files there are is in the journal of a file
+    /// system, which is not given up.
+    fn give_up(&mut self, sync: &Event, how: How) {
+        let is_lost = |event: &Event| {
+            event.is_of(sync) && matches!(event, Event::Write(..) | Event::WriteFile(..))
+        };
+        self.medium.unsynced.retain(|event| !is_lost(event));
         if how == How::Forgetfully {
-            self.bytes.clone_from(&self.medium.synced);
+            self.image.clone_from(&self.medium.synced);
             for event in &self.medium.unsynced {
-                apply(&mut self.bytes, event, |_| true);
+                apply(&mut self.image, event, |_| true);
             }
         }
+    }
+
+    fn sync(&mut self, sync: Event) -> io::Result<()> {
+        match self.call(Kind::Sync) {
+            None => {
+                self.done(sync);
+                return Ok(());
+            }
+            Some(How::Cleanly) => {}
+            Some(how) => self.give_up(&sync, how),
+        }
+        Err(error())
+    }
+
+    /// Does `event`, or fails; a write that fails badly is done in part.
+    fn attempt(&mut self, kind: Kind, event: Event) -> io::Result<()> {
+        let Some(how) = self.call(kind) else {
+            self.done(event);
+            return Ok(());
+        };
+        if how != How::Cleanly {
+            let half = |data: &[u8]| data[..data.len() / 2].to_vec();
+            match event {
+                Event::Write(offset, data) => self.done(Event::Write(offset, half(&data))),
+                Event::WriteFile(name, offset, data) => {
+                    self.done(Event::WriteFile(name, offset, half(&data)));
+                }
+                // It is done, and said not to be.
+                event @ (Event::Create(_) | Event::Remove(_)) => self.done(event),
+                _ => {}
+            }
+        }
+        Err(error())
+    }
+}
+
+/// The names that the files of all disks get.
+static NAMES: Names = Names::new(7);
+
+impl Files for Volume {
+    fn new_name(&self) -> FileName {
+        NAMES.next()
+    }
+
+    fn create(&self, name: FileName) -> io::Result<Arc<dyn OpenFile>> {
+        let mut disk = self.disk();
+        assert!(!disk.image.files.contains_key(&name), "{name} stands for two contents");
+        disk.attempt(Kind::Create, Event::Create(name))?;
+        Ok(Arc::new(File(self.clone(), name)))
+    }
+
+    fn open(&self, name: FileName) -> io::Result<Arc<dyn OpenFile>> {
+        let mut disk = self.disk();
+        if disk.call(Kind::Open).is_some() {
+            return Err(error());
+        }
+        if !disk.image.names.contains(&name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Arc::new(File(self.clone(), name)))
+    }
+
+    fn remove(&self, name: FileName) -> io::Result<()> {
+        self.disk().attempt(Kind::Remove, Event::Remove(name))
+    }
+
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+        let mut disk = self.disk();
+        if disk.call(Kind::Open).is_some() {
+            return Err(error());
+        }
+        let Image { files, names, .. } = &disk.image;
+        Ok(names.iter().map(|name| (*name, files[name].len() as u64)).collect())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk().sync(Event::SyncFolder)
+    }
+}
+
+/// An open file of a disk; it stays what it is when its name is gone.
+struct File(Volume, FileName);
+
+impl OpenFile for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.disk().image.files[&self.1].len() as u64)
+    }
+
+    fn read_at(&self, at: u64, target: &mut [u8]) -> io::Result<usize> {
+        let mut disk = self.0.disk();
+        if disk.call(Kind::Read).is_some() {
+            return Err(error());
+        }
+        let rest = disk.image.files[&self.1].get(at as usize..).unwrap_or_default();
+        let n = rest.len().min(target.len());
+        target[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let event = Event::WriteFile(self.1, at, bytes.to_vec());
+        self.0.disk().attempt(Kind::Write, event)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.disk().sync(Event::SyncFile(self.1))
     }
 }
 
@@ -230,7 +432,7 @@ fn error() -> io::Error {
 
 impl StorageBackend for Volume {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk().bytes.len() as u64)
+        Ok(self.disk().image.bytes.len() as u64)
     }
 
     fn read(&self, offset: u64, target: &mut [u8]) -> io::Result<()> {
@@ -240,7 +442,7 @@ impl StorageBackend for Volume {
         }
         let from = offset as usize;
         let found =
-            disk.bytes.get(from..from + target.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            disk.image.bytes.get(from..from + target.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         target.copy_from_slice(found);
         Ok(())
     }
@@ -250,7 +452,7 @@ impl StorageBackend for Volume {
         if disk.call(Kind::SetLen).is_some() {
             return Err(error());
         }
-        if disk.limit.is_some_and(|limit| len > limit.max(disk.bytes.len() as u64)) {
+        if disk.limit.is_some_and(|limit| len > limit.max(disk.image.bytes.len() as u64)) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         disk.done(Event::SetLen(len));
@@ -258,31 +460,10 @@ impl StorageBackend for Volume {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut disk = self.disk();
-        match disk.call(Kind::Sync) {
-            None => {
-                disk.done(Event::Sync);
-                return Ok(());
-            }
-            Some(How::Cleanly) => {}
-            Some(how) => disk.give_up(how),
-        }
-        Err(error())
+        self.disk().sync(Event::Sync)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut disk = self.disk();
-        match disk.call(Kind::Write) {
-            None => {
-                disk.done(Event::Write(offset, data.to_vec()));
-                return Ok(());
-            }
-            Some(How::Cleanly) => {}
-            Some(How::Badly | How::Forgetfully) => {
-                let part = data[..data.len() / 2].to_vec();
-                disk.done(Event::Write(offset, part));
-            }
-        }
-        Err(error())
+        self.disk().attempt(Kind::Write, Event::Write(offset, data.to_vec()))
     }
 }

@@ -48,11 +48,11 @@ impl Trial {
         let left = match end {
             End::Drained => {
                 self.drain();
-                volume.bytes()
+                volume.image()
             }
             End::Closed => {
                 assert_eq!(self.store.close(), [], "all is durable");
-                volume.bytes()
+                volume.image()
             }
             End::CrashedAfterFlush => {
                 self.flush();

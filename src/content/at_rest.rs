@@ -1,0 +1,301 @@
+//! Content at rest: shared, never changed, in memory or in a file.
+//!
+//! Owns what requests and stored results carry, and how it is read in pieces. Does not make it: a
+//! [`ContentBuffer`](super::ContentBuffer) does, or a store finds it. Invariants: content is never in memory as a whole
+//! because it is read; content in a file is as long as it says, or reading it fails.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, BufRead, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::file::ContentFile;
+
+/// How much of a file is read at once, in bytes. It counts with the connection or the worker that reads.
+const PIECE: usize = 16 * 1024;
+
+/// Content, whose clones share it.
+#[derive(Clone)]
+pub struct Content(Place);
+
+/// Where content is.
+#[derive(Clone)]
+enum Place {
+    Memory(Bytes),
+    File(Part),
+}
+
+/// A part of a file.
+#[derive(Clone)]
+struct Part {
+    file: Arc<ContentFile>,
+    range: Range<usize>,
+}
+
+impl Content {
+    /// Returns content without a byte.
+    pub const fn new() -> Self {
+        Self(Place::Memory(Bytes::new()))
+    }
+
+    /// Returns these bytes of a file.
+    pub fn of_file(file: Arc<ContentFile>, range: Range<usize>) -> Self {
+        Self(Place::File(Part { file, range }))
+    }
+
+    /// Returns its length, in bytes.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Place::Memory(bytes) => bytes.len(),
+            Place::File(part) => part.range.len(),
+        }
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns its bytes if they are in memory.
+    pub const fn in_memory(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Place::Memory(bytes) => Some(bytes),
+            Place::File(_) => None,
+        }
+    }
+
+    /// Returns its file, and where it is in that, if it is in one.
+    pub const fn in_file(&self) -> Option<(&Arc<ContentFile>, &Range<usize>)> {
+        match &self.0 {
+            Place::Memory(_) => None,
+            Place::File(part) => Some((&part.file, &part.range)),
+        }
+    }
+
+    /// Returns these bytes of it, which must be within it.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "a part is within the whole");
+        match &self.0 {
+            Place::Memory(bytes) => Self(Place::Memory(bytes.slice(range))),
+            Place::File(Part { file, range: whole }) => {
+                let range = whole.start + range.start..whole.start + range.end;
+                Self::of_file(Arc::clone(file), range)
+            }
+        }
+    }
+
+    /// Returns how much of it is charged to the budget of memory by the content itself, in bytes.
+    pub fn charged(&self) -> usize {
+        self.in_memory().map_or(0, |bytes| super::charged(bytes))
+    }
+
+    /// Makes it durable if it is in a file.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn sync(&self) -> io::Result<()> {
+        self.in_file().map_or(Ok(()), |(file, _)| file.sync())
+    }
+
+    /// Opens its file if it is in one, so that it can be read even when it is removed meanwhile.
+    ///
+    /// # Errors
+    /// Those of the file, which may be missing or too short.
+    pub fn open(&self) -> io::Result<()> {
+        self.in_file().map_or(Ok(()), |(file, range)| file.open(range.end as u64))
+    }
+
+    /// Closes its file if it is in one, until it is read again.
+    pub fn close(&self) {
+        if let Some((file, _)) = self.in_file() {
+            file.close();
+        }
+    }
+
+    /// Reads it from its beginning.
+    pub fn reader(&self) -> Reader {
+        Reader { rest: self.clone(), piece: Vec::new(), used: 0 }
+    }
+
+    /// Returns its first `most` bytes, or all of it if it is shorter: what is in a file is read.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn beginning(&self, most: usize) -> io::Result<Cow<'_, [u8]>> {
+        let most = most.min(self.len());
+        match &self.0 {
+            Place::Memory(bytes) => Ok(Cow::Borrowed(&bytes[..most])),
+            Place::File(part) => {
+                let mut bytes = vec![0; most];
+                part.read(&mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+
+    /// Whether all of it is valid UTF-8.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn is_utf8(&self) -> io::Result<bool> {
+        let mut reader = self.reader();
+        // The beginning of a character that the end of a piece has cut.
+        let mut cut = Vec::new();
+        loop {
+            let piece = reader.fill_buf()?;
+            if piece.is_empty() {
+                return Ok(cut.is_empty());
+            }
+            let mut used = 0;
+            while !cut.is_empty() && used < piece.len() {
+                cut.push(piece[used]);
+                used += 1;
+                match std::str::from_utf8(&cut) {
+                    Ok(_) => cut.clear(),
+                    Err(error) if error.error_len().is_some() => return Ok(false),
+                    Err(_) => {}
+                }
+            }
+            match std::str::from_utf8(&piece[used..]) {
+                Ok(_) => {}
+                Err(error) if error.error_len().is_some() => return Ok(false),
+                Err(error) => cut.extend_from_slice(&piece[used + error.valid_up_to()..]),
+            }
+            let length = piece.len();
+            reader.consume(length);
+        }
+    }
+
+    /// Calls `each` with all of it, piece by piece.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn for_each_piece(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut reader = self.reader();
+        loop {
+            let piece = reader.fill_buf()?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            each(piece);
+            let length = piece.len();
+            reader.consume(length);
+        }
+    }
+}
+
+impl Part {
+    /// Reads from its beginning until `target` is full: no more than there is.
+    fn read(&self, target: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(self.range.start as u64, target)
+    }
+}
+
+/// Reads content piece by piece; what is in memory is one piece.
+pub struct Reader {
+    /// What is not read yet, and the piece in memory that is not used yet.
+    rest: Content,
+    /// What was read from a file.
+    piece: Vec<u8>,
+    /// How much of that is used.
+    used: usize,
+}
+
+impl Reader {
+    /// Returns how much was not used yet, in bytes.
+    pub fn left(&self) -> usize {
+        self.rest.len() + self.piece.len() - self.used
+    }
+}
+
+impl BufRead for Reader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match &mut self.rest.0 {
+            Place::Memory(bytes) => Ok(bytes),
+            Place::File(part) => {
+                if self.used == self.piece.len() && !part.range.is_empty() {
+                    self.used = 0;
+                    self.piece.resize(PIECE.min(part.range.len()), 0);
+                    if let Err(error) = part.read(&mut self.piece) {
+                        self.piece.clear();
+                        return Err(error);
+                    }
+                    part.range.start += self.piece.len();
+                }
+                Ok(&self.piece[self.used..])
+            }
+        }
+    }
+
+    fn consume(&mut self, n: usize) {
+        match &mut self.rest.0 {
+            Place::Memory(bytes) => *bytes = bytes.slice(n..),
+            Place::File(_) => self.used += n,
+        }
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let n = piece.len().min(target.len());
+        target[..n].copy_from_slice(&piece[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Content {
+    fn from(bytes: T) -> Self {
+        Self(Place::Memory(bytes.into()))
+    }
+}
+
+/// The same bytes, wherever they are; what cannot be read equals nothing.
+impl PartialEq for Content {
+    fn eq(&self, other: &Self) -> bool {
+        if self.len() != other.len() {
+            return false;
+        }
+        let mut theirs = other.reader();
+        let mut is_equal = true;
+        let read = self.for_each_piece(|mut piece| {
+            while is_equal && !piece.is_empty() {
+                let their = theirs.fill_buf().unwrap_or_default();
+                let n = their.len().min(piece.len());
+                is_equal = n > 0 && their[..n] == piece[..n];
+                theirs.consume(n);
+                piece = &piece[n..];
+            }
+        });
+        read.is_ok() && is_equal
+    }
+}
+
+impl Eq for Content {}
+
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Content {
+    fn eq(&self, other: &T) -> bool {
+        let other = other.as_ref();
+        self.len() == other.len() && self.beginning(other.len()).is_ok_and(|bytes| *bytes == *other)
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Memory(bytes) => bytes.fmt(f),
+            Place::File(part) => write!(f, "{}[{:?}]", part.file.name(), part.range),
+        }
+    }
+}
