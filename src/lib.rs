@@ -25,7 +25,7 @@
 //!   `locate` finds them, `environment` (with the operator's [`variables`]) prepares them, `child` runs them, each in its
 //!   `group`, with its `descendants` (found in the `process_table`); the `reaper` has the children that deferd inherits;
 //!   `loading` says why a script cannot start, `header_block` reads what CGI scripts answer. `upstream` calls
-//!   another service, `hop_by_hop` says which fields end here. `dots` keeps a path from climbing out of theirs.
+//!   another service, `hop_by_hop` says which fields end here.
 //! - [`retry`]: whether a job is tried once more, and when.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
 //!   table of them, one row each; `openapi` describes the rows. `page` is what a browser shows.
@@ -45,6 +45,7 @@
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
+//! - [`dots`] keeps a path from climbing out of its directory.
 //! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
 //! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
 //! - [`error`]: the one table of deferd's own errors.
@@ -64,6 +65,7 @@ pub mod cors;
 pub mod cross_origin;
 pub mod deferral;
 pub mod descriptors;
+pub mod dots;
 pub mod error;
 pub mod exchange;
 pub mod fields;

@@ -2,7 +2,7 @@
 //!
 //! Owns nothing else; what a value means is its endpoint's.
 
-use crate::handler::locate::decode;
+use crate::dots::decode;
 
 /// The first value of `name`, decoded; an empty one where there is no `=`. Bytes that are no UTF-8
 /// are replaced.

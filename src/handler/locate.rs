@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use super::{ScriptRoute, dots};
+use super::ScriptRoute;
 use crate::config::Links;
+use crate::dots::{self, decode};
 use crate::error::Error;
 
 /// A script that was found, and the rest of the path.
@@ -182,42 +183,4 @@ fn check_path_info(path_info: &[u8], root: &Path, links: Links) -> Result<(), Re
         }
     }
     Ok(())
-}
-
-/// Percent-decodes (RFC 3986 section 2.1); returns `None` for a broken escape or a NUL, which no file name
-/// and no environment variable can hold.
-pub fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let byte = if byte == b'%' { hex(bytes.next()?)? << 4 | hex(bytes.next()?)? } else { byte };
-        decoded.push(byte);
-    }
-    (!decoded.contains(&0)).then_some(decoded)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn escapes_are_decoded_or_refused() {
-        for (text, decoded) in [
-            ("a%20b", Some(&b"a b"[..])),
-            ("%2e%2E", Some(b"..")),
-            ("a+b", Some(b"a+b")),
-            ("%ff", Some(b"\xff")),
-            ("%00", None),
-            ("%", None),
-            ("%4", None),
-            ("%zz", None),
-            ("%+1", None),
-        ] {
-            assert_eq!(decode(text).as_deref(), decoded, "{text}");
-        }
-    }
 }

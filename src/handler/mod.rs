@@ -7,7 +7,6 @@
 pub mod cgi;
 pub mod child;
 pub mod descendants;
-pub mod dots;
 pub mod environment;
 pub mod group;
 pub mod header_block;

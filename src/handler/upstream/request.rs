@@ -12,9 +12,9 @@ use http::{Method, Request};
 
 use super::UpstreamRoute;
 use crate::content::Content;
+use crate::dots;
 use crate::error::Error;
 use crate::exchange::Call;
-use crate::handler::dots;
 use crate::handler::hop_by_hop::{self, Direction};
 use crate::prefer;
 use crate::protocol::PREFER;

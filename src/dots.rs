@@ -1,12 +1,26 @@
 //! Dot segments: whether some reader of a path could climb out of the directory that it begins in.
 //!
-//! Owns the one rule of how differently a path can be read. Resolves nothing, and changes nothing: a path
+//! Owns the decoding of paths, and the one rule of how differently a path can be read. Resolves nothing, and changes nothing: a path
 //! that passes goes on as it was. Invariant: no name is refused that is not `.` or `..` to some reader.
-
-use super::locate::decode;
 
 /// Where some readers end a segment.
 const SEPARATORS: [u8; 2] = *b"/\\";
+
+/// Percent-decodes (RFC 3986 section 2.1); returns `None` for a broken escape or a NUL, which no file name
+/// and no environment variable can hold.
+pub fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = if byte == b'%' { hex(bytes.next()?)? << 4 | hex(bytes.next()?)? } else { byte };
+        decoded.push(byte);
+    }
+    (!decoded.contains(&0)).then_some(decoded)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok())
+}
 
 /// Refuses a path that has a dot segment for a reader that decodes it once or twice, takes a backslash for
 /// a slash, cuts parameters off at `;` (servlet containers), or decodes overlong UTF-8.
@@ -203,6 +217,23 @@ mod tests {
             (b"\xe0\xa0\x80", b"\xe0\xa0\x80"),
         ] {
             assert_eq!(without_overlong(bytes), plain, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_decoded_or_refused() {
+        for (text, decoded) in [
+            ("a%20b", Some(&b"a b"[..])),
+            ("%2e%2E", Some(b"..")),
+            ("a+b", Some(b"a+b")),
+            ("%ff", Some(b"\xff")),
+            ("%00", None),
+            ("%", None),
+            ("%4", None),
+            ("%zz", None),
+            ("%+1", None),
+        ] {
+            assert_eq!(decode(text).as_deref(), decoded, "{text}");
         }
     }
 }
