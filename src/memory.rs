@@ -374,6 +374,13 @@ impl Charge {
         Self { allowance: self.allowance.clone(), bytes: std::mem::take(&mut self.bytes) }
     }
 
+    /// Returns `bytes` of it, or all if it is less, as a charge of its own.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { allowance: self.allowance.clone(), bytes }
+    }
+
     /// Returns the right by which it is charged.
     pub const fn allowance(&self) -> &Allowance {
         &self.allowance

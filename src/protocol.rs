@@ -46,6 +46,9 @@ pub const HINT: HeaderName = HeaderName::from_static("x-hint");
 /// A client's name for its submission (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// Where a client wants to be told that its job is done; the preference `callback` says the same.
+pub const CALLBACK_URL: HeaderName = HeaderName::from_static("x-callback-url");
+
 /// How a client wants its request to be treated (RFC 7240).
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 

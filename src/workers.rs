@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::exchange::Answer;
 use crate::handler::Outcome;
 use crate::job::attempt::{Attempt, Claimed};
+use crate::job::notice::{self, NoticeLane};
 use crate::job::{JobId, JobKey};
 use crate::jobs::Jobs;
 use crate::protocol::ATTEMPTS;
@@ -242,9 +243,12 @@ impl Pool {
         if finished == Finished::Kept {
             receipt.confirm();
         }
+        let is_notice = NoticeLane::named(&route.prefix).is_some();
+        let of = if is_notice { notice::job(&attempt.call.request) } else { "" };
         log::info!(
-            "job={} owner={} route={} status={} wait={:.3}s run={:.3}s{}",
+            "job={}{}{of} owner={} route={} status={} wait={:.3}s run={:.3}s{}",
             job.id,
+            if is_notice { " of=" } else { "" },
             job.owner.as_log(),
             route.prefix,
             status.as_u16(),
@@ -252,6 +256,7 @@ impl Pool {
             finished_at.since(started).as_secs_f64(),
             match finished {
                 Finished::Kept => "",
+                Finished::Dropped if is_notice => "",
                 Finished::Dropped => " result dropped",
                 Finished::Left => " left to the next start",
             }
@@ -287,7 +292,7 @@ mod tests {
     use crate::methods::AllowedMethods;
     use crate::routes::Route;
     use crate::store::memory::MemoryStore;
-    use crate::store::{Lane, Lookup, Plan, Room, Submission};
+    use crate::store::{Lane, Lookup, Plan, Room, Submission, Tells};
 
     /// A handler for which there is never enough.
     #[derive(Default)]
@@ -322,7 +327,7 @@ mod tests {
         }]));
         let memory = Budget::new(1 << 20);
         let room = Room { capacity: 1 << 20, reserve: 0, memory: memory.allowance() };
-        let lane = Lane { limit: Limit::Open, rerun: Rerun::Harmless };
+        let lane = Lane { limit: Limit::Open, rerun: Rerun::Harmless, tells: Tells::NONE };
         let plan = Plan {
             workers: 1,
             queue: 9,
@@ -342,6 +347,7 @@ mod tests {
             line: RequestLine::default(),
             keep: Keep::Result,
             key: None,
+            callback: None,
         };
         let id = jobs.submit(submission).unwrap();
         let job = JobKey { owner: Owner::anonymous(), id };

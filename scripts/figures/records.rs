@@ -14,7 +14,9 @@ use deferd::job::{Age, JobId, Keep, Moment, Rerun, RouteIndex, Stamp};
 use deferd::ledger::schedule::Limit;
 use deferd::memory::Allowance;
 use deferd::store::memory::MemoryStore;
-use deferd::store::{Accepted, Filter, JobState, Lane, Patience, Plan, Room, Store, Submission};
+use deferd::store::{
+    Accepted, Filter, JobState, Lane, Patience, Plan, Room, Store, Submission, Tells,
+};
 use http::{Request, Response};
 
 use super::sample::{Sample, row, title};
@@ -50,7 +52,7 @@ impl Filled {
     fn new() -> Self {
         let memory = Allowance::default();
         let room = Room { capacity: usize::MAX / 2, reserve: 0, memory: memory.clone() };
-        let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::Harmless }];
+        let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::Harmless, tells: Tells::NONE }];
         let ttl = Duration::from_secs(86400);
         let (workers, queue, log_ttl) = (1, usize::MAX, Duration::ZERO);
         let plan = Plan { workers, queue, ttl, log_ttl, lanes };
@@ -67,7 +69,7 @@ impl Filled {
         let owner = self.owner.clone();
         let call = Call { request, connection: Connection::Unix, owner, auth_type: None };
         let (route, keep) = (RouteIndex(0), Keep::Result);
-        let submission = Submission { call, route, line, keep, key: None };
+        let submission = Submission { call, route, line, keep, key: None, callback: None };
         let id = self.store.submit(submission, now).map(Accepted::id).unwrap();
         let claimed = self.store.claim(&self.memory, Patience::None).unwrap();
         let status = if n.is_multiple_of(FAILS) { 500 } else { 200 };

@@ -1,6 +1,6 @@
 //! The records of jobs: `/_admin/jobs` and what is below it.
 //!
-//! Owns the parameters of the list, and how a record looks as JSON. What a record tells is in the ledger. Invariants:
+//! Owns the parameters of the list, and how a page looks as JSON. What a record tells is in the ledger. Invariants:
 //! a caller sees its own jobs only; a parameter that is unknown or invalid is refused and named, because a filter
 //! that was silently ignored would show too much.
 
@@ -14,12 +14,11 @@ use super::query::pairs;
 use super::{Asked, json, text};
 use crate::content::whole;
 use crate::error::Error;
-use crate::exchange::empty;
+use crate::exchange::{Owner, empty};
 use crate::handler::Outcome;
-use crate::job::stored::Exit;
-use crate::job::{JobId, JobKey, Stamp};
+use crate::job::{JobId, JobKey};
 use crate::protocol::REPEATABLE;
-use crate::store::{Filter, JobRecord, JobState, Order, Page};
+use crate::store::{Filter, JobState, Order, Page};
 
 /// How many records a page holds when `count` is absent, and at most.
 const DEFAULT_COUNT: usize = 100;
@@ -44,7 +43,7 @@ pub fn list(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let page = asked.api.jobs.store.records(asked.owner(), &filter, after, count)?;
     // The records, and the same as text.
     let charge = asked.charge(2 * page.records.len() * RECORD_TEXT)?;
-    let text = page_text(&page, asked.owner().name().unwrap_or(""));
+    let text = page_text(&page, asked.owner());
     drop(page);
     Ok(json(whole(text.into_bytes(), charge)?).into())
 }
@@ -53,9 +52,7 @@ pub fn list(asked: &Asked<'_>) -> Result<Outcome, Error> {
 pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
     refuse_parameters(asked)?;
     let record = asked.api.jobs.store.record(&job(asked)?)?.ok_or(Error::UnknownJob)?;
-    let mut text = String::new();
-    write_record(&mut text, &record, asked.owner().name().unwrap_or(""));
-    let mut response = json(text);
+    let mut response = json(record.to_json(asked.owner()));
     if record.line.is_repeatable() {
         response.headers_mut().insert(REPEATABLE, HeaderValue::from_static("yes"));
     }
@@ -150,12 +147,12 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-fn page_text(page: &Page, owner: &str) -> String {
+fn page_text(page: &Page, owner: &Owner) -> String {
     let mut text = String::with_capacity(64 + page.records.len() * RECORD_TEXT);
     text.push_str(r#"{"jobs":["#);
     for (n, record) in page.records.iter().enumerate() {
         text.push_str(if n > 0 { "," } else { "" });
-        write_record(&mut text, record, owner);
+        text.push_str(&record.to_json(owner));
     }
     text.push_str(r#"],"more":"#);
     // Writing to a string cannot fail.
@@ -164,46 +161,6 @@ fn page_text(page: &Page, owner: &str) -> String {
         None => write!(text, "false}}"),
     };
     text
-}
-
-/// Appends a record as an object whose members have this order.
-fn write_record(text: &mut String, record: &JobRecord, owner: &str) {
-    let JobRecord { id, state, line, attempts, created, progress, end } = record;
-    let (method, target, route) =
-        line.parts().map_or((None, None, None), |(method, target, route)| {
-            (Some(method), Some(target), Some(route))
-        });
-    let ending = end.as_ref().map(|end| end.ending);
-    let exit_code = match ending.and_then(|ending| ending.exit) {
-        Some(Exit::Code(code)) => Some(code),
-        Some(Exit::Signal(_)) | None => None,
-    };
-    let _ = write!(
-        text,
-        r#"{{"id":"{id}","state":"{}","method":{},"target":{},"route":{},"owner":{},"attempts":{},"created":{},"started":{},"finished":{},"expires":{},"status":{},"exitCode":{},"bytes":{},"progress":{}}}"#,
-        state.name(),
-        quoted(method),
-        quoted(target),
-        quoted(route),
-        quoted(Some(owner)),
-        attempts.count,
-        created.unix_seconds(),
-        number(attempts.first.map(Stamp::unix_seconds)),
-        number(end.as_ref().map(|end| end.finished.unix_seconds())),
-        number(end.as_ref().map(|end| end.expires.unix_seconds())),
-        number(ending.map(|ending| ending.status.as_u16())),
-        number(exit_code),
-        ending.map_or(0, |ending| ending.bytes),
-        quoted(progress.as_deref()),
-    );
-}
-
-fn quoted(text: Option<&str>) -> String {
-    text.map_or_else(|| "null".to_owned(), |text| serde_json::Value::from(text).to_string())
-}
-
-fn number(number: Option<impl ToString>) -> String {
-    number.map_or_else(|| "null".to_owned(), |number| number.to_string())
 }
 
 #[cfg(test)]

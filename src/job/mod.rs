@@ -7,6 +7,7 @@ pub mod execution;
 pub mod lingering;
 pub mod log;
 pub mod message;
+pub mod notice;
 pub mod outcome;
 pub mod request_line;
 pub mod stored;

@@ -71,7 +71,7 @@ impl RequestLine {
 }
 
 /// Returns as much of a text as is kept of a target.
-fn beginning(text: &str) -> &str {
+pub fn beginning(text: &str) -> &str {
     let mut end = text.len().min(MAX_TARGET);
     while !text.is_char_boundary(end) {
         end -= 1;

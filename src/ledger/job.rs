@@ -19,8 +19,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::JobState;
+use super::submit::Size;
 use super::waiters::Waiter;
+use super::{JobState, Owed};
 use crate::error::Error;
 use crate::job::attempt::Attempt;
 use crate::job::execution::{Attempts, Execution};
@@ -47,6 +48,8 @@ pub struct Pending<Q> {
     pub starts: u32,
     /// The threads that wait for its result.
     pub waiters: Vec<Arc<Waiter>>,
+    /// Who is to be told of its result, and the room for that, which is part of what it is accounted with.
+    pub owed: Option<Box<Owed>>,
     /// How far it is.
     pub phase: Phase<Q>,
 }
@@ -173,8 +176,19 @@ impl<Q> Pending<Q> {
             line,
             starts: 0,
             waiters: Vec::new(),
+            owed: None,
             phase,
         }
+    }
+
+    /// Returns the same job with what it owes to others.
+    pub fn owing(self, owed: Option<Box<Owed>>) -> Self {
+        Self { owed, ..self }
+    }
+
+    /// Returns the room that it has for notices.
+    pub fn room_for_notices(&self) -> Size {
+        self.owed.as_ref().map_or(Size::default(), |owed| owed.room)
     }
 
     /// Takes the work out of a job that waits or is delayed, which then needs another phase; `None` from any other job,

@@ -3,8 +3,8 @@
 //! Owns the records of each owner's jobs, the accounts, the ids, the idempotency keys and the schedule, whatever
 //! a store keeps of requests (`Q`) and results (`R`). Does no I/O and takes no lock: a store holds it under its
 //! mutex, and [`locked`] wakes the threads that its changes concern. `submit` has how jobs come in, `running` how
-//! they run and end, `results` how they are collected, `forgetting` how they go, `logs` what stays of them for a while. Invariants: a job is in exactly one
-//! place: waiting in a lane, delayed, running, finishing, done, or in delivery; `stored` equals the footprints of all
+//! they run and end, `notices` who is told of that, `results` how they are collected, `forgetting` how they go, `logs`
+//! what stays of them for a while. Invariants: a job is in exactly one place: waiting in a lane, delayed, running, finishing, done, or in delivery; `stored` equals the footprints of all
 //! records, keys, and submissions that are admitted and not accepted yet; it exceeds the capacity only by what was
 //! found at start; no method frees the memory of many jobs, they are handed out.
 
@@ -14,6 +14,7 @@ pub mod index;
 pub mod job;
 pub mod locked;
 mod logs;
+mod notices;
 pub mod records;
 mod results;
 mod running;
@@ -32,6 +33,7 @@ use crossbeam_channel::Sender;
 use crate::error::Error;
 use crate::exchange::Owner;
 use crate::job::execution::Stop;
+use crate::job::notice::NoticeLane;
 use crate::job::stored::Ending;
 use crate::job::{Age, JobId, JobKey, Rerun, Stamp};
 use crate::memory::Allowance;
@@ -44,6 +46,7 @@ use schedule::{Limit, Schedule};
 pub use forgetting::Forgotten;
 pub use index::Reach;
 pub use logs::{KeptLog, LogIs};
+pub use notices::{InMemory, Notice, Owed};
 pub use records::{End, Filter, JobRecord, Order, Page};
 pub use results::Found;
 pub use running::{Cancel, Finishing, Next, Patience, Taken};
@@ -77,6 +80,22 @@ pub struct Lane {
     pub limit: Limit,
     /// Whether its jobs run again after a crash.
     pub rerun: Rerun,
+    /// Which programs are told that its jobs are done.
+    pub tells: Tells,
+}
+
+/// Which programs of a route are told of its jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tells {
+    /// `on-done`, of each that is done.
+    pub on_done: bool,
+    /// `on-failure`, of each that failed.
+    pub on_failure: bool,
+}
+
+impl Tells {
+    /// None.
+    pub const NONE: Self = Self { on_done: false, on_failure: false };
 }
 
 /// Who runs jobs, and how many may wait.
@@ -90,7 +109,7 @@ pub struct Plan {
     pub ttl: Duration,
     /// How long a log is kept after the result was collected: `--log-ttl`; zero: it goes with the result.
     pub log_ttl: Duration,
-    /// One for each route, at its index.
+    /// One for each route, at its index; those of notices stand behind them in every ledger.
     pub lanes: Vec<Lane>,
 }
 
@@ -245,8 +264,11 @@ pub struct Ledger<Q, R> {
 
 impl<Q, R> Ledger<Q, R> {
     /// Returns a ledger without jobs; the next id will be greater than `last`.
-    pub fn new(room: Room, plan: Plan, last: Option<JobId>) -> Self {
+    pub fn new(room: Room, mut plan: Plan, last: Option<JobId>) -> Self {
+        notices::add_lanes(&mut plan);
         let limits: Vec<Limit> = plan.lanes.iter().map(|lane| lane.limit).collect();
+        let mut schedule = Schedule::new(plan.workers, limits);
+        schedule.unqueue(NoticeLane::ALL.len());
         Self {
             room,
             last,
@@ -260,7 +282,7 @@ impl<Q, R> Ledger<Q, R> {
             log_ages: BTreeMap::new(),
             dropped_logs: Vec::new(),
             deliveries: 0,
-            schedule: Schedule::new(plan.workers, limits),
+            schedule,
             tally: Tally::new(plan.lanes.len()),
             plan,
             is_changed: false,
@@ -281,7 +303,7 @@ impl<Q, R> Ledger<Q, R> {
             running: self.schedule.running(),
             done: self.owners.values().map(|jobs| jobs.done.len()).sum(),
             oldest: self.schedule.first().and_then(|job| Some(self.pending(&job)?.created)),
-            by_lane: self.schedule.by_lane().collect(),
+            by_lane: self.schedule.by_lane().take(self.routes()).collect(),
         }
     }
 

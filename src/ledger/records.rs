@@ -1,6 +1,6 @@
 //! The records of an owner's jobs, as they are listed: filtered, in pages, in the order of the ids or against it.
 //!
-//! Owns what a record tells, and how many are looked at for one page. Invariants: a page costs the same however many
+//! Owns what a record tells, also as JSON, and how many are looked at for one page. Invariants: a page costs the same however many
 //! jobs there are; the lock is held for 500 records at a time; a job is looked at once, and told as it is then.
 
 use super::job::{Done, Pending};
@@ -8,7 +8,7 @@ use super::{Found, JobState, Ledger};
 use crate::exchange::Owner;
 use crate::job::execution::Attempts;
 use crate::job::request_line::RequestLine;
-use crate::job::stored::Ending;
+use crate::job::stored::{Ending, Exit, Summary};
 use crate::job::{JobId, JobKey, Stamp};
 
 /// How many records are looked at for one page.
@@ -41,10 +41,52 @@ pub struct JobRecord {
 pub struct End {
     /// When its result came to be.
     pub finished: Stamp,
-    /// When its result goes, if the wall clock goes on as it should.
-    pub expires: Stamp,
+    /// When its result goes, if the wall clock goes on as it should; `None` if it was dropped.
+    pub expires: Option<Stamp>,
     /// How it ended.
     pub ending: Ending,
+}
+
+impl JobRecord {
+    /// Returns it as a JSON object whose members have this order.
+    pub fn to_json(&self, owner: &Owner) -> String {
+        let Self { id, state, line, attempts, created, progress, end } = self;
+        let (method, target, route) =
+            line.parts().map_or((None, None, None), |(method, target, route)| {
+                (Some(method), Some(target), Some(route))
+            });
+        let ending = end.as_ref().map(|end| end.ending);
+        let exit_code = match ending.and_then(|ending| ending.exit) {
+            Some(Exit::Code(code)) => Some(code),
+            Some(Exit::Signal(_)) | None => None,
+        };
+        let expires = end.as_ref().and_then(|end| end.expires);
+        format!(
+            r#"{{"id":"{id}","state":"{}","method":{},"target":{},"route":{},"owner":{},"attempts":{},"created":{},"started":{},"finished":{},"expires":{},"status":{},"exitCode":{},"bytes":{},"progress":{}}}"#,
+            state.name(),
+            quoted(method),
+            quoted(target),
+            quoted(route),
+            quoted(Some(owner.name().unwrap_or(""))),
+            attempts.count,
+            created.unix_seconds(),
+            number(attempts.first.map(Stamp::unix_seconds)),
+            number(end.as_ref().map(|end| end.finished.unix_seconds())),
+            number(expires.map(Stamp::unix_seconds)),
+            number(ending.map(|ending| ending.status.as_u16())),
+            number(exit_code),
+            ending.map_or(0, |ending| ending.bytes),
+            quoted(progress.as_deref()),
+        )
+    }
+}
+
+fn quoted(text: Option<&str>) -> String {
+    text.map_or_else(|| "null".to_owned(), |text| serde_json::Value::from(text).to_string())
+}
+
+fn number(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "null".to_owned(), |number| number.to_string())
 }
 
 /// In which order records are listed.
@@ -163,9 +205,22 @@ impl<Q, R> Ledger<Q, R> {
     fn told_done(&self, id: JobId, done: &Done<R>) -> JobRecord {
         let Done { created, finished, attempts, summary, .. } = *done;
         let ending = summary.ending;
-        let end = End { finished, expires: finished.after(self.plan.ttl), ending };
+        let end = End { finished, expires: Some(finished.after(self.plan.ttl)), ending };
         let (state, line) = (JobState::Done, done.line.clone());
         JobRecord { id, state, line, attempts, created, progress: None, end: Some(end) }
+    }
+
+    /// Returns the record of a pending job as it is when it ends now.
+    pub(super) fn record_at_end(
+        &self,
+        job: &JobKey,
+        pending: &Pending<Q>,
+        Summary { ending, .. }: Summary,
+        finished: Stamp,
+    ) -> JobRecord {
+        let expires = (!self.is_unwanted(job)).then(|| finished.after(self.plan.ttl));
+        let end = Some(End { finished, expires, ending });
+        JobRecord { state: JobState::Done, progress: None, end, ..told_pending(job.id, pending) }
     }
 
     /// Looks at the next records of `owner`.

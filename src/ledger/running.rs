@@ -187,7 +187,11 @@ impl<Q, R> Ledger<Q, R> {
         attempt: Box<Attempt>,
         until: Instant,
     ) -> Result<(), Box<Attempt>> {
-        let due = if attempt.answer.is_some() { Due::Finish } else { Due::Enter };
+        let due = match &attempt.answer {
+            Some(_) => Due::Finish,
+            None if self.is_notice(attempt.route) => Due::EnterUnqueued,
+            None => Due::Enter,
+        };
         self.lay_down(job, attempt, |attempt| Phase::Delayed { until, attempt })?;
         if !self.is_draining {
             let is_next = self.schedule.next_due().is_none_or(|next| until < next);
@@ -264,7 +268,7 @@ impl<Q, R> Ledger<Q, R> {
             // Only what has been tried has a delay or a deadline.
             let Some(Work::Again(attempt)) = pending.take_work() else { continue };
             match due {
-                Due::Enter => {
+                Due::Enter | Due::EnterUnqueued => {
                     let (route, expiry) = (attempt.hop_route(), attempt.expiry());
                     pending.phase = Phase::Waiting { route, work: Work::Again(attempt) };
                     self.schedule().push(route, &job, expiry);
@@ -321,10 +325,12 @@ impl<Q, R> Ledger<Q, R> {
         result: StoredResult,
         memory: impl Fn(&StoredResult) -> usize,
     ) -> StoredResult {
-        let line = self.pending(job).map_or(0, |pending| pending.line.footprint());
+        let (line, room) = self.pending(job).map_or_else(<_>::default, |pending| {
+            (pending.line.footprint(), pending.room_for_notices())
+        });
         let size = |result: &StoredResult| Size {
-            footprint: RECORD + line + result.footprint(),
-            memory: line + memory(result),
+            footprint: RECORD + line + result.footprint() + room.footprint,
+            memory: line + memory(result) + room.memory,
         };
         let Err(refused) = self.fit(job, size(&result)) else { return result };
         let error = result.without_room(&refused.of_result());
@@ -500,14 +506,14 @@ mod tests {
     use crate::job::request_line::RequestLine;
     use crate::job::{JobId, Keep};
     use crate::ledger::schedule::Limit;
-    use crate::ledger::{Lane, Plan, Room};
+    use crate::ledger::{Lane, Plan, Room, Tells};
     use std::time::Duration;
 
     /// What the end stops is left for the next process, from the moment that nothing else goes on.
     #[test]
     fn the_end_asks_what_runs_to_stop_in_the_same_step() {
         let (memory, hour) = (Allowance::default(), Duration::from_secs(3600));
-        let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::No }];
+        let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::No, tells: Tells::NONE }];
         let plan = Plan { workers: 1, queue: 1, ttl: hour, log_ttl: hour, lanes };
         let room = Room { capacity: usize::MAX, reserve: 0, memory: memory.clone() };
         let mut ledger: Ledger<(), ()> = Ledger::new(room, plan, None);

@@ -32,6 +32,8 @@ pub struct Turn(Option<JobId>, u64);
 pub enum Due {
     /// It was delayed, and enters its lane again.
     Enter,
+    /// The same of a notice, which takes no place of the queue.
+    EnterUnqueued,
     /// It was delayed, and its answer is there.
     Finish,
     /// It waited in the lane of this route, and is too late for an answer.
@@ -52,6 +54,10 @@ pub struct Schedule<C> {
     delayed: usize,
     /// How many of those only have to be finished.
     asleep: usize,
+    /// From which lane on jobs take no place of the queue.
+    unqueued_from: usize,
+    /// How many of those wait or are delayed.
+    unqueued: usize,
     /// What happens next, and when; at most one thing for each job.
     timers: BTreeMap<(Instant, JobId), (JobKey, Due)>,
     /// The highest id that ever waited: a caller that comes stands behind it.
@@ -109,18 +115,26 @@ impl<C> Lane<C> {
 impl<C> Schedule<C> {
     /// Returns a schedule for so many workers, with a lane of each limit.
     pub fn new(workers: usize, limits: impl IntoIterator<Item = Limit>) -> Self {
+        let lanes: Vec<_> = limits.into_iter().map(Lane::new).collect();
         Self {
             workers,
-            lanes: limits.into_iter().map(Lane::new).collect(),
+            unqueued_from: lanes.len(),
+            lanes,
             running: 0,
             waiting: 0,
             delayed: 0,
             asleep: 0,
+            unqueued: 0,
             timers: BTreeMap::new(),
             newest: None,
             turns: 0,
             callers: 0,
         }
+    }
+
+    /// Lets the jobs of the last `lanes` take no place of the queue.
+    pub fn unqueue(&mut self, lanes: usize) {
+        self.unqueued_from = self.lanes.len() - lanes;
     }
 
     /// Returns how many jobs wait in lanes.
@@ -154,7 +168,27 @@ impl<C> Schedule<C> {
     /// workers take none, as if each had a worker: so a queue that is full of them has still taken as many jobs as
     /// it promises.
     pub const fn queue_len(&self) -> usize {
-        self.waiting + self.delayed - self.asleep + self.asleep.saturating_sub(self.workers)
+        let asleep = self.asleep.saturating_sub(self.workers);
+        self.waiting + self.delayed - self.asleep - self.unqueued + asleep
+    }
+
+    /// Counts a job that waits, in its lane.
+    fn wait(&mut self, route: RouteIndex) {
+        self.waiting += 1;
+        self.unqueued += usize::from(route.0 >= self.unqueued_from);
+    }
+
+    /// Counts it no longer.
+    fn end_wait(&mut self, route: RouteIndex) {
+        self.waiting -= 1;
+        self.unqueued -= usize::from(route.0 >= self.unqueued_from);
+    }
+
+    /// Counts a job that was delayed no longer.
+    fn end_delay(&mut self, due: Due) {
+        self.delayed -= 1;
+        self.asleep -= usize::from(due == Due::Finish);
+        self.unqueued -= usize::from(due == Due::EnterUnqueued);
     }
 
     const fn free_workers(&self) -> usize {
@@ -168,7 +202,7 @@ impl<C> Schedule<C> {
     pub fn push(&mut self, route: RouteIndex, job: &JobKey, expiry: Option<Instant>) {
         self.newest = self.newest.max(Some(job.id));
         self.lanes[route.0].waiting.insert(job.id, job.owner.clone());
-        self.waiting += 1;
+        self.wait(route);
         if let Some(at) = expiry {
             self.timers.insert((at, job.id), (job.clone(), Due::Expire(route)));
         }
@@ -177,7 +211,7 @@ impl<C> Schedule<C> {
     /// Takes a waiting job out of its lane; nothing if it does not wait there.
     pub fn remove(&mut self, route: RouteIndex, id: JobId, expiry: Option<Instant>) {
         if self.lanes[route.0].waiting.remove(&id).is_some() {
-            self.waiting -= 1;
+            self.end_wait(route);
         }
         if let Some(at) = expiry {
             self.timers.remove(&(at, id));
@@ -197,7 +231,7 @@ impl<C> Schedule<C> {
         let lane = &mut self.lanes[route.0];
         let owner = lane.waiting.remove(&id)?;
         lane.jobs += 1;
-        self.waiting -= 1;
+        self.end_wait(route);
         self.running += 1;
         Some((route, JobKey { owner, id }))
     }
@@ -228,13 +262,13 @@ impl<C> Schedule<C> {
         self.timers.insert((until, job.id), (job.clone(), due));
         self.delayed += 1;
         self.asleep += usize::from(due == Due::Finish);
+        self.unqueued += usize::from(due == Due::EnterUnqueued);
     }
 
     /// Takes out a delayed job.
     pub fn undelay(&mut self, until: Instant, id: JobId) {
         if let Some((_, due)) = self.timers.remove(&(until, id)) {
-            self.delayed -= 1;
-            self.asleep -= usize::from(due == Due::Finish);
+            self.end_delay(due);
         }
     }
 
@@ -248,11 +282,7 @@ impl<C> Schedule<C> {
         let first = self.timers.first_entry().filter(|first| first.key().0 <= now)?;
         let (job, due) = first.remove();
         match due {
-            Due::Enter => self.delayed -= 1,
-            Due::Finish => {
-                self.delayed -= 1;
-                self.asleep -= 1;
-            }
+            Due::Enter | Due::EnterUnqueued | Due::Finish => self.end_delay(due),
             Due::Expire(route) => self.remove(route, job.id, None),
         }
         Some((job, due))

@@ -355,3 +355,24 @@ fn threads_share_a_schedule_under_one_lock() {
     assert_eq!(claimed.len() + removed.into_inner(), JOBS as usize);
     assert_eq!(schedule.into_inner().unwrap().running(), 0);
 }
+
+#[test]
+fn jobs_of_the_last_lanes_take_no_place_of_the_queue() {
+    let mut schedule: Schedule<()> = Schedule::new(2, [Limit::Open, Limit::Shared(1)]);
+    schedule.unqueue(1);
+    let until = Instant::now();
+    for number in 1..=3 {
+        schedule.push(RouteIndex(1), &job(number), None);
+    }
+    schedule.push(RouteIndex(0), &job(4), None);
+    schedule.delay(&job(5), until, Due::EnterUnqueued);
+    schedule.delay(&job(6), until, Due::EnterUnqueued);
+    assert_eq!((schedule.waiting(), schedule.delayed(), schedule.queue_len()), (4, 2, 1));
+    assert_eq!(schedule.claim(), Some((RouteIndex(1), job(1))));
+    schedule.remove(RouteIndex(1), job(2).id, None);
+    schedule.undelay(until, job(5).id);
+    assert_eq!(schedule.take_due(until), Some((job(6), Due::EnterUnqueued)));
+    assert_eq!((schedule.waiting(), schedule.delayed(), schedule.queue_len()), (2, 0, 1));
+    schedule.remove(RouteIndex(0), job(4).id, None);
+    assert_eq!((schedule.waiting(), schedule.queue_len()), (1, 0));
+}

@@ -8,14 +8,14 @@ use super::job::{Done, Pending, Phase};
 use super::{IdempotencyKey, Ledger, Refused};
 use crate::exchange::Owner;
 use crate::job::request_line::RequestLine;
-use crate::job::{Age, JobId, JobKey, Keep, RECORD, Stamp};
+use crate::job::{Age, JobId, JobKey, Keep, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Charge;
 
 /// Keys take at most this part of the capacity.
 const PART_OF_KEYS: usize = 4;
 
 /// What a submission takes, in bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Size {
     /// All that it is accounted with.
     pub footprint: usize,
@@ -122,7 +122,7 @@ impl<Q, R> Ledger<Q, R> {
         self.enter(job, pending, keep);
     }
 
-    fn enter(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
+    pub(super) fn enter(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
         if let Phase::Waiting { route, work } = &pending.phase
             && !self.is_draining
             && self.stopped.is_none()
@@ -147,9 +147,14 @@ impl<Q, R> Ledger<Q, R> {
         jobs.insert_done(job.id, done);
     }
 
-    /// Returns the charge for a record that a store has found where it keeps them.
-    pub fn found_record(&self, line: &RequestLine) -> Charge {
-        self.room.memory.charge_found(RECORD + line.footprint())
+    /// Returns the charge for a record that a store has found where it keeps them, and for the notices that it owes.
+    pub fn found_record(&self, line: &RequestLine, notices: usize) -> Charge {
+        self.room.memory.charge_found(RECORD + line.footprint() + notices)
+    }
+
+    /// Returns whether the jobs of a route, or of a lane of notices, run again after a crash.
+    pub fn rerun(&self, route: RouteIndex) -> Rerun {
+        self.plan.lanes[route.0].rerun
     }
 
     /// Takes over a key that a store has found where it keeps them.

@@ -6,13 +6,14 @@
 
 use crate::histogram::Histogram;
 use crate::job::execution::Attempts;
+use crate::job::notice::NoticeLane;
 use crate::job::outcome::Outcome;
 use crate::job::{RouteIndex, Stamp};
 
 /// What has become of jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// One for each route, at its index.
+    /// One for each route, at its index; the last are those of notices.
     pub routes: Vec<OfRoute>,
     /// From acceptance to the first attempt, of jobs that are done.
     pub wait: Histogram,
@@ -32,7 +33,7 @@ pub struct OfRoute {
 }
 
 impl Tally {
-    /// Returns the tally of so many routes.
+    /// Returns the tally of so many routes, the last of which are the lanes of notices.
     pub fn new(routes: usize) -> Self {
         Self { routes: vec![OfRoute::default(); routes], ..Self::default() }
     }
@@ -56,7 +57,10 @@ impl Tally {
         if let Some(of_route) = self.of(route) {
             of_route.finished[outcome as usize] += 1;
         }
-        if let Some(first) = attempts.first {
+        // A notice waits for its receiver: it says nothing of how jobs run.
+        let is_notice =
+            route.is_some_and(|route| route.0 >= self.routes.len() - NoticeLane::ALL.len());
+        if let Some(first) = attempts.first.filter(|_| !is_notice) {
             self.wait.observe(first.since(created));
             self.run.observe(finished.since(first));
         }

@@ -26,7 +26,7 @@ use crate::methods::AllowedMethods;
 use crate::protocol::{ADMIN, API, SERVER};
 use crate::routes::{Route, Routes};
 use crate::signature::Signature;
-use crate::store::{Lane, Plan};
+use crate::store::{Lane, Plan, Tells};
 use crate::variables::Variables;
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
@@ -114,9 +114,12 @@ pub fn prefixes(config: &Config) -> impl Iterator<Item = &str> {
 
 /// Returns how jobs run: a lane for each route of the table, in its order.
 pub fn plan(config: &Config) -> Plan {
-    let built_in = BUILT_IN.map(|_| Lane { limit: Limit::Open, rerun: Rerun::Harmless });
-    let configured =
-        config.routes.iter().map(|route| Lane { limit: limit(route, config), rerun: route.rerun });
+    let tells = Tells::NONE;
+    let built_in = BUILT_IN.map(|_| Lane { limit: Limit::Open, rerun: Rerun::Harmless, tells });
+    let configured = config.routes.iter().map(|route| {
+        let (limit, rerun) = (limit(route, config), route.rerun);
+        Lane { limit, rerun, tells }
+    });
     Plan {
         workers: config.workers,
         queue: config.queue,

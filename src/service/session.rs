@@ -355,7 +355,7 @@ impl<'a> Session<'a> {
         let key = key.map(|key| deferral::keyed(key, &call.request, keep)).transpose();
         let key = key.map_err(|error| Error::unreadable(&error))?;
         let line = self.service.routes.get(route).line(&call.request);
-        let submission = Submission { call, route, line, keep, key };
+        let submission = Submission { call, route, line, keep, key, callback: None };
         let id = self.service.jobs.submit(submission)?;
         Ok(JobKey { owner, id })
     }

@@ -24,7 +24,7 @@ use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Sta
 use crate::ledger::job::{Cancelled, Pending};
 use crate::ledger::locked::{Dispatch, Locked};
 use crate::ledger::schedule::Turn;
-use crate::ledger::{Cancel, Forgotten, Found, KeptLog, Ledger, Reach, Size};
+use crate::ledger::{Cancel, Forgotten, Found, InMemory, KeptLog, Ledger, Notice, Reach, Size};
 use crate::memory::Allowance;
 
 /// Jobs in memory, gone with the process.
@@ -75,7 +75,13 @@ fn finish(
         result = ledger.fit_result(job, result, |result| RECORD + result.uncharged());
     }
     let summary = result.summary();
+    let notices = ledger.take_notices(job, &result, summary, now, InMemory::All);
     let finished = ledger.finish(job, result, summary, now);
+    for Notice { job, route, call, line, size, charge } in notices {
+        let call = Box::new(call);
+        let pending = Pending::waiting(route, call, line, size.footprint, charge, now.stamp);
+        ledger.accept_notice(&job, Box::new(pending));
+    }
     if finishing.cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
 }
 
@@ -85,10 +91,10 @@ impl Store for MemoryStore {
     }
 
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
-        let Submission { call, route, line, keep, key } = submission;
+        let Submission { call, route, line, keep, key, callback } = submission;
         let owner = call.owner.clone();
         let footprint = RECORD + line.footprint() + ERROR_ROOM + call.footprint();
-        let size = Size { footprint, memory: footprint - call.request.body().charged() };
+        let memory = footprint - call.request.body().charged();
         let call = Box::new(call);
         let mut ledger = self.lock();
         if let Some(key) = &key
@@ -96,6 +102,10 @@ impl Store for MemoryStore {
         {
             return Ok(Accepted::Known(id));
         }
+        let owed = ledger.owed(Some(route), callback, (&line, &owner), InMemory::All);
+        let room = owed.as_ref().map_or(Size::default(), |owed| owed.room);
+        let footprint = footprint + room.footprint;
+        let size = Size { footprint, memory: memory + room.memory };
         let admitted = ledger.admit(size, key.as_ref())?;
         let job = JobKey { owner, id: ledger.next_id(now.stamp) };
         if let Some(key) = &key {
@@ -103,7 +113,7 @@ impl Store for MemoryStore {
         }
         let id = job.id;
         let pending = Pending::waiting(route, call, line, footprint, admitted.record, now.stamp);
-        ledger.accept(&job, Box::new(pending), keep);
+        ledger.accept(&job, Box::new(pending.owing(owed)), keep);
         Ok(Accepted::New(id))
     }
 

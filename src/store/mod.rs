@@ -17,6 +17,8 @@
 //!   k jobs O(k log n). No lock is held while the memory of many jobs is freed.
 //! - **Bounded.** At `--max-stored` and at `--queue` new jobs are refused, and a result that does not fit becomes an
 //!   error (`507`), for which there is room from the job's acceptance on. What is kept is never evicted.
+//! - **Tells of results.** With the result of a job that owes notices, in the same step, these are accepted: jobs of
+//!   lanes of their own, which no client sees. There is room for them since the job's acceptance.
 //! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
 //!   ways to forget is as durable as the store is; a result is so before its job is done.
 //!
@@ -46,7 +48,7 @@ use crate::memory::Allowance;
 pub use crate::ledger::job::DeliveryId;
 pub use crate::ledger::{
     End, Filter, Finished, IdempotencyKey, JobRecord, JobState, Lane, List, Order, Page, Patience,
-    Plan, Refused, Room, Stats, Status, Tally,
+    Plan, Refused, Room, Stats, Status, Tally, Tells,
 };
 
 /// A job to be accepted.
@@ -61,6 +63,8 @@ pub struct Submission {
     pub keep: Keep,
     /// By what the client names this submission, if it does.
     pub key: Option<IdempotencyKey>,
+    /// The URL that is to be told when it is done.
+    pub callback: Option<Box<str>>,
 }
 
 /// A job that was accepted, now or before.

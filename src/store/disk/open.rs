@@ -22,12 +22,13 @@ use crate::clock::Scale;
 use crate::error::Error;
 use crate::files::{Files, Folder};
 use crate::job::execution::{Attempts, Execution};
+use crate::job::notice::NoticeLane;
 use crate::job::outcome::Outcome;
 use crate::job::stored::{Ending, Summary};
 use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
-use crate::ledger::Ledger;
 use crate::ledger::job::{Cancelled, Done, LanePlace, Pending, Phase, Work};
-use crate::store::{DeliveryId, Lane, Plan, Room};
+use crate::ledger::{InMemory, Ledger, Size};
+use crate::store::{DeliveryId, Plan, Room};
 
 /// The name of the file within the directory.
 const FILE: &str = "jobs.redb";
@@ -165,7 +166,7 @@ pub fn ledger(
     plan: Plan,
     find: &dyn Fn(&str) -> Result<RouteIndex, Error>,
 ) -> (DiskLedger, Recovered, Vec<(JobKey, Error)>) {
-    let (lanes, ttl) = (plan.lanes.clone(), plan.ttl);
+    let ttl = plan.ttl;
     let age = |aged: Option<i64>, stamp| {
         aged.map_or_else(|| scale.age_of(stamp, ttl), |aged| scale.age(aged))
     };
@@ -175,16 +176,17 @@ pub fn ledger(
     for (id, record) in contents.jobs {
         let Record { owner, created, footprint, line, state } = record;
         let job = JobKey { owner, id };
-        let charge = ledger.found_record(&line);
         match state {
             Stage::Collected { aged, log, logged } => {
                 recovered.jobs -= 1;
+                let charge = ledger.found_record(&line, 0);
                 ledger.found_log(&job, log, logged, scale.age(aged), charge);
             }
             Stage::Done { finished, aged, log, logged, attempts, ending } => {
                 let age = age(aged, finished);
                 let (delivery, result) = (DeliveryId::default(), Place::OnDisk);
                 let summary = Summary { ending: ending.unwrap_or(UNKNOWN), log, logged };
+                let charge = ledger.found_record(&line, 0);
                 let done = Done {
                     created,
                     finished,
@@ -199,12 +201,19 @@ pub fn ledger(
                 };
                 ledger.found_result(job, Box::new(done));
             }
-            Stage::Pending { begun, starts, keep, path, .. } => {
-                // An older deferd did not account for the error that it may end with.
-                let footprint = footprint.max(RECORD + line.footprint() + ERROR_ROOM);
-                let found = find(&path);
+            Stage::Pending { begun, starts, keep, path, callback, .. } => {
+                let found = match NoticeLane::named(&path) {
+                    Some(lane) => Ok(ledger.notice_route(lane)),
+                    None => find(&path),
+                };
                 let own = found.as_ref().ok().copied();
-                let phase = match route_of(found, begun, starts, &lanes) {
+                let owed = ledger.owed(own, callback, (&line, &job.owner), InMemory::Record);
+                let room = owed.as_ref().map_or(Size::default(), |owed| owed.room);
+                let charge = ledger.found_record(&line, room.memory);
+                // An older deferd did not account for the error that it may end with.
+                let footprint =
+                    footprint.max(RECORD + line.footprint() + ERROR_ROOM) + room.footprint;
+                let phase = match route_of(found, begun, starts, &ledger) {
                     Ok(route) => {
                         recovered.waiting += 1;
                         Phase::Waiting { route, work: Work::First(Place::OnDisk) }
@@ -228,6 +237,7 @@ pub fn ledger(
                     line,
                     starts,
                     waiters,
+                    owed,
                     phase,
                 };
                 ledger.found_pending(&job, Box::new(pending), keep);
@@ -252,9 +262,9 @@ fn route_of(
     found: Result<RouteIndex, Error>,
     begun: Begun,
     starts: u32,
-    lanes: &[Lane],
+    ledger: &DiskLedger,
 ) -> Result<RouteIndex, Error> {
     let route = found?;
-    let runs_again = lanes[route.0].rerun == Rerun::Yes && starts < MAX_STARTS;
+    let runs_again = ledger.rerun(route) == Rerun::Yes && starts < MAX_STARTS;
     if begun == Begun::No || runs_again { Ok(route) } else { Err(Error::Interrupted) }
 }

@@ -55,11 +55,14 @@ pub enum OnDurable {
     Accept(JobKey, Box<DiskPending>, Keep),
     /// The request of the job, which is accepted already, need not be kept in memory.
     FlushRequest(JobKey),
-    /// The job is done, with such a result, since then.
-    Finish(JobKey, Summary, Moment),
-    /// The result of the job, which is done already, need not be kept in memory.
-    FlushResult(JobKey),
+    /// The job is done, with such a result, since then; and its notices are accepted.
+    Finish(JobKey, Summary, Moment, Accepted),
+    /// The result of the job, which is done already, need not be kept in memory; and its notices are accepted.
+    FlushResult(JobKey, Accepted),
 }
+
+/// Notices that enter the schedule with the result of their job.
+pub type Accepted = Vec<(JobKey, Box<DiskPending>)>;
 
 /// Which thread waits for a change.
 pub enum Ack {
@@ -94,7 +97,7 @@ pub enum Change {
     /// A job that ran waits again.
     Retry(JobId),
     /// A pending job is done.
-    Finish(JobId, Box<(Record, Arc<StoredResult>)>),
+    Finish(JobId, Box<End>),
     /// A result was collected: all of the job goes but its log, for which there is this record.
     KeepLog(JobId, Box<Record>),
     /// No client can ask for these jobs any more: results go, pending jobs go on.
@@ -107,6 +110,15 @@ pub enum Change {
     RemoveKeys(Vec<(Owner, Box<str>)>),
 }
 
+/// What is left of a job that is done.
+#[derive(Debug)]
+pub struct End {
+    /// Its result; `None` if no client can ask for it.
+    pub kept: Option<(Record, Arc<StoredResult>)>,
+    /// The notices that it leads to.
+    pub notices: Vec<NewJob>,
+}
+
 /// A job that comes to be.
 #[derive(Debug)]
 pub struct NewJob {
@@ -114,6 +126,8 @@ pub struct NewJob {
     pub id: JobId,
     /// All but its request.
     pub record: Record,
+    /// The room that is kept for its notices, in bytes: it is accounted with it beside the record's footprint.
+    pub room: usize,
     /// When it was accepted, by the clock by which its key expires, as it is kept.
     pub aged: i64,
     /// Its request's message up to the content, and that.
@@ -122,17 +136,25 @@ pub struct NewJob {
     pub key: Option<IdempotencyKey>,
 }
 
+impl NewJob {
+    /// Returns how much memory its request takes, in bytes.
+    fn size(&self) -> usize {
+        let (head, content) = &self.request;
+        head.len() + content.in_memory().map_or(0, Bytes::len)
+    }
+}
+
 impl Change {
     /// About how much memory it holds, in bytes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Accept(job) => {
-                let (head, content) = &job.request;
-                head.len() + content.in_memory().map_or(0, Bytes::len)
-            }
+            Self::Accept(job) => job.size(),
             Self::Finish(_, end) => {
-                let in_file = end.1.response.body().in_file();
-                end.1.footprint() - in_file.map_or(0, |(_, range)| range.len())
+                let kept = end.kept.as_ref().map_or(0, |(_, result)| {
+                    let in_file = result.response.body().in_file();
+                    result.footprint() - in_file.map_or(0, |(_, range)| range.len())
+                });
+                kept + end.notices.iter().map(NewJob::size).sum::<usize>()
             }
             Self::Forget(ids) | Self::Remove(ids) => 8 * ids.len(),
             Self::Nothing
@@ -160,6 +182,15 @@ impl Change {
         }
     }
 
+    /// Whether jobs come to be by it.
+    pub fn accepts(&self) -> bool {
+        match self {
+            Self::Accept(_) => true,
+            Self::Finish(_, end) => !end.notices.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Whether it takes room in the file that it may not get.
     pub const fn takes_room(&self) -> bool {
         matches!(self, Self::Accept(_) | Self::Finish(..))
@@ -175,7 +206,7 @@ impl Change {
     pub fn file(&self) -> Option<&Arc<ContentFile>> {
         let content = match self {
             Self::Accept(job) | Self::Withdraw(job) => &job.request.1,
-            Self::Finish(_, end) => end.1.response.body(),
+            Self::Finish(_, end) => end.kept.as_ref()?.1.response.body(),
             _ => return None,
         };
         content.in_file().map(|(file, _)| file)

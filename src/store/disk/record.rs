@@ -51,8 +51,10 @@ pub enum Stage {
         connection: Connection,
         /// How its sender proved who it is.
         auth_type: Option<&'static str>,
-        /// The path of its target, by which its route is found.
+        /// The path of its target, by which its route is found; of a notice the name of its lane.
         path: String,
+        /// The URL that is to be told when it is done.
+        callback: Option<Box<str>>,
     },
     /// Its result is there.
     Done {
@@ -158,7 +160,7 @@ impl Record {
                     }
                 }
             }
-            Stage::Pending { starts, keep, connection, auth_type, path, .. } => {
+            Stage::Pending { starts, keep, connection, auth_type, path, callback, .. } => {
                 if *starts > 0 {
                     line("starts", starts);
                 }
@@ -174,6 +176,9 @@ impl Record {
                     line("auth-type", auth_type);
                 }
                 line("path", path);
+                if let Some(callback) = callback {
+                    line("callback", callback);
+                }
             }
         }
         text
@@ -212,6 +217,7 @@ impl Record {
                 connection: lines.connection()?,
                 auth_type: lines.auth_type()?,
                 path: lines.get("path")?.to_owned(),
+                callback: lines.get("callback").map(Into::into),
             },
         };
         Some(Self { owner, created, footprint, line: lines.request_line()?, state })
@@ -439,6 +445,7 @@ mod tests {
             connection,
             auth_type,
             path: "/a: b".into(),
+            callback: (starts > 1).then(|| "https://a/b?c".into()),
         };
         [
             ("ann", pending(Begun::No, 2, Keep::Result, tcp, Some("Basic"))),
@@ -482,6 +489,7 @@ mod tests {
             let text = record.to_text();
             let optional = [
                 "auth-type",
+                "callback",
                 "starts",
                 "status",
                 "exit",

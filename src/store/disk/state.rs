@@ -9,18 +9,18 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use crossbeam_channel::Sender;
 
-use super::order::{Ack, Change, NewJob, OnDurable, Order, Urgency};
+use super::order::{Ack, Change, End, NewJob, OnDurable, Order, Urgency};
 use super::outcome::{Outcome, promise};
-use super::record::{Record, Stage};
+use super::record::{Begun, Record, Stage};
 use super::tables::{TableError, Tables};
 use crate::clock::Scale;
 use crate::exchange::Call;
 use crate::files::Files;
 use crate::job::stored::{StoredResponse, StoredResult, Summary};
-use crate::job::{JobId, JobKey, Moment, RECORD, Rerun};
+use crate::job::{JobId, JobKey, Keep, Moment, RECORD, Rerun, message};
 use crate::ledger::job::{Cancelled, Pending, Work};
 use crate::ledger::locked::{Dispatch, Locked, Wake, Wakes};
-use crate::ledger::{Finishing, Ledger, Taken};
+use crate::ledger::{Finishing, InMemory, Ledger, Notice, Taken};
 use crate::store::Finished;
 
 /// How many bytes of results may be on their way to the disk before those who finish jobs wait.
@@ -131,7 +131,7 @@ impl State {
     pub fn withdraw(&mut self, job: &NewJob) {
         let Record { owner, footprint, .. } = &job.record;
         let name = JobKey { owner: owner.clone(), id: job.id };
-        self.ledger.withdraw(&name, *footprint, job.key.as_ref());
+        self.ledger.withdraw(&name, footprint + job.room, job.key.as_ref());
     }
 
     /// Records that a job was claimed; returns what the worker has to wait for before the handler may have
@@ -159,38 +159,72 @@ impl State {
         if self.ledger.abandon(job) {
             return Finished::Left;
         }
-        let finishing = self.ledger.begin_finish(job, response);
-        let Some(Finishing { result, cancelled, created, attempts }) = finishing else {
+        let Some(finishing) = self.ledger.begin_finish(job, response) else {
             return Finished::Dropped;
         };
-        if self.ledger.is_unwanted(job) {
-            self.ledger.finish(job, Place::OnDisk, result.summary(), now);
+        let Finishing { result, cancelled, created, attempts } = finishing;
+        let is_unwanted = self.ledger.is_unwanted(job);
+        let result =
+            if is_unwanted { result } else { self.ledger.fit_result(job, result, |_| RECORD) };
+        let summary = result.summary();
+        let result = Arc::new(result);
+        let notices = self.ledger.take_notices(job, &result, summary, now, InMemory::Record);
+        if is_unwanted && notices.is_empty() {
+            self.ledger.finish(job, Place::OnDisk, summary, now);
             self.put_off(Change::Remove(vec![job.id]));
             return Finished::Dropped;
         }
-        let result = Arc::new(self.ledger.fit_result(job, result, |_| RECORD));
-        let line = self.ledger.pending(job).map(|pending| pending.line.clone());
-        let (owner, line) = (job.owner.clone(), line.unwrap_or_default());
-        let footprint = RECORD + line.footprint() + result.footprint();
-        let aged = Some(self.scale.kept(now.age));
-        let summary = result.summary();
-        let Summary { ending, log, logged } = summary;
-        let (finished, ending) = (now.stamp, Some(ending));
-        let state = Stage::Done { finished, aged, log, logged, attempts, ending };
-        let record = Record { owner, created, footprint, line, state };
+        let kept = (!is_unwanted).then(|| {
+            let aged = Some(self.scale.kept(now.age));
+            let Summary { ending, log, logged } = summary;
+            let (finished, ending) = (now.stamp, Some(ending));
+            let state = Stage::Done { finished, aged, log, logged, attempts, ending };
+            let line = self.ledger.pending(job).map(|pending| pending.line.clone());
+            let (owner, line) = (job.owner.clone(), line.unwrap_or_default());
+            let footprint = RECORD + line.footprint() + result.footprint();
+            (Record { owner, created, footprint, line, state }, Arc::clone(&result))
+        });
+        let (notices, accepted) =
+            notices.into_iter().map(|notice| self.new_job(notice, now)).unzip();
         let on_durable = match self.urgency {
-            Urgency::Urgent => OnDurable::Finish(job.clone(), summary, now),
+            Urgency::Urgent => OnDurable::Finish(job.clone(), summary, now, accepted),
             Urgency::Lazy => {
-                self.ledger.finish(job, Place::Here(Arc::clone(&result)), summary, now);
-                OnDurable::FlushResult(job.clone())
+                self.ledger.finish(job, Place::Here(result), summary, now);
+                OnDurable::FlushResult(job.clone(), accepted)
             }
         };
-        let change = Change::Finish(job.id, Box::new((record, result)));
+        let change = Change::Finish(job.id, Box::new(End { kept, notices }));
         let (size, urgency) = (change.size(), self.urgency);
         if self.order(Order::new(change, on_durable, Ack::None, urgency)) {
             self.backlog += size;
         }
-        if cancelled == Cancelled::Yes { Finished::Dropped } else { Finished::Kept }
+        if is_unwanted || cancelled == Cancelled::Yes { Finished::Dropped } else { Finished::Kept }
+    }
+
+    /// Returns a notice as it is written, and as it enters the schedule once that is durable, so that none tells of a
+    /// result which a crash takes back.
+    fn new_job(&self, notice: Notice, now: Moment) -> (NewJob, (JobKey, Box<DiskPending>)) {
+        let Notice { job, route, call, line, size, charge } = notice;
+        let state = Stage::Pending {
+            begun: Begun::No,
+            starts: 0,
+            keep: Keep::Nothing,
+            connection: call.connection,
+            auth_type: call.auth_type,
+            path: line.parts().map(|(_, lane, _)| lane.to_owned()).unwrap_or_default(),
+            callback: None,
+        };
+        let (owner, created, footprint) = (job.owner.clone(), now.stamp, size.footprint);
+        let new_job = NewJob {
+            id: job.id,
+            record: Record { owner, created, footprint, line: line.clone(), state },
+            room: 0,
+            aged: self.scale.kept(now.age),
+            request: (message::request_head(&call.request), call.request.into_body()),
+            key: None,
+        };
+        let pending = Pending::waiting(route, Place::OnDisk, line, footprint, charge, created);
+        (new_job, (job, Box::new(pending)))
     }
 
     /// Whether so much is on its way that workers should wait.

@@ -11,8 +11,8 @@ use super::state::{Place, State};
 use super::{DiskStore, Durability};
 use crate::exchange::{Call, Owner};
 use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, message};
-use crate::ledger::Size;
 use crate::ledger::job::Pending;
+use crate::ledger::{InMemory, Size};
 use crate::store::{IdempotencyKey, Refused, Store, StoreUnavailable, Submission};
 
 /// How many jobs may wait before one whose request is kept in memory as well, so that the worker that claims it
@@ -29,12 +29,13 @@ pub struct Prepared {
     /// Its message up to the content.
     head: Vec<u8>,
     pub submission_key: Option<IdempotencyKey>,
+    callback: Option<Box<str>>,
 }
 
 impl Prepared {
     /// What can be made of it at `now`.
     pub fn new(submission: Submission, now: Moment) -> Self {
-        let Submission { call, route, line, keep, key } = submission;
+        let Submission { call, route, line, keep, key, callback } = submission;
         let footprint = RECORD + line.footprint() + ERROR_ROOM + call.footprint();
         let state = Stage::Pending {
             begun: Begun::No,
@@ -43,11 +44,13 @@ impl Prepared {
             connection: call.connection,
             auth_type: call.auth_type,
             path: call.request.uri().path().to_owned(),
+            callback: callback.clone(),
         };
         let (owner, created) = (call.owner.clone(), now.stamp);
         let record = Record { owner, created, footprint, line, state };
         let head = message::request_head(&call.request);
-        Self { call: Box::new(call), route, record, age: now.age, head, submission_key: key }
+        let (call, age) = (Box::new(call), now.age);
+        Self { call, route, record, age, head, submission_key: key, callback }
     }
 }
 
@@ -82,12 +85,15 @@ impl DiskStore {
         if self.shared.is_failing() {
             return Err(Refused::Unavailable);
         }
-        let Prepared { call, route, record, age, head, submission_key: key } = prepared;
+        let Prepared { call, route, record, age, head, submission_key: key, callback } = prepared;
         let (owner, now, footprint) = (record.owner.clone(), record.created, record.footprint);
         let keep = record.keep();
         let line = record.line.clone();
         let memory = RECORD + line.footprint();
-        let admitted = state.ledger.admit(Size { footprint, memory }, key.as_ref())?;
+        let owed = state.ledger.owed(Some(route), callback, (&line, &owner), InMemory::Record);
+        let room = owed.as_ref().map_or(Size::default(), |owed| owed.room);
+        let size = Size { footprint: footprint + room.footprint, memory: memory + room.memory };
+        let admitted = state.ledger.admit(size, key.as_ref())?;
         let id = state.ledger.next_id(now);
         let job = JobKey { owner, id };
         if let Some(key) = &key {
@@ -97,6 +103,7 @@ impl DiskStore {
         let change = Change::Accept(Box::new(NewJob {
             id,
             record,
+            room: room.footprint,
             aged: self.shared.scale.kept(age),
             request,
             key,
@@ -106,7 +113,8 @@ impl DiskStore {
         let mut charge = admitted.record;
         let keeps_request = is_answered_first || is_near && charge.grow(footprint - memory).is_ok();
         let place = if keeps_request { Place::Here(call) } else { Place::OnDisk };
-        let pending = Box::new(Pending::waiting(route, place, line, footprint, charge, now));
+        let pending = Pending::waiting(route, place, line, size.footprint, charge, now);
+        let pending = Box::new(pending.owing(owed));
         if is_answered_first {
             state.ledger.accept(&job, pending, keep);
             let on_durable = OnDurable::FlushRequest(job);

@@ -397,7 +397,13 @@ impl<'a> OpenTables<'a> {
                     *begun = Begun::No;
                 }
             }),
-            Change::Finish(id, end) => self.finish(*id, &end.0, &end.1, unnamed),
+            Change::Finish(id, end) => {
+                match &end.kept {
+                    Some((record, result)) => self.finish(*id, record, result, unnamed)?,
+                    None => self.remove(*id, unnamed)?,
+                }
+                end.notices.iter().try_for_each(|notice| self.accept(notice, unnamed))
+            }
             Change::KeepLog(id, record) => {
                 self.jobs.insert(key(*id).as_slice(), record.to_text().as_bytes())?;
                 self.messages.remove(key(*id).as_slice())?;

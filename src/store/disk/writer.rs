@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Durability;
-use super::order::{Ack, Change, OnDurable, Order, Urgency};
+use super::order::{Accepted, Ack, Change, OnDurable, Order, Urgency};
 use super::state::{Place, Shared, State};
 use super::tables::TableError;
 use crate::exchange::Call;
@@ -175,7 +175,7 @@ impl Writer {
 
     /// Above which id none was given out, and none will be before the next commit.
     fn last_id(&self) -> Option<JobId> {
-        let accepts = self.batch.iter().any(|order| matches!(order.change, Change::Accept(_)));
+        let accepts = self.batch.iter().any(|order| order.change.accepts());
         match self.durability {
             Durability::Commit if !accepts => None,
             Durability::Commit => self.shared.last_id(),
@@ -310,8 +310,9 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
             state.ledger.accept(&job, pending, keep);
             None
         }
-        OnDurable::Finish(job, summary, now) => {
+        OnDurable::Finish(job, summary, now, notices) => {
             state.ledger.finish(&job, Place::OnDisk, summary, now);
+            accept(state, notices);
             None
         }
         OnDurable::FlushRequest(job) => match &mut state.ledger.pending_mut(&job)?.phase {
@@ -320,7 +321,8 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
             }
             _ => None,
         },
-        OnDurable::FlushResult(job) => {
+        OnDurable::FlushResult(job, notices) => {
+            accept(state, notices);
             let Some(result) = state.ledger.result_mut(&job) else {
                 // It was collected meanwhile; its log may be kept.
                 state.ledger.flush_log(&job);
@@ -328,6 +330,12 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
             };
             Some(Waste::Result(std::mem::replace(result, Place::OnDisk)))
         }
+    }
+}
+
+fn accept(state: &mut State, notices: Accepted) {
+    for (notice, pending) in notices {
+        state.ledger.accept_notice(&notice, pending);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is left when deferd or the machine ends without warning.
 
 mod kill;
+mod notices;
 mod power;
 mod recovery;

@@ -13,7 +13,7 @@ use deferd::job::stored::StoredResponse;
 use deferd::job::{Keep, MAX_STARTS, Rerun};
 use deferd::ledger::schedule::Limit;
 use deferd::store::disk::Durability;
-use deferd::store::{Lane, Store};
+use deferd::store::{Lane, Store, Tells};
 
 /// Scenarios for each durability, and operations in each.
 const SCENARIOS: u64 = 8;
@@ -39,7 +39,7 @@ fn a_power_cut_leaves_what_a_relaxed_store_has_flushed() {
 #[test]
 fn a_job_that_cuts_the_power_is_begun_three_times() {
     for durability in [Durability::Commit, Durability::Relaxed] {
-        let lane = Lane { limit: Limit::Open, rerun: Rerun::Yes };
+        let lane = Lane { limit: Limit::Open, rerun: Rerun::Yes, tells: Tells::NONE };
         let reopen = |volume: &Volume| {
             let volume = Volume::of(volume.medium().synced());
             let opened = open_with(plan(vec![lane]), CAPACITY, &volume, durability);

@@ -132,7 +132,7 @@ fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
         let offer = || {
             let (call, route) = (call(99, &nobody()), RouteIndex(0));
             let (line, keep, key) = (line(&call), Keep::Result, key.clone());
-            let submission = Submission { call, route, line, keep, key };
+            let submission = Submission { call, route, line, keep, key, callback: None };
             store.submit(submission, at(THEN))
         };
         assert_eq!(offer(), Err(Refused::Unavailable));
@@ -167,7 +167,7 @@ fn a_failing_store_is_a_503_and_counted() {
     let submit = || {
         let (call, route) = (call(1, &nobody()), RouteIndex(0));
         let (line, keep) = (line(&call), Keep::Result);
-        jobs.submit(Submission { call, route, line, keep, key: None })
+        jobs.submit(Submission { call, route, line, keep, key: None, callback: None })
     };
     let counted = || jobs.metrics.refused()[Reason::StoreFails as usize];
     let failing = Error::Unavailable("the store on disk is failing; try again later".into());

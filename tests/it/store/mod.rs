@@ -11,5 +11,6 @@ mod format;
 mod full_disk;
 mod load;
 mod model;
+pub mod notices;
 mod races;
 mod workers;

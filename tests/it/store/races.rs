@@ -492,7 +492,7 @@ fn a_key_is_accepted_while_all_are_forgotten(open: Open) {
                 let id = known.unwrap_or_else(|| {
                     let (call, route) = (call(0, &nobody()), RouteIndex(0));
                     let (line, keep, key) = (line(&call), Keep::Result, Some(key));
-                    let submission = Submission { call, route, line, keep, key };
+                    let submission = Submission { call, route, line, keep, key, callback: None };
                     let accepted = store.submit(submission, at(THEN));
                     accepted.unwrap_or_else(|refused| panic!("{n}: {refused:?}")).id()
                 });

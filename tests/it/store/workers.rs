@@ -17,7 +17,7 @@ use deferd::job::execution::Stop;
 use deferd::job::{JobKey, Keep, Rerun, RouteIndex};
 use deferd::ledger::schedule::Limit;
 use deferd::memory::Allowance;
-use deferd::store::{Accepted, Lane, Patience, Plan, Status, Store, Submission};
+use deferd::store::{Accepted, Lane, Patience, Plan, Status, Store, Submission, Tells};
 
 suite! { in_memory by memory_with:
     a_submission_wakes_a_worker
@@ -60,7 +60,7 @@ const FAR: Duration = Duration::from_secs(3600);
 
 /// Lanes with these limits, for so many workers.
 fn lanes(workers: usize, limits: &[Limit]) -> Plan {
-    let lane = |&limit| Lane { limit, rerun: Rerun::Harmless };
+    let lane = |&limit| Lane { limit, rerun: Rerun::Harmless, tells: Tells::NONE };
     Plan {
         workers,
         queue: usize::MAX,
@@ -109,7 +109,8 @@ fn finish_claimed(store: &dyn Store, claimed: &Claimed) {
 fn submit_to(store: &dyn Store, lane: usize, n: usize) -> Job {
     let (call, route) = (call(n, &nobody()), RouteIndex(lane));
     let line = line(&call);
-    let submission = Submission { call, route, line, keep: Keep::Result, key: None };
+    let submission =
+        Submission { call, route, line, keep: Keep::Result, key: None, callback: None };
     let id = store.submit(submission, at(THEN)).map(Accepted::id).expect("there is room");
     Job { n, key: key(id) }
 }

@@ -24,7 +24,7 @@ use deferd::store::disk::{DiskStore, Durability, Recovered};
 use deferd::store::memory::MemoryStore;
 use deferd::store::{
     Accepted, DeliveryId, Finished, Lane, List, Lookup, Patience, Plan, Refused, Room, Stats,
-    Store, Submission,
+    Store, Submission, Tells,
 };
 pub use fastrand::Rng;
 use http::{Request, Response};
@@ -102,7 +102,7 @@ pub fn plan(lanes: Vec<Lane>) -> Plan {
 
 /// One lane without a limit, whose jobs do not run again.
 pub fn one_lane() -> Plan {
-    plan(vec![Lane { limit: Limit::Open, rerun: Rerun::No }])
+    plan(vec![Lane { limit: Limit::Open, rerun: Rerun::No, tells: Tells::NONE }])
 }
 
 /// The route of job `n` where there are so many lanes.
@@ -217,7 +217,7 @@ pub fn submit(store: &dyn Store, n: usize, keep: Keep) -> Job {
 /// Submits a call to the first lane.
 pub fn offer(store: &dyn Store, call: Call, keep: Keep, now: Moment) -> Result<JobId, Refused> {
     let (route, line) = (RouteIndex(0), line(&call));
-    let submission = Submission { call, route, line, keep, key: None };
+    let submission = Submission { call, route, line, keep, key: None, callback: None };
     store.submit(submission, now).map(Accepted::id)
 }
 

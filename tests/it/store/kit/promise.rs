@@ -24,7 +24,7 @@ const RERUNS: [Rerun; 3] = [Rerun::No, Rerun::Yes, Rerun::Harmless];
 
 /// Opens a store on a disk, with a lane of each of [`RERUNS`].
 pub fn open(volume: &Volume, durability: Durability) -> Result<(DiskStore, Recovered), String> {
-    let lane = |rerun| Lane { limit: Limit::Open, rerun };
+    let lane = |rerun| Lane { limit: Limit::Open, rerun, tells: Tells::NONE };
     open_with(plan(RERUNS.map(lane).to_vec()), CAPACITY, volume, durability)
 }
 
@@ -201,7 +201,7 @@ impl Scenario {
         let now = at(self.random.usize(..50) as f64);
         let route = route(n, RERUNS.len());
         let line = line(&call);
-        let submission = Submission { call, route, line, keep, key: key.clone() };
+        let submission = Submission { call, route, line, keep, key: key.clone(), callback: None };
         let id = match self.store.submit(submission, now) {
             Ok(Accepted::New(id)) => id,
             Ok(Accepted::Known(id)) => panic!("{id} is new"),

@@ -183,7 +183,7 @@ impl Entry {
         let end = match &self.state {
             State::Done { finished, result, .. } => {
                 let expires = finished.after(Duration::MAX);
-                Some(End { finished: *finished, expires, ending: result.ending() })
+                Some(End { finished: *finished, expires: Some(expires), ending: result.ending() })
             }
             _ => None,
         };

@@ -27,7 +27,7 @@ use deferd::store::disk::{Durability, Recovered};
 use deferd::store::memory::MemoryStore;
 use deferd::store::{
     Accepted, DeliveryId, Filter, Finished, IdempotencyKey, JobState, Lane, List, Lookup, Order,
-    Plan, Refused, Store, Submission,
+    Plan, Refused, Store, Submission, Tells,
 };
 
 use entry::{Entry, Runs, State};
@@ -41,10 +41,10 @@ const OPERATIONS: usize = 60;
 
 /// A lane of each kind.
 const LANES: [Lane; 4] = [
-    Lane { limit: Limit::Open, rerun: Rerun::No },
-    Lane { limit: Limit::Shared(1), rerun: Rerun::Yes },
-    Lane { limit: Limit::Shared(2), rerun: Rerun::No },
-    Lane { limit: Limit::Callers(1), rerun: Rerun::Harmless },
+    Lane { limit: Limit::Open, rerun: Rerun::No, tells: Tells::NONE },
+    Lane { limit: Limit::Shared(1), rerun: Rerun::Yes, tells: Tells::NONE },
+    Lane { limit: Limit::Shared(2), rerun: Rerun::No, tells: Tells::NONE },
+    Lane { limit: Limit::Callers(1), rerun: Rerun::Harmless, tells: Tells::NONE },
 ];
 const WORKERS: usize = 3;
 
@@ -364,7 +364,7 @@ impl Trial {
             (_, None) => None,
         };
         let route = route(n, LANES.len());
-        let submission = Submission { call, route, line, keep, key: key.clone() };
+        let submission = Submission { call, route, line, keep, key: key.clone(), callback: None };
         let found = self.store.submit(submission, moment(now));
         self.trace.note(format!("submit {keep:?} by {key:?} at {now:?}: {found:?}"));
         if let Some(expected) = expected {
