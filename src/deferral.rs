@@ -1,5 +1,5 @@
 //! The dialects in which a client says how its request is to be treated: ArangoDB's field, RFC 7240,
-//! `idempotency-key`, and the fields that replace the method.
+//! `idempotency-key`, callbacks, and the fields that replace the method.
 //!
 //! Owns their reading. Acts on none of them: `service` does. Invariants: `x-arango-async` wins
 //! over `prefer`; OPTIONS is never deferred.
@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use hmac_sha256::Hash;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 
+use crate::callback_url::CallbackUrl;
 use crate::content::Content;
 use crate::error::Error;
 use crate::fields::{FieldLines, find};
 use crate::job::Keep;
-use crate::prefer::Preferences;
-use crate::protocol::{ASYNC, IDEMPOTENCY_KEY, METHOD_OVERRIDES, PREFER};
+use crate::prefer::{self, Applied, Preferences};
+use crate::protocol::{ASYNC, CALLBACK_URL, IDEMPOTENCY_KEY, METHOD_OVERRIDES, PREFER};
 use crate::store::IdempotencyKey;
 
 /// The fields that say how a request is to be answered.
@@ -174,6 +175,69 @@ fn key_of_field(request: &Parts, field: &HeaderName) -> Result<Option<Box<str>>,
     }
 }
 
+/// A URL that a client wants to be told when its job is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// The URL.
+    pub url: Box<str>,
+    /// Whether the client said so by a preference: then the answer tells that it was applied.
+    pub is_preference: bool,
+}
+
+/// What a client asks for beside the job that it submits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// By what it names the job.
+    pub key: Option<Box<str>>,
+    /// The URL that is to be told when the job is done.
+    pub callback: Option<Callback>,
+    /// What it prefers to see of the job.
+    pub content: Option<prefer::Content>,
+}
+
+impl Terms {
+    /// Returns the preferences that were applied to a job whose result is kept or not.
+    pub fn applied(&self, keep: Keep) -> Applied {
+        Applied {
+            respond_async: false,
+            representation: keep == Keep::Result
+                && self.content == Some(prefer::Content::Representation),
+            callback: self.callback.as_ref().is_some_and(|callback| callback.is_preference),
+        }
+    }
+}
+
+/// Takes the URL that is to be told of a job out of its request: `x-callback-url`, or the preference `callback`. They
+/// are for deferd, which has heeded them; no handler gets them.
+///
+/// # Errors
+/// `400` if there is more than one, `403` if none of these allowed URLs covers it.
+pub fn take_callback(
+    fields: &mut HeaderMap,
+    allowed: &[CallbackUrl],
+) -> Result<Option<Callback>, Error> {
+    let preferred = prefer::take_callback(fields);
+    let is_preference = preferred.is_some();
+    let field = fields.get_all(CALLBACK_URL).iter().map(|value| value.to_str().map(str::trim));
+    let mut urls = Vec::new();
+    for url in field {
+        urls.push(url.map_err(|_| Error::bad_parameter("x-callback-url is not ASCII"))?.to_owned());
+    }
+    urls.extend(preferred);
+    fields.remove(CALLBACK_URL);
+    let url = urls.pop();
+    let Some(url) = url else { return Ok(None) };
+    if !urls.is_empty() {
+        return Err(Error::bad_parameter("more than one callback URL"));
+    }
+    let forbidden = |what: &str| Error::Forbidden(format!("the callback URL: {what}").into());
+    let parsed = CallbackUrl::parse(&url).map_err(forbidden)?;
+    if !allowed.iter().any(|allowed| allowed.covers(&parsed)) {
+        return Err(forbidden("no --allow-callback covers it"));
+    }
+    Ok(Some(Callback { url: url.into(), is_preference }))
+}
+
 fn key(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?.trim();
     if text.starts_with('"') {
@@ -199,18 +263,27 @@ fn quoted(text: &str) -> Option<String> {
     (behind.is_empty() || behind.starts_with(';')).then_some(key)
 }
 
-/// Returns a key together with the request that it stands for from now on.
+/// Returns a key together with the request that it stands for from now on, and the URL that is to be told.
 ///
 /// # Errors
 /// Those of the file that has the content.
-pub fn keyed(key: Box<str>, request: &Request<Content>, keep: Keep) -> io::Result<IdempotencyKey> {
+pub fn keyed(
+    key: Box<str>,
+    request: &Request<Content>,
+    keep: Keep,
+    callback: Option<&str>,
+) -> io::Result<IdempotencyKey> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let keep = match keep {
         Keep::Result => "store",
         Keep::Nothing => "true",
     };
     let mut hash = Hash::new();
-    for part in [keep.as_bytes(), request.method().as_str().as_bytes(), target.as_bytes()] {
+    let method = request.method().as_str();
+    // One with a callback has two parts more, and begins with a word that no other has.
+    let callback = callback.map(|url| ["callback", url]);
+    for part in callback.iter().flatten().chain(&[keep, method, target]).map(|part| part.as_bytes())
+    {
         // With their lengths, so that no two requests are alike but for where a part ends.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
@@ -317,6 +390,37 @@ mod tests {
     }
 
     #[test]
+    fn a_callback_is_one_url_that_is_allowed() {
+        let allowed = ["http://a/x", "http://b/"].map(|url| CallbackUrl::parse(url).unwrap());
+        let by_field = |url| (CALLBACK_URL, url);
+        let preferred = || (PREFER, "respond-async, callback; url=\"http://b/y\"");
+        for (fields, expected) in [
+            (&[][..], Ok(None)),
+            (&[(PREFER, "callback")], Ok(None)),
+            (&[by_field(" http://a/x/y?z ")], Ok(Some(("http://a/x/y?z", false)))),
+            (&[preferred()], Ok(Some(("http://b/y", true)))),
+            (&[by_field("http://a/x"), by_field("http://a/x")], Err(400)),
+            (&[by_field("http://a/x"), preferred()], Err(400)),
+            (&[by_field("http://a/")], Err(403)),
+            (&[by_field("http://a/x/../y")], Err(403)),
+            (&[by_field("")], Err(403)),
+        ] {
+            let mut fields = parts("POST", fields).headers;
+            let found = take_callback(&mut fields, &allowed);
+            let found = found.map_err(|error| error.status().as_u16());
+            let found = found.as_ref().map(|found| {
+                found.as_ref().map(|callback| (&*callback.url, callback.is_preference))
+            });
+            assert_eq!(found, expected.as_ref().copied(), "{fields:?}");
+            let left = fields.get(PREFER).map(HeaderValue::as_bytes);
+            assert!(
+                !fields.contains_key(CALLBACK_URL)
+                    && left.is_none_or(|left| left == b"respond-async")
+            );
+        }
+    }
+
+    #[test]
     fn a_post_can_stand_for_another_method() {
         let [first, second, third] = METHOD_OVERRIDES;
         for (method, fields, expected) in [
@@ -364,10 +468,13 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_that_of_method_target_content_and_what_becomes_of_the_result() {
-        let of = |method: &str, target: &str, body: &'static [u8], keep| {
+        let with = |method: &str, target: &str, body: &'static [u8], keep, callback| {
             let request = Request::builder().method(method).uri(target);
             let request = request.body(body.into()).unwrap();
-            keyed("k".into(), &request, keep).unwrap().fingerprint
+            keyed("k".into(), &request, keep, callback).unwrap().fingerprint
+        };
+        let of = |method: &str, target: &str, body: &'static [u8], keep| {
+            with(method, target, body, keep, None)
         };
         let first = of("PUT", "/a", b"x", Keep::Result);
         assert_eq!(of("PUT", "/a", b"x", Keep::Result), first);
@@ -377,8 +484,12 @@ mod tests {
             of("PUT", "/ax", b"", Keep::Result),
             of("PUT", "/a", b"y", Keep::Result),
             of("PUT", "/a", b"x", Keep::Nothing),
+            with("PUT", "/a", b"x", Keep::Result, Some("http://h/")),
         ] {
             assert_ne!(other, first);
         }
+        let called = |url| with("PUT", "/a", b"x", Keep::Result, Some(url));
+        assert_eq!(called("http://h/"), called("http://h/"));
+        assert_ne!(called("http://h/"), called("http://h/x"));
     }
 }

@@ -25,7 +25,8 @@
 //!   `locate` finds them, `environment` (with the operator's [`variables`]) prepares them, `child` runs them, each in its
 //!   `group`, with its `descendants` (found in the `process_table`); the `reaper` has the children that deferd inherits;
 //!   `loading` says why a script cannot start, `header_block` reads what CGI scripts answer. `upstream` calls
-//!   another service, `hop_by_hop` says which fields end here.
+//!   another service, `hop_by_hop` says which fields end here. `completion` runs the programs
+//!   that are told of jobs.
 //! - [`retry`]: whether a job is tried once more, and when.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
 //!   table of them, one row each; `openapi` describes the rows. `page` is what a browser shows.
@@ -34,18 +35,19 @@
 //! - [`store`]: where jobs are kept, and who hands them out: the promise, and the stores that keep it: `memory`, and
 //!   `disk`. There `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s
 //!   and messages into `tables`; `engine` carries those; `loads` has the messages that are read.
-//! - [`ledger`]: the state of every job: `job` draws its life, `submit`, `running`, `results` and `forgetting` are the
-//!   stations of it; with the `schedule`, the `records` as they are listed, the `tally`, the `index` by time,
+//! - [`ledger`]: the state of every job: `job` draws its life, `submit`, `running`, `notices`, `results` and `forgetting`
+//!   are the stations of it; with the `schedule`, the `records` as they are listed, the `tally`, the `index` by time,
 //!   `idempotency` keys, `waiters`, and the lock (`locked`).
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`), what a run
 //!   leaves behind (`lingering`), what it writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a record keeps of them
-//!   (`request_line`, `outcome`).
+//!   (`request_line`, `outcome`); the jobs that tell of its end (`notice`).
 //! - [`content`]: content while it comes, and at rest: in memory, or in a file. [`memory`]: the budget that all of it
 //!   is charged to. [`files`]: the folder of what is too large for memory.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
-//! - [`dots`] keeps a path from climbing out of its directory.
+//! - [`dots`] keeps a path from climbing out of its directory; [`callback_url`] says which URLs are told that a job is
+//!   done.
 //! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
 //! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
 //! - [`error`]: the one table of deferd's own errors.
@@ -56,6 +58,7 @@ pub mod access_log;
 pub mod allowed_hosts;
 pub mod api;
 pub mod auth;
+pub mod callback_url;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod clock;

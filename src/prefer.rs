@@ -1,6 +1,6 @@
 //! The `prefer` field (RFC 7240): how a client wants its request to be treated.
 //!
-//! Owns the field's syntax and the three preferences that deferd knows. Acts on none of them: the service and the
+//! Owns the field's syntax and the four preferences that deferd knows. Acts on none of them: the service and the
 //! job resource do. Invariant: nothing in the field can make a request fail: what is
 //! unknown or malformed is ignored, and ends at the next comma.
 
@@ -69,11 +69,54 @@ pub fn forwarded(fields: &HeaderMap) -> Option<HeaderValue> {
         true => &["respond-async", "wait"],
         false => &[],
     };
+    without(fields, applied)
+}
+
+/// Returns the field without these preferences; `None` if nothing is left.
+fn without(fields: &HeaderMap, names: &[&str]) -> Option<HeaderValue> {
     let left: Vec<&[u8]> = elements(fields)
-        .filter(|element| !applied.contains(&element.name().as_str()))
+        .filter(|element| !names.contains(&element.name().as_str()))
         .map(|element| element.0)
         .collect();
     (!left.is_empty()).then(|| HeaderValue::from_bytes(&left.join(&b", "[..])).ok()).flatten()
+}
+
+/// The preference that names a URL to be told that a job is done: of OData 4.01 section 8.2.8.2, and of 4.0.
+const CALLBACK: [&str; 2] = ["callback", "odata.callback"];
+
+/// Takes the preference `callback` out of the fields; returns its URL, if it has one.
+pub fn take_callback(fields: &mut HeaderMap) -> Option<String> {
+    let element = elements(fields).find(|element| CALLBACK.contains(&element.name().as_str()))?;
+    let url = element.parameter("url");
+    match without(fields, &CALLBACK) {
+        Some(left) => drop(fields.insert(PREFER, left)),
+        None => drop(fields.remove(PREFER)),
+    }
+    url
+}
+
+/// Which preferences an answer tells that were applied (section 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// `respond-async`.
+    pub respond_async: bool,
+    /// `return=representation`.
+    pub representation: bool,
+    /// `callback`.
+    pub callback: bool,
+}
+
+impl Applied {
+    /// Returns the value of the field that tells; `None` if there is nothing to be told.
+    pub fn value(self) -> Option<HeaderValue> {
+        let all = [
+            (self.respond_async, "respond-async"),
+            (self.representation, "return=representation"),
+            (self.callback, "callback"),
+        ];
+        let applied: Vec<_> = all.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+        if applied.is_empty() { None } else { HeaderValue::try_from(applied.join(", ")).ok() }
+    }
 }
 
 /// One preference, with its parameters.
@@ -98,6 +141,16 @@ impl Element<'_> {
         let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
         String::from_utf8(quoted.unwrap_or(value).to_vec()).ok()
     }
+
+    /// Returns the value of a parameter, of which the first counts; `None` if it is missing or not text.
+    fn parameter(&self, name: &str) -> Option<String> {
+        let mut parameters = split(self.0, b';').skip(1).filter_map(|parameter| {
+            let equals = parameter.iter().position(|&b| b == b'=')?;
+            Some((parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii()))
+        });
+        let (_, value) = parameters.find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
+        String::from_utf8(unquoted(value)?).ok()
+    }
 }
 
 /// Returns the preferences of all lines of the field, in order.
@@ -121,6 +174,26 @@ fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
         ends
     })
     .map(<[u8]>::trim_ascii)
+}
+
+/// Returns the content of a quoted string, or a word as it is; `None` for a string without end.
+fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
+    let Some(mut rest) = value.strip_prefix(b"\"") else { return Some(value.to_vec()) };
+    let mut text = Vec::with_capacity(rest.len());
+    loop {
+        match rest {
+            [b'"'] => return Some(text),
+            [b'\\', byte, behind @ ..] => {
+                text.push(*byte);
+                rest = behind;
+            }
+            [b'"', ..] | [] => return None,
+            [byte, behind @ ..] => {
+                text.push(*byte);
+                rest = behind;
+            }
+        }
+    }
 }
 
 /// Reads whole seconds (RFC 9110's delta-seconds); more than a `u32` holds count as its maximum.
@@ -185,6 +258,39 @@ mod tests {
         ] {
             assert_eq!(Preferences::of(&fields(&[line])).content, content, "{line}");
         }
+    }
+
+    #[test]
+    fn a_callback_is_taken_out_with_its_url() {
+        for (lines, url, left) in [
+            (&["respond-async"][..], None, Some("respond-async")),
+            (&["callback; url=\"http://h/?a,b;c\""], Some("http://h/?a,b;c"), None),
+            (
+                &["wait=1, Callback ;x=1; URL = \"http://h/\"", "respond-async"],
+                Some("http://h/"),
+                Some("wait=1, respond-async"),
+            ),
+            (&["odata.callback;url=\"http://h/\\\"\\\\\""], Some("http://h/\"\\"), None),
+            (&["callback;url=http://h/"], Some("http://h/"), None),
+            (&["callback;url=\"a\", callback;url=\"b\", x"], Some("a"), Some("x")),
+            (&["callback"], None, None),
+            (&["callback=\"http://h/\", y;url=\"z\""], None, Some("y;url=\"z\"")),
+            (&["callback;url=\"a\"b"], None, None),
+            (&["callbacks;url=\"a\""], None, Some("callbacks;url=\"a\"")),
+        ] {
+            let mut fields = fields(lines);
+            assert_eq!(take_callback(&mut fields).as_deref(), url, "{lines:?}");
+            let rest = fields.get_all(PREFER).iter().map(|value| value.to_str().unwrap());
+            assert_eq!(rest.collect::<Vec<_>>(), left.into_iter().collect::<Vec<_>>(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_applied_is_told_in_one_field() {
+        let applied = Applied { respond_async: true, representation: true, callback: true };
+        let value = HeaderValue::from_static("respond-async, return=representation, callback");
+        assert_eq!(applied.value(), Some(value));
+        assert_eq!(Applied::default().value(), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! request. Invariant: nothing listens before every part that a request needs is there.
 
 mod limits;
+mod programs;
 mod table;
 
 use std::io;
@@ -105,7 +106,9 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let routes = Arc::new(table::routes(config, &jobs, &descriptors)?);
     workers::start(config.workers, &jobs, &routes, (config.ttl, config.log_ttl))?;
     let policy = policy(config);
-    let service = Arc::new(Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait));
+    let callbacks = config.allow_callback.clone().into();
+    let service = Service::new(routes, Arc::clone(&jobs), auth, policy, config.max_wait, callbacks);
+    let service = Arc::new(service);
     let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
     let (listeners, files): (Vec<_>, Vec<_>) =
         bound.into_iter().map(|bound| (bound.listener, bound.file)).unzip();

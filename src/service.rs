@@ -19,19 +19,19 @@ use http::uri::PathAndQuery;
 
 use crate::api::{self, Question};
 use crate::auth::Auth;
+use crate::callback_url::CallbackUrl;
 use crate::clock;
 use crate::config::Pages;
 use crate::content;
 use crate::cors::Sharing;
 use crate::cross_origin::{Policy, Provenance};
-use crate::deferral::{self, Mode};
+use crate::deferral::{self, Mode, Terms};
 use crate::error::Error;
 use crate::exchange::{Connection, Owner, Peer};
 use crate::job::RouteIndex;
 use crate::jobs::Jobs;
 use crate::memory::{Allowance, Part};
 use crate::metrics::Connections;
-use crate::prefer::Content;
 use crate::protocol::DATABASE;
 use crate::routes::{Route, Routes};
 use crate::signature::{Signature, Unsigned};
@@ -41,14 +41,12 @@ use crate::signature::{Signature, Unsigned};
 pub struct Plan {
     route: RouteIndex,
     mode: Mode,
-    /// By what the client names the job.
-    key: Option<Box<str>>,
     /// What the client asks of a job while it waits for the answer.
     asked: Option<Question>,
     /// How long the client prefers to wait for the end of that job.
     wait: Option<Duration>,
-    /// What the client prefers to see of the job that it makes.
-    content: Option<Content>,
+    /// What the client asks for beside the job that it makes.
+    terms: Terms,
     sender: Sender,
     /// Whose memory the content is charged to, until the sender has proved by it who it is.
     unproven: Option<Allowance>,
@@ -81,22 +79,25 @@ pub struct Service {
     auth: Option<Auth>,
     /// `--max-wait`.
     max_wait: Duration,
+    /// The URLs that callbacks may go to.
+    callbacks: Arc<[CallbackUrl]>,
     /// What content has of the memory whose senders have not proved yet who they are.
     unproven: Allowance,
 }
 
 impl Service {
     /// The service over these routes and jobs, for whom `auth` and `policy` let in. Clients may wait for
-    /// a job for `max_wait`.
+    /// a job for `max_wait`, and name URLs that `callbacks` cover.
     pub fn new(
         routes: Arc<Routes>,
         jobs: Arc<Jobs>,
         auth: Option<Auth>,
         policy: Policy,
         max_wait: Duration,
+        callbacks: Arc<[CallbackUrl]>,
     ) -> Self {
         let unproven = jobs.memory.share(Part::Quarter);
-        Self { routes, jobs, policy, auth, max_wait, unproven }
+        Self { routes, jobs, policy, auth, max_wait, callbacks, unproven }
     }
 
     /// Reads the variables of scripts, the users and the secrets of routes again, and tells the log.
@@ -172,12 +173,13 @@ impl Service {
         let index = located?;
         let route = self.routes.get(index);
         let (mode, preferences) = Mode::of(request, route.deferral.keep);
-        let key = match &route.signature {
-            None => self.settle(index, mode, request)?,
+        let terms = Terms { content: preferences.content, ..Terms::default() };
+        let terms = match &route.signature {
+            None => self.settle(index, mode, request, terms)?,
             Some(signature) => {
                 let checked = signature.check_fields(&request.headers, clock::now().stamp);
                 checked.map_err(|what| unsigned(route, what))?;
-                None
+                terms
             }
         };
         let asked = match mode {
@@ -185,9 +187,8 @@ impl Service {
             _ => None,
         };
         let wait = preferences.wait.filter(|_| matches!(asked, Some(Question::End(_))));
-        let content = preferences.content;
         let sender = sender.clone();
-        Ok(Plan { route: index, mode, key, asked, wait, content, sender, unproven: None })
+        Ok(Plan { route: index, mode, asked, wait, terms, sender, unproven: None })
     }
 
     /// Rewrites the target to the one without database prefix, and the method to the one that it stands for; finds
@@ -222,25 +223,28 @@ impl Service {
         Ok(())
     }
 
-    /// Makes the last checks, once it is known whose request it is. Returns by what the client names the job.
+    /// Makes the last checks, once it is known whose request it is, and completes what the client asks for beside the
+    /// job.
     fn settle(
         &self,
         index: RouteIndex,
         mode: Mode,
-        request: &Parts,
-    ) -> Result<Option<Box<str>>, Error> {
+        request: &mut Parts,
+        terms: Terms,
+    ) -> Result<Terms, Error> {
         self.routes.check(index, request)?;
         if mode == Mode::Synchronous {
-            return Ok(None);
+            return Ok(terms);
         }
         let Route { handler, deferral: of_route, .. } = self.routes.get(index);
         handler.check_deferred(request)?;
+        let callback = deferral::take_callback(&mut request.headers, &self.callbacks)?;
         let key = deferral::idempotency_key(request, of_route.key_field.as_ref())?;
         // What has a key may be known already, and then needs no room.
         if key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
-        Ok(key)
+        Ok(Terms { key, callback, ..terms })
     }
 
     /// Checks the signature of a request whose route wants one, and then what had to wait for that.
@@ -259,7 +263,8 @@ impl Service {
         if let Some(memory) = plan.unproven.take() {
             memory.prove();
         }
-        plan.key = self.settle(plan.route, plan.mode, head)?;
+        let terms = std::mem::take(&mut plan.terms);
+        plan.terms = self.settle(plan.route, plan.mode, head, terms)?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Signed requests: whether the content of a request comes from a sender that knows a secret of its route.
 //!
-//! Owns the schemes and the files of their secrets. Does not know what the request is for. Invariants: how long a
+//! Owns the schemes and the files of their secrets; signs callbacks too. Does not know what the request is for. Invariants: how long a
 //! comparison takes does not depend on what was sent, nor on which secret it matches; every secret of the file is
 //! compared.
 
@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac_sha256::{HMAC, Hash};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::auth;
@@ -105,6 +105,30 @@ impl Signature {
     /// Returns whether this is the `secret=` of the other as well.
     pub fn has_secret_of(&self, other: &Self) -> bool {
         self.path == other.path
+    }
+
+    /// Returns the fields that sign a message of deferd's own by Standard Webhooks, with each of the secrets.
+    ///
+    /// # Errors
+    /// Those of the file that has the content.
+    pub fn sign(
+        &self,
+        id: &str,
+        content: &Content,
+        now: Stamp,
+    ) -> io::Result<[(HeaderName, HeaderValue); 2]> {
+        let secrets = Arc::clone(&self.secrets.read().unwrap_or_else(PoisonError::into_inner));
+        let time = now.micros() / 1_000_000;
+        let before = format!("{id}.{time}.");
+        let codes = Scheme::Standard.codes(&secrets, &before, content)?;
+        let signatures: Vec<_> =
+            codes.iter().map(|code| format!("v1,{}", BASE64.encode(code))).collect();
+        let signatures = HeaderValue::try_from(signatures.join(" "));
+        let [_, timestamp, signature] = &STANDARD_FIELDS;
+        Ok([
+            (timestamp.clone(), HeaderValue::from(time)),
+            (signature.clone(), signatures.expect("base64 and blanks are a field value")),
+        ])
     }
 
     /// Checks what can be seen of the signature before the content is there.

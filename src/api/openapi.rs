@@ -75,7 +75,7 @@ fn path(rows: &[Endpoint], access: Access) -> String {
 fn operation(row: &Endpoint, method: &str, suffix: &str, access: Access) -> String {
     let Endpoint { name, summary, parameters, content, .. } = row;
     let shared: &[&str] = if row.path.has_id() { &["id"] } else { &[] };
-    let shared = shared.iter().chain(&["async", "prefer", "key"]);
+    let shared = shared.iter().chain(&["async", "prefer", "key", "callback"]);
     let shared = shared.map(|name| reference("parameters", name));
     let parameters: Vec<String> =
         parameters.iter().map(ToString::to_string).chain(shared).collect();

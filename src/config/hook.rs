@@ -1,4 +1,5 @@
-//! The options of a route that other people's services call: which methods, whether it defers by itself, and who signs.
+//! The options of a route that other people's services call: which methods, whether it defers by itself, who signs, and
+//! which programs are told of its jobs.
 //!
 //! Owns their syntax and which of them belong together. Reads no file. Invariant: an option that would have no effect
 //! is refused.
@@ -30,10 +31,14 @@ pub struct HookConfig {
     pub signature: Option<Scheme>,
     /// The user to whom the jobs of signed requests belong.
     pub owner: Option<String>,
+    /// The program that runs for each job that is done; a relative path begins at the directory of the route.
+    pub on_done: Option<PathBuf>,
+    /// The program that runs for each job that failed.
+    pub on_failure: Option<PathBuf>,
 }
 
 /// Its options by name.
-pub const OPTIONS: [(&str, Setter); 7] = [
+pub const OPTIONS: [(&str, Setter); 9] = [
     ("methods", |r, v| methods::parse(v).map(|v| r.hook.methods = Some(v))),
     ("defer", |r, v| {
         let words = [("store", Keep::Result), ("drop", Keep::Nothing)];
@@ -44,6 +49,8 @@ pub const OPTIONS: [(&str, Setter); 7] = [
     ("secret", |r, v| value::path(v).map(|v| r.hook.secret = Some(v))),
     ("signature", |r, v| scheme(v).map(|v| r.hook.signature = Some(v))),
     ("owner", |r, v| user(v).map(|v| r.hook.owner = Some(v))),
+    ("on-done", |r, v| value::path(v).map(|v| r.hook.on_done = Some(v))),
+    ("on-failure", |r, v| value::path(v).map(|v| r.hook.on_failure = Some(v))),
 ];
 
 impl HookConfig {
@@ -124,7 +131,7 @@ mod tests {
         assert_eq!(parse("/=run:x").unwrap().hook, HookConfig::default());
         let route = parse(
             "/hook/=run:x,defer=store,accepted=200,idempotency=X-GitHub-Delivery,methods=POST+GET,\
-             secret=/etc/s,signature=github,owner=ann",
+             secret=/etc/s,signature=github,owner=ann,on-done=.hooks/a,on-failure=/b",
         );
         let expected = HookConfig {
             methods: Some(vec![Method::POST, Method::GET]),
@@ -134,6 +141,8 @@ mod tests {
             secret: Some("/etc/s".into()),
             signature: Some(Scheme::GitHub),
             owner: Some("ann".into()),
+            on_done: Some(".hooks/a".into()),
+            on_failure: Some("/b".into()),
         };
         assert_eq!(route.unwrap().hook, expected);
         for (text, scheme) in
@@ -160,6 +169,7 @@ mod tests {
             ("secret=s,signature=sha1", "neither github, gitea, gitlab nor standard"),
             ("secret=,signature=github", "secret \"\": not a path"),
             ("owner=ann", "secret=FILE is missing"),
+            ("on-done=", "on-done \"\": not a path"),
             ("secret=s,signature=github,owner=a b", "owner \"a b\": a user name"),
         ] {
             let error = parse(&format!("/x=run:y,{options}")).unwrap_err();

@@ -25,6 +25,8 @@ pub use route::{CONNECT_TIMEOUT, Links, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
 pub use value::{duration, shown_duration};
 
+use crate::callback_url::CallbackUrl;
+
 /// `--help`.
 pub const HELP: &str = include_str!("help.txt");
 
@@ -41,6 +43,10 @@ pub struct Config {
     pub allow_origin: Vec<String>,
     /// Names in `host` beside those of this host; `*` stands for all.
     pub allow_host: Vec<String>,
+    /// The URLs that callbacks may go to, each with what is below it.
+    pub allow_callback: Vec<CallbackUrl>,
+    /// The file of the secrets that callbacks are signed with.
+    pub callback_secret: Option<PathBuf>,
     /// Whether strangers may be listened to without credentials.
     pub exposure: Exposure,
     /// Where jobs are kept; `None`: in memory.
@@ -123,6 +129,8 @@ impl Default for Config {
             auth: None,
             allow_origin: Vec::new(),
             allow_host: Vec::new(),
+            allow_callback: Vec::new(),
+            callback_secret: None,
             exposure: Exposure::Loopback,
             data: None,
             durability: Durability::Commit,
@@ -266,12 +274,14 @@ fn client_command(word: &OsStr) -> Option<&'static str> {
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 25] = [
+const OPTIONS: [(&str, Setter); 27] = [
     ("listen", |c, v| Listen::parse(v).map(|v| c.listen.push(v))),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
     ("allow-origin", |c, v| value::origin(v).map(|v| c.allow_origin.push(v))),
     ("allow-host", |c, v| value::host(v).map(|v| c.allow_host.push(v))),
+    ("allow-callback", |c, v| value::callback(v).map(|v| c.allow_callback.push(v))),
+    ("callback-secret", |c, v| value::path(v).map(|v| c.callback_secret = Some(v))),
     ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
     ("data", |c, v| value::path(v).map(|v| c.data = Some(v))),
     ("durability", |c, v| {
@@ -299,7 +309,7 @@ const OPTIONS: [(&str, Setter); 25] = [
 
 /// Returns whether an option can be said several times.
 fn is_repeatable(name: &str) -> bool {
-    ["listen", "route", "allow-origin", "allow-host"].contains(&name)
+    ["listen", "route", "allow-origin", "allow-host", "allow-callback"].contains(&name)
 }
 
 /// Where an option is read.
@@ -338,7 +348,7 @@ impl Config {
             }
         }
         self.places.remove(name);
-        if directory.is_some() && !is_repeatable(name) {
+        if directory.is_some() && (!is_repeatable(name) || name == "allow-callback") {
             self.places.insert(name.to_owned(), place.clone());
         }
         Ok(())
@@ -360,6 +370,7 @@ impl Config {
             }
             ("auth", ..) => self.auth.iter_mut().collect(),
             ("data", ..) => self.data.iter_mut().collect(),
+            ("callback-secret", ..) => self.callback_secret.iter_mut().collect(),
             _ => Vec::new(),
         }
     }
@@ -409,6 +420,22 @@ impl Config {
         if self.data.is_none() && self.durability != Durability::Commit {
             let what = "there is nothing to be durable without --data DIR";
             return Err(Invalid::new(&self.place("durability"), "relaxed", what));
+        }
+        match (self.allow_callback.last(), &self.callback_secret) {
+            (Some(url), None) => {
+                let what = "callbacks are signed: say --callback-secret FILE";
+                return Err(Invalid::new(
+                    &self.place("allow-callback"),
+                    &url.uri().to_string(),
+                    what,
+                ));
+            }
+            (None, Some(file)) => {
+                let what = "no callback is allowed: say --allow-callback URL";
+                let file = file.display().to_string();
+                return Err(Invalid::new(&self.place("callback-secret"), &file, what));
+            }
+            _ => {}
         }
         for (n, route) in self.routes.iter().enumerate() {
             if self.routes[..n].iter().any(|other| other.prefix == route.prefix) {
@@ -482,6 +509,12 @@ mod tests {
             (&["--allow-origin", "ui.example"], "--allow-origin \"ui.example\""),
             (&["--allow-host", "nas:80"], "--allow-host \"nas:80\""),
             (&["--allow-host", "*.lan"], "--allow-host \"*.lan\""),
+            (&["--allow-callback", "h/"], "--allow-callback \"h/\": it is not a URL"),
+            (&["--allow-callback", "http://h/?a"], "it has a query"),
+            (&["--allow-callback", "http://h/"], "say --callback-secret FILE"),
+            (&["--callback-secret", "f"], "--callback-secret \"f\": no callback is allowed"),
+            #[cfg(not(feature = "tls"))]
+            (&["--allow-callback", "https://h/"], "built without https"),
             (&["token"], "USER is missing"),
             (&["token", "ann", "extra"], "token \"extra\": one user too many"),
             (&["token", "ann", "--queue", "5"], "--queue"),
@@ -608,6 +641,8 @@ mod tests {
             ("listen 0.0.0.0:80", "DIR/conf:1: listen \"0.0.0.0:80\": not a loopback address"),
             ("route /a=run:.\nroute /a=cgi:.", "DIR/conf:2: route \"/a\": this prefix has"),
             ("max-memory 1M\nmax-body 2M", "DIR/conf:2: max-body \"2M\": without --data"),
+            ("allow-callback http://h/", "DIR/conf:1: allow-callback \"http://h/\": callbacks are"),
+            ("callback-secret f", "DIR/conf:1: callback-secret \"DIR/f\": no callback is"),
             ("durability relaxed", "DIR/conf:1: durability \"relaxed\""),
             ("insecure\nroute /a=run:.,owner=ann", "DIR/conf:2: route"),
             (

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::callback_url::CallbackUrl;
+
 /// One of two words, for what each stands for.
 ///
 /// # Errors
@@ -48,6 +50,21 @@ pub fn host(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("not a host name without a port, as nas.example.org, nor *".into())
+}
+
+/// A URL that callbacks may go to, and below which.
+///
+/// # Errors
+/// What is wrong.
+pub fn callback(text: &str) -> Result<CallbackUrl, String> {
+    let url = CallbackUrl::parse(text)?;
+    if url.has_query() {
+        return Err("it has a query: the URLs that it covers may have one".into());
+    }
+    if url.is_secure() && cfg!(not(feature = "tls")) {
+        return Err("this deferd was built without https: build it with the feature tls".into());
+    }
+    Ok(url)
 }
 
 /// A number, at least one.

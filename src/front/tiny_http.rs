@@ -373,7 +373,7 @@ mod tests {
             AllowedHosts { names: Vec::new(), check: HostCheck::Any, own_name: String::new() };
         let policy = Policy { origins: AllowedOrigins(Vec::new()), hosts };
         let routes = Arc::new(Routes::new(Vec::new()));
-        Arc::new(Service::new(routes, jobs, None, policy, Duration::ZERO))
+        Arc::new(Service::new(routes, jobs, None, policy, Duration::ZERO, Arc::default()))
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::hop_by_hop::{self, Direction};
 use super::locate::Located;
 use crate::exchange::{Call, Connection};
 use crate::job::execution::Execution;
+use crate::variables::Variables;
 
 /// The PATH of scripts if deferd was started without one.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -35,15 +36,7 @@ type Pairs = Vec<(OsString, OsString)>;
 /// The environment, name by name; of a name that stands there twice the last counts.
 pub fn of(call: &Call, execution: &Execution, route: &ScriptRoute, script: &Located) -> Pairs {
     let request = &call.request;
-    let mut environment = Vec::with_capacity(48);
-    let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
-    set("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()));
-    for (name, value) in USER.iter() {
-        set(name, value.clone());
-    }
-    for (name, value) in route.variables.current().iter() {
-        environment.push((name.clone(), value.clone()));
-    }
+    let mut environment = of_host(&route.variables);
     of_server(call, &mut environment);
     of_script(script, &mut environment);
     let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
@@ -69,6 +62,18 @@ pub fn of(call: &Call, execution: &Execution, route: &ScriptRoute, script: &Loca
         set("DEFERD_JOB_ID", id.to_string().into());
         set("DEFERD_ATTEMPT", execution.attempt().to_string().into());
     }
+    environment
+}
+
+/// Returns what tells of no request: PATH, the user, and what the operator adds.
+pub fn of_host(variables: &Variables) -> Pairs {
+    let mut environment = Vec::with_capacity(48);
+    let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
+    set("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()));
+    for (name, value) in USER.iter() {
+        set(name, value.clone());
+    }
+    environment.extend(variables.current().iter().cloned());
     environment
 }
 

@@ -6,6 +6,7 @@
 
 pub mod cgi;
 pub mod child;
+pub mod completion;
 pub mod descendants;
 pub mod environment;
 pub mod group;

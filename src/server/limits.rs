@@ -28,7 +28,7 @@ pub fn of(config: &Config) -> Limits {
 
 /// Returns a fixed limit, or the one that a test has put in its place in milliseconds, so that it need not
 /// wait for the real one. Only a build with debug assertions asks for that variable.
-fn fixed(time: Duration, variable: &str) -> Duration {
+pub fn fixed(time: Duration, variable: &str) -> Duration {
     if !cfg!(debug_assertions) {
         return time;
     }

@@ -6,31 +6,41 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{StatusCode, Uri};
 
+use super::{limits, programs};
 use crate::api::{Access, Api};
 use crate::config::{CONNECT_TIMEOUT, Config, HookConfig, Invalid, Pages, RouteConfig, Target};
 use crate::deferral::OfRoute;
 use crate::descriptors::Descriptors;
 use crate::exchange::Owner;
 use crate::handler::cgi::CgiHandler;
+use crate::handler::completion::{self, CompletionHandler};
 use crate::handler::run::RunHandler;
+use crate::handler::upstream::callback::{self, CallbackHandler};
 use crate::handler::upstream::{UpstreamHandler, UpstreamRoute};
 use crate::handler::{Handler, ScriptRoute};
 use crate::job::Rerun;
 use crate::job::execution::OnLeave;
+use crate::job::notice::NoticeLane;
 use crate::jobs::Jobs;
 use crate::ledger::schedule::Limit;
 use crate::methods::AllowedMethods;
 use crate::protocol::{ADMIN, API, SERVER};
+use crate::retry::{After, Methods, Retry};
 use crate::routes::{Route, Routes};
-use crate::signature::Signature;
+use crate::signature::{Scheme, Signature};
 use crate::store::{Lane, Plan, Tells};
 use crate::variables::Variables;
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
 const CALLERS_PER_WORKER: usize = 4;
+
+/// How often a callback is sent at most, and how long to wait before the second time; doubled each time.
+const CALLBACK_ATTEMPTS: u32 = 5;
+const CALLBACK_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The prefixes of the built-in endpoints, which are the first routes of the table.
 const BUILT_IN: [&str; 3] = [ADMIN, API, SERVER];
@@ -45,7 +55,8 @@ pub fn routes(
     descriptors: &Descriptors,
 ) -> Result<Routes, Invalid> {
     let access = if config.auth.is_some() { Access::Credentials } else { Access::Open };
-    let all: Arc<[String]> = prefixes(config).map(str::to_owned).collect();
+    let all = prefixes(config).chain(NoticeLane::ALL.map(NoticeLane::name));
+    let all: Arc<[String]> = all.map(str::to_owned).collect();
     let api = || Api::new(Arc::clone(jobs), access, Arc::clone(&all), config.timeout);
     let built_in = BUILT_IN.into_iter().map(|prefix| Route {
         prefix: prefix.into(),
@@ -59,8 +70,14 @@ pub fn routes(
         signature: None,
         handler: Box::new(api()),
     });
-    let configured = config.routes.iter().map(|route| {
-        Ok(Route {
+    let mut programs = Vec::new();
+    let mut configured = Vec::new();
+    for route in &config.routes {
+        let variables = Variables::load(route.env_file.clone(), route.pass_env.clone());
+        let variables =
+            variables.map_err(|what| Invalid::new(&route.place, &route.prefix, what))?;
+        let variables = Arc::new(variables);
+        configured.push(Route {
             prefix: route.prefix.clone(),
             callers: match limit(route, config) {
                 Limit::Shared(limit) | Limit::Callers(limit) => Some(limit),
@@ -73,11 +90,55 @@ pub fn routes(
             methods: methods(route),
             deferral: deferral(route),
             signature: signature(route)?,
-            handler: handler(route, config, descriptors)?,
-        })
-    });
-    let routes: Result<Vec<Route>, Invalid> = built_in.map(Ok).chain(configured).collect();
-    routes.map(Routes::new)
+            handler: handler(route, config, descriptors, &variables)?,
+        });
+        programs.extend(programs::of(route, config, &variables)?);
+    }
+    let completion = CompletionHandler::new(programs, descriptors.of_scripts);
+    let time_limit = limits::fixed(callback::TIME_LIMIT, "DEFERD_TEST_CALLBACK_TIME");
+    let allowed = config.allow_callback.clone().into();
+    let callback = CallbackHandler::new(allowed, secret(config)?, time_limit);
+    // In the order of `NoticeLane::ALL`.
+    let notices = [
+        notices(NoticeLane::Completion, completion::TIME_LIMIT, None, Box::new(completion)),
+        notices(NoticeLane::Callback, time_limit, Some(again()), Box::new(callback)),
+    ];
+    Ok(Routes::new(built_in.chain(configured).chain(notices).collect()))
+}
+
+/// Returns the route behind a lane of notices, to which no request of a client leads.
+fn notices(
+    lane: NoticeLane,
+    time_limit: Duration,
+    retry: Option<Retry>,
+    handler: Box<dyn Handler>,
+) -> Route {
+    Route {
+        prefix: lane.name().into(),
+        callers: None,
+        on_leave: OnLeave::Cancel,
+        time_limit,
+        retry,
+        pages: Pages::Own,
+        methods: AllowedMethods::OfHandler,
+        deferral: OfRoute::default(),
+        signature: None,
+        handler,
+    }
+}
+
+/// Returns how callbacks are tried again: whatever of deferd's own errors stands for the failure.
+fn again() -> Retry {
+    let backoff = limits::fixed(CALLBACK_BACKOFF, "DEFERD_TEST_CALLBACK_BACKOFF");
+    Retry { most: CALLBACK_ATTEMPTS - 1, backoff, after: After::Upstream(Methods::All) }
+}
+
+/// Reads the secrets of callbacks.
+fn secret(config: &Config) -> Result<Option<Signature>, Invalid> {
+    let Some(path) = &config.callback_secret else { return Ok(None) };
+    let signature = Signature::load(Scheme::Standard, path, Owner::anonymous());
+    let place = config.place("callback-secret");
+    signature.map(Some).map_err(|what| Invalid::new(&place, &path.display().to_string(), what))
 }
 
 fn methods(route: &RouteConfig) -> AllowedMethods {
@@ -118,7 +179,7 @@ pub fn plan(config: &Config) -> Plan {
     let built_in = BUILT_IN.map(|_| Lane { limit: Limit::Open, rerun: Rerun::Harmless, tells });
     let configured = config.routes.iter().map(|route| {
         let (limit, rerun) = (limit(route, config), route.rerun);
-        Lane { limit, rerun, tells }
+        Lane { limit, rerun, tells: programs::tells(route) }
     });
     Plan {
         workers: config.workers,
@@ -147,9 +208,10 @@ fn handler(
     route: &RouteConfig,
     config: &Config,
     descriptors: &Descriptors,
+    variables: &Arc<Variables>,
 ) -> Result<Box<dyn Handler>, Invalid> {
     let script = |directory| {
-        let script = script(route, config, directory)?;
+        let script = script(route, config, directory, variables)?;
         let descriptor_limit = descriptors.of_scripts;
         Ok::<_, Invalid>(ScriptRoute { descriptor_limit, ..script })
     };
@@ -160,7 +222,12 @@ fn handler(
     }
 }
 
-fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<ScriptRoute, Invalid> {
+fn script(
+    route: &RouteConfig,
+    config: &Config,
+    directory: &Path,
+    variables: &Arc<Variables>,
+) -> Result<ScriptRoute, Invalid> {
     let invalid = |what: io::Error| {
         let what = format!("directory {}: {what}", directory.display());
         Invalid::new(&route.place, &route.prefix, what)
@@ -168,14 +235,12 @@ fn script(route: &RouteConfig, config: &Config, directory: &Path) -> Result<Scri
     if !directory.metadata().map_err(invalid)?.is_dir() {
         return Err(invalid(io::ErrorKind::NotADirectory.into()));
     }
-    let variables = Variables::load(route.env_file.clone(), route.pass_env.clone());
-    let variables = variables.map_err(|what| Invalid::new(&route.place, &route.prefix, what))?;
     Ok(ScriptRoute {
         prefix: route.prefix.clone(),
         // Its links are resolved for each request.
         directory: std::path::absolute(directory).map_err(invalid)?,
         links: route.links,
-        variables: Arc::new(variables),
+        variables: Arc::clone(variables),
         time_limit: route.timeout.unwrap_or(config.timeout),
         max_output: max_output(route, config),
         descriptor_limit: None,

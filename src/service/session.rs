@@ -17,7 +17,7 @@ use crate::access_log::{AccessLine, RefusedHead};
 use crate::api::{ASK_AGAIN, id_value};
 use crate::content::Content;
 use crate::cors;
-use crate::deferral::{self, Mode};
+use crate::deferral::{self, Mode, Terms};
 use crate::error::Error;
 use crate::exchange::{Answer, Call, Connection, Guard, Peer, empty};
 use crate::handler::{Outcome, Takes};
@@ -28,7 +28,7 @@ use crate::jobs::Place;
 use crate::memory::Allowance;
 use crate::metrics::{Connections, SessionMetrics};
 use crate::outgoing::{Additions, Outgoing, Preference, Produced, Reply};
-use crate::prefer;
+use crate::prefer::Applied;
 use crate::protocol::{ASYNC, ASYNC_ID, JOB, PREFERENCE_APPLIED};
 use crate::routes::{Route, delayed_until};
 use crate::sink::Sink;
@@ -207,7 +207,7 @@ impl<'a> Session<'a> {
         if service.routes.get(plan.route).hides_query() {
             line = line.without_query();
         }
-        let Plan { route, mode, key, asked, wait, content, sender, .. } = plan;
+        let Plan { route, mode, asked, wait, terms, sender, .. } = plan;
         let Sender { owner, auth_type, sharing } = sender;
         let request = Request::from_parts(head, body);
         let call = Call { request, connection, owner: owner.clone(), auth_type };
@@ -220,7 +220,7 @@ impl<'a> Session<'a> {
             self.wait_for(job, wait, last.as_ref());
         }
         let mut outgoing = Outgoing::new(sink, &additions);
-        let produced = self.run_or_defer(route, mode, call, key, content, &mut outgoing);
+        let produced = self.run_or_defer(route, mode, call, terms, &mut outgoing);
         let mut reply = outgoing.reply(produced, peer);
         if let Some((asked, job)) = asked
             && let Reply::Answer(answer) = &reply
@@ -242,8 +242,7 @@ impl<'a> Session<'a> {
         route: RouteIndex,
         mode: Mode,
         call: Call,
-        key: Option<Box<str>>,
-        content: Option<prefer::Content>,
+        terms: Terms,
         sink: &mut dyn Sink,
     ) -> Result<Produced, Error> {
         let id_of = |job: JobKey, keep| (keep == Keep::Result).then_some(job.id);
@@ -251,18 +250,21 @@ impl<'a> Session<'a> {
             Mode::Synchronous if self.peer.was_seen_leaving() => Err(Error::Cancelled),
             Mode::Synchronous => self.run(route, &call, sink),
             Mode::Deferred(keep) => {
-                let job = self.submit(route, call, keep, key)?;
-                Ok(Produced::Answer(accepted(id_of(job, keep), content).into()))
+                let applied = terms.applied(keep);
+                let job = self.submit(route, call, keep, terms)?;
+                Ok(Produced::Answer(accepted(id_of(job, keep), applied).into()))
             }
             Mode::DeferredByRoute(keep) => {
-                let job = self.submit(route, call, keep, key)?;
-                let mut response = accepted(id_of(job, keep), content);
+                let applied = terms.applied(keep);
+                let job = self.submit(route, call, keep, terms)?;
+                let mut response = accepted(id_of(job, keep), applied);
                 *response.status_mut() = self.service.routes.get(route).deferral.accepted;
                 Ok(Produced::Answer(response.into()))
             }
             Mode::Preferred(span) => {
-                let job = self.submit(route, call, Keep::Result, key)?;
-                Ok(Produced::Answer(self.answer_in_time(route, job, span, content)))
+                let applied = terms.applied(Keep::Result);
+                let job = self.submit(route, call, Keep::Result, terms)?;
+                Ok(Produced::Answer(self.answer_in_time(route, job, span, applied)))
             }
         }
     }
@@ -349,13 +351,14 @@ impl<'a> Session<'a> {
         route: RouteIndex,
         call: Call,
         keep: Keep,
-        key: Option<Box<str>>,
+        Terms { key, callback, .. }: Terms,
     ) -> Result<JobKey, Error> {
         let owner = call.owner.clone();
-        let key = key.map(|key| deferral::keyed(key, &call.request, keep)).transpose();
-        let key = key.map_err(|error| Error::unreadable(&error))?;
+        let callback = callback.map(|callback| callback.url);
+        let keyed = |key| deferral::keyed(key, &call.request, keep, callback.as_deref());
+        let key = key.map(keyed).transpose().map_err(|error| Error::unreadable(&error))?;
         let line = self.service.routes.get(route).line(&call.request);
-        let submission = Submission { call, route, line, keep, key, callback: None };
+        let submission = Submission { call, route, line, keep, key, callback };
         let id = self.service.jobs.submit(submission)?;
         Ok(JobKey { owner, id })
     }
@@ -367,7 +370,7 @@ impl<'a> Session<'a> {
         route: RouteIndex,
         job: JobKey,
         span: Duration,
-        content: Option<prefer::Content>,
+        applied: Applied,
     ) -> Answer {
         let Service { routes, jobs, max_wait, .. } = self.service;
         if !span.is_zero()
@@ -382,30 +385,25 @@ impl<'a> Session<'a> {
                 return Answer { response, guard, receipt };
             }
         }
-        let mut response = accepted(Some(job.id), content);
-        let headers = response.headers_mut();
-        let applied = match headers.get(PREFERENCE_APPLIED) {
-            Some(_) => "respond-async, return=representation",
-            None => "respond-async",
-        };
-        headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(applied));
-        headers.insert(RETRY_AFTER, ASK_AGAIN);
+        let mut response = accepted(Some(job.id), Applied { respond_async: true, ..applied });
+        response.headers_mut().insert(RETRY_AFTER, ASK_AGAIN);
         response.into()
     }
 }
 
 /// The `202`, with the id where the result can be asked for; in its content too if the client prefers that
 /// (RFC 7240 section 4.2), because it may not be able to read fields.
-fn accepted(id: Option<JobId>, content: Option<prefer::Content>) -> Response<Content> {
+fn accepted(id: Option<JobId>, applied: Applied) -> Response<Content> {
     let mut response = empty(StatusCode::ACCEPTED);
+    if let Some(applied) = applied.value() {
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
     let Some(id) = id else {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
         return response;
     };
-    if content == Some(prefer::Content::Representation) {
+    if applied.representation {
         *response.body_mut() = format!("{}\n", id.number()).into();
-        let applied = HeaderValue::from_static("return=representation");
-        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     let location = [JOB, "/", itoa::Buffer::new().format(id.number())].concat();
     let location = HeaderValue::try_from(location);

@@ -7,6 +7,7 @@
 //! its time limit, and at once when it is stopped; of an answer no more is read than `max-output` of
 //! content, and a bounded amount of anything else (`noise`).
 
+pub mod callback;
 mod deadline;
 mod noise;
 mod request;
@@ -75,25 +76,30 @@ pub struct UpstreamHandler {
 impl UpstreamHandler {
     /// Returns a handler for the upstream of this route. Connects to nothing before the first call.
     pub fn new(route: UpstreamRoute) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .allow_non_standard_methods(true)
-            // No field that the client did not send, and no proxy out of the environment.
-            .user_agent("")
-            .accept("")
-            .accept_encoding("")
-            .proxy(None)
-            .input_buffer_size(MAX_HEAD)
-            .max_response_header_size(MAX_HEAD)
-            .output_buffer_size(output_buffer(&route))
-            .max_idle_age(IDLE_TIME)
-            .max_idle_connections(MAX_IDLE)
-            .max_idle_connections_per_host(MAX_IDLE);
-        let agent = socket::agent(config);
+        let agent = agent(output_buffer(&route));
         Self { route, agent }
     }
+}
+
+/// Returns what speaks HTTP for deferd, with a buffer of this size for requests, in bytes.
+fn agent(output_buffer: usize) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .allow_non_standard_methods(true)
+        // No field that the client did not send, and no proxy out of the environment.
+        .user_agent("")
+        .accept("")
+        .accept_encoding("")
+        .proxy(None)
+        .input_buffer_size(MAX_HEAD)
+        .max_response_header_size(MAX_HEAD)
+        .output_buffer_size(output_buffer)
+        .max_idle_age(IDLE_TIME)
+        .max_idle_connections(MAX_IDLE)
+        .max_idle_connections_per_host(MAX_IDLE);
+    socket::agent(config)
 }
 
 impl Handler for UpstreamHandler {
@@ -268,7 +274,10 @@ impl UpstreamHandler {
             Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
             Failure::RequestError(cause) => match context.noise.excess() {
                 Some(what) => (bad(&format!("its answer has {what}")), what.to_owned()),
-                None => (phase.error(&cause, &self.route), cause.to_string()),
+                None => (
+                    phase.error(&cause, (self.route.time_limit, self.route.connect_limit)),
+                    cause.to_string(),
+                ),
             },
         };
         let job = execution.job_as_log();
@@ -293,8 +302,13 @@ fn bad(what: &str) -> Error {
 }
 
 impl Phase {
-    /// Returns the error for a failure in this phase.
-    fn error(self, cause: &ureq::Error, route: &UpstreamRoute) -> Error {
+    /// Returns the error for a failure in this phase of a call with these limits of its time: of the whole, and until
+    /// there is a connection.
+    fn error(
+        self,
+        cause: &ureq::Error,
+        (time_limit, connect_limit): (Duration, Duration),
+    ) -> Error {
         let kind = match cause {
             ureq::Error::Io(error) => {
                 // Nothing was sent yet: a job may be tried again.
@@ -321,10 +335,10 @@ impl Phase {
             _ => ErrorKind::Other,
         };
         let late = |what: &str| {
-            let most = shown_duration(route.time_limit);
+            let most = shown_duration(time_limit);
             Error::GatewayTimeout(format!("the upstream: {what}: timeout {most}").into())
         };
-        let connect_limit = || shown_duration(route.connect_limit.min(route.time_limit));
+        let connect_limit = || shown_duration(connect_limit.min(time_limit));
         match (self, kind) {
             (Self::Resolving, ErrorKind::ResourceBusy) => {
                 let what = "its name is not looked up: so many lookups hang already";

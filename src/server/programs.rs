@@ -1,0 +1,113 @@
+//! The completion programs of routes: found at the start, and refused if a URL leads to them.
+//!
+//! Owns that rule. Runs nothing. Invariant: a program below the directory of a route is hidden there: a name of its path
+//! begins with a dot, as `locate` refuses such a path.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Access, access};
+
+use crate::config::{Config, Invalid, RouteConfig, Target};
+use crate::handler::completion::Programs;
+use crate::job::notice::Event;
+use crate::ledger::Tells;
+use crate::variables::Variables;
+
+/// Returns which programs of a route are told of its jobs.
+pub const fn tells(route: &RouteConfig) -> Tells {
+    Tells { on_done: route.hook.on_done.is_some(), on_failure: route.hook.on_failure.is_some() }
+}
+
+/// Finds the programs of a route; `None` for a route without them.
+///
+/// # Errors
+/// [`Invalid`], which names the route, the option and the program.
+pub fn of(
+    route: &RouteConfig,
+    config: &Config,
+    variables: &Arc<Variables>,
+) -> Result<Option<Programs>, Invalid> {
+    if tells(route) == Tells::NONE {
+        return Ok(None);
+    }
+    let find = |event: Event, program: &Option<PathBuf>| {
+        let found = program.as_deref().map(|program| find(program, route, config)).transpose();
+        found.map_err(|what| {
+            let (option, program) = (event.option(), program.as_deref().unwrap_or(Path::new("")));
+            let what = format!("{option} {}: {what}", program.display());
+            Invalid::new(&route.place, &route.prefix, what)
+        })
+    };
+    Ok(Some(Programs {
+        prefix: route.prefix.clone(),
+        on_done: find(Event::Done, &route.hook.on_done)?,
+        on_failure: find(Event::Failure, &route.hook.on_failure)?,
+        variables: Arc::clone(variables),
+        code_of_success: matches!(route.target, Target::Run(_)).then_some(0),
+    }))
+}
+
+/// Returns the directory of the scripts of a route.
+fn directory(route: &RouteConfig) -> Option<&Path> {
+    match &route.target {
+        Target::Cgi(directory) | Target::Run(directory) => Some(directory),
+        Target::Upstream(_) => None,
+    }
+}
+
+/// Returns the absolute path of a program that can be run, and that no URL leads to.
+fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf, String> {
+    let path = match directory(route) {
+        _ if program.is_absolute() => program.to_owned(),
+        Some(directory) => directory.join(program),
+        None => return Err("not an absolute path, and the route has no directory".into()),
+    };
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    let real = path.canonicalize().map_err(|error| error.to_string())?;
+    for other in &config.routes {
+        let is_own = program.is_relative() && other.prefix == route.prefix;
+        // A directory that is missing is an error of its own route.
+        for root in directory(other).and_then(|directory| roots(directory).ok()).iter().flatten() {
+            for path in [&path, &real] {
+                let Ok(rest) = path.strip_prefix(root) else { continue };
+                if !(is_own && is_hidden(rest)) {
+                    return Err(format!(
+                        "it lies below the directory of {}, so a request could run it: move it out of there, or \
+                         name it by a path below the directory with a name that begins with a dot",
+                        other.prefix
+                    ));
+                }
+            }
+        }
+    }
+    if !real.is_file() || access(&real, Access::EXEC_OK).is_err() {
+        return Err("not a file that deferd may execute".into());
+    }
+    Ok(path)
+}
+
+/// Returns a directory as it is named, and where that leads.
+fn roots(directory: &Path) -> io::Result<[PathBuf; 2]> {
+    Ok([std::path::absolute(directory)?, directory.canonicalize()?])
+}
+
+/// Returns whether a name of this path is one that no request reaches.
+fn is_hidden(path: &Path) -> bool {
+    path.iter().any(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_path_has_a_name_with_a_dot_first() {
+        for (path, hidden) in
+            [(".hooks/done", true), ("a/.done", true), ("done", false), ("a.d/done.sh", false)]
+        {
+            assert_eq!(is_hidden(Path::new(path)), hidden, "{path}");
+        }
+    }
+}
