@@ -59,7 +59,26 @@ impl Upstream {
     pub fn start(
         script: impl Fn(&Received, &mut TcpStream) -> Then + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::over(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    /// Starts one in the place of another that is gone.
+    pub fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&Received, &mut TcpStream) -> Then + Send + Sync + 'static,
+    ) -> Self {
+        let mut listener = None;
+        eventually("the address is free", || {
+            listener = TcpListener::bind(address).ok();
+            listener.is_some()
+        });
+        Self::over(listener.unwrap(), script)
+    }
+
+    fn over(
+        listener: TcpListener,
+        script: impl Fn(&Received, &mut TcpStream) -> Then + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let (shared, script) = (Arc::new(Shared::default()), Arc::new(script));
         let its = Arc::clone(&shared);

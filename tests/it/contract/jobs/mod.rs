@@ -1,6 +1,8 @@
 //! What clients see of a job, the same on both fronts and over every store.
 
+mod callbacks;
 mod cancel;
+mod completion;
 mod concurrency;
 mod delivery;
 mod histories;
