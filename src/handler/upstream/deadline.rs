@@ -59,6 +59,8 @@ pub struct CallContext {
     pub phase: Cell<Phase>,
     /// What of the answer is neither its head nor content.
     pub noise: Noise,
+    /// Whether a read may wait for the upstream; else it fails with `WouldBlock`, and may be tried again.
+    pub may_wait: Cell<bool>,
     origin: Cell<Origin>,
 }
 
@@ -135,6 +137,7 @@ impl CallContext {
             limit: Cell::new(deadline),
             phase: Cell::new(Phase::Sending),
             noise: Noise::new(),
+            may_wait: Cell::new(true),
             origin: Cell::new(Origin::Kept),
         });
         CURRENT.set(Some(Rc::clone(&context)));
@@ -151,6 +154,7 @@ impl CallContext {
     pub fn begin(&self) {
         self.origin.set(Origin::Kept);
         self.noise.reset();
+        self.may_wait.set(true);
         self.begin_sending();
     }
 

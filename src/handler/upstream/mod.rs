@@ -225,12 +225,21 @@ impl UpstreamHandler {
     ) -> Result<(), Failure> {
         let mut reader = body.into_reader();
         let mut received: usize = 0;
+        // The head goes out with the first content, or before the upstream is waited for.
+        context.may_wait.set(false);
         loop {
-            context.send(sink).map_err(ureq::Error::from)?;
             // One byte more than allowed tells that there is more.
             let most = self.route.max_output.saturating_add(1) - received;
             let room = sink.room(most).map_err(Failure::NoMemory)?;
-            let n = reader.read(room).map_err(ureq::Error::from)?;
+            let n = match reader.read(room) {
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock && !context.may_wait.replace(true) =>
+                {
+                    context.send(sink).map_err(ureq::Error::from)?;
+                    continue;
+                }
+                read => read.map_err(ureq::Error::from)?,
+            };
             received += n;
             context.noise.set_content(received);
             if n == 0 {
@@ -240,6 +249,8 @@ impl UpstreamHandler {
                 return Err(Failure::TooLarge);
             }
             sink.advance(n);
+            context.may_wait.set(true);
+            context.send(sink).map_err(ureq::Error::from)?;
         }
     }
 

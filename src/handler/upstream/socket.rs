@@ -227,6 +227,9 @@ impl Transport for Socket {
             match (&self.stream).read(buffer) {
                 Ok(n) => break n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !current.may_wait.get() {
+                        return Err(error.into());
+                    }
                     current.wait(&self.stream, PollFlags::IN)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
