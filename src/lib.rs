@@ -29,6 +29,7 @@
 //! - [`retry`]: whether a job is tried once more, and when.
 //! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
 //!   table of them, one row each; `openapi` describes the rows. `page` is what a browser shows.
+//!   `follow` sends a log while it grows.
 //! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
 //! - [`workers`]: the fixed pool that runs jobs, and the janitor.
 //! - [`store`]: where jobs are kept, and who hands them out: the promise, and the stores that keep it: `memory`, and

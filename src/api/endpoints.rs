@@ -111,6 +111,10 @@ const ROUTE: &str = r#"{"name":"route","in":"query","schema":{"type":"string","m
     "description":"Only jobs of the route with this prefix."}"#;
 const SORT: &str = r#"{"name":"order","in":"query","schema":{"enum":["oldest","newest"],"default":"oldest"},
     "description":"`newest`: the highest id first; `after` then means lower ids."}"#;
+const FOLLOW: &str = r#"{"name":"follow","in":"query","schema":{"type":"string"},
+    "description":"`1`: goes on with each line as it comes, until the job ends."}"#;
+const LAST: &str = r#"{"name":"last-event-id","in":"header","schema":{"type":"string"},
+    "description":"With `follow`: the id of the last event that came; the log goes on behind it."}"#;
 const STAMP: &str = r#"{"name":"stamp","in":"query","required":true,"schema":{"type":"number"},
     "description":"Unix seconds. A job's stamp is when it was submitted, and when it was done once it is."}"#;
 const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string"},
@@ -125,7 +129,8 @@ const UNKNOWN: Answer = Shared("404", "Refused");
 const NOT_OFFERED: Answer = Shared("501", "Refused");
 const TOO_LATE: Answer = Shared("504", "Refused");
 const DONE: Answer = Shared("200", "Done");
-const LINES: Answer = Text("The last 8 KiB.");
+const LINES: Answer = Shared("200", "Log");
+const AT_END: Answer = Shared("204", "AtEnd");
 const COUNTS: Answer = Text("Prometheus' text format 0.0.4; of the whole host, for every user.");
 const BEGINNING: Answer = Text("The beginning of the content.");
 const RECORD: Answer = Shared("200", "Record");
@@ -179,7 +184,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     Endpoint { question: Some(Question::End), ..row("collect", at(JOBS, "/{id}"), PUT, "The result; then it is gone", &[], &[PENDING, UNKNOWN, RESULT], job::collect) },
     row("forget", at(JOBS, "/{id}"), DELETE, "Forgets a job; work under way goes on", &[], &[TRUE, UNKNOWN], job::forget),
     Endpoint { question: Some(Question::End), ..row("peek", at(JOBS, "/{id}/result"), READ, "The result; it stays", &[], &[PENDING, UNKNOWN, RESULT], job::peek) },
-    Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[], &[LINES, UNKNOWN], job::log) },
+    Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[FOLLOW, LAST], &[LINES, AT_END, UNKNOWN], job::log) },
     row("cancel", at(JOBS, "/{id}/cancel"), CANCEL, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
     row("", at(JOBS, ALL), OF_JOBS, "", &[], &[], job::malformed),
     row("version", at(&[VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),

@@ -10,7 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::query::{number, parameter};
 use super::records::after;
-use super::{Asked, json, text};
+use super::{Asked, follow, json, text};
 use crate::content::{Content, NoMemory, whole};
 use crate::error::Error;
 use crate::exchange::{Answer, Guard, Owner, Receipt, empty};
@@ -184,8 +184,11 @@ pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
     }
 }
 
-/// What the job's script has written to stderr.
+/// What the job's script has written to stderr; if it is to be followed, what it writes as well.
 pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    if follow::is_wanted(asked) {
+        return follow::answer(asked);
+    }
     let log = asked.api.jobs.store.log(&asked.job()?)?.ok_or(Error::UnknownJob)?;
     Ok(text(asked.charged(log.text.into_vec())?).into())
 }

@@ -20,6 +20,8 @@ use crate::memory::Budget;
 pub struct Wakes {
     /// Clients that wait for a job which is done or gone.
     pub waiters: Vec<Arc<Waiter>>,
+    /// Clients that wait for a job which has begun.
+    pub roused: Vec<Arc<Waiter>>,
     /// Callers that were let in.
     pub callers: Vec<Sender<()>>,
     /// How many workers.
@@ -100,6 +102,7 @@ impl Dispatch {
 
     fn send(&self, wakes: Wakes) {
         wakes.waiters.iter().for_each(|waiter| waiter.notify());
+        wakes.roused.iter().for_each(|waiter| waiter.rouse());
         for caller in wakes.callers {
             // It may have left its line.
             let _ = caller.try_send(());

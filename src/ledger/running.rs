@@ -167,6 +167,9 @@ impl<Q, R> Ledger<Q, R> {
             cancelled: Cancelled::No,
         };
         let (created, starts) = (pending.created, pending.starts);
+        // Now there is a log to be followed.
+        let watching = pending.waiters.clone();
+        self.wakes.roused.extend(watching);
         if let Some(at) = work.expiry() {
             self.schedule.disarm(at, job.id);
         }

@@ -29,6 +29,11 @@ impl Waiter {
         self.thread.unpark();
     }
 
+    /// Has the thread ask whether its wait is over.
+    pub fn rouse(&self) {
+        self.thread.unpark();
+    }
+
     /// Whether the wait was ended.
     pub fn is_notified(&self) -> bool {
         self.notified.load(Ordering::Acquire)

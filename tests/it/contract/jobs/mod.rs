@@ -3,6 +3,7 @@
 mod cancel;
 mod concurrency;
 mod delivery;
+mod follow;
 mod histories;
 mod idempotency;
 mod lists;
