@@ -211,8 +211,8 @@ impl Jobs {
         })
     }
 
-    /// Forgets every result that is older than `ttl`, and every log that is kept for longer than `log_ttl`; returns
-    /// how many results.
+    /// Forgets some hundred results that are older than `ttl`, and every log that is kept for longer than `log_ttl`;
+    /// returns how many results, zero once all are forgotten.
     ///
     /// # Errors
     /// [`StoreUnavailable`].

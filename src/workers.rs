@@ -81,6 +81,7 @@ impl Pool {
         let shortest = if log_ttl.is_zero() { ttl } else { ttl.min(log_ttl) };
         let rest = (shortest / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
         let mut next_look = Instant::now() + rest;
+        let mut expired = 0;
         loop {
             let span = next_look.saturating_duration_since(Instant::now());
             for Claimed { job, mut attempt } in self.jobs.store.overdue(span) {
@@ -89,11 +90,16 @@ impl Pool {
                 self.finish(&job, *attempt, answer);
             }
             if next_look <= Instant::now() {
-                next_look = Instant::now() + rest;
-                match self.jobs.expire(ttl, log_ttl) {
-                    Ok(0) | Err(_) => {}
-                    Ok(expired) => log::info!("expired={expired} results older than {ttl:?}"),
+                // After each batch, what is due has its turn.
+                if let Ok(count @ 1..) = self.jobs.expire(ttl, log_ttl) {
+                    expired += count;
+                    continue;
                 }
+                if expired > 0 {
+                    log::info!("expired={expired} results older than {ttl:?}");
+                }
+                expired = 0;
+                next_look = Instant::now() + rest;
             }
         }
     }

@@ -4,13 +4,14 @@
 //! runs goes on, and its result is dropped. Invariant: nothing is freed here, it is handed out.
 
 use super::Ledger;
+use super::idempotency::Expired;
 use super::index::{Cleared, Jobs, Reach, Results};
 use super::job::{Done, Pending};
 use crate::exchange::Owner;
 use crate::job::{Age, JobId, JobKey, Stamp};
 
-/// How many jobs are forgotten by one call.
-const BATCH: usize = 512;
+/// How many jobs, logs or keys are forgotten while the lock is held.
+pub const BATCH: usize = 512;
 
 /// What was forgotten of a job.
 #[must_use]
@@ -96,14 +97,14 @@ impl<Q, R> Ledger<Q, R> {
         self.owners.keys().cloned().collect()
     }
 
-    /// Forgets the keys of jobs that were accepted before `before` and are gone.
-    pub fn expire_keys(&mut self, before: Age) -> Vec<(Owner, Box<str>)> {
+    /// Forgets the keys of jobs that were accepted before `before` and are gone, and looks at `BATCH` keys at most.
+    pub fn expire_keys(&mut self, before: Age) -> Expired {
         let Self { owners, unwanted, keys, .. } = self;
-        let (expired, bytes) = keys.expire(before, |job| {
+        let expired = keys.expire(before, BATCH, |job| {
             let listed = owners.get(&job.owner).is_some_and(|jobs| jobs.has(job.id));
             listed || unwanted.contains_key(job)
         });
-        self.stored -= bytes;
+        self.stored -= expired.bytes;
         expired
     }
 

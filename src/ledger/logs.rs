@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::Ledger;
+use super::forgetting::BATCH;
 use super::job::Done;
 use crate::exchange::Owner;
 use crate::job::log::LogEnd;
@@ -142,14 +143,18 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Drops the kept logs of jobs that are gone since before `before`.
-    pub fn expire_logs(&mut self, before: Age) {
-        while let Some(((age, id), owner)) = self.log_ages.first_key_value()
-            && *age < before
-        {
-            let (id, owner) = (*id, owner.clone());
-            self.drop_log(&owner, id);
+    /// Drops at most [`BATCH`] kept logs of jobs that are gone since before `before`; returns whether there are more.
+    pub fn expire_logs(&mut self, before: Age) -> bool {
+        for _ in 0..BATCH {
+            match self.log_ages.first_key_value() {
+                Some(((age, id), owner)) if *age < before => {
+                    let (id, owner) = (*id, owner.clone());
+                    self.drop_log(&owner, id);
+                }
+                _ => return false,
+            }
         }
+        true
     }
 
     /// Takes the text of a kept log that is on disk by now.

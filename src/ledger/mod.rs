@@ -41,7 +41,8 @@ use job::Pending;
 use locked::{Wake, Wakes};
 use schedule::{Limit, Schedule};
 
-pub use forgetting::Forgotten;
+pub use forgetting::{BATCH, Forgotten};
+pub use idempotency::Expired;
 pub use index::Reach;
 pub use logs::{KeptLog, LogIs};
 pub use records::{End, Filter, JobRecord, Order, Page};

@@ -240,8 +240,9 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`].
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable>;
 
-    /// Forgets every result of all owners that came to be before `before` by the clock that cannot be set, and
-    /// the idempotency keys of jobs accepted before that and gone; returns how many results.
+    /// Forgets results of all owners that came to be before `before` by the clock that cannot be set: some hundreds;
+    /// returns how many. If those were all, it forgets the idempotency keys of jobs accepted before that and gone.
+    /// Called until it returns zero, it forgets all.
     ///
     /// # Errors
     /// [`StoreUnavailable`].

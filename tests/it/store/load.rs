@@ -16,18 +16,38 @@ suite! { in_memory by memory:
     a_full_store_takes_exactly_what_fits
     ids_are_unique_and_increase
     every_result_arrives_once_from_many_producers
+    results_expire_some_hundreds_at_a_time
 }
 
 suite! { on_disk by disk:
     a_full_store_takes_exactly_what_fits
     ids_are_unique_and_increase
     every_result_arrives_once_from_many_producers
+    results_expire_some_hundreds_at_a_time
 }
 
 suite! { on_disk_relaxed by relaxed:
     a_full_store_takes_exactly_what_fits
     ids_are_unique_and_increase
     every_result_arrives_once_from_many_producers
+    results_expire_some_hundreds_at_a_time
+}
+
+/// So that what is due meanwhile does not wait for all of them.
+fn results_expire_some_hundreds_at_a_time(open: Open) {
+    const JOBS: usize = 1500;
+    let store = open();
+    for _ in 0..JOBS / BATCH + 1 {
+        batch(&*store, BATCH, Until::Done);
+    }
+    let all = listed(&*store).len();
+    let mut expired = Vec::new();
+    while let count @ 1.. = store.expire(at(LATER).age).unwrap() {
+        expired.push(count);
+        assert_eq!(listed(&*store).len(), all - expired.iter().sum::<usize>());
+    }
+    assert!(expired.len() > 2 && expired.iter().sum::<usize>() == all, "{expired:?}");
+    assert_empty(&*store, &[]);
 }
 
 fn a_full_store_takes_exactly_what_fits(open: Open) {
