@@ -152,8 +152,8 @@ pub fn wait(
     let mut rest = Duration::from_millis(10);
     loop {
         let asked = Instant::now();
-        let seconds = left().min(round).as_secs_f64().ceil();
-        let state = state(server, id, seconds as u64)?;
+        // In whole seconds (RFC 7240 section 4.3): for the rest of the time it is asked again and again.
+        let state = state(server, id, left().min(round).as_secs())?;
         let State::Pending(it) = &state else { return Ok(state) };
         pending(it);
         if left().is_zero() {
