@@ -4,9 +4,7 @@
 //! a plain SHA-256 of it is enough: it cannot be guessed. Invariant: how long a check takes depends
 //! on how many users there are, and not on whether the name or the token is right.
 
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,6 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::Error;
 use crate::exchange::Owner;
+use crate::{hex, operator_file};
 
 /// The users of one file.
 pub struct Auth {
@@ -140,20 +139,18 @@ impl Credentials {
 /// # Errors
 /// In words, what is wrong with the file and what to do.
 pub fn read_private(path: &Path) -> Result<String, String> {
-    let mut file = File::open(path).map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    let readers = if is_credential(path) {
-        // systemd's own mode for them; the directory above keeps the others out.
-        0o440
-    } else if metadata.gid() == rustix::process::getegid().as_raw() {
-        0o040
-    } else {
-        0
-    };
-    check_mode(metadata.mode(), readers)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
-    Ok(text)
+    let text = operator_file::read(path, |metadata| {
+        let readers = if is_credential(path) {
+            // systemd's own mode for them; the directory above keeps the others out.
+            0o440
+        } else if metadata.gid() == rustix::process::getegid().as_raw() {
+            0o040
+        } else {
+            0
+        };
+        check_mode(metadata.mode(), readers)
+    })?;
+    String::from_utf8(text).map_err(|_| "not text in UTF-8".into())
 }
 
 fn read(path: &Path) -> Result<Arc<[User]>, String> {
@@ -204,18 +201,9 @@ fn check_mode(mode: u32, readers: u32) -> Result<(), String> {
 /// Reads `user:sha256-hex-of-token`.
 fn user(line: &str) -> Result<User, &'static str> {
     const FORM: &str = "not of the form user:sha256-hex-of-token";
-    let (name, hex) = line.rsplit_once(':').ok_or(FORM)?;
+    let (name, digits) = line.rsplit_once(':').ok_or(FORM)?;
     check_name(name)?;
-    let bytes = hex.as_bytes();
-    let mut token_hash = [0; 32];
-    if bytes.len() != 64 {
-        return Err(FORM);
-    }
-    for (byte, pair) in token_hash.iter_mut().zip(bytes.chunks(2)) {
-        let pair = std::str::from_utf8(pair).map_err(|_| FORM)?;
-        let is_hex = pair.bytes().all(|b| b.is_ascii_hexdigit());
-        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| is_hex).ok_or(FORM)?;
-    }
+    let token_hash = hex::decode(digits).ok_or(FORM)?;
     Ok(User { owner: Owner::named(name), name_hash: Hash::hash(name.as_bytes()), token_hash })
 }
 
@@ -244,16 +232,9 @@ pub fn new_token(name: &str) -> Result<(String, String), String> {
     if got.map_err(|error| error.to_string())? != random.len() {
         return Err("the system gave too little randomness".into());
     }
-    let token = hex(&random);
-    let line = format!("{name}:{}", hex(&Hash::hash(token.as_bytes())));
+    let token = hex::encode(&random);
+    let line = format!("{name}:{}", hex::encode(&Hash::hash(token.as_bytes())));
     Ok((token, line))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

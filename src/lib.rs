@@ -19,7 +19,7 @@
 //! - [`service`]: checks a request; a `session` then runs it or defers it. `outgoing` is the answer, and `access_log`
 //!   tells of it. `cross_origin` says which web pages may send requests, `allowed_hosts` under which names, `cors` which
 //!   of them may read the answers; `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be
-//!   answered.
+//!   answered. An [`operator_file`] has the users, secrets or variables that SIGHUP reads again.
 //! - [`routes`]: finds the handler. `methods` says which methods a route takes, `signature` who may call it unasked.
 //!   [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
 //!   `locate` finds them, `environment` (with the operator's [`variables`]) prepares them, `child` runs them, each in its
@@ -45,7 +45,8 @@
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
 //! - [`exchange`]: a request with its origin, an answer with its receipt.
-//! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
+//! - [`fields`]: fields by their names. [`hex`]: bytes as digits. [`protocol`]: the names of the fields and paths that
+//!   are deferd's own.
 //! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
 //! - [`error`]: the one table of deferd's own errors.
 //!
@@ -70,6 +71,7 @@ pub mod fields;
 pub mod files;
 pub mod front;
 pub mod handler;
+pub mod hex;
 pub mod histogram;
 pub mod job;
 pub mod jobs;
@@ -80,6 +82,7 @@ pub mod logger;
 pub mod memory;
 pub mod methods;
 pub mod metrics;
+pub mod operator_file;
 pub mod outgoing;
 pub mod prefer;
 pub mod protocol;

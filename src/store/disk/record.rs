@@ -14,6 +14,7 @@ use http::StatusCode;
 use crate::content::{Content, ContentFile};
 use crate::exchange::{Connection, Owner};
 use crate::files::{FileName, Files};
+use crate::hex;
 use crate::job::execution::Attempts;
 use crate::job::outcome::Outcome;
 use crate::job::request_line::RequestLine;
@@ -279,11 +280,7 @@ impl KeyRecord {
         if let Some(aged) = self.aged {
             let _ = writeln!(text, "aged: {aged}");
         }
-        text.push_str("fingerprint: ");
-        for byte in self.fingerprint {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text.push('\n');
+        let _ = writeln!(text, "fingerprint: {}", hex::encode(&self.fingerprint));
         text
     }
 
@@ -292,14 +289,7 @@ impl KeyRecord {
         let lines = Lines::read(bytes)?;
         let (owner, key) = name.split_once('\n')?;
         let owner = Owner::named(owner);
-        let mut fingerprint = [0; 32];
-        let hex = lines.get("fingerprint")?;
-        if hex.len() != 64 || !hex.is_ascii() {
-            return None;
-        }
-        for (n, byte) in fingerprint.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).ok()?;
-        }
+        let fingerprint = hex::decode(lines.get("fingerprint")?)?;
         let (id, accepted) = (JobId::parse(lines.get("job")?)?, lines.stamp("accepted")?);
         Some((
             owner,
