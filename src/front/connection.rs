@@ -239,6 +239,11 @@ impl Exchange<'_> {
                     // Nothing of it has gone out, and what it would have delivered stays.
                     let refusal = Error::no_memory(&NoMemory::Budget).response();
                     let _ = writer.write(output, refusal.into(), manner.last(), memory);
+                    // The access log has told of the answer already.
+                    log::warn!(
+                        "peer={} status=503 in place of its answer: --max-memory has no room for the fields",
+                        self.connection
+                    );
                 }
                 log::debug!("peer={} its answer was not written: {error}", self.connection);
                 return Persistence::Close;
