@@ -133,13 +133,9 @@ impl<Q, R> Ledger<Q, R> {
         if self.stopped.is_some() {
             return Next::Closed;
         }
-        if self.schedule.next().is_none() {
-            self.idle += usize::from(patience == Patience::Forever);
-            return Next::Nothing;
-        }
         let budget = self.room.memory.budget();
         let least = START_MEMORY.min(budget.capacity() / 16);
-        if !budget.has_free(least) {
+        if !budget.has_free(least) && self.schedule.next().is_some() {
             return Next::NoMemory(least);
         }
         loop {
@@ -299,12 +295,12 @@ impl<Q, R> Ledger<Q, R> {
     /// Decides the result of a pending job: `response`, or `410` if it was cancelled in time; wherever the job
     /// waits or runs, it leaves that place. `None` if there is no such job, or its result is decided.
     pub fn begin_finish(&mut self, job: &JobKey, response: StoredResponse) -> Option<Finishing> {
-        self.unschedule(job);
+        let mut place = LanePlace::None;
+        match self.pending(job)?.phase {
+            Phase::Running { place: taken, .. } => place = taken,
+            _ => self.unschedule(job),
+        }
         let pending = self.pending_mut(job).filter(|pending| !pending.is_finishing())?;
-        let place = match pending.phase {
-            Phase::Running { place, .. } => place,
-            _ => LanePlace::None,
-        };
         let created = pending.created;
         let (result, cancelled) = pending.finish(response);
         let attempts = pending.attempts();
@@ -338,9 +334,10 @@ impl<Q, R> Ledger<Q, R> {
     /// # Errors
     /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
     fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
-        let grown =
-            self.pending(job).map_or(0, |pending| size.footprint.saturating_sub(pending.footprint));
-        self.make_room(grown);
+        if self.stored.saturating_add(size.footprint) > self.room.capacity {
+            let footprint = self.pending(job).map_or(0, |pending| pending.footprint);
+            self.make_room(size.footprint.saturating_sub(footprint));
+        }
         let (stored, capacity) = (self.stored, self.room.capacity);
         let Some(pending) = self.pending_mut(job) else { return Ok(()) };
         let stored = stored - pending.footprint + size.footprint;
