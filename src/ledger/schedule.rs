@@ -143,6 +143,11 @@ impl<C> Schedule<C> {
         self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
     }
 
+    /// Returns how many more jobs of each route may run beside those that run and wait.
+    pub fn rooms(&self) -> impl Iterator<Item = usize> {
+        self.lanes.iter().map(|lane| lane.room().saturating_sub(lane.waiting.len()))
+    }
+
     /// Returns the waiting job with the lowest id.
     pub fn first(&self) -> Option<JobKey> {
         let heads = self.lanes.iter().filter_map(|lane| lane.waiting.first_key_value());

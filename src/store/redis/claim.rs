@@ -1,0 +1,239 @@
+//! How an instance takes jobs from the engine, and gives them back.
+//!
+//! Owns the way of a job from the engine's lane into the ledger here, with its request. Invariants: a job is taken by
+//! one operation, and whatever was taken is run, finished or given back; nothing is taken in advance: a worker takes
+//! one job when it is idle.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::engine::{Effect, Insist, Operation};
+use super::local::{Asking, Held, Resumed};
+use super::record::Told;
+use super::reply::Reply;
+use super::{Inner, SPOOLED, script};
+use crate::content::copied;
+use crate::error::Error;
+use crate::exchange::{Call, Owner};
+use crate::job::attempt::Claimed;
+use crate::job::{JobId, JobKey, Rerun, RouteIndex, message};
+use crate::ledger::job::Pending;
+use crate::ledger::{Next, Patience};
+use crate::memory::Allowance;
+
+/// When a job that cannot be run here now may be taken again.
+const LATER: Duration = Duration::from_secs(1);
+
+/// The fields of a job that a worker needs beside those that are [`Told`], and those before them.
+const FIELDS: [&[u8]; 14] =
+    [b"s", b"h", b"c", b"f", b"e", b"t", b"m", b"p", b"i", b"b", b"lg", b"o", b"l", b"sh"];
+
+/// A job that was taken, before its request is here.
+#[derive(Clone, Copy)]
+pub struct Took {
+    id: JobId,
+    fence: u64,
+    incarnation: u64,
+    bytes: usize,
+}
+
+/// What a worker needs of a job.
+struct Fetched {
+    fields: Reply,
+    request: Option<Vec<u8>>,
+    log: Option<Vec<u8>>,
+}
+
+impl Inner {
+    /// Takes a job, if one may run here now.
+    pub fn next(&self, memory: &Allowance) -> Next<Claimed> {
+        let asking = {
+            let mut local = self.lock();
+            match local.ledger.claim(memory, Patience::None) {
+                Next::Job(taken) => return Next::Job(local.begin(taken)),
+                Next::Nothing => {}
+                Next::NoMemory(least) => return Next::NoMemory(least),
+                Next::Closed => return Next::Closed,
+            }
+            if self.engine.is_failing() || self.incarnation() == 0 {
+                return Next::Nothing;
+            }
+            if let Some(least) = local.ledger.lacks_memory() {
+                return Next::NoMemory(least);
+            }
+            let Some(asking) = local.ask() else { return Next::Nothing };
+            asking
+        };
+        let took = self.take(&asking);
+        let Some(took) = took else {
+            self.lock().asked(&asking);
+            return Next::Nothing;
+        };
+        self.take_in(took);
+        let mut local = self.lock();
+        local.asked(&asking);
+        match local.ledger.claim(memory, Patience::None) {
+            Next::Job(taken) => Next::Job(local.begin(taken)),
+            // It was given back, or a caller has its place.
+            other => other.map(|taken| local.begin(taken)),
+        }
+    }
+
+    /// Takes a job from the engine.
+    fn take(&self, asking: &Asking) -> Option<Took> {
+        let incarnation = self.incarnation();
+        let idle = if self.bell.idle() > 0 { "1" } else { "0" };
+        let mut operation = Operation::new(&script::TAKE, Effect::Replicated)
+            .with(incarnation.to_string())
+            .with("1")
+            .with(idle);
+        for (lane, room) in &asking.0 {
+            let again = if self.plan.lanes[*lane].rerun == Rerun::Yes { "1" } else { "0" };
+            // One more tells whether another worker is wanted.
+            operation = operation.with(&*self.lanes[*lane]).with(again).with(if *room > 1 {
+                "2"
+            } else {
+                "1"
+            });
+        }
+        // What was taken must be known: there is no giving up.
+        let reply = self.engine.run(&operation, Insist::Yes).ok()?;
+        if reply.text(0) == "fenced" {
+            self.fenced(incarnation);
+        }
+        let id = JobId::parse(reply.text(2)).filter(|_| reply.text(0) == "jobs")?;
+        if reply.text(1) == "1" {
+            self.bell.wake_worker();
+        }
+        let bytes = usize::try_from(reply.number(4)).unwrap_or(usize::MAX);
+        Some(Took { id, fence: reply.number(3), incarnation, bytes })
+    }
+
+    /// Brings the request of a job that was taken here; or gives it back, or finishes it, if that cannot be.
+    fn take_in(&self, took: Took) {
+        let Took { id, fence, incarnation, bytes } = took;
+        let budget = self.memory.budget().allowance();
+        if self.lock().held(id).is_some() {
+            // It was taken away and its run here has not ended yet.
+            return self.put_off(&took);
+        }
+        if bytes > budget.capacity() {
+            let what = "the stored request is larger than --max-memory: raise that";
+            return self.end_taken(&took, &Error::InsufficientStorage(what.into()));
+        }
+        let Ok(charge) = budget.charge(bytes) else { return self.put_off(&took) };
+        let Some(Fetched { mut fields, request, log }) = self.fetch(&took) else { return };
+        let told = Told::read(&fields);
+        let request = request.map(|text| copied(&text, charge)).and_then(message::read_request);
+        let (Some(told), Some(request)) = (told, request) else {
+            return self.end_taken(&took, &Error::Internal("the stored request is damaged".into()));
+        };
+        let owner = Owner::named(fields.text(11));
+        let Some(route) = self.route(fields.text(12)) else { return self.put_off(&took) };
+        let resumed = Resumed {
+            started: told.attempts.first,
+            made: u32::try_from(fields.number(6)).unwrap_or(0),
+            shortages: u32::try_from(fields.number(13)).unwrap_or(0),
+            log: log.unwrap_or_default(),
+            progress: fields.take_bytes(7).and_then(|line| String::from_utf8(line).ok()),
+        };
+        // A job that begins for the first time begins when its worker says so.
+        let resumed = (resumed.made > 0 || resumed.shortages > 0).then_some(resumed);
+        let call = Call {
+            request,
+            connection: told.connection,
+            owner: owner.clone(),
+            auth_type: told.auth_type,
+        };
+        let key = JobKey { owner, id };
+        let held =
+            Held { key, fence, incarnation, is_lost: false, resumed, execution: None, told: None };
+        let mut local = self.lock();
+        let record = local.ledger.found_record(&told.line);
+        local.insert(held, route, call, |route, call| {
+            Pending::waiting(route, call, told.line, 0, record, told.created)
+        });
+        if self.incarnation() != incarnation {
+            local.lose(|held| held.incarnation == incarnation);
+        }
+    }
+
+    /// Reads a job's fields, its request and its log; `None` if the store was closed.
+    fn fetch(&self, took: &Took) -> Option<Fetched> {
+        let key = |kind: &str| self.engine.key(&format!("{kind}:{}", took.id));
+        let (job, request, log) = (key("j"), key("q"), key("g"));
+        let head: [&[u8]; 2] = [b"HMGET", job.as_bytes()];
+        let fields: Vec<&[u8]> = head.iter().chain(&FIELDS).copied().collect();
+        let get = |key: &'_ str| -> [Vec<u8>; 2] { [b"GET".to_vec(), key.as_bytes().to_vec()] };
+        let (request, log) = (get(&request), get(&log));
+        let request: [&[u8]; 2] = [&request[0], &request[1]];
+        let log: [&[u8]; 2] = [&log[0], &log[1]];
+        // Of large messages one is read at a time: each is here twice meanwhile.
+        let _turn = (took.bytes > SPOOLED).then(|| self.large.lock());
+        let answers = self.engine.read(&[&fields, &request, &log], Insist::Yes).ok()?;
+        let mut answers = answers.into_iter();
+        let bytes = |value: Option<Value>| match value {
+            Some(Value::BulkString(bytes)) => Some(bytes),
+            _ => None,
+        };
+        let fields = Reply::of(answers.next()?);
+        Some(Fetched { fields, request: bytes(answers.next()), log: bytes(answers.next()) })
+    }
+
+    /// Gives back a job that was taken and not begun; that is no start.
+    pub fn put_back(&self, took: &Took, after: Duration) {
+        let operation = Operation::new(&script::RETRY, Effect::Once)
+            .with(took.incarnation.to_string())
+            .with(took.id.to_string())
+            .with(took.fence.to_string())
+            .number(after.as_micros())
+            .with("")
+            .with("");
+        let operation = operation.with("").with("").with("").with("0").with("").with("0");
+        let reply = self.engine.run(&operation, Insist::Yes);
+        if reply.is_ok_and(|reply| reply.text(0) == "fenced") {
+            self.fenced(took.incarnation);
+        }
+    }
+
+    fn put_off(&self, took: &Took) {
+        self.put_back(took, LATER);
+    }
+
+    /// Finishes a job that was taken and cannot be run.
+    fn end_taken(&self, took: &Took, error: &Error) {
+        let outcome = self.tell_result(
+            (took.id, took.fence, took.incarnation),
+            &error.response().into(),
+            (&[], 0),
+            crate::clock::now(),
+            true,
+        );
+        if let Err(trouble) = outcome {
+            log::debug!("job={} cannot be finished: {trouble:?}", took.id);
+        }
+    }
+
+    /// Gives back what waits here to be begun.
+    pub fn put_back_waiting(&self) {
+        let taken: Vec<Took> = {
+            let mut local = self.lock();
+            let keys = local.ledger.not_begun();
+            let take_out = |key: JobKey| {
+                local.ledger.let_go(&key);
+                let Held { fence, incarnation, is_lost, .. } = local.remove(key.id)?;
+                (!is_lost).then_some(Took { id: key.id, fence, incarnation, bytes: 0 })
+            };
+            keys.into_iter().filter_map(take_out).collect()
+        };
+        for took in &taken {
+            self.put_back(took, Duration::ZERO);
+        }
+    }
+
+    /// Returns the route of a lane, if this instance serves it.
+    pub fn route(&self, lane: &str) -> Option<RouteIndex> {
+        self.lanes.iter().position(|own| &**own == lane).map(RouteIndex)
+    }
+}
