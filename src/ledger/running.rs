@@ -153,6 +153,22 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
+    /// Claims this job, which waits in the lane of its route; `None` if it has no room there.
+    pub fn claim_this(&mut self, job: &JobKey, memory: &Allowance) -> Option<Taken<Q>> {
+        let route = match self.pending(job)?.phase {
+            Phase::Waiting { route, .. } if self.stopped.is_none() => route,
+            _ => return None,
+        };
+        if !self.schedule().claim_this(route, job.id) {
+            return None;
+        }
+        let taken = self.begin(route, job.clone(), memory);
+        if taken.is_none() {
+            self.schedule().release(route);
+        }
+        taken
+    }
+
     /// Returns how many bytes must be free for a job to start, if they are not.
     pub fn lacks_memory(&self) -> Option<usize> {
         let budget = self.room.memory.budget();

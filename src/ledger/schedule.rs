@@ -207,6 +207,18 @@ impl<C> Schedule<C> {
         Some((route, JobKey { owner, id }))
     }
 
+    /// Claims this job, which waits in the lane of this route; `false` if it has no room.
+    pub fn claim_this(&mut self, route: RouteIndex, id: JobId) -> bool {
+        let lane = &mut self.lanes[route.0];
+        if lane.room() == 0 || lane.waiting.remove(&id).is_none() {
+            return false;
+        }
+        lane.jobs += 1;
+        self.waiting -= 1;
+        self.running += 1;
+        true
+    }
+
     /// Forgets the deadline of a job that was claimed.
     pub fn disarm(&mut self, expiry: Instant, id: JobId) {
         self.timers.remove(&(expiry, id));

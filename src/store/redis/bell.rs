@@ -71,9 +71,9 @@ impl Bell {
         self.idle.load(Ordering::Acquire)
     }
 
-    /// Wakes a worker, if one waits.
+    /// Wakes a worker, if one waits, or is about to.
     pub fn wake_worker(&self) {
-        if self.work.0.len() < self.idle() {
+        if self.work.0.len() < self.idle().max(1) {
             let _ = self.work.0.send(());
         }
     }

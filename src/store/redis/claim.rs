@@ -17,7 +17,8 @@ use crate::content::copied;
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::Claimed;
-use crate::job::{JobId, JobKey, Rerun, RouteIndex, message};
+use crate::job::request_line::RequestLine;
+use crate::job::{JobId, JobKey, Rerun, RouteIndex, Stamp, message};
 use crate::ledger::job::Pending;
 use crate::ledger::{Next, Patience};
 use crate::memory::Allowance;
@@ -36,6 +37,15 @@ pub struct Took {
     fence: u64,
     incarnation: u64,
     bytes: usize,
+}
+
+/// A job that was taken, with what is needed to run it.
+struct Arrived {
+    held: Held,
+    route: RouteIndex,
+    call: Call,
+    line: RequestLine,
+    created: Stamp,
 }
 
 /// What a worker needs of a job.
@@ -66,18 +76,12 @@ impl Inner {
             asking
         };
         let took = self.take(&asking);
-        let Some(took) = took else {
-            self.lock().asked(&asking);
-            return Next::Nothing;
-        };
-        self.take_in(took);
-        let mut local = self.lock();
-        local.asked(&asking);
-        match local.ledger.claim(memory, Patience::None) {
-            Next::Job(taken) => Next::Job(local.begin(taken)),
-            // It was given back, or a caller has its place.
-            other => other.map(|taken| local.begin(taken)),
+        let begun = took.and_then(|took| self.take_in(took, memory));
+        let is_missed = self.lock().asked(&asking);
+        if is_missed {
+            self.bell.wake_worker();
         }
+        begun.map_or(Next::Nothing, Next::Job)
     }
 
     /// Takes a job from the engine.
@@ -88,14 +92,9 @@ impl Inner {
             .with(incarnation.to_string())
             .with("1")
             .with(idle);
-        for (lane, room) in &asking.0 {
+        for lane in &asking.0 {
             let again = if self.plan.lanes[*lane].rerun == Rerun::Yes { "1" } else { "0" };
-            // One more tells whether another worker is wanted.
-            operation = operation.with(&*self.lanes[*lane]).with(again).with(if *room > 1 {
-                "2"
-            } else {
-                "1"
-            });
+            operation = operation.with(&*self.lanes[*lane]).with(again).with("1");
         }
         // What was taken must be known: there is no giving up.
         let reply = self.engine.run(&operation, Insist::Yes).ok()?;
@@ -110,27 +109,56 @@ impl Inner {
         Some(Took { id, fence: reply.number(3), incarnation, bytes })
     }
 
-    /// Brings the request of a job that was taken here; or gives it back, or finishes it, if that cannot be.
-    fn take_in(&self, took: Took) {
-        let Took { id, fence, incarnation, bytes } = took;
+    /// Brings the request of a job that was taken here, and lets it begin; or gives it back, or finishes it, if that
+    /// cannot be.
+    fn take_in(&self, took: Took, memory: &Allowance) -> Option<Claimed> {
+        let Some(arrived) = self.fetch_job(&took) else { return None };
+        let Arrived { held, route, call, line, created } = arrived;
+        let key = held.key.clone();
+        let mut local = self.lock();
+        let record = local.ledger.found_record(&line);
+        local.insert(held, route, call, |route, call| {
+            Pending::waiting(route, call, line, 0, record, created)
+        });
+        if self.incarnation() != took.incarnation {
+            local.lose(|held| held.incarnation == took.incarnation);
+            return None;
+        }
+        // A synchronous caller may have its place meanwhile: then it waits for that here.
+        let taken = local.ledger.claim_this(&key, memory)?;
+        Some(local.begin(taken))
+    }
+
+    /// Brings what is needed of a job that was taken.
+    fn fetch_job(&self, took: &Took) -> Option<Arrived> {
+        let Took { id, fence, incarnation, bytes } = *took;
         let budget = self.memory.budget().allowance();
         if self.lock().held(id).is_some() {
             // It was taken away and its run here has not ended yet.
-            return self.put_off(&took);
+            self.put_off(took);
+            return None;
         }
         if bytes > budget.capacity() {
             let what = "the stored request is larger than --max-memory: raise that";
-            return self.end_taken(&took, &Error::InsufficientStorage(what.into()));
+            self.end_taken(took, &Error::InsufficientStorage(what.into()));
+            return None;
         }
-        let Ok(charge) = budget.charge(bytes) else { return self.put_off(&took) };
-        let Some(Fetched { mut fields, request, log }) = self.fetch(&took) else { return };
+        let Ok(charge) = budget.charge(bytes) else {
+            self.put_off(took);
+            return None;
+        };
+        let Fetched { mut fields, request, log } = self.fetch(took)?;
         let told = Told::read(&fields);
         let request = request.map(|text| copied(&text, charge)).and_then(message::read_request);
         let (Some(told), Some(request)) = (told, request) else {
-            return self.end_taken(&took, &Error::Internal("the stored request is damaged".into()));
+            self.end_taken(took, &Error::Internal("the stored request is damaged".into()));
+            return None;
         };
         let owner = Owner::named(fields.text(11));
-        let Some(route) = self.route(fields.text(12)) else { return self.put_off(&took) };
+        let Some(route) = self.route(fields.text(12)) else {
+            self.put_off(took);
+            return None;
+        };
         let resumed = Resumed {
             started: told.attempts.first,
             made: u32::try_from(fields.number(6)).unwrap_or(0),
@@ -149,14 +177,7 @@ impl Inner {
         let key = JobKey { owner, id };
         let held =
             Held { key, fence, incarnation, is_lost: false, resumed, execution: None, told: None };
-        let mut local = self.lock();
-        let record = local.ledger.found_record(&told.line);
-        local.insert(held, route, call, |route, call| {
-            Pending::waiting(route, call, told.line, 0, record, told.created)
-        });
-        if self.incarnation() != incarnation {
-            local.lose(|held| held.incarnation == incarnation);
-        }
+        Some(Arrived { held, route, call, line: told.line, created: told.created })
     }
 
     /// Reads a job's fields, its request and its log; `None` if the store was closed.

@@ -148,7 +148,7 @@ impl Inner {
 
     /// Stops a job that was cancelled elsewhere.
     pub fn stop_job(&self, id: JobId) {
-        let execution = self.lock().execution(id);
+        let execution = self.lock().cancel(id);
         if let Some(execution) = execution {
             execution.stop(Stop::Cancel);
         }

@@ -4,7 +4,7 @@
 //! runs under. Does no I/O. Invariants: a job that the engine has taken away is never told to it again; a lane is asked
 //! for no more jobs than it has room for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::exchange::Call;
@@ -31,6 +31,10 @@ pub struct Local {
     asking: usize,
     /// Whether the thread that watches the time has to look again.
     wakes_timekeeper: bool,
+    /// Whether some thread could not ask for a lane whose room others keep.
+    is_missed: bool,
+    /// The jobs that were cancelled when they were not here yet, while some thread asks.
+    cancelled: HashSet<JobId>,
 }
 
 /// A job that is here.
@@ -66,8 +70,8 @@ pub struct Resumed {
     pub progress: Option<String>,
 }
 
-/// A request for jobs, for which room is kept: for each lane, how many of it at most.
-pub struct Asking(pub Vec<(usize, usize)>);
+/// A request for a job, for which room is kept in these lanes.
+pub struct Asking(pub Vec<usize>);
 
 impl Local {
     /// Nothing is here.
@@ -81,6 +85,8 @@ impl Local {
             is_comparing: false,
             asking: 0,
             wakes_timekeeper: false,
+            is_missed: false,
+            cancelled: HashSet::new(),
         }
     }
 
@@ -89,27 +95,42 @@ impl Local {
         if self.is_draining || self.is_comparing {
             return None;
         }
-        let rooms = self.ledger.rooms().zip(&self.asked).enumerate();
-        let lanes: Vec<(usize, usize)> = rooms
-            .map(|(lane, (room, asked))| (lane, room.saturating_sub(*asked)))
-            .filter(|(_, room)| *room > 0)
-            .collect();
+        let mut lanes = Vec::with_capacity(self.asked.len());
+        for (lane, (room, asked)) in self.ledger.rooms().zip(&self.asked).enumerate() {
+            match room.saturating_sub(*asked) {
+                0 => self.is_missed |= room > 0,
+                _ => lanes.push(lane),
+            }
+        }
         if lanes.is_empty() {
             return None;
         }
-        for (lane, _) in &lanes {
+        for lane in &lanes {
             self.asked[*lane] += 1;
         }
         self.asking += 1;
         Some(Asking(lanes))
     }
 
-    /// Gives back the room that was kept.
-    pub fn asked(&mut self, asking: &Asking) {
-        for (lane, _) in &asking.0 {
+    /// Gives back the room that was kept; whether a thread has missed it.
+    pub fn asked(&mut self, asking: &Asking) -> bool {
+        for lane in &asking.0 {
             self.asked[*lane] -= 1;
         }
         self.asking -= 1;
+        if self.asking == 0 {
+            self.cancelled.clear();
+        }
+        std::mem::take(&mut self.is_missed)
+    }
+
+    /// Has a job stopped that was cancelled: it runs here, or is on its way.
+    pub fn cancel(&mut self, id: JobId) -> Option<Arc<Execution>> {
+        let execution = self.execution(id);
+        if execution.is_none() && self.asking > 0 {
+            self.cancelled.insert(id);
+        }
+        execution
     }
 
     /// Has the thread that watches the time look again.
@@ -139,6 +160,9 @@ impl Local {
     /// Returns a job that begins, for its worker.
     pub fn begin(&mut self, taken: Taken<Box<Call>>) -> Claimed {
         let Claimed { job, mut attempt } = taken.claimed();
+        if self.cancelled.remove(&job.id) {
+            attempt.execution.stop(Stop::Cancel);
+        }
         if let Some(held) = self.held.get_mut(&job.id) {
             held.execution = Some(Arc::clone(&attempt.execution));
             if let Some(Resumed { started, made, shortages, log, progress }) = held.resumed.take() {

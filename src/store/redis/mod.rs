@@ -304,9 +304,14 @@ impl Inner {
             summary.ending.outcome = JobOutcome::Canceled;
         }
         let mut local = self.lock();
-        local.remove(id);
+        let held = local.remove(id);
         local.ledger.finish(job, (), summary, now);
         drop(local);
+        if let Some(execution) = held.and_then(|held| held.execution)
+            && word == "cancelled"
+        {
+            execution.stop(Stop::Cancel);
+        }
         self.bell.ring(id);
         match word {
             "kept" => Finished::Kept,

@@ -215,10 +215,16 @@ local function interrupt(inc, id, message, footprint, ending, cancelled)
     return 'interrupted'
 end
 
--- Puts a result back whose delivery failed.
+-- Puts a result back whose delivery failed, unless it is being deleted in bulk.
 local function restore(id, j)
     call('SREM', P .. 'dlv:' .. j.i, id)
     call('ZREM', P .. 'v:' .. j.o, id)
+    local bulk = call('HGET', P .. 'hb', j.o)
+    if bulk then
+        local before, until_ = string.match(bulk, '^(%d+) (%d+)$')
+        if j.f + 0 < before + 0 and now < until_ + 0 then return remove(id, j.b) end
+    end
+    if is_gone(j.o, id) then return remove(id, j.b) end
     call('HDEL', P .. 'j:' .. id, 'i', 'F')
     call('HSET', P .. 'j:' .. id, 's', 'd')
     call('ZADD', P .. 'd:' .. j.o, id, id)
@@ -237,7 +243,7 @@ local function give_back(inc, most, error)
     if #run == most then return counts, false end
     local delivered = call('SRANDMEMBER', P .. 'dlv:' .. inc, most)
     for _, id in ipairs(delivered) do
-        local j = job(id, 's', 'o', 'i', 'fa')
+        local j = job(id, 's', 'o', 'i', 'f', 'fa', 'b')
         if j.s == 'v' and j.i == inc then
             restore(id, j)
             counts.restored = counts.restored + 1

@@ -3,9 +3,9 @@
 -- Replies `settled`.
 for n = 6, #ARGV, 3 do
     local id = ARGV[n + 1]
-    local j = job(id, 's', 'o', 'F', 'i', 'b', 'lg', 'fa')
+    local j = job(id, 's', 'o', 'F', 'i', 'b', 'lg', 'f', 'fa')
     if j.s == 'v' and j.F == ARGV[n + 2] then
-        if ARGV[n] == 'restore' and not is_gone(j.o, id) then
+        if ARGV[n] == 'restore' then
             restore(id, j)
         else
             call('SREM', P .. 'dlv:' .. j.i, id)

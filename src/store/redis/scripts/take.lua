@@ -7,14 +7,14 @@ if not is_living(inc) then return reply({'fenced'}) end
 enter_due()
 local lanes, answer = {}, {'jobs', '0'}
 for n = 8, #ARGV, 3 do
-    local ids = call('ZRANGE', P .. 'l:' .. ARGV[n], 0, ARGV[n + 2] - 1)
-    lanes[#lanes + 1] = {name = ARGV[n], again = ARGV[n + 1], ids = ids, next = 1}
+    local ids = call('ZRANGE', P .. 'l:' .. ARGV[n], 0, ARGV[n + 2])
+    lanes[#lanes + 1] = {name = ARGV[n], again = ARGV[n + 1], most = tonumber(ARGV[n + 2]), ids = ids, next = 1}
 end
 
 local function first()
     local best
     for _, lane in ipairs(lanes) do
-        local id = lane.ids[lane.next]
+        local id = lane.next <= lane.most and lane.ids[lane.next]
         if id and (not best or tonumber(id) < tonumber(best.ids[best.next])) then best = lane end
     end
     return best
@@ -36,7 +36,8 @@ for _ = 1, most do
     answer[#answer + 1] = number
     answer[#answer + 1] = call('HGET', key, 'b')
 end
-local has_more = first() ~= nil
+local has_more = false
+for _, lane in ipairs(lanes) do has_more = has_more or lane.ids[lane.next] ~= nil end
 if has_more then answer[2] = '1' end
 if #answer < 2 + 3 * most or (idle and not has_more) then
     for _, lane in ipairs(lanes) do call('SADD', P .. 'h:' .. lane.name, inc) end

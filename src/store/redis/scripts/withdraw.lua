@@ -38,7 +38,7 @@ elseif last == tonumber(number) then
             end
         end
     elseif was[1] == 'done' then
-        local j = job(id, 's', 'o', 'i', 'F', 'fa')
+        local j = job(id, 's', 'o', 'i', 'F', 'f', 'fa', 'b')
         if j.s == 'v' and j.F == was[3] then restore(id, j) end
     end
 end
