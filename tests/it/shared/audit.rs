@@ -3,8 +3,12 @@
 //! Knows the keys and nothing of how they change. Invariant: a key that no job explains is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use redis::{Commands, Connection};
+
+/// How long what is under way may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A queue as it is in an engine.
 #[derive(Default)]
@@ -56,7 +60,7 @@ impl Queue {
     }
 
     /// Returns the lists that there must be.
-    fn expected(&self) -> BTreeMap<String, BTreeSet<String>> {
+    fn expected(&self) -> Result<BTreeMap<String, BTreeSet<String>>, String> {
         let mut lists: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (id, job) in &self.jobs {
             let field = |name: &str| job.get(name).map_or("", String::as_str);
@@ -89,42 +93,76 @@ impl Queue {
                     add(format!("lg:{owner}"));
                     add("le".into());
                 }
-                other => panic!("job {id} is in state {other:?}: {job:?}"),
+                other => return Err(format!("job {id} is in state {other:?}: {job:?}")),
             }
         }
-        lists
+        Ok(lists)
     }
 
     fn sum(&self, which: impl Fn(&str) -> bool, of: &str) -> i64 {
-        let jobs = self.jobs.values().filter(|job| which(&job["s"]));
-        jobs.map(|job| if of.is_empty() { 1 } else { job[of].parse::<i64>().unwrap() }).sum()
+        let jobs = self.jobs.values().filter(|job| job.get("s").is_some_and(|state| which(state)));
+        jobs.map(|job| {
+            if of.is_empty() {
+                1
+            } else {
+                job.get(of).and_then(|text| text.parse().ok()).unwrap_or(0)
+            }
+        })
+        .sum()
     }
 }
 
-/// Asserts that all keys of a queue agree; returns how many jobs there are.
+/// Asserts that all keys of a queue agree, once what is under way has come to an end; returns how many jobs there are.
 #[track_caller]
 pub fn audit(connection: &mut Connection, queue: &str) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look(connection, queue) {
+            Ok(jobs) => return jobs,
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Compares; returns how many jobs there are.
+///
+/// # Errors
+/// What does not agree.
+pub fn look(connection: &mut Connection, queue: &str) -> Result<usize, String> {
     let prefix = format!("deferd:{{{queue}}}:");
     let queue = Queue::read(connection, &prefix);
+    equal("keys that no operation makes", &queue.strange, &Vec::new())?;
     let number = |name: &str| queue.meta.get(name).map_or(0, |text| text.parse::<i64>().unwrap());
-    assert_eq!(queue.strange, Vec::<String>::new(), "keys that no operation makes");
-    assert_eq!(queue.lists, queue.expected(), "lists, and what follows from the jobs");
-    assert_eq!(number("waiting"), queue.sum(|state| state == "q", ""), "how many wait");
-    assert_eq!(number("logbytes"), queue.sum(|state| state == "c", "b"), "bytes of kept logs");
-    assert_eq!(number("keybytes"), queue.keys, "bytes of keys");
-    assert_eq!(number("bytes"), queue.sum(|_| true, "b") + queue.keys, "bytes");
+    equal("lists, and what follows from the jobs", &queue.lists, &queue.expected()?)?;
+    equal("how many wait", &number("waiting"), &(queue.sum(|state| state == "q", "")))?;
+    equal("bytes of kept logs", &number("logbytes"), &(queue.sum(|state| state == "c", "b")))?;
+    equal("bytes of keys", &number("keybytes"), &(queue.keys))?;
+    equal("bytes", &number("bytes"), &(queue.sum(|_| true, "b") + queue.keys))?;
     for (id, job) in &queue.jobs {
         let has = |kind: &str| queue.strings.get(kind).is_some_and(|ids| ids.contains(id));
         let is_pending = matches!(&*job["s"], "q" | "w" | "r");
-        assert_eq!(has("q"), is_pending, "the request of {id}: {job:?}");
+        equal(&format!("the request of {id}: {job:?}"), &has("q"), &is_pending)?;
         let has_result =
             matches!(&*job["s"], "d" | "v") || job.contains_key("z") || job.contains_key("x");
-        assert_eq!(has("r"), has_result, "the result of {id}: {job:?}");
-        assert!(!job.contains_key("u") || is_pending, "{id} is unwanted and done: {job:?}");
+        equal(&format!("the result of {id}: {job:?}"), &has("r"), &has_result)?;
+        equal(
+            &format!("{id} is unwanted and done: {job:?}"),
+            &(job.contains_key("u") && !is_pending),
+            &false,
+        )?;
     }
     for (kind, ids) in &queue.strings {
         let orphans: Vec<_> = ids.iter().filter(|id| !queue.jobs.contains_key(*id)).collect();
-        assert!(orphans.is_empty(), "{kind}: of jobs that are gone: {orphans:?}");
+        equal(&format!("{kind} of jobs that are gone"), &orphans, &Vec::new())?;
     }
-    queue.jobs.len()
+    Ok(queue.jobs.len())
+}
+
+fn equal<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: &T,
+    expected: &T,
+) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("{what}: {found:?} and not {expected:?}")) }
 }

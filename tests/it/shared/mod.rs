@@ -8,4 +8,7 @@
 
 pub mod audit;
 pub mod engine;
+mod failures;
+mod instances;
+mod proxy;
 pub mod suites;
