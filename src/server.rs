@@ -172,7 +172,7 @@ fn store(
             lease: config.lease,
             durability: config.durability,
             clock: Clock::Engine,
-            switches: Switches::default(),
+            switches: Switches::of_process(),
         };
         let opened = SharedStore::open(sharing, room, plan, table::prefixes(config));
         let store = opened

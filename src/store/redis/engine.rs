@@ -174,6 +174,8 @@ pub struct Engine {
     /// What names this process.
     process: String,
     clock: Clock,
+    /// Whether operations are numbered.
+    memo: bool,
     most: usize,
     pool: Mutex<Pool>,
     freed: Condvar,
@@ -265,7 +267,7 @@ impl Engine {
     pub fn new(
         address: StoreAddress,
         process: String,
-        clock: Clock,
+        (clock, memo): (Clock, bool),
         workers: usize,
         given_up: Sender<Task>,
     ) -> Self {
@@ -274,6 +276,7 @@ impl Engine {
             address,
             process,
             clock,
+            memo,
             most: (workers + 8).min(MOST_CONNECTIONS),
             pool: Mutex::default(),
             freed: Condvar::new(),
@@ -465,8 +468,8 @@ impl Engine {
             None => self.connect()?,
         };
         let number = match operation.effect {
-            Effect::Harmless => String::new(),
-            _ => slot.operations.to_string(),
+            Effect::Once | Effect::Replicated if self.memo => slot.operations.to_string(),
+            _ => String::new(),
         };
         let sent = self.send(&mut wire, slot.number, &number, operation);
         match sent {

@@ -10,6 +10,7 @@ use super::engine::{Effect, Insist, Operation, Slot, Trouble};
 use super::record::read_ending;
 use super::{Counters, Inner, script};
 use crate::clock;
+use crate::error::Error;
 use crate::job::execution::{Attempts, Stop};
 use crate::job::{JobId, Stamp};
 
@@ -148,9 +149,16 @@ impl Inner {
 
     /// Stops a job that was cancelled elsewhere.
     pub fn stop_job(&self, id: JobId) {
-        let execution = self.lock().cancel(id);
+        let (execution, waiting) = {
+            let mut local = self.lock();
+            (local.cancel(id), local.is_waiting(id))
+        };
         if let Some(execution) = execution {
             execution.stop(Stop::Cancel);
+        }
+        // Nothing runs that would see the stop.
+        if let Some(key) = waiting {
+            self.finish(&key, Error::Cancelled.response().into(), clock::now());
         }
     }
 

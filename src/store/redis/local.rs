@@ -181,6 +181,12 @@ impl Local {
         self.held.get(&id)
     }
 
+    /// Whether a job is here that only waits, for the lane of its redirect or a delay.
+    pub fn is_waiting(&self, id: JobId) -> Option<JobKey> {
+        let held = self.held(id).filter(|held| !held.is_lost)?;
+        (!self.ledger.is_running(&held.key)).then(|| held.key.clone())
+    }
+
     /// Returns all that are here.
     pub fn all(&mut self) -> impl Iterator<Item = &mut Held> {
         self.held.values_mut()

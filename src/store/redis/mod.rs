@@ -84,16 +84,32 @@ pub struct Sharing {
     pub switches: Switches,
 }
 
-/// What holds the promises, each of which a test can do without to show what it is for.
+/// What holds the promises. A test can do without each, to show what it is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Switches {
+    /// Whether an operation that is sent again happens once.
+    pub memo: bool,
+    /// Whether a result is taken only from the run that the job has.
+    pub fence: bool,
     /// Whether nothing is reaped after a time in which no instance reached the engine.
     pub mercy: bool,
 }
 
 impl Default for Switches {
     fn default() -> Self {
-        Self { mercy: true }
+        Self { memo: true, fence: true, mercy: true }
+    }
+}
+
+impl Switches {
+    /// Returns all of them but that which a test names in `DEFERD_TEST_WITHOUT`. Only a build with debug assertions asks
+    /// for that variable.
+    pub fn of_process() -> Self {
+        if !cfg!(debug_assertions) {
+            return Self::default();
+        }
+        let without = std::env::var("DEFERD_TEST_WITHOUT").unwrap_or_default();
+        Self { memo: without != "memo", fence: without != "fence", mercy: without != "mercy" }
     }
 }
 
@@ -260,7 +276,8 @@ impl Inner {
             .with(if is_forced { "1" } else { "0" })
             .number(self.cancelled.footprint)
             .with(&self.cancelled.ending)
-            .with(attempts.to_string());
+            .with(attempts.to_string())
+            .with(if self.switches.fence { "1" } else { "0" });
         self.engine.run(&operation, Insist::Yes)
     }
 

@@ -43,7 +43,8 @@ impl SharedStore {
             .map_err(|error| format!("no random numbers: {error}"))?;
         let Sharing { address, lease, durability, clock, switches } = sharing;
         let (tasks, received) = unbounded();
-        let engine = Engine::new(address, hex(&random), clock, plan.workers, tasks.clone());
+        let engine =
+            Engine::new(address, hex(&random), (clock, switches.memo), plan.workers, tasks.clone());
         let mut wire = engine.connect().map_err(|trouble| words(&trouble))?;
         check(&mut wire, durability)?;
         drop(wire);

@@ -1,5 +1,6 @@
 //! What several instances promise together, one property a test.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::audit::audit;
@@ -113,9 +114,16 @@ impl Instances {
 
 /// Starts an instance on the engine at this address.
 pub fn start(address: &str, route_options: &str, options: &[&str]) -> Deferd {
+    start_without("", address, route_options, options)
+}
+
+/// The same without one of the parts that hold the promises.
+pub fn start_without(part: &str, address: &str, route_options: &str, options: &[&str]) -> Deferd {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.env("DEFERD_TEST_WITHOUT", part);
     let own =
         ["--store", address, "--lease", "2s", "--workers", "1", "--grace", "5s", "--log-ttl", "0"];
-    Deferd::with_scripts(route_options, &[&own, options].concat())
+    Deferd::with_scripts_by(command, route_options, &[&own, options].concat())
 }
 
 /// Asserts that what takes as long, at best, is quick: the others of five may have met a busy machine.

@@ -11,4 +11,5 @@ pub mod engine;
 mod failures;
 mod instances;
 mod proxy;
+mod storm;
 pub mod suites;

@@ -16,6 +16,11 @@ fn added_options(dir: &TempDir) -> Vec<String> {
     options.split_whitespace().map(|word| word.replace("DIR", &own).replace("NAME", name)).collect()
 }
 
+/// Whether the options that are added have deferd share its store.
+pub fn is_shared() -> bool {
+    std::env::var("DEFERD_TEST_OPTIONS").is_ok_and(|options| options.contains("--store"))
+}
+
 /// A deferd of a test, killed with it.
 pub struct Deferd {
     child: Child,

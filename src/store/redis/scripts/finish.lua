@@ -1,6 +1,6 @@
 -- finish: gives a running job its result. ARGV[5..]: incarnation, id, fence, message or spool, its footprint,
 -- ending, log, footprint of the log, capacity, whether it must fit (1: an error, for which there is room), footprint
--- and ending of a cancellation, attempts.
+-- and ending of a cancellation, attempts, whether the fence counts (1; 0 only in a test that shows what it is for).
 -- Replies `kept`, `cancelled` (the job has its 410), `dropped` (unwanted), `full` (nothing has changed), `lost` (it does
 -- not run under this fence) or `fenced`.
 local inc, id, message, spool, footprint, ending = ARGV[5], ARGV[6], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
@@ -11,9 +11,10 @@ local function drop(why)
     return reply({why})
 end
 
-if not is_living(inc) then return drop('fenced') end
+local is_fenced = ARGV[19] == '1'
+if is_fenced and not is_living(inc) then return drop('fenced') end
 local j = job(id, 's', 'F', 'o', 'b', 'base', 'u', 'w', 'x', 'i')
-if j.s ~= 'r' or j.F ~= ARGV[7] then return drop('lost') end
+if j.s ~= 'r' or (is_fenced and j.F ~= ARGV[7]) then return drop('lost') end
 local is_cancelled = j.x and not is_forced
 if is_cancelled then footprint, ending = ARGV[16], ARGV[17] end
 local bytes = j.base + footprint + log_size
@@ -26,8 +27,8 @@ if is_wanted then
     end
     if spool ~= '' and not is_cancelled and call('EXISTS', spool) == 0 then return reply({'spool'}) end
 end
-call('SREM', P .. 'run:' .. inc, id)
-call('SREM', P .. 'x:' .. inc, id)
+call('SREM', P .. 'run:' .. j.i, id)
+call('SREM', P .. 'x:' .. j.i, id)
 if is_wanted then
     if is_cancelled then
         if spool ~= '' then call('UNLINK', spool) end
