@@ -129,6 +129,11 @@ impl Step<'_> {
         [self.filter.takes_pending(), self.filter.takes_done()]
     }
 
+    /// Returns in which order.
+    pub const fn order(&self) -> Order {
+        self.filter.order
+    }
+
     /// Returns the id behind which jobs are looked at.
     pub const fn after(&self) -> Option<JobId> {
         self.after
@@ -139,7 +144,7 @@ impl Step<'_> {
         self.looks
     }
 
-    /// Looks at records that a store has elsewhere, ascending: so many as may be looked at, and one more if there is.
+    /// Looks at records that a store has elsewhere, in the order of the filter: so many as may be looked at, and one more if there is.
     pub fn over(&self, found: impl Iterator<Item = JobRecord>) -> Stepped {
         let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };
         let mut last = self.after;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::engine::{Engine, Trouble};
 use super::reply::Reply;
 use crate::job::JobId;
+use crate::job::log::LogEnd;
 use crate::ledger::waiters::Waiter;
 use crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded};
 
@@ -37,7 +38,7 @@ pub struct Bell {
     work: (Sender<()>, Receiver<()>),
     /// How many workers wait for work.
     idle: AtomicUsize,
-    questions: Mutex<HashMap<u64, Sender<Vec<u8>>>>,
+    questions: Mutex<HashMap<u64, Sender<LogEnd>>>,
     asked: AtomicU64,
 }
 
@@ -119,7 +120,7 @@ impl Bell {
 
     /// Asks another instance for the log of a job that runs there; `None` if it does not answer soon. `send` sends the
     /// question under its name.
-    pub fn ask_for_log(&self, send: impl FnOnce(u64)) -> Option<Vec<u8>> {
+    pub fn ask_for_log(&self, send: impl FnOnce(u64)) -> Option<LogEnd> {
         let name = self.asked.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = bounded(1);
         lock(&self.questions).insert(name, sender);
@@ -129,10 +130,15 @@ impl Bell {
         log
     }
 
-    fn answer(&self, name: u64, log: &[u8]) {
+    /// Hands an answer to the thread that has asked: the name of the question, the offset of the log, the log.
+    fn answer(&self, said: &[u8]) {
+        let mut parts = said.splitn(3, |&b| b == b' ');
+        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
+        let (Some(name), Some(offset)) = (number(), number()) else { return };
+        let text = parts.next().unwrap_or_default().into();
         if let Some(sender) = lock(&self.questions).remove(&name) {
             // It may have waited long enough.
-            let _ = sender.try_send(log.to_vec());
+            let _ = sender.try_send(LogEnd { text, offset });
         }
     }
 
@@ -169,11 +175,7 @@ impl Bell {
         }
         let payload = received.bytes(2);
         if let Some(said) = payload.strip_prefix(b"said ") {
-            let end = said.iter().position(|&b| b == b' ').unwrap_or(said.len());
-            let name = std::str::from_utf8(&said[..end]).ok().and_then(|name| name.parse().ok());
-            return name
-                .into_iter()
-                .for_each(|name| self.answer(name, said.get(end + 1..).unwrap_or(b"")));
+            return self.answer(said);
         }
         let mut words = received.text(2).split(' ');
         match (words.next(), words.next().and_then(id), words.next(), words.next()) {

@@ -17,6 +17,7 @@ use crate::content::copied;
 use crate::error::Error;
 use crate::exchange::{Call, Owner};
 use crate::job::attempt::Claimed;
+use crate::job::log::LogEnd;
 use crate::job::request_line::RequestLine;
 use crate::job::{JobId, JobKey, Rerun, RouteIndex, Stamp, message};
 use crate::ledger::job::Pending;
@@ -27,8 +28,8 @@ use crate::memory::Allowance;
 const LATER: Duration = Duration::from_secs(1);
 
 /// The fields of a job that a worker needs beside those that are [`Told`], and those before them.
-const FIELDS: [&[u8]; 14] =
-    [b"s", b"h", b"c", b"f", b"e", b"t", b"m", b"p", b"i", b"b", b"lg", b"o", b"l", b"sh"];
+const FIELDS: [&[u8]; 15] =
+    [b"s", b"h", b"c", b"f", b"e", b"t", b"m", b"p", b"i", b"b", b"lg", b"lo", b"o", b"l", b"sh"];
 
 /// A job that was taken, before its request is here.
 #[derive(Clone, Copy)]
@@ -149,21 +150,23 @@ impl Inner {
         };
         let Fetched { mut fields, request, log } = self.fetch(took)?;
         let told = Told::read(&fields);
-        let request = request.map(|text| copied(&text, charge)).and_then(message::read_request);
+        let request = request
+            .map(|text| copied(&text, charge))
+            .and_then(|text| message::read_request(text, None));
         let (Some(told), Some(request)) = (told, request) else {
             self.end_taken(took, &Error::Internal("the stored request is damaged".into()));
             return None;
         };
-        let owner = Owner::named(fields.text(11));
-        let Some(route) = self.route(fields.text(12)) else {
+        let owner = Owner::named(fields.text(12));
+        let Some(route) = self.route(fields.text(13)) else {
             self.put_off(took);
             return None;
         };
         let resumed = Resumed {
             started: told.attempts.first,
             made: u32::try_from(fields.number(6)).unwrap_or(0),
-            shortages: u32::try_from(fields.number(13)).unwrap_or(0),
-            log: log.unwrap_or_default(),
+            shortages: u32::try_from(fields.number(14)).unwrap_or(0),
+            log: LogEnd { text: log.unwrap_or_default().into(), offset: fields.number(11) },
             progress: fields.take_bytes(7).and_then(|line| String::from_utf8(line).ok()),
         };
         // A job that begins for the first time begins when its worker says so.
@@ -211,7 +214,7 @@ impl Inner {
             .number(after.as_micros())
             .with("")
             .with("");
-        let operation = operation.with("").with("").with("").with("0").with("").with("0");
+        let operation = operation.with("").with("").with("").with("0").with("").with("0").with("0");
         let reply = self.engine.run(&operation, Insist::Yes);
         if reply.is_ok_and(|reply| reply.text(0) == "fenced") {
             self.fenced(took.incarnation);
@@ -227,7 +230,7 @@ impl Inner {
         let outcome = self.tell_result(
             (took.id, took.fence, took.incarnation),
             &error.response().into(),
-            (&[], 0),
+            (&LogEnd::default(), 0),
             crate::clock::now(),
             true,
         );

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::exchange::Call;
 use crate::job::attempt::Claimed;
 use crate::job::execution::{Execution, Stop};
+use crate::job::log::LogEnd;
 use crate::job::{JobId, JobKey, Keep, RouteIndex, Stamp};
 use crate::ledger::job::Pending;
 use crate::ledger::locked::{Wake, Wakes};
@@ -65,7 +66,7 @@ pub struct Resumed {
     /// How often it could not begin for want of descriptors, processes or memory.
     pub shortages: u32,
     /// The last of what it wrote to stderr.
-    pub log: Vec<u8>,
+    pub log: LogEnd,
     /// The last line of that.
     pub progress: Option<String>,
 }
@@ -167,7 +168,7 @@ impl Local {
             held.execution = Some(Arc::clone(&attempt.execution));
             if let Some(Resumed { started, made, shortages, log, progress }) = held.resumed.take() {
                 (attempt.started, attempt.made, attempt.shortages) = (started, made, shortages);
-                attempt.execution.append_log(&log);
+                attempt.execution.growing_log().resume(&log);
                 if let Some(line) = progress {
                     attempt.execution.set_progress(&line);
                 }

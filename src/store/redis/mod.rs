@@ -39,18 +39,19 @@ use super::{
     Page, Patience, Plan, Refused, Stats, Status, Store, StoreUnavailable, Submission, Tally,
 };
 use crate::clock;
-use crate::content::copied;
+use crate::content::{Content, copied};
 use crate::error::Error;
 use crate::exchange::Owner;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Attempts, Stop};
+use crate::job::log::{JobLog, LogEnd};
 use crate::job::outcome::Outcome as JobOutcome;
 use crate::job::stored::StoredResponse;
 use crate::job::{
     Age, ERROR_ROOM, JobId, JobKey, Keep, Moment, RECORD, RouteIndex, Stamp, message,
 };
 use crate::ledger::locked::{Dispatch, Locked, Wake as _};
-use crate::ledger::records::Step;
+use crate::ledger::records::{Order, Step};
 use crate::ledger::schedule::Turn;
 use crate::ledger::{Next, Stats as LocalStats};
 use crate::memory::{Allowance, allocated};
@@ -167,7 +168,7 @@ impl Standing {
     fn of(error: &Error) -> Self {
         let response = StoredResponse::from(error.response());
         let mut message = message::response_head(&response);
-        message.extend_from_slice(message::response_body(&response));
+        message.extend_from_slice(&bytes_of(response.body()));
         Self { message, footprint: response.footprint(), ending: record::ending(&response) }
     }
 }
@@ -258,7 +259,7 @@ impl Inner {
         &self,
         (id, fence, incarnation): (JobId, u64, u64),
         response: &StoredResponse,
-        (log, attempts): (&[u8], u32),
+        (log, attempts): (&LogEnd, u32),
         now: Moment,
         is_forced: bool,
     ) -> Outcome {
@@ -267,17 +268,18 @@ impl Inner {
             .with(incarnation.to_string())
             .with(id.to_string())
             .with(fence.to_string())
-            .message(message::response_head(response), message::response_body(response))
+            .message(message::response_head(response), &bytes_of(response.body()))
             .number(response.footprint())
             .with(record::ending(response))
-            .with(log)
-            .number(allocated(log.len()))
+            .with(&log.text)
+            .number(allocated(log.text.len()))
             .number(self.capacity)
             .with(if is_forced { "1" } else { "0" })
             .number(self.cancelled.footprint)
             .with(&self.cancelled.ending)
             .with(attempts.to_string())
-            .with(if self.switches.fence { "1" } else { "0" });
+            .with(if self.switches.fence { "1" } else { "0" })
+            .with(log.offset.to_string());
         self.engine.run(&operation, Insist::Yes)
     }
 
@@ -352,6 +354,7 @@ impl Inner {
         };
         let Some((fence, incarnation)) = found else { return false };
         let execution = &attempt.execution;
+        let log = execution.log();
         let response = attempt.answer.take().map(|answer| {
             let response = StoredResponse::from(answer.response.clone());
             (response, answer)
@@ -360,7 +363,7 @@ impl Inner {
             None => (Vec::new(), 0, String::new()),
             Some((response, _)) => {
                 let mut message = message::response_head(response);
-                message.extend_from_slice(message::response_body(response));
+                message.extend_from_slice(&bytes_of(response.body()));
                 (message, response.footprint(), record::ending(response))
             }
         };
@@ -372,12 +375,13 @@ impl Inner {
             .number(delay.as_micros())
             .with(attempt.made.to_string())
             .with(attempt.shortages.to_string())
-            .with(execution.log())
+            .with(&log.text)
             .with(execution.progress().unwrap_or_default())
             .with(message)
             .number(footprint)
             .with(ending)
-            .with("1");
+            .with("1")
+            .with(log.offset.to_string());
         let told = self.engine.run(&operation, Insist::Yes);
         if let Some((_, answer)) = response {
             attempt.answer = Some(answer);
@@ -422,7 +426,7 @@ impl Inner {
         };
         match answers.pop() {
             Some(Value::BulkString(text)) => {
-                let response = message::read_response(copied(&text, charge));
+                let response = message::read_response(copied(&text, charge), None);
                 response.map_or(Lookup::Unreadable, Lookup::Done)
             }
             // Deleted since.
@@ -492,7 +496,7 @@ impl Inner {
     }
 
     /// The log of a job that runs in another instance, as far as that answers; else what was kept of its last attempt.
-    fn log_elsewhere(&self, job: &JobKey, told: &Told) -> Option<Vec<u8>> {
+    fn log_elsewhere(&self, job: &JobKey, told: &Told) -> Option<LogEnd> {
         let instance = self.engine.key(&format!("i:{}", told.incarnation));
         let proc: [&[u8]; 3] = [b"HGET", instance.as_bytes(), b"proc"];
         let Ok(Some(Value::BulkString(process))) =
@@ -513,7 +517,8 @@ impl Inner {
     fn tell_log(&self, id: JobId, to: &str, name: u64) {
         let execution = self.lock().execution(id);
         let Some(execution) = execution else { return };
-        let answer = [format!("said {name} ").as_bytes(), &execution.log()].concat();
+        let log = execution.log();
+        let answer = [format!("said {name} {} ", log.offset).as_bytes(), &log.text].concat();
         let channel = self.engine.key(&format!("c:{to}"));
         let publish: [&[u8]; 3] = [b"PUBLISH", channel.as_bytes(), &answer];
         // It does not wait long.
@@ -526,6 +531,16 @@ impl Inner {
             Ok(Some(told)) => told.state == super::JobState::Done,
             Ok(None) => true,
             Err(StoreUnavailable) => false,
+        }
+    }
+}
+
+/// Returns content as it is sent to the engine: with a shared store it is in memory.
+fn bytes_of(content: &Content) -> Bytes {
+    match content.in_memory() {
+        Some(bytes) => bytes.clone(),
+        None => {
+            content.beginning(content.len()).map(|all| all.into_owned().into()).unwrap_or_default()
         }
     }
 }
@@ -566,7 +581,7 @@ impl Store for SharedStore {
             .with(if keep == Keep::Result { "1" } else { "0" })
             .with(&*inner.lanes[route.0])
             .with(record.to_text())
-            .message(message::request_head(&call.request), call.request.body())
+            .message(message::request_head(&call.request), &bytes_of(call.request.body()))
             .number(base)
             .number(footprint)
             .number(inner.capacity)
@@ -743,7 +758,7 @@ impl Store for SharedStore {
         }
     }
 
-    fn finish(&self, job: &JobKey, response: Response<Bytes>, now: Moment) -> Finished {
+    fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished {
         self.0.finish(job, response.into(), now)
     }
 
@@ -810,7 +825,7 @@ impl Store for SharedStore {
         Ok(Some(Status::Pending(told.state, progress)))
     }
 
-    fn log(&self, job: &JobKey) -> Result<Option<Vec<u8>>, StoreUnavailable> {
+    fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable> {
         let Some(told) = self.0.look(job, "1")? else { return Ok(None) };
         if told.state == super::JobState::Running {
             let here = self.0.lock().execution(job.id);
@@ -824,10 +839,15 @@ impl Store for SharedStore {
         let key = self.0.engine.key(&format!("g:{}", job.id));
         let get: [&[u8]; 2] = [b"GET", key.as_bytes()];
         let mut answers = self.0.engine.read(&[&get], Insist::No).map_err(|_| StoreUnavailable)?;
-        match answers.pop() {
-            Some(Value::BulkString(log)) => Ok(Some(log)),
-            _ => Ok(Some(Vec::new())),
-        }
+        let text = match answers.pop() {
+            Some(Value::BulkString(log)) => log.into(),
+            _ => Box::default(),
+        };
+        Ok(Some(LogEnd { text, offset: told.logged }))
+    }
+
+    fn growing_log(&self, job: &JobKey) -> Option<Arc<JobLog>> {
+        Some(self.0.lock().execution(job.id)?.growing_log())
     }
 
     fn peek(&self, job: &JobKey) -> Lookup {
@@ -998,13 +1018,17 @@ impl Store for SharedStore {
         inner.untold.wait(None);
         let failed = std::cell::Cell::new(false);
         let read = |step: &Step<'_>| {
+            let is_descending = step.order() == Order::Descending;
+            let first = if is_descending { "+inf" } else { "-inf" };
+            let behind = step.after().map_or_else(|| first.to_owned(), |id| format!("({id}"));
             let [pending, done] = step.lists().map(|looks| if looks { "1" } else { "0" });
             let operation = Operation::new(&script::RECORDS, Effect::Harmless)
                 .with(owner.name().unwrap_or(""))
                 .with(pending)
                 .with(done)
-                .number(step.after().map_or(0, JobId::number))
-                .number(step.looks() + 1);
+                .with(behind)
+                .number(step.looks() + 1)
+                .with(if is_descending { "1" } else { "0" });
             inner.run(&operation).unwrap_or_else(|StoreUnavailable| {
                 failed.set(true);
                 Reply::default()

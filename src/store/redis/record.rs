@@ -40,6 +40,8 @@ pub struct Told {
     pub incarnation: u64,
     /// What it is accounted with, in bytes.
     pub bytes: usize,
+    /// How much it wrote to stderr in all, in bytes.
+    pub logged: u64,
 }
 
 impl Told {
@@ -77,6 +79,7 @@ impl Told {
             progress: Some(fields.text(7).to_owned()).filter(|line| !line.is_empty()),
             incarnation: fields.number(8),
             bytes: usize::try_from(fields.number(9)).ok()?,
+            logged: fields.number(11),
         })
     }
 

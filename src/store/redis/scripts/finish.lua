@@ -1,6 +1,7 @@
 -- finish: gives a running job its result. ARGV[5..]: incarnation, id, fence, message or spool, its footprint,
 -- ending, log, footprint of the log, capacity, whether it must fit (1: an error, for which there is room), footprint
--- and ending of a cancellation, attempts, whether the fence counts (1; 0 only in a test that shows what it is for).
+-- and ending of a cancellation, attempts, whether the fence counts (1; 0 only in a test that shows what it is for), how much
+-- was logged in all.
 -- Replies `kept`, `cancelled` (the job has its 410), `dropped` (unwanted), `full` (nothing has changed), `lost` (it does
 -- not run under this fence) or `fenced`.
 local inc, id, message, spool, footprint, ending = ARGV[5], ARGV[6], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
@@ -39,6 +40,6 @@ if is_wanted then
 elseif spool ~= '' then
     call('UNLINK', spool)
 end
-call('HSET', P .. 'j:' .. id, 'm', ARGV[18])
+call('HSET', P .. 'j:' .. id, 'm', ARGV[18], 'lo', ARGV[20])
 if not done(id, j, ending, bytes, #log) then return reply({'dropped'}) end
 return reply({is_cancelled and 'cancelled' or 'kept'})

@@ -255,5 +255,5 @@ end
 
 -- The fields by which a job is told, in the order in which the store reads them.
 local function told(id)
-    return call('HMGET', P .. 'j:' .. id, 's', 'h', 'c', 'f', 'e', 't', 'm', 'p', 'i', 'b', 'lg')
+    return call('HMGET', P .. 'j:' .. id, 's', 'h', 'c', 'f', 'e', 't', 'm', 'p', 'i', 'b', 'lg', 'lo')
 end
