@@ -122,6 +122,10 @@ impl Jobs {
             }
             Refused::KeyReused => (Reason::KeyReused, Error::KeyReused),
             Refused::Unavailable => (Reason::StoreFails, StoreUnavailable.into()),
+            Refused::EngineFull => {
+                let what = "the engine's memory is full: collect results, or raise its maxmemory";
+                (Reason::StoreFull, full(what.into()))
+            }
         };
         self.metrics.refuse(reason);
         error
@@ -242,8 +246,7 @@ impl Jobs {
 
     /// Whether no job runs, and none waits to run in this process.
     pub fn is_idle(&self) -> bool {
-        // Without the truth the end does not wait.
-        self.store.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
+        self.store.is_idle()
     }
 }
 
@@ -287,6 +290,6 @@ impl Drop for KeptPlace {
 
 impl From<StoreUnavailable> for Error {
     fn from(_: StoreUnavailable) -> Self {
-        Self::Unavailable("the store on disk is failing; try again later".into())
+        Self::Unavailable("the store is failing; try again later".into())
     }
 }

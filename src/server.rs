@@ -31,6 +31,8 @@ use crate::service::Service;
 use crate::socket::Listener;
 use crate::store::disk::{Directory, DiskStore, Recovered};
 use crate::store::memory::MemoryStore;
+#[cfg(feature = "redis")]
+use crate::store::redis::{Clock, SharedStore, Sharing, Switches};
 use crate::store::{Room, Stats, Store};
 use crate::workers;
 
@@ -163,6 +165,21 @@ fn store(
     let reserve = config.workers.saturating_mul(START_ROOM).min(capacity / 8);
     let room = Room { capacity, reserve, memory: memory.share(Part::ThreeQuarters) };
     let plan = table::plan(config);
+    #[cfg(feature = "redis")]
+    if let Some(address) = &config.store {
+        let sharing = Sharing {
+            address: address.clone(),
+            lease: config.lease,
+            durability: config.durability,
+            clock: Clock::Engine,
+            switches: Switches::of_process(),
+        };
+        let opened = SharedStore::open(sharing, room, plan, table::prefixes(config));
+        let store = opened
+            .map_err(|what| Invalid::new(&config.place("store"), &address.to_string(), what))?;
+        log::info!("store={address} lease={:?}", config.lease);
+        return Ok(Arc::new(store));
+    }
     let (Some(directory), Some(path)) = (directory, &config.data) else {
         if config.max_stored.is_some_and(|stored| stored > capacity) {
             let (stored, memory) = (shown(capacity), shown(config.sizes().memory));

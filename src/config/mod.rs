@@ -9,6 +9,7 @@ mod file;
 mod hook;
 mod route;
 mod sizes;
+mod store;
 mod value;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use lexopt::ValueExt;
 use log::LevelFilter;
 pub use route::{CONNECT_TIMEOUT, Links, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
+pub use store::{StoreAddress, StoreHost};
 pub use value::{duration, shown_duration};
 
 /// `--help`.
@@ -43,8 +45,12 @@ pub struct Config {
     pub allow_host: Vec<String>,
     /// Whether strangers may be listened to without credentials.
     pub exposure: Exposure,
-    /// Where jobs are kept; `None`: in memory.
+    /// Where jobs are kept; `None`: in memory, or in the `store`.
     pub data: Option<PathBuf>,
+    /// The engine on which several deferd share their jobs.
+    pub store: Option<StoreAddress>,
+    /// How long an instance that is not heard of keeps what it runs.
+    pub lease: Duration,
     /// When what is kept there has to be on disk.
     pub durability: Durability,
     /// The routes beside the built-in ones.
@@ -125,6 +131,8 @@ impl Default for Config {
             allow_host: Vec::new(),
             exposure: Exposure::Loopback,
             data: None,
+            store: None,
+            lease: Duration::from_secs(10),
             durability: Durability::Commit,
             routes: Vec::new(),
             workers: cores.max(2),
@@ -226,8 +234,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
     if from_line.iter().any(|(name, _)| name == "listen") {
         config.replace("listen");
     }
+    if let Ok(text) = std::env::var("DEFERD_STORE")
+        && config.store.is_none()
+    {
+        config.set("store", &text, &Source { place: "DEFERD_STORE".into(), directory: None })?;
+    }
     for (name, text) in from_line {
         let place = format!("--{name}");
+        if name == "store" && store::has_password(&text) {
+            let what = "a password here can be read by every user of this host: put the address into a --config \
+                        file, or into the environment variable DEFERD_STORE";
+            return Err(Invalid::new(&place, &store::hide(&text), what));
+        }
         config.set(&name, &text, &Source { place, directory: None })?;
     }
     config.check()?;
@@ -266,7 +284,7 @@ fn client_command(word: &OsStr) -> Option<&'static str> {
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 25] = [
+const OPTIONS: [(&str, Setter); 27] = [
     ("listen", |c, v| Listen::parse(v).map(|v| c.listen.push(v))),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
@@ -274,6 +292,8 @@ const OPTIONS: [(&str, Setter); 25] = [
     ("allow-host", |c, v| value::host(v).map(|v| c.allow_host.push(v))),
     ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
     ("data", |c, v| value::path(v).map(|v| c.data = Some(v))),
+    ("store", |c, v| StoreAddress::parse(v).map(|v| c.store = Some(v))),
+    ("lease", |c, v| value::lease(v).map(|v| c.lease = v)),
     ("durability", |c, v| {
         let words = [("commit", Durability::Commit), ("relaxed", Durability::Relaxed)];
         value::choice(v, words).map(|v| c.durability = v)
@@ -326,12 +346,18 @@ fn front(text: &str) -> Result<FrontKind, String> {
 }
 
 impl Config {
+    /// Whether requests and results are kept outside of this process.
+    pub const fn is_stored_elsewhere(&self) -> bool {
+        self.data.is_some() || self.store.is_some()
+    }
+
     /// Sets the option of this name.
     fn set(&mut self, name: &str, text: &str, source: &Source<'_>) -> Result<(), Invalid> {
         let Source { place, directory } = source;
         let setter =
             setter(name).ok_or_else(|| Invalid::new(place, text, "no such option; see --help"))?;
-        setter(self, text).map_err(|what| Invalid::new(place, text, what))?;
+        let shown = if name == "store" { &*store::hide(text) } else { text };
+        setter(self, text).map_err(|what| Invalid::new(place, shown, what))?;
         for path in self.placed(name, place) {
             if let Some(directory) = directory {
                 *path = directory.join(&*path);
@@ -406,8 +432,16 @@ impl Config {
             }
         }
         self.check_sizes()?;
-        if self.data.is_none() && self.durability != Durability::Commit {
-            let what = "there is nothing to be durable without --data DIR";
+        if let (Some(store), Some(_)) = (&self.store, &self.data) {
+            let what = "jobs are kept there or in --data DIR, not in both";
+            return Err(Invalid::new(&self.place("store"), &store.to_string(), what));
+        }
+        if self.store.is_none() && self.lease != Self::default().lease {
+            let what = "there is nothing to be leased without --store";
+            return Err(Invalid::new(&self.place("lease"), &format!("{:?}", self.lease), what));
+        }
+        if !self.is_stored_elsewhere() && self.durability != Durability::Commit {
+            let what = "there is nothing to be durable without --data DIR or --store";
             return Err(Invalid::new(&self.place("durability"), "relaxed", what));
         }
         for (n, route) in self.routes.iter().enumerate() {
@@ -476,7 +510,7 @@ mod tests {
             (&["--listen", "0.0.0.0:80"], "--insecure"),
             (&["--listen", "unix:"], "--listen \"unix:\""),
             (&["--durability", "some"], "neither commit nor relaxed"),
-            (&["--durability", "relaxed"], "without --data DIR"),
+            (&["--durability", "relaxed"], "without --data DIR or --store"),
             (&["--data", ""], "--data \"\": not a path"),
             (&["--front", "fast"], "neither strict nor tiny_http"),
             (&["--allow-origin", "ui.example"], "--allow-origin \"ui.example\""),

@@ -146,6 +146,18 @@ pub fn shown_duration(span: Duration) -> String {
     format!("{}{name}", millis / unit)
 }
 
+/// Reads how long an instance is believed in that is not heard of.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if !(Duration::from_secs(2)..=Duration::from_secs(3600)).contains(&lease) {
+        return Err("must be from 2s to 1h".into());
+    }
+    Ok(lease)
+}
+
 /// A duration, or `0` for none.
 ///
 /// # Errors

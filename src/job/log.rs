@@ -60,6 +60,13 @@ struct Tail {
 }
 
 impl JobLog {
+    /// Goes on behind what was written in earlier attempts, which another process may have made.
+    pub fn resume(&self, end: &LogEnd) {
+        let tail = &mut *self.lock();
+        tail.text.splice(..0, end.text.iter().copied());
+        tail.offset += end.offset;
+    }
+
     /// Appends bytes, and wakes the threads that follow.
     pub fn append(&self, bytes: &[u8]) {
         let tail = &mut *self.lock();

@@ -133,6 +133,8 @@ pub enum Refused {
     KeyReused,
     /// The store cannot make it durable now.
     Unavailable,
+    /// The engine that the store is on has no memory left.
+    EngineFull,
 }
 
 impl Refused {
@@ -289,6 +291,11 @@ impl<Q, R> Ledger<Q, R> {
     /// Returns what has become of the jobs of this process.
     pub const fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// The same, to be changed by a store that keeps jobs elsewhere.
+    pub const fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
     /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is released.

@@ -123,7 +123,54 @@ impl Page {
     }
 }
 
+impl Step<'_> {
+    /// Returns whether pending jobs are looked at, and done ones.
+    pub fn lists(&self) -> [bool; 2] {
+        [self.filter.takes_pending(), self.filter.takes_done()]
+    }
+
+    /// Returns in which order.
+    pub const fn order(&self) -> Order {
+        self.filter.order
+    }
+
+    /// Returns the id behind which jobs are looked at.
+    pub const fn after(&self) -> Option<JobId> {
+        self.after
+    }
+
+    /// Returns how many may be looked at.
+    pub const fn looks(&self) -> usize {
+        self.looks
+    }
+
+    /// Looks at records that a store has elsewhere, in the order of the filter: so many as may be looked at, and one more if there is.
+    pub fn over(&self, found: impl Iterator<Item = JobRecord>) -> Stepped {
+        let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };
+        let mut last = self.after;
+        for record in found {
+            if stepped.records.len() == self.count || stepped.looked == self.looks {
+                stepped.next = last;
+                return stepped;
+            }
+            last = Some(record.id);
+            stepped.looked += 1;
+            if self.filter.takes_record(&record) {
+                stepped.records.push(record);
+            }
+        }
+        stepped
+    }
+}
+
 impl Filter {
+    fn takes_record(&self, record: &JobRecord) -> bool {
+        let has_failed = || record.end.as_ref().is_some_and(|end| end.ending.outcome.is_failure());
+        self.state.is_none_or(|state| state == record.state)
+            && (!self.only_failed || has_failed())
+            && self.route.as_ref().is_none_or(|prefix| record.line.has_prefix(prefix))
+    }
+
     fn takes_pending(&self) -> bool {
         self.state != Some(JobState::Done) && !self.only_failed
     }

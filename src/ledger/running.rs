@@ -133,9 +133,9 @@ impl<Q, R> Ledger<Q, R> {
         if self.stopped.is_some() {
             return Next::Closed;
         }
-        let budget = self.room.memory.budget();
-        let least = START_MEMORY.min(budget.capacity() / 16);
-        if !budget.has_free(least) && self.schedule.next().is_some() {
+        if let Some(least) = self.lacks_memory()
+            && self.schedule.next().is_some()
+        {
             return Next::NoMemory(least);
         }
         loop {
@@ -149,6 +149,59 @@ impl<Q, R> Ledger<Q, R> {
                 None => self.schedule().release(route),
             }
         }
+    }
+
+    /// Claims this job, which waits in the lane of its route; `None` if it has no room there.
+    pub fn claim_this(&mut self, job: &JobKey, memory: &Allowance) -> Option<Taken<Q>> {
+        let route = match self.pending(job)?.phase {
+            Phase::Waiting { route, .. } if self.stopped.is_none() => route,
+            _ => return None,
+        };
+        if !self.schedule().claim_this(route, job.id) {
+            return None;
+        }
+        let taken = self.begin(route, job.clone(), memory);
+        if taken.is_none() {
+            self.schedule().release(route);
+        }
+        taken
+    }
+
+    /// Returns how many bytes must be free for a job to start, if they are not.
+    pub fn lacks_memory(&self) -> Option<usize> {
+        let budget = self.room.memory.budget();
+        let least = START_MEMORY.min(budget.capacity() / 16);
+        (!budget.has_free(least)).then_some(least)
+    }
+
+    /// Returns how many more jobs of each route may run beside those that run and wait.
+    pub fn rooms(&self) -> impl Iterator<Item = usize> {
+        self.schedule.rooms()
+    }
+
+    /// Takes out an unwanted job that goes on elsewhere; its place is free.
+    pub fn let_go(&mut self, job: &JobKey) {
+        self.unschedule(job);
+        let Some(pending) = self.unwanted.remove(job) else { return };
+        self.stored -= pending.footprint;
+        if let Phase::Running { place, .. } = pending.phase {
+            self.release(place);
+        }
+    }
+
+    /// Whether a worker runs the job.
+    pub fn is_running(&self, job: &JobKey) -> bool {
+        let phase = self.pending(job).map(|pending| &pending.phase);
+        matches!(phase, Some(Phase::Running { .. } | Phase::Finishing { .. }))
+    }
+
+    /// Returns the jobs that wait to be begun.
+    pub fn not_begun(&self) -> Vec<JobKey> {
+        let is_first = |job: &JobKey| {
+            let phase = self.pending(job).map(|pending| &pending.phase);
+            matches!(phase, Some(Phase::Waiting { work: Work::First(_), .. }))
+        };
+        self.all_pending().into_iter().map(|(job, _)| job).filter(is_first).collect()
     }
 
     /// Lets a waiting job run.

@@ -143,6 +143,11 @@ impl<C> Schedule<C> {
         self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
     }
 
+    /// Returns how many more jobs of each route may run beside those that run and wait.
+    pub fn rooms(&self) -> impl Iterator<Item = usize> {
+        self.lanes.iter().map(|lane| lane.room().saturating_sub(lane.waiting.len()))
+    }
+
     /// Returns the waiting job with the lowest id.
     pub fn first(&self) -> Option<JobKey> {
         let heads = self.lanes.iter().filter_map(|lane| lane.waiting.first_key_value());
@@ -200,6 +205,18 @@ impl<C> Schedule<C> {
         self.waiting -= 1;
         self.running += 1;
         Some((route, JobKey { owner, id }))
+    }
+
+    /// Claims this job, which waits in the lane of this route; `false` if it has no room.
+    pub fn claim_this(&mut self, route: RouteIndex, id: JobId) -> bool {
+        let lane = &mut self.lanes[route.0];
+        if lane.room() == 0 || lane.waiting.remove(&id).is_none() {
+            return false;
+        }
+        lane.jobs += 1;
+        self.waiting -= 1;
+        self.running += 1;
+        true
     }
 
     /// Forgets the deadline of a job that was claimed.

@@ -38,14 +38,14 @@ impl Tally {
     }
 
     /// Counts a job that was accepted.
-    pub(super) fn submit(&mut self, route: Option<RouteIndex>) {
+    pub(crate) fn submit(&mut self, route: Option<RouteIndex>) {
         if let Some(of_route) = self.of(route) {
             of_route.submitted += 1;
         }
     }
 
     /// Counts a job that has its result.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &mut self,
         route: Option<RouteIndex>,
         outcome: Outcome,

@@ -25,6 +25,8 @@
 
 pub mod disk;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +36,7 @@ use http::Response;
 
 use crate::content::Content;
 use crate::exchange::{Call, Owner};
+use crate::histogram::Histogram;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
 use crate::job::log::{JobLog, LogEnd};
@@ -84,6 +87,19 @@ impl Accepted {
 /// The store cannot make it durable, or read it, now: what was asked for may yet happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreUnavailable;
+
+/// What is known of the engine on which several deferd share a store.
+#[derive(Clone, Debug, Default)]
+pub struct EngineStats {
+    /// Whether it answers, and takes changes.
+    pub is_up: bool,
+    /// How long it took to carry out an operation.
+    pub latency: Histogram,
+    /// How often this instance was taken for dead, and had to give up what it ran.
+    pub fenced: u64,
+    /// How many jobs of other instances, which were dead, this one has ended or let run again.
+    pub reaped: u64,
+}
 
 /// The outcome of looking up a result.
 #[derive(Debug)]
@@ -281,6 +297,17 @@ pub trait Store: Send + Sync {
         after: Option<JobId>,
         count: usize,
     ) -> Result<Page, StoreUnavailable>;
+
+    /// Whether no job runs, and none waits to run in this process.
+    fn is_idle(&self) -> bool {
+        // Without the truth the end waits for its time.
+        self.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
+    }
+
+    /// Returns what is known of the engine that the store is on; `None` if it is in this process.
+    fn engine(&self) -> Option<EngineStats> {
+        None
+    }
 
     /// Waits until all that was handed over before is durable.
     ///

@@ -11,7 +11,7 @@ mod loads;
 mod open;
 mod order;
 mod outcome;
-mod record;
+pub(in crate::store) mod record;
 mod state;
 mod submit;
 mod tables;

@@ -50,6 +50,13 @@ fn results_expire_some_hundreds_at_a_time(open: Open) {
     assert_empty(&*store, &[]);
 }
 
+#[cfg(feature = "redis")]
+suite! { shared_store by shared:
+    a_full_store_takes_exactly_what_fits
+    ids_are_unique_and_increase
+    every_result_arrives_once_from_many_producers
+}
+
 fn a_full_store_takes_exactly_what_fits(open: Open) {
     const BODY: usize = 64 * 1024;
     rounds(open, |store| {
@@ -77,6 +84,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
         // Their work takes up its room until it is done, wanted or not.
         store.forget_all(&nobody()).unwrap();
         assert!(!has_room(store, footprint));
+        assert_eq!(claim_all(store).len(), accepted.len());
         let jobs: Vec<Job> = accepted.into_iter().map(|id| Job { n: 0, key: key(id) }).collect();
         jobs.iter().for_each(|job| {
             assert_eq!(finish(store, job), Finished::Dropped);
@@ -99,6 +107,7 @@ fn ids_are_unique_and_increase(open: Open) {
         assert_eq!(all.len(), 3 * BATCH);
         assert!(list_all(store, List::Pending).is_sorted_by(|a, b| a < b));
         store.forget_all(&nobody()).unwrap();
+        assert_eq!(claim_all(store).len(), all.len());
         for n in all {
             store.finish(&key(n), response(0), at(THEN));
         }
