@@ -14,13 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::request;
-use super::sample::Sample;
+use super::sample::{ROUNDS, Sample};
 use super::server::Server;
 use super::table::{Aim, Table};
 use super::upstream::nginx;
-
-/// How often each way is measured, in turn with the others.
-const ROUNDS: usize = 5;
 
 /// How much passes in one round of one way, in bytes.
 const MUCH: usize = 1 << 30;
