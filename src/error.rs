@@ -69,6 +69,8 @@ pub enum Error {
     BodyTooLarge(Detail),
     /// 414/414: the request target alone is larger than `--max-head`, or than can be represented.
     UriTooLong(Detail),
+    /// 416/416: the range begins behind the end of the content.
+    RangeNotSatisfiable(Detail),
     /// 417/417: an expectation other than `100-continue`.
     ExpectationFailed,
     /// 422/422: the idempotency key stands for another request.
@@ -157,6 +159,9 @@ impl Error {
             Self::Cancelled => (StatusCode::GONE, 21, "canceled request", ""),
             Self::BodyTooLarge(d) => (StatusCode::PAYLOAD_TOO_LARGE, 413, "body too large", d),
             Self::UriTooLong(d) => (StatusCode::URI_TOO_LONG, 414, "request target too long", d),
+            Self::RangeNotSatisfiable(d) => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, 416, "range not satisfiable", d)
+            }
             Self::ExpectationFailed => {
                 (StatusCode::EXPECTATION_FAILED, 417, "expectation failed", "")
             }
@@ -320,6 +325,7 @@ mod tests {
             (Error::Cancelled, false),
             (Error::BodyTooLarge(detail()), false),
             (Error::UriTooLong(detail()), false),
+            (Error::RangeNotSatisfiable(detail()), false),
             (Error::ExpectationFailed, false),
             (Error::KeyReused, false),
             (Error::FieldsTooLarge(detail()), false),

@@ -28,7 +28,7 @@ pub struct Endpoint {
     /// Empty: any, even one that no standard knows.
     pub methods: &'static [Method],
     pub summary: &'static str,
-    /// Those of the query, each as OpenAPI has it.
+    /// Those of the query, and fields of its own, each as OpenAPI has it.
     pub parameters: &'static [&'static str],
     /// Those that not every endpoint has.
     pub answers: &'static [Answer],
@@ -122,6 +122,9 @@ const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string
 const DURATION: &str = r#"{"name":"duration","in":"query","required":true,
     "schema":{"type":"number","minimum":0,"maximum":3600},"description":"Seconds."}"#;
 
+const RANGE: &str = r#"{"name":"range","in":"header","schema":{"type":"string"},
+    "description":"RFC 9110 section 14: one range of bytes. Several, and what is no range, get the whole."}"#;
+
 const PENDING: Answer = Shared("204", "Pending");
 const UNDER_WAY: Answer = Shared("204", "UnderWay");
 const RESULT: Answer = Shared("default", "Result");
@@ -132,6 +135,8 @@ const DONE: Answer = Shared("200", "Done");
 const LINES: Answer = Shared("200", "Log");
 const AT_END: Answer = Shared("204", "AtEnd");
 const COUNTS: Answer = Text("Prometheus' text format 0.0.4; of the whole host, for every user.");
+const PART: Answer = Shared("206", "Part");
+const BEHIND_END: Answer = Shared("416", "Refused");
 const BEGINNING: Answer = Text("The beginning of the content.");
 const RECORD: Answer = Shared("200", "Record");
 const PAGE_OF_RECORDS: Answer = Json(
@@ -183,7 +188,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     Endpoint { question: Some(Question::End), ..row("status", at(JOBS, "/{id}"), READ, "Whether a job is done", &[], &[DONE, UNDER_WAY, UNKNOWN], job::status) },
     Endpoint { question: Some(Question::End), ..row("collect", at(JOBS, "/{id}"), PUT, "The result; then it is gone", &[], &[PENDING, UNKNOWN, RESULT], job::collect) },
     row("forget", at(JOBS, "/{id}"), DELETE, "Forgets a job; work under way goes on", &[], &[TRUE, UNKNOWN], job::forget),
-    Endpoint { question: Some(Question::End), ..row("peek", at(JOBS, "/{id}/result"), READ, "The result; it stays", &[], &[PENDING, UNKNOWN, RESULT], job::peek) },
+    Endpoint { question: Some(Question::End), ..row("peek", at(JOBS, "/{id}/result"), READ, "The result, or a range of it; it stays", &[RANGE], &[PENDING, UNKNOWN, BEHIND_END, RESULT], job::peek) },
     Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[FOLLOW, LAST], &[LINES, AT_END, UNKNOWN], job::log) },
     row("cancel", at(JOBS, "/{id}/cancel"), CANCEL, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
     row("", at(JOBS, ALL), OF_JOBS, "", &[], &[], job::malformed),
@@ -198,7 +203,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     Endpoint { takes: Takes::UpTo(collection::MAX_JSON), content: Some("NewCollection"), ..row("createCollection", at(&[COLLECTION], ""), POST, "Not offered yet: a legal name is 501", &[], &[NOT_OFFERED], collection::create) },
     row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, SORT, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
     row("record", at(RECORDS, "/{id}"), READ, "The record of a job", &[], &[RECORD, UNKNOWN], records::one),
-    row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, as plain text", &[], &[BEGINNING, PENDING, UNKNOWN], records::content),
+    row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, or a range of it, as plain text", &[RANGE], &[BEGINNING, PENDING, PART, UNKNOWN, BEHIND_END], records::content),
     row("metrics", at(&[METRICS], ""), READ, "What is counted, for Prometheus", &[], &[COUNTS], metrics::answer),
     #[cfg(feature = "page")]
     Endpoint { page: true, ..row("page", at(&[UI], ""), READ, "A page that shows the jobs", &[], &[Answer::Html("The page, compressed if the client takes gzip.")], page::answer) },

@@ -5,10 +5,11 @@
 //! Invariant: `x-arango-async-id` stands on results and nowhere else, so that it tells a job's own
 //! `404` from this resource's.
 
-use http::header::{CONTENT_SECURITY_POLICY, LINK, RETRY_AFTER};
+use http::header::{CONTENT_RANGE, CONTENT_SECURITY_POLICY, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::query::{number, parameter};
+use super::range;
 use super::records::after;
 use super::{Asked, follow, json, text};
 use crate::content::{Content, NoMemory, whole};
@@ -193,12 +194,18 @@ pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(text(asked.charged(log.text.into_vec())?).into())
 }
 
-/// The result, which stays.
+/// The result, which stays; or a range of its content.
 pub fn peek(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let job = asked.job()?;
     answer_with(asked.api.jobs.store.peek(&job), &job, |mut response| {
         response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
-        response.into()
+        // A range of a range would say of which bytes it is not.
+        let is_whole =
+            response.status() == StatusCode::OK && !response.headers().contains_key(CONTENT_RANGE);
+        if !is_whole {
+            return response.into();
+        }
+        range::answer(asked.call, response, range::tag(&id_value(job.id)), |whole| whole).into()
     })
 }
 

@@ -14,6 +14,7 @@ mod openapi;
 #[cfg(feature = "page")]
 mod page;
 mod query;
+mod range;
 mod records;
 
 use std::cell::RefCell;

@@ -81,6 +81,9 @@ fn operation(row: &Endpoint, method: &str, suffix: &str, access: Access) -> Stri
         parameters.iter().map(ToString::to_string).chain(shared).collect();
     let denied = (access == Access::Credentials).then_some(&DENIED);
     let answers = COMMON.iter().chain(row.answers).chain(denied);
+    // Only GET has ranges (RFC 9110 section 14.2).
+    let is_of_range = |answer: &&Answer| matches!(answer, Answer::Shared("206" | "416", _));
+    let answers = answers.filter(|answer| method == "get" || !is_of_range(answer));
     let answers: Vec<String> = answers.map(response).collect();
     let security = if row.open { r#","security":[]"# } else { "" };
     let content = content.filter(|_| matches!(method, "post" | "put" | "patch"));

@@ -292,6 +292,18 @@ impl Shared {
         *tables = (self.open)().map_err(|fault| fault.to_string());
     }
 
+    /// Makes the file of the tables shorter if that pays beside `stored` bytes of contents. Reading waits meanwhile.
+    ///
+    /// # Errors
+    /// [`TableError`]; then the tables must be opened anew.
+    pub fn shrink(&self, stored: usize) -> Result<(), TableError> {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut *tables {
+            Ok(tables) if !tables.is_held_back() => tables.shrink(stored),
+            _ => Ok(()),
+        }
+    }
+
     /// Closes the tables for good.
     pub fn shut(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);

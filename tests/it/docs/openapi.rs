@@ -130,6 +130,11 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
             seen.note(&operation, &operation.send(&mut client, id, &[]));
         }
         client.put(&format!("/_api/job/{pending}/cancel"));
+        if operation.description["responses"]["416"].is_object() {
+            for range in ["bytes=0-0", "bytes=99999-"] {
+                seen.note(&operation, &operation.send(&mut client, &done, &[("range", range)]));
+            }
+        }
 
         // What every operation has in common. A refusal may end its connection.
         let deferred = operation.send(&mut client, "1", &[ASYNC]).expect(202);

@@ -12,4 +12,5 @@ mod full_disk;
 mod load;
 mod model;
 mod races;
+mod shrink;
 mod workers;

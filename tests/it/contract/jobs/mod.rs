@@ -11,6 +11,7 @@ mod logs;
 mod metrics;
 mod order;
 mod prefer;
+mod ranges;
 mod records;
 mod refuse;
 mod resource;
