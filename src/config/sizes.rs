@@ -59,7 +59,7 @@ impl Config {
         if self.data.is_some() { usize::MAX } else { self.max_memory }
     }
 
-    /// Checks that content of the largest size fits into memory, where it has to.
+    /// Checks that content of the largest size fits into memory, if it must.
     pub(super) fn check_sizes(&self) -> Result<(), Invalid> {
         if self.data.is_some() {
             return Ok(());

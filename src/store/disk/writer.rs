@@ -28,7 +28,7 @@ const RELAXED: Duration = Duration::from_millis(40);
 /// How much goes into one commit, in changes and in bytes: redb holds it in memory.
 const MAX_CHANGES: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
-/// How often the same trouble is told.
+/// The period at which the same failure is logged.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How far above the last id the ids are that may be given out without being on disk, in their
 /// unit, microseconds: ten minutes.
@@ -112,7 +112,7 @@ impl Writer {
     /// could be done.
     fn commit(&mut self) -> Result<(), StoreUnavailable> {
         if let Err(fault) = self.try_commit() {
-            log::debug!("a commit failed, and is tried once more: {fault}");
+            log::debug!("a commit failed, trying once more: {fault}");
             self.shared.reopen();
             if let Err(fault) = self.try_commit() {
                 self.persist(fault)?;
@@ -291,7 +291,7 @@ impl Writer {
         let last = self.shared.last_id().map(|last| (last, self.shared.scale.read()));
         let signed = self.shared.with_tables(|tables| tables.commit(std::iter::empty(), last));
         if let Err(fault) = signed {
-            log::warn!("the store on disk could not be closed in order: {fault}");
+            log::warn!("cannot close the store on disk: {fault}");
         }
     }
 }
