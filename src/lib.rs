@@ -21,7 +21,7 @@
 //! - [`service`]: checks a request; a `session` then runs it or defers it. `outgoing` is the response, `access_log`
 //!   its line. `cross_origin` decides which web pages may send requests, `allowed_hosts` under which names, `cors`
 //!   which may read the responses; `auth` finds the user; `deferral` (with `prefer`) how the client wants to be
-//!   answered.
+//!   answered. An [`operator_file`] has users, secrets or variables that SIGHUP reads again.
 //! - [`routes`]: finds the handler. `methods` has the methods of a route, `signature` checks signed requests.
 //! - [`handler`]: runs a request. `cgi` and `run` translate for scripts, `locate` finds them, `environment` (with the
 //!   operator's [`variables`]) prepares them, `child` runs them, each in its `group`, with its `descendants` (found

@@ -112,9 +112,9 @@ const ROUTE: &str = r#"{"name":"route","in":"query","schema":{"type":"string","m
 const SORT: &str = r#"{"name":"order","in":"query","schema":{"enum":["oldest","newest"],"default":"oldest"},
     "description":"`newest`: the highest id first; `after` then means lower ids."}"#;
 const FOLLOW: &str = r#"{"name":"follow","in":"query","schema":{"type":"string"},
-    "description":"`1`: goes on with each line as it comes, until the job ends."}"#;
+    "description":"`1`: send each further line as it comes, until the job is done."}"#;
 const LAST: &str = r#"{"name":"last-event-id","in":"header","schema":{"type":"string"},
-    "description":"With `follow`: the id of the last event that came; the log goes on behind it."}"#;
+    "description":"With `follow`: the id of the last event received; the log continues after it."}"#;
 const STAMP: &str = r#"{"name":"stamp","in":"query","required":true,"schema":{"type":"number"},
     "description":"Unix seconds. The stamp of a job is the time of its submission, and of its completion once it is done."}"#;
 const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string"},
