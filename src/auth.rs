@@ -39,7 +39,7 @@ struct User {
 pub struct Caller {
     /// The user.
     pub owner: Owner,
-    /// How it proved that: `Basic` or `Bearer` (RFC 3875 section 4.1.1).
+    /// The scheme of its credentials: `Basic` or `Bearer` (RFC 3875 section 4.1.1).
     pub auth_type: &'static str,
 }
 
@@ -69,10 +69,9 @@ impl Auth {
         is_credential(&self.path)
     }
 
-    /// Returns who sent these fields.
+    /// Returns the user whose credentials are in these fields.
     ///
-    /// # Errors
-    /// [`Error::NotAuthorized`] if they are of no user.
+    /// # Errors [`Error::NotAuthorized`] if the credentials are missing or invalid.
     pub fn authenticate(&self, fields: &HeaderMap) -> Result<Caller, Error> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
@@ -87,7 +86,7 @@ impl Auth {
     }
 }
 
-/// Returns whose credentials these are. Every user is compared, and no comparison ends early.
+/// Finds the user with these credentials. Compares every user, and ends no comparison early.
 fn find<'a>(users: impl Iterator<Item = &'a User>, credentials: &Credentials) -> Option<&'a User> {
     let mut found = None;
     for user in users {
@@ -98,10 +97,10 @@ fn find<'a>(users: impl Iterator<Item = &'a User>, credentials: &Credentials) ->
     found
 }
 
-/// What a client shows, hashed.
+/// The credentials of a client, hashed.
 struct Credentials {
     auth_type: &'static str,
-    /// `None` for Bearer, where the token alone says who it is.
+    /// `None` for Bearer: the token alone identifies the user.
     name_hash: Option<[u8; 32]>,
     token_hash: [u8; 32],
 }
@@ -178,7 +177,7 @@ fn is_credential(path: &Path) -> bool {
     let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return false };
     let real = |path: &Path| path.canonicalize().ok().filter(|path| path.is_absolute());
     match (real(Path::new(&directory)), real(path)) {
-        // A file's own directory, and not a root that everything is below of.
+        // A directory of its own, not a root that contains everything.
         (Some(directory), Some(path)) => {
             directory.parent().is_some() && path.starts_with(directory)
         }
@@ -186,7 +185,7 @@ fn is_credential(path: &Path) -> bool {
     }
 }
 
-/// Checks that only the owner of a file, and those `readers`, have access to it.
+/// Checks that only the owner of a file and these `readers` have access to it.
 fn check_mode(mode: u32, readers: u32) -> Result<(), String> {
     let others = mode & 0o077 & !readers;
     if others == 0 {
@@ -207,10 +206,9 @@ fn user(line: &str) -> Result<User, &'static str> {
     Ok(User { owner: Owner::named(name), name_hash: Hash::hash(name.as_bytes()), token_hash })
 }
 
-/// Checks that Basic can carry this user name and a log line can show it.
+/// Checks that Basic and a log line can carry this user name.
 ///
-/// # Errors
-/// What a user name is.
+/// # Errors What a valid user name is.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
     if name.is_empty() || !name.chars().all(plain) || name == "-" {

@@ -35,19 +35,19 @@ const JOB_REQUESTS: HeaderValue = HeaderValue::from_static(
      DELETE all, DELETE expired?stamp=SECONDS",
 );
 
-/// What stands behind the colon of an error message; empty if nothing more can be said.
+/// The part of an error message after the colon; may be empty.
 pub type Detail = Cow<'static, str>;
 
 /// An error that deferd itself answers with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// 400/400: the request, or one of its parameters, has no meaning here.
+    /// 400/400: the request, or one of its parameters, is invalid.
     BadParameter(Detail),
-    /// 400/600: a body that should be JSON is not.
+    /// 400/600: the body is not valid JSON.
     BadJson(Detail),
-    /// 400/1208: a collection name that no collection can have.
+    /// 400/1208: an illegal name of a collection.
     IllegalName,
-    /// 401/11: credentials are missing, or of no user.
+    /// 401/11: the credentials are missing or invalid.
     NotAuthorized,
     /// 403/403: the thing exists and may not be run.
     Forbidden(Detail),
@@ -55,7 +55,7 @@ pub enum Error {
     NotFound(Detail),
     /// 404/404: no such job of this user.
     UnknownJob,
-    /// 400/400: a path below the job resource that stands for nothing.
+    /// 400/400: a path below the job resource that does not exist.
     NoJobRequest,
     /// 404/1228: only the database `_system` exists.
     UnknownDatabase,
@@ -79,9 +79,9 @@ pub enum Error {
     FieldsTooLarge(Detail),
     /// 500/500: a handler failed in a way that is deferd's fault.
     Internal(Detail),
-    /// 500/500: the job ran when deferd ended without warning, and is not to be run again.
+    /// 500/500: the job was running when deferd crashed, and its route has no `rerun=yes`.
     Interrupted,
-    /// 501/501: understood, and not offered.
+    /// 501/501: understood, but not offered.
     NotImplemented(Detail),
     /// 502/502: the script or upstream gave no usable answer.
     BadGateway(Detail),
@@ -89,8 +89,8 @@ pub enum Error {
     QueueFull(Detail),
     /// 503/503: deferd cannot serve this now: it is ending, or its store fails.
     Unavailable(Detail),
-    /// 503/503: the work could not begin for want of descriptors, processes or memory. It had no effect,
-    /// so a job is tried again.
+    /// 503/503: the work could not start for lack of descriptors, processes or memory. It had no effect, so a job is
+    /// tried again.
     Shortage(Detail),
     /// 504/504: the script or upstream did not answer within its time limit.
     GatewayTimeout(Detail),
@@ -106,7 +106,7 @@ impl Error {
         Self::BadParameter(detail.into())
     }
 
-    /// Returns the answer to content that finds no memory at this moment.
+    /// Returns the answer to content for which there is no memory now.
     pub fn no_memory(cause: &NoMemory) -> Self {
         Self::Unavailable(match cause {
             NoMemory::Budget => "the memory for content is in use; see --max-memory".into(),
@@ -190,7 +190,7 @@ impl Error {
         }
     }
 
-    /// Returns the error of work that the system had no means to begin; `None` if something else failed.
+    /// Returns the error of work that could not start for lack of a system resource; `None` if something else failed.
     pub fn shortage(what: &str, error: &io::Error) -> Option<Self> {
         const SHORT: [Errno; 5] =
             [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];

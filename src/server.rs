@@ -1,7 +1,7 @@
 //! The wiring: from a configuration to a running deferd, and to its orderly end.
 //!
-//! Owns the order in which everything is made and ended, readable from top to bottom. Handles no
-//! request. Invariant: nothing listens before every part that a request needs is there.
+//! Owns the order in which everything is made and ended, readable from top to bottom. Handles no request. Invariant:
+//! nothing listens before every part that a request needs is ready.
 
 mod limits;
 mod table;
@@ -41,7 +41,7 @@ const START_ROOM: usize = 64 * 1024;
 
 /// How long killed jobs get to be reaped at the end.
 const REAP_TIME: Duration = Duration::from_secs(7);
-/// How long the end waits for what scripts have left behind.
+/// How long the end waits for lingering processes of scripts.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// How often the end looks whether it may come.
 const LOOK: Duration = Duration::from_millis(5);
@@ -284,8 +284,8 @@ impl Server {
         self.service.reload();
     }
 
-    /// Ends in order: no new connections, no new jobs; what runs has the grace to end, and what waits
-    /// with the memory store too; then it is cancelled, and reaped. Calls `hurry` now and then: when it says so, the end comes now.
+    /// Ends in order: no new connections, no new jobs; running jobs have the grace to end, with the memory store
+    /// waiting ones too; then they are cancelled, and reaped. Polls `hurry`: if it returns true, the end comes at once.
     pub fn end(&self, mut hurry: impl FnMut() -> bool) {
         self.front.stop();
         let stats = self.jobs.store.stats();

@@ -23,7 +23,7 @@ use crate::fields::{FieldLines, find};
 use crate::hex;
 use crate::job::Stamp;
 
-/// How far the time of a signature may be from that of this host (Standard Webhooks).
+/// The greatest difference between the time of a signature and that of this host (Standard Webhooks).
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 /// What the secrets of Standard Webhooks begin with.
@@ -59,7 +59,7 @@ pub enum Scheme {
     Standard,
 }
 
-/// What the requests of a route must be signed with, and whose they are.
+/// The secrets of a route, and the owner of its requests.
 pub struct Signature {
     scheme: Scheme,
     path: PathBuf,
@@ -108,7 +108,7 @@ impl Signature {
         self.path == other.path
     }
 
-    /// Checks what can be seen of the signature before the content is there.
+    /// Checks the part of the signature that needs no content.
     ///
     /// # Errors
     /// Why the request cannot be signed.
@@ -210,7 +210,7 @@ fn shown_by_standard(fields: &HeaderMap, now: Stamp) -> Result<Shown, Unsigned> 
     let [id, timestamp, signatures] = find(fields, &STANDARD_FIELDS);
     let (id, timestamp, signatures) = (text(id)?, text(timestamp)?, text(signatures)?);
     if id.contains('.') {
-        // With it, one signature would stand for several ids, times and contents.
+        // With a full stop in the id, one signature would fit several ids, times and contents.
         return Err("webhook-id has a full stop");
     }
     let digits = !timestamp.is_empty() && timestamp.bytes().all(|b| b.is_ascii_digit());

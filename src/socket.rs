@@ -1,4 +1,4 @@
-//! The sockets beneath: TCP and Unix alike.
+//! Sockets: TCP and Unix alike.
 //!
 //! Owns the difference between the two and nothing else. Invariant: whatever a phase does with a
 //! connection works on both.

@@ -96,7 +96,7 @@ impl Pool {
                     continue;
                 }
                 if expired > 0 {
-                    log::info!("expired={expired} results older than {ttl:?}");
+                    log::info!("expired={expired} results that were older than {ttl:?}");
                 }
                 expired = 0;
                 next_look = Instant::now() + rest;
@@ -190,7 +190,7 @@ impl Pool {
         attempt.shortages += 1;
         let number = attempt.shortages;
         let next =
-            format!("could not begin, is tried again in {delay:.1?} ({number} of {MAX_SHORTAGES})");
+            format!("cannot start, next attempt in {delay:.1?} ({number} of {MAX_SHORTAGES})");
         log::warn!("job={} {next}", execution.job_as_log());
         execution.set_progress(&next);
         if attempt.redirected.is_none() {
@@ -222,7 +222,7 @@ impl Pool {
         let code = exit_code.filter(|&code| code != 0);
         let code = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
         let status = response.status().as_u16();
-        let next = format!("attempt {made} ended with {status}{code}, the next is in {delay:.1?}");
+        let next = format!("attempt {made} ended with {status}{code}, next attempt in {delay:.1?}");
         log::info!("job={} {next}", execution.job_as_log());
         execution.set_progress(&next);
         Some(delay)

@@ -1,9 +1,9 @@
 //! A log that is followed: `/_api/job/ID/log?follow=1`, as plain text or as events (WHATWG HTML section 9.2).
 //!
-//! Owns the order of looking and waiting, and the form of the events. What is kept of a log, and from where on it can
-//! be had, is in `job/log`. Invariants: what a script wrote before its job's end is sent before the end is told; every
-//! offset that a client was sent is one at which it can go on; a client that follows costs its connection's thread and
-//! one piece of the log.
+//! Owns the order of checks and waits, and the form of the events. `job/log` has the kept part of a log and its
+//! offsets. Invariants: what a script wrote before its job's end is sent before the end is reported; a client can
+//! resume at every offset that it was sent; a client that follows costs its connection's thread and one piece of the
+//! log.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

@@ -75,7 +75,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// Whether the job may be pending behind an answer of this status code.
+    /// Whether the job may be pending if the answer has this status code.
     pub fn may_be_pending(self, answered: StatusCode) -> bool {
         match self {
             Self::End(_) => answered == StatusCode::NO_CONTENT,
@@ -123,7 +123,7 @@ fn list(asked: &Asked<'_>, list: List) -> Result<Outcome, Error> {
     Ok(response.into())
 }
 
-/// Where a list goes on (RFC 8288).
+/// The link to the rest of a list (RFC 8288).
 fn next_page(asked: &Asked<'_>, last: JobId) -> HeaderValue {
     let path = asked.call.request.uri().path();
     let count = parameter(asked.query(), "count").map(|count| format!("count={count}&"));

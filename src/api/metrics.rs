@@ -56,14 +56,14 @@ fn write_process(page: &mut Page, asked: &Asked<'_>) {
     page.sample("deferd_connections", &[], metrics.connections());
     page.gauge("deferd_memory_bytes", "Memory of content and records.");
     page.sample("deferd_memory_bytes", &[], jobs.memory.used());
-    page.gauge("deferd_memory_limit_bytes", "How much that may be: --max-memory.");
+    page.gauge("deferd_memory_limit_bytes", "The limit of that: --max-memory.");
     page.sample("deferd_memory_limit_bytes", &[], jobs.memory.capacity());
     let name = "deferd_jobs_refused_total";
     page.counter(name, "Jobs that were not accepted.");
     for ((_, reason), count) in Reason::ALL.iter().zip(metrics.refused()) {
         page.sample(name, &[("reason", reason)], count);
     }
-    page.counter("deferd_log_lines_dropped_total", "Lines that the log had to drop.");
+    page.counter("deferd_log_lines_dropped_total", "Lines of the log that were dropped.");
     page.sample("deferd_log_lines_dropped_total", &[], lost_lines());
     let help = "From the head of a request to its answer, with all that it waits for.";
     page.histogram("deferd_http_request_duration_seconds", help, &metrics.requests());
@@ -93,12 +93,12 @@ fn write_stats(page: &mut Page, stats: &Stats) {
     let waits = oldest.map_or(0.0, |oldest| clock::now().stamp.since(oldest).as_secs_f64());
     page.gauge(
         "deferd_oldest_waiting_seconds",
-        "Since when the first waiting job waits; 0 if none does.",
+        "How long the first waiting job has waited; 0 if none waits.",
     );
     page.sample("deferd_oldest_waiting_seconds", &[], waits);
     page.gauge("deferd_stored_bytes", "Stored requests, results and keys, with their records.");
     page.sample("deferd_stored_bytes", &[], stored);
-    page.gauge("deferd_stored_limit_bytes", "How much that may be: --max-stored.");
+    page.gauge("deferd_stored_limit_bytes", "The limit of that: --max-stored.");
     page.sample("deferd_stored_limit_bytes", &[], capacity);
 }
 
@@ -110,7 +110,7 @@ fn write_tally(page: &mut Page, tally: &Tally, prefixes: &[String]) {
         page.sample(name, &[("route", prefix)], of_route.submitted);
     }
     let name = "deferd_jobs_finished_total";
-    page.counter(name, "Jobs that came to an end, by how they ended.");
+    page.counter(name, "Jobs that are done, by their outcome.");
     for (prefix, of_route) in routes() {
         for (outcome, count) in JobOutcome::ALL.iter().zip(of_route.finished) {
             page.sample(name, &[("route", prefix), ("outcome", outcome.name())], count);

@@ -14,12 +14,12 @@ use crate::handler::Outcome;
 /// What the rows have in common.
 const SHARED: &str = include_str!("openapi.json");
 
-/// Who may ask.
+/// Which clients may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody.
     Open,
-    /// Who shows credentials (`--auth`).
+    /// Clients with credentials (`--auth`).
     Credentials,
 }
 
@@ -36,7 +36,7 @@ static COMMON: [Answer; 6] = [
 /// Where credentials are asked for. What is open still is not, deferred: a job has an owner.
 static DENIED: Answer = Answer::Shared("401", "Unauthorized");
 
-/// The description, for callers with the access that there is.
+/// The description, for clients with this access.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let api = asked.api;
     let page = api.description.get_or_init(|| describe(api.access).into());

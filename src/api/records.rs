@@ -139,7 +139,7 @@ impl Asking {
     }
 }
 
-/// Reads the id behind which a list goes on; 0 is its beginning.
+/// Reads the id after which a list continues; 0 is its beginning.
 pub fn after(value: &str) -> Result<Option<JobId>, Error> {
     match JobId::parse(value) {
         Some(id) => Ok(Some(id)),
@@ -168,7 +168,7 @@ fn page_text(page: &Page, owner: &str) -> String {
     text
 }
 
-/// Appends a record as an object whose members have this order.
+/// Appends a record as an object, with the members in this order.
 fn write_record(text: &mut String, record: &JobRecord, owner: &str) {
     let JobRecord { id, state, line, attempts, created, progress, end } = record;
     let (method, target, route) =

@@ -41,9 +41,9 @@ pub struct Config {
     pub auth: Option<PathBuf>,
     /// Origins whose pages may send requests.
     pub allow_origin: Vec<String>,
-    /// Names in `host` beside those of this host; `*` stands for all.
+    /// Further names in `host`; `*` stands for all.
     pub allow_host: Vec<String>,
-    /// Whether strangers may be listened to without credentials.
+    /// Whether deferd may listen beyond loopback without credentials.
     pub exposure: Exposure,
     /// Where jobs are kept; `None`: in memory, or in the `store`.
     pub data: Option<PathBuf>,
@@ -57,18 +57,17 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Worker threads.
     pub workers: usize,
-    /// Jobs that wait, at the most.
+    /// The limit of waiting jobs.
     pub queue: usize,
-    /// All content in memory, in bytes, at the most.
+    /// The limit of content in memory, in bytes.
     pub max_memory: usize,
-    /// Waiting requests and kept results, in bytes, at the most; see [`sizes`](Self::sizes).
+    /// The limit of waiting requests and kept results, in bytes; see [`sizes`](Self::sizes).
     pub max_stored: Option<usize>,
-    /// A request's content, in bytes, at the most; see [`sizes`](Self::sizes).
+    /// The limit of a request's content, in bytes; see [`sizes`](Self::sizes).
     pub max_body: Option<usize>,
-    /// A request's head, in bytes, at the most.
+    /// The limit of a request's head, in bytes.
     pub max_head: usize,
-    /// What a script may write to stdout, in bytes, where its route says nothing else; see
-    /// [`sizes`](Self::sizes).
+    /// The limit of a script's stdout, in bytes, unless its route has one; see [`sizes`](Self::sizes).
     pub max_output: Option<usize>,
     /// Connections at once.
     pub max_connections: usize,
@@ -76,28 +75,28 @@ pub struct Config {
     pub ttl: Duration,
     /// How long a log is kept after its result was collected; zero: not at all.
     pub log_ttl: Duration,
-    /// How long a job may run where its route says nothing else.
+    /// The time limit of a job, unless its route has one.
     pub timeout: Duration,
-    /// How long the content of a request may take, beside a second for each KiB.
+    /// The time limit for the content of a request, plus a second for each KiB.
     pub body_timeout: Duration,
-    /// How long running jobs have at the end.
+    /// The time that running jobs have at the end.
     pub grace: Duration,
-    /// How long a client may wait for a job that it asks after.
+    /// The longest wait of a client for a job.
     pub max_wait: Duration,
     /// How long a connection may be idle between two requests.
     pub keep_alive: Duration,
-    /// What is logged; `None`: what `RUST_LOG` says.
+    /// The level of the log; `None`: `RUST_LOG` decides.
     pub log: Option<LevelFilter>,
-    /// Where options stand that are not on the command line: see [`place`](Self::place).
+    /// The places of options that are not on the command line: see [`place`](Self::place).
     places: BTreeMap<String, String>,
 }
 
-/// When a change has to be durable.
+/// When a change must be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Before the answer that tells of it.
+    /// Before its answer.
     Commit,
-    /// At most 50 ms after it was made, whatever was answered.
+    /// At most 50 ms after it was made; its answer may come before.
     Relaxed,
 }
 
@@ -111,12 +110,12 @@ pub enum FrontKind {
     TinyHttp,
 }
 
-/// Who can reach deferd.
+/// Which hosts can reach deferd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// Only this host.
     Loopback,
-    /// All hosts, and the operator said so: `--insecure`.
+    /// All hosts, as the operator allows by `--insecure`.
     Insecure,
 }
 
@@ -252,7 +251,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
     Ok(Command::Serve(Box::new(config)))
 }
 
-/// Reads what stands behind `token`: one user, and nothing else.
+/// Reads the arguments of `token`: one user, and nothing else.
 fn token(parser: &mut lexopt::Parser, is_first: bool) -> Result<Command, Invalid> {
     if !is_first {
         return Err(Invalid::new("token", "", "takes no options: deferd token USER"));
@@ -326,7 +325,7 @@ fn is_repeatable(name: &str) -> bool {
 struct Source<'a> {
     /// As an error names it: the option, with its file and line if it has one.
     place: String,
-    /// What a relative path begins at; `None`: the working directory.
+    /// The directory at which relative paths begin; `None`: the working directory.
     directory: Option<&'a Path>,
 }
 
@@ -437,11 +436,11 @@ impl Config {
             return Err(Invalid::new(&self.place("store"), &store.to_string(), what));
         }
         if self.store.is_none() && self.lease != Self::default().lease {
-            let what = "there is nothing to be leased without --store";
+            let what = "has no effect without --store";
             return Err(Invalid::new(&self.place("lease"), &format!("{:?}", self.lease), what));
         }
         if !self.is_stored_elsewhere() && self.durability != Durability::Commit {
-            let what = "there is nothing to be durable without --data DIR or --store";
+            let what = "has no effect without --data DIR or --store";
             return Err(Invalid::new(&self.place("durability"), "relaxed", what));
         }
         for (n, route) in self.routes.iter().enumerate() {

@@ -73,7 +73,7 @@ impl Config {
         (self.max_memory / 2).saturating_sub(beside).max(self.max_memory / 4)
     }
 
-    /// Checks that content of the largest size fits into memory, where it has to.
+    /// Checks that content of the largest size fits into memory, if it must.
     pub(super) fn check_sizes(&self) -> Result<(), Invalid> {
         if self.is_stored_elsewhere() {
             return Ok(());

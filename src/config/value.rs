@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-/// One of two words, for what each stands for.
+/// Reads one of two words; returns its meaning.
 ///
 /// # Errors
 /// What is wrong.
@@ -62,7 +62,7 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A number of threads: at least one, and few enough to be had.
+/// A number of threads: at least one, and not too many for a system.
 ///
 /// # Errors
 /// What is wrong.

@@ -100,7 +100,7 @@ impl JobLog {
         Ok(Follower { log: self, thread: thread::current().id() })
     }
 
-    /// A poisoned lock is taken all the same: what it guards is valid between any two statements.
+    /// Takes a poisoned lock too: the guarded data is valid between any two statements.
     fn lock(&self) -> MutexGuard<'_, Tail> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
 //! How jobs are forgotten: by their owner, all at once, and by time.
 //!
-//! Owns what goes with a job: its record, its part of the accounts, the waits for it. A forgotten job that waits or
-//! runs goes on, and its result is dropped. Invariant: nothing is freed here, it is handed out.
+//! Owns what is removed with a job: its record, its part of the accounts, the waits for it. A forgotten job that waits
+//! or runs goes on, and its result is dropped. Invariant: nothing is freed here, it is handed out.
 
 use super::Ledger;
 use super::idempotency::Expired;
@@ -13,7 +13,7 @@ use crate::job::{Age, JobId, JobKey, Stamp};
 /// How many jobs, logs or keys are forgotten while the lock is held.
 pub const BATCH: usize = 512;
 
-/// What was forgotten of a job.
+/// The forgotten part of a job.
 #[must_use]
 pub enum Forgotten<R> {
     /// It waits or runs: its work goes on.
@@ -42,8 +42,8 @@ impl<Q, R> Ledger<Q, R> {
         Some(forgotten)
     }
 
-    /// Forgets the idempotency keys of an owner's jobs, of those as well that are gone; returns them.
-    /// Jobs that are not accepted yet keep theirs.
+    /// Forgets the idempotency keys of an owner's jobs, removed ones included; returns them. Jobs that are not accepted
+    /// yet keep theirs.
     pub fn forget_keys(&mut self, owner: &Owner) -> Vec<(Owner, Box<str>)> {
         let (forgotten, bytes) = self.keys.forget(owner, |id| self.keyed.contains(&id));
         self.stored -= bytes;
@@ -64,8 +64,8 @@ impl<Q, R> Ledger<Q, R> {
         Some(Cleared { pending, done, in_delivery, ages, logs })
     }
 
-    /// Forgets the owner's pending jobs that are stamped before `before`: as many as the queue
-    /// holds at the most, and nothing is freed.
+    /// Forgets the owner's pending jobs that are stamped before `before`: at most as many as the queue holds, and
+    /// nothing is freed.
     pub fn forget_pending_before(&mut self, owner: &Owner, before: Stamp) -> Vec<JobId> {
         let mut forgotten = Vec::new();
         while let Some(jobs) = self.owners.get_mut(owner)
@@ -108,7 +108,7 @@ impl<Q, R> Ledger<Q, R> {
         expired
     }
 
-    /// Removes the owner if there is nothing of theirs.
+    /// Removes the owner if it has nothing left.
     pub(super) fn tidy(&mut self, owner: &Owner) {
         if self.owners.get(owner).is_some_and(Jobs::is_empty) {
             self.owners.remove(owner);

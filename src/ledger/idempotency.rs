@@ -1,7 +1,7 @@
 //! The idempotency keys: which job was accepted under which.
 //!
-//! Owns the two orders of each owner's keys, by key and by age, and what all of them are accounted with.
-//! Knows nothing of states and disks. Invariant: a key is in both maps of its owner or in neither.
+//! Owns the two orders of each owner's keys, by key and by age, and their accounted size. Knows nothing of states and
+//! disks. Invariant: a key is in both maps of its owner or in neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::exchange::Owner;
 use crate::job::{Age, JobId, JobKey};
 use crate::memory::{Charge, allocated};
 
-/// What a key is accounted with beside its own two copies, in bytes: its places in both maps.
+/// The accounted size of a key beside its own two copies, in bytes: its places in both maps.
 const PLACES: usize = 224;
 
 /// The keys of all owners.
@@ -38,19 +38,19 @@ struct Known {
 }
 
 impl IdempotencyKey {
-    /// Returns what it is accounted with, in bytes.
+    /// Returns its accounted size, in bytes.
     pub fn footprint(&self) -> usize {
         footprint(&self.key)
     }
 }
 
-/// Returns what a key is accounted with, in bytes.
+/// Returns the accounted size of a key, in bytes.
 fn footprint(key: &str) -> usize {
     PLACES + 2 * allocated(key.len())
 }
 
 impl Idempotency {
-    /// Returns what all of them are accounted with, in bytes.
+    /// Returns the accounted size of all keys, in bytes.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -64,7 +64,7 @@ impl Idempotency {
         self.bytes += key.footprint();
     }
 
-    /// Takes a key out; returns what it was accounted with, nothing if it is not there.
+    /// Takes a key out; returns its accounted size, zero if it is unknown.
     pub fn take(&mut self, owner: &Owner, key: &str) -> usize {
         let Some(keys) = self.owners.get_mut(owner) else { return 0 };
         let Some(known) = keys.by_key.remove(key) else { return 0 };
@@ -89,8 +89,7 @@ impl Idempotency {
         }
     }
 
-    /// Takes out all keys of an owner but those whose jobs `is_kept` names; returns them, and what they
-    /// were accounted with.
+    /// Takes out all keys of an owner but those whose jobs `is_kept` names; returns them, and their accounted size.
     pub fn forget(
         &mut self,
         owner: &Owner,

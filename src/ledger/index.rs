@@ -130,10 +130,10 @@ pub struct Jobs<Q, R> {
 /// Results that were taken off, to be dropped without the lock.
 pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
 
-/// How far a deletion by time reaches.
+/// The range of a deletion by time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Results that can be collected, and came to be before this by the clock that cannot be set.
+    /// Results that can be collected and were produced before this by the clock that cannot be set.
     Expired(Age),
     /// Results that are stamped before this, those in delivery too: if their delivery fails, they do not come back.
     Stamped(Stamp),
@@ -209,7 +209,7 @@ impl<Q, R> Jobs<Q, R> {
         }
     }
 
-    /// Whether the job is among them.
+    /// Whether the range includes the job.
     pub fn has(&self, id: JobId) -> bool {
         let pending = self.pending.get(id).is_some();
         pending || self.done.get(id).is_some() || self.in_delivery.get(id).is_some()

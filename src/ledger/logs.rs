@@ -1,4 +1,4 @@
-//! The logs of jobs whose results were collected: kept for a while, so that a script's last words can be read still.
+//! The logs of jobs whose results were collected: kept for a while, so that they can still be read.
 //!
 //! Owns their part of the accounts. They are the first to go when room is short. Invariant: an owner has at most
 //! [`MOST`] of them.
@@ -18,9 +18,9 @@ const MOST: usize = 64;
 
 /// The log of a job that is gone.
 pub struct KeptLog {
-    /// Since when its job is gone, by the clock by which it expires.
+    /// When its job was removed, by the clock by which the log expires.
     age: Age,
-    /// What it is accounted with, in bytes.
+    /// Its accounted size, in bytes.
     pub(super) footprint: usize,
     /// How much the job wrote to stderr in all, in bytes.
     pub logged: u64,
@@ -36,7 +36,7 @@ impl KeptLog {
     }
 }
 
-/// What becomes of the log of a job whose result was collected.
+/// What happens to the log of a job whose result was collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogIs {
     /// It is kept for a while.
@@ -48,13 +48,14 @@ pub enum LogIs {
 /// The kept logs of one owner.
 pub type Logs = BTreeMap<JobId, KeptLog>;
 
-/// Returns what a log of this length is accounted with, in bytes.
+/// Returns the accounted size of a log of this length, in bytes.
 const fn footprint(length: usize) -> usize {
     RECORD + allocated(length)
 }
 
 impl<Q, R> Ledger<Q, R> {
-    /// Keeps the log of a job whose result is gone, if it has one: it takes less than the result did. Says so.
+    /// Keeps the log of a job whose result is gone, if it has one; returns whether. It takes less room than the result
+    /// did.
     pub(super) fn keep_log(
         &mut self,
         job: &JobKey,
@@ -96,7 +97,7 @@ impl<Q, R> Ledger<Q, R> {
         self.log_bytes += footprint;
     }
 
-    /// Takes over a log that a store has found where it keeps them.
+    /// Takes over a log that a store read at start.
     pub fn found_log(
         &mut self,
         job: &JobKey,
@@ -157,7 +158,7 @@ impl<Q, R> Ledger<Q, R> {
         true
     }
 
-    /// Takes the text of a kept log that is on disk by now.
+    /// Takes the text of a kept log that is on disk now.
     pub fn flush_log(&mut self, job: &JobKey) {
         let jobs = self.owners.get_mut(&job.owner);
         if let Some(log) = jobs.and_then(|jobs| jobs.logs.get_mut(&job.id)) {
@@ -165,7 +166,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Returns the jobs whose logs were dropped since it was last asked, to be removed from the disk.
+    /// Returns the jobs whose logs were dropped since the last call, to be removed from the disk.
     pub fn take_dropped_logs(&mut self) -> Vec<JobId> {
         std::mem::take(&mut self.dropped_logs)
     }

@@ -17,12 +17,12 @@ pub const MAX_LOOKS: usize = 10_000;
 /// How many of them while the lock is held.
 const STEP: usize = 500;
 
-/// What is told of a job.
+/// What a listing says of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRecord {
     /// Its id.
     pub id: JobId,
-    /// How far it is.
+    /// Its state.
     pub state: JobState,
     /// Its request.
     pub line: RequestLine,
@@ -39,9 +39,9 @@ pub struct JobRecord {
 /// How and when a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
-    /// When its result came to be.
+    /// When its result was produced.
     pub finished: Stamp,
-    /// When its result goes, if the wall clock goes on as it should.
+    /// When its result expires, if the wall clock is right.
     pub expires: Stamp,
     /// How it ended.
     pub ending: Ending,
@@ -75,14 +75,14 @@ pub struct Filter {
 pub struct Page {
     /// At most as many as were asked for, in the order of the filter.
     pub records: Vec<JobRecord>,
-    /// Where the list goes on: behind this id; `None` at its end.
+    /// The list continues after this id; `None` at its end.
     pub next: Option<JobId>,
 }
 
-/// What is asked of one [step](Ledger::step).
+/// The request for one [step](Ledger::step).
 pub struct Step<'a> {
     filter: &'a Filter,
-    /// Only ids behind this one, in the order of the filter, are looked at.
+    /// Only ids after this one, in the order of the filter, are looked at.
     after: Option<JobId>,
     /// How many records are wanted.
     count: usize,

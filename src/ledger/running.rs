@@ -25,21 +25,21 @@ const START_MEMORY: usize = 1 << 20;
 /// What a worker does if no job may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// It waits for one.
+    /// Wait for one.
     Forever,
-    /// It goes without one.
+    /// Return without one.
     None,
 }
 
-/// What a worker finds that asks for a job.
+/// The outcome of asking for a job.
 pub enum Next<T> {
     /// A job, which runs from now on.
     Job(T),
     /// None may run now: a patient worker is counted as idle, and will be woken.
     Nothing,
-    /// One may run, but so many bytes of memory must be free first.
+    /// One may run, but this many bytes of memory must be free first.
     NoMemory(usize),
-    /// None will run any more.
+    /// No more jobs will run.
     Closed,
 }
 
@@ -57,7 +57,7 @@ pub struct Taken<Q> {
     pub rerun: Rerun,
     /// The handle to its handler.
     pub execution: Arc<Execution>,
-    /// What is to be run.
+    /// What to run.
     pub work: Work<Q>,
 }
 
@@ -74,7 +74,7 @@ impl Taken<Box<Call>> {
 }
 
 impl<T> Next<T> {
-    /// Returns the same with what `then` makes of the job.
+    /// Maps the job by `then`.
     pub fn map<U>(self, then: impl FnOnce(T) -> U) -> Next<U> {
         match self {
             Self::Job(job) => Next::Job(then(job)),
@@ -85,11 +85,11 @@ impl<T> Next<T> {
     }
 }
 
-/// What an attempt to cancel a job comes to.
+/// The outcome of cancelling a job.
 pub enum Cancel {
     /// There is no such job.
     Unknown,
-    /// It has its result already, or that is decided.
+    /// Its result exists, or is decided.
     NoEffect,
     /// It runs: this is the handle to its handler.
     Running(Arc<Execution>),
@@ -123,7 +123,7 @@ impl<Q, R> Ledger<Q, R> {
         listed.or_else(|| self.unwanted.get_mut(job).map(Box::as_mut))
     }
 
-    /// Whether no client can ask for the job: it is forgotten, or was fired so.
+    /// Whether no client can ask for the job: it was forgotten, or submitted without keeping its result.
     pub fn is_unwanted(&self, job: &JobKey) -> bool {
         self.unwanted.contains_key(job)
     }
@@ -139,7 +139,7 @@ impl<Q, R> Ledger<Q, R> {
             return Next::NoMemory(least);
         }
         loop {
-            // Each that waits has a record; one without is skipped, so that no worker waits beside work.
+            // Each waiting job has a record; one without is skipped, so that no worker stands still.
             let Some((route, job)) = self.schedule().claim() else {
                 self.idle += usize::from(patience == Patience::Forever);
                 return Next::Nothing;
@@ -313,7 +313,7 @@ impl<Q, R> Ledger<Q, R> {
         let mut overdue = Vec::new();
         while let Some((job, due)) = self.schedule().take_due(now) {
             let Some(pending) = self.pending_mut(&job) else { continue };
-            // Only what has been tried has a delay or a deadline.
+            // Only jobs that were tried have a delay or a deadline.
             let Some(Work::Again(attempt)) = pending.take_work() else { continue };
             match due {
                 Due::Enter => {
@@ -385,7 +385,7 @@ impl<Q, R> Ledger<Q, R> {
         error
     }
 
-    /// Replaces what a pending job is accounted with.
+    /// Replaces the accounted size of a pending job.
     ///
     /// # Errors
     /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
@@ -445,7 +445,7 @@ impl<Q, R> Ledger<Q, R> {
         self.tally.finish(route, outcome, created, pending.attempts(), now);
     }
 
-    /// Cancels a job: a running one is marked, one that waits is left to be finished.
+    /// Cancels a job: a running one is marked, a waiting one is to be finished by the caller.
     pub fn cancel(&mut self, job: &JobKey) -> Cancel {
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Cancel::Unknown };
         let is_done = jobs.done.get(job.id).is_some();
@@ -478,8 +478,8 @@ impl<Q, R> Ledger<Q, R> {
 
 /// The end.
 impl<Q, R> Ledger<Q, R> {
-    /// Begins no more jobs: those that wait or are delayed stay where they are kept; those that were begun and
-    /// wait for the lane of a redirect go on.
+    /// Begins no more jobs: waiting and delayed ones stay in the store; those that began and wait for the lane of a
+    /// redirect go on.
     pub fn drain(&mut self) {
         self.is_draining = true;
         for (job, _) in self.all_pending() {
@@ -495,8 +495,8 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Stops everything: no job is claimed any more, no thread waits, and those that run are asked to stop: in the same
-    /// step, so that none that the end refuses to let wait takes that for a client's wish.
+    /// Stops everything: no job is claimed any more, no thread waits, and those that run are asked to stop: in one
+    /// step, so that no job takes the end for a client's cancellation.
     pub fn stop(&mut self, stop: Stop) {
         self.stopped = Some(stop);
         let pending = self.all_pending();

@@ -60,7 +60,7 @@ pub struct Submission {
     pub route: RouteIndex,
     /// Its request, as its record has it.
     pub line: RequestLine,
-    /// What becomes of the result.
+    /// What happens to the result.
     pub keep: Keep,
     /// By what the client names this submission, if it does.
     pub key: Option<IdempotencyKey>,
@@ -71,7 +71,7 @@ pub struct Submission {
 pub enum Accepted {
     /// It is to be run.
     New(JobId),
-    /// This submission was accepted before, under the same key: there is nothing more to run.
+    /// This submission was accepted before, under the same key; nothing new runs.
     Known(JobId),
 }
 
@@ -104,17 +104,17 @@ pub struct EngineStats {
 /// The outcome of looking up a result.
 #[derive(Debug)]
 pub enum Lookup<T = StoredResponse> {
-    /// There is no such job for this owner.
+    /// This owner has no such job.
     Unknown,
     /// Its result is not there yet.
     Pending,
     /// Its result.
     Done(T),
-    /// Its result is there and cannot be read now.
+    /// Its result exists but cannot be read now.
     Unreadable,
-    /// Its result is there, and at this moment there is no memory for it (`--max-memory`).
+    /// There is no memory for its result now (`--max-memory`).
     NoMemory,
-    /// Its result is there, and larger than all memory that there is (`--max-memory`).
+    /// Its result is larger than `--max-memory`.
     TooLarge,
 }
 

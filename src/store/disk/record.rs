@@ -33,11 +33,11 @@ pub struct Record {
     pub footprint: usize,
     /// Its request, as it is listed; an older deferd did not record that.
     pub line: RequestLine,
-    /// How far it is.
+    /// Its state.
     pub state: Stage,
 }
 
-/// How far a job is, as far as that must be known after a crash.
+/// The state of a job, as far as it must be known after a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Its request waits, or ran when the process ended.
@@ -46,11 +46,11 @@ pub enum Stage {
         begun: Begun,
         /// How many processes have begun it.
         starts: u32,
-        /// What becomes of its result.
+        /// What happens to its result.
         keep: Keep,
         /// Where the request came from.
         connection: Connection,
-        /// How its sender proved who it is.
+        /// The scheme of its sender's credentials.
         auth_type: Option<&'static str>,
         /// The path of its target, by which its route is found.
         path: String,
@@ -85,14 +85,14 @@ pub enum Stage {
 /// Whether a job runs, as far as that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
-    /// It does.
+    /// Yes.
     Yes,
     /// It waits, or is delayed.
     No,
 }
 
 impl Record {
-    /// What becomes of its result.
+    /// What happens to its result.
     pub const fn keep(&self) -> Keep {
         match self.state {
             Stage::Pending { keep, .. } => keep,

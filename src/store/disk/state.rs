@@ -344,7 +344,7 @@ impl Shared {
         }
     }
 
-    /// Says that so many bytes have arrived.
+    /// Notes that this many bytes have arrived.
     pub fn ease(&self, mut state: Locked<'_, State>, bytes: usize) {
         state.backlog -= bytes;
         drop(state);
@@ -367,6 +367,6 @@ impl Shared {
 
 fn close(tables: Result<Tables, String>) {
     if let Ok(Err(fault)) = tables.map(Tables::close) {
-        log::debug!("the tables could not be closed in order: {fault}");
+        log::debug!("cannot close the tables: {fault}");
     }
 }

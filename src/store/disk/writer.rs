@@ -30,7 +30,7 @@ const MAX_CHANGES: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
 /// How long no order comes before the file is made shorter: that takes a while.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often the same trouble is told.
+/// The period at which the same failure is logged.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How far above the last id the ids are that may be given out without being on disk, in their
 /// unit, microseconds: ten minutes.
@@ -150,7 +150,7 @@ impl Writer {
     /// could be done.
     fn commit(&mut self) -> Result<(), StoreUnavailable> {
         if let Err(fault) = self.try_commit() {
-            log::debug!("a commit failed, and is tried once more: {fault}");
+            log::debug!("a commit failed, trying once more: {fault}");
             self.shared.reopen();
             if let Err(fault) = self.try_commit() {
                 self.persist(fault)?;
@@ -330,7 +330,7 @@ impl Writer {
         let last = self.shared.last_id().map(|last| (last, self.shared.scale.read()));
         let signed = self.shared.with_tables(|tables| tables.commit(std::iter::empty(), last));
         if let Err(fault) = signed {
-            log::warn!("the store on disk could not be closed in order: {fault}");
+            log::warn!("cannot close the store on disk: {fault}");
         }
     }
 }

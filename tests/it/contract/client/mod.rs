@@ -251,7 +251,7 @@ fn an_answer_that_breaks_off_loses_nothing() {
     let head = "HTTP/1.1 200 OK\r\nx-arango-async-id: 7\r\ncontent-length: 10\r\n\r\nhalf";
     stream.write_all(head.as_bytes()).unwrap();
     drop(stream);
-    place.end(child).expect(3, "").says("its result breaks off");
+    place.end(child).expect(3, "").says("its result broke off");
     assert_eq!(place.files(), [""; 0]);
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "nothing is removed");
