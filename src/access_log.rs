@@ -1,7 +1,7 @@
 //! The access log: one line for each request.
 //!
-//! Owns its form. Writes nothing of a content, and no credentials. Invariant: without a log that wants the
-//! line it costs no clock and no copy.
+//! Owns its form. Writes no content and no credentials. Invariant: if the log does not take the line, it costs no clock
+//! and no copy.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ const MAX_REFUSAL: usize = 4 * 1024;
 /// How much of a refused head the log shows, in bytes.
 const SHOWN: usize = 256;
 
-/// What the access log says of a request, taken before the request is handed on.
+/// What the access log says of a request, noted before the request is handed on.
 pub struct AccessLine(Option<Begun>);
 
 struct Begun {
@@ -35,7 +35,7 @@ pub struct Answered<'a> {
     pub status: StatusCode,
     /// Its content, in bytes; of a broken answer, as much as was taken of it.
     pub bytes: usize,
-    /// Why it was broken after its head was sent.
+    /// Why it broke after its head was sent.
     pub broken: Option<&'a str>,
 }
 
@@ -52,7 +52,7 @@ impl<'a> From<&'a Response<Content>> for Answered<'a> {
 }
 
 impl AccessLine {
-    /// The moment that the request's time counts from; `None` if no log wants the line.
+    /// Returns the moment from which the request's time counts; `None` if the log does not take the line.
     pub fn begin() -> Option<Instant> {
         log::log_enabled!(log::Level::Info).then(Instant::now)
     }
@@ -78,7 +78,7 @@ impl AccessLine {
         self
     }
 
-    /// Writes the line, with what was answered.
+    /// Writes the line, with the answer.
     pub fn write<'a>(
         self,
         owner: &Owner,
@@ -114,15 +114,15 @@ impl AccessLine {
     }
 }
 
-/// A request whose head is invalid: what of its first line can be shown.
+/// A request whose head is invalid: as much of its first line as can be shown.
 pub struct RefusedHead {
     method: String,
     path: String,
 }
 
 impl RefusedHead {
-    /// Returns what a head shows of itself that begins with these bytes. Its query may hold a secret, as
-    /// its route is not known.
+    /// Returns what can be shown of a head that begins with these bytes. Without its query, which may hold a secret:
+    /// the route is unknown.
     pub fn of(head: &[u8]) -> Self {
         let line = head.split(|&b| matches!(b, b'\r' | b'\n')).find(|line| !line.is_empty());
         let line = line.unwrap_or_default();

@@ -1,8 +1,8 @@
 //! The names under which deferd answers web pages: a defence against DNS rebinding.
 //!
 //! Owns the check of `host`, and what a name in an authority is (RFC 3986 section 3.2). Does not know from where a
-//! request comes: `cross_origin` decides that. Invariant: over TCP no name passes that a page from elsewhere
-//! can have for its own, unless the operator allows it or callers show credentials.
+//! request comes: `cross_origin` decides that. Invariant: over TCP a name that a foreign page could own does not pass,
+//! unless the operator allows it or clients show credentials.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -15,13 +15,13 @@ use crate::fields::{FieldLines, printable};
 /// Below these, a local network answers for its hosts, and public DNS does not (RFC 6762, RFC 8375).
 const LOCAL_DOMAINS: [&str; 4] = [".local", ".lan", ".home.arpa", ".internal"];
 
-/// Whether the name in `host` matters.
+/// Whether the name in `host` is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostCheck {
-    /// It must be a known name: a page that gave its own name our address (DNS rebinding) would
-    /// otherwise pass for one of ours.
+    /// It must be a known name: a page whose own name leads to this address (DNS rebinding) would otherwise pass for
+    /// one of ours.
     Known,
-    /// It may be any: callers show credentials, or the operator says so.
+    /// Any name: clients show credentials, or the operator allows it.
     Any,
 }
 
@@ -52,9 +52,9 @@ impl AllowedHosts {
         Err(Error::Forbidden(what.into()))
     }
 
-    /// Returns whether no page from elsewhere can have the name in `host` for its own.
+    /// Returns whether no foreign page can own the name in `host`.
     fn is_known(&self, host: &HeaderValue) -> bool {
-        // What nearly every client on this host sends, before anything is parsed.
+        // Nearly every client on this host sends this: no need to parse it.
         if let Some(port) = host.as_bytes().strip_prefix(b"localhost")
             && (port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit))
         {
@@ -108,7 +108,7 @@ const fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
 }
 
-/// Returns what stands before this suffix, in whatever case.
+/// Returns the part before this suffix, in any case.
 fn without_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     let (start, end) = name.split_at_checked(name.len().checked_sub(suffix.len())?)?;
     end.eq_ignore_ascii_case(suffix).then_some(start)

@@ -4,9 +4,7 @@
 //! a plain SHA-256 of it is enough: it cannot be guessed. Invariant: how long a check takes depends
 //! on how many users there are, and not on whether the name or the token is right.
 
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,6 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::Error;
 use crate::exchange::Owner;
+use crate::{hex, operator_file};
 
 /// The users of one file.
 pub struct Auth {
@@ -40,7 +39,7 @@ struct User {
 pub struct Caller {
     /// The user.
     pub owner: Owner,
-    /// How it proved that: `Basic` or `Bearer` (RFC 3875 section 4.1.1).
+    /// The scheme of its credentials: `Basic` or `Bearer` (RFC 3875 section 4.1.1).
     pub auth_type: &'static str,
 }
 
@@ -70,10 +69,9 @@ impl Auth {
         is_credential(&self.path)
     }
 
-    /// Returns who sent these fields.
+    /// Returns the user whose credentials are in these fields.
     ///
-    /// # Errors
-    /// [`Error::NotAuthorized`] if they are of no user.
+    /// # Errors [`Error::NotAuthorized`] if the credentials are missing or invalid.
     pub fn authenticate(&self, fields: &HeaderMap) -> Result<Caller, Error> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
@@ -88,7 +86,7 @@ impl Auth {
     }
 }
 
-/// Returns whose credentials these are. Every user is compared, and no comparison ends early.
+/// Finds the user with these credentials. Compares every user, and ends no comparison early.
 fn find<'a>(users: impl Iterator<Item = &'a User>, credentials: &Credentials) -> Option<&'a User> {
     let mut found = None;
     for user in users {
@@ -99,10 +97,10 @@ fn find<'a>(users: impl Iterator<Item = &'a User>, credentials: &Credentials) ->
     found
 }
 
-/// What a client shows, hashed.
+/// The credentials of a client, hashed.
 struct Credentials {
     auth_type: &'static str,
-    /// `None` for Bearer, where the token alone says who it is.
+    /// `None` for Bearer: the token alone identifies the user.
     name_hash: Option<[u8; 32]>,
     token_hash: [u8; 32],
 }
@@ -140,20 +138,18 @@ impl Credentials {
 /// # Errors
 /// In words, what is wrong with the file and what to do.
 pub fn read_private(path: &Path) -> Result<String, String> {
-    let mut file = File::open(path).map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    let readers = if is_credential(path) {
-        // systemd's own mode for them; the directory above keeps the others out.
-        0o440
-    } else if metadata.gid() == rustix::process::getegid().as_raw() {
-        0o040
-    } else {
-        0
-    };
-    check_mode(metadata.mode(), readers)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
-    Ok(text)
+    let text = operator_file::read(path, |metadata| {
+        let readers = if is_credential(path) {
+            // systemd's own mode for them; the directory above keeps the others out.
+            0o440
+        } else if metadata.gid() == rustix::process::getegid().as_raw() {
+            0o040
+        } else {
+            0
+        };
+        check_mode(metadata.mode(), readers)
+    })?;
+    String::from_utf8(text).map_err(|_| "not text in UTF-8".into())
 }
 
 fn read(path: &Path) -> Result<Arc<[User]>, String> {
@@ -181,7 +177,7 @@ fn is_credential(path: &Path) -> bool {
     let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return false };
     let real = |path: &Path| path.canonicalize().ok().filter(|path| path.is_absolute());
     match (real(Path::new(&directory)), real(path)) {
-        // A file's own directory, and not a root that everything is below of.
+        // A directory of its own, not a root that contains everything.
         (Some(directory), Some(path)) => {
             directory.parent().is_some() && path.starts_with(directory)
         }
@@ -189,7 +185,7 @@ fn is_credential(path: &Path) -> bool {
     }
 }
 
-/// Checks that only the owner of a file, and those `readers`, have access to it.
+/// Checks that only the owner of a file and these `readers` have access to it.
 fn check_mode(mode: u32, readers: u32) -> Result<(), String> {
     let others = mode & 0o077 & !readers;
     if others == 0 {
@@ -204,25 +200,15 @@ fn check_mode(mode: u32, readers: u32) -> Result<(), String> {
 /// Reads `user:sha256-hex-of-token`.
 fn user(line: &str) -> Result<User, &'static str> {
     const FORM: &str = "not of the form user:sha256-hex-of-token";
-    let (name, hex) = line.rsplit_once(':').ok_or(FORM)?;
+    let (name, digits) = line.rsplit_once(':').ok_or(FORM)?;
     check_name(name)?;
-    let bytes = hex.as_bytes();
-    let mut token_hash = [0; 32];
-    if bytes.len() != 64 {
-        return Err(FORM);
-    }
-    for (byte, pair) in token_hash.iter_mut().zip(bytes.chunks(2)) {
-        let pair = std::str::from_utf8(pair).map_err(|_| FORM)?;
-        let is_hex = pair.bytes().all(|b| b.is_ascii_hexdigit());
-        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| is_hex).ok_or(FORM)?;
-    }
+    let token_hash = hex::decode(digits).ok_or(FORM)?;
     Ok(User { owner: Owner::named(name), name_hash: Hash::hash(name.as_bytes()), token_hash })
 }
 
-/// Checks that Basic can carry this user name and a log line can show it.
+/// Checks that Basic and a log line can carry this user name.
 ///
-/// # Errors
-/// What a user name is.
+/// # Errors What a valid user name is.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
     if name.is_empty() || !name.chars().all(plain) || name == "-" {
@@ -244,16 +230,9 @@ pub fn new_token(name: &str) -> Result<(String, String), String> {
     if got.map_err(|error| error.to_string())? != random.len() {
         return Err("the system gave too little randomness".into());
     }
-    let token = hex(&random);
-    let line = format!("{name}:{}", hex(&Hash::hash(token.as_bytes())));
+    let token = hex::encode(&random);
+    let line = format!("{name}:{}", hex::encode(&Hash::hash(token.as_bytes())));
     Ok((token, line))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

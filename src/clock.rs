@@ -1,4 +1,4 @@
-//! The clocks: the wall clock, which clients see, and the clock that cannot be set, by which things grow old.
+//! The clocks: the wall clock, which clients see, and the clock that cannot be set, by which things age.
 //!
 //! Owns the reading of both, and how much older things are after a restart. Invariant: a wall clock that jumps makes
 //! nothing older or younger while deferd runs; a restart makes nothing older by more than a part of its lifetime.
@@ -17,18 +17,18 @@ const PLAUSIBLE: u64 = 1_767_225_600_000_000;
 /// Over a restart of the host things grow older by at most this part of `--ttl`.
 const PART_OF_TTL: u32 = 4;
 
-/// Returns the moment that it is.
+/// Returns the current moment.
 pub fn now() -> Moment {
     Moment { stamp: Stamp::from(SystemTime::now()), age: boot_time() }
 }
 
-/// Returns the time since the host was started, with the time in which it slept (`CLOCK_BOOTTIME`).
+/// Returns the time since the host started, including the time that it slept (`CLOCK_BOOTTIME`).
 fn boot_time() -> Age {
     let time = clock_gettime(ClockId::Boottime);
     Age::from_micros(time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1000))
 }
 
-/// Returns the name of this start of the host (random(4)); none without /proc.
+/// Returns the boot id of the host (random(4)); empty without /proc.
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     id.map(|id| id.trim().to_owned()).unwrap_or_default()
@@ -37,7 +37,7 @@ fn boot_id() -> String {
 /// The scale of the ages that a store keeps over the processes that open it: it goes on where the last one ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scale {
-    /// This start of the host.
+    /// The boot id of the host.
     boot: String,
     /// What is added to an age of this process before it is kept, in microseconds.
     offset: i64,
@@ -79,7 +79,7 @@ impl Scale {
         Age::from_micros(kept.saturating_sub(self.offset))
     }
 
-    /// Returns the age of what is stamped so, and was kept without one by an older deferd.
+    /// Returns the age of an item with this stamp that an older deferd kept without an age.
     pub fn age_of(&self, stamp: Stamp, ttl: Duration) -> Age {
         let now = now();
         now.age.before(passed(stamp, now.stamp).min(ttl / PART_OF_TTL))
@@ -91,7 +91,7 @@ impl Scale {
     }
 }
 
-/// Returns how much time went by on the wall clock, if both moments can be believed.
+/// Returns how much time has passed on the wall clock, if both readings are plausible.
 fn passed(earlier: Stamp, now: Stamp) -> Duration {
     if earlier.micros().min(now.micros()) < PLAUSIBLE { Duration::ZERO } else { now.since(earlier) }
 }

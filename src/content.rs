@@ -22,33 +22,33 @@ pub use self::at_rest::{Content, Reader};
 pub use self::file::ContentFile;
 use crate::memory::{Allowance, Charge, NoRoom};
 
-/// Content up to this size is not charged by itself, in bytes: a connection or a worker has one such
-/// piece, and a record is charged with its own.
+/// Content up to this size, in bytes, has no charge of its own: a connection or worker has one such piece, and a
+/// record's charge includes it.
 pub const SMALL: usize = 4 * 1024;
 
-/// By how much the buffer grows, at least, in bytes: what one byte can cost.
+/// The least growth of a buffer, in bytes: what one byte can cost.
 const STEP: usize = 8 * 1024;
 
 /// Beyond this size, content has a map of its own, in bytes. All connections together can have that much
 /// and more in the heap, which may keep it: a crowd of clients whose content is refused leaves no more.
 const OWN_MAP: usize = 16 * 1024;
 
-/// By how much a map grows, at least, in bytes: pages that were never touched cost nothing, copies do.
+/// The least growth of a map, in bytes: untouched pages cost nothing, copies do.
 const MAP_STEP: usize = 128 * 1024;
 
-/// From this size on, a map grows to sixteen times that if as much can fit into the budget, in bytes: few
-/// clients can have so much, and what is copied must fit twice.
+/// From this size on, in bytes, a map grows sixteenfold if the budget has room for that: few clients can have so much,
+/// and a copy needs both maps.
 const LARGE: usize = 1 << 20;
 
-/// How much of a map is charged at once, in bytes.
+/// How much of a map is charged at a time, in bytes.
 const TOUCH: usize = 64 * 1024;
 
-/// Why content cannot grow.
+/// The reason that content cannot grow.
 #[derive(Debug)]
 pub enum NoMemory {
     /// It does not fit into the budget at this moment.
     Budget,
-    /// The system has none to give.
+    /// The system has no memory.
     System(io::Error),
     /// It is too large for memory, and the disk does not take it.
     Disk(io::Error),
@@ -82,8 +82,7 @@ struct Written {
     len: usize,
 }
 
-/// Memory that can be written, all of it initialised. In a map, pages that were never touched cost
-/// nothing.
+/// Writable memory, all of it initialised. In a map, untouched pages cost nothing.
 enum Room {
     Heap(Vec<u8>),
     Map(MmapMut),
@@ -208,13 +207,13 @@ impl ContentBuffer {
         Ok(())
     }
 
-    /// Takes the first `n` bytes of the room for content.
+    /// Turns the first `n` bytes of the room into content.
     pub fn advance(&mut self, n: usize) {
         self.len += n;
         debug_assert!(self.len <= self.room.bytes().len());
     }
 
-    /// Drops what comes behind the first `len` bytes.
+    /// Drops everything after the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         let in_file = self.file.as_ref().map_or(0, |file| file.len);
         self.len = self.len.min(len.saturating_sub(in_file));
@@ -241,13 +240,12 @@ impl ContentBuffer {
     fn grow(&mut self, most: usize) -> Result<(), NoMemory> {
         let size = self.len.saturating_add(most.min(STEP.max(self.len / 2)));
         if size <= OWN_MAP {
-            // By half at least, even if little is asked for: content that comes in small chunks would
-            // be copied for each of them.
+            // Grows by half at least: content that comes in small chunks would be copied for each of them.
             let size = size.max(self.len + self.len / 2).min(OWN_MAP);
             return self.grow_in_heap(size);
         }
         match self.grow_in_map() {
-            // A process can have some ten thousand maps; then the heap has to do.
+            // A process can have some ten thousand maps; beyond that the heap is used.
             Err(NoMemory::System(_)) if matches!(self.room, Room::Heap(_)) => {
                 self.grow_in_heap(size)
             }
@@ -285,7 +283,7 @@ impl ContentBuffer {
         grown
     }
 
-    /// Returns what has come, to be shared.
+    /// Returns the content, to be shared.
     ///
     /// # Errors
     /// [`NoMemory::Disk`] if the last of it cannot be written to its file.
@@ -293,8 +291,8 @@ impl ContentBuffer {
         self.freeze_from(0)
     }
 
-    /// Returns the same without the first `start` bytes. Of small content, nothing more than that stays
-    /// in memory: it may be kept for long.
+    /// Returns the content without its first `start` bytes. Small content is copied, so that the rest does not stay in
+    /// memory for long.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -332,7 +330,7 @@ impl ContentBuffer {
     }
 }
 
-/// Returns content that was made as a whole, held together with its charge.
+/// Returns content that was produced whole, together with its charge.
 pub fn held(bytes: Box<[u8]>, charge: Charge) -> Bytes {
     if bytes.len() <= SMALL {
         return bytes.into();
@@ -340,18 +338,17 @@ pub fn held(bytes: Box<[u8]>, charge: Charge) -> Bytes {
     Bytes::from_owner(Held { bytes, _charge: charge })
 }
 
-/// Returns an answer that was made as a whole, held together with its charge, which may be too large or too small.
+/// Returns an answer that was produced whole, together with its charge, which may be too large or too small.
 ///
-/// # Errors
-/// [`NoRoom`] for what is missing of the charge.
+/// # Errors [`NoRoom`] if the missing part of the charge finds no room.
 pub fn whole(bytes: Vec<u8>, mut charge: Charge) -> Result<Bytes, NoRoom> {
     charge.resize(charged(&bytes))?;
     Ok(held(bytes.into(), charge))
 }
 
-/// Returns a copy of content, held together with its charge, which may be too large.
+/// Returns a copy of content, together with its charge, which may be too large.
 ///
-/// Without a map of its own if the system has none to give.
+/// In the heap if the system has no map left.
 pub fn copied(content: &[u8], mut charge: Charge) -> Bytes {
     charge.shrink_to(content.len());
     if content.len() > OWN_MAP

@@ -25,9 +25,9 @@ const ANY: HeaderValue = HeaderValue::from_static("*");
 /// Which pages may read an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// Those of this server alone.
+    /// Only those of this server.
     Own,
-    /// The same, but pages of another origin may read theirs: a cache must not take one for the other.
+    /// The same, but the answer differs by origin: a cache must not mix them up.
     OwnVaries,
     /// Pages of any origin, without the reader's credentials.
     Anyone,

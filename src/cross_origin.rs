@@ -1,10 +1,9 @@
 //! Protection against cross-origin requests: which web pages may make the reader's browser send requests here.
 //!
-//! Owns the checks of `sec-fetch-site` (W3C Fetch Metadata), `origin` and `referer`. A client that is not a
-//! browser sends none of them, and is not concerned. Who may read an answer is `cors`, which host names count is
-//! `allowed_hosts`. Invariant: a request that bears a sign of a foreign page is not run, unless its origin is
-//! allowed or its route takes any page; navigations and simple requests included, but for navigations to deferd's own
-//! page, which run nothing.
+//! Owns the checks of `sec-fetch-site` (W3C Fetch Metadata), `origin` and `referer`. Clients other than browsers send
+//! none of them, and always pass. Who may read an answer is `cors`, which host names count is `allowed_hosts`.
+//! Invariant: a request that a foreign page caused is not run, unless its origin is allowed or its route takes any
+//! page. That includes navigations and simple requests, except navigations to deferd's own page, which run nothing.
 
 use http::header::{HOST, ORIGIN, REFERER};
 use http::request::Parts;
@@ -18,7 +17,7 @@ use crate::fields::{FieldLines, find, printable};
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// The fields by which a page is known.
+/// The fields that identify the page.
 static NAMES: [HeaderName; 4] = [HOST, ORIGIN, HeaderName::from_static("sec-fetch-site"), REFERER];
 
 /// What web pages may do.
@@ -29,7 +28,7 @@ pub struct Policy {
     pub hosts: AllowedHosts,
 }
 
-/// What a request says of where it comes from.
+/// What a request says about its page.
 pub struct Provenance<'a> {
     host: FieldLines<'a>,
     origin: FieldLines<'a>,
@@ -46,10 +45,10 @@ impl<'a> Provenance<'a> {
         Self { host, origin, site, referer, request, connection }
     }
 
-    /// Returns whether nothing says that a page of another origin caused the request.
+    /// Returns whether no field says that a page of another origin caused the request.
     fn is_own(&self) -> bool {
         if self.site.first.is_some() {
-            // `none`: the reader typed the address, or chose a bookmark.
+            // `none`: the user typed the address, or chose a bookmark.
             return self.site.only().is_some_and(|site| site == "same-origin" || site == "none");
         }
         let page = match (self.origin.first, self.referer.first) {
@@ -60,8 +59,7 @@ impl<'a> Provenance<'a> {
         page.is_some_and(|page| self.is_from_here(&page))
     }
 
-    /// Returns whether the reader comes here from a page, so that the answer replaces it: not in a frame, nor as a part
-    /// of it.
+    /// Returns whether the user navigates here from a page, at the top level: not in a frame, nor as a part of a page.
     pub fn is_navigation(&self) -> bool {
         let says = |name: &str, value| {
             let mut lines = self.request.headers.get_all(name).iter();
@@ -72,8 +70,8 @@ impl<'a> Provenance<'a> {
             && says("sec-fetch-dest", "document")
     }
 
-    /// Returns whether this origin is the server that the request was sent to. A proxy on this host may name the
-    /// server that its own client asked; no page can make a browser send that field unasked.
+    /// Returns whether this origin is the server that the request was sent to. A proxy on this host may name the server
+    /// that its own client asked; no page can make a browser send that field.
     fn is_from_here(&self, page: &Origin<'_>) -> bool {
         if self.host.only_text().is_some_and(|host| page.is_at(host)) {
             return true;
@@ -96,7 +94,7 @@ impl Policy {
         self.hosts.check(seen.host, seen.connection)
     }
 
-    /// Checks which page a request comes from, and returns which pages may read the answer.
+    /// Checks the page that a request comes from; returns the pages that may read the answer.
     ///
     /// # Errors
     /// [`Error::Forbidden`], which says what to allow.
@@ -152,7 +150,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Returns the refusal of a page, by the field that shows where it is from.
+/// Returns the refusal of a page, naming the field that gives its origin.
 fn foreign_page(seen: &Provenance<'_>) -> Error {
     let [_, origin, site, referer] = &NAMES;
     let signs = [(origin, seen.origin), (site, seen.site), (referer, seen.referer)];

@@ -1,5 +1,5 @@
-//! The dialects in which a client says how its request is to be treated: ArangoDB's field, RFC 7240,
-//! `idempotency-key`, callbacks, and the fields that replace the method.
+//! The ways in which a client says how its request is to be treated: ArangoDB's field, RFC 7240, `idempotency-key`,
+//! callbacks, and the fields that replace the method.
 //!
 //! Owns their reading. Acts on none of them: `service` does. Invariants: `x-arango-async` wins
 //! over `prefer`; OPTIONS is never deferred.
@@ -23,10 +23,10 @@ use crate::store::IdempotencyKey;
 /// The fields that say how a request is to be answered.
 static NAMES: [HeaderName; 2] = [ASYNC, PREFER];
 
-/// How long an idempotency key may be, in bytes.
+/// The greatest length of an idempotency key, in bytes.
 const MAX_KEY: usize = 255;
 
-/// How much of a field without meaning is shown, in characters.
+/// How much of an invalid field is shown, in characters.
 const SHOWN: usize = 40;
 
 /// How a request is to be answered.
@@ -36,15 +36,14 @@ pub enum Mode {
     Synchronous,
     /// With a `202`, because of `x-arango-async`.
     Deferred(Keep),
-    /// With what the route says instead of a `202`, because the route defers by itself.
+    /// With the status of the route's `accepted=`, because the route defers by itself.
     DeferredByRoute(Keep),
-    /// With a `202`, because of `prefer: respond-async`; but with the plain response if that is there
-    /// within this time.
+    /// With a `202`, because of `prefer: respond-async`; but with the plain response if it is ready within this time.
     Preferred(Duration),
 }
 
 impl Mode {
-    /// Returns the mode of a request, and what its client prefers. What the client says wins over its route.
+    /// Returns the mode of a request, and the preferences of its client. The client wins over the route.
     pub fn of(request: &Parts, route: Option<Keep>) -> (Self, Preferences) {
         let [deferral, prefer] = find(&request.headers, &NAMES);
         let preferences = prefer.first.map(|_| Preferences::of(&request.headers));
@@ -52,8 +51,8 @@ impl Mode {
         (Self::chosen(&request.method, deferral, preferences, route), preferences)
     }
 
-    /// Returns the mode by `x-arango-async`, if it is exactly `store` or `true`, and there once; else by `prefer`; else,
-    /// if that field is not there at all, by the route.
+    /// Returns the mode by `x-arango-async`, if it is exactly `store` or `true` and sent once; else by `prefer`; else,
+    /// if `x-arango-async` was not sent at all, by the route.
     fn chosen(
         method: &Method,
         deferral: FieldLines<'_>,
@@ -84,8 +83,8 @@ impl Mode {
     }
 }
 
-/// Returns the value of `x-arango-async` as a log shows it, if it says nothing of how the request is to be answered:
-/// it is neither `store` nor `true`, or there twice.
+/// Returns the value of `x-arango-async` as a log shows it, if it has no effect: it is neither `store` nor `true`, or
+/// was sent twice.
 pub fn without_meaning(request: &Parts) -> Option<String> {
     let [deferral, _] = find(&request.headers, &NAMES);
     let first = deferral.first?;
@@ -116,10 +115,9 @@ impl Default for OfRoute {
     }
 }
 
-/// Gives a POST the method that it stands for: not every client can send PUT and DELETE.
+/// Replaces the method of a POST by the one that it stands for: not every client can send PUT and DELETE.
 ///
-/// # Errors
-/// `400` if that is not a method, `501` for CONNECT.
+/// # Errors `400` for an invalid method, `501` for CONNECT.
 pub fn override_method(request: &mut Parts) -> Result<(), Error> {
     if request.method != Method::POST {
         return Ok(());
@@ -130,14 +128,14 @@ pub fn override_method(request: &mut Parts) -> Result<(), Error> {
     request.method = Method::from_bytes(&name)
         .map_err(|_| Error::bad_parameter("the method that replaces POST is invalid"))?;
     if request.method == Method::CONNECT {
-        // As without an override: the front refuses it before anything else.
+        // As without an override, where the front refuses it.
         return Err(Error::NotImplemented("CONNECT: deferd makes no tunnels".into()));
     }
     Ok(())
 }
 
-/// Returns the client's name for its submission, if it gives one: a string as in RFC 9651 section 3.3.3, or, as
-/// many clients send it, the same without quotes. If it gives none, that is the value of `field`, as it is.
+/// Returns the client's idempotency key: a string as in RFC 9651 section 3.3.3, or, as many clients send it, without
+/// quotes. Without one, returns the value of `field` as it is.
 ///
 /// # Errors
 /// `400` if it is neither, or too long.
@@ -161,7 +159,7 @@ pub fn idempotency_key(
     Ok(Some(key.into_boxed_str()))
 }
 
-/// Returns the key that the route's own field stands for.
+/// Returns the key from the route's own field.
 fn key_of_field(request: &Parts, field: &HeaderName) -> Result<Option<Box<str>>, Error> {
     let mut lines = request.headers.get_all(field).iter();
     let Some(value) = lines.next() else { return Ok(None) };
@@ -247,7 +245,7 @@ fn key(value: &HeaderValue) -> Option<String> {
     text.bytes().all(plain).then(|| text.to_owned())
 }
 
-/// Reads a quoted string; parameters behind it have no meaning here.
+/// Reads a quoted string; parameters after it are ignored.
 fn quoted(text: &str) -> Option<String> {
     let mut key = String::new();
     let mut rest = text.strip_prefix('"')?.chars();
@@ -284,7 +282,7 @@ pub fn keyed(
     let callback = callback.map(|url| ["callback", url]);
     for part in callback.iter().flatten().chain(&[keep, method, target]).map(|part| part.as_bytes())
     {
-        // With their lengths, so that no two requests are alike but for where a part ends.
+        // With their lengths, so that no two requests hash the same by moving a boundary.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

@@ -1,4 +1,4 @@
-//! The limit of descriptors: raised at the start, and shared out so that connections leave a reserve.
+//! The limit of descriptors: raised at start, and divided so that connections leave a reserve.
 //!
 //! Owns the arithmetic and the two calls to the system. Invariants: the limit is never lowered; scripts are
 //! told the limit that deferd was started with.
@@ -10,18 +10,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What a worker needs: the pipes of a script, its process, its wake-up, or a call to an upstream.
 const PER_WORKER: u64 = 8;
 
-/// What everything else needs: listening sockets, the store, the log, lookups, connections that are turned
-/// away.
+/// What everything else needs: listening sockets, the store, the log, lookups, connections that are refused.
 const OTHERS: u64 = 64;
 
-/// What is asked for: for each connection its own, and those of the script or upstream that it waits for.
+/// The limit that deferd asks for: for each connection its own, and those of the script or upstream that it waits for.
 const PER_CONNECTION: u64 = 4;
 const BESIDE_CONNECTIONS: u64 = 1024;
 
-/// With fewer connections than this deferd would be of no use: then there is no reserve.
+/// With fewer connections deferd would be useless: then the reserve is given up.
 const FEWEST_CONNECTIONS: u64 = 16;
 
-/// How the descriptors are shared out.
+/// How the descriptors are divided.
 #[derive(Debug)]
 pub struct Descriptors {
     /// How many connections there may be at once.
@@ -66,7 +65,7 @@ fn wanted(max_connections: usize) -> u64 {
     PER_CONNECTION.saturating_mul(max_connections as u64).saturating_add(BESIDE_CONNECTIONS)
 }
 
-/// Returns the soft limit that is to be set; `None` if that would not raise it.
+/// Returns the soft limit to set; `None` if that would not raise it.
 fn raised(before: &Rlimit, wanted: u64) -> Option<u64> {
     let most = before.maximum.map_or(wanted, |hard| hard.min(wanted));
     before.current.is_some_and(|soft| soft < most).then_some(most)
@@ -79,7 +78,7 @@ enum Share {
     Enough,
     /// So many, so that the workers have theirs.
     Fewer(usize),
-    /// It is too small for both.
+    /// The limit is too small for both.
     NoReserve,
 }
 

@@ -1,9 +1,9 @@
-//! Dot segments: whether some reader of a path could climb out of the directory that it begins in.
+//! Dot segments: whether a path could lead some reader out of the directory that it begins in.
 //!
-//! Owns the decoding of paths, and the one rule of how differently a path can be read. Resolves nothing, and changes nothing: a path
-//! that passes goes on as it was. Invariant: no name is refused that is not `.` or `..` to some reader.
+//! Owns the decoding of paths, and the rule of how differently a path can be read. Resolves and changes nothing. Invariant: a
+//! name is refused only if it is `.` or `..` to some reader.
 
-/// Where some readers end a segment.
+/// The characters at which some readers end a segment.
 const SEPARATORS: [u8; 2] = *b"/\\";
 
 /// Percent-decodes (RFC 3986 section 2.1); returns `None` for a broken escape or a NUL, which no file name

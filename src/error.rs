@@ -35,19 +35,19 @@ const JOB_REQUESTS: HeaderValue = HeaderValue::from_static(
      DELETE all, DELETE expired?stamp=SECONDS",
 );
 
-/// What stands behind the colon of an error message; empty if nothing more can be said.
+/// The part of an error message after the colon; may be empty.
 pub type Detail = Cow<'static, str>;
 
 /// An error that deferd itself answers with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// 400/400: the request, or one of its parameters, has no meaning here.
+    /// 400/400: the request, or one of its parameters, is invalid.
     BadParameter(Detail),
-    /// 400/600: a body that should be JSON is not.
+    /// 400/600: the body is not valid JSON.
     BadJson(Detail),
-    /// 400/1208: a collection name that no collection can have.
+    /// 400/1208: an illegal name of a collection.
     IllegalName,
-    /// 401/11: credentials are missing, or of no user.
+    /// 401/11: the credentials are missing or invalid.
     NotAuthorized,
     /// 403/403: the thing exists and may not be run.
     Forbidden(Detail),
@@ -55,7 +55,7 @@ pub enum Error {
     NotFound(Detail),
     /// 404/404: no such job of this user.
     UnknownJob,
-    /// 400/400: a path below the job resource that stands for nothing.
+    /// 400/400: a path below the job resource that does not exist.
     NoJobRequest,
     /// 404/1228: only the database `_system` exists.
     UnknownDatabase,
@@ -69,6 +69,8 @@ pub enum Error {
     BodyTooLarge(Detail),
     /// 414/414: the request target alone is larger than `--max-head`, or than can be represented.
     UriTooLong(Detail),
+    /// 416/416: the range begins behind the end of the content.
+    RangeNotSatisfiable(Detail),
     /// 417/417: an expectation other than `100-continue`.
     ExpectationFailed,
     /// 422/422: the idempotency key stands for another request.
@@ -77,9 +79,9 @@ pub enum Error {
     FieldsTooLarge(Detail),
     /// 500/500: a handler failed in a way that is deferd's fault.
     Internal(Detail),
-    /// 500/500: the job ran when deferd ended without warning, and is not to be run again.
+    /// 500/500: the job was running when deferd crashed, and its route has no `rerun=yes`.
     Interrupted,
-    /// 501/501: understood, and not offered.
+    /// 501/501: understood, but not offered.
     NotImplemented(Detail),
     /// 502/502: the script or upstream gave no usable answer.
     BadGateway(Detail),
@@ -87,8 +89,8 @@ pub enum Error {
     QueueFull(Detail),
     /// 503/503: deferd cannot serve this now: it is ending, or its store fails.
     Unavailable(Detail),
-    /// 503/503: the work could not begin for want of descriptors, processes or memory. It had no effect,
-    /// so a job is tried again.
+    /// 503/503: the work could not start for lack of descriptors, processes or memory. It had no effect, so a job is
+    /// tried again.
     Shortage(Detail),
     /// 504/504: the script or upstream did not answer within its time limit.
     GatewayTimeout(Detail),
@@ -104,7 +106,7 @@ impl Error {
         Self::BadParameter(detail.into())
     }
 
-    /// Returns the answer to content that finds no memory at this moment.
+    /// Returns the answer to content for which there is no memory now.
     pub fn no_memory(cause: &NoMemory) -> Self {
         Self::Unavailable(match cause {
             NoMemory::Budget => "the memory for content is in use; see --max-memory".into(),
@@ -157,6 +159,9 @@ impl Error {
             Self::Cancelled => (StatusCode::GONE, 21, "canceled request", ""),
             Self::BodyTooLarge(d) => (StatusCode::PAYLOAD_TOO_LARGE, 413, "body too large", d),
             Self::UriTooLong(d) => (StatusCode::URI_TOO_LONG, 414, "request target too long", d),
+            Self::RangeNotSatisfiable(d) => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, 416, "range not satisfiable", d)
+            }
             Self::ExpectationFailed => {
                 (StatusCode::EXPECTATION_FAILED, 417, "expectation failed", "")
             }
@@ -185,7 +190,7 @@ impl Error {
         }
     }
 
-    /// Returns the error of work that the system had no means to begin; `None` if something else failed.
+    /// Returns the error of work that could not start for lack of a system resource; `None` if something else failed.
     pub fn shortage(what: &str, error: &io::Error) -> Option<Self> {
         const SHORT: [Errno; 5] =
             [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];
@@ -320,6 +325,7 @@ mod tests {
             (Error::Cancelled, false),
             (Error::BodyTooLarge(detail()), false),
             (Error::UriTooLong(detail()), false),
+            (Error::RangeNotSatisfiable(detail()), false),
             (Error::ExpectationFailed, false),
             (Error::KeyReused, false),
             (Error::FieldsTooLarge(detail()), false),

@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use crate::content::Content;
 use crate::memory::allocated;
 
-/// The authenticated user to whom a job belongs; the anonymous owner if deferd runs without authentication.
+/// The authenticated user who owns a job; the anonymous owner if deferd runs without authentication.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(Option<Arc<str>>);
 
@@ -95,7 +95,7 @@ pub struct Call {
     pub connection: Connection,
     /// Who sent it.
     pub owner: Owner,
-    /// How the sender has proved that: `Basic` or `Bearer`.
+    /// The scheme of its credentials: `Basic` or `Bearer`.
     pub auth_type: Option<&'static str>,
 }
 
@@ -117,19 +117,19 @@ impl Call {
     }
 }
 
-/// The client of a request, while the answer is not there.
+/// The client of a request that is not answered yet.
 pub trait Peer: Send + Sync {
-    /// Looks whether it has left, as far as that can be seen. A client that has left stays gone.
+    /// Checks whether the client has left, as far as that can be seen. A client that has left stays gone.
     fn is_gone(&self) -> bool;
 
-    /// Whether an earlier look has found that it left.
+    /// Whether an earlier check found that it left.
     fn was_seen_leaving(&self) -> bool;
 
-    /// What `poll` has to watch to see it leave; `None` if that cannot be seen, or was seen already.
+    /// The descriptor that `poll` watches to see it leave; `None` if that cannot be seen, or was seen already.
     fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)>;
 }
 
-/// Whether the bytes of an answer went out.
+/// Whether the bytes of an answer were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// Every byte was handed to the connection.
@@ -146,7 +146,7 @@ pub enum Delivery {
 pub struct Receipt(Option<Box<dyn FnOnce(Delivery) + Send>>);
 
 impl Receipt {
-    /// Returns the receipt of an answer whose loss has no consequence.
+    /// Returns a receipt for an answer that may be lost.
     pub const fn none() -> Self {
         Self(None)
     }
@@ -156,12 +156,12 @@ impl Receipt {
         Self(Some(Box::new(settle)))
     }
 
-    /// Whether anybody waits for the delivery.
+    /// Whether a delivery depends on it.
     pub const fn matters(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Says that every byte went out.
+    /// Confirms that every byte was sent.
     pub fn confirm(mut self) {
         if let Some(settle) = self.0.take() {
             settle(Delivery::Confirmed);
@@ -183,16 +183,16 @@ pub struct Answer {
     pub response: Response<Content>,
     /// Whether the front guards it.
     pub guard: Guard,
-    /// To be confirmed when the last byte went out.
+    /// Confirmed when the last byte was sent.
     pub receipt: Receipt,
 }
 
 /// Whether the front adds the fields that keep an answer from foreign pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// It does: the answer is deferd's own, or that of a plain program.
+    /// Yes: the answer is deferd's own, or that of a plain program.
     Added,
-    /// It does not: the fields are those of a script, an upstream or a stored result.
+    /// No: the fields are those of a script, an upstream or a stored result.
     Verbatim,
 }
 

@@ -1,11 +1,11 @@
-//! Histograms of durations, as Prometheus has them: how many lasted at most so long, and all of them together.
+//! Histograms of durations, as Prometheus defines them: counts up to each bound, and their sum.
 //!
 //! Owns the bounds, the same for everything that is measured, from a tenth of a millisecond to an hour. Knows nothing
 //! of what is measured. Invariant: each duration is counted in one bucket, so that the sum of the buckets is the count.
 
 use std::time::Duration;
 
-/// The upper bounds of the buckets, in seconds; one more bucket has what is longer.
+/// The upper bounds of the buckets, in seconds; one more bucket counts longer durations.
 pub const BOUNDS: [f64; 13] =
     [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0];
 

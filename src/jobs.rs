@@ -1,7 +1,7 @@
 //! The life of jobs as the service and the workers see it: submitted, waited for, collected, and the end.
 //!
-//! Owns what the store does not know of: whether new jobs are welcome, and the handles to what runs for clients that
-//! wait. Runs nothing itself (`workers` does), and knows nothing of HTTP methods and paths (`api` does).
+//! Owns what the store does not know: whether new jobs are accepted, and the handles to runs for waiting clients. Runs
+//! nothing itself (`workers` does), and knows nothing of HTTP methods and paths (`api` does).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,9 +22,9 @@ use crate::store::{DeliveryId, Refused, Store, StoreUnavailable, Submission};
 
 /// All jobs of one deferd.
 pub struct Jobs {
-    /// Where they are kept, and who hands them out.
+    /// The store that keeps them and hands them out.
     pub store: Arc<dyn Store>,
-    /// The handles to the handlers that run for clients which wait.
+    /// The handles to the handlers that run for waiting clients.
     pub executions: Executions,
     /// The memory of all content.
     pub memory: Arc<Budget>,
@@ -34,7 +34,7 @@ pub struct Jobs {
     limits: Limits,
     /// How many clients wait for jobs or follow logs.
     watching: AtomicUsize,
-    /// Set once, when deferd begins to end.
+    /// Set once, when the end begins.
     draining: AtomicBool,
 }
 
@@ -122,6 +122,10 @@ impl Jobs {
             }
             Refused::KeyReused => (Reason::KeyReused, Error::KeyReused),
             Refused::Unavailable => (Reason::StoreFails, StoreUnavailable.into()),
+            Refused::EngineFull => {
+                let what = "the engine's memory is full: collect results, or raise its maxmemory";
+                (Reason::StoreFull, full(what.into()))
+            }
         };
         self.metrics.refuse(reason);
         error
@@ -202,7 +206,7 @@ impl Jobs {
         Some(KeptPlace { store: Arc::clone(&self.store), route })
     }
 
-    /// Returns the receipt for a result that was collected: it decides what becomes of the job.
+    /// Returns the receipt for a collected result; the receipt decides whether the job is removed or restored.
     pub fn receipt(self: &Arc<Self>, job: JobKey, delivery: DeliveryId) -> Receipt {
         let jobs = Arc::clone(self);
         Receipt::new(move |outcome| match outcome {
@@ -211,8 +215,8 @@ impl Jobs {
         })
     }
 
-    /// Forgets every result that is older than `ttl`, and every log that is kept for longer than `log_ttl`; returns
-    /// how many results.
+    /// Forgets some hundred results that are older than `ttl`, and every log that is kept for longer than `log_ttl`;
+    /// returns how many results, zero once all are forgotten.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
@@ -222,8 +226,7 @@ impl Jobs {
         self.store.expire(now.before(ttl))
     }
 
-    /// Accepts no more jobs from now on. Those that wait run yet, unless the store keeps them for the
-    /// next deferd.
+    /// Accepts no more jobs from now on. Waiting jobs still run, unless the store keeps them for the next deferd.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.store.drain();
@@ -234,7 +237,7 @@ impl Jobs {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Stops all that runs, for jobs and for clients that wait, and lets no client wait any longer.
+    /// Stops all runs, for jobs and for waiting clients, and ends all waits.
     pub fn stop(&self, stop: Stop) {
         self.store.stop(stop);
         self.executions.stop_all(stop);
@@ -242,8 +245,7 @@ impl Jobs {
 
     /// Whether no job runs, and none waits to run in this process.
     pub fn is_idle(&self) -> bool {
-        // Without the truth the end does not wait.
-        self.store.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
+        self.store.is_idle()
     }
 }
 
@@ -262,7 +264,7 @@ impl Drop for Watching<'_> {
 pub struct Place {
     store: Arc<dyn Store>,
     route: RouteIndex,
-    /// `None` when it was let in.
+    /// `None` once it was let in.
     turn: Option<Turn>,
 }
 
@@ -287,6 +289,6 @@ impl Drop for KeptPlace {
 
 impl From<StoreUnavailable> for Error {
     fn from(_: StoreUnavailable) -> Self {
-        Self::Unavailable("the store on disk is failing; try again later".into())
+        Self::Unavailable("the store is failing; try again later".into())
     }
 }

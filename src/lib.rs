@@ -8,51 +8,55 @@
 //! In the order in which a request meets the files:
 //!
 //! - `main`: arguments, signals, exit codes.
-//! - [`logger`]: what is logged, and how a line looks; `log_writer` writes it, and never holds up who logs.
-//! - [`config`]: every option, from text to checked values. It imports no part that serves requests.
-//! - [`server`]: the wiring, from top to bottom (`table` makes the routes), and the orderly end. `limits` are those of a
-//!   connection.
-//! - [`listen`]: the listening sockets, made or handed over; readiness. `descriptors`: how many there may be.
-//! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them. `accept` → `connection` (with its
-//!   `client`) → `head` (its `target`) → `body` (its `intake`) → (service) → `reply`, or `flow` for an answer that is
-//!   sent while it is produced; `tiny_http` is the other front.
-//! - [`service`]: checks a request; a `session` then runs it or defers it. `outgoing` is the answer, and `access_log`
-//!   tells of it. `cross_origin` says which web pages may send requests, `allowed_hosts` under which names, `cors` which
-//!   of them may read the answers; `auth` says who sends them, `deferral` (and in it `prefer`) how a client wants to be
-//!   answered.
-//! - [`routes`]: finds the handler. `methods` says which methods a route takes, `signature` who may call it unasked.
-//!   [`handler`]: what runs a request. `cgi` and `run` translate for scripts,
-//!   `locate` finds them, `environment` (with the operator's [`variables`]) prepares them, `child` runs them, each in its
-//!   `group`, with its `descendants` (found in the `process_table`); the `reaper` has the children that deferd inherits;
-//!   `loading` says why a script cannot start, `header_block` reads what CGI scripts answer. `upstream` calls
-//!   another service, `hop_by_hop` says which fields end here. `completion` runs the programs
-//!   that are told of jobs.
-//! - [`retry`]: whether a job is tried once more, and when.
-//! - [`api`]: the built-in endpoints, the job resource among them: a handler like any other. `endpoints` is the
-//!   table of them, one row each; `openapi` describes the rows. `page` is what a browser shows.
+//! - [`logger`]: what is logged, and how a line looks; `log_writer` writes it and never blocks the thread that logs.
+//! - [`config`]: every option, from text to checked values (`route`, `hook`, `address`, `sizes`, `value`, `file`). It
+//!   imports no part that serves requests.
+//! - [`server`]: the wiring, from top to bottom, and the orderly end. `table` makes the routes, `limits` those of
+//!   connections.
+//! - [`listen`]: the listening sockets, opened or handed over; readiness. `descriptors`: how many there may be.
+//! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them: `accept` → `connection` (its
+//!   `client`, `input`, `output`) → `head` (its `target`) → `body` (its `intake`) → service → `reply`, or `flow` for
+//!   a response that is sent while it is produced. `slots` bounds connections, `in_flight` counts requests;
+//!   `tiny_http` is the other front.
+//! - [`service`]: checks a request; a `session` then runs it or defers it. `outgoing` is the response, `access_log`
+//!   its line. `cross_origin` decides which web pages may send requests, `allowed_hosts` under which names, `cors`
+//!   which may read the responses; `auth` finds the user; `deferral` (with `prefer`) how the client wants to be
+//!   answered. An [`operator_file`] has users, secrets or variables that SIGHUP reads again.
+//! - [`routes`]: finds the handler. `methods` has the methods of a route, `signature` checks signed requests.
+//! - [`handler`]: runs a request. `cgi` and `run` translate for scripts, `locate` finds them, `environment` (with the
+//!   operator's [`variables`]) prepares them, `child` runs them, each in its `group`, with its `descendants` (found
+//!   in the `process_table`); `stderr` reads their log and progress; the `reaper` has the children that deferd
+//!   inherits; `loading` explains why a script cannot start; `header_block` reads what CGI scripts write. `upstream`
+//!   calls another service (`resolve` finds its address); `hop_by_hop` has the fields that end here; `completion`
+//!   runs the programs that are told of jobs.
+//! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
+//! - [`retry`]: whether a job is tried again, and when.
+//! - [`api`]: the built-in endpoints, a handler like any other. `endpoints` is their table, one row each; `openapi`
+//!   describes the rows; `job`, `records`, `admin`, `metrics`, `echo`, `collection` answer, `query` reads parameters,
+//!   `follow` sends a log while it grows; `page` is the web page.
 //! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
 //! - [`workers`]: the fixed pool that runs jobs, and the janitor.
-//! - [`store`]: where jobs are kept, and who hands them out: the promise, and the stores that keep it: `memory`, and
-//!   `disk`. There `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s
-//!   and messages into `tables`; `engine` carries those; `loads` has the messages that are read.
-//! - [`ledger`]: the state of every job: `job` draws its life, `submit`, `running`, `notices`, `results` and `forgetting`
-//!   are the stations of it; with the `schedule`, the `records` as they are listed, the `tally`, the `index` by time,
-//!   `idempotency` keys, `waiters`, and the lock (`locked`).
-//! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`), what a run
-//!   leaves behind (`lingering`), what it writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a record keeps of them
-//!   (`request_line`, `outcome`); the jobs that tell of its end (`notice`).
-//! - [`content`]: content while it comes, and at rest: in memory, or in a file. [`memory`]: the budget that all of it
-//!   is charged to. [`files`]: the folder of what is too large for memory.
+//! - [`store`]: keeps jobs and hands them out: the contract, and the stores `memory` and `disk`. In `disk`, `open`
+//!   checks the file, `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts
+//!   `record`s and messages into `tables`; `engine` is the file below; `loads` holds the messages that are read.
+//! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `notices`, `results` and
+//!   `forgetting` are its stations; `schedule`, `records` as they are listed, kept `logs`, `tally`, the `index` by time, `idempotency`
+//!   keys, `waiters`, and the lock (`locked`).
+//! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`); processes that linger
+//!   (`lingering`), what a run writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a
+//!   record keeps of them (`request_line`, `outcome`); the jobs that tell of its end (`notice`).
+//! - [`content`]: content while it comes, and at rest, in memory or in a file. [`memory`]: the budget that it is
+//!   charged to. [`files`]: the folder of content that is too large for memory.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
-//! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
-//! - [`exchange`]: a request with its origin, an answer with its receipt.
-//! - [`dots`] keeps a path from climbing out of its directory; [`callback_url`] says which URLs are told that a job is
-//!   done.
-//! - [`fields`]: fields by their names. [`protocol`]: the names of the fields and paths that are deferd's own.
+//! - [`exchange`]: a request with its origin, a response with its receipt.
+//! - [`dots`] keeps a path below its route or directory; [`callback_url`] decides which URLs may be told of jobs.
+//! - [`fields`]: fields by their names. [`hex`]: bytes as digits. [`protocol`]: the names of deferd's own fields and
+//!   paths.
 //! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
 //! - [`error`]: the one table of deferd's own errors.
 //!
-//! And beside all of this: `client`, the commands that ask a deferd, such as `deferd run`.
+//! Beside all of this, `client` has the commands that ask a running deferd (`arguments`, `commands`, `server` over
+//! `transport`, and one file for each larger command).
 
 pub mod access_log;
 pub mod allowed_hosts;
@@ -75,6 +79,7 @@ pub mod fields;
 pub mod files;
 pub mod front;
 pub mod handler;
+pub mod hex;
 pub mod histogram;
 pub mod job;
 pub mod jobs;
@@ -85,6 +90,7 @@ pub mod logger;
 pub mod memory;
 pub mod methods;
 pub mod metrics;
+pub mod operator_file;
 pub mod outgoing;
 pub mod prefer;
 pub mod protocol;

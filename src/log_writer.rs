@@ -1,4 +1,4 @@
-//! The log's way to stderr: a bounded buffer, and one thread that writes it.
+//! The writer of the log: a bounded buffer, and one thread that writes it to stderr.
 //!
 //! Owns the buffer and what happens if stderr is not read in time. Does not choose what is logged, nor how a line
 //! looks but for what journald wants: `main` sets up the logger. Invariants: a thread that logs never waits for stderr; the
@@ -16,7 +16,7 @@ use log::Level;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::fstat;
 
-/// How much waits to be written, in bytes, at the most; as much again may be on its way.
+/// The most that waits to be written, in bytes; as much again may be in writing.
 pub const CAPACITY: usize = 256 * 1024;
 
 /// How much of that stays allocated, in bytes.
@@ -69,7 +69,7 @@ pub struct LogWriter(Arc<Shared>);
 struct Shared {
     form: Form,
     state: Mutex<State>,
-    /// Notified when there is something to write, and when all is written.
+    /// Notified when there is something to write, and when everything is written.
     changed: Condvar,
 }
 
@@ -91,8 +91,7 @@ struct State {
 impl LogWriter {
     /// Starts the thread, which writes to `target`.
     ///
-    /// # Errors
-    /// If the system has no thread to give.
+    /// # Errors If the system has no thread left.
     pub fn start(form: Form, target: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared { form, state: Mutex::default(), changed: Condvar::new() });
         let its = Arc::clone(&shared);
@@ -101,7 +100,7 @@ impl LogWriter {
         Ok(Self(shared))
     }
 
-    /// Waits until all is written, for `time` at the most.
+    /// Waits until everything is written, for at most `time`.
     pub fn flush_within(&self, time: Duration) {
         let deadline = Instant::now() + time;
         let mut state = self.0.lock();
@@ -145,15 +144,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what there is, and waits for more.
+    /// Writes the buffered lines, and waits for more.
     fn write_to(&self, mut target: impl Write) {
         let mut lines = Vec::new();
         loop {
             self.take(&mut lines);
-            // Without a reader, or on a full disk, the lines are lost: there is nothing to tell it to.
+            // Without a reader, or on a full disk, the lines are lost: no other place could report that.
             let _ = write_all(&mut target, &lines);
             lines.clear();
-            // A burst leaves no memory behind.
+            // Frees the memory of a burst.
             lines.shrink_to(KEPT);
         }
     }

@@ -108,7 +108,7 @@ fn serve_logged(config: &Config) -> Result<u8, (u8, String)> {
     listen::notify("READY=1");
     while !signals.wait_for_end() {
         server.reload();
-        log::info!("reloaded; options, and those of a --config file, are read at the start only");
+        log::info!("reloaded users, secrets and env-files; options are read only at start");
     }
     listen::notify("STOPPING=1");
     server.end(|| signals.ended_again());

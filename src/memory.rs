@@ -55,7 +55,7 @@ struct Share {
     used: AtomicUsize,
 }
 
-/// There is no room for more content at this moment.
+/// There is no room for more content now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
@@ -81,7 +81,7 @@ pub struct Disk {
     pub capacity: usize,
 }
 
-/// What a sender holds that has not proved yet who it is.
+/// The charges of a sender that is not verified yet.
 struct Unproven {
     /// What all such senders have together.
     share: Arc<Share>,
@@ -115,7 +115,7 @@ impl Unproven {
     }
 }
 
-/// So many bytes of the budget, given back when dropped.
+/// A number of bytes of the budget, given back when dropped.
 #[must_use]
 pub struct Charge {
     allowance: Allowance,
@@ -322,7 +322,7 @@ impl Allowance {
         Ok(charge)
     }
 
-    /// Charges `bytes`, whether there is room or not: for what is there already.
+    /// Charges `bytes`, with or without room: for what exists already.
     pub fn charge_found(&self, bytes: usize) -> Charge {
         if let Some(share) = &self.0.share {
             share.used.fetch_add(bytes, Ordering::AcqRel);

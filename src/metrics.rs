@@ -83,7 +83,7 @@ impl Durations {
 struct Sessions {
     /// How many there were.
     ever: u64,
-    /// How many of those that there are stand for one connection.
+    /// How many sessions serve one connection each.
     connections: usize,
     live: HashMap<u64, Arc<Durations>>,
     ended: Histogram,

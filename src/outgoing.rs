@@ -1,4 +1,5 @@
-//! An answer on its way out: what the service adds to it, and counts of it, whether it is whole or still produced.
+//! An outgoing answer: adds the service's fields and counts content, for answers that are whole or still being
+//! produced.
 //!
 //! Owns the fields that depend on the request and not on its handler. Does not write the access log. Invariant: a
 //! response that is sent while it is produced has the same fields as a whole one.
@@ -14,7 +15,7 @@ use crate::exchange::{Answer, Peer};
 use crate::protocol::{PREFER, PREFERENCE_APPLIED};
 use crate::sink::{Head, Lost, Sink, Waits};
 
-/// What became of a request that was answered.
+/// The outcome of answering a request.
 pub enum Reply {
     /// This answer is to be sent.
     Answer(Answer),
@@ -35,9 +36,9 @@ pub enum Produced {
 /// Whether the client said how it prefers to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preference {
-    /// It did: the answer depends on that.
+    /// Yes: the answer depends on that.
     Stated,
-    /// It did not.
+    /// No.
     None,
 }
 

@@ -1,4 +1,4 @@
-//! The route table: which handler stands behind which path prefix, and the one way to run it.
+//! The route table: the handler of each path prefix, and the one way to run it.
 //!
 //! Owns the handlers. Every request, deferred or not, built-in or not, goes through
 //! [`Routes::run`]. Waits for nothing: a local redirect goes back to the caller, which leaves one
@@ -32,13 +32,13 @@ use crate::sink::Sink;
 /// How many local redirects are followed for one request: as many as Apache follows.
 const MAX_LOCAL_REDIRECTS: usize = 10;
 
-/// A path prefix and what stands behind it.
+/// A path prefix and its handler.
 pub struct Route {
     /// The path prefix, beginning with a slash.
     pub prefix: String,
     /// How many of its synchronous callers run at once, with its jobs if they share a limit; `None` without one.
     pub callers: Option<usize>,
-    /// What becomes of a synchronous run whose client leaves.
+    /// What happens to a synchronous run whose client leaves.
     pub on_leave: OnLeave,
     /// How long a request of this route may take.
     pub time_limit: Duration,
@@ -135,7 +135,9 @@ impl Routes {
     pub fn reload(&self) {
         for Route { prefix, handler, .. } in &self.routes {
             if let Err(what) = handler.reload() {
-                log::error!("route={prefix} cannot be read again, it stays as it was: {what}");
+                log::error!(
+                    "route={prefix} cannot reload its files, keeping the current ones: {what}"
+                );
             }
         }
     }
@@ -184,7 +186,7 @@ impl Routes {
         outcome
     }
 
-    /// Returns the request that a local redirect stands for, checked like any other of the same owner.
+    /// Returns the request of a local redirect, checked like any other of the same owner.
     ///
     /// # Errors
     /// [`Error::BadGateway`] if this redirect is one too many; [`Error::Forbidden`] if the target wants to be signed
@@ -239,8 +241,8 @@ pub fn too_late() -> Error {
     Error::GatewayTimeout(what.into())
 }
 
-/// The head of the request that a local redirect stands for: a GET of the new target with the same
-/// fields, but for those that describe the content.
+/// The head of the request of a local redirect: a GET of the new target with the same fields, without those that
+/// describe the content.
 fn redirected(call: &Call, target: PathAndQuery) -> Parts {
     let old = &call.request;
     let mut head = Request::new(()).into_parts().0;

@@ -1,7 +1,7 @@
 //! The wiring: from a configuration to a running deferd, and to its orderly end.
 //!
-//! Owns the order in which everything is made and ended, readable from top to bottom. Handles no
-//! request. Invariant: nothing listens before every part that a request needs is there.
+//! Owns the order in which everything is made and ended, readable from top to bottom. Handles no request. Invariant:
+//! nothing listens before every part that a request needs is ready.
 
 mod limits;
 mod programs;
@@ -32,6 +32,8 @@ use crate::service::Service;
 use crate::socket::Listener;
 use crate::store::disk::{Directory, DiskStore, Recovered};
 use crate::store::memory::MemoryStore;
+#[cfg(feature = "redis")]
+use crate::store::redis::{Clock, SharedStore, Sharing, Switches};
 use crate::store::{Room, Stats, Store};
 use crate::workers;
 
@@ -40,7 +42,7 @@ const START_ROOM: usize = 64 * 1024;
 
 /// How long killed jobs get to be reaped at the end.
 const REAP_TIME: Duration = Duration::from_secs(7);
-/// How long the end waits for what scripts have left behind.
+/// How long the end waits for lingering processes of scripts.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// How often the end looks whether it may come.
 const LOOK: Duration = Duration::from_millis(5);
@@ -166,6 +168,21 @@ fn store(
     let reserve = config.workers.saturating_mul(START_ROOM).min(capacity / 8);
     let room = Room { capacity, reserve, memory: memory.share(Part::ThreeQuarters) };
     let plan = table::plan(config);
+    #[cfg(feature = "redis")]
+    if let Some(address) = &config.store {
+        let sharing = Sharing {
+            address: address.clone(),
+            lease: config.lease,
+            durability: config.durability,
+            clock: Clock::Engine,
+            switches: Switches::of_process(),
+        };
+        let opened = SharedStore::open(sharing, room, plan, table::prefixes(config));
+        let store = opened
+            .map_err(|what| Invalid::new(&config.place("store"), &address.to_string(), what))?;
+        log::info!("store={address} lease={:?}", config.lease);
+        return Ok(Arc::new(store));
+    }
     let (Some(directory), Some(path)) = (directory, &config.data) else {
         if config.max_stored.is_some_and(|stored| stored > capacity) {
             let (stored, memory) = (shown(capacity), shown(config.sizes().memory));
@@ -270,8 +287,8 @@ impl Server {
         self.service.reload();
     }
 
-    /// Ends in order: no new connections, no new jobs; what runs has the grace to end, and what waits
-    /// with the memory store too; then it is cancelled, and reaped. Calls `hurry` now and then: when it says so, the end comes now.
+    /// Ends in order: no new connections, no new jobs; running jobs have the grace to end, with the memory store
+    /// waiting ones too; then they are cancelled, and reaped. Polls `hurry`: if it returns true, the end comes at once.
     pub fn end(&self, mut hurry: impl FnMut() -> bool) {
         self.front.stop();
         let stats = self.jobs.store.stats();

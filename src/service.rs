@@ -41,41 +41,41 @@ use crate::signature::{Signature, Unsigned};
 pub struct Plan {
     route: RouteIndex,
     mode: Mode,
-    /// What the client asks of a job while it waits for the answer.
+    /// The client's question about a job, for the end of which it may wait.
     asked: Option<Question>,
     /// How long the client prefers to wait for the end of that job.
     wait: Option<Duration>,
-    /// What the client asks for beside the job that it makes.
+    /// What the client asks for beside the job that it submits.
     terms: Terms,
     sender: Sender,
-    /// Whose memory the content is charged to, until the sender has proved by it who it is.
+    /// The budget that the content is charged to until its signature is verified.
     unproven: Option<Allowance>,
 }
 
-/// What the checks have found out about the sender of a request.
+/// What the checks know of the sender of a request.
 #[derive(Clone, Debug)]
 struct Sender {
     /// The user; anonymous until the sender has proved who it is. A signature proves that last, with the content.
     owner: Owner,
-    /// How it has proved that: `Basic` or `Bearer`.
+    /// The scheme of its credentials: `Basic` or `Bearer`.
     auth_type: Option<&'static str>,
     /// The pages that may read the answer.
     sharing: Sharing,
 }
 
 impl Sender {
-    /// Returns a sender of which nothing is known.
+    /// Returns an unknown sender.
     const fn unknown() -> Self {
         Self { owner: Owner::anonymous(), auth_type: None, sharing: Sharing::Own }
     }
 }
 
-/// What the fronts talk to, each thread of theirs by a [`Session`].
+/// The service that the fronts use, each thread by a [`Session`].
 pub struct Service {
     routes: Arc<Routes>,
     jobs: Arc<Jobs>,
     policy: Policy,
-    /// `None`: everybody is welcome.
+    /// `None`: no credentials are needed.
     auth: Option<Auth>,
     /// `--max-wait`.
     max_wait: Duration,
@@ -86,8 +86,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// The service over these routes and jobs, for whom `auth` and `policy` let in. Clients may wait for
-    /// a job for `max_wait`, and name URLs that `callbacks` cover.
+    /// Returns the service over these routes and jobs; `auth` and `policy` check clients, which may wait for a job for
+    /// `max_wait`, and name URLs that `callbacks` cover.
     pub fn new(
         routes: Arc<Routes>,
         jobs: Arc<Jobs>,
@@ -110,7 +110,9 @@ impl Service {
                 "the auth file is read again: {users} users; systemd renews this copy at a restart only"
             ),
             Ok(users) => log::info!("the auth file is read again: {users} users"),
-            Err(what) => log::error!("the auth file stays as it was read before: {what}"),
+            Err(what) => {
+                log::error!("cannot reload the auth file, keeping the current users: {what}")
+            }
         }
     }
 
@@ -138,11 +140,11 @@ impl Service {
         Session::begin(self, peer, memory, connections)
     }
 
-    /// Checks under which name and from which page a request comes, before anything else of it counts.
+    /// Checks the host name and the page of a request, before anything else.
     fn admit(&self, request: &Parts, connection: &Connection) -> Result<Sharing, Error> {
         let seen = Provenance::of(request, connection);
         self.policy.check_host(&seen).or_else(|error| {
-            // A load balancer asks under whatever name it knows.
+            // A load balancer may use any name.
             let exempt = without_database(&request.uri)
                 .is_ok_and(|inner| is_open(request, inner.as_ref().unwrap_or(&request.uri)));
             if exempt { Ok(()) } else { Err(error) }
@@ -166,7 +168,7 @@ impl Service {
         Some(self.routes.get(route))
     }
 
-    /// Makes the checks behind [`admit`](Self::admit), and completes what is known of the sender.
+    /// Makes the checks after [`admit`](Self::admit), and completes the sender.
     fn checked(&self, request: &mut Parts, sender: &mut Sender) -> Result<Plan, Error> {
         let located = self.locate(request);
         self.identify(request, located.as_ref().ok().copied(), sender)?;
@@ -201,7 +203,7 @@ impl Service {
         self.routes.find(request.uri.path())
     }
 
-    /// Finds out which user sends a request. A route with a signature asks for no user.
+    /// Finds the user who sends a request. A route with a signature asks for no user.
     fn identify(
         &self,
         request: &mut Parts,

@@ -20,9 +20,10 @@ use crate::auth;
 use crate::content::Content;
 use crate::exchange::Owner;
 use crate::fields::{FieldLines, find};
+use crate::hex;
 use crate::job::Stamp;
 
-/// How far the time of a signature may be from that of this host (Standard Webhooks).
+/// The greatest difference between the time of a signature and that of this host (Standard Webhooks).
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 /// What the secrets of Standard Webhooks begin with.
@@ -58,7 +59,7 @@ pub enum Scheme {
     Standard,
 }
 
-/// What the requests of a route must be signed with, and whose they are.
+/// The secrets of a route, and the owner of its requests.
 pub struct Signature {
     scheme: Scheme,
     path: PathBuf,
@@ -131,7 +132,7 @@ impl Signature {
         ])
     }
 
-    /// Checks what can be seen of the signature before the content is there.
+    /// Checks the part of the signature that needs no content.
     ///
     /// # Errors
     /// Why the request cannot be signed.
@@ -208,9 +209,11 @@ fn shown(scheme: Scheme, fields: &HeaderMap, now: Stamp) -> Result<Shown, Unsign
     let code = match scheme {
         Scheme::GitHub => {
             let value = text(find(fields, &[GITHUB])[0])?;
-            hex(value.strip_prefix("sha256=").ok_or("x-hub-signature-256 is not sha256=HEX")?)
+            hex::decode(
+                value.strip_prefix("sha256=").ok_or("x-hub-signature-256 is not sha256=HEX")?,
+            )
         }
-        Scheme::Gitea => hex(text(find(fields, &[GITEA])[0])?),
+        Scheme::Gitea => hex::decode(text(find(fields, &[GITEA])[0])?),
         Scheme::GitLab => {
             let [token] = find(fields, &[GITLAB]);
             Some(Hash::hash(token.only().ok_or(MISSING)?.as_bytes()))
@@ -231,7 +234,7 @@ fn shown_by_standard(fields: &HeaderMap, now: Stamp) -> Result<Shown, Unsigned> 
     let [id, timestamp, signatures] = find(fields, &STANDARD_FIELDS);
     let (id, timestamp, signatures) = (text(id)?, text(timestamp)?, text(signatures)?);
     if id.contains('.') {
-        // With it, one signature would stand for several ids, times and contents.
+        // With a full stop in the id, one signature would fit several ids, times and contents.
         return Err("webhook-id has a full stop");
     }
     let digits = !timestamp.is_empty() && timestamp.bytes().all(|b| b.is_ascii_digit());
@@ -250,20 +253,6 @@ fn shown_by_standard(fields: &HeaderMap, now: Stamp) -> Result<Shown, Unsigned> 
         return Err("webhook-signature has no v1,BASE64 of a SHA-256");
     }
     Ok(Shown { before: format!("{id}.{timestamp}."), codes })
-}
-
-/// Reads 32 bytes in hexadecimal digits.
-fn hex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
-    }
-    Some(bytes)
 }
 
 fn read(scheme: Scheme, path: &Path) -> Result<Arc<[Secret]>, String> {

@@ -99,8 +99,7 @@ pub trait Sink {
 /// Writes all of `content`, and waits for the client as long as that takes. For what has nothing else to wait for.
 ///
 /// # Errors
-/// [`Error::Cancelled`] if `execution` is stopped, as it is when the client leaves or is too slow; without memory,
-/// that error.
+/// [`Error::Cancelled`] as of [`flush`]; without memory, that error.
 pub fn write_all(
     sink: &mut dyn Sink,
     mut content: &[u8],
@@ -120,13 +119,15 @@ pub fn write_all(
 /// Sends what is there, and waits for the client as long as that takes.
 ///
 /// # Errors
-/// [`Error::Cancelled`] if `execution` is stopped, as it is when the client leaves or is too slow.
+/// [`Error::Cancelled`] if `execution` is stopped before the client has taken all, as it is when the client leaves or is
+/// too slow.
 pub fn flush(sink: &mut dyn Sink, execution: &Execution) -> Result<(), Error> {
     loop {
         if sink.flush().is_err() {
             execution.look();
         }
-        if execution.stopped().is_some() {
+        let is_taken = sink.waits().is_none() && sink.lost().is_none();
+        if !is_taken && execution.stopped().is_some() {
             return Err(Error::Cancelled);
         }
         let Some(Waits { client, tick }) = sink.waits() else { return Ok(()) };

@@ -1,15 +1,20 @@
-//! The sockets beneath: TCP and Unix alike.
+//! Sockets: TCP and Unix alike.
 //!
 //! Owns the difference between the two and nothing else. Invariant: whatever a phase does with a
 //! connection works on both.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::{self, SendFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{
+    self, AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+};
 
 use crate::exchange::Connection;
 
@@ -37,6 +42,24 @@ macro_rules! either {
             Stream::Unix($it) => $call,
         }
     };
+}
+
+/// Connects to a Unix socket. A socket with as many connections waiting as it takes makes others wait too.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] if that lasts longer than `time`, and those of the system.
+pub fn connect_unix(path: &Path, time: Duration) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // It bounds connecting as well (socket(7)).
+    sockopt::set_socket_timeout(&socket, Timeout::Send, Some(time))?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) => Ok(socket.into()),
+        Err(Errno::AGAIN) => {
+            let what = "too many connections wait there already";
+            Err(io::Error::new(ErrorKind::TimedOut, what))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Listener {
@@ -165,5 +188,32 @@ impl Write for &Stream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connecting_to_a_full_unix_socket_ends_in_time() {
+        let path = std::env::temp_dir().join(format!("deferd-full-{}", std::process::id()));
+        let listening =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        rustix::net::bind(&listening, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listening, 0).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect_unix(&path, Duration::from_millis(50)) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(!waiting.is_empty());
+        let gone = connect_unix(&path, Duration::from_secs(60)).unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::NotFound);
     }
 }

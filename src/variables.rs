@@ -4,15 +4,12 @@
 //! `environment`. Invariant: no variable that tells of the request, or that deferd sets for itself, comes from here.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// How large a file may be, in bytes: the kernel takes no larger environment.
-const MAX_FILE: u64 = 2 << 20;
+use crate::operator_file;
 
 /// The write permission of those who are neither the file's owner nor of its group.
 const WRITABLE_BY_OTHERS: u32 = 0o002;
@@ -119,21 +116,13 @@ pub fn check_name(name: &str) -> Result<(), String> {
 
 /// Reads a file that others cannot write.
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    // Before it is opened: to open a pipe would wait for its writer.
-    if !path.metadata().map_err(|error| error.to_string())?.is_file() {
-        return Err("not a regular file".into());
-    }
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mode = file.metadata().map_err(|error| error.to_string())?.mode();
-    if mode & WRITABLE_BY_OTHERS != 0 {
-        return Err(format!("other users can write it (mode {:04o}): chmod o-w", mode & 0o7777));
-    }
-    let mut text = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > MAX_FILE {
-        return Err("larger than 2M".into());
-    }
-    Ok(text)
+    operator_file::read(path, |metadata| {
+        let mode = metadata.mode();
+        if mode & WRITABLE_BY_OTHERS == 0 {
+            return Ok(());
+        }
+        Err(format!("other users can write it (mode {:04o}): chmod o-w", mode & 0o7777))
+    })
 }
 
 /// Reads the lines `NAME=VALUE`; those that begin with `#` and blank ones mean nothing.

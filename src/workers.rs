@@ -82,6 +82,7 @@ impl Pool {
         let shortest = if log_ttl.is_zero() { ttl } else { ttl.min(log_ttl) };
         let rest = (shortest / 8).clamp(JANITOR_REST.0, JANITOR_REST.1);
         let mut next_look = Instant::now() + rest;
+        let mut expired = 0;
         loop {
             let span = next_look.saturating_duration_since(Instant::now());
             for Claimed { job, mut attempt } in self.jobs.store.overdue(span) {
@@ -90,11 +91,16 @@ impl Pool {
                 self.finish(&job, *attempt, answer);
             }
             if next_look <= Instant::now() {
-                next_look = Instant::now() + rest;
-                match self.jobs.expire(ttl, log_ttl) {
-                    Ok(0) | Err(_) => {}
-                    Ok(expired) => log::info!("expired={expired} results older than {ttl:?}"),
+                // After each batch, what is due has its turn.
+                if let Ok(count @ 1..) = self.jobs.expire(ttl, log_ttl) {
+                    expired += count;
+                    continue;
                 }
+                if expired > 0 {
+                    log::info!("expired={expired} results that were older than {ttl:?}");
+                }
+                expired = 0;
+                next_look = Instant::now() + rest;
             }
         }
     }
@@ -185,7 +191,7 @@ impl Pool {
         attempt.shortages += 1;
         let number = attempt.shortages;
         let next =
-            format!("could not begin, is tried again in {delay:.1?} ({number} of {MAX_SHORTAGES})");
+            format!("cannot start, next attempt in {delay:.1?} ({number} of {MAX_SHORTAGES})");
         log::warn!("job={} {next}", execution.job_as_log());
         execution.set_progress(&next);
         if attempt.redirected.is_none() {
@@ -217,7 +223,7 @@ impl Pool {
         let code = exit_code.filter(|&code| code != 0);
         let code = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
         let status = response.status().as_u16();
-        let next = format!("attempt {made} ended with {status}{code}, the next is in {delay:.1?}");
+        let next = format!("attempt {made} ended with {status}{code}, next attempt in {delay:.1?}");
         log::info!("job={} {next}", execution.job_as_log());
         execution.set_progress(&next);
         Some(delay)

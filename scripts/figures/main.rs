@@ -14,6 +14,8 @@
 //! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
 //! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
 //!   [`endless`] upstream.
+//! - [`content`]: answers as they come and answers of a GiB, beside nginx and `cat`; [`flowing`] is its part of what
+//!   passes while a client waits.
 //! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
 //!   `weighing`, and of the above [`asking`], [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
 //!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
@@ -28,9 +30,11 @@ mod auth;
 mod bare;
 mod beanstalk;
 mod client;
+mod content;
 mod crowd;
 mod deferring;
 mod endless;
+mod flowing;
 mod front;
 mod gearman;
 mod http_job;
@@ -62,13 +66,14 @@ fn main() {
         (Some("store"), _) => store::print(),
         (Some("records"), _) => records::print(),
         (Some("upstream"), _) => upstream::print(),
+        (Some("content"), _) => content::print(),
         (Some("limits"), word) => limits::print(word),
         (Some("all"), Some(environment)) => all::print(environment.as_ref()),
         (Some("bare"), _) => bare::serve(),
         (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
         _ => println!(
             "Usage: cargo bench --bench figures -- scripts | memory | front | auth | asking | \
-             store | records | upstream | limits [WORD] | all PYTHON-ENVIRONMENT"
+             store | records | upstream | content | limits [WORD] | all PYTHON-ENVIRONMENT"
         ),
     }
 }

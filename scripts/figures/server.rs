@@ -80,8 +80,17 @@ impl Server {
 
     /// Its resident memory, in bytes.
     pub fn resident(&self) -> f64 {
+        self.status("VmRSS:")
+    }
+
+    /// Its resident memory at the highest, in bytes.
+    pub fn highest(&self) -> f64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kib * 1024.0
     }

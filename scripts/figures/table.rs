@@ -43,7 +43,7 @@ impl Table {
     }
 
     pub fn print(&self) {
-        println!("| work | who | median | min – max |\n|---|---|--:|---|");
+        println!("| work | side | median | min – max |\n|---|---|--:|---|");
         print!("{}{}", self.rows, self.aims);
     }
 }

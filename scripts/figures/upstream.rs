@@ -81,7 +81,7 @@ fn calls(time: Duration) {
 pub fn beside_nginx(table: &mut Table, directory: &Path) {
     for time in [Duration::ZERO, Duration::from_millis(5)] {
         let upstream = upstream(time);
-        let (deferd, (nginx, _peer)) = (before(upstream), nginx(upstream, directory));
+        let (deferd, (nginx, _peer)) = (before(upstream), nginx(upstream, directory, ""));
         let [direct, others @ ..] = &*rounds(upstream, &deferd, Some(nginx)) else {
             unreachable!("direct is the first");
         };
@@ -98,8 +98,8 @@ fn before(upstream: SocketAddr) -> Server {
     Server::deferd("warn", &["--route", &format!("/up/=http://{upstream}/")])
 }
 
-/// An nginx that keeps its connections to the upstream.
-fn nginx(upstream: SocketAddr, directory: &Path) -> (SocketAddr, Peer) {
+/// An nginx that keeps its connections to the upstream; `more` are further directives.
+pub fn nginx(upstream: SocketAddr, directory: &Path, more: &str) -> (SocketAddr, Peer) {
     let (mut peer, address) = (Peer::new(), free_address());
     let path = directory.join(format!("nginx-{}.conf", address.port()));
     let directory = directory.display();
@@ -112,7 +112,7 @@ fn nginx(upstream: SocketAddr, directory: &Path) -> (SocketAddr, Peer) {
          keepalive_requests 1000000;\n\
          upstream up {{ server {upstream}; keepalive 16; }}\n\
          server {{ listen {address};\nlocation /up/ {{ proxy_pass http://up/;\n\
-         proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}\n}}\n"
+         proxy_http_version 1.1; proxy_set_header Connection \"\"; {more} }} }}\n}}\n"
     );
     std::fs::write(&path, text).unwrap();
     peer.start(Command::new("nginx").args(["-e", "/dev/null", "-c"]).arg(&path));

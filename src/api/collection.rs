@@ -1,4 +1,4 @@
-//! What of the collections exists so far: the list of none, and the check of a new one's name.
+//! Collections, as far as they exist: an empty list, and the check of a new name.
 //!
 //! Owns the rules for names (ArangoDB 1.4: a letter first, or `_` for a system collection; then
 //! letters, digits, `_`, `-`; at most 64). Keeps nothing: a legal name is answered with `501`. Invariant:
@@ -48,7 +48,7 @@ fn refusal(body: &[u8]) -> Error {
     }
 }
 
-/// JSON as far as it matters for a new collection: whatever else is in it is read, and not kept.
+/// The JSON of a new collection: other members are read, and not kept.
 enum Json {
     Object {
         /// `None` if it is missing or not a string.

@@ -28,7 +28,7 @@ pub struct Endpoint {
     /// Empty: any, even one that no standard knows.
     pub methods: &'static [Method],
     pub summary: &'static str,
-    /// Those of the query, each as OpenAPI has it.
+    /// Those of the query, and fields of its own, each as OpenAPI has it.
     pub parameters: &'static [&'static str],
     /// Those that not every endpoint has.
     pub answers: &'static [Answer],
@@ -51,7 +51,7 @@ pub struct Endpoint {
 pub struct Path {
     /// Where they begin; the description shows the first.
     places: &'static [&'static str],
-    /// How they go on: `{id}` stands for any one segment, [`ALL`] for whatever there is.
+    /// Their rest: `{id}` stands for one segment, [`ALL`] for any rest.
     rest: &'static str,
 }
 
@@ -98,11 +98,11 @@ pub static EVERY: [Method; 8] = [
 ];
 
 const COUNT: &str = r#"{"name":"count","in":"query","schema":{"type":"integer","minimum":0,"default":100},
-    "description":"How many ids at most; more than 10 000 counts as 10 000."}"#;
+    "description":"At most this many ids; more than 10 000 counts as 10 000."}"#;
 const AFTER: &str = r#"{"name":"after","in":"query","schema":{"type":"string","pattern":"^(0|[1-9][0-9]{0,18})$"},
-    "description":"The id behind which the list goes on."}"#;
+    "description":"The list continues after this id."}"#;
 const MOST: &str = r#"{"name":"count","in":"query","schema":{"type":"integer","minimum":1,"maximum":1000,"default":100},
-    "description":"How many records at most."}"#;
+    "description":"At most this many records."}"#;
 const STATE: &str = r#"{"name":"state","in":"query","schema":{"enum":["waiting","delayed","running","done"]},
     "description":"Jobs in this state only."}"#;
 const FAILED: &str = r#"{"name":"failed","in":"query","schema":{"enum":["0","1"]},
@@ -111,12 +111,19 @@ const ROUTE: &str = r#"{"name":"route","in":"query","schema":{"type":"string","m
     "description":"Only jobs of the route with this prefix."}"#;
 const SORT: &str = r#"{"name":"order","in":"query","schema":{"enum":["oldest","newest"],"default":"oldest"},
     "description":"`newest`: the highest id first; `after` then means lower ids."}"#;
+const FOLLOW: &str = r#"{"name":"follow","in":"query","schema":{"type":"string"},
+    "description":"`1`: send each further line as it comes, until the job is done."}"#;
+const LAST: &str = r#"{"name":"last-event-id","in":"header","schema":{"type":"string"},
+    "description":"With `follow`: the id of the last event received; the log continues after it."}"#;
 const STAMP: &str = r#"{"name":"stamp","in":"query","required":true,"schema":{"type":"number"},
-    "description":"Unix seconds. A job's stamp is when it was submitted, and when it was done once it is."}"#;
+    "description":"Unix seconds. The stamp of a job is the time of its submission, and of its completion once it is done."}"#;
 const DETAILS: &str = r#"{"name":"details","in":"query","schema":{"type":"string"},
-    "description":"`true`, `yes`, `on`, `y` or `1`: say more."}"#;
+    "description":"`true`, `yes`, `on`, `y` or `1`: add the details."}"#;
 const DURATION: &str = r#"{"name":"duration","in":"query","required":true,
     "schema":{"type":"number","minimum":0,"maximum":3600},"description":"Seconds."}"#;
+
+const RANGE: &str = r#"{"name":"range","in":"header","schema":{"type":"string"},
+    "description":"RFC 9110 section 14: one range of bytes. Several, and what is no range, get the whole."}"#;
 
 const PENDING: Answer = Shared("204", "Pending");
 const UNDER_WAY: Answer = Shared("204", "UnderWay");
@@ -125,12 +132,15 @@ const UNKNOWN: Answer = Shared("404", "Refused");
 const NOT_OFFERED: Answer = Shared("501", "Refused");
 const TOO_LATE: Answer = Shared("504", "Refused");
 const DONE: Answer = Shared("200", "Done");
-const LINES: Answer = Text("The last 8 KiB.");
-const COUNTS: Answer = Text("Prometheus' text format 0.0.4; of the whole host, for every user.");
+const LINES: Answer = Shared("200", "Log");
+const AT_END: Answer = Shared("204", "AtEnd");
+const COUNTS: Answer = Text("Prometheus text format 0.0.4; the same for every user.");
+const PART: Answer = Shared("206", "Part");
+const BEHIND_END: Answer = Shared("416", "Refused");
 const BEGINNING: Answer = Text("The beginning of the content.");
 const RECORD: Answer = Shared("200", "Record");
 const PAGE_OF_RECORDS: Answer = Json(
-    "Records in the order of their ids; at most 10 000 jobs are looked at. With `more` the list goes on behind `next`.",
+    "Records in the order of their ids; at most 10 000 jobs are looked at. If `more` is true, the list continues after `next`.",
     r##"{"type":"object","properties":{"jobs":{"type":"array",
         "items":{"$ref":"#/components/schemas/Record"}},"more":{"type":"boolean"},"next":{"type":"string"}},
         "required":["jobs","more"],"additionalProperties":false}"##,
@@ -140,18 +150,18 @@ const IDS: Answer = Json(
     r#"{"type":"array","items":{"type":"string","pattern":"^[1-9][0-9]{0,18}$"}}"#,
 );
 const TRUE: Answer = Json(
-    "So it is.",
+    "It was carried out.",
     r#"{"type":"object","properties":{"result":{"const":true}},"required":["result"],
         "additionalProperties":false}"#,
 );
 const PROTOCOL: Answer = Json(
-    "The version of ArangoDB whose protocol this is; the details say what answers.",
+    "The version of ArangoDB whose protocol this is; the details describe this server.",
     r#"{"type":"object","properties":{"server":{"const":"arango"},"version":{"type":"string"},
         "details":{"type":"object","additionalProperties":{"type":"string"}}},
         "required":["server","version"],"additionalProperties":false}"#,
 );
 const CLOCK: Answer = Member("Unix seconds.", "time", NUMBER);
-const SLEPT: Answer = Member("It lasted that long.", "duration", NUMBER);
+const SLEPT: Answer = Member("How long it took.", "duration", NUMBER);
 const REQUEST: Answer = Json(
     "The request.",
     r#"{"type":"object","properties":{"method":{"type":"string"},"target":{"type":"string"},
@@ -162,8 +172,9 @@ const REQUEST: Answer = Json(
         "required":["method","target","path","query","protocol","client","user","headers","body",
         "bodySize"]}"#,
 );
-const WELCOME: Answer = Member("New requests are welcome.", "mode", r#"{"const":"default"}"#);
-const PAGE: Answer = Json("This.", r#"{"type":"object","required":["openapi","paths"]}"#);
+const WELCOME: Answer = Member("New requests are accepted.", "mode", r#"{"const":"default"}"#);
+const PAGE: Answer =
+    Json("This description.", r#"{"type":"object","required":["openapi","paths"]}"#);
 const NONE: Answer = Member("The collections.", "result", r#"{"type":"array"}"#);
 
 const NUMBER: &str = r#"{"type":"number"}"#;
@@ -172,31 +183,31 @@ const NUMBER: &str = r#"{"type":"number"}"#;
 #[rustfmt::skip] // One line for each.
 pub static ENDPOINTS: &[Endpoint] = &[
     row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT, AFTER], &[IDS], job::done),
-    row("listPending", at(JOBS, "/pending"), READ, "The jobs that wait or run", &[COUNT, AFTER], &[IDS], job::pending),
-    row("forgetAll", at(JOBS, "/all"), DELETE, "Forgets all jobs", &[], &[TRUE], job::forget_all),
-    row("forgetExpired", at(JOBS, "/expired"), DELETE, "Forgets the jobs stamped before", &[STAMP], &[TRUE], job::forget_expired),
+    row("listPending", at(JOBS, "/pending"), READ, "The jobs that are pending", &[COUNT, AFTER], &[IDS], job::pending),
+    row("forgetAll", at(JOBS, "/all"), DELETE, "Deletes all jobs of the caller", &[], &[TRUE], job::forget_all),
+    row("forgetExpired", at(JOBS, "/expired"), DELETE, "Deletes the jobs stamped before a time", &[STAMP], &[TRUE], job::forget_expired),
     Endpoint { question: Some(Question::End), ..row("status", at(JOBS, "/{id}"), READ, "Whether a job is done", &[], &[DONE, UNDER_WAY, UNKNOWN], job::status) },
-    Endpoint { question: Some(Question::End), ..row("collect", at(JOBS, "/{id}"), PUT, "The result; then it is gone", &[], &[PENDING, UNKNOWN, RESULT], job::collect) },
-    row("forget", at(JOBS, "/{id}"), DELETE, "Forgets a job; work under way goes on", &[], &[TRUE, UNKNOWN], job::forget),
-    Endpoint { question: Some(Question::End), ..row("peek", at(JOBS, "/{id}/result"), READ, "The result; it stays", &[], &[PENDING, UNKNOWN, RESULT], job::peek) },
-    Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[], &[LINES, UNKNOWN], job::log) },
-    row("cancel", at(JOBS, "/{id}/cancel"), CANCEL, "Ends a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
+    Endpoint { question: Some(Question::End), ..row("collect", at(JOBS, "/{id}"), PUT, "Returns the result, and deletes it", &[], &[PENDING, UNKNOWN, RESULT], job::collect) },
+    row("forget", at(JOBS, "/{id}"), DELETE, "Deletes a job; a running one is not stopped", &[], &[TRUE, UNKNOWN], job::forget),
+    Endpoint { question: Some(Question::End), ..row("peek", at(JOBS, "/{id}/result"), READ, "Returns the result, or a range of it; it stays", &[RANGE], &[PENDING, UNKNOWN, BEHIND_END, RESULT], job::peek) },
+    Endpoint { question: Some(Question::Log), ..row("log", at(JOBS, "/{id}/log"), READ, "What the job's script wrote to stderr", &[FOLLOW, LAST], &[LINES, AT_END, UNKNOWN], job::log) },
+    row("cancel", at(JOBS, "/{id}/cancel"), CANCEL, "Cancels a job; its result is then 410", &[], &[TRUE, UNKNOWN], job::cancel),
     row("", at(JOBS, ALL), OF_JOBS, "", &[], &[], job::malformed),
     row("version", at(&[VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("adminVersion", at(&[ADMIN_VERSION], ""), ANY, "Which server this is", &[DETAILS], &[PROTOCOL], admin::version),
     row("time", at(&[TIME], ""), READ, "The server's clock", &[], &[CLOCK], admin::time),
-    row("sleep", at(&[SLEEP], ""), READ, "Takes its time", &[DURATION], &[SLEPT, TOO_LATE], admin::sleep),
+    row("sleep", at(&[SLEEP], ""), READ, "Answers after a time", &[DURATION], &[SLEPT, TOO_LATE], admin::sleep),
     Endpoint { takes: Takes::Any, content: Some("Any"), ..row("echo", at(&[ECHO], ""), ANY, "The request", &[], &[REQUEST], echo::answer) },
-    Endpoint { open: true, ..row("availability", at(&[AVAILABILITY], ""), READ, "Whether new requests are welcome", &[], &[WELCOME], admin::availability) },
+    Endpoint { open: true, ..row("availability", at(&[AVAILABILITY], ""), READ, "Whether new requests are accepted", &[], &[WELCOME], admin::availability) },
     row("description", at(&[DESCRIPTION], ""), READ, "This description", &[], &[PAGE], openapi::answer),
-    row("collections", at(&[COLLECTION], ""), READ, "The collections: none yet", &[], &[NONE], collection::list),
-    Endpoint { takes: Takes::UpTo(collection::MAX_JSON), content: Some("NewCollection"), ..row("createCollection", at(&[COLLECTION], ""), POST, "Not offered yet: a legal name is 501", &[], &[NOT_OFFERED], collection::create) },
+    row("collections", at(&[COLLECTION], ""), READ, "The collections: an empty list", &[], &[NONE], collection::list),
+    Endpoint { takes: Takes::UpTo(collection::MAX_JSON), content: Some("NewCollection"), ..row("createCollection", at(&[COLLECTION], ""), POST, "Creates no collection: a legal name is 501", &[], &[NOT_OFFERED], collection::create) },
     row("listRecords", at(RECORDS, ""), READ, "The records of the jobs", &[STATE, FAILED, ROUTE, SORT, AFTER, MOST], &[PAGE_OF_RECORDS], records::list),
     row("record", at(RECORDS, "/{id}"), READ, "The record of a job", &[], &[RECORD, UNKNOWN], records::one),
-    row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, as plain text", &[], &[BEGINNING, PENDING, UNKNOWN], records::content),
-    row("metrics", at(&[METRICS], ""), READ, "What is counted, for Prometheus", &[], &[COUNTS], metrics::answer),
+    row("content", at(RECORDS, "/{id}/content"), READ, "The first 64 KiB of a result, or a range of it, as plain text", &[RANGE], &[BEGINNING, PENDING, PART, UNKNOWN, BEHIND_END], records::content),
+    row("metrics", at(&[METRICS], ""), READ, "The metrics, for Prometheus", &[], &[COUNTS], metrics::answer),
     #[cfg(feature = "page")]
-    Endpoint { page: true, ..row("page", at(&[UI], ""), READ, "A page that shows the jobs", &[], &[Answer::Html("The page, compressed if the client takes gzip.")], page::answer) },
+    Endpoint { page: true, ..row("page", at(&[UI], ""), READ, "A page that shows the jobs", &[], &[Answer::Html("The page, as gzip.")], page::answer) },
     row("", at(&[SERVER], ""), ANY, "", &[], &[], admin::server),
 ];
 

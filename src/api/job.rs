@@ -5,12 +5,13 @@
 //! Invariant: `x-arango-async-id` stands on results and nowhere else, so that it tells a job's own
 //! `404` from this resource's.
 
-use http::header::{CONTENT_SECURITY_POLICY, LINK, RETRY_AFTER};
+use http::header::{CONTENT_RANGE, CONTENT_SECURITY_POLICY, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::query::{number, parameter};
+use super::range;
 use super::records::after;
-use super::{Asked, json, text};
+use super::{Asked, follow, json, text};
 use crate::content::{Content, NoMemory, whole};
 use crate::error::Error;
 use crate::exchange::{Answer, Guard, Owner, Receipt, empty};
@@ -74,7 +75,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// Whether the job may be pending behind an answer of this status code.
+    /// Whether the job may be pending if the answer has this status code.
     pub fn may_be_pending(self, answered: StatusCode) -> bool {
         match self {
             Self::End(_) => answered == StatusCode::NO_CONTENT,
@@ -122,7 +123,7 @@ fn list(asked: &Asked<'_>, list: List) -> Result<Outcome, Error> {
     Ok(response.into())
 }
 
-/// Where a list goes on (RFC 8288).
+/// The link to the rest of a list (RFC 8288).
 fn next_page(asked: &Asked<'_>, last: JobId) -> HeaderValue {
     let path = asked.call.request.uri().path();
     let count = parameter(asked.query(), "count").map(|count| format!("count={count}&"));
@@ -184,18 +185,27 @@ pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
     }
 }
 
-/// What the job's script has written to stderr.
+/// What the job's script has written to stderr; if it is to be followed, what it writes as well.
 pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
+    if follow::is_wanted(asked) {
+        return follow::answer(asked);
+    }
     let log = asked.api.jobs.store.log(&asked.job()?)?.ok_or(Error::UnknownJob)?;
     Ok(text(asked.charged(log.text.into_vec())?).into())
 }
 
-/// The result, which stays.
+/// The result, which stays; or a range of its content.
 pub fn peek(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let job = asked.job()?;
     answer_with(asked.api.jobs.store.peek(&job), &job, |mut response| {
         response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
-        response.into()
+        // A range of a range would say of which bytes it is not.
+        let is_whole =
+            response.status() == StatusCode::OK && !response.headers().contains_key(CONTENT_RANGE);
+        if !is_whole {
+            return response.into();
+        }
+        range::answer(asked.call, response, range::tag(&id_value(job.id)), |whole| whole).into()
     })
 }
 

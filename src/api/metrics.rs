@@ -16,7 +16,7 @@ use crate::handler::Outcome;
 use crate::histogram::{BOUNDS, Histogram};
 use crate::job::outcome::Outcome as JobOutcome;
 use crate::metrics::{Reason, lost_lines};
-use crate::store::{Stats, Tally};
+use crate::store::{EngineStats, Stats, Tally};
 
 /// The type of the text (Prometheus, *Exposition formats*).
 const EXPOSITION: HeaderValue =
@@ -25,10 +25,19 @@ const EXPOSITION: HeaderValue =
 /// All metrics.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let mut page = Page(String::with_capacity(16 << 10));
-    let stats = asked.api.jobs.store.stats()?;
+    let stats = asked.api.jobs.store.stats();
     let tally = asked.api.jobs.store.tally();
     write_process(&mut page, asked);
-    write_stats(&mut page, &stats);
+    match (asked.api.jobs.store.engine(), stats) {
+        // That the engine fails is what its metrics are for.
+        (Some(engine), stats) => {
+            write_engine(&mut page, &engine);
+            if let Ok(stats) = stats {
+                write_stats(&mut page, &stats);
+            }
+        }
+        (None, stats) => write_stats(&mut page, &stats?),
+    }
     write_tally(&mut page, &tally, &asked.api.prefixes);
     let mut response = text(asked.charged(page.0.into_bytes())?);
     response.headers_mut().insert(CONTENT_TYPE, EXPOSITION);
@@ -47,17 +56,31 @@ fn write_process(page: &mut Page, asked: &Asked<'_>) {
     page.sample("deferd_connections", &[], metrics.connections());
     page.gauge("deferd_memory_bytes", "Memory of content and records.");
     page.sample("deferd_memory_bytes", &[], jobs.memory.used());
-    page.gauge("deferd_memory_limit_bytes", "How much that may be: --max-memory.");
+    page.gauge("deferd_memory_limit_bytes", "The limit of that: --max-memory.");
     page.sample("deferd_memory_limit_bytes", &[], jobs.memory.capacity());
     let name = "deferd_jobs_refused_total";
     page.counter(name, "Jobs that were not accepted.");
     for ((_, reason), count) in Reason::ALL.iter().zip(metrics.refused()) {
         page.sample(name, &[("reason", reason)], count);
     }
-    page.counter("deferd_log_lines_dropped_total", "Lines that the log had to drop.");
+    page.counter("deferd_log_lines_dropped_total", "Lines of the log that were dropped.");
     page.sample("deferd_log_lines_dropped_total", &[], lost_lines());
     let help = "From the head of a request to its answer, with all that it waits for.";
     page.histogram("deferd_http_request_duration_seconds", help, &metrics.requests());
+}
+
+fn write_engine(page: &mut Page, engine: &EngineStats) {
+    let EngineStats { is_up, latency, fenced, reaped } = engine;
+    page.gauge("deferd_store_up", "1 if the engine of the shared store answers and takes changes.");
+    page.sample("deferd_store_up", &[], u8::from(*is_up));
+    let help = "From an operation of the shared store to its answer, repetitions included.";
+    page.histogram("deferd_store_operation_seconds", help, latency);
+    let name = "deferd_store_fenced_total";
+    page.counter(name, "How often this instance was taken for dead and gave up what it ran.");
+    page.sample(name, &[], fenced);
+    let name = "deferd_store_reaped_total";
+    page.counter(name, "Jobs of dead instances that this one ended or let run again.");
+    page.sample(name, &[], reaped);
 }
 
 fn write_stats(page: &mut Page, stats: &Stats) {
@@ -70,12 +93,12 @@ fn write_stats(page: &mut Page, stats: &Stats) {
     let waits = oldest.map_or(0.0, |oldest| clock::now().stamp.since(oldest).as_secs_f64());
     page.gauge(
         "deferd_oldest_waiting_seconds",
-        "Since when the first waiting job waits; 0 if none does.",
+        "How long the first waiting job has waited; 0 if none waits.",
     );
     page.sample("deferd_oldest_waiting_seconds", &[], waits);
     page.gauge("deferd_stored_bytes", "Stored requests, results and keys, with their records.");
     page.sample("deferd_stored_bytes", &[], stored);
-    page.gauge("deferd_stored_limit_bytes", "How much that may be: --max-stored.");
+    page.gauge("deferd_stored_limit_bytes", "The limit of that: --max-stored.");
     page.sample("deferd_stored_limit_bytes", &[], capacity);
 }
 
@@ -87,7 +110,7 @@ fn write_tally(page: &mut Page, tally: &Tally, prefixes: &[String]) {
         page.sample(name, &[("route", prefix)], of_route.submitted);
     }
     let name = "deferd_jobs_finished_total";
-    page.counter(name, "Jobs that came to an end, by how they ended.");
+    page.counter(name, "Jobs that are done, by their outcome.");
     for (prefix, of_route) in routes() {
         for (outcome, count) in JobOutcome::ALL.iter().zip(of_route.finished) {
             page.sample(name, &[("route", prefix), ("outcome", outcome.name())], count);

@@ -7,14 +7,17 @@ mod admin;
 mod collection;
 mod echo;
 mod endpoints;
+mod follow;
 mod job;
 mod metrics;
 mod openapi;
 #[cfg(feature = "page")]
 mod page;
 mod query;
+mod range;
 mod records;
 
+use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -68,6 +71,10 @@ struct Asked<'a> {
     id: &'a str,
     /// What the answer is charged to.
     memory: &'a Allowance,
+    /// What ends it before it is whole.
+    execution: &'a Execution,
+    /// Where an answer goes that is sent while it is made.
+    sink: RefCell<&'a mut dyn Sink>,
 }
 
 impl Asked<'_> {
@@ -111,7 +118,7 @@ impl Handler for Api {
         &self,
         call: &Call,
         execution: &Arc<Execution>,
-        _: &mut dyn Sink,
+        sink: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         let (method, path) = (call.request.method(), call.request.uri().path());
         endpoints::check(path)?;
@@ -119,7 +126,8 @@ impl Handler for Api {
         if let Some((endpoint, id)) = endpoints::find(method, path)
             && method != Method::OPTIONS
         {
-            return (endpoint.answer)(&Asked { api: self, call, id, memory: execution.memory() });
+            let (memory, sink) = (execution.memory(), RefCell::new(sink));
+            return (endpoint.answer)(&Asked { api: self, call, id, memory, execution, sink });
         }
         Ok(options(&endpoints::allow(path)).into())
     }

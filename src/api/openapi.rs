@@ -14,12 +14,12 @@ use crate::handler::Outcome;
 /// What the rows have in common.
 const SHARED: &str = include_str!("openapi.json");
 
-/// Who may ask.
+/// Which clients may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody.
     Open,
-    /// Who shows credentials (`--auth`).
+    /// Clients with credentials (`--auth`).
     Credentials,
 }
 
@@ -36,7 +36,7 @@ static COMMON: [Answer; 6] = [
 /// Where credentials are asked for. What is open still is not, deferred: a job has an owner.
 static DENIED: Answer = Answer::Shared("401", "Unauthorized");
 
-/// The description, for callers with the access that there is.
+/// The description, for clients with this access.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let api = asked.api;
     let page = api.description.get_or_init(|| describe(api.access).into());
@@ -81,6 +81,9 @@ fn operation(row: &Endpoint, method: &str, suffix: &str, access: Access) -> Stri
         parameters.iter().map(ToString::to_string).chain(shared).collect();
     let denied = (access == Access::Credentials).then_some(&DENIED);
     let answers = COMMON.iter().chain(row.answers).chain(denied);
+    // Only GET has ranges (RFC 9110 section 14.2).
+    let is_of_range = |answer: &&Answer| matches!(answer, Answer::Shared("206" | "416", _));
+    let answers = answers.filter(|answer| method == "get" || !is_of_range(answer));
     let answers: Vec<String> = answers.map(response).collect();
     let security = if row.open { r#","security":[]"# } else { "" };
     let content = content.filter(|_| matches!(method, "post" | "put" | "patch"));

@@ -4,8 +4,7 @@
 
 use crate::dots::decode;
 
-/// The first value of `name`, decoded; an empty one where there is no `=`. Bytes that are no UTF-8
-/// are replaced.
+/// The first value of `name`, decoded; an empty one without a `=`. Bytes that are not UTF-8 are replaced.
 pub fn parameter(query: &str, name: &str) -> Option<String> {
     if query.is_empty() {
         return None;
@@ -18,8 +17,8 @@ pub fn parameter(query: &str, name: &str) -> Option<String> {
     })
 }
 
-/// All names and values, decoded; an empty value where there is no `=`. Bytes that are no UTF-8 are replaced, what
-/// cannot be decoded stays as it is.
+/// All names and values, decoded; an empty value without a `=`. Bytes that are not UTF-8 are replaced; what cannot be
+/// decoded stays as it is.
 pub fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     let text = |part: &str| {
         let bytes = decode(part).unwrap_or_else(|| part.as_bytes().to_vec());

@@ -9,10 +9,11 @@ use std::fmt::Write as _;
 use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 
-use super::job::{SANDBOX, result_of};
+use super::job::{SANDBOX, id_value, result_of};
 use super::query::pairs;
+use super::range;
 use super::{Asked, json, text};
-use crate::content::whole;
+use crate::content::{Content, whole};
 use crate::error::Error;
 use crate::exchange::{Owner, empty};
 use crate::handler::Outcome;
@@ -59,17 +60,18 @@ pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(response.into())
 }
 
-/// The beginning of a result's content as plain text, whatever it is, with no field of the result: so a page can show
-/// it.
+/// The beginning of a result's content as plain text, whatever it is, or a range of it, with no field of the result: so
+/// a page can show it.
 pub fn content(asked: &Asked<'_>) -> Result<Outcome, Error> {
     refuse_parameters(asked)?;
-    let Some(result) = result_of(asked.api.jobs.store.peek(&job(asked)?))? else {
+    let job = job(asked)?;
+    let Some(result) = result_of(asked.api.jobs.store.peek(&job))? else {
         return Ok(empty(StatusCode::NO_CONTENT).into());
     };
-    let body = result.body();
-    let mut response = text(body.slice(0..body.len().min(MAX_CONTENT)));
+    let mut response = text(result.body().clone());
     response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
-    Ok(response.into())
+    let beginning = |whole: Content| whole.slice(0..whole.len().min(MAX_CONTENT));
+    Ok(range::answer(asked.call, response, range::tag(&id_value(job.id)), beginning).into())
 }
 
 /// Returns the job that the path names.
@@ -134,7 +136,7 @@ impl Asking {
     }
 }
 
-/// Reads the id behind which a list goes on; 0 is its beginning.
+/// Reads the id after which a list continues; 0 is its beginning.
 pub fn after(value: &str) -> Result<Option<JobId>, Error> {
     match JobId::parse(value) {
         Some(id) => Ok(Some(id)),

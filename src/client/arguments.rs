@@ -80,7 +80,7 @@ struct Words {
     operands: Vec<String>,
 }
 
-/// Reads the arguments behind the word that names the command; `None` if they ask for help.
+/// Reads the arguments after the name of the command; `None` if they ask for help.
 ///
 /// # Errors
 /// [`Trouble::Usage`].
@@ -234,7 +234,7 @@ fn add_field(fields: &mut HeaderMap, line: &str) -> Result<(), Trouble> {
     if name == AUTHORIZATION {
         // All users of the host see the arguments of a program; so it is not repeated either.
         return Err(Trouble::Usage(
-            "-H authorization: the token belongs into DEFERD_TOKEN or --token-file".into(),
+            "-H authorization: put the token into DEFERD_TOKEN or --token-file".into(),
         ));
     }
     if OWN.contains(&name) {

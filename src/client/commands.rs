@@ -71,7 +71,7 @@ fn each(
     Ok(worst)
 }
 
-/// Prints how far a job is, behind its `name`.
+/// Prints the state of a job after its `name`.
 fn status(server: &Server, id: JobId, name: &str) -> Result<Outcome, Trouble> {
     Ok(match job::state(server, id, 0)? {
         State::Pending(pending) => {

@@ -1,4 +1,4 @@
-//! A result, brought to where it belongs and then removed from deferd.
+//! Fetches a result to its destination, then removes it from deferd.
 //!
 //! Owns the order of the two, and the words for a job that failed. Invariant: the result is asked for in a way that
 //! leaves it where it is; it is removed only after its content was written.
@@ -46,7 +46,7 @@ pub fn fetch(server: &Server, id: JobId, output: &Output) -> Result<Fetched, Tro
     let written = output.write(&mut result.response.body_mut().as_reader());
     written.map_err(|broken| {
         let what = match broken {
-            Broken::Content(error) => format!("its result breaks off: {error}"),
+            Broken::Content(error) => format!("its result broke off: {error}"),
             Broken::Output(what) => what,
         };
         Trouble::Refused(format!("job {id}: {what}; the result is still there"))

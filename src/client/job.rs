@@ -1,4 +1,4 @@
-//! A job as its client sees it: how far it is, and how it ended.
+//! A job as its client sees it: its state, and how it ended.
 //!
 //! Owns the reading of its status, the wait for its end, and the words for both. Invariant: a wait asks once a second
 //! at the most, whatever deferd makes of `prefer: wait`, but for the first few times.
@@ -22,7 +22,7 @@ pub const LONG_ROUND: Duration = Duration::from_secs(30);
 /// How long it is asked to wait by a client that shows progress.
 pub const SHORT_ROUND: Duration = Duration::from_secs(1);
 
-/// How far a job is.
+/// The state of a job.
 pub enum State {
     /// It waits or runs.
     Pending(Pending),
@@ -100,7 +100,7 @@ pub fn path(id: JobId, rest: &str) -> String {
     format!("{JOB}/{id}{rest}")
 }
 
-/// Asks how far a job is; deferd answers when it is done, or after so many seconds.
+/// Asks for the state of a job; deferd answers when it is done, or after this many seconds.
 ///
 /// # Errors
 /// [`Trouble::Refused`].
@@ -123,7 +123,7 @@ pub fn state(server: &Server, id: JobId, wait: u64) -> Result<State, Trouble> {
     }
 }
 
-/// Returns how a done job ended: a deferd that does not say so on its status says so on the result.
+/// Returns how a done job ended: an older deferd says so only on the result.
 fn ending(server: &Server, id: JobId, status: &Answer) -> Result<State, Trouble> {
     if let Some(result) = status.number(&ASYNC_RESULT) {
         return Ok(State::Done(Ending::with(result, status)));
@@ -152,8 +152,8 @@ pub fn wait(
     let mut rest = Duration::from_millis(10);
     loop {
         let asked = Instant::now();
-        let seconds = left().min(round).as_secs_f64().ceil();
-        let state = state(server, id, seconds as u64)?;
+        // In whole seconds (RFC 7240 section 4.3): for the rest of the time it is asked again and again.
+        let state = state(server, id, left().min(round).as_secs())?;
         let State::Pending(it) = &state else { return Ok(state) };
         pending(it);
         if left().is_zero() {

@@ -39,7 +39,7 @@ pub fn list(server: &Server, list: &List) -> Result<(), Trouble> {
         }
         Some(state @ ("pending" | "done")) => print_ids(&ids(server, state)?, state, list),
         Some(state) => Err(Trouble::Refused(format!(
-            "this deferd tells done and pending jobs apart only, and not which are {state}"
+            "this deferd lists only done and pending jobs, not {state} ones"
         ))),
     }
 }

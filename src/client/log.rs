@@ -39,7 +39,7 @@ pub fn follow(server: &Server, id: JobId) -> Result<Outcome, Trouble> {
         let printed = Output::Stdout.write(&mut answer.response.body_mut().as_reader());
         printed.map_err(|broken| match broken {
             Broken::Content(error) => {
-                Trouble::Refused(format!("job {id}: its log breaks off: {error}"))
+                Trouble::Refused(format!("job {id}: its log broke off: {error}"))
             }
             Broken::Output(what) => Trouble::Refused(what),
         })?;

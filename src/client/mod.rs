@@ -1,4 +1,4 @@
-//! The client: `deferd submit`, `run` and the others, against a deferd that runs elsewhere.
+//! The client: `deferd submit`, `run` and the other commands, for a deferd that is already running.
 //!
 //! Owns the exit codes and how trouble is told. `arguments` reads the command line; `server` sends requests, over
 //! `transport`; `submission` makes a job of its arguments, `job` asks for one, `fetch` brings its result to an

@@ -14,7 +14,7 @@ use super::Trouble;
 pub enum Output {
     /// Standard output.
     Stdout,
-    /// A file; one that is there is replaced.
+    /// A file; an existing one is replaced.
     File(PathBuf),
 }
 

@@ -75,11 +75,13 @@ impl Server {
                 value.set_sensitive(true);
                 Some(value)
             }
-            Some(Err(_)) => return Err(Trouble::Usage("the token is no value of a field".into())),
+            Some(Err(_)) => {
+                return Err(Trouble::Usage("the token is not a valid field value".into()));
+            }
         };
         if !url.starts_with("unix:") && url.contains('@') {
             // Not repeated: it may have a token in it.
-            let what = "the URL has credentials; they belong into DEFERD_TOKEN or --token-file";
+            let what = "the URL has credentials; put the token into DEFERD_TOKEN or --token-file";
             return Err(Trouble::Usage(what.into()));
         }
         let (place, authority, prefix) = if let Some(path) = url.strip_prefix("unix:") {

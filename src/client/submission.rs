@@ -1,4 +1,4 @@
-//! A request that becomes a job, out of arguments and a file.
+//! A submission, made of arguments and a file.
 //!
 //! Owns where its content comes from, and how the id comes back. Invariant: content from a pipe is there before
 //! deferd is asked, up to 16 MiB of it, so that a slow writer meets no time limit of a request.
@@ -103,7 +103,7 @@ impl Source {
     }
 }
 
-/// Returns standard input as the file that it is.
+/// Returns standard input as a file.
 fn standard_input() -> io::Result<File> {
     io::stdin().as_fd().try_clone_to_owned().map(File::from)
 }
@@ -112,7 +112,7 @@ impl Content {
     fn of(file: io::Result<File>, name: &Path) -> Result<Self, Trouble> {
         let content = file.and_then(|mut file| {
             let metadata = file.metadata()?;
-            // One of /proc says that it is empty, and is not.
+            // A file of /proc has size 0, and is not empty.
             if metadata.is_file() && metadata.len() > 0 {
                 let length = metadata.len().saturating_sub(file.stream_position()?);
                 return Ok(Self { reader: Box::new(file), length: Some(length) });

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use crate::socket::Stream;
+use crate::socket::{Stream, connect_unix};
 
 /// How long it may take until an address accepts.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -82,7 +81,7 @@ impl Connector for Opening {
     ) -> Result<Option<Connection>, ureq::Error> {
         let stream = match &self.0 {
             Place::Tcp(name, port) => Stream::Tcp(connect(name, *port)?),
-            Place::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            Place::Unix(path) => Stream::Unix(connect_unix(path, CONNECT_TIME)?),
         };
         stream.prepare()?;
         stream.set_write_time(WRITE_TIME)?;

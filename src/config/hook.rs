@@ -1,5 +1,4 @@
-//! The options of a route that other people's services call: which methods, whether it defers by itself, who signs, and
-//! which programs are told of its jobs.
+//! The options of routes for webhooks: methods, deferring by itself, signatures, and programs that are told of jobs.
 //!
 //! Owns their syntax and which of them belong together. Reads no file. Invariant: an option that would have no effect
 //! is refused.
@@ -14,14 +13,14 @@ use crate::job::Keep;
 use crate::methods;
 use crate::signature::Scheme;
 
-/// How the requests of a route are taken, where its client cannot say so.
+/// How a route treats requests whose client cannot say so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookConfig {
     /// The methods that it takes; `None`: all but TRACE.
     pub methods: Option<Vec<Method>>,
-    /// What becomes of the results if its requests are deferred unasked.
+    /// What happens to the results if it defers by itself.
     pub defer: Option<Keep>,
-    /// The status code of the answer to those, where not `202`.
+    /// The status code of the answer to those, if not `202`.
     pub accepted: Option<StatusCode>,
     /// The field whose value is the idempotency key of a client that sends none.
     pub idempotency: Option<HeaderName>,
@@ -54,15 +53,13 @@ pub const OPTIONS: [(&str, Setter); 9] = [
 ];
 
 impl HookConfig {
-    /// Checks that nothing is missing beside what is there.
+    /// Checks that options that need each other are given together.
     ///
     /// # Errors
     /// What is missing.
     pub fn check(&self) -> Result<(), String> {
         if self.accepted.is_some() && self.defer.is_none() {
-            return Err(
-                "accepted says how to answer what defer=store or drop defers: it is missing".into(),
-            );
+            return Err("accepted=CODE needs defer=store or defer=drop: it is missing".into());
         }
         match (&self.secret, self.signature) {
             (Some(_), None) => {

@@ -9,6 +9,7 @@ mod file;
 mod hook;
 mod route;
 mod sizes;
+mod store;
 mod value;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use lexopt::ValueExt;
 use log::LevelFilter;
 pub use route::{CONNECT_TIMEOUT, Links, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
+pub use store::{StoreAddress, StoreHost};
 pub use value::{duration, shown_duration};
 
 use crate::callback_url::CallbackUrl;
@@ -41,34 +43,37 @@ pub struct Config {
     pub auth: Option<PathBuf>,
     /// Origins whose pages may send requests.
     pub allow_origin: Vec<String>,
-    /// Names in `host` beside those of this host; `*` stands for all.
+    /// Further names in `host`; `*` stands for all.
     pub allow_host: Vec<String>,
     /// The URLs that callbacks may go to, each with what is below it.
     pub allow_callback: Vec<CallbackUrl>,
     /// The file of the secrets that callbacks are signed with.
     pub callback_secret: Option<PathBuf>,
-    /// Whether strangers may be listened to without credentials.
+    /// Whether deferd may listen beyond loopback without credentials.
     pub exposure: Exposure,
-    /// Where jobs are kept; `None`: in memory.
+    /// Where jobs are kept; `None`: in memory, or in the `store`.
     pub data: Option<PathBuf>,
+    /// The engine on which several deferd share their jobs.
+    pub store: Option<StoreAddress>,
+    /// How long an instance that is not heard of keeps what it runs.
+    pub lease: Duration,
     /// When what is kept there has to be on disk.
     pub durability: Durability,
     /// The routes beside the built-in ones.
     pub routes: Vec<RouteConfig>,
     /// Worker threads.
     pub workers: usize,
-    /// Jobs that wait, at the most.
+    /// The limit of waiting jobs.
     pub queue: usize,
-    /// All content in memory, in bytes, at the most.
+    /// The limit of content in memory, in bytes.
     pub max_memory: usize,
-    /// Waiting requests and kept results, in bytes, at the most; see [`sizes`](Self::sizes).
+    /// The limit of waiting requests and kept results, in bytes; see [`sizes`](Self::sizes).
     pub max_stored: Option<usize>,
-    /// A request's content, in bytes, at the most; see [`sizes`](Self::sizes).
+    /// The limit of a request's content, in bytes; see [`sizes`](Self::sizes).
     pub max_body: Option<usize>,
-    /// A request's head, in bytes, at the most.
+    /// The limit of a request's head, in bytes.
     pub max_head: usize,
-    /// What a script may write to stdout, in bytes, where its route says nothing else; see
-    /// [`sizes`](Self::sizes).
+    /// The limit of a script's stdout, in bytes, unless its route has one; see [`sizes`](Self::sizes).
     pub max_output: Option<usize>,
     /// Connections at once.
     pub max_connections: usize,
@@ -76,28 +81,28 @@ pub struct Config {
     pub ttl: Duration,
     /// How long a log is kept after its result was collected; zero: not at all.
     pub log_ttl: Duration,
-    /// How long a job may run where its route says nothing else.
+    /// The time limit of a job, unless its route has one.
     pub timeout: Duration,
-    /// How long the content of a request may take, beside a second for each KiB.
+    /// The time limit for the content of a request, plus a second for each KiB.
     pub body_timeout: Duration,
-    /// How long running jobs have at the end.
+    /// The time that running jobs have at the end.
     pub grace: Duration,
-    /// How long a client may wait for a job that it asks after.
+    /// The longest wait of a client for a job.
     pub max_wait: Duration,
     /// How long a connection may be idle between two requests.
     pub keep_alive: Duration,
-    /// What is logged; `None`: what `RUST_LOG` says.
+    /// The level of the log; `None`: `RUST_LOG` decides.
     pub log: Option<LevelFilter>,
-    /// Where options stand that are not on the command line: see [`place`](Self::place).
+    /// The places of options that are not on the command line: see [`place`](Self::place).
     places: BTreeMap<String, String>,
 }
 
-/// When a change has to be durable.
+/// When a change must be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Before the answer that tells of it.
+    /// Before its answer.
     Commit,
-    /// At most 50 ms after it was made, whatever was answered.
+    /// At most 50 ms after it was made; its answer may come before.
     Relaxed,
 }
 
@@ -111,12 +116,12 @@ pub enum FrontKind {
     TinyHttp,
 }
 
-/// Who can reach deferd.
+/// Which hosts can reach deferd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// Only this host.
     Loopback,
-    /// All hosts, and the operator said so: `--insecure`.
+    /// All hosts, as the operator allows by `--insecure`.
     Insecure,
 }
 
@@ -133,6 +138,8 @@ impl Default for Config {
             callback_secret: None,
             exposure: Exposure::Loopback,
             data: None,
+            store: None,
+            lease: Duration::from_secs(10),
             durability: Durability::Commit,
             routes: Vec::new(),
             workers: cores.max(2),
@@ -234,15 +241,25 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
     if from_line.iter().any(|(name, _)| name == "listen") {
         config.replace("listen");
     }
+    if let Ok(text) = std::env::var("DEFERD_STORE")
+        && config.store.is_none()
+    {
+        config.set("store", &text, &Source { place: "DEFERD_STORE".into(), directory: None })?;
+    }
     for (name, text) in from_line {
         let place = format!("--{name}");
+        if name == "store" && store::has_password(&text) {
+            let what = "a password here can be read by every user of this host: put the address into a --config \
+                        file, or into the environment variable DEFERD_STORE";
+            return Err(Invalid::new(&place, &store::hide(&text), what));
+        }
         config.set(&name, &text, &Source { place, directory: None })?;
     }
     config.check()?;
     Ok(Command::Serve(Box::new(config)))
 }
 
-/// Reads what stands behind `token`: one user, and nothing else.
+/// Reads the arguments of `token`: one user, and nothing else.
 fn token(parser: &mut lexopt::Parser, is_first: bool) -> Result<Command, Invalid> {
     if !is_first {
         return Err(Invalid::new("token", "", "takes no options: deferd token USER"));
@@ -274,7 +291,7 @@ fn client_command(word: &OsStr) -> Option<&'static str> {
 type Setter = fn(&mut Config, &str) -> Result<(), String>;
 
 /// Every option that takes a value, by name.
-const OPTIONS: [(&str, Setter); 27] = [
+const OPTIONS: [(&str, Setter); 29] = [
     ("listen", |c, v| Listen::parse(v).map(|v| c.listen.push(v))),
     ("front", |c, v| front(v).map(|v| c.front = v)),
     ("auth", |c, v| value::path(v).map(|v| c.auth = Some(v))),
@@ -284,6 +301,8 @@ const OPTIONS: [(&str, Setter); 27] = [
     ("callback-secret", |c, v| value::path(v).map(|v| c.callback_secret = Some(v))),
     ("route", |c, v| route::parse(v).map(|v| c.routes.push(v))),
     ("data", |c, v| value::path(v).map(|v| c.data = Some(v))),
+    ("store", |c, v| StoreAddress::parse(v).map(|v| c.store = Some(v))),
+    ("lease", |c, v| value::lease(v).map(|v| c.lease = v)),
     ("durability", |c, v| {
         let words = [("commit", Durability::Commit), ("relaxed", Durability::Relaxed)];
         value::choice(v, words).map(|v| c.durability = v)
@@ -316,7 +335,7 @@ fn is_repeatable(name: &str) -> bool {
 struct Source<'a> {
     /// As an error names it: the option, with its file and line if it has one.
     place: String,
-    /// What a relative path begins at; `None`: the working directory.
+    /// The directory at which relative paths begin; `None`: the working directory.
     directory: Option<&'a Path>,
 }
 
@@ -336,12 +355,18 @@ fn front(text: &str) -> Result<FrontKind, String> {
 }
 
 impl Config {
+    /// Whether requests and results are kept outside of this process.
+    pub const fn is_stored_elsewhere(&self) -> bool {
+        self.data.is_some() || self.store.is_some()
+    }
+
     /// Sets the option of this name.
     fn set(&mut self, name: &str, text: &str, source: &Source<'_>) -> Result<(), Invalid> {
         let Source { place, directory } = source;
         let setter =
             setter(name).ok_or_else(|| Invalid::new(place, text, "no such option; see --help"))?;
-        setter(self, text).map_err(|what| Invalid::new(place, text, what))?;
+        let shown = if name == "store" { &*store::hide(text) } else { text };
+        setter(self, text).map_err(|what| Invalid::new(place, shown, what))?;
         for path in self.placed(name, place) {
             if let Some(directory) = directory {
                 *path = directory.join(&*path);
@@ -409,6 +434,23 @@ impl Config {
         Ok(())
     }
 
+    /// Checks that nothing is to be told of jobs: a store that several deferd share has no notices.
+    fn check_no_notices(&self) -> Result<(), Invalid> {
+        let what = "not with --store: jobs that are kept there tell of no end";
+        if let Some(url) = self.allow_callback.last() {
+            let (place, url) = (self.place("allow-callback"), url.uri().to_string());
+            return Err(Invalid::new(&place, &url, what));
+        }
+        let tells =
+            |route: &&RouteConfig| route.hook.on_done.is_some() || route.hook.on_failure.is_some();
+        match self.routes.iter().find(tells) {
+            Some(RouteConfig { place, prefix, .. }) => {
+                Err(Invalid::new(place, prefix, format!("on-done, on-failure: {what}")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Checks what concerns more than one option.
     fn check(&self) -> Result<(), Invalid> {
         for Listen { socket, place, .. } in &self.listen {
@@ -417,9 +459,20 @@ impl Config {
             }
         }
         self.check_sizes()?;
-        if self.data.is_none() && self.durability != Durability::Commit {
-            let what = "there is nothing to be durable without --data DIR";
+        if let (Some(store), Some(_)) = (&self.store, &self.data) {
+            let what = "jobs are kept there or in --data DIR, not in both";
+            return Err(Invalid::new(&self.place("store"), &store.to_string(), what));
+        }
+        if self.store.is_none() && self.lease != Self::default().lease {
+            let what = "has no effect without --store";
+            return Err(Invalid::new(&self.place("lease"), &format!("{:?}", self.lease), what));
+        }
+        if !self.is_stored_elsewhere() && self.durability != Durability::Commit {
+            let what = "has no effect without --data DIR or --store";
             return Err(Invalid::new(&self.place("durability"), "relaxed", what));
+        }
+        if self.store.is_some() {
+            self.check_no_notices()?;
         }
         match (self.allow_callback.last(), &self.callback_secret) {
             (Some(url), None) => {
@@ -503,7 +556,7 @@ mod tests {
             (&["--listen", "0.0.0.0:80"], "--insecure"),
             (&["--listen", "unix:"], "--listen \"unix:\""),
             (&["--durability", "some"], "neither commit nor relaxed"),
-            (&["--durability", "relaxed"], "without --data DIR"),
+            (&["--durability", "relaxed"], "without --data DIR or --store"),
             (&["--data", ""], "--data \"\": not a path"),
             (&["--front", "fast"], "neither strict nor tiny_http"),
             (&["--allow-origin", "ui.example"], "--allow-origin \"ui.example\""),

@@ -20,24 +20,23 @@ use crate::variables;
 /// A route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
-    /// Where it stands, as errors name it: `--route`, or a line of a file.
+    /// Its place, as errors name it: `--route`, or a line of a file.
     pub place: String,
     /// The path prefix.
     pub prefix: String,
-    /// What stands behind it.
+    /// Its target.
     pub target: Target,
-    /// How long its jobs may run, where not as `--timeout` says.
+    /// The time limit of its jobs, if not `--timeout`.
     pub timeout: Option<Duration>,
-    /// How many of its jobs run at once, where not as many as there are workers.
+    /// How many of its jobs run at once, if not as many as there are workers.
     pub concurrency: Option<usize>,
-    /// How much its scripts may write to stdout, or its upstream answer, where not as `--max-output`
-    /// says.
+    /// The limit of its scripts' stdout, or its upstream's answer, if not `--max-output`.
     pub max_output: Option<usize>,
-    /// What becomes of its jobs that ran when deferd crashed.
+    /// What happens to its jobs that a crash interrupted.
     pub rerun: Rerun,
-    /// What becomes of a synchronous run whose client leaves.
+    /// What happens to a synchronous run whose client leaves.
     pub on_leave: OnLeave,
-    /// How long connecting to its upstream may take, where not [`CONNECT_TIMEOUT`].
+    /// The time limit of connecting to its upstream, if not [`CONNECT_TIMEOUT`].
     pub connect_timeout: Option<Duration>,
     /// Whether its jobs are tried again.
     pub retry: Option<Retry>,
@@ -71,13 +70,13 @@ pub enum Pages {
     Any,
 }
 
-/// How long connecting to an upstream may take where its route says nothing else.
+/// The time limit of connecting to an upstream, unless its route has one.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Before the second attempt at a job, where its route says nothing else.
+/// The pause before the second attempt at a job, unless its route has one.
 const BACKOFF: Duration = Duration::from_secs(1);
 
-/// What stands behind a route.
+/// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// CGI scripts below a directory.

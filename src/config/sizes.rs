@@ -16,8 +16,14 @@ const MOST: usize = 256 << 20;
 /// The default of `--max-body` and `--max-output` if there is memory for it, in bytes.
 const CONTENT: usize = 16 << 20;
 
-/// The default of `--max-stored` with `--data`, in bytes.
+/// The default of `--max-stored` with `--data` or `--store`, in bytes.
 const ON_DISK: usize = 1 << 30;
+
+/// How large the fields of a script's result may be, in bytes.
+const SCRIPT_FIELDS: usize = 64 * 1024;
+
+/// What is stored with a message beside its content and its fields, at most, in bytes: the log, the record.
+const BESIDE: usize = 16 * 1024;
 
 /// Sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +45,11 @@ impl Config {
         // With --data large content is in files.
         let content = if self.data.is_some() { CONTENT } else { CONTENT.min(memory / 4) };
         let most = self.most_content();
-        // Without --data what is stored is in memory, and what is received and produced needs some too.
+        // Without --data or --store what is stored is in memory, and what is received and produced needs some too.
         let in_memory = memory - memory / 4;
-        let stored = match (&self.data, self.max_stored) {
-            (Some(_), stored) => stored.unwrap_or(ON_DISK),
-            (None, stored) => stored.unwrap_or(in_memory).min(in_memory),
+        let stored = match (self.is_stored_elsewhere(), self.max_stored) {
+            (true, stored) => stored.unwrap_or(ON_DISK),
+            (false, stored) => stored.unwrap_or(in_memory).min(in_memory),
         };
         Sizes {
             memory,
@@ -54,14 +60,22 @@ impl Config {
     }
 
     /// Returns the size of the largest content that can be received and produced, in bytes: with `--data`, as much as
-    /// `--max-stored` and the disk take.
-    pub const fn most_content(&self) -> usize {
-        if self.data.is_some() { usize::MAX } else { self.max_memory }
+    /// `--max-stored` and the disk take. With `--store` it must be read again, with its fields and its log, beside all
+    /// that the process keeps, which leaves half of the memory: what is larger would wait for ever.
+    pub fn most_content(&self) -> usize {
+        if self.data.is_some() {
+            return usize::MAX;
+        }
+        if self.store.is_none() {
+            return self.max_memory;
+        }
+        let beside = self.max_head.max(SCRIPT_FIELDS) + BESIDE;
+        (self.max_memory / 2).saturating_sub(beside).max(self.max_memory / 4)
     }
 
-    /// Checks that content of the largest size fits into memory, where it has to.
+    /// Checks that content of the largest size fits into memory, if it must.
     pub(super) fn check_sizes(&self) -> Result<(), Invalid> {
-        if self.data.is_some() {
+        if self.is_stored_elsewhere() {
             return Ok(());
         }
         let check = |place: &str, size: Option<usize>| {

@@ -9,7 +9,7 @@ use log::LevelFilter;
 
 use crate::callback_url::CallbackUrl;
 
-/// One of two words, for what each stands for.
+/// Reads one of two words; returns its meaning.
 ///
 /// # Errors
 /// What is wrong.
@@ -79,7 +79,7 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A number of threads: at least one, and few enough to be had.
+/// A number of threads: at least one, and not too many for a system.
 ///
 /// # Errors
 /// What is wrong.
@@ -161,6 +161,18 @@ pub fn shown_duration(span: Duration) -> String {
     let unit = units.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
     let (unit, name) = unit.unwrap_or((1, "ms"));
     format!("{}{name}", millis / unit)
+}
+
+/// Reads how long an instance is believed in that is not heard of.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if !(Duration::from_secs(2)..=Duration::from_secs(3600)).contains(&lease) {
+        return Err("must be from 2s to 1h".into());
+    }
+    Ok(lease)
 }
 
 /// A duration, or `0` for none.

@@ -299,3 +299,114 @@ impl fmt::Debug for Content {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ContentBuffer, IN_MEMORY, NoMemory};
+    use super::*;
+    use crate::files::{Files, Folder};
+    use crate::memory::{Budget, Disk};
+
+    /// A folder of the test's own, which goes with it.
+    struct Scratch(std::path::PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("deferd-{name}-{}", std::process::id())))
+        }
+
+        fn budget(&self, memory: usize, capacity: usize) -> Arc<Budget> {
+            let folder = Arc::new(Folder::open(&self.0).unwrap());
+            Budget::with_disk(memory, Disk { folder, capacity })
+        }
+
+        fn files(&self) -> usize {
+            Folder::open(&self.0).unwrap().list().unwrap().len()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn content(budget: &Arc<Budget>, bytes: &[u8], piece: usize) -> Result<Content, NoMemory> {
+        let mut content = ContentBuffer::new(&budget.allowance());
+        for piece in bytes.chunks(piece) {
+            content.extend(piece)?;
+            assert!(budget.used() <= 3 * IN_MEMORY, "{}", budget.used());
+        }
+        assert_eq!(content.len(), bytes.len());
+        content.freeze()
+    }
+
+    #[test]
+    fn content_in_a_file_is_what_came_and_goes_with_its_last_share() {
+        let scratch = Scratch::new("rest");
+        let budget = scratch.budget(1 << 20, 1 << 30);
+        let all: Vec<u8> = (0..=250).cycle().take(40 * IN_MEMORY + 1).collect();
+        for size in [IN_MEMORY, IN_MEMORY + 1, 2 * IN_MEMORY, 40 * IN_MEMORY] {
+            for piece in [1000, 70_000] {
+                let content = content(&budget, &all[..size], piece).unwrap();
+                assert_eq!(content.in_file().is_some(), size > IN_MEMORY, "{size}");
+                assert_eq!(scratch.files(), usize::from(size > IN_MEMORY));
+                assert_eq!(budget.used(), if size > IN_MEMORY { 0 } else { size });
+                assert!(content == all[..size] && content != all[1..=size], "{size}");
+                let part = content.slice(500..size - 500);
+                assert!(part == all[500..size - 500]);
+                assert!(part.slice(7..9) == all[507..509]);
+                assert_eq!(*part.beginning(3).unwrap(), all[500..503]);
+                drop(content);
+                assert_eq!(scratch.files(), usize::from(size > IN_MEMORY), "the part is left");
+                drop(part);
+                assert_eq!((scratch.files(), budget.used()), (0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_cut_short_is_in_memory_again() {
+        let scratch = Scratch::new("cut");
+        let budget = scratch.budget(1 << 20, 1 << 30);
+        let mut buffer = ContentBuffer::new(&budget.allowance());
+        buffer.extend(&[b'x'; 5 * IN_MEMORY]).unwrap();
+        buffer.truncate(100);
+        let content = buffer.freeze_from(10).unwrap();
+        assert!(content.in_memory().is_some() && content == [b'x'; 90]);
+        assert_eq!(scratch.files(), 0);
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_stays_in_memory_while_there_is_room() {
+        let scratch = Scratch::new("full");
+        let bytes = vec![b'x'; 4 * IN_MEMORY];
+        let budget = scratch.budget(1 << 20, 3 * IN_MEMORY);
+        let mut buffer = ContentBuffer::new(&budget.allowance());
+        buffer.extend(&bytes).unwrap();
+        let whole = buffer.freeze().unwrap();
+        assert!(whole.in_memory().is_some() && whole == bytes);
+        assert_eq!(scratch.files(), 0);
+        drop(whole);
+        let budget = scratch.budget(3 * IN_MEMORY, 3 * IN_MEMORY);
+        let refused = content(&budget, &bytes, 1000);
+        assert!(matches!(refused, Err(NoMemory::Disk(_))), "{refused:?}");
+        assert_eq!((scratch.files(), budget.used()), (0, 0));
+    }
+
+    #[test]
+    fn text_is_told_wherever_a_piece_ends() {
+        let scratch = Scratch::new("text");
+        let budget = scratch.budget(1 << 20, 1 << 30);
+        for offset in 0..4 {
+            let mut text = "x".repeat(offset) + &"\u{20ac}\u{1f600}".repeat(20_000);
+            let is_text = |text: &[u8]| content(&budget, text, 9999).unwrap().is_utf8().unwrap();
+            assert!(is_text(text.as_bytes()));
+            assert!(!is_text(&text.as_bytes()[..text.len() - 1]), "cut at its end");
+            text.push('y');
+            let mut broken = text.into_bytes();
+            broken[PIECE + offset] ^= 0x40;
+            assert!(!is_text(&broken));
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The accept loop: from the listening sockets to one thread per connection.
 //!
-//! Owns the listening sockets. Invariant: only [`Stopper::stop`] ends the loop; running out of
-//! descriptors, memory or threads costs one connection, is logged, and passes.
+//! Owns the listening sockets. Invariant: only [`Stopper::stop`] ends the loop; a lack of descriptors, memory or
+//! threads costs one connection, and is logged.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
@@ -28,17 +28,16 @@ const STACK: usize = 256 * 1024;
 /// How long the loop rests when the system gives it no more descriptors.
 const REST: Duration = Duration::from_millis(50);
 
-/// How often the same trouble is logged.
+/// The period at which the same failure is logged.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// After how long without a byte the system asks a client's host whether the client is still there, how
-/// often it then asks again, and how many unanswered questions end the connection. This shows that a client has
-/// left that vanished without a reset, or that closed its write side but could still be waiting.
+/// TCP keep-alive: the idle time before the first probe, the pause between probes, and how many unanswered probes end
+/// the connection. So a client is noticed that vanished without a reset, or that closed its write side.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 
-/// The sockets that listen.
+/// The listening sockets.
 pub struct Listening {
     listeners: Vec<Listener>,
     stop: Arc<OwnedFd>,
@@ -64,7 +63,7 @@ impl Stopper {
 }
 
 impl Listening {
-    /// Takes over sockets that listen and do not block.
+    /// Takes over listening sockets, which do not block.
     ///
     /// # Errors
     /// Those of the system.
@@ -72,13 +71,13 @@ impl Listening {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         for listener in &listeners {
             if let Err(error) = probe(listener) {
-                log::warn!("clients that vanish without a word keep their places: {error}");
+                log::warn!("cannot detect clients that vanish: {error}");
             }
         }
         Ok(Self { listeners, stop, slots: Slots::new(max_connections) })
     }
 
-    /// Returns what ends this loop.
+    /// Returns the handle that ends this loop.
     pub fn stopper(&self) -> Stopper {
         Stopper { stop: Arc::clone(&self.stop), slots: Arc::clone(&self.slots) }
     }
@@ -134,7 +133,7 @@ impl Listening {
     }
 }
 
-/// Has the system probe silent clients; accepted sockets inherit it.
+/// Turns on probes of silent clients; accepted sockets inherit that.
 fn probe(listener: &Listener) -> rustix::io::Result<()> {
     if matches!(listener, Listener::Unix(_)) {
         // For Unix sockets, the system reports every client's end.
@@ -181,7 +180,7 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     if stream.set_nonblocking(true).is_err() {
         return;
     }
-    // What has come already is taken out, because a reset could overtake the answer.
+    // Reads what has arrived, because unread bytes cause a reset, which could overtake the answer.
     let _ = stream.read(&mut [0; 16 * 1024]);
     let response = Error::Unavailable(why.to_owned().into()).response();
     // It is small: nothing of it is charged.
@@ -189,7 +188,7 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     let _ = Writer::default().write(&mut stream, response.into(), Manner::LAST, &memory);
 }
 
-/// Logs trouble that can come a thousand times a second, once in a while.
+/// Logs a failure that can come a thousand times a second, once in a while.
 #[derive(Default)]
 struct Trouble {
     told: Option<Instant>,

@@ -1,9 +1,8 @@
 //! The content of a request: by length or by chunks, whole or not at all (RFC 9112 sections 6 and 7).
 //!
-//! Owns the chunked decoding and the floor on the rate at which a client must send; what becomes of the
-//! content is in its `intake`. Invariants: a body that is cut short is an error, never a shorter body; a
-//! trailer that is not a list of fields is an error, though it is dropped; memory follows what has come,
-//! not what was announced.
+//! Owns the chunked decoding and the least rate at which a client must send; its `intake` takes the content.
+//! Invariants: a body that is cut short is an error, never a shorter body; a trailer that is not a list of fields is an
+//! error, though it is dropped; memory follows what has come, not what was announced.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -56,7 +55,7 @@ pub fn read<R: Read + Timed>(
 struct Reader<'a, R> {
     input: &'a mut Input<R>,
     begin: Instant,
-    /// When a byte came last.
+    /// When the last byte came.
     last: Instant,
     time: Duration,
     intake: &'a Intake<'a>,
@@ -64,8 +63,8 @@ struct Reader<'a, R> {
 }
 
 impl<R: Read + Timed> Reader<'_, R> {
-    /// Returns when reading ends. A second more for each KiB that came is a floor on the rate. Silence is bounded
-    /// apart from that: a client that sent much at first would earn hours of it.
+    /// Returns the deadline of reading. A second more for each KiB that came is a least rate. Silence has a bound of
+    /// its own: a client that sent much at first would earn hours of it.
     fn deadline(&self) -> Instant {
         let earned = Duration::from_secs(self.taken.received as u64 / 1024);
         (self.begin + earned).min(self.last) + self.time
@@ -106,7 +105,7 @@ impl<R: Read + Timed> Reader<'_, R> {
         Ok(())
     }
 
-    /// Takes those of the next `length` bytes that have come already.
+    /// Takes the part of the next `length` bytes that has arrived.
     fn take_buffered(&mut self, length: usize) -> Result<(), RequestError> {
         let buffered = self.input.bytes();
         let buffered = &buffered[..buffered.len().min(length)];
@@ -142,7 +141,7 @@ impl<R: Read + Timed> Reader<'_, R> {
         Err(Error::bad_parameter("the trailer has more than 100 fields").into())
     }
 
-    /// Reads a line of at most `max` bytes that ends in CRLF, and gives it without that to `parse`.
+    /// Reads a line of at most `max` bytes that ends in CRLF, and passes it to `parse` without the CRLF.
     fn read_line<T>(
         &mut self,
         max: usize,
@@ -188,7 +187,7 @@ fn check_trailer(line: &[u8]) -> Result<(), Error> {
     is_valid.then_some(()).ok_or(Error::bad_parameter("a line of the trailer is not a field"))
 }
 
-/// Returns the size in a chunk's first line; what is behind a semicolon is an extension, and ignored.
+/// Returns the size in a chunk's first line; an extension after a semicolon is ignored.
 fn chunk_size(line: &[u8]) -> Result<u64, Error> {
     let digits = line.split(|&b| b == b';').next().unwrap_or_default();
     // "BWS" may stand before the extension (RFC 9112 section 7.1.1), but not before the size.

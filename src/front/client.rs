@@ -1,4 +1,4 @@
-//! The client at the other end of a connection: whether it is still there, and its place.
+//! The client of a connection: whether it has left, and its place.
 //!
 //! Owns the rule by which a client has left: after a reset; and, unless it may wait on with its write side
 //! closed, once that is closed. Invariant: the check that finds it gone gives its place back at once,
@@ -34,14 +34,14 @@ impl Client {
         Self { stream, slot, must_stay: AtomicBool::new(true), left: AtomicBool::new(false) }
     }
 
-    /// Begins a request. A client that sends one request only may close its write side behind it and wait
-    /// on, as `nc -N` does; one that keeps its connection has no reason to (RFC 9112 section 9.6).
+    /// Begins a request. A client that sends only one request may close its write side after it and wait, as `nc -N`
+    /// does; one that keeps its connection has no reason to (RFC 9112 section 9.6).
     pub fn begin_request(&self, version: Version, persistence: Persistence) {
         let must_stay = version == Version::HTTP_11 && persistence == Persistence::KeepAlive;
         self.must_stay.store(must_stay, Ordering::Relaxed);
     }
 
-    /// Counts it as gone from now on: its connection is of no more use.
+    /// Counts it as gone from now on: its connection is useless.
     pub fn give_up(&self) {
         self.left.store(true, Ordering::Release);
         self.slot.release();

@@ -36,10 +36,10 @@ const LINGER: Duration = Duration::from_secs(30);
 /// The same while deferd ends, which waits for it.
 const LINGER_AT_END: Duration = Duration::from_secs(1);
 
-/// How often a lingering connection looks whether deferd ends.
+/// The period at which a lingering connection checks whether deferd is ending.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How much is read meanwhile, in the largest content that is accepted.
+/// How much is read meanwhile, as a multiple of the largest accepted content.
 const LINGER_BODIES: usize = 4;
 
 /// A request's head that takes no more memory than this is the connection's own, in bytes.
@@ -85,16 +85,15 @@ pub fn serve(
     while exchange.next() == Persistence::KeepAlive {}
 }
 
-/// What becomes of a connection behind an answer.
+/// What happens to a connection after an answer.
 enum After {
-    /// The next request may come.
+    /// It stays open for the next request.
     KeepAlive,
     /// It is closed.
     Close,
-    /// It is closed once the client has stopped sending. That may last, so it comes when nothing of the request is
-    /// held or charged any more.
+    /// It is closed once the client has stopped sending. That may take long, so the request is released first.
     Linger,
-    /// It is reset, because it has an answer that a client would take for whole if the connection just ended.
+    /// It is reset: a client would take its broken answer for a complete one if the connection just ended.
     Reset,
 }
 
@@ -149,7 +148,7 @@ impl Exchange<'_> {
                 if framing == Framing::Length(0) {
                     return self.deliver(*answer, manner).into();
                 }
-                // Its content is still to come, and will not be read.
+                // Its content has not arrived, and will not be read.
                 self.deliver(*answer, manner.last());
                 return After::Linger;
             }
@@ -167,7 +166,7 @@ impl Exchange<'_> {
         self.call(plan, head, body, manner)
     }
 
-    /// Has a whole request answered.
+    /// Answers a complete request.
     fn call(&mut self, plan: Plan, head: Head, body: Content, manner: Manner) -> After {
         let Self { session, output, writer, client, .. } = self;
         let mut flow = Flow::new(output, writer, client, session, manner);
@@ -223,7 +222,7 @@ impl Exchange<'_> {
         self.output.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
     }
 
-    /// Writes an answer, and confirms its receipt if all of it went out.
+    /// Writes an answer, and confirms its receipt if all of it was sent.
     fn deliver(&mut self, answer: Answer, wanted: Manner) -> Persistence {
         if self.client.was_seen_leaving() {
             return Persistence::Close;
@@ -236,15 +235,20 @@ impl Exchange<'_> {
             Ok(receipt) => receipt,
             Err(error) => {
                 if error.kind() == ErrorKind::OutOfMemory {
-                    // Nothing of it has gone out, and what it would have delivered stays.
+                    // No byte of it was sent, and its result stays.
                     let refusal = Error::no_memory(&NoMemory::Budget).response();
                     let _ = writer.write(output, refusal.into(), manner.last(), memory);
+                    // The access log has told of the answer already.
+                    log::warn!(
+                        "peer={} status=503 in place of its answer: --max-memory has no room for the fields",
+                        self.connection
+                    );
                 }
                 log::debug!("peer={} its answer was not written: {error}", self.connection);
                 return Persistence::Close;
             }
         };
-        // A peer that has left resets the connection; that may be known only now.
+        // A peer that has left resets the connection, which may be seen only now.
         if receipt.matters() && self.stream.is_broken() {
             log::debug!("peer={} left before its answer was delivered", self.connection);
             return Persistence::Close;
@@ -277,7 +281,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Returns whether this error of a read says that nothing came in time, not that nothing will.
+/// Returns whether this error of a read is a timeout.
 fn is_nothing_yet(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

@@ -1,4 +1,4 @@
-//! An answer that is sent while it is produced: the sink of a client that waits.
+//! An answer that is sent while it is produced: the sink of a waiting client.
 //!
 //! Owns its framing (RFC 9112 sections 6 and 7.1): the announced length, chunks, or the end of the connection for
 //! HTTP/1.0. Never waits: what the client does not take at once stays in one buffer, and no more is taken until it is
@@ -28,17 +28,17 @@ const LARGE: usize = 64 * 1024;
 /// A head that takes no more memory than this is the connection's own, in bytes.
 const SMALL_HEAD: usize = 16 * 1024;
 
-/// What a chunk has before its content and behind it, in bytes: the size has five digits at most.
+/// The framing of a chunk before and after its content, in bytes: the size has at most five digits.
 const CHUNK_HEAD: usize = 5 + CHUNK_END.len();
 const CHUNK_END: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// What comes next of an answer.
+/// The next part of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// The head.
     Head,
-    /// So many bytes of content.
+    /// This many bytes of content.
     Length(usize),
     /// Content in chunks, and the last chunk.
     Chunks,
@@ -64,7 +64,7 @@ impl Buffer {
         }
     }
 
-    /// Returns how much content it has room for at once.
+    /// Returns how much content it has room for.
     const fn room(&self) -> usize {
         match self {
             Self::Small(_) => FIRST_ROOM,
@@ -81,7 +81,7 @@ pub struct Flow<'a, 's> {
     session: &'a Session<'s>,
     manner: Manner,
     next: Next,
-    /// The bytes from `start` to `end` are to be sent; behind them is the room for content.
+    /// The bytes from `start` to `end` are to be sent; after them is the room for content.
     buffer: Buffer,
     start: usize,
     end: usize,
@@ -95,7 +95,7 @@ pub struct Flow<'a, 's> {
 }
 
 impl<'a, 's> Flow<'a, 's> {
-    /// Returns an answer in this manner, whose head is still to come.
+    /// Returns an answer of this form, without its head yet.
     pub fn new(
         output: &'a mut Output<'s>,
         writer: &'a mut Writer,
@@ -121,7 +121,7 @@ impl<'a, 's> Flow<'a, 's> {
         }
     }
 
-    /// Sends the rest of an answer whose last content was taken; returns what becomes of the connection.
+    /// Sends the rest of an answer whose last content was taken; returns what happens to the connection.
     ///
     /// # Errors
     /// Those of the connection; `UnexpectedEof` if content is missing: the connection must be broken.
@@ -137,7 +137,7 @@ impl<'a, 's> Flow<'a, 's> {
         Ok(self.manner.persistence)
     }
 
-    /// Where the room for content begins: a chunk has its size before it.
+    /// The beginning of the room for content: a chunk has its size before that.
     fn room_start(&self) -> usize {
         self.end + if self.next == Next::Chunks { CHUNK_HEAD } else { 0 }
     }

@@ -22,7 +22,7 @@ use crate::fields::{FieldLines, find};
 /// How many fields a head may have, and a trailer.
 pub const MAX_FIELDS: usize = 100;
 
-/// What a field of a head takes beside its bytes, in bytes: its places in the map, two allocations.
+/// The memory of a field of a head beside its text, in bytes: its places in the map, two allocations.
 const FIELD: usize = 192;
 
 /// The fields that say what a head means to a front.
@@ -37,10 +37,10 @@ pub enum Framing {
     Chunked,
 }
 
-/// What becomes of the connection after the answer (RFC 9112 section 9.3).
+/// What happens to the connection after the answer (RFC 9112 section 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
-    /// The next request may come.
+    /// It stays open for the next request.
     KeepAlive,
     /// It is closed.
     Close,
@@ -49,7 +49,7 @@ pub enum Persistence {
 /// Whether the client waits for a `100` before it sends the content (RFC 9110 section 10.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
-    /// It does.
+    /// Yes.
     Continue,
     /// It does not.
     None,
@@ -66,7 +66,7 @@ pub struct Head {
     pub persistence: Persistence,
     /// Whether the client waits for a `100`.
     pub expectation: Expectation,
-    /// About how much memory it takes, in bytes; zero if that is not known.
+    /// Its approximate memory, in bytes; zero if unknown.
     pub memory: usize,
 }
 
@@ -84,7 +84,7 @@ pub fn read<R: Read + Timed>(
             Ok(_) => {}
         }
     }
-    // Most heads come as one piece, and those need no clock.
+    // Most heads come in one piece, which needs no clock.
     let mut deadline = None;
     let mut blank_line = Blank::Allowed;
     let mut scanned = 0;
@@ -126,7 +126,7 @@ enum Blank {
     Seen,
 }
 
-/// Returns what is too large about a head: the request line if not even that ends in time.
+/// Returns which part of a head is too large: the request line if even that does not end in time.
 fn too_large(bytes: &[u8], limits: &Limits) -> Error {
     let most = format!("--max-head {}", shown(limits.max_head));
     if bytes.iter().take(limits.max_head).any(|&b| b == b'\n') {
@@ -136,8 +136,8 @@ fn too_large(bytes: &[u8], limits: &Limits) -> Error {
     }
 }
 
-/// Returns the length of the head with its empty line, once that is there. Looks at each line once:
-/// `scanned` is where the next one begins. A line that does not end in CRLF is refused (2.2).
+/// Returns the length of the head with its empty line, once that has come. Looks at each line once: `scanned` is where
+/// the next one begins. A line that does not end in CRLF is refused (2.2).
 fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error> {
     while let Some(len) = memchr(b'\n', &bytes[*scanned..]) {
         let line = &bytes[*scanned..*scanned + len];
@@ -152,7 +152,7 @@ fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error
     Ok(None)
 }
 
-/// Reads a head that has come as a whole.
+/// Reads a complete head.
 fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
     check_version(bytes)?;
     let bytes = &*target::encoded_in(bytes)?;
@@ -177,7 +177,7 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
 }
 
 impl Head {
-    /// Returns a head of these parts, if they go together. The target is [`encoded`](target::encoded).
+    /// Returns a head of these parts, if they fit together. The target is [`encoded`](target::encoded).
     ///
     /// # Errors
     /// `400`, `413`, `417` or `501`.
@@ -206,7 +206,7 @@ impl Head {
     }
 }
 
-/// Tells an unsupported version from a malformed request line: HTTP/1.0 and 1.1 are supported.
+/// Distinguishes an unsupported version from a malformed request line: HTTP/1.0 and 1.1 are supported.
 fn check_version(bytes: &[u8]) -> Result<(), Error> {
     let line = &bytes[..memchr(b'\r', bytes).unwrap_or(bytes.len())];
     match line.rsplit(|&b| b == b' ').next() {
@@ -280,7 +280,7 @@ fn content_length(value: &HeaderValue) -> Result<Framing, Error> {
     let digits = value.to_str().ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit()));
     let digits = digits.filter(|digits| !digits.is_empty());
     let digits = digits.ok_or(Error::bad_parameter("content-length is not a number"))?;
-    // Only digits, so the one thing that can be wrong is that they are too many.
+    // Only digits, so it can only be too large.
     Ok(Framing::Length(digits.parse().unwrap_or(u64::MAX)))
 }
 

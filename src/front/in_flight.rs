@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread;
 
-/// In how many places the count is kept.
+/// The number of places in which the count is kept.
 const PLACES: usize = 16;
 
 /// One place. Invariant of the type: no two share a cache line.
@@ -23,7 +23,7 @@ const UNDECIDED: u8 = 1;
 /// No request begins any more.
 const CLOSED: u8 = 2;
 
-/// How many requests are in flight; or that there will be no more.
+/// The number of requests in flight, or that there will be no more.
 #[derive(Default)]
 pub struct InFlight {
     state: AtomicU8,
@@ -51,7 +51,7 @@ impl InFlight {
         }
     }
 
-    /// Lets no request begin any more, if none is in flight at this moment; returns whether that is so.
+    /// Closes for further requests if none is in flight; returns whether it did.
     pub fn close_if_idle(&self) -> bool {
         self.state.store(UNDECIDED, Ordering::SeqCst);
         let idle = self.places.iter().all(|place| place.0.load(Ordering::SeqCst) == 0);

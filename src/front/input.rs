@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use super::RequestError;
 use crate::socket::Stream;
 
-/// What is read at once into the buffer, in bytes.
+/// How much is read at a time into the buffer, in bytes.
 const CHUNK: usize = 4096;
 
 /// A source whose reads can be bounded in time.
 pub trait Timed {
-    /// Lets each read from now on wait for `time` at the most.
+    /// Lets each read from now on wait for at most `time`.
     ///
     /// # Errors
     /// Those of the system.
@@ -41,7 +41,7 @@ pub struct Input<R> {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// What the source was last told, to spare the system call.
+    /// The last timeout of the source, to spare the system call.
     read_time: Option<Duration>,
 }
 
@@ -51,7 +51,7 @@ impl<R: Read + Timed> Input<R> {
         Self { source, buffer: Vec::new(), start: 0, end: 0, read_time: None }
     }
 
-    /// Returns what was read and not used.
+    /// Returns the bytes that were read and not used.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }

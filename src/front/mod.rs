@@ -33,14 +33,14 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-/// The bounds within which clients are served.
+/// The limits of clients.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The request line and the fields together, in bytes.
     pub max_head: usize,
     /// The content of a request, in bytes.
     pub max_body: usize,
-    /// Which limit that is, for the client that exceeds it: `--max-body 16M`.
+    /// The words for that limit, for the client that exceeds it: `--max-body 16M`.
     pub max_body_option: String,
     /// From the first byte of a head to its last.
     pub head_time: Duration,
@@ -59,7 +59,7 @@ impl Limits {
     }
 }
 
-/// Why a request is not answered in the usual way.
+/// The reason that a request is not answered as usual.
 #[derive(Debug)]
 pub enum RequestError {
     /// The client gets this error, then the connection is closed.
@@ -69,7 +69,7 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// What was to come did not come in time.
+    /// The client was too slow.
     const LATE: Self = Self::Refused(Error::RequestTimeout(Cow::Borrowed("")));
 
     /// Returns the same; if something did not come in time, with the words for the limit of time.

@@ -1,4 +1,4 @@
-//! The bytes to a client: written for as long as it takes enough of them.
+//! The bytes to a client: written while it takes enough of them.
 //!
 //! Owns the two bounds on slow clients: how long one may take nothing, and the floor on the rate at which
 //! it must take an answer after that. Does not know what the bytes mean. Invariant: only time in which
@@ -19,15 +19,15 @@ const WAITED: Duration = Duration::from_millis(10);
 /// What is written in one piece as a rule, in bytes.
 const SMALL: usize = 16 * 1024;
 
-/// Where answers are written.
+/// A destination of answers.
 pub struct Output<'a> {
     stream: &'a Stream,
     patience: Patience,
-    /// Since when bytes wait that the client did not take at the last [offer](Output::offer).
+    /// Since when bytes have waited that the client did not take at the last [offer](Output::offer).
     waits_since: Option<Instant>,
 }
 
-/// How long to wait for the client of an answer.
+/// The patience with the client of an answer.
 struct Patience {
     /// How long it may take nothing, and how long in all, plus what it earns.
     time: Duration,
@@ -81,7 +81,7 @@ impl<'a> Output<'a> {
         Ok(Self { stream, patience: Patience::new(time), waits_since: None })
     }
 
-    /// Begins another answer: each has the whole time.
+    /// Begins another answer, which has the full time.
     pub const fn begin_answer(&mut self) {
         self.patience = Patience::new(self.patience.time);
         self.waits_since = None;
@@ -139,7 +139,7 @@ impl Output<'_> {
     }
 }
 
-/// Returns whether this error says that nothing was taken yet, not that nothing will be.
+/// Returns whether this error is a timeout.
 fn is_no_byte(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

@@ -43,29 +43,29 @@ pub enum Content {
     Omitted,
 }
 
-/// How an answer is written.
+/// The form of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
     /// Whether its content is sent.
     pub content: Content,
-    /// What becomes of the connection behind it.
+    /// What happens to the connection after it.
     pub persistence: Persistence,
     /// The version of the request.
     pub version: Version,
 }
 
 impl Manner {
-    /// The last answer of a connection, whatever was asked.
+    /// The last answer of a connection, for any request.
     pub const LAST: Self =
         Self { content: Content::Sent, persistence: Persistence::Close, version: Version::HTTP_11 };
 
-    /// Returns the manner of the answer to a request with an invalid head: the connection ends behind it.
+    /// Returns the form of the answer to a request with an invalid head: the connection ends after it.
     pub fn of_refused(head: &RefusedHead) -> Self {
         let content = if head.is_head() { Content::Omitted } else { Content::Sent };
         Self { content, ..Self::LAST }
     }
 
-    /// Returns the manner of the answer to a request with this head.
+    /// Returns the form of the answer to a request with this head.
     pub fn of(head: &Head) -> Self {
         let is_head = head.parts.method == Method::HEAD;
         Self {
@@ -75,7 +75,7 @@ impl Manner {
         }
     }
 
-    /// Returns the same, with the connection's end behind it.
+    /// Returns the same, with the end of the connection after it.
     pub const fn last(self) -> Self {
         Self { persistence: Persistence::Close, ..self }
     }
@@ -84,7 +84,7 @@ impl Manner {
 /// How the head says where the content ends (RFC 9112 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// After so many bytes.
+    /// After this many bytes.
     Length(usize),
     /// At the last chunk.
     Chunked,
@@ -95,7 +95,7 @@ pub enum Framing {
 /// Writes the answers of a connection, one after the other.
 #[derive(Default)]
 pub struct Writer {
-    /// The head of an answer, and small content behind it.
+    /// The head of an answer, and small content after it.
     head: Vec<u8>,
     /// The `date` field of this second.
     second: u64,
@@ -138,7 +138,7 @@ impl Writer {
             }
         };
         self.head.clear();
-        // An idle connection should not hold what one large answer took.
+        // An idle connection should not hold the memory of one large answer.
         self.head.shrink_to(2 * SMALL);
         written.map(|()| receipt)
     }
@@ -182,7 +182,7 @@ impl Writer {
     fn put_status_and_fields<T>(&mut self, response: &Response<T>, guard: Guard) {
         let status = response.status();
         if status == StatusCode::OK {
-            // As nearly all answers are.
+            // As in nearly all answers.
             self.head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         } else {
             let reason = status.canonical_reason().unwrap_or("");

@@ -68,7 +68,7 @@ pub struct Slot {
     slots: Arc<Slots>,
     peer: IpAddr,
     number: usize,
-    /// Whether another connection may have the place already.
+    /// Whether the place was given back already.
     released: AtomicBool,
 }
 

@@ -15,10 +15,10 @@ use crate::error::Error;
 /// The longest target that can be represented, in bytes.
 const MAX: usize = u16::MAX as usize - 1;
 
-/// What is done with a byte of a target.
+/// The treatment of a byte of a target.
 enum Fate {
     Kept,
-    /// URIs have no such byte, but clients send it and other servers take it.
+    /// Invalid in a URI, but clients send it and other servers accept it.
     Encoded,
     Refused,
 }

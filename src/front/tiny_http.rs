@@ -38,16 +38,16 @@ use crate::socket::Listener;
 /// Threads that take requests from the accept loop; so many synchronous requests run at once.
 const RECEIVERS: usize = 64;
 
-/// How much of a content is read at once, in bytes.
+/// How much content is read at a time, in bytes.
 const CHUNK: usize = 8 * 1024;
 
-/// How often a request that came during the shutdown looks whether that was postponed.
+/// The period at which a request that came during the shutdown checks whether that was postponed.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// How long the shutdown tries to wake the accept loop.
 const WAKE_TIME: Duration = Duration::from_secs(1);
 
-/// Under which name tiny_http itself logs. Its messages are dropped: it calls the orderly end of its loop an error,
+/// The name under which tiny_http itself logs. Its messages are dropped: it calls the orderly end of its loop an error,
 /// and this front logs what matters.
 pub const LOG_TARGET: &str = "tiny_http";
 
@@ -86,7 +86,7 @@ impl Stopper {
     pub fn stop(&self) {
         for listener in self.accepting.iter().filter_map(end_accepting) {
             if let Err(error) = wake(&listener) {
-                log::warn!("tiny_http may accept more connections until the end: {error}");
+                log::warn!("tiny_http may accept connections until deferd has ended: {error}");
             }
         }
     }
@@ -142,7 +142,7 @@ impl TinyHttp {
         Ok(Self { servers: servers?, in_flight: Arc::default() })
     }
 
-    /// Returns what ends its accept loops.
+    /// Returns the handle that ends its accept loops.
     pub fn stopper(&self) -> Stopper {
         let accepting = self.servers.iter().map(|one| Arc::clone(&one.accepting)).collect();
         Stopper { in_flight: Arc::clone(&self.in_flight), accepting }
@@ -151,8 +151,7 @@ impl TinyHttp {
     /// Starts the threads that take requests, as many for each socket. They end with the process: the accept loop
     /// can be told to end, but tiny_http's connections cannot.
     ///
-    /// # Errors
-    /// If the system has no thread to give.
+    /// # Errors If the system has no thread left.
     pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) -> io::Result<()> {
         for OneSocket { server, accepting, local } in &self.servers {
             for number in 0..RECEIVERS {
@@ -240,7 +239,7 @@ impl Receiver {
         }
         let mut stream = request.into_writer();
         let written = Writer::default().write(&mut stream, answer, manner, session.memory());
-        // tiny_http buffers what it sends: only a flush says whether it went out.
+        // tiny_http buffers what it sends: only a flush shows whether it was sent.
         if let Ok(receipt) = written
             && stream.flush().is_ok()
         {

@@ -66,10 +66,10 @@ impl Handler for CgiHandler {
     }
 }
 
-/// What is wrong with a script's response.
+/// The fault of a script's response.
 struct Fault {
     what: String,
-    /// The same for the operator, and for the owner of a job: with what the script wrote.
+    /// The same for the operator and the owner of a job: with what the script wrote.
     in_full: String,
 }
 
@@ -79,12 +79,12 @@ impl Fault {
         Self { in_full: what.clone(), what }
     }
 
-    /// Returns that of a header block; `exit` tells how the script ended if that was no success.
+    /// Returns the fault of a header block; `exit` says how the script ended if it failed.
     fn of_header(fault: &Invalid, exit: &str) -> Self {
         Self { what: invalid(&fault.to_string()), in_full: invalid(&(fault.with_line() + exit)) }
     }
 
-    /// Tells the log and the job's own log; returns the error that stands for the response.
+    /// Writes it to the log and to the job's own log; returns the error that replaces the response.
     fn tell(self, run: &str, execution: &Execution) -> Error {
         let Self { what, in_full } = self;
         log::warn!("{run} {in_full}");
@@ -101,29 +101,29 @@ fn invalid(why: &str) -> String {
     format!("the script gave no valid CGI response: {why}")
 }
 
-/// How far a script's output is read.
+/// The state of reading a script's output.
 enum Part {
-    /// The header block comes; it stays here until it is whole.
+    /// Reading the header block, which stays here until it is complete.
     Header(ContentBuffer),
-    /// The content comes, and goes into the sink.
+    /// Reading content, which goes into the sink.
     Content,
-    /// What comes is dropped.
+    /// The rest is dropped.
     Dropped(Why),
 }
 
-/// Why what a script writes behind its header block is dropped.
+/// The reason that a script's output after its header block is dropped.
 enum Why {
     /// The response has no content (RFC 9110 section 6.4.1); its head is in the sink.
     NoContent,
-    /// It stands for the answer of this target (RFC 3875 section 6.2.2).
+    /// It is a local redirect to this target (RFC 3875 section 6.2.2).
     LocalRedirect(PathAndQuery),
     /// The header block is invalid.
     Header(Invalid),
-    /// The response is not to be had.
+    /// The response failed.
     Fault(Fault),
 }
 
-/// A script's output, which becomes a response in the sink while it comes (RFC 3875 section 6.2).
+/// A script's output, which becomes a response in the sink as it comes (RFC 3875 section 6.2).
 struct Output<'a> {
     method: &'a Method,
     max_output: usize,
@@ -131,7 +131,7 @@ struct Output<'a> {
     part: Part,
     /// How much content the header block announces, in bytes.
     announced: Option<usize>,
-    /// How much the script has written behind the header block, in bytes.
+    /// How much the script has written after the header block, in bytes.
     written: usize,
     waste: [u8; FIRST_ROOM],
 }
@@ -165,12 +165,12 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Begins the response that a header block says.
+    /// Begins the response of a header block.
     fn begin(&mut self, block: HeaderBlock) -> Result<Part, NoMemory> {
         let redirect = block.fields.contains_key(LOCATION).then_some(StatusCode::FOUND);
         let status = block.status.or(redirect).unwrap_or(StatusCode::OK);
         let is_head = *self.method == Method::HEAD;
-        // Those have no content, and may say how long it would be (RFC 9110 section 8.6).
+        // Those have no content, and may announce its length (RFC 9110 section 8.6).
         let has_content =
             !is_head && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
         if let Some(length) =
@@ -213,7 +213,7 @@ impl<'a> Output<'a> {
     /// Ends the response of a script that ended like this; `run` is what the log calls this run.
     fn end(mut self, status: ExitStatus, run: &str) -> Result<Outcome, Fault> {
         if let Some(signal) = status.signal() {
-            // Its output may be cut anywhere.
+            // Its output may have been cut anywhere.
             return Err(Fault::new(format!("the script was ended by signal {signal}")));
         }
         let code = status.code().filter(|&code| code != 0);
@@ -267,9 +267,9 @@ impl Stdout for Output<'_> {
     fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
         let left = self.left();
         match &mut self.part {
-            // So little that what comes with its end has room behind the head.
+            // So little that the content read with its end has room after the head.
             Part::Header(read) => read.room(most.min(FIRST_ROOM)),
-            // One byte more tells that there is more.
+            // One byte more shows that there is more.
             Part::Content => self.sink.room(most.min(left.saturating_add(1))),
             Part::Dropped(_) => Ok(&mut self.waste[..most.min(FIRST_ROOM)]),
         }
@@ -287,7 +287,7 @@ impl Stdout for Output<'_> {
                     Ok(None) => Ok(()),
                     Ok(Some(block)) => self.end_header(block),
                     Err(invalid) => {
-                        // What is wrong is told at the end of the script.
+                        // The fault is reported at the end of the script.
                         self.part = Part::Dropped(Why::Header(invalid));
                         Ok(())
                     }

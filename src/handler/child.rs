@@ -1,10 +1,10 @@
 //! A child process from spawn to reaped, with all its pipes served at once by one thread.
 //!
-//! Owns the pipes, the time limit and the stop; `group` owns the process. Does not know CGI. Invariants:
-//! stdin is fed while stdout and stderr are drained, so that no size deadlocks; when [`run`] returns, for
-//! whatever reason, the child is reaped, and every descriptor is closed. A child that was ended has no descendant any
-//! more then; one that ended by itself has some time left for what it leaves in its group. A program that wants to
-//! outlive its request must leave the group (`setsid`), as daemons do.
+//! Owns the pipes, the time limit and the stop; `group` owns the process. Does not know CGI. Invariants: stdin is fed
+//! while stdout and stderr are drained, so that no size deadlocks; when [`run`] returns, for whatever reason, the child
+//! is reaped, and every descriptor is closed. By then a child that was ended has no descendants; for one that ended by
+//! itself, the processes left in its group have some time to leave it. A program that wants to outlive its request must
+//! leave the group (`setsid`), as daemons do.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, ErrorKind, Write};
@@ -27,27 +27,27 @@ use crate::error::Error;
 use crate::job::execution::{self, Execution, Stop};
 use crate::sink::{Lost, Waits};
 
-/// How long a script that was stopped has between SIGTERM and SIGKILL, with all that it started.
+/// The time between SIGTERM and SIGKILL for a stopped script and all that it started.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// How long one has that has reached a limit.
+/// The same for a script that reached a limit.
 const LIMIT_GRACE: Duration = Duration::from_secs(1);
 
-/// How long the end of a script takes at most. Only a process that the kernel cannot end lives longer.
+/// The longest end of a script. Only a process that the kernel cannot end lives longer.
 const END_TIME: Duration = Duration::from_secs(6);
 
-/// How often to look for the end of what a script has started, once that has itself ended.
+/// The period of looking for the end of a script's processes after its own end.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How much is read at once from stderr, and of output that is dropped, in bytes.
+/// How much is read at a time from stderr, and of dropped output, in bytes.
 const READ: usize = 4096;
 
-/// What is left in a pipe when the group is dead: at most what a pipe can hold (`pipe-max-size`).
+/// The most that a pipe can hold when the group is dead (`pipe-max-size`).
 const MAX_PIPE: usize = 1 << 20;
 
 /// What to run.
 pub struct Script<'a> {
-    /// The path of the program, under the name by which it is run.
+    /// The path of the program, by the name under which it runs.
     pub program: &'a Path,
     /// The directory in which it runs.
     pub directory: &'a Path,
@@ -55,7 +55,7 @@ pub struct Script<'a> {
     pub environment: Vec<(OsString, OsString)>,
     /// All of its standard input.
     pub stdin: &'a Content,
-    /// How long it may run.
+    /// Its time limit.
     pub time_limit: Duration,
     /// How much it may write to stdout, in bytes.
     pub max_output: usize,
@@ -77,7 +77,7 @@ pub trait Stdout {
     /// [`NoMemory`].
     fn advance(&mut self, n: usize) -> Result<(), NoMemory>;
 
-    /// Returns whether the script has written more than counts, and need not run on.
+    /// Returns whether the script has written more than it announced, and may be ended.
     fn is_beyond_end(&self) -> bool;
 
     /// As [`Sink::flush`].
@@ -114,13 +114,12 @@ impl Stdout for ContentBuffer {
     }
 }
 
-/// Runs a script to its end, and hands on what it writes to stdout. Returns how it ended: as a success if it was ended
-/// because it wrote more than counts, for then it has said all that does.
+/// Runs a script to its end, and hands on its stdout. Returns how it ended: as a success if it was ended because it
+/// wrote more than it announced, for its response is complete then.
 ///
-/// # Errors
-/// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if deferd is
-/// short of what a process needs, and so has not started it, [`Error::GatewayTimeout`] past its time limit,
-/// [`Error::Cancelled`] if it was stopped.
+/// # Errors [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if the system lacks a
+/// resource for it, so that it was not started, [`Error::GatewayTimeout`] past its time limit, [`Error::Cancelled`] if
+/// it was stopped.
 pub fn run(
     script: &Script<'_>,
     stdout: &mut dyn Stdout,
@@ -128,7 +127,7 @@ pub fn run(
 ) -> Result<ExitStatus, Error> {
     let name = script.program.file_name().unwrap_or_default().to_string_lossy();
     let cannot = |error: io::Error| cannot_start(script.program, &error);
-    // Before the child, so that nothing is started that could not be stopped.
+    // Before the child, so that everything started can be stopped.
     let wake = Arc::new(
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| cannot(e.into()))?,
     );
@@ -136,7 +135,7 @@ pub fn run(
     let _guard = execution.on_stop(move || {
         let _ = rustix::io::write(&waker, &1u64.to_ne_bytes());
     });
-    // A job whose turn comes after the grace must not begin at all.
+    // A job whose turn comes after the grace must not begin.
     if execution.stopped().is_some() {
         return Err(Error::Cancelled);
     }
@@ -189,12 +188,12 @@ fn cannot_start(program: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// Why the watch over a child ended.
+/// The reason that watching a child ended.
 #[derive(PartialEq, Eq)]
 enum Ending {
     Exited,
     OverOutput,
-    /// It wrote more than counts.
+    /// It wrote more than it announced.
     BeyondEnd,
     TimedOut,
     Stopped,
@@ -209,7 +208,7 @@ impl Ending {
         }
     }
 
-    /// Returns what the client is told, where the output says nothing better.
+    /// Returns the error for the client, unless the output gives a better one.
     fn error(&self, time_limit: Duration) -> Error {
         match self {
             Self::TimedOut => {
@@ -255,8 +254,8 @@ fn watch(
     }
 }
 
-/// Sends SIGTERM to the child and all that it has started, and serves the pipes until they have ended, or until
-/// `deadline`. What the child starts from then on is how it tidies up, and is left alone.
+/// Sends SIGTERM to the child and all that it started, and serves the pipes until they have ended, or until `deadline`.
+/// Processes started after that are for tidying up, and are left alone.
 fn terminate(
     group: &Group,
     descendants: &mut Descendants,
@@ -277,7 +276,7 @@ fn terminate(
         if left.is_zero() || leader == Leader::Exited && !descendants.look() {
             return;
         }
-        // Once it has exited its descriptor is always ready; and so is that of a client that has left.
+        // Its descriptor stays ready after its exit, as does that of a client that has left.
         let pidfd = group.pidfd.as_ref().filter(|_| leader == Leader::Runs);
         let timeout = if leader == Leader::Runs { group.tick(left) } else { left.min(LOOK) };
         pipes.serve(&Others { wake, leader: pidfd, client: None }, timeout);
@@ -285,7 +284,7 @@ fn terminate(
     }
 }
 
-/// What is watched beside the pipes.
+/// The descriptors watched beside the pipes.
 struct Others<'a> {
     wake: &'a OwnedFd,
     leader: Option<&'a OwnedFd>,
@@ -302,7 +301,7 @@ struct Pipes<'a> {
     output: &'a mut dyn Stdout,
     /// How much was read of it, in bytes.
     written: usize,
-    /// Why no more of the output can be taken.
+    /// The reason that no more output can be taken.
     no_room: Option<NoMemory>,
     max_output: usize,
     /// Whether the output is read and dropped, because the script is ended: it must not wait for a reader.
@@ -343,7 +342,7 @@ impl<'a> Pipes<'a> {
         self.no_room.is_some() || self.no_input.is_some() || self.written > self.max_output
     }
 
-    /// Returns what is wrong with the output, if it [is over](Self::is_over).
+    /// Returns the fault of the output, if it [is over](Self::is_over).
     fn over(&self) -> Option<Error> {
         match &self.no_room {
             Some(NoMemory::Budget) => {
@@ -437,7 +436,7 @@ impl<'a> Pipes<'a> {
         match pipe.write(piece) {
             Ok(n) => rest.consume(n),
             Err(error) if is_transient(&error) => return,
-            // The script reads no more, which it may.
+            // The script stopped reading, as it may.
             Err(_) => return self.stdin = None,
         }
         if rest.left() == 0 {
@@ -451,7 +450,7 @@ impl<'a> Pipes<'a> {
             let mut buffer = [0; READ];
             return read_once(&mut self.stdout, |fd| rustix::io::read(fd, &mut buffer)).is_some();
         }
-        // One byte more than allowed tells that there is more.
+        // One byte more than allowed shows that there is more.
         let most = self.max_output.saturating_add(1).saturating_sub(self.written).max(1);
         let taken = match self.output.room(most) {
             Ok([]) => return false,
@@ -482,8 +481,7 @@ impl<'a> Pipes<'a> {
     /// Reads what the pipes still hold. A process that left the group can keep them open, so this
     /// waits for nothing but the client, and reads no more than a pipe can hold.
     ///
-    /// # Errors
-    /// What is wrong with the output; [`Error::Cancelled`] if it was stopped while it waited.
+    /// # Errors The fault of the output; [`Error::Cancelled`] if it was stopped while it waited.
     fn drain(&mut self, wake: &OwnedFd, execution: &Execution) -> Result<(), Error> {
         self.stdin = None;
         let end = self.written.saturating_add(MAX_PIPE);

@@ -1,4 +1,4 @@
-//! The processes that a script has started, wherever they have gone: found, and signalled.
+//! The processes that a script started, wherever they went: finds and signals them.
 //!
 //! Owns the walk over the descendants of one run. Does not wait, and reaps no process: `reaper` does. They are found by
 //! their parents; a process whose parent has ended is inherited by deferd, and known by the variable `DEFERD_RUN` of
@@ -25,7 +25,7 @@ pub const RUN: &str = "DEFERD_RUN";
 /// How many descriptors of processes are open at once.
 const MAX_OPEN: usize = 64;
 
-/// How often a process without an environment is looked at before it is taken for one of another run.
+/// How often a process without an environment is checked before it counts as one of another run.
 const MAX_DOUBTS: u32 = 3;
 
 /// The name of a run, which no other run of any deferd has.
@@ -39,7 +39,7 @@ impl RunName {
     /// Those of the system.
     pub fn random() -> Result<Self, Errno> {
         let mut bytes = [0; 16];
-        // So few bytes are given at once.
+        // So few bytes come in one call.
         getrandom(&mut bytes, GetRandomFlags::empty())?;
         Ok(Self(u128::from_ne_bytes(bytes)))
     }
@@ -53,33 +53,33 @@ impl fmt::Display for RunName {
 
 /// The processes of a run, its leader included.
 pub struct Descendants {
-    /// The script itself, which leads a group. It is not reaped as long as this is used.
+    /// The script itself, which leads a group. It is not reaped while this is used.
     leader: Pid,
     /// `DEFERD_RUN=NAME`.
     mark: String,
-    /// Those that ran at the last look.
+    /// The processes that ran at the last look.
     alive: Vec<Process>,
-    /// Those that run as another user, whom deferd may not signal.
+    /// Processes of another user, which deferd may not signal.
     refused: Vec<Process>,
-    /// How often orphans had no environment when they were looked at.
+    /// How often each orphan had no environment.
     doubts: HashMap<Pid, u32>,
 }
 
 impl Descendants {
-    /// Returns those of the run of this name, before the first [look](Self::look).
+    /// Returns the processes of the run of this name, before the first [look](Self::look).
     pub fn of(leader: Pid, run: &RunName) -> Self {
         let mark = format!("{RUN}={run}");
         Self { leader, mark, alive: Vec::new(), refused: Vec::new(), doubts: HashMap::new() }
     }
 
-    /// Looks for all of them; returns whether there may be one that can be ended.
+    /// Finds them all; returns whether one may be left that can be ended.
     pub fn look(&mut self) -> bool {
         let Some(kinship) = Kinship::look() else {
             warn_blind();
             return false;
         };
         let (mut roots, is_unsure) = self.inherited(&kinship);
-        // One that was seen before stays known when its parent ends.
+        // A process that was seen stays known when its parent ends.
         let known = self.alive.iter().filter(|known| find_again(known).is_some());
         roots.extend(known.map(|known| known.pid));
         roots.push(self.leader);
@@ -88,7 +88,7 @@ impl Descendants {
         is_unsure || self.alive.iter().any(|process| !is_refused(process))
     }
 
-    /// Returns the orphans that bear the mark of this run, and whether there is one of which that is not known yet.
+    /// Returns the orphans of this run, and whether some orphan is not identified yet.
     fn inherited(&mut self, kinship: &Kinship) -> (Vec<Pid>, bool) {
         let (mut marked, mut is_unsure) = (Vec::new(), false);
         for pid in kinship.inherited() {
@@ -108,7 +108,7 @@ impl Descendants {
         (marked, is_unsure)
     }
 
-    /// Signals the group, and those that have left it, as far as the last [look](Self::look) has found them.
+    /// Signals the group, and the processes outside it that the last [look](Self::look) found.
     pub fn signal(&mut self, signal: Signal) {
         let (leader, mut group) = (Some(self.leader), Some(self.leader));
         // The group takes a signal if one of its processes does.
@@ -117,7 +117,7 @@ impl Descendants {
         let mut refused: Vec<Process> = in_group.filter(is_refused).cloned().collect();
         for some in self.alive.chunks(MAX_OPEN) {
             let left = some.iter().filter(|process| process.group != leader);
-            // All are open before the first is signalled: its end would change the parents of others.
+            // Opens all before it signals the first, whose end would change the parents of others.
             let open: Vec<_> = left.filter_map(|p| Some((p, open(p)?))).collect();
             if let Some(group) = group.take() {
                 let _ = kill_process_group(group, signal);
@@ -134,7 +134,7 @@ impl Descendants {
         self.refused.append(&mut refused);
     }
 
-    /// Returns how many ran at the last look, with those that cannot be ended.
+    /// Returns how many ran at the last look, including those that cannot be ended.
     pub fn alive(&self) -> usize {
         self.alive.len()
     }

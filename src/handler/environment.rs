@@ -1,5 +1,5 @@
-//! The environment of a script: the meta-variables of RFC 3875 section 4.1 and what other servers add to them, who
-//! runs it, which job it is, and what the operator adds.
+//! The environment of a script: the meta-variables of RFC 3875 section 4.1 and what other servers add to them, its
+//! user, its job, and what the operator adds.
 //!
 //! Owns the translation from a request; `group` adds `DEFERD_RUN`. Starts nothing. Invariant: of deferd's own environment only PATH, the user's
 //! variables and what the operator names reach a script, and no client can set a variable that is not named
@@ -24,7 +24,7 @@ use crate::variables::Variables;
 /// The PATH of scripts if deferd was started without one.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Where the users of the host stand (passwd(5)).
+/// The file of the host's users (passwd(5)).
 const PASSWD: &str = "/etc/passwd";
 
 /// The shell of a user that has none (passwd(5)).
@@ -33,7 +33,7 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 /// The variables of a script, by name.
 type Pairs = Vec<(OsString, OsString)>;
 
-/// The environment, name by name; of a name that stands there twice the last counts.
+/// Returns the environment; if a name is there twice, the last counts.
 pub fn of(call: &Call, execution: &Execution, route: &ScriptRoute, script: &Located) -> Pairs {
     let request = &call.request;
     let mut environment = of_host(&route.variables);
@@ -77,7 +77,7 @@ pub fn of_host(variables: &Variables) -> Pairs {
     environment
 }
 
-/// Adds what tells of the server and the connection.
+/// Adds the variables of the server and the connection.
 fn of_server(call: &Call, environment: &mut Pairs) {
     let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
     let peer = call.connection.peer_ip().to_string();
@@ -100,7 +100,7 @@ fn of_server(call: &Call, environment: &mut Pairs) {
     set("REDIRECT_STATUS", "200".into());
 }
 
-/// Adds what tells of the script and of the rest of the path.
+/// Adds the variables of the script and of the rest of the path.
 fn of_script(script: &Located, environment: &mut Pairs) {
     let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
     set("DOCUMENT_ROOT", script.root.clone().into());
@@ -112,14 +112,14 @@ fn of_script(script: &Located, environment: &mut Pairs) {
     }
 }
 
-/// Who runs the scripts: the user of this process, as the host knows it, or else as deferd was told.
+/// The user of the scripts: that of this process, from the host's users, or else from deferd's own environment.
 static USER: LazyLock<[(&str, OsString); 4]> = LazyLock::new(|| {
     let uid = rustix::process::getuid().as_raw();
     let passwd = std::fs::read(PASSWD).unwrap_or_default();
     user(uid, &passwd, |name| std::env::var_os(name))
 });
 
-/// Returns the variables of a user from the lines of passwd(5), or if none is that user's, from what `own` has.
+/// Returns the variables of a user from the lines of passwd(5), or else from `own`.
 fn user(
     uid: u32,
     passwd: &[u8],

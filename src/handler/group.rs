@@ -25,13 +25,13 @@ use crate::job::lingering::Lingering;
 /// is left).
 const TICK: Duration = Duration::from_millis(10);
 
-/// How often killed processes are looked for.
+/// The period of looking for killed processes.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Whether the child, which leads its group, still runs.
 #[derive(PartialEq, Eq)]
 pub enum Leader {
-    /// It does.
+    /// Yes.
     Runs,
     /// It has ended, and is not reaped yet.
     Exited,
@@ -45,7 +45,7 @@ pub struct Group {
     /// Readable when the leader has exited; `None` if the kernel gives no such descriptor.
     pub pidfd: Option<OwnedFd>,
     run: RunName,
-    /// Whether the leader is nothing more to this: reaped, or left to the reaper.
+    /// Whether the leader was reaped, or left to the reaper.
     is_over: bool,
 }
 
@@ -96,8 +96,8 @@ impl Group {
         Descendants::of(self.pid, &self.run)
     }
 
-    /// Reaps the leader, which has exited by itself, and gives what is left of its group some time to leave it;
-    /// `log_name` is the run as the log has it.
+    /// Reaps the leader, which exited by itself, and gives the rest of its group some time to leave it; `log_name`
+    /// names the run in the log.
     ///
     /// # Errors
     /// Those of the system.
@@ -107,8 +107,8 @@ impl Group {
         Ok((status, reaper::end_group(self.pid, log_name)))
     }
 
-    /// Kills the leader and all descendants, and reaps it; those that the kernel does not end by `deadline` are left
-    /// to it. `log_name` is the run as the log has it.
+    /// Kills the leader and all descendants, and reaps it; gives up on those that the kernel does not end by
+    /// `deadline`. `log_name` names the run in the log.
     pub fn kill(mut self, mut descendants: Descendants, deadline: Instant, log_name: &str) {
         self.is_over = true;
         let mut in_vain = 0;

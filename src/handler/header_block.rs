@@ -1,8 +1,8 @@
 //! The header block that a CGI response begins with (RFC 3875 section 6.2), as scripts write it.
 //!
-//! Owns the reading of it: as strict as the RFC where a mistake could be content, and where busybox httpd and lighttpd
-//! know what a script means, as they do. Decides nothing about the response. Invariant: a block that is returned has
-//! a CGI field, or a status line, or is just an empty line; a block that is refused names the line, where one is.
+//! Owns the reading of it: as strict as the RFC if a mistake could be content, and as lenient as busybox httpd and
+//! lighttpd otherwise. Decides nothing about the response. Invariant: a block that is returned has a CGI field, or a
+//! status line, or is just an empty line; a refused block names the offending line, if there is one.
 
 use std::fmt;
 
@@ -24,9 +24,9 @@ const STATUS: HeaderName = HeaderName::from_static("status");
 /// A header block.
 #[derive(Debug)]
 pub struct HeaderBlock {
-    /// Its fields, but for `Status` and `Content-Length`.
+    /// Its fields without `Status` and `Content-Length`.
     pub fields: HeaderMap,
-    /// What `Status` says, or else a status line.
+    /// The status of `Status`, or else of a status line.
     pub status: Option<StatusCode>,
     /// How much content is announced, in bytes.
     pub announced: Option<usize>,
@@ -34,7 +34,7 @@ pub struct HeaderBlock {
     pub end: usize,
 }
 
-/// Why output does not begin with a header block.
+/// The reason that output does not begin with a header block.
 #[derive(Debug)]
 pub struct Invalid {
     /// What is wrong.
@@ -70,7 +70,7 @@ impl Invalid {
 /// Whether the script has written all that it will.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// It has: the end of the output ends the header block too.
+    /// Yes: the end of the output ends the header block too.
     Whole,
     /// It may write more.
     SoFar,
@@ -122,7 +122,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// Takes the first line, which may be a status line (RFC 9112 section 4): of scripts that believe to speak to the
+    /// Takes the first line, which may be a status line (RFC 9112 section 4): some scripts write one, as if to the
     /// client.
     fn first_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
         let Some(rest) = line.strip_prefix(b"HTTP/1.") else { return self.field(line) };
@@ -184,7 +184,7 @@ fn status(value: &[u8]) -> Result<StatusCode, &'static str> {
     code.filter(|code| (200..=599).contains(&code.as_u16())).ok_or("is not a final status code")
 }
 
-/// Reads digits; more than fit are more than any script writes.
+/// Reads digits; a number too large counts as the largest.
 fn length(value: &[u8]) -> Option<usize> {
     let digits = std::str::from_utf8(value).ok()?;
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
@@ -195,7 +195,7 @@ fn length(value: &[u8]) -> Option<usize> {
 fn shown(line: &[u8]) -> String {
     // A character has four bytes at most.
     let line = String::from_utf8_lossy(&line[..line.len().min(4 * MAX_SHOWN)]).into_owned();
-    // What Rust would escape is not printable: of controls also those that change the direction of the text.
+    // What Rust would escape is not printable, such as controls that change the direction of the text.
     let is_printable = |c: char| "\"'\\".contains(c) || c.escape_debug().len() == 1;
     let shown = |c: char| if is_printable(c) && c != char::REPLACEMENT_CHARACTER { c } else { '?' };
     line.chars().map(shown).take(MAX_SHOWN).collect()

@@ -10,7 +10,7 @@ use http::header::{
 
 use crate::protocol::{ASYNC, ASYNC_ID, ASYNC_JOB_ID, ATTEMPTS, METHOD_OVERRIDES};
 
-/// Which way a message goes.
+/// The direction of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// To a script.
@@ -21,7 +21,7 @@ pub enum Direction {
     Response,
 }
 
-/// In which messages a field ends here.
+/// The messages in which a field ends here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
     /// In all.
@@ -50,21 +50,21 @@ static TABLE: [(HeaderName, Ends); 17] = [
     (PROXY_AUTHENTICATE, All),
     (HeaderName::from_static("proxy-authentication-info"), All),
     (PROXY_AUTHORIZATION, All),
-    // The content is whole when it goes on: its length is known, and no client waits for a `100`.
+    // The content is forwarded whole: its length is known, and no client waits for a `100`.
     (CONTENT_LENGTH, All),
     (EXPECT, Requests),
     // The upstream's own name stands here; the client's is in x-forwarded-host.
     (HOST, ToUpstreams),
-    // What deferd has done already, with METHOD_OVERRIDES. A script may see it: it is the request's last recipient.
+    // deferd has acted on it already, as on METHOD_OVERRIDES. A script may see it: it is the last recipient.
     (ASYNC, ToUpstreams),
-    // Only deferd says whether an answer is a job's result, and how often it was tried.
+    // Only deferd says whether an answer is a job's result, and how many attempts it took.
     (ASYNC_ID, Responses),
     (ASYNC_JOB_ID, Responses),
     (ATTEMPTS, Responses),
 ];
 
 impl Ends {
-    /// Returns whether a field ends here that goes this way.
+    /// Returns whether a field of this direction ends here.
     const fn covers(self, direction: Direction) -> bool {
         match self {
             All => true,

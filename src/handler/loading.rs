@@ -1,7 +1,6 @@
-//! Why the kernel does not load a script that is there and may be executed: in most cases its interpreter.
+//! Why the kernel cannot load a script that exists and is executable: mostly its interpreter.
 //!
-//! Owns the words for it. Starts nothing. Invariant: of a file no more than its beginning and its table of segments is
-//! read, and what is no program is never taken for one.
+//! Owns the words for it. Starts nothing. Invariant: reads only the beginning of a file and its table of segments.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -25,13 +24,13 @@ const MAX_SHOWN: usize = 100;
 /// The first bytes of a program (ELF).
 const ELF: &[u8] = b"\x7fELF";
 
-/// What some editors begin a text with.
+/// The mark with which some editors begin a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The segment that names the loader (`PT_INTERP`).
 const INTERPRETER_SEGMENT: u32 = 3;
 
-/// Returns why a program cannot be loaded, if it was this that failed; `None` if it was something else.
+/// Returns why a program cannot be loaded; `None` if something else failed.
 pub fn why_not(program: &Path, error: &io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::PermissionDenied => of_interpreter(program, 0),
@@ -42,7 +41,7 @@ pub fn why_not(program: &Path, error: &io::Error) -> Option<String> {
     }
 }
 
-/// Looks at the interpreter of a script, or the loader of a program, down to the one that is missing.
+/// Follows the interpreter of a script, or the loader of a program, to the one that is missing.
 fn of_interpreter(program: &Path, depth: usize) -> Option<String> {
     let head = beginning(program)?;
     let (name, kind) = match head.strip_prefix(b"#!") {
@@ -129,14 +128,14 @@ fn loader(program: &Path) -> Option<Vec<u8>> {
     None
 }
 
-/// Reads so many bytes at a place of a file.
+/// Reads this many bytes at an offset of a file.
 fn at(file: &File, offset: u64, size: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; size];
     file.read_exact_at(&mut bytes, offset).ok()?;
     Some(bytes)
 }
 
-/// Returns a name in quotes, with what cannot be seen escaped.
+/// Returns a name in quotes, with invisible characters escaped.
 fn shown(name: &[u8]) -> String {
     let name: String = String::from_utf8_lossy(name).chars().take(MAX_SHOWN).collect();
     format!("{name:?}")

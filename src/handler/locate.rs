@@ -1,4 +1,4 @@
-//! From a request path to a script, and never outside the route's directory.
+//! Finds the script of a request path, never outside the route's directory.
 //!
 //! Owns the reading of the path below a script route. Starts nothing. Invariants: what it returns is a regular,
 //! executable file; unless the route has `links=yes`, its real path, all symbolic links resolved, lies below the
@@ -22,7 +22,7 @@ use crate::error::Error;
 pub struct Located {
     /// The real path of the route's directory.
     pub root: PathBuf,
-    /// The script below it, under the name that was asked for: a link may choose what its target does.
+    /// The script below it, under the requested name: a program may act by the name of the link.
     pub program: PathBuf,
     /// The real path of the directory where the script lies.
     pub directory: PathBuf,
@@ -35,11 +35,11 @@ pub struct Located {
 /// How much of a refused path the log shows, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// Why a path leads to no script.
+/// The reason that a path leads to no script.
 enum Refusal {
     /// It names no script.
     Missing,
-    /// It leads out of the directory, or to what clients must not reach: the log tells the operator why.
+    /// It leads out of the directory, or to something that clients must not reach: the log says why.
     Outside(&'static str),
     /// The file may not be run.
     Forbidden(&'static str),
@@ -129,7 +129,7 @@ fn home(file: &Path, root: &Path, links: Links) -> Result<PathBuf, Refusal> {
     Ok(real)
 }
 
-/// Returns whether there is a control character: ASCII's, or one of C1 in UTF-8 (U+0080 to U+009F).
+/// Returns whether it has a control character of ASCII, or of C1 in UTF-8 (U+0080 to U+009F).
 fn has_control(text: &[u8]) -> bool {
     text.iter().any(u8::is_ascii_control)
         || text.windows(2).any(|pair| matches!(pair, [0xc2, 0x80..=0x9f]))

@@ -1,8 +1,8 @@
-//! What runs a request: the trait of all handlers, which are in the files beside this.
+//! Handlers, which run requests: their trait. They are in the files beside this.
 //!
-//! Owns what the handlers have in common. A handler gets a whole request and a handle by which it is stopped; it
-//! writes the response into a sink, or returns a whole one. Invariant: it sees no store, no queue and no connection, and cannot tell whether it
-//! runs for a job or for a client that waits.
+//! Owns what the handlers have in common. A handler gets a complete request and a handle that stops it; it writes the
+//! response into a sink, or returns it whole. Invariant: it sees no store, no queue and no connection, and cannot tell
+//! whether it runs for a job or for a client that waits.
 
 pub mod cgi;
 pub mod child;
@@ -46,7 +46,7 @@ pub enum Outcome {
     Written,
     /// The answer is that of `GET` on this target of deferd's own (RFC 3875 section 6.2.2).
     LocalRedirect(PathAndQuery),
-    /// This answer, after this span: the caller waits, and holds nothing meanwhile.
+    /// This answer, after this span: the caller waits without holding anything.
     Delayed(Answer, Duration),
 }
 
@@ -59,40 +59,37 @@ impl<T: Into<Answer>> From<T> for Outcome {
 /// How much content a handler uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// As much as may be sent at all.
+    /// As much as the limits allow.
     Any,
-    /// At most so many bytes.
+    /// At most this many bytes.
     UpTo(usize),
-    /// None: if a client sends content, it is dropped.
+    /// None: content that a client sends is dropped.
     Nothing,
 }
 
-/// Something that can run requests.
+/// A handler of requests.
 pub trait Handler: Send + Sync {
-    /// Refuses what can never run, before the content is read and before a `202` is given.
+    /// Refuses a request that can never run, before its content is read and before a `202`.
     ///
-    /// # Errors
-    /// The error that the client is answered with.
+    /// # Errors The answer to the client.
     fn check(&self, request: &Parts) -> Result<(), Error>;
 
-    /// Refuses what could never run as a job, before a `202` is given; to a client that waits [`run`](Self::run) says
+    /// Refuses a request that could never run as a job, before a `202`; for a waiting client [`run`](Self::run) does
     /// so.
     ///
-    /// # Errors
-    /// The error that the client is answered with.
+    /// # Errors The answer to the client.
     fn check_deferred(&self, _: &Parts) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Returns how much content it uses of this request, which it has checked.
+    /// Returns how much content of this request, which it checked, it uses.
     fn takes(&self, _: &Parts) -> Takes {
         Takes::Any
     }
 
     /// Runs the request to its end, or until `execution` is stopped. The response goes into `sink`, or is returned.
     ///
-    /// # Errors
-    /// The error that stands for the answer; once some of another has been sent, why that is broken.
+    /// # Errors The error that is the answer; if part of a response was sent, the reason that it breaks.
     fn run(
         &self,
         call: &Call,
@@ -105,10 +102,9 @@ pub trait Handler: Send + Sync {
         false
     }
 
-    /// Reads again what can change while deferd runs.
+    /// Reads again the files that may change while deferd runs.
     ///
-    /// # Errors
-    /// What is wrong with it; then all stays as it was.
+    /// # Errors What is wrong; then everything stays as it was.
     fn reload(&self) -> Result<(), String> {
         Ok(())
     }
@@ -134,7 +130,7 @@ pub struct ScriptRoute {
     pub variables: Arc<Variables>,
     /// How long a script may run.
     pub time_limit: Duration,
-    /// How much a script may write to stdout, in bytes.
+    /// The limit of a script's stdout, in bytes.
     pub max_output: usize,
     /// How many descriptors a script may have; `None`: as many as deferd.
     pub descriptor_limit: Option<Rlimit>,

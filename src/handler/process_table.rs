@@ -1,7 +1,7 @@
-//! What /proc tells of processes: parents, groups, start times, children, environments.
+//! Reads processes from /proc: parents, groups, start times, children, environments.
 //!
-//! Owns the reading of /proc. Signals and reaps no process. Invariant: what cannot be read is never taken for an
-//! answer: a process that is gone is `None`, an environment that is not there is `Unknown`.
+//! Owns the reading of /proc. Signals and reaps no process. Invariant: what cannot be read is no answer: a process that
+//! is gone is `None`, a missing environment is `Unknown`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,11 +21,11 @@ const START: usize = 19;
 pub struct Process {
     /// Its number.
     pub pid: Pid,
-    /// The process that is told of its end; `None` if that is in another namespace.
+    /// Its parent; `None` if that is in another namespace.
     pub parent: Option<Pid>,
     /// Its process group.
     pub group: Option<Pid>,
-    /// When it started, in ticks since the boot: with its number it names the process for ever.
+    /// When it started, in ticks since the boot: together with its number this is unique.
     pub start: u64,
     /// Whether it has ended, and is not reaped yet.
     pub has_ended: bool,
@@ -54,7 +54,7 @@ impl Process {
         })
     }
 
-    /// Whether this is the same process as `other`, whatever has become of it.
+    /// Whether this is the same process as `other`.
     pub fn is(&self, other: &Self) -> bool {
         (self.pid, self.start) == (other.pid, other.start)
     }
@@ -65,7 +65,7 @@ impl Process {
 pub enum Variable {
     /// It was.
     Set,
-    /// It was not, has overwritten its environment, or shows it to others only.
+    /// It was not, has overwritten its environment, or hides it from deferd.
     Unset,
     /// It has no environment: it was started without one, or executes a program at this moment.
     Unknown,
@@ -80,12 +80,12 @@ pub fn variable(pid: Pid, wanted: &[u8]) -> Variable {
     }
 }
 
-/// What this system has of /proc.
+/// What /proc offers on this system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The children of each thread, in a file.
     Children,
-    /// Only the parent of each process: all processes have to be read.
+    /// Only the parent of each process: all processes must be read.
     Parents,
     /// Nothing, or the processes of another namespace.
     Nothing,
@@ -107,7 +107,7 @@ impl Source {
     }
 }
 
-/// Which process is the child of which.
+/// The children of processes.
 pub enum Kinship {
     /// Each process is asked.
     Asked,

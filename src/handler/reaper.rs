@@ -1,10 +1,10 @@
-//! The children of this process: those that it starts, and those that it inherits.
+//! The children of this process: those that it starts and those that it inherits.
 //!
 //! Owns the table of runs, by which the two are told apart, and a thread that reaps what is inherited and looks after
-//! groups that linger. Does not reap scripts: their runs do. There is one of it, because a process has one set of
-//! children. Invariants: a child is inherited if it is not in the table, and a child is started and entered
-//! while the thread reaps none; each is reaped by its number; a lingering group is signalled only while a child
-//! of deferd's is in it, so that its number is never that of another.
+//! groups that linger. Does not reap scripts: their runs do. It exists once, because a process has one set of children.
+//! Invariants: a child is inherited if it is not in the table, and a child is started and entered while the thread
+//! reaps none; each is reaped by its number; a lingering group is signalled only while a child of deferd's is in it, so
+//! that its number is never that of another.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -26,16 +26,16 @@ use super::descendants::count_group;
 use super::process_table::Kinship;
 use crate::job::lingering::Lingering;
 
-/// How long what is left of a group has to leave it.
+/// The time that the rest of a group has to leave it.
 const LEAVE_TIME: Duration = Duration::from_millis(200);
 
-/// How long a killed group is waited for. Only a process that the kernel cannot end takes longer.
+/// The longest wait for a killed group. Only a process that the kernel cannot end takes longer.
 const KILL_TIME: Duration = Duration::from_secs(6);
 
-/// How often lingering groups are looked at.
+/// The period of checking lingering groups.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How long an inherited child that has ended may wait for others: one look is for all of them.
+/// How long an inherited child that has ended may wait for others: one pass reaps them all.
 const REST: Duration = Duration::from_millis(50);
 
 static RUNS: Runs = Runs {
@@ -46,17 +46,17 @@ static RUNS: Runs = Runs {
     count: AtomicUsize::new(0),
 };
 
-/// Where the thread is woken; empty until the thread runs.
+/// Wakes the thread; empty until the thread runs.
 static WAKE: OnceLock<UnixStream> = OnceLock::new();
 
 struct Runs {
-    /// Held in common by those that start children, and alone while inherited ones are reaped.
+    /// Shared by threads that start children, exclusive while inherited ones are reaped.
     starting: RwLock<()>,
     /// The table of runs: the scripts that were started and are not reaped.
     leaders: Mutex<BTreeSet<RawPid>>,
     /// Scripts that the kernel did not end in time: they are reaped when they have ended.
     abandoned: Mutex<Vec<Pid>>,
-    /// The groups that came since the thread looked at its own.
+    /// The groups that came since the thread's last pass.
     lingering: Mutex<Vec<LingeringGroup>>,
     /// How many groups linger, with those of the thread.
     count: AtomicUsize,
@@ -68,7 +68,10 @@ struct Runs {
 /// Those of the system.
 pub fn start() -> io::Result<()> {
     if let Err(error) = set_child_subreaper(Some(getpid())) {
-        log::warn!("deferd cannot inherit what scripts leave behind: {}", io::Error::from(error));
+        log::warn!(
+            "cannot become the subreaper of scripts, processes that leave their group are not ended: {}",
+            io::Error::from(error)
+        );
     }
     let (ended, signals) = UnixStream::pair()?;
     let (woken, wake) = UnixStream::pair()?;
@@ -118,8 +121,8 @@ fn leave_table(pid: Pid) {
     lock(&RUNS.leaders).remove(&pid.as_raw_nonzero().get());
 }
 
-/// Gives what is left of a group, whose leader is reaped, some time to leave it, and then kills it; `log_name` is the
-/// run as the log has it. `None` if nothing is left.
+/// Gives the rest of a group, whose leader is reaped, some time to leave it, then kills it; `log_name` names the run in
+/// the log. `None` if nothing is left.
 pub fn end_group(group: Pid, log_name: &str) -> Option<Lingering> {
     if !is_left(group) {
         return None;
@@ -165,7 +168,7 @@ pub fn is_left(group: Pid) -> bool {
 /// A group whose leader has ended.
 struct LingeringGroup {
     group: Pid,
-    /// When its time is over: first to leave, then to end.
+    /// Its deadline: first to leave, then to end.
     until: Instant,
     log_name: String,
     is_killed: bool,
@@ -264,7 +267,7 @@ fn reap_inherited() {
 /// Reaps a child that has ended, unless it is the leader of a run; returns whether it is gone.
 fn reap_unless_run(pid: Pid) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    // Most run on: for those no child has to wait for its start.
+    // Most have not ended: then no child has to wait for its start.
     match waitid(WaitId::Pid(pid), options | WaitIdOptions::NOWAIT) {
         Ok(Some(_)) => {}
         Ok(None) => return false,
@@ -279,7 +282,7 @@ fn reap_unless_run(pid: Pid) -> bool {
     true
 }
 
-/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
+/// Takes a poisoned lock too: the guarded data is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

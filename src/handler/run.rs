@@ -46,7 +46,7 @@ impl Handler for RunHandler {
         _: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         if call.request.method() == Method::OPTIONS {
-            // A plain program knows no methods: it would do its work.
+            // A plain program knows no methods: it would run.
             return Ok(options(ANY_METHOD).into());
         }
         let mut stdout = ContentBuffer::new(execution.memory());
@@ -103,7 +103,7 @@ fn response(
     }
     if !status.success() {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        // Only for the owner of a job: a client that waits may be another.
+        // Only for the owner of a job: a waiting client may be another user.
         let line = execution.job().and_then(|_| execution.last_line());
         if let Some(line) = line.and_then(|line| HeaderValue::try_from(line).ok()) {
             response.headers_mut().insert(STDERR, line);

@@ -9,7 +9,7 @@ use crate::job::execution::Execution;
 /// A longer line is shown in pieces of this length, in bytes.
 const MAX_LINE: usize = 4096;
 
-/// How many lines of one run the log gets; of the others it gets their number.
+/// How many lines of one run are logged; the others are counted.
 const MAX_LOGGED: usize = 100;
 
 /// Splits what a script writes to stderr into lines.
@@ -75,7 +75,7 @@ impl<'a> Stderr<'a> {
         self.line.clear();
     }
 
-    /// Makes the last part of the line that a carriage return (or its end) closes the progress.
+    /// Makes the part of the line before a carriage return, or before its end, the progress.
     fn show_progress(&self, end: usize) {
         let text = String::from_utf8_lossy(&self.line[..end]);
         if let Some(last) = text.trim_end().rsplit('\r').next() {

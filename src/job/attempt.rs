@@ -26,13 +26,13 @@ pub struct Attempt {
     pub route: RouteIndex,
     /// How many attempts were begun.
     pub made: u32,
-    /// How often it could not begin for want of descriptors, processes or memory.
+    /// How often it could not start for lack of descriptors, processes or memory.
     pub shortages: u32,
-    /// When this attempt must be over, with all redirects that it leads to.
+    /// The deadline of this attempt, with all its redirects.
     pub deadline: Instant,
-    /// What this attempt was redirected to; set by a local redirect, dropped with the attempt.
+    /// The target of a local redirect; set by it, dropped with the attempt.
     pub redirected: Option<Redirected>,
-    /// What the job is done with at the end of its delay; set when the handler only asked for that delay.
+    /// The result at the end of the delay; set if the handler only asked for that delay.
     pub answer: Option<Answer>,
 }
 
@@ -53,12 +53,12 @@ impl Attempt {
         }
     }
 
-    /// Lets the job's record say what was begun so far.
+    /// Notes in the job's record how many attempts began.
     pub fn tell(&self) {
         self.execution.set_attempts(Attempts { first: self.started, count: self.made });
     }
 
-    /// Returns the request that is to be run, or ran last.
+    /// Returns the request to run, or the one that ran last.
     pub fn hop(&self) -> Hop<'_> {
         let first = Hop { call: &self.call, count: 0, deadline: self.deadline };
         self.redirected.as_ref().map_or(first, Redirected::hop)
@@ -69,7 +69,7 @@ impl Attempt {
         self.redirected.as_ref().map_or(self.route, |redirected| redirected.route)
     }
 
-    /// Returns when the job must be over although nothing runs: only a redirect waits on a deadline.
+    /// Returns the deadline of a job that does not run: only a redirect has one while it waits.
     pub fn expiry(&self) -> Option<Instant> {
         self.redirected.as_ref().map(|redirected| redirected.deadline)
     }
@@ -86,7 +86,7 @@ impl fmt::Debug for Attempt {
 pub struct Claimed {
     /// Which job.
     pub job: JobKey,
-    /// What is to be run.
+    /// What to run.
     pub attempt: Box<Attempt>,
 }
 
@@ -94,21 +94,21 @@ pub struct Claimed {
 pub struct Hop<'a> {
     /// The request.
     pub call: &'a Call,
-    /// How many redirects have led to it.
+    /// How many redirects led to it.
     pub count: usize,
-    /// When the first request of all, and so every one behind it, must be over.
+    /// The deadline of the first request, and so of all that follow it.
     pub deadline: Instant,
 }
 
-/// A request that stands for the one that a client has sent.
+/// A request that takes the place of the client's.
 pub struct Redirected {
     /// The request.
     pub call: Call,
     /// The route of the request.
     pub route: RouteIndex,
-    /// How many redirects have led to it.
+    /// How many redirects led to it.
     pub count: usize,
-    /// When it must be over: one deadline covers them all.
+    /// Its deadline, which covers all redirects.
     pub deadline: Instant,
 }
 

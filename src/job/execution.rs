@@ -1,9 +1,8 @@
 //! The handle to a running handler: stop it, see its progress.
 //!
 //! Owns the stop signal of each running handler, and its last line of stderr; the rest of that is its `log`. And the
-//! client for whom it runs, if one waits: a client that leaves stops the run. Does not know what a handler
-//! is. Invariant: a stop that was asked for is never lost: it is seen by a handler that starts waiting, or
-//! registers its waker, after the fact.
+//! client for whom it runs, if one waits: a client that leaves stops the run. Does not know what a handler is.
+//! Invariant: a stop is never lost: a handler that starts to wait, or registers its waker, afterwards sees it too.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,13 +17,13 @@ use super::{JobId, Stamp};
 use crate::exchange::Peer;
 use crate::memory::Allowance;
 
-/// How often a wait that does not watch the client's socket looks whether the client has left.
+/// The period at which a wait that does not watch the client's socket checks whether the client has left.
 pub const LOOK: Duration = Duration::from_millis(250);
 
 /// How much of the last line `x-progress` shows, in characters.
 const PROGRESS_CHARS: usize = 100;
 
-/// How a handler is told to stop; the later is the harder.
+/// How hard a handler is told to stop; the later variant is the harder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
     /// End soon: a script gets SIGTERM and some seconds to tidy up.
@@ -33,7 +32,7 @@ pub enum Stop {
     Kill,
 }
 
-/// What becomes of a run whose client leaves.
+/// What happens to a run whose client leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLeave {
     /// It is cancelled.
@@ -45,30 +44,29 @@ pub enum OnLeave {
 
 type Waker = Box<dyn Fn() + Send>;
 
-/// The handle to a handler: for one job, or for a thread that runs one request after the other while their
-/// clients wait.
+/// The handle to a handler: for one job, or for a thread that runs one request after another for waiting clients.
 #[derive(Default)]
 pub struct Execution {
     /// The job it runs for; `None` for a client that waits.
     job: Option<JobId>,
-    /// Whose memory is charged for what the handler produces.
+    /// The budget that is charged for the handler's output.
     memory: Allowance,
     /// The client that waits; `None` for a job.
     client: Option<Arc<dyn Peer>>,
-    /// Whether what runs now is cancelled when the client leaves. Set by the client's thread alone.
+    /// Whether the current run is cancelled when the client leaves. Only the client's thread sets it.
     goes_on: AtomicBool,
     signal: Mutex<Signal>,
     changed: Condvar,
     /// The last line on stderr that is not blank, made printable.
     progress: Mutex<String>,
     log: Arc<JobLog>,
-    /// What the last run left behind. Set by its handler, taken by the holder of its place in a lane.
+    /// What lingers after the last run. Set by its handler, taken by the holder of its place in a lane.
     lingering: Mutex<Option<Lingering>>,
-    /// How the last script that ran for it ended, and the last line that this one wrote.
+    /// How its last script ended, and the last line of that script.
     script: Mutex<LastScript>,
-    /// Which attempt runs, from 1. Set by the job's worker alone.
+    /// The number of the attempt, from 1. Only the job's worker sets it.
     attempt: AtomicU32,
-    /// Set by the job's worker alone.
+    /// Only the job's worker sets it.
     attempts: Mutex<Attempts>,
 }
 
@@ -87,21 +85,21 @@ struct Signal {
     stop: Option<Stop>,
     /// Set by a handler that waits in the kernel, dropped by its [`WakerGuard`].
     waker: Option<Waker>,
-    /// When all that a request has led to must be over: set while a local redirect is followed.
+    /// The deadline of a request with its redirects; set while a local redirect is followed.
     deadline: Option<Instant>,
 }
 
-/// What is known of the script that runs, or ran last.
+/// What is known of the current or last script.
 #[derive(Default)]
 struct LastScript {
     /// The last line that it wrote to stderr, made printable.
     line: String,
-    /// Its exit code; `None` before its end, or if it did not end by itself.
+    /// Its exit code; `None` before its end, or if it was killed.
     exit_code: Option<i32>,
 }
 
 impl Execution {
-    /// The run of this job, or of a request that is not deferred; what it produces is charged to `memory`.
+    /// Returns the handle to the run of a job, or of a request that is not deferred; its output is charged to `memory`.
     pub fn new(job: Option<JobId>, memory: Allowance) -> Self {
         Self {
             job,
@@ -124,12 +122,12 @@ impl Execution {
         self.job
     }
 
-    /// Returns which attempt at the job runs, from 1.
+    /// Returns the number of the job's attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.attempt.load(Ordering::Relaxed)
     }
 
-    /// Says which attempt runs.
+    /// Sets the number of the attempt.
     pub fn set_attempt(&self, number: u32) {
         self.attempt.store(number, Ordering::Relaxed);
     }
@@ -139,28 +137,28 @@ impl Execution {
         *lock(&self.attempts)
     }
 
-    /// Says how many attempts there were.
+    /// Sets the number of attempts.
     pub fn set_attempts(&self, attempts: Attempts) {
         *lock(&self.attempts) = attempts;
     }
 
-    /// Returns whose memory is charged for what the handler produces.
+    /// Returns the budget that is charged for the handler's output.
     pub const fn memory(&self) -> &Allowance {
         &self.memory
     }
 
-    /// Returns the handle to all that runs while this client waits, one request after the other.
+    /// Returns the handle to all runs of this client, one request after another.
     pub fn watching(client: Arc<dyn Peer>, memory: Allowance) -> Self {
         Self { client: Some(client), ..Self::new(None, memory) }
     }
 
-    /// Says what becomes of what runs next if its client leaves.
+    /// Sets what happens to the next run if its client leaves.
     pub fn set_on_leave(&self, on_leave: OnLeave) {
         self.goes_on.store(on_leave == OnLeave::GoOn, Ordering::Relaxed);
     }
 
-    /// Looks whether the client has left, which stops the run. Unless it goes on: then the client's
-    /// connection gives its place back, and that is all.
+    /// Checks whether the client has left, which stops the run. If the run goes on, only the client's connection gives
+    /// its place back.
     pub fn look(&self) {
         let is_gone = self.client.as_ref().is_some_and(|client| client.is_gone());
         if is_gone && !self.goes_on.load(Ordering::Relaxed) {
@@ -168,18 +166,18 @@ impl Execution {
         }
     }
 
-    /// Returns what a handler has to watch, beside all else that it waits for, to see the client leave;
-    /// when that fires, it must [look](Self::look).
+    /// Returns the descriptor that a handler must watch to see the client leave; when it fires, the handler must
+    /// [look](Self::look).
     pub fn watched(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         self.client.as_ref().and_then(|client| client.watched())
     }
 
-    /// Sets, or lifts, the one deadline of a request that is redirected.
+    /// Sets or removes the deadline of a redirected request.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         lock(&self.signal).deadline = deadline;
     }
 
-    /// Returns when that which begins now, and may take `time_limit`, must be over.
+    /// Returns the deadline of a run that begins now and may take `time_limit`.
     pub fn deadline(&self, time_limit: Duration) -> Instant {
         let own = Instant::now() + time_limit;
         lock(&self.signal).deadline.map_or(own, |deadline| deadline.min(own))
@@ -225,14 +223,14 @@ impl Execution {
             let slice = if self.client.is_some() { left.min(LOOK) } else { left };
             signal =
                 self.changed.wait_timeout(signal, slice).unwrap_or_else(PoisonError::into_inner).0;
-            // The look may stop this run, and takes the lock for it.
+            // Checking may stop this run, and takes the lock for that.
             drop(signal);
             self.look();
         }
     }
 
-    /// Has `waker` called at each stop until the guard is dropped, and at once if there was one.
-    /// It must not block: it runs under the signal's lock.
+    /// Calls `waker` at each stop until the guard is dropped, and at once if a stop came before. It must not block: it
+    /// runs under the signal's lock.
     pub fn on_stop(&self, waker: impl Fn() + Send + 'static) -> WakerGuard<'_> {
         let mut signal = lock(&self.signal);
         if signal.stop.is_some() {
@@ -244,12 +242,12 @@ impl Execution {
         WakerGuard(self)
     }
 
-    /// Says what the run leaves behind for a moment.
+    /// Sets what lingers after the run.
     pub fn leave_behind(&self, lingering: Option<Lingering>) {
         *lock(&self.lingering) = lingering;
     }
 
-    /// Takes what the last run left behind: its place in a lane is to be kept as long.
+    /// Takes what lingers after the last run: its place in a lane is kept as long.
     pub fn take_lingering(&self) -> Option<Lingering> {
         lock(&self.lingering).take()
     }
@@ -261,7 +259,7 @@ impl Execution {
         }
     }
 
-    /// Makes `line` the progress, unless nothing in it can be seen.
+    /// Makes `line` the progress, unless it is blank.
     pub fn set_progress(&self, line: &str) {
         let shown = printable(line);
         if !shown.is_empty() {
@@ -274,7 +272,7 @@ impl Execution {
         *lock(&self.script) = LastScript::default();
     }
 
-    /// Makes `line` the last one of the script that runs, and the progress, unless nothing in it can be seen.
+    /// Makes `line` the last one of the script, and the progress, unless it is blank.
     pub fn set_line(&self, line: &str) {
         let shown = printable(line);
         if !shown.is_empty() {
@@ -283,18 +281,18 @@ impl Execution {
         }
     }
 
-    /// Returns the last line of the script that ran last, printable, at most 100 characters.
+    /// Returns the last line of the last script, printable, at most 100 characters.
     pub fn last_line(&self) -> Option<String> {
         let line = lock(&self.script).line.clone();
         (!line.is_empty()).then_some(line)
     }
 
-    /// Says with which exit code the script ended.
+    /// Sets the exit code of the script.
     pub fn set_exit_code(&self, code: Option<i32>) {
         lock(&self.script).exit_code = code;
     }
 
-    /// Returns the exit code of the script that ran last; `None` if it did not end by itself, or none ran.
+    /// Returns the exit code of the last script; `None` if it was killed, or none ran.
     pub fn exit_code(&self) -> Option<i32> {
         lock(&self.script).exit_code
     }
@@ -333,8 +331,7 @@ impl Drop for WakerGuard<'_> {
     }
 }
 
-/// The handles to what runs for clients that wait, so that the end of deferd can stop it all. Those of jobs are in
-/// the store.
+/// The handles to runs for waiting clients, so that the end of deferd can stop them. The store has those of jobs.
 #[derive(Default)]
 pub struct Executions(Arc<Mutex<Runs>>);
 
@@ -365,7 +362,7 @@ impl Executions {
         Run { runs: Arc::clone(&self.0), place, execution }
     }
 
-    /// Stops every run, and what begins from now on.
+    /// Stops every run, also those that begin later.
     pub fn stop_all(&self, stop: Stop) {
         let running: Vec<_> = {
             let mut runs = lock(&self.0);
@@ -400,7 +397,7 @@ fn printable(line: &str) -> String {
     line.trim().chars().map(shown).take(PROGRESS_CHARS).collect()
 }
 
-/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
+/// Takes a poisoned lock too: the guarded data is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

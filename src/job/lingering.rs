@@ -1,7 +1,7 @@
-//! What a run leaves behind for a moment, and what is kept as long.
+//! What lingers after a run, and what is held as long.
 //!
-//! Owns neither: the processes are `handler::reaper`'s, the place in a lane is the store's. Invariant: what is held
-//! is dropped exactly when that which lingers is gone, at once if it is gone already.
+//! Owns neither: the processes are `handler::reaper`'s, the place in a lane is the store's. Invariant: what is held is
+//! dropped exactly when the lingering processes are gone, at once if they are gone already.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Lingering(Arc<Mutex<State>>);
 
 enum State {
-    /// It is there, and so is what is held.
+    /// It still lingers, and holds this.
     Here(Vec<Box<dyn Send>>),
     Gone,
 }
 
 impl Lingering {
-    /// Returns something that is there and holds nothing.
+    /// Returns a lingering that holds nothing.
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(State::Here(Vec::new()))))
     }
@@ -30,7 +30,7 @@ impl Lingering {
         // Else it is dropped here, when the lock is released.
     }
 
-    /// Says that it is gone.
+    /// Notes that it is gone.
     pub fn end(&self) {
         let before = std::mem::replace(&mut *self.lock(), State::Gone);
         drop(before);

@@ -60,6 +60,13 @@ struct Tail {
 }
 
 impl JobLog {
+    /// Goes on behind what was written in earlier attempts, which another process may have made.
+    pub fn resume(&self, end: &LogEnd) {
+        let tail = &mut *self.lock();
+        tail.text.splice(..0, end.text.iter().copied());
+        tail.offset += end.offset;
+    }
+
     /// Appends bytes, and wakes the threads that follow.
     pub fn append(&self, bytes: &[u8]) {
         let tail = &mut *self.lock();
@@ -93,7 +100,7 @@ impl JobLog {
         Ok(Follower { log: self, thread: thread::current().id() })
     }
 
-    /// A poisoned lock is taken all the same: what it guards is valid between any two statements.
+    /// Takes a poisoned lock too: the guarded data is valid between any two statements.
     fn lock(&self) -> MutexGuard<'_, Tail> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,12 +118,13 @@ impl Follower {
         self.log.lock().offset > offset
     }
 
-    /// Returns the bytes behind an offset, as far as they are still there.
-    pub fn behind(&self, offset: u64) -> LogEnd {
+    /// Returns the bytes behind an offset, as far as they are still there, and at most so many.
+    pub fn behind(&self, offset: u64, most: usize) -> LogEnd {
         let tail = self.log.lock();
         let behind = usize::try_from(tail.offset.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let text = tail.text[tail.text.len() - behind.min(tail.text.len())..].into();
-        LogEnd { text, offset: tail.offset }
+        let text = &tail.text[tail.text.len() - behind.min(tail.text.len())..];
+        let left = text.len().saturating_sub(most);
+        LogEnd { text: text[..text.len() - left].into(), offset: tail.offset - left as u64 }
     }
 }
 
@@ -168,18 +176,21 @@ mod tests {
         let (log, memory) = (Arc::new(JobLog::default()), Allowance::default());
         log.append(b"before\n");
         let follower = Arc::clone(&log).follow(&memory).unwrap();
-        assert_eq!(&*follower.behind(0).text, b"before\n");
+        assert_eq!(&*follower.behind(0, 100).text, b"before\n");
         assert!(follower.has_more(6) && !follower.has_more(7));
         for n in 0..BEHIND / 64 {
             log.append(format!("{n:063}\n").as_bytes());
         }
-        let all = follower.behind(7);
+        let all = follower.behind(7, usize::MAX);
+        let piece = follower.behind(7, 100);
+        assert_eq!((piece.start(), piece.offset), (7, 107));
+        assert!(all.text.starts_with(&piece.text));
         assert_eq!((all.start(), all.text.len()), (7, BEHIND));
         assert!(all.text.starts_with(format!("{:063}\n", 0).as_bytes()));
-        assert_eq!(follower.behind(all.offset).text.len(), 0);
+        assert_eq!(follower.behind(all.offset, 1).text.len(), 0);
         log.append(&[b'.'; BEHIND]);
         log.append(&[b'.'; KEPT]);
-        assert!(follower.behind(7).start() > 7, "the beginning is dropped");
+        assert!(follower.behind(7, 1).start() > 7, "the beginning is dropped");
         drop(follower);
         assert!(log.lock().text.capacity() <= 2 * KEPT);
         assert_eq!(log.end().text.len(), KEPT);

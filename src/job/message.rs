@@ -71,7 +71,7 @@ pub fn read_ending(message: &[u8]) -> Option<Ending> {
 /// The first line, the field lines, and where the content begins.
 fn split(message: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let line = message.windows(2).position(|two| two == b"\r\n")?;
-    // The empty line may follow the first at once: so the search begins at that one's end.
+    // The empty line may follow the first line directly, so the search begins at the end of that.
     let end = line + message[line..].windows(4).position(|four| four == b"\r\n\r\n")?;
     Some((&message[..line], message.get(line + 2..end + 2)?, end + 4))
 }

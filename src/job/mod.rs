@@ -1,4 +1,4 @@
-//! A job: its id, its stamp, and the words that every floor has for it. `ledger::job` has its states.
+//! A job: its id, its stamp, and the types that every layer shares. `ledger::job` has its states.
 //!
 //! Does no I/O and reads no clock: `now` is a parameter.
 
@@ -19,14 +19,14 @@ use crate::error::Error;
 use crate::exchange::Owner;
 use execution::Stop;
 
-/// What the record of a job is accounted with, beside its request line, its request or its result, in bytes.
+/// The size that is accounted for a job's record, beside its request line, request and result, in bytes.
 pub const RECORD: usize = 320;
 
-/// What a job is accounted with from its acceptance for the error that it may end with, in bytes: so an
-/// accepted job always has a result.
+/// The size that is accounted from the acceptance for an error result, in bytes: so an accepted job always has a
+/// result.
 pub const ERROR_ROOM: usize = 1024;
 
-/// How much of its log a job keeps if its result is an error for want of room, in bytes.
+/// How much of its log a job keeps if its result is an error because room is short, in bytes.
 pub const SHORT_LOG: usize = 256;
 
 /// A route's place in the table.
@@ -54,9 +54,9 @@ impl JobId {
         self.0
     }
 
-    /// The id that follows `last` at `now`: microseconds since the epoch, or the next number where
-    /// the clock stands still or stepped back. So ids increase strictly, sort by time, differ from
-    /// those before a restart, and fit a JavaScript number until the year 2255.
+    /// The id that follows `last` at `now`: microseconds since the epoch, or the next number if the clock stands still
+    /// or stepped back. So ids increase strictly, sort by time, differ from those before a restart, and fit a
+    /// JavaScript number until the year 2255.
     #[must_use]
     pub fn next(last: Option<Self>, now: Stamp) -> Self {
         let after = last.map_or(1, |last| last.0.saturating_add(1));
@@ -75,8 +75,8 @@ impl fmt::Display for JobId {
 pub struct Stamp(u64);
 
 impl Stamp {
-    /// The moment `seconds` (fractions allowed) after the epoch, rounded up, so that "strictly
-    /// before" means the same for both; `None` where it is not a finite number.
+    /// The moment `seconds` (fractions allowed) after the epoch, rounded up, so that "strictly before" means the same
+    /// for both; `None` if it is not finite.
     pub fn from_unix_seconds(seconds: f64) -> Option<Self> {
         // `as` saturates: the far future and the time before the epoch are clamped.
         seconds.is_finite().then(|| Self((seconds * 1e6).ceil() as u64))
@@ -109,18 +109,18 @@ impl Stamp {
         Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// The time from `earlier` to this moment; zero where the clock stepped back.
+    /// The time from `earlier` to this moment; zero if the clock stepped back.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// A moment by the clock that cannot be set, in microseconds since some moment before: by this, things grow old.
+/// A moment by the clock that cannot be set, in microseconds since an arbitrary moment: things age by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age(i64);
 
 impl Age {
-    /// The moment so many microseconds after that from which this clock counts.
+    /// The moment this many microseconds after the clock's beginning.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
@@ -140,7 +140,7 @@ impl Age {
 /// A moment by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// By the wall clock, which clients see, and which jumps.
+    /// By the wall clock, which clients see and which may jump.
     pub stamp: Stamp,
     /// By the clock that cannot be set.
     pub age: Age,
@@ -162,7 +162,7 @@ pub struct JobKey {
     pub id: JobId,
 }
 
-/// What becomes of a job's result.
+/// What happens to a job's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// It is kept until it is collected, deleted, or expires.
@@ -171,22 +171,22 @@ pub enum Keep {
     Nothing,
 }
 
-/// Whether a job that ran when the process ended runs again, and when its start is recorded for that.
+/// Whether a job that a crash interrupted runs again, and so when its start is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rerun {
-    /// It does not: its start is durable before its handler has effects.
+    /// No: its start is durable before its handler has effects.
     No,
     /// It does, at most [`MAX_STARTS`] times in all (`rerun=yes`): its start is durable before as well, so that
     /// a job that kills its host does not do so for ever.
     Yes,
-    /// It does not, and running it twice would do no harm: its start is recorded soon.
+    /// No, and running it twice would do no harm: its start is recorded soon.
     Harmless,
 }
 
-/// How often a job is begun at most if each time the process ends while it runs.
+/// The greatest number of starts of a job that each time is interrupted by a crash.
 pub const MAX_STARTS: u32 = 3;
 
-/// How a stopped handler's answer reads where it is not replaced by the job's own `410`.
+/// The answer of a stopped handler, unless the job's own `410` replaces it.
 impl From<Stop> for Error {
     fn from(_: Stop) -> Self {
         Self::Cancelled

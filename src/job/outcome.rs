@@ -7,18 +7,18 @@ use http::StatusCode;
 
 use crate::error::Error;
 
-/// In which way a job ended.
+/// The way in which a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Its result has a status code below 400.
     Ok,
-    /// It has another one.
+    /// Its result has another status code.
     Error,
-    /// It was not done in time.
+    /// It exceeded its time limit.
     Timeout,
     /// It was cancelled, which is no failure.
     Canceled,
-    /// It ran when deferd ended without warning.
+    /// It was running when deferd crashed.
     Interrupted,
 }
 

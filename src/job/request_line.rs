@@ -1,7 +1,7 @@
 //! What a job's record keeps of its request: the method, the beginning of the target, the prefix of the route, and
 //! whether the request can be sent again from those.
 //!
-//! Owns how much of it is kept. Does not decide what of a target may be shown: who makes one passes that alone.
+//! Owns how much of it is kept. Does not decide which part of a target may be shown: its maker passes only that.
 //! Invariant: it never takes more than [`MAX_TARGET`] bytes beside the method.
 
 use http::Method;
@@ -64,13 +64,13 @@ impl RequestLine {
         self.parts().is_some_and(|(_, _, own)| own == beginning(prefix))
     }
 
-    /// Returns what it is accounted with beside the record that it stands in, in bytes.
+    /// Returns the size that is accounted for it beside its record, in bytes.
     pub fn footprint(&self) -> usize {
         allocated(self.text.len())
     }
 }
 
-/// Returns as much of a text as is kept of a target.
+/// Returns the part of a text that is kept of a target.
 pub fn beginning(text: &str) -> &str {
     let mut end = text.len().min(MAX_TARGET);
     while !text.is_char_boundary(end) {

@@ -45,16 +45,16 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// What a job leaves behind.
+/// What a job produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredResult {
-    /// What will be collected.
+    /// The response that will be collected.
     pub response: StoredResponse,
     /// The last of what the job wrote to stderr.
     pub log: LogEnd,
 }
 
-/// What is known of a result, wherever it is.
+/// What is known of a result without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// How the job ended.
@@ -66,13 +66,13 @@ pub struct Summary {
 }
 
 impl StoredResult {
-    /// Returns what is known of it, wherever it is.
+    /// Returns what is known of it without reading it.
     pub fn summary(&self) -> Summary {
         let LogEnd { text, offset } = &self.log;
         Summary { ending: self.response.ending(), log: text.len(), logged: *offset }
     }
 
-    /// Returns what it is accounted with, in bytes.
+    /// Returns its accounted size, in bytes.
     pub fn footprint(&self) -> usize {
         self.response.footprint() + allocated(self.log.text.len())
     }
@@ -84,8 +84,8 @@ impl StoredResult {
 }
 
 impl StoredResult {
-    /// Returns the error that stands for a result that finds no room, with the end of the log: it needs
-    /// no more than [`ERROR_ROOM`](super::ERROR_ROOM).
+    /// Returns the error that replaces a result for which there is no room, with the end of the log: it needs no more
+    /// than [`ERROR_ROOM`](super::ERROR_ROOM).
     #[must_use]
     pub fn without_room(self, error: &Error) -> Self {
         let LogEnd { text, offset } = &self.log;
@@ -95,12 +95,12 @@ impl StoredResult {
 }
 
 impl StoredResponse {
-    /// Returns what it is accounted with, in bytes.
+    /// Returns its accounted size, in bytes.
     pub fn footprint(&self) -> usize {
         allocated(self.fields.len()) + allocated(self.body.len())
     }
 
-    /// Returns how the job ended that left this behind.
+    /// Returns how the job ended.
     pub fn ending(&self) -> Ending {
         // Only deferd's own errors are told by their content, and those are small.
         let body = self.body.in_memory().map_or(&[][..], |body| body);

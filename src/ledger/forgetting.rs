@@ -1,18 +1,19 @@
 //! How jobs are forgotten: by their owner, all at once, and by time.
 //!
-//! Owns what goes with a job: its record, its part of the accounts, the waits for it. A forgotten job that waits or
-//! runs goes on, and its result is dropped. Invariant: nothing is freed here, it is handed out.
+//! Owns what is removed with a job: its record, its part of the accounts, the waits for it. A forgotten job that waits
+//! or runs goes on, and its result is dropped. Invariant: nothing is freed here, it is handed out.
 
 use super::Ledger;
+use super::idempotency::Expired;
 use super::index::{Cleared, Jobs, Reach, Results};
 use super::job::{Done, Pending};
 use crate::exchange::Owner;
 use crate::job::{Age, JobId, JobKey, Stamp};
 
-/// How many jobs are forgotten by one call.
-const BATCH: usize = 512;
+/// How many jobs, logs or keys are forgotten while the lock is held.
+pub const BATCH: usize = 512;
 
-/// What was forgotten of a job.
+/// The forgotten part of a job.
 #[must_use]
 pub enum Forgotten<R> {
     /// It waits or runs: its work goes on.
@@ -41,8 +42,8 @@ impl<Q, R> Ledger<Q, R> {
         Some(forgotten)
     }
 
-    /// Forgets the idempotency keys of an owner's jobs, of those as well that are gone; returns them.
-    /// Jobs that are not accepted yet keep theirs.
+    /// Forgets the idempotency keys of an owner's jobs, removed ones included; returns them. Jobs that are not accepted
+    /// yet keep theirs.
     pub fn forget_keys(&mut self, owner: &Owner) -> Vec<(Owner, Box<str>)> {
         let (forgotten, bytes) = self.keys.forget(owner, |id| self.keyed.contains(&id));
         self.stored -= bytes;
@@ -63,8 +64,8 @@ impl<Q, R> Ledger<Q, R> {
         Some(Cleared { pending, done, in_delivery, ages, logs })
     }
 
-    /// Forgets the owner's pending jobs that are stamped before `before`: as many as the queue
-    /// holds at the most, and nothing is freed.
+    /// Forgets the owner's pending jobs that are stamped before `before`: at most as many as the queue holds, and
+    /// nothing is freed.
     pub fn forget_pending_before(&mut self, owner: &Owner, before: Stamp) -> Vec<JobId> {
         let mut forgotten = Vec::new();
         while let Some(jobs) = self.owners.get_mut(owner)
@@ -96,18 +97,18 @@ impl<Q, R> Ledger<Q, R> {
         self.owners.keys().cloned().collect()
     }
 
-    /// Forgets the keys of jobs that were accepted before `before` and are gone.
-    pub fn expire_keys(&mut self, before: Age) -> Vec<(Owner, Box<str>)> {
+    /// Forgets the keys of jobs that were accepted before `before` and are gone, and looks at `BATCH` keys at most.
+    pub fn expire_keys(&mut self, before: Age) -> Expired {
         let Self { owners, unwanted, keys, .. } = self;
-        let (expired, bytes) = keys.expire(before, |job| {
+        let expired = keys.expire(before, BATCH, |job| {
             let listed = owners.get(&job.owner).is_some_and(|jobs| jobs.has(job.id));
             listed || unwanted.contains_key(job)
         });
-        self.stored -= bytes;
+        self.stored -= expired.bytes;
         expired
     }
 
-    /// Removes the owner if there is nothing of theirs.
+    /// Removes the owner if it has nothing left.
     pub(super) fn tidy(&mut self, owner: &Owner) {
         if self.owners.get(owner).is_some_and(Jobs::is_empty) {
             self.owners.remove(owner);

@@ -1,7 +1,7 @@
 //! The idempotency keys: which job was accepted under which.
 //!
-//! Owns the two orders of each owner's keys, by key and by age, and what all of them are accounted with.
-//! Knows nothing of states and disks. Invariant: a key is in both maps of its owner or in neither.
+//! Owns the two orders of each owner's keys, by key and by age, and their accounted size. Knows nothing of states and
+//! disks. Invariant: a key is in both maps of its owner or in neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::exchange::Owner;
 use crate::job::{Age, JobId, JobKey};
 use crate::memory::{Charge, allocated};
 
-/// What a key is accounted with beside its own two copies, in bytes: its places in both maps.
+/// The accounted size of a key beside its own two copies, in bytes: its places in both maps.
 const PLACES: usize = 224;
 
 /// The keys of all owners.
@@ -38,19 +38,19 @@ struct Known {
 }
 
 impl IdempotencyKey {
-    /// Returns what it is accounted with, in bytes.
+    /// Returns its accounted size, in bytes.
     pub fn footprint(&self) -> usize {
         footprint(&self.key)
     }
 }
 
-/// Returns what a key is accounted with, in bytes.
+/// Returns the accounted size of a key, in bytes.
 fn footprint(key: &str) -> usize {
     PLACES + 2 * allocated(key.len())
 }
 
 impl Idempotency {
-    /// Returns what all of them are accounted with, in bytes.
+    /// Returns the accounted size of all keys, in bytes.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -64,7 +64,7 @@ impl Idempotency {
         self.bytes += key.footprint();
     }
 
-    /// Takes a key out; returns what it was accounted with, nothing if it is not there.
+    /// Takes a key out; returns its accounted size, zero if it is unknown.
     pub fn take(&mut self, owner: &Owner, key: &str) -> usize {
         let Some(keys) = self.owners.get_mut(owner) else { return 0 };
         let Some(known) = keys.by_key.remove(key) else { return 0 };
@@ -89,8 +89,7 @@ impl Idempotency {
         }
     }
 
-    /// Takes out all keys of an owner but those whose jobs `is_kept` names; returns them, and what they
-    /// were accounted with.
+    /// Takes out all keys of an owner but those whose jobs `is_kept` names; returns them, and their accounted size.
     pub fn forget(
         &mut self,
         owner: &Owner,
@@ -115,34 +114,55 @@ impl Idempotency {
     }
 
     /// Takes out the keys of jobs that were accepted before `before` and are gone, as `is_there`
-    /// says; the others get the age `before`, to be looked at when that is old. Returns them, and what
-    /// they were accounted with.
+    /// says; the others get the age `before`, to be looked at when that is old. Looks at `most` keys at most.
     pub fn expire(
         &mut self,
         before: Age,
+        most: usize,
         is_there: impl Fn(&JobKey) -> bool,
-    ) -> (Vec<(Owner, Box<str>)>, usize) {
-        let (mut expired, mut bytes) = (Vec::new(), 0);
+    ) -> Expired {
+        let mut expired = Expired { keys: Vec::new(), bytes: 0, is_last: true };
+        let mut left = most;
         self.owners.retain(|owner, keys| {
-            for key in keys.expire(before, |id| is_there(&JobKey { owner: owner.clone(), id })) {
-                bytes += footprint(&key);
-                expired.push((owner.clone(), key));
+            let is_there = |id| is_there(&JobKey { owner: owner.clone(), id });
+            for key in keys.expire(before, &mut left, is_there) {
+                expired.bytes += footprint(&key);
+                expired.keys.push((owner.clone(), key));
             }
             !keys.by_key.is_empty()
         });
-        self.bytes -= bytes;
-        (expired, bytes)
+        expired.is_last = left > 0;
+        self.bytes -= expired.bytes;
+        expired
     }
 }
 
+/// Keys that were taken out because of their age.
+#[must_use]
+pub struct Expired {
+    /// With their owners.
+    pub keys: Vec<(Owner, Box<str>)>,
+    /// What they were accounted with.
+    pub bytes: usize,
+    /// Whether all keys of that age were looked at.
+    pub is_last: bool,
+}
+
 impl OwnerKeys {
-    fn expire(&mut self, before: Age, is_there: impl Fn(JobId) -> bool) -> Vec<Box<str>> {
+    fn expire(
+        &mut self,
+        before: Age,
+        left: &mut usize,
+        is_there: impl Fn(JobId) -> bool,
+    ) -> Vec<Box<str>> {
         let mut expired = Vec::new();
         let mut kept = Vec::new();
-        while let Some(first) = self.by_age.first()
+        while *left > 0
+            && let Some(first) = self.by_age.first()
             && first.0 < before
             && let Some((_, key)) = self.by_age.pop_first()
         {
+            *left -= 1;
             let Some(known) = self.by_key.get_mut(&key) else { continue };
             if is_there(known.id) {
                 known.accepted = before;
@@ -182,20 +202,22 @@ mod tests {
     fn a_key_outlives_its_retention_only_with_its_job() {
         let mut keys = Idempotency::default();
         let owner = Owner::named("ann");
-        let names = |(names, _): (Vec<(Owner, Box<str>)>, usize)| names;
         put(&mut keys, &job(&owner, 1), &key("a", 1), at(1));
         put(&mut keys, &job(&owner, 2), &key("b", 2), at(2));
         assert_eq!(keys.get(&owner, &key("a", 1)), Ok(Some(job(&owner, 1).id)));
         assert_eq!(keys.get(&owner, &key("a", 2)), Err(Refused::KeyReused));
         assert_eq!(keys.get(&Owner::named("bob"), &key("a", 2)), Ok(None));
-        assert_eq!(names(keys.expire(at(1), |_| false)), []);
+        assert_eq!(keys.expire(at(1), 9, |_| false).keys, []);
         let second = job(&owner, 2);
-        let expired = keys.expire(at(9), |other| *other == second);
-        assert_eq!(expired, (vec![(owner.clone(), "a".into())], footprint("a")));
+        let Expired { keys: first, bytes, is_last } =
+            keys.expire(at(9), 1, |other| *other == second);
+        assert_eq!(first, [(owner.clone(), "a".into())]);
+        assert_eq!((bytes, is_last), (footprint("a"), false));
+        assert!(keys.expire(at(9), 9, |other| *other == second).is_last);
         assert_eq!(keys.get(&owner, &key("a", 2)), Ok(None));
         assert_eq!(keys.get(&owner, &key("b", 2)), Ok(Some(second.id)));
-        assert_eq!(names(keys.expire(at(9), |_| false)), []);
-        assert_eq!(names(keys.expire(at(10), |_| false)), [(owner, "b".into())]);
+        assert_eq!(keys.expire(at(9), 9, |_| false).keys, []);
+        assert_eq!(keys.expire(at(10), 9, |_| false).keys, [(owner, "b".into())]);
         assert!(keys.owners.is_empty() && keys.bytes() == 0);
     }
 

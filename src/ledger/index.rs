@@ -15,93 +15,91 @@ use crate::job::{Age, JobId, Stamp};
 
 /// Records ordered by timestamp, for expiry, with the way from an id to them.
 pub struct TimeIndex<T> {
-    by_stamp: BTreeMap<(Stamp, JobId), Box<T>>,
-    stamps: BTreeMap<JobId, Stamp>,
+    /// A record is looked up many times between its insertion and its end, always by its id.
+    records: BTreeMap<JobId, (Stamp, Box<T>)>,
+    by_stamp: BTreeSet<(Stamp, JobId)>,
 }
 
 impl<T> Default for TimeIndex<T> {
     fn default() -> Self {
-        Self { by_stamp: BTreeMap::new(), stamps: BTreeMap::new() }
+        Self { records: BTreeMap::new(), by_stamp: BTreeSet::new() }
     }
 }
 
 impl<T> TimeIndex<T> {
     /// Inserts a record.
     pub fn insert(&mut self, id: JobId, stamp: Stamp, record: Box<T>) {
-        self.stamps.insert(id, stamp);
-        self.by_stamp.insert((stamp, id), record);
+        self.records.insert(id, (stamp, record));
+        self.by_stamp.insert((stamp, id));
     }
 
     /// Takes a record by its id.
     pub fn take(&mut self, id: JobId) -> Option<Box<T>> {
-        let stamp = self.stamps.remove(&id)?;
-        self.by_stamp.remove(&(stamp, id))
+        let (stamp, record) = self.records.remove(&id)?;
+        self.by_stamp.remove(&(stamp, id));
+        Some(record)
     }
 
     /// A record by its id.
     pub fn get(&self, id: JobId) -> Option<&T> {
-        let stamp = *self.stamps.get(&id)?;
-        self.by_stamp.get(&(stamp, id)).map(Box::as_ref)
+        self.records.get(&id).map(|(_, record)| record.as_ref())
     }
 
     /// A record by its id, to be changed.
     pub fn get_mut(&mut self, id: JobId) -> Option<&mut T> {
-        let stamp = *self.stamps.get(&id)?;
-        self.by_stamp.get_mut(&(stamp, id)).map(Box::as_mut)
+        self.records.get_mut(&id).map(|(_, record)| record.as_mut())
     }
 
     /// The ids, ascending.
     pub fn ids(&self) -> impl Iterator<Item = JobId> {
-        self.stamps.keys().copied()
+        self.records.keys().copied()
     }
 
     /// The ids behind `after` in this order; all of them without it.
-    pub fn ids_behind(&self, after: Option<JobId>, order: Order) -> Ids<'_> {
+    pub fn ids_behind(&self, after: Option<JobId>, order: Order) -> Ids<'_, T> {
         let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
         match order {
-            Order::Ascending => Ids::Up(self.stamps.range((behind, Bound::Unbounded))),
-            Order::Descending => Ids::Down(self.stamps.range((Bound::Unbounded, behind)).rev()),
+            Order::Ascending => Ids::Up(self.records.range((behind, Bound::Unbounded))),
+            Order::Descending => Ids::Down(self.records.range((Bound::Unbounded, behind)).rev()),
         }
     }
 
     /// Takes the oldest record, if it is stamped strictly before `before`.
     pub fn take_before(&mut self, before: Stamp) -> Option<(JobId, Box<T>)> {
-        let oldest = self.by_stamp.first_entry().filter(|entry| entry.key().0 < before)?;
-        let ((_, id), record) = oldest.remove_entry();
-        self.stamps.remove(&id);
-        Some((id, record))
+        let (_, id) = self.by_stamp.first().filter(|(stamp, _)| *stamp < before).copied()?;
+        Some((id, self.take(id)?))
     }
 
-    /// Every record, with its id; the oldest first.
+    /// Every record, with its id, ascending.
     pub fn into_records(self) -> impl Iterator<Item = (JobId, Box<T>)> {
-        self.by_stamp.into_iter().map(|((_, id), record)| (id, record))
+        self.records.into_iter().map(|(id, (_, record))| (id, record))
     }
 
     /// Returns how many records there are.
     pub fn len(&self) -> usize {
-        self.stamps.len()
+        self.records.len()
     }
 
-    /// Returns every record with its id; the oldest first.
+    /// Returns every record with its id, ascending.
     pub fn records(&self) -> impl Iterator<Item = (JobId, &T)> {
-        self.by_stamp.iter().map(|((_, id), record)| (*id, record.as_ref()))
+        self.records.iter().map(|(id, (_, record))| (*id, record.as_ref()))
     }
 
     /// Whether it has no records.
     pub fn is_empty(&self) -> bool {
-        self.stamps.is_empty()
+        self.records.is_empty()
     }
 }
 
 /// Ids of an index, in either order.
-pub enum Ids<'a> {
+pub enum Ids<'a, T> {
     /// The lowest first.
-    Up(Range<'a, JobId, Stamp>),
+    Up(Range<'a, JobId, (Stamp, Box<T>)>),
     /// The highest first.
-    Down(Rev<Range<'a, JobId, Stamp>>),
+    Down(Rev<Range<'a, JobId, (Stamp, Box<T>)>>),
 }
 
-impl Iterator for Ids<'_> {
+impl<T> Iterator for Ids<'_, T> {
     type Item = JobId;
 
     fn next(&mut self) -> Option<JobId> {
@@ -132,10 +130,10 @@ pub struct Jobs<Q, R> {
 /// Results that were taken off, to be dropped without the lock.
 pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
 
-/// How far a deletion by time reaches.
+/// The range of a deletion by time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Results that can be collected, and came to be before this by the clock that cannot be set.
+    /// Results that can be collected and were produced before this by the clock that cannot be set.
     Expired(Age),
     /// Results that are stamped before this, those in delivery too: if their delivery fails, they do not come back.
     Stamped(Stamp),
@@ -211,7 +209,7 @@ impl<Q, R> Jobs<Q, R> {
         }
     }
 
-    /// Whether the job is among them.
+    /// Whether the range includes the job.
     pub fn has(&self, id: JobId) -> bool {
         let pending = self.pending.get(id).is_some();
         pending || self.done.get(id).is_some() || self.in_delivery.get(id).is_some()

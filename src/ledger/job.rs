@@ -31,30 +31,30 @@ use crate::job::stored::{StoredResponse, StoredResult, Summary};
 use crate::job::{Age, RouteIndex, Stamp};
 use crate::memory::Charge;
 
-/// A job whose result is not there yet; `Q` is a request as its store keeps it.
+/// A job without a result; `Q` is a request as its store keeps it.
 #[derive(Debug)]
 pub struct Pending<Q> {
     /// When it was accepted.
     pub created: Stamp,
-    /// What it is accounted with, in bytes.
+    /// Its accounted size, in bytes.
     pub footprint: usize,
-    /// What of that is memory and not charged by the content itself.
+    /// The part of that which is memory and not charged by the content itself.
     pub charge: Charge,
-    /// Its route; `None` if none has the path of a job that was found.
+    /// Its route; `None` if no route has the path of a job that was read from disk.
     pub route: Option<RouteIndex>,
     /// Its request, as its record has it.
     pub line: RequestLine,
-    /// How many processes have begun it: more than one if they ended while it ran.
+    /// How many processes began it: more than one if they crashed while it ran.
     pub starts: u32,
     /// The threads that wait for its result.
     pub waiters: Vec<Arc<Waiter>>,
-    /// Who is to be told of its result, and the room for that, which is part of what it is accounted with.
+    /// The programs and the URL that are to be told of its result, and their room, which is part of `footprint`.
     pub owed: Option<Box<Owed>>,
-    /// How far it is.
+    /// Its state.
     pub phase: Phase<Q>,
 }
 
-/// How far a pending job is.
+/// The state of a pending job.
 #[derive(Debug)]
 pub enum Phase<Q> {
     /// It waits in the lane of a route.
@@ -64,11 +64,11 @@ pub enum Phase<Q> {
         /// What will run.
         work: Work<Q>,
     },
-    /// It was begun, and waits for a moment: to run again, or to be done.
+    /// It began, and waits for a moment: to run again, or to be finished.
     Delayed {
         /// When.
         until: Instant,
-        /// What goes on then.
+        /// What happens then.
         attempt: Box<Attempt>,
     },
     /// A worker runs it; the request is with the worker.
@@ -94,12 +94,12 @@ pub enum Phase<Q> {
 pub enum Work<Q> {
     /// Its request, for the first time.
     First(Q),
-    /// What it had come to: it was begun before.
+    /// The attempt so far: it began before.
     Again(Box<Attempt>),
 }
 
 impl<Q> Work<Q> {
-    /// Returns when the job must be over although it only waits.
+    /// Returns the deadline of a job that only waits.
     pub fn expiry(&self) -> Option<Instant> {
         match self {
             Self::First(_) => None,
@@ -122,7 +122,7 @@ pub enum LanePlace {
 /// Whether a running job was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It was: its result is `410`.
+    /// Yes: its result is `410`.
     Yes,
     /// It was not.
     No,
@@ -133,21 +133,21 @@ pub enum Cancelled {
 pub struct Done<R> {
     /// When it was accepted.
     pub created: Stamp,
-    /// When its result came to be: its stamp.
+    /// When its result was produced: its stamp.
     pub finished: Stamp,
     /// The same by the clock by which it expires.
     pub age: Age,
-    /// What it is accounted with, in bytes.
+    /// Its accounted size, in bytes.
     pub footprint: usize,
-    /// What of that is memory and not charged by the content itself.
+    /// The part of that which is memory and not charged by the content itself.
     pub charge: Charge,
     /// Its request, as its record has it.
     pub line: RequestLine,
     /// The attempts that there were.
     pub attempts: Attempts,
-    /// What is known of its result, wherever that is.
+    /// What is known of its result without reading it.
     pub summary: Summary,
-    /// Which delivery it is in, or was in last.
+    /// The current or last delivery.
     pub delivery: DeliveryId,
     /// The result.
     pub result: R,
@@ -251,7 +251,7 @@ impl<Q> Pending<Q> {
         }
     }
 
-    /// Returns how far it is, as its owner sees it.
+    /// Returns its state, as its owner sees it.
     pub const fn state(&self) -> JobState {
         match self.phase {
             Phase::Waiting { .. } => JobState::Waiting,

@@ -20,24 +20,26 @@ use crate::memory::Budget;
 pub struct Wakes {
     /// Clients that wait for a job which is done or gone.
     pub waiters: Vec<Arc<Waiter>>,
+    /// Clients that wait for a job which has begun.
+    pub roused: Vec<Arc<Waiter>>,
     /// Callers that were let in.
     pub callers: Vec<Sender<()>>,
     /// How many workers.
     pub workers: usize,
-    /// Whether the thread that watches the time has to look again.
+    /// Whether the thread that watches the time has to check again.
     pub timekeeper: bool,
 }
 
-/// What is locked, and knows which threads are to be woken.
+/// Data under the lock that knows which threads to wake.
 pub trait Wake {
-    /// Returns the threads to be woken since it was last asked.
+    /// Returns the threads to wake since the last call.
     fn wakes(&mut self) -> Wakes;
 
     /// Whether the end has come.
     fn is_stopped(&self) -> bool;
 }
 
-/// Where workers, and the thread that watches the time, wait.
+/// The channels on which workers and the thread that watches the time wait.
 pub struct Dispatch {
     workers: (Sender<()>, Receiver<()>),
     timekeeper: (Sender<()>, Receiver<()>),
@@ -50,14 +52,14 @@ impl Default for Dispatch {
 }
 
 impl Dispatch {
-    /// Locks a ledger. A poisoned lock is taken all the same: the data is valid between any two statements.
+    /// Locks a ledger. Takes a poisoned lock too: the data is valid between any two statements.
     pub fn lock<'a, T: Wake>(&'a self, mutex: &'a Mutex<T>) -> Locked<'a, T> {
         let guard = mutex.lock().unwrap_or_else(PoisonError::into_inner);
         Locked { guard: Some(guard), dispatch: self }
     }
 
-    /// Claims a job as soon as `claim` finds one that may run and there is the memory for it. `None` when the end
-    /// has come, or, without patience, if no job may run now.
+    /// Claims a job as soon as `claim` finds one that may run and there is memory for it. `None` at the end, or,
+    /// without patience, if no job may run now.
     pub fn claim<T: Wake, J>(
         &self,
         mutex: &Mutex<T>,
@@ -93,19 +95,20 @@ impl Dispatch {
                 return jobs;
             }
             let until = next.map_or(end, |next| next.min(end));
-            // Woken when an earlier delay or deadline came in.
+            // Woken by an earlier delay or deadline.
             let _ = self.timekeeper.1.recv_deadline(until);
         }
     }
 
     fn send(&self, wakes: Wakes) {
         wakes.waiters.iter().for_each(|waiter| waiter.notify());
+        wakes.roused.iter().for_each(|waiter| waiter.rouse());
         for caller in wakes.callers {
             // It may have left its line.
             let _ = caller.try_send(());
         }
         for _ in 0..wakes.workers {
-            // This channel, and the next, has both its ends here.
+            // This channel and the next have both ends here.
             let _ = self.workers.0.send(());
         }
         if wakes.timekeeper {
@@ -114,8 +117,8 @@ impl Dispatch {
     }
 }
 
-/// Waits for a wake-up. `Receiver::recv` spins and yields before it sleeps, which takes the processors from those that
-/// would send one; a `Select` sleeps at once.
+/// Waits for a wake-up. `Receiver::recv` spins and yields before it sleeps, which takes the processors from the threads
+/// that would send one; a `Select` sleeps at once.
 fn park(wake_ups: &Receiver<()>) -> Option<()> {
     let mut select = Select::new();
     select.recv(wake_ups);

@@ -1,4 +1,4 @@
-//! The logs of jobs whose results were collected: kept for a while, so that a script's last words can be read still.
+//! The logs of jobs whose results were collected: kept for a while, so that they can still be read.
 //!
 //! Owns their part of the accounts. They are the first to go when room is short. Invariant: an owner has at most
 //! [`MOST`] of them.
@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::Ledger;
+use super::forgetting::BATCH;
 use super::job::Done;
 use crate::exchange::Owner;
 use crate::job::log::LogEnd;
@@ -17,9 +18,9 @@ const MOST: usize = 64;
 
 /// The log of a job that is gone.
 pub struct KeptLog {
-    /// Since when its job is gone, by the clock by which it expires.
+    /// When its job was removed, by the clock by which the log expires.
     age: Age,
-    /// What it is accounted with, in bytes.
+    /// Its accounted size, in bytes.
     pub(super) footprint: usize,
     /// How much the job wrote to stderr in all, in bytes.
     pub logged: u64,
@@ -35,7 +36,7 @@ impl KeptLog {
     }
 }
 
-/// What becomes of the log of a job whose result was collected.
+/// What happens to the log of a job whose result was collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogIs {
     /// It is kept for a while.
@@ -47,13 +48,14 @@ pub enum LogIs {
 /// The kept logs of one owner.
 pub type Logs = BTreeMap<JobId, KeptLog>;
 
-/// Returns what a log of this length is accounted with, in bytes.
+/// Returns the accounted size of a log of this length, in bytes.
 const fn footprint(length: usize) -> usize {
     RECORD + allocated(length)
 }
 
 impl<Q, R> Ledger<Q, R> {
-    /// Keeps the log of a job whose result is gone, if it has one: it takes less than the result did. Says so.
+    /// Keeps the log of a job whose result is gone, if it has one; returns whether. It takes less room than the result
+    /// did.
     pub(super) fn keep_log(
         &mut self,
         job: &JobKey,
@@ -95,7 +97,7 @@ impl<Q, R> Ledger<Q, R> {
         self.log_bytes += footprint;
     }
 
-    /// Takes over a log that a store has found where it keeps them.
+    /// Takes over a log that a store read at start.
     pub fn found_log(
         &mut self,
         job: &JobKey,
@@ -142,17 +144,21 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Drops the kept logs of jobs that are gone since before `before`.
-    pub fn expire_logs(&mut self, before: Age) {
-        while let Some(((age, id), owner)) = self.log_ages.first_key_value()
-            && *age < before
-        {
-            let (id, owner) = (*id, owner.clone());
-            self.drop_log(&owner, id);
+    /// Drops at most [`BATCH`] kept logs of jobs that are gone since before `before`; returns whether there are more.
+    pub fn expire_logs(&mut self, before: Age) -> bool {
+        for _ in 0..BATCH {
+            match self.log_ages.first_key_value() {
+                Some(((age, id), owner)) if *age < before => {
+                    let (id, owner) = (*id, owner.clone());
+                    self.drop_log(&owner, id);
+                }
+                _ => return false,
+            }
         }
+        true
     }
 
-    /// Takes the text of a kept log that is on disk by now.
+    /// Takes the text of a kept log that is on disk now.
     pub fn flush_log(&mut self, job: &JobKey) {
         let jobs = self.owners.get_mut(&job.owner);
         if let Some(log) = jobs.and_then(|jobs| jobs.logs.get_mut(&job.id)) {
@@ -160,7 +166,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Returns the jobs whose logs were dropped since it was last asked, to be removed from the disk.
+    /// Returns the jobs whose logs were dropped since the last call, to be removed from the disk.
     pub fn take_dropped_logs(&mut self) -> Vec<JobId> {
         std::mem::take(&mut self.dropped_logs)
     }

@@ -43,7 +43,8 @@ use job::Pending;
 use locked::{Wake, Wakes};
 use schedule::{Limit, Schedule};
 
-pub use forgetting::Forgotten;
+pub use forgetting::{BATCH, Forgotten};
+pub use idempotency::Expired;
 pub use index::Reach;
 pub use logs::{KeptLog, LogIs};
 pub use notices::{InMemory, Notice, Owed};
@@ -53,12 +54,12 @@ pub use running::{Cancel, Finishing, Next, Patience, Taken};
 pub use submit::{Admitted, Size};
 pub use tally::Tally;
 
-/// The client's name for a submission, and what was submitted under it.
+/// The client's key of a submission, and a digest of what was submitted under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
     /// The content of `idempotency-key`: printable ASCII.
     pub key: Box<str>,
-    /// A digest of all that makes the request what it is: method, target, content.
+    /// A digest of the request: method, target, content.
     pub fingerprint: [u8; 32],
 }
 
@@ -69,7 +70,7 @@ pub struct Room {
     pub capacity: usize,
     /// How much of it stays free for results when a job is accepted, in bytes.
     pub reserve: usize,
-    /// Whose memory it uses.
+    /// The budget of its memory.
     pub memory: Allowance,
 }
 
@@ -98,7 +99,7 @@ impl Tells {
     pub const NONE: Self = Self { on_done: false, on_failure: false };
 }
 
-/// Who runs jobs, and how many may wait.
+/// How many workers run jobs, and how many jobs may wait.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How many workers there are.
@@ -118,7 +119,7 @@ pub struct Plan {
 pub struct Stats {
     /// Waiting requests, results and keys, with their records, in bytes.
     pub stored: usize,
-    /// How much that may be, in bytes.
+    /// The limit of that, in bytes.
     pub capacity: usize,
     /// How many jobs wait in lanes.
     pub waiting: usize,
@@ -128,13 +129,13 @@ pub struct Stats {
     pub running: usize,
     /// How many have a result that can be collected.
     pub done: usize,
-    /// When the job with the lowest id was accepted that waits.
+    /// When the waiting job with the lowest id was accepted.
     pub oldest: Option<Stamp>,
     /// How many of each route wait and run.
     pub by_lane: Vec<(usize, usize)>,
 }
 
-/// Why a job was not accepted; nothing of it stays behind.
+/// The reason that a job was not accepted; nothing of it stays behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Waiting requests and kept results have reached `--max-stored`.
@@ -143,7 +144,7 @@ pub enum Refused {
     TooLarge,
     /// The memory for records is in use (`--max-memory`).
     NoMemory,
-    /// As many jobs wait as may (`--queue`).
+    /// The queue is full (`--queue`).
     QueueFull,
     /// Idempotency keys have reached their part of `--max-stored`.
     ManyKeys,
@@ -151,10 +152,12 @@ pub enum Refused {
     KeyReused,
     /// The store cannot make it durable now.
     Unavailable,
+    /// The engine that the store is on has no memory left.
+    EngineFull,
 }
 
 impl Refused {
-    /// Returns the error that stands for a result that does not fit.
+    /// Returns the error that replaces a result that does not fit.
     pub fn of_result(self) -> Error {
         Error::InsufficientStorage(match self {
             Self::NoMemory => "the memory for results is in use; see --max-memory".into(),
@@ -166,13 +169,13 @@ impl Refused {
 /// What a job's status says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It has no result yet; how far it is, with the last line of its stderr.
+    /// It has no result yet; its state, and the last line of its stderr.
     Pending(JobState, Option<String>),
-    /// The result is there; how the job ended.
+    /// It has a result; how it ended.
     Done(Ending),
 }
 
-/// How far a job is, as its owner sees it.
+/// The state of a job, as its owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
     /// It waits in a lane.
@@ -181,7 +184,7 @@ pub enum JobState {
     Delayed,
     /// It runs, or its result is on its way into the store.
     Running,
-    /// Its result is there.
+    /// It has a result.
     Done,
 }
 
@@ -212,14 +215,14 @@ pub enum List {
     Done,
 }
 
-/// What became of the response that a job finished with.
+/// What happened to the response of a finished job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finished {
     /// It can be collected.
     Kept,
     /// No client can ask for it, or its job was cancelled and has `410` instead.
     Dropped,
-    /// The end has stopped the job, which is left to the next process.
+    /// The end stopped the job; the next process has it.
     Left,
 }
 
@@ -229,7 +232,7 @@ pub struct Ledger<Q, R> {
     plan: Plan,
     /// The last id that was given out.
     last: Option<JobId>,
-    /// The jobs that a client can still ask for.
+    /// The jobs that a client can ask for.
     owners: BTreeMap<Owner, Jobs<Q, R>>,
     /// The jobs whose result no client wants, until they have run.
     unwanted: HashMap<JobKey, Box<Pending<Q>>>,
@@ -256,7 +259,7 @@ pub struct Ledger<Q, R> {
     /// How many workers wait.
     idle: usize,
     wakes: Wakes,
-    /// Whether no job begins that did not begin before.
+    /// Whether jobs that have not begun stay so.
     is_draining: bool,
     /// Set at the end: no job goes on.
     stopped: Option<Stop>,
@@ -293,7 +296,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Returns how many jobs there are, and in which state.
+    /// Returns how many jobs are in each state.
     pub fn stats(&self) -> Stats {
         Stats {
             stored: self.stored,
@@ -307,9 +310,14 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Returns what has become of the jobs of this process.
+    /// Returns the counts of this process's jobs.
     pub const fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// The same, to be changed by a store that keeps jobs elsewhere.
+    pub const fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
     /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is released.

@@ -17,12 +17,12 @@ pub const MAX_LOOKS: usize = 10_000;
 /// How many of them while the lock is held.
 const STEP: usize = 500;
 
-/// What is told of a job.
+/// What a listing says of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRecord {
     /// Its id.
     pub id: JobId,
-    /// How far it is.
+    /// Its state.
     pub state: JobState,
     /// Its request.
     pub line: RequestLine,
@@ -39,9 +39,9 @@ pub struct JobRecord {
 /// How and when a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
-    /// When its result came to be.
+    /// When its result was produced.
     pub finished: Stamp,
-    /// When its result goes, if the wall clock goes on as it should; `None` if it was dropped.
+    /// When its result expires, if the wall clock is right; `None` if it was dropped.
     pub expires: Option<Stamp>,
     /// How it ended.
     pub ending: Ending,
@@ -117,14 +117,14 @@ pub struct Filter {
 pub struct Page {
     /// At most as many as were asked for, in the order of the filter.
     pub records: Vec<JobRecord>,
-    /// Where the list goes on: behind this id; `None` at its end.
+    /// The list continues after this id; `None` at its end.
     pub next: Option<JobId>,
 }
 
-/// What is asked of one [step](Ledger::step).
+/// The request for one [step](Ledger::step).
 pub struct Step<'a> {
     filter: &'a Filter,
-    /// Only ids behind this one, in the order of the filter, are looked at.
+    /// Only ids after this one, in the order of the filter, are looked at.
     after: Option<JobId>,
     /// How many records are wanted.
     count: usize,
@@ -165,7 +165,54 @@ impl Page {
     }
 }
 
+impl Step<'_> {
+    /// Returns whether pending jobs are looked at, and done ones.
+    pub fn lists(&self) -> [bool; 2] {
+        [self.filter.takes_pending(), self.filter.takes_done()]
+    }
+
+    /// Returns in which order.
+    pub const fn order(&self) -> Order {
+        self.filter.order
+    }
+
+    /// Returns the id behind which jobs are looked at.
+    pub const fn after(&self) -> Option<JobId> {
+        self.after
+    }
+
+    /// Returns how many may be looked at.
+    pub const fn looks(&self) -> usize {
+        self.looks
+    }
+
+    /// Looks at records that a store has elsewhere, in the order of the filter: so many as may be looked at, and one more if there is.
+    pub fn over(&self, found: impl Iterator<Item = JobRecord>) -> Stepped {
+        let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };
+        let mut last = self.after;
+        for record in found {
+            if stepped.records.len() == self.count || stepped.looked == self.looks {
+                stepped.next = last;
+                return stepped;
+            }
+            last = Some(record.id);
+            stepped.looked += 1;
+            if self.filter.takes_record(&record) {
+                stepped.records.push(record);
+            }
+        }
+        stepped
+    }
+}
+
 impl Filter {
+    fn takes_record(&self, record: &JobRecord) -> bool {
+        let has_failed = || record.end.as_ref().is_some_and(|end| end.ending.outcome.is_failure());
+        self.state.is_none_or(|state| state == record.state)
+            && (!self.only_failed || has_failed())
+            && self.route.as_ref().is_none_or(|prefix| record.line.has_prefix(prefix))
+    }
+
     fn takes_pending(&self) -> bool {
         self.state != Some(JobState::Done) && !self.only_failed
     }

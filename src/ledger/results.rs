@@ -14,7 +14,7 @@ use crate::exchange::Owner;
 use crate::job::log::JobLog;
 use crate::job::{Age, JobId, JobKey};
 
-/// What a job is found to be.
+/// The outcome of looking up a job.
 pub enum Found<'a, Q, R> {
     /// There is no such job.
     Unknown,
@@ -130,7 +130,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Returns every id of both lists, of all owners.
+    /// Returns the ids of all jobs, of all owners.
     pub fn ids(&self) -> Vec<JobId> {
         let shelves = self.owners.values();
         shelves.flat_map(|jobs| jobs.pending.ids().chain(jobs.done.ids())).collect()

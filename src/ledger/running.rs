@@ -25,21 +25,21 @@ const START_MEMORY: usize = 1 << 20;
 /// What a worker does if no job may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// It waits for one.
+    /// Wait for one.
     Forever,
-    /// It goes without one.
+    /// Return without one.
     None,
 }
 
-/// What a worker finds that asks for a job.
+/// The outcome of asking for a job.
 pub enum Next<T> {
     /// A job, which runs from now on.
     Job(T),
     /// None may run now: a patient worker is counted as idle, and will be woken.
     Nothing,
-    /// One may run, but so many bytes of memory must be free first.
+    /// One may run, but this many bytes of memory must be free first.
     NoMemory(usize),
-    /// None will run any more.
+    /// No more jobs will run.
     Closed,
 }
 
@@ -57,7 +57,7 @@ pub struct Taken<Q> {
     pub rerun: Rerun,
     /// The handle to its handler.
     pub execution: Arc<Execution>,
-    /// What is to be run.
+    /// What to run.
     pub work: Work<Q>,
 }
 
@@ -74,7 +74,7 @@ impl Taken<Box<Call>> {
 }
 
 impl<T> Next<T> {
-    /// Returns the same with what `then` makes of the job.
+    /// Maps the job by `then`.
     pub fn map<U>(self, then: impl FnOnce(T) -> U) -> Next<U> {
         match self {
             Self::Job(job) => Next::Job(then(job)),
@@ -85,11 +85,11 @@ impl<T> Next<T> {
     }
 }
 
-/// What an attempt to cancel a job comes to.
+/// The outcome of cancelling a job.
 pub enum Cancel {
     /// There is no such job.
     Unknown,
-    /// It has its result already, or that is decided.
+    /// Its result exists, or is decided.
     NoEffect,
     /// It runs: this is the handle to its handler.
     Running(Arc<Execution>),
@@ -123,7 +123,7 @@ impl<Q, R> Ledger<Q, R> {
         listed.or_else(|| self.unwanted.get_mut(job).map(Box::as_mut))
     }
 
-    /// Whether no client can ask for the job: it is forgotten, or was fired so.
+    /// Whether no client can ask for the job: it was forgotten, or submitted without keeping its result.
     pub fn is_unwanted(&self, job: &JobKey) -> bool {
         self.unwanted.contains_key(job)
     }
@@ -133,17 +133,13 @@ impl<Q, R> Ledger<Q, R> {
         if self.stopped.is_some() {
             return Next::Closed;
         }
-        if self.schedule.next().is_none() {
-            self.idle += usize::from(patience == Patience::Forever);
-            return Next::Nothing;
-        }
-        let budget = self.room.memory.budget();
-        let least = START_MEMORY.min(budget.capacity() / 16);
-        if !budget.has_free(least) {
+        if let Some(least) = self.lacks_memory()
+            && self.schedule.next().is_some()
+        {
             return Next::NoMemory(least);
         }
         loop {
-            // Each that waits has a record; one without is skipped, so that no worker waits beside work.
+            // Each waiting job has a record; one without is skipped, so that no worker stands still.
             let Some((route, job)) = self.schedule().claim() else {
                 self.idle += usize::from(patience == Patience::Forever);
                 return Next::Nothing;
@@ -153,6 +149,59 @@ impl<Q, R> Ledger<Q, R> {
                 None => self.schedule().release(route),
             }
         }
+    }
+
+    /// Claims this job, which waits in the lane of its route; `None` if it has no room there.
+    pub fn claim_this(&mut self, job: &JobKey, memory: &Allowance) -> Option<Taken<Q>> {
+        let route = match self.pending(job)?.phase {
+            Phase::Waiting { route, .. } if self.stopped.is_none() => route,
+            _ => return None,
+        };
+        if !self.schedule().claim_this(route, job.id) {
+            return None;
+        }
+        let taken = self.begin(route, job.clone(), memory);
+        if taken.is_none() {
+            self.schedule().release(route);
+        }
+        taken
+    }
+
+    /// Returns how many bytes must be free for a job to start, if they are not.
+    pub fn lacks_memory(&self) -> Option<usize> {
+        let budget = self.room.memory.budget();
+        let least = START_MEMORY.min(budget.capacity() / 16);
+        (!budget.has_free(least)).then_some(least)
+    }
+
+    /// Returns how many more jobs of each route may run beside those that run and wait.
+    pub fn rooms(&self) -> impl Iterator<Item = usize> {
+        self.schedule.rooms()
+    }
+
+    /// Takes out an unwanted job that goes on elsewhere; its place is free.
+    pub fn let_go(&mut self, job: &JobKey) {
+        self.unschedule(job);
+        let Some(pending) = self.unwanted.remove(job) else { return };
+        self.stored -= pending.footprint;
+        if let Phase::Running { place, .. } = pending.phase {
+            self.release(place);
+        }
+    }
+
+    /// Whether a worker runs the job.
+    pub fn is_running(&self, job: &JobKey) -> bool {
+        let phase = self.pending(job).map(|pending| &pending.phase);
+        matches!(phase, Some(Phase::Running { .. } | Phase::Finishing { .. }))
+    }
+
+    /// Returns the jobs that wait to be begun.
+    pub fn not_begun(&self) -> Vec<JobKey> {
+        let is_first = |job: &JobKey| {
+            let phase = self.pending(job).map(|pending| &pending.phase);
+            matches!(phase, Some(Phase::Waiting { work: Work::First(_), .. }))
+        };
+        self.all_pending().into_iter().map(|(job, _)| job).filter(is_first).collect()
     }
 
     /// Lets a waiting job run.
@@ -171,6 +220,9 @@ impl<Q, R> Ledger<Q, R> {
             cancelled: Cancelled::No,
         };
         let (created, starts) = (pending.created, pending.starts);
+        // Now there is a log to be followed.
+        let watching = pending.waiters.clone();
+        self.wakes.roused.extend(watching);
         if let Some(at) = work.expiry() {
             self.schedule.disarm(at, job.id);
         }
@@ -265,7 +317,7 @@ impl<Q, R> Ledger<Q, R> {
         let mut overdue = Vec::new();
         while let Some((job, due)) = self.schedule().take_due(now) {
             let Some(pending) = self.pending_mut(&job) else { continue };
-            // Only what has been tried has a delay or a deadline.
+            // Only jobs that were tried have a delay or a deadline.
             let Some(Work::Again(attempt)) = pending.take_work() else { continue };
             match due {
                 Due::Enter | Due::EnterUnqueued => {
@@ -303,12 +355,12 @@ impl<Q, R> Ledger<Q, R> {
     /// Decides the result of a pending job: `response`, or `410` if it was cancelled in time; wherever the job
     /// waits or runs, it leaves that place. `None` if there is no such job, or its result is decided.
     pub fn begin_finish(&mut self, job: &JobKey, response: StoredResponse) -> Option<Finishing> {
-        self.unschedule(job);
+        let mut place = LanePlace::None;
+        match self.pending(job)?.phase {
+            Phase::Running { place: taken, .. } => place = taken,
+            _ => self.unschedule(job),
+        }
         let pending = self.pending_mut(job).filter(|pending| !pending.is_finishing())?;
-        let place = match pending.phase {
-            Phase::Running { place, .. } => place,
-            _ => LanePlace::None,
-        };
         let created = pending.created;
         let (result, cancelled) = pending.finish(response);
         let attempts = pending.attempts();
@@ -339,14 +391,15 @@ impl<Q, R> Ledger<Q, R> {
         error
     }
 
-    /// Replaces what a pending job is accounted with.
+    /// Replaces the accounted size of a pending job.
     ///
     /// # Errors
     /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
     fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
-        let grown =
-            self.pending(job).map_or(0, |pending| size.footprint.saturating_sub(pending.footprint));
-        self.make_room(grown);
+        if self.stored.saturating_add(size.footprint) > self.room.capacity {
+            let footprint = self.pending(job).map_or(0, |pending| pending.footprint);
+            self.make_room(size.footprint.saturating_sub(footprint));
+        }
         let (stored, capacity) = (self.stored, self.room.capacity);
         let Some(pending) = self.pending_mut(job) else { return Ok(()) };
         let stored = stored - pending.footprint + size.footprint;
@@ -398,7 +451,7 @@ impl<Q, R> Ledger<Q, R> {
         self.tally.finish(route, outcome, created, pending.attempts(), now);
     }
 
-    /// Cancels a job: a running one is marked, one that waits is left to be finished.
+    /// Cancels a job: a running one is marked, a waiting one is to be finished by the caller.
     pub fn cancel(&mut self, job: &JobKey) -> Cancel {
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Cancel::Unknown };
         let is_done = jobs.done.get(job.id).is_some();
@@ -431,8 +484,8 @@ impl<Q, R> Ledger<Q, R> {
 
 /// The end.
 impl<Q, R> Ledger<Q, R> {
-    /// Begins no more jobs: those that wait or are delayed stay where they are kept; those that were begun and
-    /// wait for the lane of a redirect go on.
+    /// Begins no more jobs: waiting and delayed ones stay in the store; those that began and wait for the lane of a
+    /// redirect go on.
     pub fn drain(&mut self) {
         self.is_draining = true;
         for (job, _) in self.all_pending() {
@@ -448,8 +501,8 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Stops everything: no job is claimed any more, no thread waits, and those that run are asked to stop: in the same
-    /// step, so that none that the end refuses to let wait takes that for a client's wish.
+    /// Stops everything: no job is claimed any more, no thread waits, and those that run are asked to stop: in one
+    /// step, so that no job takes the end for a client's cancellation.
     pub fn stop(&mut self, stop: Stop) {
         self.stopped = Some(stop);
         let pending = self.all_pending();

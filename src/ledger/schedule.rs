@@ -1,10 +1,10 @@
 //! The schedule: which job a worker gets next, which caller is let in, and when a delay is over.
 //!
-//! Owns the lanes, one for each route, in which jobs and synchronous callers wait in one line, and the moments
-//! at which delays end. Plain data: it takes no lock, reads no clock and wakes no thread; `C` is whatever lets a
-//! caller know. Invariants: a job waits in at most one lane or is delayed, never both; what runs of a route never
-//! exceeds its limit; jobs of one lane start in the order of their ids; a waiter is passed over only while its own
-//! kind is at its limit. With n waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
+//! Owns the lanes, one for each route, in which jobs and synchronous callers wait in one line, and the moments at which
+//! delays end. Plain data: it takes no lock, reads no clock and wakes no thread; `C` notifies a caller. Invariants: a
+//! job waits in at most one lane or is delayed, never both; what runs of a route never exceeds its limit; jobs of one
+//! lane start in the order of their ids; a waiter is passed over only while its own kind is at its limit. With n
+//! waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -15,9 +15,9 @@ use crate::job::{JobId, JobKey, RouteIndex};
 /// How many requests of a route run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// So many jobs and synchronous callers together: `concurrency=N`.
+    /// This many jobs and synchronous callers together: `concurrency=N`.
     Shared(usize),
-    /// As many jobs as there are workers, and so many callers.
+    /// As many jobs as there are workers, and this many callers.
     Callers(usize),
     /// As many jobs as there are workers; callers have no limit, and never come here.
     Open,
@@ -58,7 +58,7 @@ pub struct Schedule<C> {
     unqueued_from: usize,
     /// How many of those wait or are delayed.
     unqueued: usize,
-    /// What happens next, and when; at most one thing for each job.
+    /// The next events by time; at most one for each job.
     timers: BTreeMap<(Instant, JobId), (JobKey, Due)>,
     /// The highest id that ever waited: a caller that comes stands behind it.
     newest: Option<JobId>,
@@ -83,7 +83,7 @@ impl<C> Lane<C> {
         Self { limit, jobs: 0, inside: 0, waiting: BTreeMap::new(), callers: BTreeMap::new() }
     }
 
-    /// Returns how many more may run of what shares a limit with jobs.
+    /// Returns how many more may run under a limit that jobs and callers share.
     const fn room(&self) -> usize {
         match self.limit {
             Limit::Shared(limit) => limit.saturating_sub(self.jobs + self.inside),
@@ -155,6 +155,11 @@ impl<C> Schedule<C> {
     /// Returns how many jobs of each route wait and run.
     pub fn by_lane(&self) -> impl Iterator<Item = (usize, usize)> {
         self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
+    }
+
+    /// Returns how many more jobs of each route may run beside those that run and wait.
+    pub fn rooms(&self) -> impl Iterator<Item = usize> {
+        self.lanes.iter().map(|lane| lane.room().saturating_sub(lane.waiting.len()))
     }
 
     /// Returns the waiting job with the lowest id.
@@ -236,6 +241,18 @@ impl<C> Schedule<C> {
         Some((route, JobKey { owner, id }))
     }
 
+    /// Claims this job, which waits in the lane of this route; `false` if it has no room.
+    pub fn claim_this(&mut self, route: RouteIndex, id: JobId) -> bool {
+        let lane = &mut self.lanes[route.0];
+        if lane.room() == 0 || lane.waiting.remove(&id).is_none() {
+            return false;
+        }
+        lane.jobs += 1;
+        self.waiting -= 1;
+        self.running += 1;
+        true
+    }
+
     /// Forgets the deadline of a job that was claimed.
     pub fn disarm(&mut self, expiry: Instant, id: JobId) {
         self.timers.remove(&(expiry, id));
@@ -277,7 +294,7 @@ impl<C> Schedule<C> {
         self.timers.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Takes out the next job whose moment has come, wherever it waited.
+    /// Takes out the next job whose delay or deadline is over.
     pub fn take_due(&mut self, now: Instant) -> Option<(JobKey, Due)> {
         let first = self.timers.first_entry().filter(|first| first.key().0 <= now)?;
         let (job, due) = first.remove();

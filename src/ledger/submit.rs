@@ -19,7 +19,7 @@ const PART_OF_KEYS: usize = 4;
 pub struct Size {
     /// All that it is accounted with.
     pub footprint: usize,
-    /// What of that is memory and not charged by the content itself.
+    /// The part of that which is memory and not charged by the content itself.
     pub memory: usize,
 }
 
@@ -116,7 +116,7 @@ impl<Q, R> Ledger<Q, R> {
         self.enter(job, pending, keep);
     }
 
-    /// Accepts a job that a store has found where it keeps them; it counts, whatever the capacity.
+    /// Accepts a job that a store read at start, beyond the capacity if need be.
     pub fn found_pending(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
         self.stored += pending.footprint;
         self.enter(job, pending, keep);
@@ -139,7 +139,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Takes over a result that a store has found where it keeps them; it counts, whatever the capacity.
+    /// Takes over a result that a store read at start, beyond the capacity if need be.
     pub fn found_result(&mut self, job: JobKey, done: Box<Done<R>>) {
         self.stored += done.footprint;
         let jobs = self.owners.entry(job.owner).or_default();
@@ -147,7 +147,7 @@ impl<Q, R> Ledger<Q, R> {
         jobs.insert_done(job.id, done);
     }
 
-    /// Returns the charge for a record that a store has found where it keeps them, and for the notices that it owes.
+    /// Returns the charge for a record that a store read at start, and for the notices that its job owes.
     pub fn found_record(&self, line: &RequestLine, notices: usize) -> Charge {
         self.room.memory.charge_found(RECORD + line.footprint() + notices)
     }
@@ -157,7 +157,7 @@ impl<Q, R> Ledger<Q, R> {
         self.plan.lanes[route.0].rerun
     }
 
-    /// Takes over a key that a store has found where it keeps them.
+    /// Takes over a key that a store read at start.
     pub fn found_key(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Age) {
         let size = key.footprint();
         self.stored += size;

@@ -1,4 +1,4 @@
-//! The tally of a store: what has become of its jobs since the process began.
+//! The tally of a store: counts of its jobs since the process began.
 //!
 //! Owns the counts. They are kept under the store's lock, where each of these events happens anyway: so they cost no
 //! synchronization of their own, and agree with the states of the jobs at every moment. Invariant: a job is counted
@@ -10,7 +10,7 @@ use crate::job::notice::NoticeLane;
 use crate::job::outcome::Outcome;
 use crate::job::{RouteIndex, Stamp};
 
-/// What has become of jobs.
+/// Counts of jobs by what happened to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// One for each route, at its index; the last are those of notices.
@@ -23,12 +23,12 @@ pub struct Tally {
     pub errors: u64,
 }
 
-/// What has become of the jobs of one route.
+/// The same for the jobs of one route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OfRoute {
     /// How many were accepted.
     pub submitted: u64,
-    /// How many came to an end, in the order of [`Outcome::ALL`].
+    /// How many ended, in the order of [`Outcome::ALL`].
     pub finished: [u64; Outcome::ALL.len()],
 }
 
@@ -39,14 +39,14 @@ impl Tally {
     }
 
     /// Counts a job that was accepted.
-    pub(super) fn submit(&mut self, route: Option<RouteIndex>) {
+    pub(crate) fn submit(&mut self, route: Option<RouteIndex>) {
         if let Some(of_route) = self.of(route) {
             of_route.submitted += 1;
         }
     }
 
     /// Counts a job that has its result.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &mut self,
         route: Option<RouteIndex>,
         outcome: Outcome,

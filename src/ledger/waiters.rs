@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How often a thread that waits looks for what sends no notification, such as a client that left.
+/// The period at which a waiting thread checks what sends no notification, such as a client that left.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A thread that waits for a job.
@@ -26,6 +26,11 @@ impl Waiter {
     /// Ends the wait.
     pub fn notify(&self) {
         self.notified.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+
+    /// Has the thread ask whether its wait is over.
+    pub fn rouse(&self) {
         self.thread.unpark();
     }
 

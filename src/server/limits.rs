@@ -1,4 +1,4 @@
-//! The limits of a connection: those that are configured, and two that are fixed.
+//! The limits of a connection: the configured ones, and two that are fixed.
 //!
 //! Owns the fixed ones, and which option a client is told of that exceeded one. Enforces none: `front` does.
 //! Invariant: a release has no way to change the fixed ones.

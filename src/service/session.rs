@@ -31,7 +31,7 @@ use crate::outgoing::{Additions, Outgoing, Preference, Produced, Reply};
 use crate::prefer::Applied;
 use crate::protocol::{ASYNC, ASYNC_ID, JOB, PREFERENCE_APPLIED};
 use crate::routes::{Route, delayed_until};
-use crate::sink::Sink;
+use crate::sink::{self, Sink};
 use crate::store::{Lookup, Submission};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -295,7 +295,11 @@ impl<'a> Session<'a> {
         loop {
             let target = match outcome? {
                 Outcome::Answer(answer) => return Ok(Produced::Answer(answer)),
-                Outcome::Written => return Ok(Produced::InSink),
+                Outcome::Written => {
+                    // So that the access log knows whether the client took it.
+                    sink::flush(sink, &self.line.execution)?;
+                    return Ok(Produced::InSink);
+                }
                 Outcome::Delayed(answer, span) => {
                     let bound = redirected.map(|redirected| redirected.deadline);
                     let (answer, at) = delayed_until(answer, span, bound);

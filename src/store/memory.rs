@@ -24,7 +24,9 @@ use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Sta
 use crate::ledger::job::{Cancelled, Pending};
 use crate::ledger::locked::{Dispatch, Locked};
 use crate::ledger::schedule::Turn;
-use crate::ledger::{Cancel, Forgotten, Found, InMemory, KeptLog, Ledger, Notice, Reach, Size};
+use crate::ledger::{
+    BATCH, Cancel, Forgotten, Found, InMemory, KeptLog, Ledger, Notice, Reach, Size,
+};
 use crate::memory::Allowance;
 
 /// Jobs in memory, gone with the process.
@@ -52,13 +54,17 @@ impl MemoryStore {
     fn forget_results(&self, owner: &Owner, reach: Reach) -> usize {
         let mut count = 0;
         loop {
-            // A `let`, so that the lock is released before the batch is dropped.
-            let batch = self.lock().forget_batch(owner, reach);
-            if batch.is_empty() {
-                return count;
+            match self.forget_batch(owner, reach) {
+                0 => return count,
+                n => count += n,
             }
-            count += batch.len();
         }
+    }
+
+    fn forget_batch(&self, owner: &Owner, reach: Reach) -> usize {
+        // A `let`, so that the lock is released before the batch is dropped.
+        let batch = self.lock().forget_batch(owner, reach);
+        batch.len()
     }
 }
 
@@ -275,16 +281,24 @@ impl Store for MemoryStore {
     }
 
     fn expire_logs(&self, before: Age) {
-        self.lock().expire_logs(before);
+        while self.lock().expire_logs(before) {}
     }
 
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable> {
         let owners = self.lock().owners();
-        let expired =
-            owners.iter().map(|owner| self.forget_results(owner, Reach::Expired(before))).sum();
-        let keys = self.lock().expire_keys(before);
-        drop(keys);
-        Ok(expired)
+        let mut count = 0;
+        for owner in owners {
+            count += self.forget_batch(&owner, Reach::Expired(before));
+            if count >= BATCH {
+                return Ok(count);
+            }
+        }
+        loop {
+            let keys = self.lock().expire_keys(before);
+            if keys.is_last {
+                return Ok(count);
+            }
+        }
     }
 
     fn list(

@@ -27,6 +27,8 @@
 
 pub mod disk;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +38,7 @@ use http::Response;
 
 use crate::content::Content;
 use crate::exchange::{Call, Owner};
+use crate::histogram::Histogram;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
 use crate::job::log::{JobLog, LogEnd};
@@ -59,7 +62,7 @@ pub struct Submission {
     pub route: RouteIndex,
     /// Its request, as its record has it.
     pub line: RequestLine,
-    /// What becomes of the result.
+    /// What happens to the result.
     pub keep: Keep,
     /// By what the client names this submission, if it does.
     pub key: Option<IdempotencyKey>,
@@ -72,7 +75,7 @@ pub struct Submission {
 pub enum Accepted {
     /// It is to be run.
     New(JobId),
-    /// This submission was accepted before, under the same key: there is nothing more to run.
+    /// This submission was accepted before, under the same key; nothing new runs.
     Known(JobId),
 }
 
@@ -89,20 +92,33 @@ impl Accepted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreUnavailable;
 
+/// What is known of the engine on which several deferd share a store.
+#[derive(Clone, Debug, Default)]
+pub struct EngineStats {
+    /// Whether it answers, and takes changes.
+    pub is_up: bool,
+    /// How long it took to carry out an operation.
+    pub latency: Histogram,
+    /// How often this instance was taken for dead, and had to give up what it ran.
+    pub fenced: u64,
+    /// How many jobs of other instances, which were dead, this one has ended or let run again.
+    pub reaped: u64,
+}
+
 /// The outcome of looking up a result.
 #[derive(Debug)]
 pub enum Lookup<T = StoredResponse> {
-    /// There is no such job for this owner.
+    /// This owner has no such job.
     Unknown,
     /// Its result is not there yet.
     Pending,
     /// Its result.
     Done(T),
-    /// Its result is there and cannot be read now.
+    /// Its result exists but cannot be read now.
     Unreadable,
-    /// Its result is there, and at this moment there is no memory for it (`--max-memory`).
+    /// There is no memory for its result now (`--max-memory`).
     NoMemory,
-    /// Its result is there, and larger than all memory that there is (`--max-memory`).
+    /// Its result is larger than `--max-memory`.
     TooLarge,
 }
 
@@ -244,8 +260,9 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`].
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable>;
 
-    /// Forgets every result of all owners that came to be before `before` by the clock that cannot be set, and
-    /// the idempotency keys of jobs accepted before that and gone; returns how many results.
+    /// Forgets results of all owners that came to be before `before` by the clock that cannot be set: some hundreds;
+    /// returns how many. If those were all, it forgets the idempotency keys of jobs accepted before that and gone.
+    /// Called until it returns zero, it forgets all.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
@@ -284,6 +301,17 @@ pub trait Store: Send + Sync {
         after: Option<JobId>,
         count: usize,
     ) -> Result<Page, StoreUnavailable>;
+
+    /// Whether no job runs, and none waits to run in this process.
+    fn is_idle(&self) -> bool {
+        // Without the truth the end waits for its time.
+        self.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
+    }
+
+    /// Returns what is known of the engine that the store is on; `None` if it is in this process.
+    fn engine(&self) -> Option<EngineStats> {
+        None
+    }
 
     /// Waits until all that was handed over before is durable.
     ///

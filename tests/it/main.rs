@@ -6,6 +6,7 @@
 //! - [`strict`]: what only the strict front holds.
 //! - [`store`]: what only the makers of a store see: races, faults, files, accounts.
 //! - [`crash`]: what is left by SIGKILL and by a power cut.
+//! - `shared`: several deferd on one engine; with the feature `redis` only, and run by `scripts/test-shared`.
 //! - [`support`]: the harness.
 //!
 //! `scripts/test` chooses by these names alone, so a new suite runs wherever its directory does. All share one
@@ -19,6 +20,8 @@ mod scripts;
 #[macro_use]
 mod store;
 mod crash;
+#[cfg(feature = "redis")]
+mod shared;
 mod strict;
 mod support;
 mod upstream;

@@ -1,4 +1,4 @@
-//! The context of a call to an upstream: how its sockets learn when it must end, and tell how far it is.
+//! The context of a call to an upstream: its sockets learn from it when the call must end, and report its phase.
 //!
 //! Owns the one wait of all of them. ureq hands kept connections from call to call and tells them nothing of
 //! the call; every wait of a call happens in its own thread, so its context is found there. Invariant: no wait
@@ -20,22 +20,22 @@ use crate::error::Error;
 use crate::job::execution::{Execution, WakerGuard};
 use crate::sink::{Sink, Waits};
 
-/// How far a call is.
+/// The phase of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Its host's address is looked for.
+    /// Its host's address is being looked up.
     Resolving,
-    /// A connection is opened.
+    /// A connection is being opened.
     Connecting,
-    /// The request is written.
+    /// The request is being written.
     Sending,
-    /// Nothing of an answer has come yet.
+    /// No byte of the answer has come.
     Waiting,
-    /// Some of the answer has come.
+    /// Part of the answer has come.
     Receiving,
 }
 
-/// Where the connection of a call came from.
+/// The origin of a call's connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
     /// It was kept after an earlier call.
@@ -47,22 +47,24 @@ enum Origin {
 /// What the sockets of a call need to know of it.
 pub struct CallContext {
     wake: Arc<Wake>,
-    /// Where a client that leaves is told.
+    /// Tells whether the client has left.
     execution: Arc<Execution>,
     /// Of the whole call.
     deadline: Instant,
     /// How long connecting may take.
     connect_limit: Duration,
-    /// When the waits of this phase end: the deadline, or that of connecting.
+    /// The deadline of this phase: that of the call, or of connecting.
     pub limit: Cell<Instant>,
-    /// How far the call is.
+    /// The phase of the call.
     pub phase: Cell<Phase>,
-    /// What of the answer is neither its head nor content.
+    /// The part of the answer that is neither its head nor content.
     pub noise: Noise,
+    /// Whether a read may wait for the upstream; else it fails with `WouldBlock`, and may be tried again.
+    pub may_wait: Cell<bool>,
     origin: Cell<Origin>,
 }
 
-/// Tells a call that it is stopped.
+/// Stops a call.
 struct Wake {
     /// Set first.
     stopped: AtomicBool,
@@ -135,6 +137,7 @@ impl CallContext {
             limit: Cell::new(deadline),
             phase: Cell::new(Phase::Sending),
             noise: Noise::new(),
+            may_wait: Cell::new(true),
             origin: Cell::new(Origin::Kept),
         });
         CURRENT.set(Some(Rc::clone(&context)));
@@ -151,6 +154,7 @@ impl CallContext {
     pub fn begin(&self) {
         self.origin.set(Origin::Kept);
         self.noise.reset();
+        self.may_wait.set(true);
         self.begin_sending();
     }
 
@@ -173,7 +177,7 @@ impl CallContext {
         self.noise.begin_content();
     }
 
-    /// Goes on from `from` to `to`; a TLS handshake reads and writes too, and is still connecting.
+    /// Moves from phase `from` to `to`; a TLS handshake reads and writes too, and is still connecting.
     pub fn advance(&self, from: Phase, to: Phase) {
         if self.phase.get() == from {
             self.phase.set(to);
@@ -237,8 +241,8 @@ impl CallContext {
         if Instant::now() >= self.limit.get() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
-    /// Returns whether the attempt failed because a kept connection was closed: nothing of an answer came, and
-    /// that was neither for lack of time nor a stop.
+    /// Returns whether the attempt failed because a kept connection was closed: no byte of an answer came, and there
+    /// was neither a timeout nor a stop.
     pub fn is_stale(&self) -> bool {
         self.origin.get() == Origin::Kept
             && matches!(self.phase.get(), Phase::Sending | Phase::Waiting)

@@ -1,11 +1,11 @@
 //! The `http://` target: any HTTP service behind a path prefix.
 //!
 //! Owns the call from a request to an answer: its repetition if a kept connection was stale, and the words for its
-//! failures. `request` makes what is sent, `socket` has the connection, `deadline` the call's limits. ureq speaks
-//! HTTP; here it follows no redirect, decodes no content, adds no field of its own and takes no status code
-//! for an error. Invariants: the upstream's address never reaches a client, only the log; a call ends within
-//! its time limit, and at once when it is stopped; of an answer no more is read than `max-output` of
-//! content, and a bounded amount of anything else (`noise`).
+//! failures. `request` makes what is sent, `socket` has the connection, `deadline` the call's limits. ureq speaks HTTP;
+//! it is set to follow no redirect, decode no content, add no field, and treat no status code as an error. Invariants:
+//! the upstream's address never reaches a client, only the log; a call ends within its time limit, and at once when it
+//! is stopped; of an answer no more is read than `max-output` of content, and a bounded amount of anything else
+//! (`noise`).
 
 pub mod callback;
 mod deadline;
@@ -46,7 +46,7 @@ const MAX_IDLE: usize = 16;
 /// How large the head of an upstream's answer may be, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// An upstream, and within which bounds it is called.
+/// An upstream, and the limits of its calls.
 #[derive(Clone, Debug)]
 pub struct UpstreamRoute {
     /// The path prefix of the route.
@@ -59,7 +59,7 @@ pub struct UpstreamRoute {
     pub path: String,
     /// How long a call may take.
     pub time_limit: Duration,
-    /// How long it may take until there is a connection.
+    /// How long connecting may take.
     pub connect_limit: Duration,
     /// How large the answer's content may be, in bytes.
     pub max_output: usize,
@@ -88,7 +88,7 @@ fn agent(output_buffer: usize) -> Agent {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .allow_non_standard_methods(true)
-        // No field that the client did not send, and no proxy out of the environment.
+        // No field that the client did not send, and no proxy from the environment.
         .user_agent("")
         .accept("")
         .accept_encoding("")
@@ -142,10 +142,9 @@ const fn output_buffer(route: &UpstreamRoute) -> usize {
 enum Failure {
     /// The request itself cannot be forwarded.
     Refused(Error),
-    /// The connection, or what came over it.
+    /// The connection, or the bytes that came over it.
     RequestError(ureq::Error),
-    /// The answer is one that only an answer to another request could be: in a transfer coding that was
-    /// not asked for, or a switch of protocols.
+    /// The answer does not fit the request: a transfer coding that was not asked for, or a switch of protocols.
     Unasked,
     /// The content is larger than `max-output`.
     TooLarge,
@@ -209,7 +208,7 @@ impl UpstreamHandler {
             response.extensions_mut().insert(LengthOfGet(length));
             None
         } else {
-            // ureq tells of no length where nothing follows.
+            // ureq gives no length if no content follows.
             let none = length.filter(|length| length == "0" && !is_chunked).map(|_| 0);
             let length = body.content_length().or(none);
             length.map(|length| usize::try_from(length).unwrap_or(usize::MAX))
@@ -231,12 +230,21 @@ impl UpstreamHandler {
     ) -> Result<(), Failure> {
         let mut reader = body.into_reader();
         let mut received: usize = 0;
+        // The head goes out with the first content, or before the upstream is waited for.
+        context.may_wait.set(false);
         loop {
-            context.send(sink).map_err(ureq::Error::from)?;
-            // One byte more than allowed tells that there is more.
+            // One byte more than allowed shows that there is more.
             let most = self.route.max_output.saturating_add(1) - received;
             let room = sink.room(most).map_err(Failure::NoMemory)?;
-            let n = reader.read(room).map_err(ureq::Error::from)?;
+            let n = match reader.read(room) {
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock && !context.may_wait.replace(true) =>
+                {
+                    context.send(sink).map_err(ureq::Error::from)?;
+                    continue;
+                }
+                read => read.map_err(ureq::Error::from)?,
+            };
             received += n;
             context.noise.set_content(received);
             if n == 0 {
@@ -246,10 +254,12 @@ impl UpstreamHandler {
                 return Err(Failure::TooLarge);
             }
             sink.advance(n);
+            context.may_wait.set(true);
+            context.send(sink).map_err(ureq::Error::from)?;
         }
     }
 
-    /// Returns what to tell the client, and logs what to tell the operator, who alone is told the address.
+    /// Returns the error for the client, and logs the details for the operator, who alone sees the address.
     fn error(&self, failure: Failure, context: &CallContext, execution: &Execution) -> Error {
         if execution.stopped().is_some() {
             return Error::Cancelled;
@@ -294,7 +304,7 @@ impl UpstreamHandler {
 }
 
 const INVALID: &str = "its answer is not valid HTTP";
-/// Not the upstream's fault, so the message does not blame it.
+/// Not the upstream's fault; the message says so.
 const CANNOT_CONNECT: &str = "no connection to the upstream can be opened";
 
 fn bad(what: &str) -> Error {
@@ -341,7 +351,7 @@ impl Phase {
         let connect_limit = || shown_duration(connect_limit.min(time_limit));
         match (self, kind) {
             (Self::Resolving, ErrorKind::ResourceBusy) => {
-                let what = "its name is not looked up: so many lookups hang already";
+                let what = "its name is not looked up: too many lookups hang";
                 Error::Shortage(format!("the upstream: {what} ({MAX_LOOKUPS})").into())
             }
             (Self::Resolving, ErrorKind::TimedOut) => bad(&format!(

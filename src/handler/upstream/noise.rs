@@ -1,8 +1,8 @@
-//! The part of an answer that brings a call no further: interim responses, chunk framing and trailers.
+//! The part of an answer that carries nothing: interim responses, chunk framing and trailers.
 //!
-//! Owns the bound on it. Does not read HTTP: what ureq takes out of its buffer, and is neither the final
-//! head nor content, is noise. Invariant: an upstream that sends without end, and never content, is given
-//! up after [`MAX_NOISE`] and a read, however much time its call has left.
+//! Owns the bound on it. Does not read HTTP: what ureq takes out of its buffer, and is neither the final head nor
+//! content, is noise. Invariant: a call to an upstream that sends endlessly, but no content, ends after [`MAX_NOISE`]
+//! and a read.
 
 use std::cell::Cell;
 
@@ -12,10 +12,10 @@ pub const MAX_NOISE: usize = 64 * 1024;
 /// How much framing each byte of content may bring with it: a chunk of one byte has five.
 const FRAMING: usize = 8;
 
-/// What is read at once while there is noise, so that much of it is noticed soon; in bytes.
+/// How much is read at a time while there is noise, in bytes: little, so that much noise is noticed soon.
 const SMALL_READ: usize = 4096;
 
-/// What is wrong with an answer.
+/// The fault of an answer.
 pub const INTERIM: &str = "more than 64 KiB of interim responses";
 pub const TRAILERS: &str = "more than 64 KiB of trailers or chunk framing";
 
@@ -28,12 +28,12 @@ struct Used {
     content: usize,
 }
 
-/// Which part of the answer comes.
+/// The current part of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     /// Interim responses, and the final head.
     Head,
-    /// Content; what was used when it was last looked at, and the noise since content came.
+    /// Content; the bytes used at the last look, and the noise since content came.
     Content { seen: Option<Used>, noise: usize },
 }
 
@@ -48,7 +48,7 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Returns the noise of an answer of which nothing has come.
+    /// Returns the noise of an answer that has not begun.
     pub const fn new() -> Self {
         Self {
             part: Cell::new(Part::Head),
@@ -89,10 +89,9 @@ impl Noise {
         }
     }
 
-    /// Looks at the noise before more is read, while `unused` bytes are in the buffer.
+    /// Checks the noise before more is read, while `unused` bytes are in the buffer.
     ///
-    /// # Errors
-    /// What there is too much of.
+    /// # Errors What exceeds its limit.
     pub fn check(&self, unused: usize) -> Result<(), &'static str> {
         let bytes = self.came.get().saturating_sub(unused);
         let (is_over, what) = match self.part.get() {
@@ -118,7 +117,7 @@ impl Noise {
         Ok(())
     }
 
-    /// Returns what there was too much of.
+    /// Returns what exceeded its limit.
     pub fn excess(&self) -> Option<&'static str> {
         self.excess.get()
     }

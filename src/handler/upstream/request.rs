@@ -1,4 +1,4 @@
-//! From a client's request to the one that the upstream gets.
+//! Makes the upstream's request from the client's.
 //!
 //! Owns target and fields; sends nothing. Invariants: the target stays below the route's path, whatever
 //! the upstream makes of dots and escapes; of deferd's own concerns (its credentials, its fields, its
@@ -90,7 +90,7 @@ fn fields(call: &Call) -> HeaderMap {
     hop_by_hop::strip(&mut fields, Direction::ToUpstream);
     remove_fields(&mut fields, is_ambiguous);
     if call.auth_type.is_some() {
-        // They were deferd's. Without --auth they are the upstream's to check.
+        // Credentials for deferd end here. Without --auth the upstream checks them.
         fields.remove(AUTHORIZATION);
     }
     fields.remove(PREFER);
@@ -110,7 +110,7 @@ fn is_ambiguous(name: &str) -> bool {
 /// Returns whether only proxies send this field: of their client, or of the target that it asked for.
 fn is_of_proxies(name: &str) -> bool {
     const NAMES: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
-    // The one of them that is a list gets the client's address at its end, which tells who added the rest.
+    // The list among them gets the client's address at its end.
     let is_list = name == FORWARDED_FOR.as_str();
     NAMES.contains(&name) || (name.starts_with("x-forwarded-") && !is_list)
 }
@@ -123,8 +123,8 @@ fn remove_fields(fields: &mut HeaderMap, which: fn(&str) -> bool) {
     }
 }
 
-/// Adds where the request came from. What a proxy on this host has said of its own client stays; any
-/// other client could have invented it.
+/// Adds the origin of the request. Fields of a proxy on this host about its own client stay; any other client could
+/// have invented them.
 fn add_forwarded(fields: &mut HeaderMap, peer: IpAddr, host: Option<HeaderValue>) {
     if !peer.is_loopback() {
         remove_fields(fields, is_of_proxies);

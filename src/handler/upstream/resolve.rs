@@ -25,7 +25,7 @@ static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 pub enum Found {
     /// They are known.
     Addresses(Vec<SocketAddr>),
-    /// A thread asks for them.
+    /// A thread looks them up.
     Lookup(Lookup),
 }
 
@@ -48,8 +48,7 @@ impl Lookup {
 
 /// Finds the addresses of `host`: at once if it is an address.
 ///
-/// # Errors
-/// If the system has no thread or descriptor to give, or too many lookups hang already.
+/// # Errors If the system has no thread or descriptor left, or too many lookups hang.
 pub fn addresses(host: &str, port: u16) -> io::Result<Found> {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = literal.parse::<IpAddr>() {

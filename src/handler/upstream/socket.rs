@@ -1,7 +1,7 @@
 //! The connection to an upstream, as ureq uses it: a socket whose every wait can be stopped.
 //!
-//! Owns connecting, reading and writing; knows no HTTP. Invariant: nothing here waits but by the call's
-//! [context](super::deadline), so that each wait is bounded by the call's time limit and by its stop.
+//! Owns connecting, reading and writing; knows no HTTP. Invariant: every wait goes through the call's
+//! [context](super::deadline), so that the call's time limit and stop bound it.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -207,7 +207,7 @@ impl Transport for Socket {
                     current.wait(&self.stream, PollFlags::OUT)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // It may have answered before it had read everything: its answer is still to be read.
+                // It may have answered before it read everything: its answer is still to be read.
                 Err(_) => self.cut = Cut::Yes,
             }
         }
@@ -227,6 +227,9 @@ impl Transport for Socket {
             match (&self.stream).read(buffer) {
                 Ok(n) => break n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !current.may_wait.get() {
+                        return Err(error.into());
+                    }
                     current.wait(&self.stream, PollFlags::IN)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -11,7 +11,7 @@ mod loads;
 mod open;
 mod order;
 mod outcome;
-mod record;
+pub(in crate::store) mod record;
 mod state;
 mod submit;
 mod tables;
@@ -53,7 +53,7 @@ use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp, message};
 use crate::ledger::job::Work;
 use crate::ledger::schedule::Turn;
-use crate::ledger::{Cancel, Forgotten, Found, LogIs, Reach, Taken};
+use crate::ledger::{BATCH, Cancel, Expired, Forgotten, Found, LogIs, Reach, Taken};
 use crate::memory::Allowance;
 
 pub use self::open::{Directory, Recovered};
@@ -270,16 +270,22 @@ impl DiskStore {
     fn forget_results(&self, owner: &Owner, reach: Reach) -> usize {
         let mut count = 0;
         loop {
-            let mut state = self.shared.lock();
-            let batch = state.ledger.forget_batch(owner, reach);
-            if batch.is_empty() {
-                return count;
+            match self.forget_batch(owner, reach) {
+                0 => return count,
+                n => count += n,
             }
-            count += batch.len();
-            state.put_off(Change::Remove(batch.iter().map(|(id, _)| *id).collect()));
-            // Before the batch is.
-            drop(state);
         }
+    }
+
+    fn forget_batch(&self, owner: &Owner, reach: Reach) -> usize {
+        let mut state = self.shared.lock();
+        let batch = state.ledger.forget_batch(owner, reach);
+        if !batch.is_empty() {
+            state.put_off(Change::Remove(batch.iter().map(|(id, _)| *id).collect()));
+        }
+        // Before the batch is.
+        drop(state);
+        batch.len()
     }
 
     /// Waits until what was changed before is durable, or what was removed, where that is promised.
@@ -589,19 +595,28 @@ impl Store for DiskStore {
     }
 
     fn expire_logs(&self, before: Age) {
-        self.shared.lock().ledger.expire_logs(before);
+        while self.shared.lock().ledger.expire_logs(before) {}
     }
 
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable> {
         let owners = self.shared.lock().ledger.owners();
-        let expired =
-            owners.iter().map(|owner| self.forget_results(owner, Reach::Expired(before))).sum();
-        let mut state = self.shared.lock();
-        let keys = state.ledger.expire_keys(before);
-        if !keys.is_empty() {
-            state.put_off(Change::RemoveKeys(keys));
+        let mut count = 0;
+        for owner in owners {
+            count += self.forget_batch(&owner, Reach::Expired(before));
+            if count >= BATCH {
+                return Ok(count);
+            }
         }
-        Ok(expired)
+        loop {
+            let mut state = self.shared.lock();
+            let Expired { keys, is_last, .. } = state.ledger.expire_keys(before);
+            if !keys.is_empty() {
+                state.put_off(Change::RemoveKeys(keys));
+            }
+            if is_last {
+                return Ok(count);
+            }
+        }
     }
 
     fn list(

@@ -67,7 +67,7 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Self, String> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => "it is no directory: choose another path".to_owned(),
+            ErrorKind::AlreadyExists => "not a directory: choose another path".to_owned(),
             ErrorKind::PermissionDenied => format!("{error}; choose a path that you may write"),
             _ => error.to_string(),
         })?;

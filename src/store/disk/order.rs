@@ -196,6 +196,11 @@ impl Change {
         matches!(self, Self::Accept(_) | Self::Finish(..))
     }
 
+    /// Whether it frees pages of the file, be it by putting something smaller in their place.
+    pub const fn may_free(&self) -> bool {
+        self.makes_room() || matches!(self, Self::Finish(..))
+    }
+
     /// Whether it makes room in the file.
     pub const fn makes_room(&self) -> bool {
         let removes = matches!(self, Self::Remove(_) | Self::RemoveKeys(_) | Self::Withdraw(_));

@@ -14,6 +14,7 @@ use http::StatusCode;
 use crate::content::{Content, ContentFile};
 use crate::exchange::{Connection, Owner};
 use crate::files::{FileName, Files};
+use crate::hex;
 use crate::job::execution::Attempts;
 use crate::job::outcome::Outcome;
 use crate::job::request_line::RequestLine;
@@ -32,11 +33,11 @@ pub struct Record {
     pub footprint: usize,
     /// Its request, as it is listed; an older deferd did not record that.
     pub line: RequestLine,
-    /// How far it is.
+    /// Its state.
     pub state: Stage,
 }
 
-/// How far a job is, as far as that must be known after a crash.
+/// The state of a job, as far as it must be known after a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Its request waits, or ran when the process ended.
@@ -45,11 +46,11 @@ pub enum Stage {
         begun: Begun,
         /// How many processes have begun it.
         starts: u32,
-        /// What becomes of its result.
+        /// What happens to its result.
         keep: Keep,
         /// Where the request came from.
         connection: Connection,
-        /// How its sender proved who it is.
+        /// The scheme of its sender's credentials.
         auth_type: Option<&'static str>,
         /// The path of its target, by which its route is found; of a notice the name of its lane.
         path: String,
@@ -86,14 +87,14 @@ pub enum Stage {
 /// Whether a job runs, as far as that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
-    /// It does.
+    /// Yes.
     Yes,
     /// It waits, or is delayed.
     No,
 }
 
 impl Record {
-    /// What becomes of its result.
+    /// What happens to its result.
     pub const fn keep(&self) -> Keep {
         match self.state {
             Stage::Pending { keep, .. } => keep,
@@ -285,11 +286,7 @@ impl KeyRecord {
         if let Some(aged) = self.aged {
             let _ = writeln!(text, "aged: {aged}");
         }
-        text.push_str("fingerprint: ");
-        for byte in self.fingerprint {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text.push('\n');
+        let _ = writeln!(text, "fingerprint: {}", hex::encode(&self.fingerprint));
         text
     }
 
@@ -298,14 +295,7 @@ impl KeyRecord {
         let lines = Lines::read(bytes)?;
         let (owner, key) = name.split_once('\n')?;
         let owner = Owner::named(owner);
-        let mut fingerprint = [0; 32];
-        let hex = lines.get("fingerprint")?;
-        if hex.len() != 64 || !hex.is_ascii() {
-            return None;
-        }
-        for (n, byte) in fingerprint.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).ok()?;
-        }
+        let fingerprint = hex::decode(lines.get("fingerprint")?)?;
         let (id, accepted) = (JobId::parse(lines.get("job")?)?, lines.stamp("accepted")?);
         Some((
             owner,

@@ -326,6 +326,18 @@ impl Shared {
         *tables = (self.open)().map_err(|fault| fault.to_string());
     }
 
+    /// Makes the file of the tables shorter if that pays beside `stored` bytes of contents. Reading waits meanwhile.
+    ///
+    /// # Errors
+    /// [`TableError`]; then the tables must be opened anew.
+    pub fn shrink(&self, stored: usize) -> Result<(), TableError> {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut *tables {
+            Ok(tables) if !tables.is_held_back() => tables.shrink(stored),
+            _ => Ok(()),
+        }
+    }
+
     /// Closes the tables for good.
     pub fn shut(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
@@ -366,7 +378,7 @@ impl Shared {
         }
     }
 
-    /// Says that so many bytes have arrived.
+    /// Notes that this many bytes have arrived.
     pub fn ease(&self, mut state: Locked<'_, State>, bytes: usize) {
         state.backlog -= bytes;
         drop(state);
@@ -389,6 +401,6 @@ impl Shared {
 
 fn close(tables: Result<Tables, String>) {
     if let Ok(Err(fault)) = tables.map(Tables::close) {
-        log::debug!("the tables could not be closed in order: {fault}");
+        log::debug!("cannot close the tables: {fault}");
     }
 }

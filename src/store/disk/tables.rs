@@ -62,6 +62,9 @@ const SPARE: Definition = TableDefinition::new("spare");
 /// can be removed, which takes some pages before it makes any free.
 const SPARE_ROOM: usize = 120 << 10;
 
+/// How much of the file may be free whatever is stored, in bytes.
+const SLACK: u64 = 4 << 20;
+
 /// For pages of the file, in bytes: the kernel keeps those that are often read, too.
 const CACHE: usize = 2 << 20;
 
@@ -168,6 +171,34 @@ impl Tables {
         self.overlay.is_open()
     }
 
+    /// Makes the file shorter if more than half of it is free, and more than [`SLACK`]: beside what is `stored` in it and
+    /// in the files of content.
+    ///
+    /// # Errors
+    /// [`TableError`]; then the tables must be opened anew.
+    pub fn shrink(&mut self, stored: usize) -> Result<(), TableError> {
+        guarded(|| {
+            if self.overlay.length()? <= SLACK {
+                return Ok(());
+            }
+            let mut in_files = 0;
+            if let Some(files) = files_of(&self.database.begin_read()?)? {
+                for row in files.iter()? {
+                    let record = FileRecord::read(row?.1.value());
+                    in_files += record.map_or(0, |record| record.range.len());
+                }
+            }
+            let here = stored.saturating_sub(in_files) as u64;
+            if self.overlay.length()? > 2 * here + SLACK {
+                self.database.compact()?;
+                let write = self.database.begin_write()?;
+                keep_spare_room(&write)?;
+                write.commit()?;
+            }
+            Ok(())
+        })
+    }
+
     /// Closes them, so that they need not be repaired when they are opened again.
     ///
     /// # Errors
@@ -268,9 +299,7 @@ impl Tables {
                 write.open_table(META)?.insert(FORMAT_NAME, format.as_bytes())?;
             }
             if takes_room {
-                let mut spare = write.open_table(SPARE)?;
-                drop(spare.insert_reserve(&b""[..], SPARE_ROOM)?);
-                spare.remove(&b""[..])?;
+                keep_spare_room(&write)?;
             }
             if let Some((last, reading)) = last {
                 let mut meta = write.open_table(META)?;
@@ -337,6 +366,14 @@ fn files_of(read: &ReadTransaction) -> Result<Option<ReadTable>, TableError> {
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
         files => Ok(Some(files?)),
     }
+}
+
+/// Sees to it that the file has the room that removals need.
+fn keep_spare_room(write: &WriteTransaction) -> Result<(), TableError> {
+    let mut spare = write.open_table(SPARE)?;
+    drop(spare.insert_reserve(&b""[..], SPARE_ROOM)?);
+    spare.remove(&b""[..])?;
+    Ok(())
 }
 
 /// An id as a key: ids in their order are keys in theirs.

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, Sender};
 
 use super::Durability;
 use super::order::{Accepted, Ack, Change, OnDurable, Order, Urgency};
@@ -28,7 +28,9 @@ const RELAXED: Duration = Duration::from_millis(40);
 /// How much goes into one commit, in changes and in bytes: redb holds it in memory.
 const MAX_CHANGES: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
-/// How often the same trouble is told.
+/// How long no order comes before the file is made shorter: that takes a while.
+const IDLE: Duration = Duration::from_secs(1);
+/// The period at which the same failure is logged.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How far above the last id the ids are that may be given out without being on disk, in their
 /// unit, microseconds: ten minutes.
@@ -42,6 +44,8 @@ pub struct Writer {
     /// How long a disk that failed is left alone.
     rest: Duration,
     batch: Vec<Order>,
+    /// Whether something was freed since it was tried to make the file shorter.
+    may_shrink: bool,
     /// The files that are still to be removed.
     unnamed: BTreeSet<FileName>,
     /// Up to which id the ids may be given out that are not on disk, once the batch is.
@@ -63,8 +67,20 @@ impl Writer {
         rest: Duration,
         lost: Sender<Vec<JobId>>,
     ) -> Self {
-        let (batch, unnamed, lease, told, is_end_owed) = <_>::default();
-        Self { shared, orders, durability, rest, batch, unnamed, lease, told, is_end_owed, lost }
+        let (batch, may_shrink, unnamed, lease, told, is_end_owed) = <_>::default();
+        Self {
+            shared,
+            orders,
+            durability,
+            rest,
+            batch,
+            may_shrink,
+            unnamed,
+            lease,
+            told,
+            is_end_owed,
+            lost,
+        }
     }
 
     /// Writes until the store is closed and everything is written, or cannot be.
@@ -88,9 +104,31 @@ impl Writer {
         let _ = self.lost.send(lost);
     }
 
+    /// Waits for an order. While none comes, the file is made as short as it can be, if that pays.
+    fn next_order(&mut self) -> Result<Order, RecvError> {
+        if self.may_shrink {
+            match self.orders.recv_timeout(IDLE) {
+                Err(RecvTimeoutError::Timeout) => self.shrink(),
+                received => return received.map_err(|_| RecvError),
+            }
+        }
+        self.orders.recv()
+    }
+
+    /// Makes the file shorter if much of it is free: redb lets it grow twofold and reuses what becomes free, but
+    /// gives nothing back by itself.
+    fn shrink(&mut self) {
+        self.may_shrink = false;
+        let stored = self.shared.lock().ledger.stats().stored;
+        if let Err(fault) = self.shared.shrink(stored) {
+            log::debug!("the file could not be made shorter: {fault}");
+            self.shared.reopen();
+        }
+    }
+
     /// Collects the next batch; `false` when there will be none.
     fn gather(&mut self) -> bool {
-        let Ok(first) = self.orders.recv() else { return false };
+        let Ok(first) = self.next_order() else { return false };
         let lag = if self.durability == Durability::Relaxed { RELAXED } else { LAZY };
         let deadline = Instant::now() + lag;
         let (mut bytes, mut urgent) = (0, false);
@@ -112,7 +150,7 @@ impl Writer {
     /// could be done.
     fn commit(&mut self) -> Result<(), StoreUnavailable> {
         if let Err(fault) = self.try_commit() {
-            log::debug!("a commit failed, and is tried once more: {fault}");
+            log::debug!("a commit failed, trying once more: {fault}");
             self.shared.reopen();
             if let Err(fault) = self.try_commit() {
                 self.persist(fault)?;
@@ -264,6 +302,7 @@ impl Writer {
     /// Lets the ledger know that the batch is durable, and the threads that wait for that.
     fn finish_batch(&mut self) {
         self.remove_files();
+        self.may_shrink |= self.batch.iter().any(|order| order.change.may_free());
         let mut waste = Vec::new();
         let mut arrived = 0;
         let mut state = self.shared.lock();
@@ -291,7 +330,7 @@ impl Writer {
         let last = self.shared.last_id().map(|last| (last, self.shared.scale.read()));
         let signed = self.shared.with_tables(|tables| tables.commit(std::iter::empty(), last));
         if let Err(fault) = signed {
-            log::warn!("the store on disk could not be closed in order: {fault}");
+            log::warn!("cannot close the store on disk: {fault}");
         }
     }
 }

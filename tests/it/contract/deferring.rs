@@ -173,7 +173,7 @@ fn a_local_redirect_is_a_request_of_its_own_and_methods_hold_for_it() {
 #[test]
 fn options_without_effect_are_start_up_errors() {
     for (options, part) in [
-        ("accepted=200", "accepted says how to answer what defer=store or drop defers"),
+        ("accepted=200", "accepted=CODE needs defer=store or defer=drop"),
         ("defer=always", "defer \"always\": neither store nor drop"),
         ("methods=get", "\"get\" is not a method"),
     ] {

@@ -50,7 +50,10 @@ fn a_start_up_error_names_the_option_the_value_and_what_is_wrong() {
         (&["--route", "/x=cgi:/dev/null"], &["--route", "/x", "/dev/null", "directory"]),
         (&["--route", "/x=run:/", "--route", "/x=cgi:/"], &["--route", "/x", "already"]),
         (&["--config", "/no/such/file"], &["--config", "/no/such/file", "No such file"]),
-        (&["--data", "/etc/passwd"], &["--data \"/etc/passwd\"", "no directory: choose another"]),
+        (
+            &["--data", "/etc/passwd"],
+            &["--data \"/etc/passwd\"", "not a directory: choose another"],
+        ),
         (&["--config", "/"], &["--config", "\"/\"", "directory"]),
         (&["--insecure=yes"], &["--insecure", "yes"]),
         (&["--queue"], &["--queue", "argument"]),

@@ -49,6 +49,10 @@ fn whatever_is_killed_every_202_is_accounted_for() {
     }
     let deferd = trial.start();
     interrupted += trial.account(&deferd);
+    eventually("only what is left is in files", || {
+        let files = std::fs::read_dir(trial.data.join("store/content")).unwrap().count();
+        files <= deferd.client().list("done?count=1000000").len()
+    });
     let ran = std::fs::read_to_string(trial.ran()).unwrap();
     let mut times = HashMap::new();
     ran.lines().for_each(|said| *times.entry(said).or_insert(0) += 1);
@@ -125,7 +129,9 @@ impl Overlay {
         if interrupted {
             assert_eq!(reply.json()["errorMessage"], "interrupted");
         } else {
-            let said: u64 = reply.text().trim_end().parse().unwrap();
+            let text = reply.text();
+            let said: u64 = text.lines().next().unwrap().parse().unwrap();
+            assert!(text == content(said), "{id}: {} bytes", text.len());
             // One whose 202 did not reach its client is any of those that were submitted.
             let submitted = self.submitted.load(Ordering::Relaxed);
             assert!(number.map_or(said < submitted, |number| said == number), "{id}: {reply:?}");
@@ -138,7 +144,7 @@ impl Overlay {
     fn settle(&mut self, client: &mut Client) {
         let number = self.submitted.fetch_add(1, Ordering::Relaxed);
         let target = format!("/run/k-once?{}", self.ran().display());
-        let id = client.store("POST", &target, format!("{number}\n").as_bytes());
+        let id = client.store("POST", &target, content(number).as_bytes());
         self.known.values_mut().for_each(|(_, fate)| *fate = Fate::Gone);
         self.known.insert(id.parse().unwrap(), (number, Fate::Accepted));
     }
@@ -163,6 +169,12 @@ impl Overlay {
     }
 }
 
+/// The content of a request, and of its result: some is so large that it is a file.
+fn content(number: u64) -> String {
+    let rest = if number.is_multiple_of(4) { "x".repeat(100_000) } else { String::new() };
+    format!("{number}\n{rest}")
+}
+
 /// Submits jobs one after the other, and collects or deletes some, until the connection breaks.
 fn work(address: SocketAddr, client: usize, ran: &Path, number: &AtomicU64, life: &Life) -> Fates {
     let mut fates = Fates::new();
@@ -170,7 +182,7 @@ fn work(address: SocketAddr, client: usize, ran: &Path, number: &AtomicU64, life
     let target = format!("/run/k-once?{}", ran.display());
     loop {
         let n = number.fetch_add(1, Ordering::Relaxed);
-        let body = format!("{n}\n");
+        let body = content(n);
         let Some((202, id, _)) = raw.exchange("POST", &target, &body) else { break };
         let id = id.expect("a 202 has an id");
         life.accepted.store(true, Ordering::Release);
@@ -193,7 +205,7 @@ fn work(address: SocketAddr, client: usize, ran: &Path, number: &AtomicU64, life
             };
             // Not whole: perhaps it was on its way, and then it is still there.
             let Some((200, _, text)) = collected else { break };
-            assert_eq!(text, body);
+            assert!(text == body, "{} bytes of {}", text.len(), body.len());
             fates.insert(id, (n, Fate::Delivered));
         }
     }

@@ -130,6 +130,11 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
             seen.note(&operation, &operation.send(&mut client, id, &[]));
         }
         client.put(&format!("/_api/job/{pending}/cancel"));
+        if operation.description["responses"]["416"].is_object() {
+            for range in ["bytes=0-0", "bytes=99999-"] {
+                seen.note(&operation, &operation.send(&mut client, &done, &[("range", range)]));
+            }
+        }
 
         // What every operation has in common. A refusal may end its connection.
         let deferred = operation.send(&mut client, "1", &[ASYNC]).expect(202);
@@ -148,6 +153,11 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
         let mut refused = deferd.client();
         refused.send_request(&operation.method, &operation.target("1"), &[], &[b'x'; 2000]);
         seen.note(&operation, &refused.try_read(&operation.method).unwrap().expect(413));
+        if operation.path == "/_api/job/{id}/log" {
+            let target = format!("{}?follow=1", operation.target(&done));
+            let reply = client.request(&operation.method, &target, &[("last-event-id", "0")], b"");
+            seen.note(&operation, &reply.expect(204));
+        }
         if operation.path == "/_admin/sleep" {
             let target = "/_admin/sleep?duration=3600";
             let reply = hasty.client().request(&operation.method, target, &[], b"");

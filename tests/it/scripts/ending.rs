@@ -248,9 +248,7 @@ fn scripts_get_no_ignored_signal_and_deferd_survives_them() {
     }
     let reply = deferd.client().get("/run/e-usr1").expect(500);
     assert_eq!(reply.header("x-exit-signal"), Some("10"));
-    eventually("the reload is logged", || {
-        deferd.log().contains("options, and those of a --config file, are read at the start only")
-    });
+    eventually("the reload is logged", || deferd.log().contains("options are read only at start"));
     deferd.signal("-TERM");
     assert!(deferd.wait().success());
 }

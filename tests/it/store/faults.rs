@@ -55,6 +55,10 @@ faults! {
     any_sync_can_fail: Commit, Sync, Cleanly 1, Cleanly A_WHILE;
     any_sync_can_fail_and_give_up_what_it_should_have_written: Commit, Sync, Badly 1, Badly A_WHILE;
     any_sync_can_fail_and_forget_what_was_written: Commit, Sync, Forgetfully 1, Forgetfully A_WHILE;
+    any_file_can_fail_to_be_made: Commit, Create, Cleanly 1, Badly 1, Badly A_WHILE;
+    any_file_can_fail_to_be_opened: Commit, Open, Cleanly 1, Cleanly A_WHILE;
+    any_file_can_fail_to_be_removed: Commit, Remove, Cleanly 1, Badly 1, Cleanly A_WHILE;
+    any_file_of_a_relaxed_store_can_fail_to_be_removed: Relaxed, Remove, Cleanly A_WHILE;
     any_sync_of_a_relaxed_store_can_fail: Relaxed, Sync, Badly 1, Forgetfully A_WHILE;
 }
 
@@ -78,8 +82,9 @@ fn everywhere(durability: Durability, kind: Kind, how: How, times: usize) {
             break;
         }
     }
-    // Of reads and growths a scenario may need none, as what it reads is cached.
-    assert!(reached > 4 || matches!(kind, Kind::Read | Kind::SetLen), "{reached} {kind:?}");
+    // Of reads and growths a scenario may need none, as what it reads is cached; and few contents are files.
+    assert!(reached > 4 || !matches!(kind, Kind::Write | Kind::Sync), "{reached} {kind:?}");
+    assert!(reached > 0 || matches!(kind, Kind::Read | Kind::SetLen), "{reached} {kind:?}");
 }
 
 /// Says on failure where it was.
@@ -97,7 +102,9 @@ impl Drop for Say<'_> {
 fn survives(durability: Durability, plan: FaultPlan) -> bool {
     let mut scenario = Scenario::new(7, durability);
     scenario.volume.fail(Some(plan));
-    for _ in 0..OPERATIONS {
+    // Few of them are about files.
+    let is_of_files = matches!(plan.kind, Kind::Create | Kind::Open | Kind::Remove);
+    for _ in 0..if is_of_files { 4 * OPERATIONS } else { OPERATIONS } {
         scenario.step();
     }
     let say = Say(&scenario, plan);

@@ -24,7 +24,7 @@ fn a_flipped_bit_is_refused_or_changes_nothing() {
     (0..60).for_each(|_| scenario.step());
     assert!(scenario.flush());
     scenario.store.close();
-    let image = scenario.volume.bytes();
+    let (image, whole) = (scenario.volume.bytes(), scenario.volume.image());
     let Scenario { promises, mut random, .. } = scenario;
     // A page of zeros says nothing.
     let pages: Vec<usize> = (0..image.len() / 4096)
@@ -37,7 +37,7 @@ fn a_flipped_bit_is_refused_or_changes_nothing() {
             if n < 320 { n } else { random.choice(&pages).unwrap() * 4096 + random.usize(..4096) };
         let mut damaged = image.clone();
         damaged[at] ^= 1 << random.usize(..8);
-        let volume = Volume::of(damaged.clone());
+        let volume = Volume::of(whole.with_bytes(damaged.clone()));
         match promise::open(&volume, Durability::Commit) {
             Err(_) => {
                 assert!(volume.bytes() == damaged, "refused for byte {at}, and changed");

@@ -16,15 +16,42 @@ suite! { in_memory by memory:
     a_full_store_takes_exactly_what_fits
     ids_are_unique_and_increase
     every_result_arrives_once_from_many_producers
+    results_expire_some_hundreds_at_a_time
 }
 
 suite! { on_disk by disk:
     a_full_store_takes_exactly_what_fits
     ids_are_unique_and_increase
     every_result_arrives_once_from_many_producers
+    results_expire_some_hundreds_at_a_time
 }
 
 suite! { on_disk_relaxed by relaxed:
+    a_full_store_takes_exactly_what_fits
+    ids_are_unique_and_increase
+    every_result_arrives_once_from_many_producers
+    results_expire_some_hundreds_at_a_time
+}
+
+/// So that what is due meanwhile does not wait for all of them.
+fn results_expire_some_hundreds_at_a_time(open: Open) {
+    const JOBS: usize = 1500;
+    let store = open();
+    for _ in 0..JOBS / BATCH + 1 {
+        batch(&*store, BATCH, Until::Done);
+    }
+    let all = listed(&*store).len();
+    let mut expired = Vec::new();
+    while let count @ 1.. = store.expire(at(LATER).age).unwrap() {
+        expired.push(count);
+        assert_eq!(listed(&*store).len(), all - expired.iter().sum::<usize>());
+    }
+    assert!(expired.len() > 2 && expired.iter().sum::<usize>() == all, "{expired:?}");
+    assert_empty(&*store, &[]);
+}
+
+#[cfg(feature = "redis")]
+suite! { shared_store by shared:
     a_full_store_takes_exactly_what_fits
     ids_are_unique_and_increase
     every_result_arrives_once_from_many_producers
@@ -57,6 +84,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
         // Their work takes up its room until it is done, wanted or not.
         store.forget_all(&nobody()).unwrap();
         assert!(!has_room(store, footprint));
+        assert_eq!(claim_all(store).len(), accepted.len());
         let jobs: Vec<Job> = accepted.into_iter().map(|id| Job { n: 0, key: key(id) }).collect();
         jobs.iter().for_each(|job| {
             assert_eq!(finish(store, job), Finished::Dropped);
@@ -79,6 +107,7 @@ fn ids_are_unique_and_increase(open: Open) {
         assert_eq!(all.len(), 3 * BATCH);
         assert!(list_all(store, List::Pending).is_sorted_by(|a, b| a < b));
         store.forget_all(&nobody()).unwrap();
+        assert_eq!(claim_all(store).len(), all.len());
         for n in all {
             store.finish(&key(n), response(0), at(THEN));
         }

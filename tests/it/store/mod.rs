@@ -13,4 +13,5 @@ mod load;
 mod model;
 pub mod notices;
 mod races;
+mod shrink;
 mod workers;

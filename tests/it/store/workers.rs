@@ -55,6 +55,18 @@ suite! { on_disk_relaxed by relaxed_with:
     the_end_wakes_all_who_wait
 }
 
+// Not of it: `jobs_that_are_due_at_once_run_at_once`, `the_end_of_a_delay_wakes_who_waits_for_it` and
+// `every_job_ends_whatever_becomes_of_it`, because delays end in the engine, whoever looks at the time; and
+// `callers_and_jobs_run_in_order_of_arrival`, because callers wait here, and jobs there.
+#[cfg(feature = "redis")]
+suite! { shared_store by shared_with:
+    a_submission_wakes_a_worker
+    as_many_jobs_run_at_once_as_workers_wait
+    a_free_place_in_a_lane_wakes_a_worker
+    callers_and_jobs_share_a_lane
+    the_end_wakes_all_who_wait
+}
+
 /// Longer than a test has patience.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -72,7 +84,7 @@ fn lanes(workers: usize, limits: &[Limit]) -> Plan {
 
 /// How many rounds of a test there is time for.
 fn rounds_for(store: &dyn Store, in_memory: usize) -> usize {
-    if store.name() == "disk" { in_memory / 5 } else { in_memory }
+    if store.name() == "memory" { in_memory } else { in_memory / 5 }
 }
 
 /// Stops a store, also if a test has failed: else its workers would wait for ever.
@@ -469,7 +481,7 @@ fn the_end_wakes_all_who_wait(open: OpenWith) {
             assert!(claim(&*store).is_none());
             store.stop(Stop::Kill);
             assert_eq!(execution.stopped(), Some(Stop::Kill));
-            let left = if store.name() == "disk" { vec![] } else { listed(&*store) };
+            let left = if store.name() == "memory" { listed(&*store) } else { vec![] };
             assert_eq!(store.close(), left);
         });
     }

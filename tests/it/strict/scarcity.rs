@@ -56,7 +56,7 @@ impl Drop for Squeezed {
 #[track_caller]
 fn assert_delayed(deferd: &Deferd, id: &str) {
     eventually("it is put off", || {
-        deferd.log().contains(&format!("job={id} could not begin, is tried again in 1.0s (1 of 5)"))
+        deferd.log().contains(&format!("job={id} cannot start, next attempt in 1.0s (1 of 5)"))
     });
 }
 
@@ -91,7 +91,7 @@ fn jobs_short_of_descriptors_run_later() {
                 assert_delayed(&deferd, &id);
                 assert_refused(&mut client, &target);
                 let progress = client.get(&format!("/_api/job/{id}")).expect(204);
-                assert!(progress.header("x-progress").unwrap().starts_with("could not begin"));
+                assert!(progress.header("x-progress").unwrap().starts_with("cannot start, next"));
                 assert!(!mark.exists());
                 drop(squeezed);
                 let reply = client.result(&id).expect(200);
@@ -142,7 +142,7 @@ fn a_crowd_leaves_a_reserve_for_jobs() {
         for id in ids {
             first.result(&id).expect(200);
         }
-        assert!(!deferd.log().contains("could not begin"), "{}", deferd.log());
+        assert!(!deferd.log().contains("cannot start, next"), "{}", deferd.log());
         drop(crowd);
     });
 }

@@ -8,11 +8,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use super::{Client, TempDir, children_of, eventually, first_line, fixtures, front_arguments};
 
 /// Options that are added to those of every test, so that a suite can be run over another store:
-/// `DEFERD_TEST_OPTIONS="--data DIR"`. `DIR` stands for a directory of the test's own.
+/// `DEFERD_TEST_OPTIONS="--data DIR"`. `DIR` stands for a directory of the test's own, `NAME` for a name of its own.
 fn added_options(dir: &TempDir) -> Vec<String> {
     let options = std::env::var("DEFERD_TEST_OPTIONS").unwrap_or_default();
     let own = dir.join("data").display().to_string();
-    options.split_whitespace().map(|word| word.replace("DIR", &own)).collect()
+    let name = dir.0.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    options.split_whitespace().map(|word| word.replace("DIR", &own).replace("NAME", name)).collect()
+}
+
+/// Whether the options that are added have deferd share its store.
+pub fn is_shared() -> bool {
+    std::env::var("DEFERD_TEST_OPTIONS").is_ok_and(|options| options.contains("--store"))
 }
 
 /// A deferd of a test, killed with it.

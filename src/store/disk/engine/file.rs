@@ -55,7 +55,7 @@ impl StorageBackend for DiskFile {
         self.0.sync_data()?;
         if self.0.metadata()?.nlink() == 0 {
             // What is written now is gone with this process.
-            return Err(io::Error::other("the file was removed: end deferd, and start it anew"));
+            return Err(io::Error::other("the file was removed: restart deferd"));
         }
         Ok(())
     }

@@ -77,6 +77,12 @@ pub trait HeldWrites: Send + Sync {
     /// Whether writes are held back.
     fn is_open(&self) -> bool;
 
+    /// Returns how long the storage is, in bytes.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn length(&self) -> io::Result<u64>;
+
     /// Says that what comes is the end.
     fn finish(&self);
 }
@@ -109,6 +115,10 @@ impl<B: StorageBackend> HeldWrites for Overlay<B> {
 
     fn is_open(&self) -> bool {
         self.held().is_some()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.storage.len()
     }
 
     fn finish(&self) {

@@ -37,6 +37,7 @@ fn waiting(client: &mut Client, deferd: &Deferd) -> String {
     let id = client.store("GET", "/up/", b"");
     eventually("it waits for its next attempt", || {
         deferd.log().contains(&format!("job={id} attempt 1 ended"))
+            && client.get(&format!("/_api/job/{id}")).header("x-job-state") == Some("delayed")
     });
     id
 }

@@ -4,9 +4,11 @@
 //! whether it happened, and whether a disk may lose it.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use deferd::content::{Content, IN_MEMORY};
 use deferd::error::Error;
 use deferd::job::attempt::Attempt;
 use deferd::job::stored::StoredResponse;
@@ -84,6 +86,12 @@ impl Promise {
 
     fn rerun(&self) -> Rerun {
         RERUNS[route(self.n, RERUNS.len()).0]
+    }
+
+    /// Whether this is the result; or what takes its place if the disk did not take it.
+    fn has_result(&self, found: &StoredResponse) -> bool {
+        let is_large = result(self.n).len() > IN_MEMORY;
+        self.result.as_ref() == Some(found) || is_large && found.ending().status == 507
     }
 
     fn is_done(&self) -> bool {
@@ -195,8 +203,13 @@ impl Scenario {
         let keep = if self.random.usize(..6) == 0 { Keep::Nothing } else { Keep::Result };
         let named = self.random.usize(..3) == 0;
         let key = named.then(|| idempotency(n));
+        let Ok(content) = self.volume.content(&body(n)) else {
+            // The front refuses it.
+            self.trace.push(format!("no room for {n}"));
+            return;
+        };
         let mut call = call(n, &nobody());
-        *call.request.body_mut() = body(n).into();
+        *call.request.body_mut() = content;
         // The clock often steps back.
         let now = at(self.random.usize(..50) as f64);
         let route = route(n, RERUNS.len());
@@ -243,7 +256,9 @@ impl Scenario {
         let Some(Claimed { job, attempt }) = claimed else { return };
         let durability = self.durability;
         let promise = self.promise(&job);
-        assert_eq!(attempt.call.request.body(), &body(promise.n));
+        if let Some(content) = read(attempt.call.request.body()) {
+            assert!(content == body(promise.n), "the request of {}", job.id);
+        }
         promise.place = Place::Running;
         if attempt.redirected.is_none() {
             let waits = match promise.rerun() {
@@ -262,9 +277,13 @@ impl Scenario {
     fn finish(&mut self) {
         let Some(key) = self.pick(|p| p.is_in(Place::Running)) else { return };
         let n = self.promise(&key).n;
-        self.store.finish(&key, response(n), at(THEN));
+        // What a handler gives without room for its answer.
+        let no_room = || Error::InsufficientStorage("the disk fails".into()).response();
+        let content = self.volume.content(&result(n));
+        let given = content.map_or_else(|_| no_room(), |content| response(n).map(|_| content));
+        self.store.finish(&key, given, at(THEN));
         self.trace.push(format!("finish {}", key.id));
-        self.end(&key, StoredResponse::from(response(n)));
+        self.end(&key, response(n).map(|_| result(n).into()).into());
     }
 
     /// A job that ran waits again, at once or much later.
@@ -308,9 +327,13 @@ impl Scenario {
     fn collect(&mut self) {
         let Some(key) = self.pick(Promise::is_done) else { return };
         let Lookup::Done((found, delivery)) = self.store.collect(&key) else { return };
+        if read(found.body()).is_none() {
+            // The connection breaks.
+            return self.store.restore(&key, delivery);
+        }
         let is_durable = self.durability == Durability::Commit;
         let promise = self.promise(&key);
-        assert_eq!(Some(found), promise.result);
+        assert!(promise.has_result(&found), "{}: {found:?}", key.id);
         if is_durable {
             // Else it would not be done: then that is a promise.
             promise.ended = Sure::Yes;
@@ -414,10 +437,23 @@ impl Scenario {
     }
 }
 
-/// Some are larger than a page of the file.
+/// The content of a request: some are larger than a page of the file, and some so large that they are files.
 pub fn body(n: usize) -> Vec<u8> {
-    let size = [10, 700, 5000, 20_000][n % 4];
+    let size = [10, 70_000, 700, 5000, 70_000, 20_000][n % 6];
     format!("request {n} ").bytes().cycle().take(size).collect()
+}
+
+/// The content of a result.
+fn result(n: usize) -> Vec<u8> {
+    let size = [70_000, 10, 700][n % 3];
+    format!("result {n} ").bytes().cycle().take(size).collect()
+}
+
+/// What content is; `None` if the disk fails.
+fn read(content: &Content) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    content.reader().read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 pub fn idempotency(n: usize) -> IdempotencyKey {
@@ -435,20 +471,25 @@ pub struct Check<'a> {
 
 impl Check<'_> {
     pub fn image(&self, image: Image) {
-        let (store, found) = open(&Volume::of(image), self.durability).expect("it opens");
-        self.store(&store, found);
+        let volume = Volume::of(image);
+        let (store, found) = open(&volume, self.durability).expect("it opens");
+        let files = self.store(&store, found);
+        assert_eq!(volume.names().len(), files, "files and contents that are in one");
     }
 
-    /// The same of a store that is open already.
-    pub fn store(&self, store: &DiskStore, found: Recovered) {
+    /// The same of a store that is open already; returns how many of its contents are so large that each is a file.
+    pub fn store(&self, store: &DiskStore, found: Recovered) -> usize {
         store.flush().expect("the disk does not fail");
         let statuses: BTreeMap<JobId, Option<Status>> =
             self.begun.values().map(|p| (p.key.id, store.status(&p.key).unwrap())).collect();
-        let waiting = self.waiting(store);
+        let (waiting, mut files) = self.waiting(store);
         assert_eq!(waiting.len(), found.waiting);
         for promise in self.begun.values() {
             let id = promise.key.id;
             let promised = self.promised.get(&id);
+            if let Lookup::Done(result) = store.peek(&promise.key) {
+                files += usize::from(result.body().in_file().is_some());
+            }
             self.job(store, promised, promise, &statuses[&id], waiting.contains_key(&id));
             self.key(store, promised, promise);
         }
@@ -464,11 +505,12 @@ impl Check<'_> {
         let next = offer(store, call(0, &nobody()), Keep::Result, at(0.0)).unwrap();
         assert!(self.promised.keys().all(|&id| id < next), "{next} was given out before");
         assert!(waiting.keys().all(|&id| id < next), "{next} is taken");
+        files
     }
 
-    /// Claims all that waits: in their order, each with its own request.
-    fn waiting(&self, store: &DiskStore) -> BTreeMap<JobId, JobKey> {
-        let mut waiting = BTreeMap::new();
+    /// Claims all that waits: in their order, each with its own request. Returns how many of those are files.
+    fn waiting(&self, store: &DiskStore) -> (BTreeMap<JobId, JobKey>, usize) {
+        let (mut waiting, mut files) = (BTreeMap::new(), 0);
         while let Some(Claimed { job, attempt }) = claim(store) {
             assert!(waiting.keys().all(|&id| id < job.id), "first in, first out");
             let promise = self.begun.get(&job.id).expect("a job of no submission");
@@ -478,9 +520,10 @@ impl Check<'_> {
             let expected = call(promise.n, &nobody()).request;
             assert_eq!((request.method(), request.uri()), (expected.method(), expected.uri()));
             assert_eq!(request.headers(), expected.headers());
+            files += usize::from(request.body().in_file().is_some());
             waiting.insert(id, job);
         }
-        waiting
+        (waiting, files)
     }
 
     /// `promised` is what is known of the job, `begun` the same after the operation under way.
@@ -514,7 +557,7 @@ impl Check<'_> {
                     panic!("{id} is unreadable")
                 };
                 let interrupted = StoredResponse::from(Error::Interrupted.response());
-                let is_own = begun.ended != Sure::No && Some(&result) == begun.result.as_ref();
+                let is_own = begun.ended != Sure::No && begun.has_result(&result);
                 let may = is_own || (may_be_interrupted && result == interrupted);
                 assert!(may, "the result of {id} is {result:?}: {promised:?}, {begun:?}");
             }

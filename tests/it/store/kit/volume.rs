@@ -53,6 +53,14 @@ impl From<Vec<u8>> for Image {
     }
 }
 
+impl Image {
+    /// Returns the same with another file of the tables.
+    #[must_use]
+    pub fn with_bytes(&self, bytes: Vec<u8>) -> Self {
+        Self { bytes, ..self.clone() }
+    }
+}
+
 /// What changes a disk.
 #[derive(Clone, Debug)]
 pub enum Event {

@@ -1,0 +1,18 @@
+//! Content of any size: how soon it arrives, how fast, and how much memory that takes.
+//!
+//! One table; each part of it is a file of its own: [`flowing`], what passes while a client waits.
+
+use super::flowing;
+use super::peer::{Directory, end_on_signals};
+use super::sample::title;
+use super::table::Table;
+
+/// Prints the figures.
+pub fn print() {
+    title("content: answers as they come, and answers of a GiB");
+    end_on_signals();
+    let directory = Directory::new();
+    let mut table = Table::default();
+    flowing::measure(&mut table, &directory.0);
+    table.print();
+}

@@ -1,0 +1,263 @@
+//! How an instance takes jobs from the engine, and gives them back.
+//!
+//! Owns the way of a job from the engine's lane into the ledger here, with its request. Invariants: a job is taken by
+//! one operation, and whatever was taken is run, finished or given back; nothing is taken in advance: a worker takes
+//! one job when it is idle.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::engine::{Effect, Insist, Operation};
+use super::local::{Asking, Held, Resumed};
+use super::record::Told;
+use super::reply::Reply;
+use super::{Inner, SPOOLED, script};
+use crate::content::copied;
+use crate::error::Error;
+use crate::exchange::{Call, Owner};
+use crate::job::attempt::Claimed;
+use crate::job::log::LogEnd;
+use crate::job::request_line::RequestLine;
+use crate::job::{JobId, JobKey, Rerun, RouteIndex, Stamp, message};
+use crate::ledger::job::Pending;
+use crate::ledger::{Next, Patience};
+use crate::memory::Allowance;
+
+/// When a job that cannot be run here now may be taken again.
+const LATER: Duration = Duration::from_secs(1);
+
+/// The fields of a job that a worker needs beside those that are [`Told`], and those before them.
+const FIELDS: [&[u8]; 15] =
+    [b"s", b"h", b"c", b"f", b"e", b"t", b"m", b"p", b"i", b"b", b"lg", b"lo", b"o", b"l", b"sh"];
+
+/// A job that was taken, before its request is here.
+#[derive(Clone, Copy)]
+pub struct Took {
+    id: JobId,
+    fence: u64,
+    incarnation: u64,
+    bytes: usize,
+}
+
+/// A job that was taken, with what is needed to run it.
+struct Arrived {
+    held: Held,
+    route: RouteIndex,
+    call: Call,
+    line: RequestLine,
+    created: Stamp,
+}
+
+/// What a worker needs of a job.
+struct Fetched {
+    fields: Reply,
+    request: Option<Vec<u8>>,
+    log: Option<Vec<u8>>,
+}
+
+impl Inner {
+    /// Takes a job, if one may run here now.
+    pub fn next(&self, memory: &Allowance) -> Next<Claimed> {
+        let asking = {
+            let mut local = self.lock();
+            match local.ledger.claim(memory, Patience::None) {
+                Next::Job(taken) => return Next::Job(local.begin(taken)),
+                Next::Nothing => {}
+                Next::NoMemory(least) => return Next::NoMemory(least),
+                Next::Closed => return Next::Closed,
+            }
+            if self.engine.is_failing() || self.incarnation() == 0 {
+                return Next::Nothing;
+            }
+            if let Some(least) = local.ledger.lacks_memory() {
+                return Next::NoMemory(least);
+            }
+            let Some(asking) = local.ask() else { return Next::Nothing };
+            asking
+        };
+        let took = self.take(&asking);
+        let begun = took.and_then(|took| self.take_in(took, memory));
+        let is_missed = self.lock().asked(&asking);
+        if is_missed {
+            self.bell.wake_worker();
+        }
+        begun.map_or(Next::Nothing, Next::Job)
+    }
+
+    /// Takes a job from the engine.
+    fn take(&self, asking: &Asking) -> Option<Took> {
+        let incarnation = self.incarnation();
+        let idle = if self.bell.idle() > 0 { "1" } else { "0" };
+        let mut operation = Operation::new(&script::TAKE, Effect::Replicated)
+            .with(incarnation.to_string())
+            .with("1")
+            .with(idle);
+        for lane in &asking.0 {
+            let again = if self.plan.lanes[*lane].rerun == Rerun::Yes { "1" } else { "0" };
+            operation = operation.with(&*self.lanes[*lane]).with(again).with("1");
+        }
+        // What was taken must be known: there is no giving up.
+        let reply = self.engine.run(&operation, Insist::Yes).ok()?;
+        if reply.text(0) == "fenced" {
+            self.fenced(incarnation);
+        }
+        let id = JobId::parse(reply.text(2)).filter(|_| reply.text(0) == "jobs")?;
+        if reply.text(1) == "1" {
+            self.bell.wake_worker();
+        }
+        let bytes = usize::try_from(reply.number(4)).unwrap_or(usize::MAX);
+        Some(Took { id, fence: reply.number(3), incarnation, bytes })
+    }
+
+    /// Brings the request of a job that was taken here, and lets it begin; or gives it back, or finishes it, if that
+    /// cannot be.
+    fn take_in(&self, took: Took, memory: &Allowance) -> Option<Claimed> {
+        let Some(arrived) = self.fetch_job(&took) else { return None };
+        let Arrived { held, route, call, line, created } = arrived;
+        let key = held.key.clone();
+        let mut local = self.lock();
+        let record = local.ledger.found_record(&line, 0);
+        local.insert(held, route, call, |route, call| {
+            Pending::waiting(route, call, line, 0, record, created)
+        });
+        if self.incarnation() != took.incarnation {
+            local.lose(|held| held.incarnation == took.incarnation);
+            return None;
+        }
+        // A synchronous caller may have its place meanwhile: then it waits for that here.
+        let taken = local.ledger.claim_this(&key, memory)?;
+        Some(local.begin(taken))
+    }
+
+    /// Brings what is needed of a job that was taken.
+    fn fetch_job(&self, took: &Took) -> Option<Arrived> {
+        let Took { id, fence, incarnation, bytes } = *took;
+        let budget = self.memory.budget().allowance();
+        if self.lock().held(id).is_some() {
+            // It was taken away and its run here has not ended yet.
+            self.put_off(took);
+            return None;
+        }
+        if bytes > budget.capacity() {
+            let what = "the stored request is larger than --max-memory: raise that";
+            self.end_taken(took, &Error::InsufficientStorage(what.into()));
+            return None;
+        }
+        let Ok(charge) = budget.charge(bytes) else {
+            self.put_off(took);
+            return None;
+        };
+        let Fetched { mut fields, request, log } = self.fetch(took)?;
+        let told = Told::read(&fields);
+        let request = request
+            .map(|text| copied(&text, charge))
+            .and_then(|text| message::read_request(text, None));
+        let (Some(told), Some(request)) = (told, request) else {
+            self.end_taken(took, &Error::Internal("the stored request is damaged".into()));
+            return None;
+        };
+        let owner = Owner::named(fields.text(12));
+        let Some(route) = self.route(fields.text(13)) else {
+            self.put_off(took);
+            return None;
+        };
+        let resumed = Resumed {
+            started: told.attempts.first,
+            made: u32::try_from(fields.number(6)).unwrap_or(0),
+            shortages: u32::try_from(fields.number(14)).unwrap_or(0),
+            log: LogEnd { text: log.unwrap_or_default().into(), offset: fields.number(11) },
+            progress: fields.take_bytes(7).and_then(|line| String::from_utf8(line).ok()),
+        };
+        // A job that begins for the first time begins when its worker says so.
+        let resumed = (resumed.made > 0 || resumed.shortages > 0).then_some(resumed);
+        let call = Call {
+            request,
+            connection: told.connection,
+            owner: owner.clone(),
+            auth_type: told.auth_type,
+        };
+        let key = JobKey { owner, id };
+        let held =
+            Held { key, fence, incarnation, is_lost: false, resumed, execution: None, told: None };
+        Some(Arrived { held, route, call, line: told.line, created: told.created })
+    }
+
+    /// Reads a job's fields, its request and its log; `None` if the store was closed.
+    fn fetch(&self, took: &Took) -> Option<Fetched> {
+        let key = |kind: &str| self.engine.key(&format!("{kind}:{}", took.id));
+        let (job, request, log) = (key("j"), key("q"), key("g"));
+        let head: [&[u8]; 2] = [b"HMGET", job.as_bytes()];
+        let fields: Vec<&[u8]> = head.iter().chain(&FIELDS).copied().collect();
+        let get = |key: &'_ str| -> [Vec<u8>; 2] { [b"GET".to_vec(), key.as_bytes().to_vec()] };
+        let (request, log) = (get(&request), get(&log));
+        let request: [&[u8]; 2] = [&request[0], &request[1]];
+        let log: [&[u8]; 2] = [&log[0], &log[1]];
+        // Of large messages one is read at a time: each is here twice meanwhile.
+        let _turn = (took.bytes > SPOOLED).then(|| self.large.lock());
+        let answers = self.engine.read(&[&fields, &request, &log], Insist::Yes).ok()?;
+        let mut answers = answers.into_iter();
+        let bytes = |value: Option<Value>| match value {
+            Some(Value::BulkString(bytes)) => Some(bytes),
+            _ => None,
+        };
+        let fields = Reply::of(answers.next()?);
+        Some(Fetched { fields, request: bytes(answers.next()), log: bytes(answers.next()) })
+    }
+
+    /// Gives back a job that was taken and not begun; that is no start.
+    pub fn put_back(&self, took: &Took, after: Duration) {
+        let operation = Operation::new(&script::RETRY, Effect::Once)
+            .with(took.incarnation.to_string())
+            .with(took.id.to_string())
+            .with(took.fence.to_string())
+            .number(after.as_micros())
+            .with("")
+            .with("");
+        let operation = operation.with("").with("").with("").with("0").with("").with("0").with("0");
+        let reply = self.engine.run(&operation, Insist::Yes);
+        if reply.is_ok_and(|reply| reply.text(0) == "fenced") {
+            self.fenced(took.incarnation);
+        }
+    }
+
+    fn put_off(&self, took: &Took) {
+        self.put_back(took, LATER);
+    }
+
+    /// Finishes a job that was taken and cannot be run.
+    fn end_taken(&self, took: &Took, error: &Error) {
+        let outcome = self.tell_result(
+            (took.id, took.fence, took.incarnation),
+            &error.response().into(),
+            (&LogEnd::default(), 0),
+            crate::clock::now(),
+            true,
+        );
+        if let Err(trouble) = outcome {
+            log::debug!("job={} cannot be finished: {trouble:?}", took.id);
+        }
+    }
+
+    /// Gives back what waits here to be begun.
+    pub fn put_back_waiting(&self) {
+        let taken: Vec<Took> = {
+            let mut local = self.lock();
+            let keys = local.ledger.not_begun();
+            let take_out = |key: JobKey| {
+                local.ledger.let_go(&key);
+                let Held { fence, incarnation, is_lost, .. } = local.remove(key.id)?;
+                (!is_lost).then_some(Took { id: key.id, fence, incarnation, bytes: 0 })
+            };
+            keys.into_iter().filter_map(take_out).collect()
+        };
+        for took in &taken {
+            self.put_back(took, Duration::ZERO);
+        }
+    }
+
+    /// Returns the route of a lane, if this instance serves it.
+    pub fn route(&self, lane: &str) -> Option<RouteIndex> {
+        self.lanes.iter().position(|own| &**own == lane).map(RouteIndex)
+    }
+}

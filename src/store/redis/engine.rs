@@ -1,0 +1,790 @@
+//! The way to the engine: a pool of connections, over which each operation happens once however often it is sent.
+//!
+//! Owns the connections, the numbers of the operations, and whether the engine answers at the moment. Does not know
+//! what an operation means. Invariants: a connection that failed is never used again; an operation whose reply was
+//! lost is sent again under its number, and one that is given up is undone before its slot is forgotten; a thread waits
+//! for the engine no longer than its patience, and not at all once the store is closed.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use redis::{Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
+
+use super::reply::Reply;
+use super::script::{self, Script};
+use super::settler::Task;
+use crate::config::{StoreAddress, StoreHost};
+use crate::histogram::Histogram;
+use crate::job::Moment;
+
+/// How long a connection may take to be made.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// How long the engine may take to answer, and to answer what has a large body.
+const REPLY_TIME: Duration = Duration::from_secs(5);
+const LARGE_REPLY_TIME: Duration = Duration::from_secs(10);
+/// From which size on, in bytes.
+const LARGE: usize = 1 << 20;
+/// How long an operation is tried for a client.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a thread waits for a connection of the pool.
+const BORROW_TIME: Duration = Duration::from_secs(2);
+/// Between two attempts, at first and at most; each is up to a quarter longer or shorter.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How many connections a pool has at most.
+const MOST_CONNECTIONS: usize = 32;
+/// How long replicas get to have an operation, in milliseconds.
+const REPLICAS_TIME: &[u8] = b"1000";
+
+/// Why an operation did not happen, or may not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The engine was not reached, or has not answered.
+    Unreachable(String),
+    /// The engine refuses it, in its words.
+    Refused(String),
+    /// The engine's memory is full.
+    Full,
+    /// It happened, and too few replicas have it.
+    Unreplicated,
+    /// The store is closed.
+    Closed,
+}
+
+/// What became of an operation.
+pub type Outcome = Result<Reply, Trouble>;
+
+/// Whether an operation may be sent again without a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It reads, or may happen twice.
+    Harmless,
+    /// It must happen once.
+    Once,
+    /// It must happen once, and on the replicas too before it counts.
+    Replicated,
+}
+
+/// How long a thread tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insist {
+    /// As long as a client waits; not at all while the engine is known to fail.
+    No,
+    /// Until there is an answer, or the store is closed.
+    Yes,
+    /// Once.
+    Once,
+}
+
+/// Which clock stamps jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The engine's.
+    Engine,
+    /// The caller's: for tests, whose clocks stand still and jump.
+    Caller,
+}
+
+/// An operation: a script with its arguments.
+pub struct Operation {
+    script: &'static Script,
+    effect: Effect,
+    at: Option<Moment>,
+    arguments: Vec<Vec<u8>>,
+    /// The message that is sent ahead, and which argument names the place where it is.
+    spool: Option<(usize, Vec<Bytes>)>,
+}
+
+impl Operation {
+    /// Returns an operation without arguments.
+    pub const fn new(script: &'static Script, effect: Effect) -> Self {
+        Self { script, effect, at: None, arguments: Vec::new(), spool: None }
+    }
+
+    /// Says when it happens by the caller's clock.
+    pub const fn at(mut self, now: Moment) -> Self {
+        self.at = Some(now);
+        self
+    }
+
+    /// Adds an argument.
+    pub fn with(mut self, argument: impl AsRef<[u8]>) -> Self {
+        self.arguments.push(argument.as_ref().to_vec());
+        self
+    }
+
+    /// Adds a number.
+    pub fn number(self, number: impl TryInto<u64>) -> Self {
+        // Beyond 2^53 the engine's numbers are not exact; nothing is as much.
+        let number = number.try_into().unwrap_or(u64::MAX).min(1 << 52);
+        self.with(number.to_string())
+    }
+
+    /// Adds a message: as an argument, or sent ahead if it is large, because an engine copies arguments twice.
+    pub fn message(mut self, head: Vec<u8>, body: &Bytes) -> Self {
+        if head.len() + body.len() <= super::SPOOLED {
+            let message = [&head, &body[..]].concat();
+            return self.with(message).with("");
+        }
+        self = self.with("").with("");
+        self.spool = Some((self.arguments.len() - 1, vec![head.into(), body.clone()]));
+        self
+    }
+}
+
+/// A connection with the numbers of the operations that went over it, or over those before it.
+#[derive(Debug)]
+pub struct Slot {
+    number: u64,
+    operations: u64,
+    connection: Option<Wire>,
+}
+
+/// An operation that was given up: it is to be undone.
+pub struct GivenUp {
+    /// The slot.
+    pub slot: u64,
+    /// Its number there.
+    pub operation: u64,
+    /// The idempotency key of the job that it submits, if there is one.
+    pub key: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Slot>,
+    made: usize,
+}
+
+/// Which engine it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Identity {
+    replication: String,
+    run: String,
+}
+
+/// The engine.
+pub struct Engine {
+    address: StoreAddress,
+    /// What all keys begin with.
+    prefix: String,
+    /// What names this process.
+    process: String,
+    clock: Clock,
+    /// Whether operations are numbered.
+    memo: bool,
+    most: usize,
+    pool: Mutex<Pool>,
+    freed: Condvar,
+    slots: AtomicU64,
+    identity: Mutex<Option<Identity>>,
+    /// Set when another engine, or another run of it, was found.
+    changed: AtomicBool,
+    /// Why it fails; `None` while it answers.
+    failing: Mutex<Option<String>>,
+    is_failing: AtomicBool,
+    closed: AtomicBool,
+    /// Where threads rest until they try again.
+    resting: Mutex<()>,
+    end: Condvar,
+    given_up: Sender<Task>,
+    latency: Mutex<Histogram>,
+    errors: AtomicU64,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+/// A connection.
+pub struct Wire(Connection);
+
+impl Wire {
+    fn set_time(&self, time: Duration) -> Result<(), Trouble> {
+        self.0.set_read_timeout(Some(time)).map_err(unreachable)?;
+        self.0.set_write_timeout(Some(time)).map_err(unreachable)
+    }
+
+    /// Sends a command; the last part may be in pieces.
+    fn send(&mut self, parts: &[&[&[u8]]]) -> Result<(), Trouble> {
+        let mut text = Vec::with_capacity(256);
+        text.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
+        for part in parts {
+            let length: usize = part.iter().map(|piece| piece.len()).sum();
+            text.extend_from_slice(format!("${length}\r\n").as_bytes());
+            for piece in *part {
+                if piece.len() > super::SPOOLED {
+                    // Large pieces are not copied.
+                    self.0.send_packed_command(&text).map_err(unreachable)?;
+                    self.0.send_packed_command(piece).map_err(unreachable)?;
+                    text.clear();
+                } else {
+                    text.extend_from_slice(piece);
+                }
+            }
+            text.extend_from_slice(b"\r\n");
+        }
+        self.0.send_packed_command(&text).map_err(unreachable)
+    }
+
+    /// Waits for an answer.
+    pub fn receive(&mut self) -> Result<Value, Trouble> {
+        match self.0.recv_response() {
+            Ok(Value::ServerError(error)) => {
+                Err(Trouble::Refused(format!("{} {}", error.code(), error.details().unwrap_or(""))))
+            }
+            Ok(value) => Ok(value),
+            Err(error) if error.kind() == redis::ErrorKind::Io => Err(unreachable(error)),
+            Err(error) => match error.code() {
+                Some(code) => {
+                    Err(Trouble::Refused(format!("{code} {}", error.detail().unwrap_or(""))))
+                }
+                None => Err(unreachable(error)),
+            },
+        }
+    }
+
+    /// Sends a command and waits for its answer.
+    pub fn ask(&mut self, parts: &[&[u8]]) -> Result<Value, Trouble> {
+        let parts: Vec<[&[u8]; 1]> = parts.iter().map(|part| [*part]).collect();
+        let parts: Vec<&[&[u8]]> = parts.iter().map(|part| &part[..]).collect();
+        self.send(&parts)?;
+        self.receive()
+    }
+}
+
+fn unreachable(error: redis::RedisError) -> Trouble {
+    Trouble::Unreachable(error.to_string())
+}
+
+impl Engine {
+    /// Returns the way to an engine, over which nothing was sent yet.
+    pub fn new(
+        address: StoreAddress,
+        process: String,
+        (clock, memo): (Clock, bool),
+        workers: usize,
+        given_up: Sender<Task>,
+    ) -> Self {
+        Self {
+            prefix: format!("deferd:{{{}}}:", address.queue),
+            address,
+            process,
+            clock,
+            memo,
+            most: (workers + 8).min(MOST_CONNECTIONS),
+            pool: Mutex::default(),
+            freed: Condvar::new(),
+            slots: AtomicU64::new(0),
+            identity: Mutex::default(),
+            changed: AtomicBool::new(false),
+            failing: Mutex::default(),
+            is_failing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            resting: Mutex::default(),
+            end: Condvar::new(),
+            given_up,
+            latency: Mutex::default(),
+            errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns a key of the queue.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Returns what names this process.
+    pub fn process(&self) -> &str {
+        &self.process
+    }
+
+    /// Which clock stamps jobs.
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Whether the engine is known not to answer, or not to take changes.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Acquire)
+    }
+
+    /// Returns how often it failed.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Returns how long it took to answer.
+    pub fn latency(&self) -> Histogram {
+        *lock(&self.latency)
+    }
+
+    /// Whether another engine was found since this was asked last.
+    pub fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Has what runs compared with another engine once more.
+    pub fn note_changed(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// Lets no thread wait for it any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        drop((lock(&self.pool), lock(&self.resting)));
+        self.freed.notify_all();
+        self.end.notify_all();
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Returns a slot beside the pool, for a thread of its own.
+    pub fn slot(&self) -> Slot {
+        let number = self.slots.fetch_add(1, Ordering::Relaxed);
+        Slot { number, operations: 0, connection: None }
+    }
+
+    /// Carries out an operation over a connection of the pool.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn run(&self, operation: &Operation, insist: Insist) -> Outcome {
+        if insist != Insist::Yes && operation.effect != Effect::Harmless && self.is_failing() {
+            return Err(Trouble::Unreachable("the engine is failing".into()));
+        }
+        let mut slot = self.borrow(insist)?;
+        let outcome = self.run_over(&mut slot, operation, insist);
+        let is_submission = std::ptr::eq(operation.script, &raw const script::SUBMIT);
+        let in_doubt = match outcome {
+            Err(Trouble::Unreachable(_)) => operation.effect != Effect::Harmless,
+            Err(Trouble::Unreplicated) => is_submission,
+            _ => false,
+        };
+        if in_doubt {
+            self.give_up(&slot, operation);
+            lock(&self.pool).made -= 1;
+        } else {
+            lock(&self.pool).idle.push(slot);
+        }
+        self.freed.notify_one();
+        outcome
+    }
+
+    /// Has an operation undone that may have happened.
+    pub fn give_up(&self, slot: &Slot, operation: &Operation) {
+        let key = if std::ptr::eq(operation.script, &raw const script::SUBMIT) {
+            operation.arguments.get(12).cloned().unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        // The thread that settles ends with the store.
+        let _ = self.given_up.send(Task::Withdraw(GivenUp {
+            slot: slot.number,
+            operation: slot.operations,
+            key,
+        }));
+    }
+
+    fn borrow(&self, insist: Insist) -> Result<Slot, Trouble> {
+        let deadline = Instant::now() + BORROW_TIME;
+        let mut pool = lock(&self.pool);
+        loop {
+            if self.is_closed() {
+                return Err(Trouble::Closed);
+            }
+            if let Some(slot) = pool.idle.pop() {
+                return Ok(slot);
+            }
+            if pool.made < self.most {
+                pool.made += 1;
+                return Ok(self.slot());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && insist != Insist::Yes {
+                return Err(Trouble::Refused("all connections to it are in use".into()));
+            }
+            let span = if insist == Insist::Yes { BORROW_TIME } else { left };
+            pool = self.freed.wait_timeout(pool, span).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Carries out an operation over a slot.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn run_over(&self, slot: &mut Slot, operation: &Operation, insist: Insist) -> Outcome {
+        slot.operations += 1;
+        let began = Instant::now();
+        let mut backoff = BACKOFF.0;
+        // Set when it was sent and may have happened.
+        let mut in_doubt = None;
+        loop {
+            let trouble = match self.attempt(slot, operation) {
+                Ok(reply) => {
+                    lock(&self.latency).observe(began.elapsed());
+                    if operation.effect != Effect::Harmless {
+                        self.is_well();
+                    }
+                    return Ok(reply);
+                }
+                // It happened, or the engine has said that it did not.
+                Err(trouble @ (Trouble::Full | Trouble::Closed)) => return Err(trouble),
+                Err(Trouble::Unreplicated) if insist != Insist::Yes => {
+                    return Err(Trouble::Unreplicated);
+                }
+                Err(trouble) => trouble,
+            };
+            self.fails(&trouble);
+            let is_over = insist == Insist::Once
+                || (insist == Insist::No
+                    && (began.elapsed() >= PATIENCE || operation.effect == Effect::Harmless));
+            let is_refused = matches!(trouble, Trouble::Refused(_));
+            if !is_refused {
+                in_doubt = Some(trouble.clone());
+            }
+            if self.is_closed()
+                || is_over
+                || (is_refused && insist == Insist::No && in_doubt.is_none())
+            {
+                return Err(in_doubt.unwrap_or(trouble));
+            }
+            self.rest(jittered(backoff));
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    fn attempt(&self, slot: &mut Slot, operation: &Operation) -> Outcome {
+        let mut wire = match slot.connection.take() {
+            Some(wire) => wire,
+            None => self.connect()?,
+        };
+        let number = match operation.effect {
+            Effect::Once | Effect::Replicated if self.memo => slot.operations.to_string(),
+            _ => String::new(),
+        };
+        let sent = self.send(&mut wire, slot.number, &number, operation);
+        match sent {
+            Ok(value) => {
+                let replicated = self.replicate(&mut wire, operation.effect);
+                if !matches!(replicated, Err(Trouble::Unreachable(_))) {
+                    slot.connection = Some(wire);
+                }
+                replicated.map(|()| Reply::of(value))
+            }
+            Err(trouble) => {
+                // Whatever may be wrong, another connection finds it out; but memory is full for all of them.
+                if trouble == Trouble::Full {
+                    slot.connection = Some(wire);
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        wire: &mut Wire,
+        slot: u64,
+        number: &str,
+        operation: &Operation,
+    ) -> Result<Value, Trouble> {
+        let slot = slot.to_string();
+        let mut arguments: Vec<&[u8]> = operation.arguments.iter().map(Vec::as_slice).collect();
+        let spool = self.key(&format!("b:{}:{slot}", self.process));
+        let size: usize = arguments.iter().map(|argument| argument.len()).sum();
+        let mut is_large = size > LARGE;
+        if let Some((place, pieces)) = &operation.spool {
+            let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
+            is_large |= pieces.iter().map(|piece| piece.len()).sum::<usize>() > LARGE;
+            if is_large {
+                wire.set_time(LARGE_REPLY_TIME)?;
+            }
+            wire.send(&[&[b"SET"], &[spool.as_bytes()], &pieces, &[b"EX"], &[b"600"]])?;
+            wire.receive().map_err(full)?;
+            arguments[*place] = spool.as_bytes();
+        }
+        let at = match (self.clock, operation.at) {
+            (Clock::Caller, Some(now)) => now.stamp.micros().to_string(),
+            _ => String::new(),
+        };
+        let mut parts: Vec<&[u8]> = vec![
+            self.prefix.as_bytes(),
+            self.process.as_bytes(),
+            slot.as_bytes(),
+            number.as_bytes(),
+            at.as_bytes(),
+        ];
+        parts.append(&mut arguments);
+        let value = call(wire, operation.script, &parts).map_err(full)?;
+        if is_large {
+            wire.set_time(REPLY_TIME)?;
+        }
+        Ok(value)
+    }
+
+    /// Waits until the replicas have what went over this connection, as many as have to.
+    fn replicate(&self, wire: &mut Wire, effect: Effect) -> Result<(), Trouble> {
+        let replicas = self.address.replicas;
+        if effect != Effect::Replicated || replicas == 0 {
+            return Ok(());
+        }
+        match wire.ask(&[b"WAIT", replicas.to_string().as_bytes(), REPLICAS_TIME])? {
+            Value::Int(count) if count >= i64::from(replicas) => Ok(()),
+            _ => Err(Trouble::Unreplicated),
+        }
+    }
+
+    /// Reads keys by a pipeline: all commands first, then all answers.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn read(&self, commands: &[&[&[u8]]], insist: Insist) -> Result<Vec<Value>, Trouble> {
+        let mut slot = self.borrow(insist)?;
+        let mut backoff = BACKOFF.0;
+        let outcome = loop {
+            let outcome = self.read_over(&mut slot, commands);
+            let Err(trouble) = &outcome else { break outcome };
+            self.fails(trouble);
+            if insist != Insist::Yes || self.is_closed() {
+                break outcome;
+            }
+            self.rest(jittered(backoff));
+            backoff = (backoff * 2).min(BACKOFF.1);
+        };
+        lock(&self.pool).idle.push(slot);
+        self.freed.notify_one();
+        outcome
+    }
+
+    fn read_over(&self, slot: &mut Slot, commands: &[&[&[u8]]]) -> Result<Vec<Value>, Trouble> {
+        let mut wire = match slot.connection.take() {
+            Some(wire) => wire,
+            None => self.connect()?,
+        };
+        wire.set_time(LARGE_REPLY_TIME)?;
+        for command in commands {
+            let parts: Vec<[&[u8]; 1]> = command.iter().map(|part| [*part]).collect();
+            let parts: Vec<&[&[u8]]> = parts.iter().map(|part| &part[..]).collect();
+            wire.send(&parts)?;
+        }
+        let answers = commands.iter().map(|_| wire.receive()).collect::<Result<_, _>>()?;
+        wire.set_time(REPLY_TIME)?;
+        slot.connection = Some(wire);
+        Ok(answers)
+    }
+
+    /// Makes a connection to whichever host is the primary.
+    ///
+    /// # Errors
+    /// What is wrong with the last of the hosts.
+    pub fn connect(&self) -> Result<Wire, Trouble> {
+        let mut last = Trouble::Unreachable("no host".into());
+        for host in &self.address.hosts {
+            match self.connect_to(host) {
+                Ok(wire) => return Ok(wire),
+                Err(trouble) => last = named(host, trouble),
+            }
+        }
+        Err(last)
+    }
+
+    fn connect_to(&self, host: &StoreHost) -> Result<Wire, Trouble> {
+        if self.is_closed() {
+            return Err(Trouble::Closed);
+        }
+        let address = match host {
+            StoreHost::Tcp(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
+            StoreHost::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        };
+        let mut settings =
+            RedisConnectionInfo::default().set_db(self.address.database).set_skip_set_lib_name();
+        if let Some(user) = &self.address.user {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = &self.address.password {
+            settings = settings.set_password(password);
+        }
+        let nodelay = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        let info = address.into_connection_info().map_err(unreachable)?;
+        let info = info.set_redis_settings(settings).set_tcp_settings(nodelay);
+        let client = Client::open(info).map_err(unreachable)?;
+        let connection = client.get_connection_with_timeout(CONNECT_TIME).map_err(|error| {
+            match error.code() {
+                Some(code) => Trouble::Refused(format!("{code} {}", error.detail().unwrap_or(""))),
+                None if error.kind() == redis::ErrorKind::AuthenticationFailed => {
+                    Trouble::Refused(error.to_string())
+                }
+                None => unreachable(error),
+            }
+        })?;
+        let mut wire = Wire(connection);
+        // The crate sets its own for the handshake, and then none.
+        wire.set_time(REPLY_TIME)?;
+        self.identify(&mut wire)?;
+        Ok(wire)
+    }
+
+    /// Asks which engine it is, and whether it takes changes; one that was another before loses no id.
+    fn identify(&self, wire: &mut Wire) -> Result<(), Trouble> {
+        let info = info(wire, &[b"server", b"replication"])?;
+        if field(&info, "role") != "master" {
+            return Err(Trouble::Refused(format!(
+                "it is a {}, not the primary",
+                field(&info, "role")
+            )));
+        }
+        let found = Identity {
+            replication: field(&info, "master_replid").into(),
+            run: field(&info, "run_id").into(),
+        };
+        if lock(&self.identity).as_ref() == Some(&found) {
+            return Ok(());
+        }
+        let parts = [
+            self.prefix.as_bytes(),
+            self.process.as_bytes(),
+            b"",
+            b"",
+            b"",
+            found.replication.as_bytes(),
+        ];
+        call(wire, &script::EPOCH, &parts)?;
+        // Threads that find out at the same time do the same.
+        if lock(&self.identity).replace(found).is_some() {
+            self.changed.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Notes that it answers.
+    pub fn is_well(&self) {
+        if self.is_failing.swap(false, Ordering::AcqRel) {
+            *lock(&self.failing) = None;
+            log::info!("store={} answers again", self.address);
+        }
+    }
+
+    /// Notes that it fails.
+    pub fn fails(&self, trouble: &Trouble) {
+        let why = match trouble {
+            Trouble::Unreachable(why) | Trouble::Refused(why) => why.as_str(),
+            Trouble::Full | Trouble::Closed => return,
+            Trouble::Unreplicated => "too few replicas have what it was told",
+        };
+        if self.is_closed() {
+            return;
+        }
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        let mut failing = lock(&self.failing);
+        if failing.is_none() {
+            log::warn!(
+                "store={} fails: {why}; clients get 503 for jobs until it is back",
+                self.address
+            );
+        }
+        *failing = Some(why.to_owned());
+        self.is_failing.store(true, Ordering::Release);
+    }
+
+    /// Waits for a while, or until the store is closed.
+    pub fn rest(&self, span: Duration) {
+        let end = Instant::now() + span;
+        let mut resting = lock(&self.resting);
+        while !self.is_closed() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            resting =
+                self.end.wait_timeout(resting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Runs a script; an engine that does not have it gets it.
+fn call(wire: &mut Wire, script: &'static Script, parts: &[&[u8]]) -> Result<Value, Trouble> {
+    let digest = match script.digest.get() {
+        Some(digest) => digest.clone(),
+        None => load(wire, script)?,
+    };
+    let send = |wire: &mut Wire, digest: &str| {
+        let head: [&[u8]; 3] = [b"EVALSHA", digest.as_bytes(), b"1"];
+        let all: Vec<&[u8]> = head.iter().chain(parts).copied().collect();
+        wire.ask(&all)
+    };
+    match send(wire, &digest) {
+        Err(Trouble::Refused(why)) if why.starts_with("NOSCRIPT") => {
+            let digest = load(wire, script)?;
+            send(wire, &digest)
+        }
+        answer => answer,
+    }
+}
+
+fn load(wire: &mut Wire, script: &'static Script) -> Result<String, Trouble> {
+    match wire.ask(&[b"SCRIPT", b"LOAD", script.code.as_bytes()])? {
+        Value::BulkString(digest) => {
+            let digest = String::from_utf8_lossy(&digest).into_owned();
+            Ok(script.digest.get_or_init(|| digest).clone())
+        }
+        _ => Err(Trouble::Unreachable(format!("an answer of another type to {}", script.name))),
+    }
+}
+
+/// Asks for sections of INFO.
+///
+/// # Errors
+/// [`Trouble`].
+pub fn info(wire: &mut Wire, sections: &[&[u8]]) -> Result<String, Trouble> {
+    let head: [&[u8]; 1] = [b"INFO"];
+    let parts: Vec<&[u8]> = head.iter().chain(sections).copied().collect();
+    match wire.ask(&parts)? {
+        Value::BulkString(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        _ => Err(Trouble::Unreachable("an answer of another type to INFO".into())),
+    }
+}
+
+/// Returns a field of INFO.
+pub fn field<'a>(info: &'a str, name: &str) -> &'a str {
+    let mut lines = info.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("")
+}
+
+fn full(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::Refused(why) if why.starts_with("OOM") || why.contains("-OOM") => Trouble::Full,
+        other => other,
+    }
+}
+
+fn named(host: &StoreHost, trouble: Trouble) -> Trouble {
+    let name = match host {
+        StoreHost::Tcp(host, port) => format!("{host}:{port}"),
+        StoreHost::Unix(path) => path.display().to_string(),
+    };
+    match trouble {
+        Trouble::Unreachable(why) => Trouble::Unreachable(format!("{name}: {why}")),
+        Trouble::Refused(why) => Trouble::Refused(format!("{name}: {why}")),
+        other => other,
+    }
+}
+
+/// Returns a span up to a quarter longer or shorter, so that instances do not come back all at once.
+fn jittered(span: Duration) -> Duration {
+    let random = RandomState::new().hash_one(Instant::now()) % 501;
+    span * (750 + random as u32) / 1000
+}
+
+/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

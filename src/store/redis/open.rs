@@ -1,0 +1,183 @@
+//! How the shared store begins and ends.
+//!
+//! Owns the order of both, and what an engine must promise before it is trusted with jobs. Invariant: an engine that
+//! could lose what it acknowledges, or evict a key, is refused by name.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::unbounded;
+use redis::Value;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::bell::{Bell, Message};
+use super::engine::{Effect, Engine, Insist, Operation, Wire, field, info};
+use super::keeper::words;
+use super::local::Local;
+use super::settler::{self, Task, Untold};
+use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, hex, script};
+use crate::config::Durability;
+use crate::error::Error;
+use crate::ledger::locked::Dispatch;
+use crate::store::{Plan, Room};
+
+/// The oldest engine that runs the scripts.
+const OLDEST: (u64, u64) = (7, 0);
+
+impl SharedStore {
+    /// Opens the store on an engine, for the routes of these prefixes.
+    ///
+    /// # Errors
+    /// In words: what is wrong with the engine, and what to do.
+    pub fn open(
+        sharing: Sharing,
+        room: Room,
+        plan: Plan,
+        lanes: impl Iterator<Item = impl Into<Box<str>>>,
+    ) -> Result<Self, String> {
+        let mut random = [0; 16];
+        getrandom(&mut random, GetRandomFlags::empty())
+            .map_err(|error| format!("no random numbers: {error}"))?;
+        let Sharing { address, lease, durability, clock, switches } = sharing;
+        let (tasks, received) = unbounded();
+        let engine =
+            Engine::new(address, hex(&random), (clock, switches.memo), plan.workers, tasks.clone());
+        let mut wire = engine.connect().map_err(|trouble| words(&trouble))?;
+        check(&mut wire, durability)?;
+        drop(wire);
+        let inner = Arc::new(Inner {
+            engine,
+            dispatch: Dispatch::default(),
+            bell: Bell::default(),
+            tasks,
+            untold: Untold::default(),
+            capacity: room.capacity,
+            reserve: room.reserve,
+            memory: room.memory.clone(),
+            local: Mutex::new(Local::new(room, plan.clone())),
+            plan,
+            lanes: lanes.map(Into::into).collect(),
+            lease,
+            switches,
+            durability,
+            incarnation: AtomicU64::new(0),
+            counters: Mutex::default(),
+            due: Mutex::new(BTreeSet::new()),
+            large: Mutex::default(),
+            cancelled: Standing::of(&Error::Cancelled),
+            interrupted: Standing::of(&Error::Interrupted),
+            fenced: AtomicU64::new(0),
+            reaped: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        });
+        let store = Self(Arc::clone(&inner));
+        inner.join(&mut inner.engine.slot())?;
+        let start = |name: &str, run: Box<dyn FnOnce(&Inner) + Send>| {
+            let inner = Arc::clone(&inner);
+            let thread = thread::Builder::new().name(name.into());
+            thread
+                .spawn(move || run(&inner))
+                .map(drop)
+                .map_err(|error| format!("no thread: {error}"))
+        };
+        let keeps_logs = !inner.plan.log_ttl.is_zero();
+        start(
+            "settler",
+            Box::new(move |inner| {
+                settler::run(&inner.engine, &received, &inner.untold, keeps_logs);
+            }),
+        )?;
+        start("keeper", Box::new(Inner::keep))?;
+        start("listener", Box::new(Inner::listen))?;
+        Ok(store)
+    }
+}
+
+impl Inner {
+    fn listen(&self) {
+        self.bell.listen(&self.engine, |message| match message {
+            Message::Cancel(id) => self.stop_job(id),
+            Message::Log(id, to, name) => self.tell_log(id, &to, name),
+            Message::Begins => {}
+        });
+    }
+
+    /// Ends: what is to be told is told, and what was taken is given back, as far as the engine can be reached.
+    pub(super) fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.untold.wait(None);
+        let deadline = Instant::now() + CLOSE_TIME;
+        let mut slot = self.engine.slot();
+        let leave = || {
+            let incarnation = self.incarnation().to_string();
+            self.with_errors(Operation::new(&script::LEAVE, Effect::Harmless).with(incarnation))
+        };
+        while self.incarnation() != 0 && Instant::now() < deadline {
+            match self.engine.run_over(&mut slot, &leave(), Insist::Once) {
+                Ok(reply) if reply.text(0) == "more" => {}
+                Ok(_) => break,
+                // The others find out by the lease.
+                Err(_) => self.engine.rest(Duration::from_millis(200)),
+            }
+        }
+        self.engine.close();
+        // They end with the connection, or a moment later.
+        let _ = self.tasks.send(Task::End);
+        self.bell.ring_all();
+    }
+}
+
+/// Checks that an engine keeps what it acknowledges.
+///
+/// # Errors
+/// What is missing, and what to do.
+fn check(wire: &mut Wire, durability: Durability) -> Result<(), String> {
+    let server = info(wire, &[b"server"]).map_err(|trouble| words(&trouble))?;
+    let redis = field(&server, "redis_version");
+    let mut numbers = redis.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST {
+        return Err(format!("the engine is version {redis}; use Redis or Valkey 7.0 or newer"));
+    }
+    let mut setting = |name: &str| match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
+        Ok(Value::Array(pair)) => match pair.get(1) {
+            Some(Value::BulkString(value)) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
+            _ => Ok(None),
+        },
+        Ok(_) => Ok(None),
+        Err(super::Trouble::Refused(_)) => Ok(None),
+        Err(trouble) => Err(words(&trouble)),
+    };
+    let (policy, appends) = (setting("maxmemory-policy")?, setting("appendonly")?);
+    let syncs = setting("appendfsync")?;
+    let (Some(policy), Some(appends), Some(syncs)) = (policy, appends, syncs) else {
+        log::warn!(
+            "store: the engine does not show its settings (CONFIG GET); it must have maxmemory-policy noeviction, \
+             appendonly yes and appendfsync always"
+        );
+        return Ok(());
+    };
+    if policy != "noeviction" {
+        return Err(format!(
+            "the engine evicts keys (maxmemory-policy {policy}), and jobs with them: set maxmemory-policy noeviction"
+        ));
+    }
+    let is_durable = appends == "yes" && syncs == "always";
+    match durability {
+        Durability::Commit if !is_durable => Err(format!(
+            "the engine has appendonly {appends} and appendfsync {syncs}, and may lose what it acknowledged: set \
+             appendonly yes and appendfsync always, or say --durability relaxed"
+        )),
+        Durability::Relaxed if !is_durable => {
+            let lost = if appends == "yes" { "the last two seconds" } else { "all jobs" };
+            log::info!("store: if the engine ends without warning, {lost} may be lost");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}

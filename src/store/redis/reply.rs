@@ -1,0 +1,59 @@
+//! What an engine answers, read without trust: a part that is missing or of another type is empty.
+//!
+//! Owns nothing. Invariant: no answer panics.
+
+use redis::Value;
+
+/// The parts of an answer.
+#[derive(Debug, Default)]
+pub struct Reply(Vec<Value>);
+
+impl Reply {
+    /// Returns the parts of a list; any other answer is the only part.
+    pub fn of(value: Value) -> Self {
+        match value {
+            Value::Array(parts) => Self(parts),
+            other => Self(vec![other]),
+        }
+    }
+
+    /// Returns how many parts there are.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns a part as bytes.
+    pub fn bytes(&self, n: usize) -> &[u8] {
+        match self.0.get(n) {
+            Some(Value::BulkString(bytes)) => bytes,
+            Some(Value::SimpleString(text)) => text.as_bytes(),
+            _ => b"",
+        }
+    }
+
+    /// Returns a part as text.
+    pub fn text(&self, n: usize) -> &str {
+        std::str::from_utf8(self.bytes(n)).unwrap_or("")
+    }
+
+    /// Returns a part as a number; zero if it is none.
+    pub fn number(&self, n: usize) -> u64 {
+        match self.0.get(n) {
+            Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
+            _ => self.text(n).parse().unwrap_or(0),
+        }
+    }
+
+    /// Takes out a part that is a list itself.
+    pub fn take_list(&mut self, n: usize) -> Self {
+        self.0.get_mut(n).map(|part| Self::of(std::mem::take(part))).unwrap_or_default()
+    }
+
+    /// Takes out the bytes of a part; `None` if it is missing.
+    pub fn take_bytes(&mut self, n: usize) -> Option<Vec<u8>> {
+        match self.0.get_mut(n).map(std::mem::take) {
+            Some(Value::BulkString(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The scripts that run in the engine, each of them one operation of the store.
+//!
+//! Owns their text: a line that says what an engine may expect of them, the prologue, and the script itself, whose
+//! first lines are its contract. Invariant: an operation is one script, so it happens whole or not at all.
+
+use std::sync::OnceLock;
+
+/// A script.
+pub struct Script {
+    /// Its name, for the log.
+    pub name: &'static str,
+    /// Its text.
+    pub code: &'static str,
+    /// Under what an engine has it (SCRIPT LOAD).
+    pub digest: OnceLock<String>,
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident: $file:literal, $flags:literal;)*) => {
+        $($(#[$doc])* pub static $name: Script = Script {
+            name: $file,
+            code: concat!(
+                "#!lua flags=", $flags, "\n",
+                include_str!("scripts/prologue.lua"),
+                include_str!(concat!("scripts/", $file, ".lua"))
+            ),
+            digest: OnceLock::new(),
+        };)*
+
+        /// All of them.
+        #[cfg(test)]
+        pub static ALL: &[&Script] = &[$(&$name),*];
+    };
+}
+
+scripts! {
+    /// Accepts a job. The only one that an engine without memory refuses.
+    SUBMIT: "submit", "";
+    /// Hands out jobs.
+    TAKE: "take", "allow-oom";
+    /// Gives a job its result.
+    FINISH: "finish", "allow-oom";
+    /// Delays a job.
+    RETRY: "retry", "allow-oom";
+    /// Ends delays.
+    DUE: "due", "allow-oom";
+    /// Takes a result into delivery.
+    COLLECT: "collect", "allow-oom";
+    /// Ends deliveries.
+    SETTLE: "settle", "allow-oom";
+    /// Cancels a job.
+    CANCEL: "cancel", "allow-oom";
+    /// Forgets a job.
+    FORGET: "forget", "allow-oom";
+    /// Forgets by time.
+    FORGET_BEFORE: "forget_before", "allow-oom";
+    /// Forgets all jobs of an owner.
+    FORGET_ALL: "forget_all", "allow-oom";
+    /// Removes what that left.
+    PURGE: "purge", "allow-oom";
+    /// Removes what is old.
+    EXPIRE: "expire", "allow-oom";
+    /// Reads a job.
+    LOOK: "look", "no-writes";
+    /// Has the end of a job told.
+    WATCH: "watch", "allow-oom";
+    /// Reads a list.
+    LIST: "list", "no-writes";
+    /// Reads records.
+    RECORDS: "records", "no-writes";
+    /// Reads the counters.
+    STATS: "stats", "no-writes";
+    /// Reads a key.
+    RECALL: "recall", "no-writes";
+    /// Begins an incarnation.
+    JOIN: "join", "allow-oom";
+    /// Keeps it alive.
+    BEAT: "beat", "allow-oom";
+    /// Gives back what a dead one had.
+    REAP: "reap", "allow-oom";
+    /// Ends it in order.
+    LEAVE: "leave", "allow-oom";
+    /// Notes another engine.
+    EPOCH: "epoch", "allow-oom";
+    /// Compares what runs.
+    RECONCILE: "reconcile", "allow-oom";
+    /// Undoes what was given up.
+    WITHDRAW: "withdraw", "allow-oom";
+    /// Finds lanes that no instance serves.
+    STRAY: "stray", "no-writes";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_script_begins_with_its_contract() {
+        for script in ALL {
+            let own = script
+                .code
+                .split("\n-- ")
+                .find(|part| part.starts_with(&format!("{}: ", script.name)));
+            let own = own.unwrap_or_else(|| panic!("{} does not say what it does", script.name));
+            let says = |word: &str| script.code.contains(word);
+            assert!(
+                says("-- Replies") || own.contains("Changes nothing"),
+                "{} does not say what it replies",
+                script.name
+            );
+            assert_eq!(
+                script.code.starts_with("#!lua flags=no-writes\n"),
+                says("Changes nothing."),
+                "{}",
+                script.name
+            );
+        }
+    }
+}

@@ -1,0 +1,40 @@
+-- expire: removes what came to be before a moment of the clock by which results expire, 512 of each at most: results
+-- and keys whose jobs are gone (`results`), or the logs of collected jobs (`logs`). ARGV[5..]: which, the moment if the
+-- caller's clock counts (or empty), the age in microseconds if the engine's does.
+-- Replies `expired`, how many results, and `more` if there is more.
+local limit = ARGV[6] ~= '' and tonumber(ARGV[6]) or age() - ARGV[7]
+local before = '(' .. text(limit)
+if ARGV[5] == 'logs' then
+    local logs = call('ZRANGEBYSCORE', P .. 'le', '-inf', before, 'LIMIT', 0, 512)
+    for _, id in ipairs(logs) do drop_log(id) end
+    return reply({'expired', '0', #logs == 512 and 'more' or nil})
+end
+local ids = call('ZRANGEBYSCORE', P .. 'e', '-inf', before, 'LIMIT', 0, 512)
+for _, id in ipairs(ids) do
+    local j = job(id, 'o', 'b')
+    call('ZREM', P .. 'e', id)
+    if j.o then
+        call('ZREM', P .. 'd:' .. j.o, id)
+        remove(id, j.b)
+    end
+end
+local keys = call('ZRANGEBYSCORE', P .. 'ke', '-inf', before, 'LIMIT', 0, 512)
+for _, member in ipairs(keys) do
+    local owner, key = string.match(member, '^([^\n]*)\n(.*)$')
+    local known = call('HGET', P .. 'k:' .. owner, key)
+    local id = known and string.match(known, ' (%d+)$')
+    local j = id and job(id, 's')
+    if j and j.s and j.s ~= 'c' and (j.s ~= 'd' and j.s ~= 'v' or not is_gone(owner, id)) then
+        call('ZADD', P .. 'ke', text(limit), member)
+    else
+        call('ZREM', P .. 'ke', member)
+        if known then
+            local size = 224 + 2 * allocated(#key)
+            call('HDEL', P .. 'k:' .. owner, key)
+            if call('HINCRBY', P .. 'kb', owner, -size) <= 0 then call('HDEL', P .. 'kb', owner) end
+            add('keybytes', -size)
+            add('bytes', -size)
+        end
+    end
+end
+return reply({'expired', text(#ids), (#ids == 512 or #keys == 512) and 'more' or nil})

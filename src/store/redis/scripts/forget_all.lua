@@ -1,0 +1,18 @@
+-- forget_all: forgets all jobs of an owner at once, and their keys: none up to the last id can be asked for from now
+-- on. What they take is purged later. ARGV[5]: owner.
+-- Replies `forgotten`.
+local owner = ARGV[5]
+call('HSET', P .. 'hz', owner, call('HGET', META, 'last') or '0')
+for _, list in ipairs({'p:', 'd:', 'v:', 'lg:'}) do
+    if call('EXISTS', P .. list .. owner) == 1 then
+        local name = 'z:' .. fence()
+        call('RENAME', P .. list .. owner, P .. name)
+        call('RPUSH', P .. 'z', name)
+    end
+end
+local keys = tonumber(call('HGET', P .. 'kb', owner) or 0)
+call('UNLINK', P .. 'k:' .. owner)
+call('HDEL', P .. 'kb', owner)
+add('keybytes', -keys)
+add('bytes', -keys)
+return reply({'forgotten'})

@@ -1,0 +1,24 @@
+-- purge: removes what forget_all left, 512 jobs at most.
+-- Replies `more` or `empty`.
+local name = call('LINDEX', P .. 'z', 0)
+if not name then return reply({'empty'}) end
+local popped = call('ZPOPMIN', P .. name, 512)
+for n = 1, #popped, 2 do
+    local id = popped[n]
+    local j = job(id, 's', 'b', 'i', 'w')
+    if j.s == 'd' or j.s == 'v' then
+        if j.s == 'v' then call('SREM', P .. 'dlv:' .. j.i, id) end
+        call('ZREM', P .. 'e', id)
+        remove(id, j.b)
+    elseif j.s == 'c' then
+        drop_log(id)
+    elseif j.s then
+        call('HSET', P .. 'j:' .. id, 'u', '1')
+        ring(id, j)
+    end
+end
+if #popped < 1024 then
+    call('UNLINK', P .. name)
+    call('LREM', P .. 'z', 1, name)
+end
+return reply({call('EXISTS', P .. 'z') == 1 and 'more' or 'empty'})

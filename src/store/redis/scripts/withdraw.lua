@@ -1,0 +1,45 @@
+-- withdraw: undoes an operation whose reply never came, and keeps it from happening late. ARGV[5..]: slot and number of
+-- the operation.
+-- Replies `withdrawn`. May happen twice.
+local slot, number = ARGV[5], ARGV[6]
+local last, packed = memo(slot)
+if last < tonumber(number) then
+    call('HSET', P .. 'm:' .. PROC, slot, number .. '|' .. cmsgpack.pack({'withdrawn'}))
+elseif last == tonumber(number) then
+    local was = cmsgpack.unpack(packed)
+    local id = was[2]
+    call('HSET', P .. 'm:' .. PROC, slot, number .. '|' .. cmsgpack.pack({'withdrawn'}))
+    if was[1] == 'new' then
+        local j = job(id, 's', 'o', 'b', 'l', 'w', 'i')
+        if j.s == 'q' then
+            call('ZREM', P .. 'l:' .. j.l, id)
+            call('ZREM', P .. 'p:' .. j.o, id)
+            add('waiting', -1)
+            remove(id, j.b)
+        elseif j.s then
+            -- It was begun already: its result is dropped.
+            call('ZREM', P .. 'p:' .. j.o, id)
+            call('HSET', P .. 'j:' .. id, 'u', '1')
+            if j.s == 'd' then
+                call('ZREM', P .. 'd:' .. j.o, id)
+                call('ZREM', P .. 'e', id)
+                remove(id, j.b)
+            end
+        end
+        if j.o and ARGV[7] ~= '' then
+            local known = call('HGET', P .. 'k:' .. j.o, ARGV[7])
+            if known and string.match(known, ' (%d+)$') == id then
+                local size = 224 + 2 * allocated(#ARGV[7])
+                call('HDEL', P .. 'k:' .. j.o, ARGV[7])
+                call('ZREM', P .. 'ke', j.o .. '\n' .. ARGV[7])
+                if call('HINCRBY', P .. 'kb', j.o, -size) <= 0 then call('HDEL', P .. 'kb', j.o) end
+                add('keybytes', -size)
+                add('bytes', -size)
+            end
+        end
+    elseif was[1] == 'done' then
+        local j = job(id, 's', 'o', 'i', 'F', 'f', 'fa', 'b')
+        if j.s == 'v' and j.F == was[3] then restore(id, j) end
+    end
+end
+return {'withdrawn'}

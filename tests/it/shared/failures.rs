@@ -1,0 +1,345 @@
+//! What happens when an instance, the engine, or the way between them fails: the lines of the contract's table.
+
+use std::time::{Duration, Instant};
+
+use super::audit::audit;
+use super::engine::{DURABLE, Engine};
+use super::instances::{Instances, RunsAt, start};
+use super::proxy::{Proxy, Way};
+use crate::support::hold::Hold;
+use crate::support::{Client, TempDir, eventually, run_deferd};
+
+/// The lease of these instances.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// What a loaded machine may add.
+const SLACK: Duration = Duration::from_secs(6);
+
+/// Asserts that a job ends as interrupted.
+#[track_caller]
+fn assert_interrupted(client: &mut Client, id: &str) {
+    let reply = client.result(id).expect(500);
+    assert!(reply.text().contains("interrupted"), "{}", reply.text());
+}
+
+#[test]
+fn a_job_whose_instance_died_is_interrupted_within_the_lease() {
+    let mut instances = Instances::start(2);
+    let runs = instances.run_at(1);
+    let waits = instances.client(0).store("POST", "/run/s-cat", b"waits");
+    let mut b = instances.all.pop().unwrap();
+    b.signal("-KILL");
+    b.wait();
+    let died = Instant::now();
+    let mut a = instances.client(0);
+    assert_interrupted(&mut a, &runs.id);
+    assert!(died.elapsed() < LEASE * 5 / 4 + SLACK, "{:?}", died.elapsed());
+    let mut runs = runs;
+    runs.free_others();
+    a.result(&waits).expect(200);
+    a.delete("/_api/job/all").expect(200);
+    instances.end();
+}
+
+#[test]
+fn a_job_that_may_run_again_does_and_a_poisonous_one_ends() {
+    let mut instances = Instances::with(1, ",rerun=yes", &[]);
+    let address = instances.engine.address();
+    let dir = TempDir::new();
+    let mut client = instances.client(0);
+    let hold = Hold::new();
+    let again = hold.start(&mut client);
+    instances.all[0].signal("-KILL");
+    instances.all[0].wait();
+    hold.forget();
+    instances.all[0] = start(&address, ",rerun=yes", &[]);
+    hold.wait_for("started");
+    hold.release();
+    let mut client = instances.client(0);
+    client.result(&again).expect(200);
+    // Each attempt kills its instance.
+    let file = dir.join("runs");
+    let poison = client.store("POST", &format!("/run/c-poison?{}", file.display()), b"x");
+    for _ in 0..3 {
+        instances.all[0].wait();
+        instances.all[0] = start(&address, ",rerun=yes", &[]);
+    }
+    let mut client = instances.client(0);
+    assert_interrupted(&mut client, &poison);
+    assert_eq!(std::fs::read(&file).unwrap(), b"xxx");
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn a_result_whose_deliverer_died_can_be_collected_again() {
+    let mut instances = Instances::start(2);
+    let (mut a, mut b) = (instances.client(0), instances.client(1));
+    let id = a.store("GET", "/run/h-big", b"");
+    a.wait_done(&id);
+    b.send_request("PUT", &format!("/_api/job/{id}"), &[], b"");
+    b.wait_for_answer();
+    a.put(&format!("/_api/job/{id}")).expect(404);
+    let mut deliverer = instances.all.pop().unwrap();
+    deliverer.signal("-KILL");
+    deliverer.wait();
+    eventually("it is back", || a.get(&format!("/_api/job/{id}")).status == 200);
+    assert_eq!(a.result(&id).expect(200).body.len(), 16 << 20);
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn an_instance_that_was_stalled_is_fenced_and_its_results_are_dropped() {
+    let instances = Instances::start(2);
+    let mut runs = instances.run_at(1);
+    instances.all[1].signal("-STOP");
+    let mut a = instances.client(0);
+    a.wait_done(&runs.id);
+    runs.hold.release();
+    instances.all[1].signal("-CONT");
+    instances.all[1].log_with("taken for dead");
+    assert_interrupted(&mut a, &runs.id);
+    runs.free_others();
+    // It goes on under another name.
+    let mut next = instances.run_at(1);
+    next.hold.release();
+    next.free_others();
+    instances.client(1).result(&next.id).expect(200);
+    let metrics = instances.client(1).get("/_admin/metrics").text();
+    assert!(metrics.contains("deferd_store_fenced_total 1"), "{metrics}");
+    a.delete("/_api/job/all").expect(200);
+    instances.end();
+}
+
+/// Nothing is lost and nothing is interrupted if all are cut off for longer than the lease.
+#[test]
+fn an_outage_of_the_engine_interrupts_no_job() {
+    let mut instances = Instances::start(2);
+    let mut runs = instances.run_at(1);
+    let mut a = instances.client(0);
+    let waits = a.store("POST", "/run/s-cat", b"waits");
+    let done = a.store("GET", "/_admin/time", b"");
+    instances.engine.kill();
+    assert_eq!(instances.refuses(0).header("retry-after"), Some("1"));
+    let mut a = instances.client(0);
+    a.get("/_admin/time").expect(200);
+    assert!(a.get("/_admin/metrics").text().contains("deferd_store_up 0"));
+    std::thread::sleep(LEASE * 3 / 2);
+    instances.engine.restart();
+    runs.hold.release();
+    runs.free_others();
+    instances.accepted(0, "GET", "/_admin/time", b"");
+    assert_eq!(instances.result(0, &runs.id).expect(200).text(), "let go\n");
+    instances.result(0, &waits).expect(200);
+    instances.result(0, &done).expect(200);
+    a.delete("/_api/job/all").expect(200);
+    instances.end();
+}
+
+#[test]
+fn operations_whose_answers_were_lost_happen_once() {
+    let mut instances = Instances::start(0);
+    let proxy = Proxy::start(instances.engine.port);
+    instances.all.push(start(&proxy.address(), "", &[]));
+    let mut client = instances.client(0);
+    let hold = Hold::new();
+    let first = hold.start(&mut client);
+    for round in 0..8 {
+        let way = [Way::Deaf, Way::Cut, Way::Stalled][round % 3];
+        let mut client = instances.client(0);
+        client.send_request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
+        proxy.set(way);
+        std::thread::sleep(Duration::from_millis(40));
+        proxy.set(Way::Open);
+        // Refused without having been sent, or accepted once.
+        let reply = client.try_read("POST").expect("an answer");
+        assert!(reply.status == 202 || reply.status == 503, "{reply:?}");
+        eventually("the engine is back", || {
+            instances.client(0).get("/_admin/metrics").text().contains("deferd_store_up 1")
+        });
+    }
+    proxy.set(Way::Deaf);
+    hold.release();
+    std::thread::sleep(Duration::from_millis(100));
+    proxy.set(Way::Open);
+    assert_eq!(instances.result(0, &first).text(), "let go\n");
+    let mut client = instances.client(0);
+    eventually("all have run", || client.list("pending").is_empty());
+    for id in client.list("done") {
+        assert_eq!(client.result(&id).expect(200).text(), "x");
+    }
+    eventually("nothing is left", || audit(&mut instances.engine.connect(), "default") == 0);
+    assert_eq!(instances.end(), 0);
+}
+
+/// A submission that was given up is undone when the engine is back.
+#[test]
+fn an_engine_that_stalls_delays_and_then_refuses() {
+    let instances = Instances::start(1);
+    let mut client = instances.client(0);
+    let hold = Hold::new();
+    hold.start(&mut client);
+    let fields = [("x-arango-async", "store")];
+    client.send_request("POST", "/run/s-cat", &fields, b"x");
+    client.try_read("POST").expect("an answer").expect(202);
+    instances.engine.signal("-STOP");
+    client.send_request("POST", "/run/s-cat", &fields, b"given up");
+    client.try_read("POST").expect("an answer").expect(503);
+    instances.engine.signal("-CONT");
+    hold.release();
+    let mut client = instances.client(0);
+    eventually("the engine is back", || {
+        client.get("/_admin/metrics").text().contains("deferd_store_up 1")
+    });
+    eventually("what was accepted has run", || client.list("done").len() == 2);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(client.list("pending").is_empty() && client.list("done").len() == 2);
+    client.delete("/_api/job/all").expect(200);
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn a_full_engine_refuses_jobs_and_can_be_emptied() {
+    let instances = Instances::start(1);
+    let mut client = instances.client(0);
+    let id = client.store("POST", "/run/s-cat", b"x");
+    client.wait_done(&id);
+    instances.engine.command::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let refused = instances.refuses(0);
+    let mut client = instances.client(0);
+    assert!(refused.text().contains("the engine's memory is full"), "{}", refused.text());
+    assert_eq!(client.list("done"), [id.as_str()]);
+    assert_eq!(client.result(&id).expect(200).text(), "x");
+    client.delete("/_api/job/all").expect(200);
+    instances.engine.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    let id = client.store("POST", "/run/s-cat", b"y");
+    assert_eq!(client.result(&id).text(), "y");
+    assert_eq!(instances.end(), 0);
+}
+
+/// NOREPLICAS stands for every word with which an engine refuses changes and still reads.
+#[test]
+fn an_engine_that_takes_no_changes_is_read() {
+    let instances = Instances::start(1);
+    let mut client = instances.client(0);
+    let id = client.store("POST", "/run/s-cat", b"x");
+    client.wait_done(&id);
+    instances.engine.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let fields = [("x-arango-async", "store")];
+    eventually("jobs are refused", || {
+        client.request("POST", "/run/s-cat", &fields, b"x").status == 503
+    });
+    client.get(&format!("/_api/job/{id}")).expect(200);
+    assert_eq!(client.get(&format!("/_api/job/{id}/result")).expect(200).text(), "x");
+    assert_eq!(client.list("done"), [id.as_str()]);
+    client.put(&format!("/_api/job/{id}")).expect(503);
+    instances.engine.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    eventually("jobs are taken", || {
+        client.request("POST", "/_admin/time", &fields, b"").status == 202
+    });
+    assert_eq!(client.result(&id).expect(200).text(), "x");
+    client.delete("/_api/job/all").expect(200);
+    instances.end();
+}
+
+/// Asserts that deferd does not start, and why.
+#[track_caller]
+fn assert_refused(store: &str, more: &[&str], why: &str) {
+    let ended = run_deferd(&[&["--listen", "127.0.0.1:0", "--store", store], more].concat());
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("--store") && ended.stderr.contains(why),
+        "{why}: {}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn an_engine_that_breaks_promises_is_refused_at_the_start() {
+    assert_refused("redis://127.0.0.1:1", &[], "cannot be reached");
+    let plain = Engine::start(&[]);
+    assert_refused(&plain.address(), &[], "appendfsync always");
+    let evicts = Engine::start(&["--maxmemory-policy", "allkeys-lru"]);
+    assert_refused(&evicts.address(), &["--durability", "relaxed"], "noeviction");
+    let locked = Engine::start(DURABLE);
+    locked.command::<()>(&["CONFIG", "SET", "requirepass", "secret"]);
+    assert_refused(&locked.address(), &[], "NOAUTH");
+    let with = locked.address().replace("127", ":wrong@127");
+    assert_refused(&with, &[], "a password here can be read");
+    let strange = Engine::durable();
+    strange.command::<()>(&["HSET", "deferd:{default}:meta", "fmt", "9"]);
+    assert_refused(&strange.address(), &[], "form 9");
+}
+
+#[test]
+fn a_password_comes_from_the_environment() {
+    let engine = Engine::start(DURABLE);
+    engine.command::<()>(&["CONFIG", "SET", "requirepass", "s/cret"]);
+    let address = engine.address().replace("127", ":s%2Fcret@127");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.env("DEFERD_STORE", &address);
+    let deferd = crate::support::Deferd::start_by(command, &[]);
+    let mut client = deferd.client();
+    let id = client.store("GET", "/_admin/time", b"");
+    client.result(&id).expect(200);
+    assert!(!deferd.log().contains("cret"), "{}", deferd.log());
+    let mut wrong = std::process::Command::new(env!("CARGO_BIN_EXE_deferd"));
+    wrong.args(["--listen", "127.0.0.1:0"]).env("DEFERD_STORE", address.replace("s%2Fcret", "no"));
+    let ended = crate::support::run(&mut wrong);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("DEFERD_STORE") || ended.stderr.contains("--store"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
+    let primary = Engine::durable();
+    let replica = Engine::start(
+        &[DURABLE, &["--replicaof", "127.0.0.1", &primary.port.to_string()]].concat(),
+    );
+    eventually("the replica has its primary", || {
+        replica.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
+    });
+    assert_refused(&replica.address(), &[], "not the primary");
+    let both = format!("redis://127.0.0.1:{},127.0.0.1:{}?replicas=1", replica.port, primary.port);
+    let mut instances = Instances { engine: replica, all: vec![start(&both, "", &[])] };
+    let mut client = instances.client(0);
+    let hold = Hold::new();
+    let runs = hold.start(&mut client);
+    let waits = client.store("POST", "/run/s-cat", b"waits");
+    drop(primary);
+    instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
+    hold.release();
+    // With `replicas=1` nothing is acknowledged any more: the other replica is the primary now.
+    let fields = [("x-arango-async", "store")];
+    let refused = client.request("POST", "/run/s-cat", &fields, b"x");
+    assert_eq!(refused.status, 503);
+    instances.all[0].signal("-KILL");
+    instances.all[0].wait();
+    instances.all[0] = start(&instances.engine.address(), "", &[]);
+    let mut client = instances.client(0);
+    // It began on the engine that is gone, and its instance died: so it is interrupted.
+    client.wait_done(&runs);
+    client.result(&waits).expect(200);
+    client.delete("/_api/job/all").expect(200);
+    instances.end();
+}
+
+#[test]
+fn an_engine_that_lost_everything_stops_what_runs() {
+    let mut instances = Instances { engine: Engine::start(&[]), all: Vec::new() };
+    let address = instances.engine.address();
+    instances.all.push(start(&address, "", &["--durability", "relaxed"]));
+    let mut client = instances.client(0);
+    let RunsAt { hold, id, .. } = instances.run_at(0);
+    instances.engine.restart();
+    instances.all[0].log_with("taken for dead");
+    eventually("it is unknown", || client.get(&format!("/_api/job/{id}")).status == 404);
+    eventually("its script is stopped", || instances.all[0].children().is_empty());
+    assert!(!hold.has("ended"));
+    let id = instances.accepted(0, "POST", "/run/s-cat", b"x");
+    instances.result(0, &id).expect(200);
+    assert_eq!(instances.end(), 0);
+}

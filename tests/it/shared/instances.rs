@@ -1,0 +1,341 @@
+//! What several instances promise together, one property a test.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::audit::audit;
+use super::engine::{DURABLE, Engine};
+use crate::support::hold::Hold;
+use crate::support::{Client, Deferd, Reply, TempDir, eventually};
+
+/// Instances on one engine, each with one worker and the scripts of the tests.
+pub struct Instances {
+    pub engine: Engine,
+    pub all: Vec<Deferd>,
+}
+
+/// A job that runs on an instance that was chosen, and those that keep the others busy meanwhile.
+pub struct RunsAt {
+    pub hold: Hold,
+    pub id: String,
+    pub blockers: Vec<Hold>,
+}
+
+impl RunsAt {
+    /// Lets the other instances go on.
+    pub fn free_others(&mut self) {
+        self.blockers.drain(..).for_each(|hold| hold.release());
+    }
+}
+
+impl Instances {
+    pub fn start(count: usize) -> Self {
+        Self::with(count, "", &[])
+    }
+
+    pub fn with(count: usize, route_options: &str, options: &[&str]) -> Self {
+        let engine = Engine::start(DURABLE);
+        let address = engine.address();
+        let all = (0..count).map(|_| start(&address, route_options, options)).collect();
+        Self { engine, all }
+    }
+
+    pub fn client(&self, n: usize) -> Client {
+        self.all[n].client()
+    }
+
+    /// Has a job run on an instance, submitted on another one.
+    #[track_caller]
+    pub fn run_at(&self, n: usize) -> RunsAt {
+        let mut client = self.client((n + 1) % self.all.len());
+        let mut blockers = Vec::new();
+        for _ in 0..self.all.len() {
+            let hold = Hold::new();
+            let before = self.all[n].children().len();
+            let id = hold.start(&mut client);
+            if self.all[n].children().len() > before {
+                return RunsAt { hold, id, blockers };
+            }
+            blockers.push(hold);
+        }
+        panic!("no job runs on instance {n}");
+    }
+
+    /// Waits until an instance has a job's result, and collects it there; while the engine fails it has none.
+    #[track_caller]
+    pub fn result(&self, n: usize, id: &str) -> Reply {
+        let mut reply = None;
+        eventually("its result comes", || {
+            let answer = self.client(n).put(&format!("/_api/job/{id}"));
+            let is_there = !matches!(answer.status, 204 | 503);
+            reply = Some(answer).filter(|_| is_there);
+            is_there
+        });
+        reply.unwrap()
+    }
+
+    /// Submits a request to an instance until it accepts it: its id.
+    #[track_caller]
+    pub fn accepted(&self, n: usize, method: &str, target: &str, body: &[u8]) -> String {
+        let mut id = None;
+        eventually("a job is accepted", || {
+            let reply =
+                self.client(n).request(method, target, &[("x-arango-async", "store")], body);
+            id = reply.id().filter(|_| reply.status == 202).map(str::to_owned);
+            id.is_some()
+        });
+        id.unwrap()
+    }
+
+    /// Waits until an instance refuses jobs because the engine fails.
+    #[track_caller]
+    pub fn refuses(&self, n: usize) -> Reply {
+        let mut refused = None;
+        eventually("jobs are refused", || {
+            let reply =
+                self.client(n).request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
+            refused = (reply.status == 503).then_some(reply);
+            refused.is_some()
+        });
+        refused.unwrap()
+    }
+
+    /// Ends all instances in order, and audits what they leave.
+    pub fn end(mut self) -> usize {
+        for deferd in &mut self.all {
+            deferd.signal("-TERM");
+        }
+        for deferd in &mut self.all {
+            assert!(deferd.wait().success(), "{}", deferd.log());
+        }
+        audit(&mut self.engine.connect(), "default")
+    }
+}
+
+/// Starts an instance on the engine at this address.
+pub fn start(address: &str, route_options: &str, options: &[&str]) -> Deferd {
+    start_without("", address, route_options, options)
+}
+
+/// The same without one of the parts that hold the promises.
+pub fn start_without(part: &str, address: &str, route_options: &str, options: &[&str]) -> Deferd {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
+    command.env("DEFERD_TEST_WITHOUT", part);
+    let own =
+        ["--store", address, "--lease", "2s", "--workers", "1", "--grace", "5s", "--log-ttl", "0"];
+    Deferd::with_scripts_by(command, route_options, &[&own, options].concat())
+}
+
+/// Asserts that what takes as long, at best, is quick: the others of five may have met a busy machine.
+#[track_caller]
+fn assert_quick(most: Duration, run: impl FnMut() -> Duration) {
+    let mut run = run;
+    let best = (0..5).map(|_| run()).min().unwrap();
+    assert!(best < most, "{best:?} at best");
+}
+
+#[test]
+fn a_job_runs_on_any_instance_and_is_collected_on_any() {
+    let instances = Instances::start(3);
+    let (mut a, mut c) = (instances.client(0), instances.client(2));
+    let mut runs = instances.run_at(1);
+    let id = runs.id.clone();
+    a.get(&format!("/_api/job/{id}")).expect(204);
+    assert_eq!(
+        c.get(&format!("/_api/job/{id}")).expect(204).header("x-job-state"),
+        Some("running")
+    );
+    runs.hold.release();
+    assert_eq!(c.result(&id).text(), "let go\n");
+    a.put(&format!("/_api/job/{id}")).expect(404);
+    let echoed = a.store("POST", "/run/s-cat", b"from here");
+    assert_eq!(c.result(&echoed).text(), "from here");
+    // A body that goes ahead of its script.
+    let large = vec![b'x'; 300_000];
+    let echoed = a.store("POST", "/run/s-cat", &large);
+    assert!(c.result(&echoed).body == large, "large content comes back");
+    runs.free_others();
+    eventually("all is over", || a.list("pending").is_empty());
+    a.delete("/_api/job/all").expect(200);
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn the_queue_is_bounded_over_all_instances() {
+    let instances = Instances::with(2, "", &["--queue", "3"]);
+    let holds = [Hold::new(), Hold::new()];
+    let (mut a, mut b) = (instances.client(0), instances.client(1));
+    holds.iter().for_each(|hold| drop(hold.start(&mut a)));
+    let ids: Vec<String> = (0..3).map(|_| a.store("POST", "/run/s-cat", b"x")).collect();
+    let refused = b.request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
+    assert!(refused.expect_error(503, 21003).header("retry-after").is_some());
+    b.put(&format!("/_api/job/{}/cancel", ids[0])).expect(200);
+    b.store("POST", "/run/s-cat", b"x");
+    holds.iter().for_each(Hold::release);
+    a.delete("/_api/job/all").expect(200);
+    eventually("all is gone", || audit(&mut instances.engine.connect(), "default") == 0);
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn an_idempotency_key_is_known_to_all_instances() {
+    let instances = Instances::start(2);
+    let fields = [("x-arango-async", "store"), ("idempotency-key", "k-1")];
+    let (mut a, mut b) = (instances.client(0), instances.client(1));
+    let first = a.request("POST", "/run/s-cat", &fields, b"x").expect(202);
+    let second = b.request("POST", "/run/s-cat", &fields, b"x").expect(202);
+    assert_eq!(first.id(), second.id());
+    b.request("POST", "/run/s-cat", &fields, b"y").expect(422);
+    b.result(first.id().unwrap());
+    let third = b.request("POST", "/run/s-cat", &fields, b"x").expect(202);
+    assert_eq!(first.id(), third.id(), "also when it is gone");
+    b.delete("/_api/job/all").expect(200);
+    let fourth = a.request("POST", "/run/s-cat", &fields, b"x").expect(202);
+    assert_ne!(first.id(), fourth.id());
+    a.result(fourth.id().unwrap());
+    instances.end();
+}
+
+#[test]
+fn cancelling_on_one_instance_stops_the_script_on_another() {
+    let instances = Instances::start(2);
+    let mut a = instances.client(0);
+    assert_quick(Duration::from_millis(500), || {
+        let mut runs = instances.run_at(1);
+        let began = Instant::now();
+        a.put(&format!("/_api/job/{}/cancel", runs.id)).expect(200);
+        a.wait_done(&runs.id);
+        let took = began.elapsed();
+        a.put(&format!("/_api/job/{}", runs.id)).expect(410);
+        assert!(!runs.hold.has("ended"), "it was stopped");
+        runs.free_others();
+        eventually("all is over", || a.list("pending").is_empty());
+        took
+    });
+    a.delete("/_api/job/all").expect(200);
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn a_client_that_waits_on_one_instance_is_woken_by_another() {
+    let instances = Instances::start(2);
+    let mut a = instances.client(0);
+    assert_quick(Duration::from_millis(400), || {
+        let mut runs = instances.run_at(1);
+        let target = format!("/_api/job/{}", runs.id);
+        a.send_request("PUT", &target, &[("prefer", "wait=30")], b"");
+        std::thread::sleep(Duration::from_millis(50));
+        let began = Instant::now();
+        runs.hold.release();
+        a.try_read("PUT").expect("an answer").expect(200);
+        let took = began.elapsed();
+        runs.free_others();
+        took
+    });
+    a.delete("/_api/job/all").expect(200);
+    instances.end();
+}
+
+#[test]
+fn log_and_progress_of_another_instance_are_shown() {
+    let instances = Instances::start(2);
+    let mut a = instances.client(0);
+    let RunsAt { hold, id, blockers } = instances.run_at(1);
+    eventually("its log comes", || a.get(&format!("/_api/job/{id}/log")).text() == "holding\n");
+    eventually("its progress comes", || {
+        a.get(&format!("/_api/job/{id}")).header("x-progress") == Some("holding")
+    });
+    let record = a.get(&format!("/_admin/jobs/{id}")).expect(200).json();
+    assert_eq!((&record["state"], &record["progress"]), (&"running".into(), &"holding".into()));
+    blockers.iter().for_each(Hold::release);
+    hold.release();
+    a.result(&id);
+    instances.end();
+}
+
+#[test]
+fn a_deletion_on_one_instance_leaves_a_delivery_of_another_whole() {
+    let instances = Instances::start(2);
+    let (mut a, mut b) = (instances.client(0), instances.client(1));
+    let id = a.store("GET", "/run/h-big", b"");
+    a.wait_done(&id);
+    b.send_request("PUT", &format!("/_api/job/{id}"), &[], b"");
+    b.wait_for_answer();
+    a.put(&format!("/_api/job/{id}")).expect(404);
+    a.delete("/_api/job/all").expect(200);
+    let reply = b.try_read("PUT").expect("an answer").expect(200);
+    assert_eq!(reply.body.len(), 16 << 20);
+    eventually("nothing is left", || audit(&mut instances.engine.connect(), "default") == 0);
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn jobs_of_a_route_that_no_instance_has_wait_and_are_cancelled() {
+    let mut instances = Instances::start(1);
+    let (hold, dir) = (Hold::new(), TempDir::new());
+    let only = format!("/only/=run:{}", crate::support::fixtures().display());
+    let b = start(&instances.engine.address(), "", &["--route", &only]);
+    let mut client = b.client();
+    hold.start(&mut client);
+    let second = Hold::new();
+    second.start(&mut client);
+    let touched = dir.join("touched");
+    let ids: Vec<String> = (0..2)
+        .map(|_| client.store("POST", &format!("/only/c-touch?{}", touched.display()), b""))
+        .collect();
+    instances.all.push(b);
+    let mut b = instances.all.pop().unwrap();
+    b.signal("-TERM");
+    hold.release();
+    second.release();
+    assert!(b.wait().success());
+    let mut a = instances.client(0);
+    let pending = a.list("pending");
+    assert!(ids.iter().all(|id| pending.contains(id)), "{pending:?}");
+    assert!(!touched.exists());
+    a.put(&format!("/_api/job/{}/cancel", ids[0])).expect(200);
+    a.put(&format!("/_api/job/{}", ids[0])).expect(410);
+    let c = start(&instances.engine.address(), "", &["--route", &only]);
+    a.result(&ids[1]).expect(200);
+    assert!(touched.exists());
+    instances.all.push(c);
+    a.delete("/_api/job/all").expect(200);
+    assert_eq!(instances.end(), 0);
+}
+
+#[test]
+fn what_waits_when_an_instance_ends_is_left_to_the_others() {
+    let mut instances = Instances::start(2);
+    let runs = instances.run_at(1);
+    let others = Hold::new();
+    let mut a = instances.client(0);
+    if instances.all[0].children().is_empty() {
+        others.start(&mut a);
+    }
+    let ids: Vec<String> = (0..3).map(|_| a.store("POST", "/run/s-cat", b"x")).collect();
+    let mut b = instances.all.pop().unwrap();
+    b.signal("-TERM");
+    runs.hold.release();
+    assert!(b.wait().success());
+    drop(runs);
+    others.release();
+    for id in ids {
+        a.result(&id).expect(200);
+    }
+    a.delete("/_api/job/all").expect(200);
+    eventually("all is gone", || audit(&mut instances.engine.connect(), "default") == 0);
+    instances.end();
+}
+
+/// A sleep that is deferred ends on time, and what fails is tried again on time, whoever runs it then.
+#[test]
+fn delays_end_on_time_on_any_instance() {
+    let instances = Instances::with(2, ",retry=2,backoff=100ms,retry-on=7", &[]);
+    let (mut a, mut b) = (instances.client(0), instances.client(1));
+    let id = a.store("GET", "/_admin/sleep?duration=0.3", b"");
+    assert_eq!(b.get(&format!("/_api/job/{id}")).status, 204);
+    assert_eq!(b.result(&id).expect(200).json()["code"], 200);
+    let id = a.store("GET", "/run/s-fail?7", b"");
+    assert_eq!(b.result(&id).expect(500).header("x-attempts"), Some("3"));
+    assert_eq!(instances.end(), 0);
+}

@@ -1,0 +1,114 @@
+//! A way to an engine that can be cut and stalled.
+//!
+//! Knows no protocol. Invariant: its threads end with it.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// How a proxy passes on what it gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// At once.
+    Open = 0,
+    /// Nothing, until it is open again.
+    Stalled = 1,
+    /// Requests only: answers are lost, with their connections.
+    Deaf = 2,
+    /// No connection.
+    Cut = 3,
+}
+
+/// A proxy.
+pub struct Proxy {
+    pub port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    way: AtomicU8,
+    over: AtomicBool,
+    sockets: Mutex<Vec<TcpStream>>,
+}
+
+impl State {
+    fn is(&self, way: Way) -> bool {
+        self.way.load(Ordering::Acquire) == way as u8
+    }
+
+    fn close_all(&self) {
+        for socket in self.sockets.lock().unwrap().drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Proxy {
+    /// Starts one before the port of an engine.
+    pub fn start(engine: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(State {
+            way: AtomicU8::new(0),
+            over: AtomicBool::new(false),
+            sockets: Mutex::default(),
+        });
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                if shared.over.load(Ordering::Acquire) {
+                    return;
+                }
+                let (Ok(client), false) = (client, shared.is(Way::Cut)) else { continue };
+                let Ok(server) = TcpStream::connect(("127.0.0.1", engine)) else { continue };
+                let copy = |from: &TcpStream, to: &TcpStream, answers: bool| {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || pass(from, to, &shared, answers));
+                };
+                let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                copy(&client, &server, false);
+                copy(&server, &client, true);
+                shared.sockets.lock().unwrap().extend([client, server]);
+            }
+        });
+        Self { port, state }
+    }
+
+    /// Returns its address as `--store` has it.
+    pub fn address(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Says how it passes on from now on.
+    pub fn set(&self, way: Way) {
+        self.state.way.store(way as u8, Ordering::Release);
+        if way == Way::Cut {
+            self.state.close_all();
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.state.over.store(true, Ordering::Release);
+        self.state.close_all();
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, state: &State, answers: bool) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        while state.is(Way::Stalled) && !state.over.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if (answers && state.is(Way::Deaf)) || to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}

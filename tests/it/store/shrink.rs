@@ -1,0 +1,74 @@
+//! The file of the tables after much came and went: as short as what is left, and never cut where something is.
+
+use std::time::{Duration, Instant};
+
+use redb::StorageBackend;
+
+use crate::store::kit::*;
+use deferd::content::Content;
+use deferd::job::Keep;
+use deferd::store::disk::Durability;
+use deferd::store::{Lookup, Store};
+use http::Response;
+
+const ROOM: usize = 64 << 20;
+
+/// How much of the file may be free, and what is left here is much less.
+const SLACK: u64 = 4 << 20;
+
+/// At how many moments the power is cut while the file becomes shorter.
+const CUTS: usize = 60;
+
+/// Results that are in the tables, and are larger than a page.
+fn large(n: usize) -> Response<Content> {
+    response(n).map(|_| vec![n as u8; 30_000].into())
+}
+
+#[track_caller]
+fn assert_there(store: &dyn Store, jobs: &[Job]) {
+    for job in jobs {
+        let Lookup::Done(result) = store.peek(&job.key) else { panic!("{} is gone", job.n) };
+        assert!(result == large(job.n).into(), "{}", job.n);
+    }
+}
+
+#[test]
+fn the_file_becomes_short_when_much_of_it_is_free() {
+    let volume = Volume::default();
+    let store = open_for(ROOM, &volume, Durability::Commit).unwrap().0;
+    let mut jobs: Vec<Job> = (0..800).map(|n| submit(&store, n, Keep::Result)).collect();
+    for job in &jobs {
+        start(&store, job);
+        store.finish(&job.key, large(job.n), at(THEN));
+    }
+    store.flush().unwrap();
+    assert!(volume.len().unwrap() > 4 * SLACK);
+    let others = jobs.split_off(20);
+    let mut medium = volume.medium();
+    volume.record();
+    for job in &others {
+        assert_eq!(store.forget(&job.key), Ok(true));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while volume.len().unwrap() > SLACK {
+        assert!(Instant::now() < deadline, "it has {} bytes", volume.len().unwrap());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_there(&store, &jobs);
+    // It goes on.
+    let new = submit(&store, 1000, Keep::Result);
+    start(&store, &new);
+    finish(&store, &new);
+    new.assert_result(&collected(&store, &new).unwrap().result);
+    let events = volume.events();
+    let every = events.len() / CUTS + 1;
+    let mut random = Rng::with_seed(3);
+    for (n, event) in events.into_iter().enumerate() {
+        if n % every == 0 {
+            let volume = Volume::of(medium.image(&mut random));
+            let (store, _) = open_for(ROOM, &volume, Durability::Commit).expect("it opens");
+            assert_there(&store, &jobs);
+        }
+        medium.take(event);
+    }
+}
