@@ -356,7 +356,7 @@ fn secrets_of_callbacks_are_read_again_on_sighup() {
     let line = |key: &[u8; 24]| format!("whsec_{}\n", BASE64_STANDARD.encode(key));
     fs::write(&path, "# none\n").unwrap();
     deferd.signal("-HUP");
-    deferd.log_with("route=callback cannot be read again, it stays as it was");
+    deferd.log_with("route=callback cannot reload its files, keeping the current ones");
     let mut client = deferd.client();
     store(&mut client, "/run/s-cat", &url(&receiver, ""));
     receiver.wait_for(1);
