@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::engine::{Effect, Insist, Operation};
 use super::local::{Asking, Held, Resumed};
+use super::operation::{Effect, Insist, Operation};
 use super::record::Told;
 use super::reply::Reply;
 use super::{Inner, SPOOLED, script};
