@@ -113,7 +113,7 @@ impl Inner {
     /// Brings the request of a job that was taken here, and lets it begin; or gives it back, or finishes it, if that
     /// cannot be.
     fn take_in(&self, took: Took, memory: &Allowance) -> Option<Claimed> {
-        let Some(arrived) = self.fetch_job(&took) else { return None };
+        let arrived = self.fetch_job(&took)?;
         let Arrived { held, route, call, line, created } = arrived;
         let key = held.key.clone();
         let mut local = self.lock();
