@@ -32,8 +32,8 @@
 //!   `follow` sends a log while it grows.
 //! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
 //! - [`workers`]: the fixed pool that runs jobs, and the janitor.
-//! - [`store`]: where jobs are kept, and who hands them out: the promise, and the stores that keep it: `memory`, `redis` (feature;
-//!   `script`s in an engine, sent by `engine`; `claim` takes jobs, `keeper`, `settler` and `bell` are its threads), and
+//! - [`store`]: where jobs are kept, and who hands them out: the promise, and the stores that keep it: `memory`, `redis`
+//!   (feature: `script`s in an engine, sent by `engine`; its threads are `keeper`, `settler` and `bell`), and
 //!   `disk`. There `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s
 //!   and messages into `tables`; `engine` carries those; `loads` has the messages that are read.
 //! - [`ledger`]: the state of every job: `job` draws its life, `submit`, `running`, `results` and `forgetting` are the

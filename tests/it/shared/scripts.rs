@@ -112,6 +112,8 @@ fn the_newest_logs_are_kept_while_there_is_room() {
         on.store.finish(&job.key, response(n), at(THEN + n as f64));
         let Delivery { id, .. } = collected(&on.store, &job).expect("it is done");
         on.store.confirm(&job.key, id, at(THEN + n as f64));
+        // What is told together is told for one moment.
+        on.store.flush().unwrap();
         jobs.push(job);
     }
     assert_eq!(on.audit(), 64);
