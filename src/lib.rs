@@ -36,7 +36,8 @@
 //!   `follow` sends a log while it grows; `page` is the web page.
 //! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
 //! - [`workers`]: the fixed pool that runs jobs, and the janitor.
-//! - [`store`]: keeps jobs and hands them out: the contract, and the stores `memory` and `disk`. In `disk`, `open`
+//! - [`store`]: keeps jobs and hands them out: the contract, and the stores `memory`, `disk`
+//!   and `redis` (feature: `script`s in an `engine`; its threads are `keeper`, `settler` and `bell`). In `disk`, `open`
 //!   checks the file, `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts
 //!   `record`s and messages into `tables`; `engine` is the file below; `loads` holds the messages that are read.
 //! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `notices`, `results` and

@@ -10,6 +10,7 @@
 //! - [`auth`]: refusals of an unknown user beside those of a wrong token.
 //! - [`asking`]: jobs whose clients wait, beside those whose clients ask without a pause, over each store.
 //! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
+//! - `shared`: several deferd on one engine, beside a bare loop of the same scripts; with the feature `redis`.
 //! - [`records`]: a page of records, beside more and more results.
 //! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
 //! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
@@ -48,6 +49,8 @@ mod running;
 mod sample;
 mod scripts;
 mod server;
+#[cfg(feature = "redis")]
+mod shared;
 mod store;
 mod table;
 mod upstream;
@@ -64,6 +67,8 @@ fn main() {
         (Some("auth"), _) => auth::print(),
         (Some("asking"), _) => asking::print(),
         (Some("store"), _) => store::print(),
+        #[cfg(feature = "redis")]
+        (Some("shared"), _) => shared::print(),
         (Some("records"), _) => records::print(),
         (Some("upstream"), _) => upstream::print(),
         (Some("content"), _) => content::print(),
@@ -73,7 +78,7 @@ fn main() {
         (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
         _ => println!(
             "Usage: cargo bench --bench figures -- scripts | memory | front | auth | asking | \
-             store | records | upstream | content | limits [WORD] | all PYTHON-ENVIRONMENT"
+             store | shared | records | upstream | content | limits [WORD] | all PYTHON-ENVIRONMENT"
         ),
     }
 }

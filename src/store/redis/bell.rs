@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::engine::{Engine, Trouble};
+use super::engine::Engine;
+use super::operation::Trouble;
 use super::reply::Reply;
 use crate::job::JobId;
 use crate::job::log::LogEnd;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::engine::{Effect, Insist, Operation};
 use super::local::{Asking, Held, Resumed};
+use super::operation::{Effect, Insist, Operation};
 use super::record::Told;
 use super::reply::Reply;
 use super::{Inner, SPOOLED, script};
@@ -113,7 +113,7 @@ impl Inner {
     /// Brings the request of a job that was taken here, and lets it begin; or gives it back, or finishes it, if that
     /// cannot be.
     fn take_in(&self, took: Took, memory: &Allowance) -> Option<Claimed> {
-        let Some(arrived) = self.fetch_job(&took) else { return None };
+        let arrived = self.fetch_job(&took)?;
         let Arrived { held, route, call, line, created } = arrived;
         let key = held.key.clone();
         let mut local = self.lock();

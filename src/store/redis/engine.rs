@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::Sender;
-use redis::{Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
 
+use super::operation::{Clock, Effect, Insist, Operation, Outcome, Trouble};
 use super::reply::Reply;
-use super::script::{self, Script};
+use super::script;
 use super::settler::Task;
+use super::wire::{Wire, call, field, full, info, named, unreachable};
 use crate::config::{StoreAddress, StoreHost};
 use crate::histogram::Histogram;
-use crate::job::Moment;
 
 /// How long a connection may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
@@ -38,102 +38,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const MOST_CONNECTIONS: usize = 32;
 /// How long replicas get to have an operation, in milliseconds.
 const REPLICAS_TIME: &[u8] = b"1000";
-
-/// Why an operation did not happen, or may not have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The engine was not reached, or has not answered.
-    Unreachable(String),
-    /// The engine refuses it, in its words.
-    Refused(String),
-    /// The engine's memory is full.
-    Full,
-    /// It happened, and too few replicas have it.
-    Unreplicated,
-    /// The store is closed.
-    Closed,
-}
-
-/// What became of an operation.
-pub type Outcome = Result<Reply, Trouble>;
-
-/// Whether an operation may be sent again without a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It reads, or may happen twice.
-    Harmless,
-    /// It must happen once.
-    Once,
-    /// It must happen once, and on the replicas too before it counts.
-    Replicated,
-}
-
-/// How long a thread tries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Insist {
-    /// As long as a client waits; not at all while the engine is known to fail.
-    No,
-    /// Until there is an answer, or the store is closed.
-    Yes,
-    /// Once.
-    Once,
-}
-
-/// Which clock stamps jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
-    /// The engine's.
-    Engine,
-    /// The caller's: for tests, whose clocks stand still and jump.
-    Caller,
-}
-
-/// An operation: a script with its arguments.
-pub struct Operation {
-    script: &'static Script,
-    effect: Effect,
-    at: Option<Moment>,
-    arguments: Vec<Vec<u8>>,
-    /// The message that is sent ahead, and which argument names the place where it is.
-    spool: Option<(usize, Vec<Bytes>)>,
-}
-
-impl Operation {
-    /// Returns an operation without arguments.
-    pub const fn new(script: &'static Script, effect: Effect) -> Self {
-        Self { script, effect, at: None, arguments: Vec::new(), spool: None }
-    }
-
-    /// Says when it happens by the caller's clock.
-    pub const fn at(mut self, now: Moment) -> Self {
-        self.at = Some(now);
-        self
-    }
-
-    /// Adds an argument.
-    pub fn with(mut self, argument: impl AsRef<[u8]>) -> Self {
-        self.arguments.push(argument.as_ref().to_vec());
-        self
-    }
-
-    /// Adds a number.
-    pub fn number(self, number: impl TryInto<u64>) -> Self {
-        // Beyond 2^53 the engine's numbers are not exact; nothing is as much.
-        let number = number.try_into().unwrap_or(u64::MAX).min(1 << 52);
-        self.with(number.to_string())
-    }
-
-    /// Adds a message: as an argument, or sent ahead if it is large, because an engine copies arguments twice.
-    pub fn message(mut self, head: Vec<u8>, body: &Bytes) -> Self {
-        if head.len() + body.len() <= super::SPOOLED {
-            let message = [&head, &body[..]].concat();
-            return self.with(message).with("");
-        }
-        self = self.with("").with("");
-        self.spool = Some((self.arguments.len() - 1, vec![head.into(), body.clone()]));
-        self
-    }
-}
 
 /// A connection with the numbers of the operations that went over it, or over those before it.
 #[derive(Debug)]
@@ -193,73 +97,6 @@ pub struct Engine {
     given_up: Sender<Task>,
     latency: Mutex<Histogram>,
     errors: AtomicU64,
-}
-
-impl std::fmt::Debug for Wire {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Wire")
-    }
-}
-
-/// A connection.
-pub struct Wire(Connection);
-
-impl Wire {
-    fn set_time(&self, time: Duration) -> Result<(), Trouble> {
-        self.0.set_read_timeout(Some(time)).map_err(unreachable)?;
-        self.0.set_write_timeout(Some(time)).map_err(unreachable)
-    }
-
-    /// Sends a command; the last part may be in pieces.
-    fn send(&mut self, parts: &[&[&[u8]]]) -> Result<(), Trouble> {
-        let mut text = Vec::with_capacity(256);
-        text.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
-        for part in parts {
-            let length: usize = part.iter().map(|piece| piece.len()).sum();
-            text.extend_from_slice(format!("${length}\r\n").as_bytes());
-            for piece in *part {
-                if piece.len() > super::SPOOLED {
-                    // Large pieces are not copied.
-                    self.0.send_packed_command(&text).map_err(unreachable)?;
-                    self.0.send_packed_command(piece).map_err(unreachable)?;
-                    text.clear();
-                } else {
-                    text.extend_from_slice(piece);
-                }
-            }
-            text.extend_from_slice(b"\r\n");
-        }
-        self.0.send_packed_command(&text).map_err(unreachable)
-    }
-
-    /// Waits for an answer.
-    pub fn receive(&mut self) -> Result<Value, Trouble> {
-        match self.0.recv_response() {
-            Ok(Value::ServerError(error)) => {
-                Err(Trouble::Refused(format!("{} {}", error.code(), error.details().unwrap_or(""))))
-            }
-            Ok(value) => Ok(value),
-            Err(error) if error.kind() == redis::ErrorKind::Io => Err(unreachable(error)),
-            Err(error) => match error.code() {
-                Some(code) => {
-                    Err(Trouble::Refused(format!("{code} {}", error.detail().unwrap_or(""))))
-                }
-                None => Err(unreachable(error)),
-            },
-        }
-    }
-
-    /// Sends a command and waits for its answer.
-    pub fn ask(&mut self, parts: &[&[u8]]) -> Result<Value, Trouble> {
-        let parts: Vec<[&[u8]; 1]> = parts.iter().map(|part| [*part]).collect();
-        let parts: Vec<&[&[u8]]> = parts.iter().map(|part| &part[..]).collect();
-        self.send(&parts)?;
-        self.receive()
-    }
-}
-
-fn unreachable(error: redis::RedisError) -> Trouble {
-    Trouble::Unreachable(error.to_string())
 }
 
 impl Engine {
@@ -707,74 +544,6 @@ impl Engine {
             resting =
                 self.end.wait_timeout(resting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-}
-
-/// Runs a script; an engine that does not have it gets it.
-fn call(wire: &mut Wire, script: &'static Script, parts: &[&[u8]]) -> Result<Value, Trouble> {
-    let digest = match script.digest.get() {
-        Some(digest) => digest.clone(),
-        None => load(wire, script)?,
-    };
-    let send = |wire: &mut Wire, digest: &str| {
-        let head: [&[u8]; 3] = [b"EVALSHA", digest.as_bytes(), b"1"];
-        let all: Vec<&[u8]> = head.iter().chain(parts).copied().collect();
-        wire.ask(&all)
-    };
-    match send(wire, &digest) {
-        Err(Trouble::Refused(why)) if why.starts_with("NOSCRIPT") => {
-            let digest = load(wire, script)?;
-            send(wire, &digest)
-        }
-        answer => answer,
-    }
-}
-
-fn load(wire: &mut Wire, script: &'static Script) -> Result<String, Trouble> {
-    match wire.ask(&[b"SCRIPT", b"LOAD", script.code.as_bytes()])? {
-        Value::BulkString(digest) => {
-            let digest = String::from_utf8_lossy(&digest).into_owned();
-            Ok(script.digest.get_or_init(|| digest).clone())
-        }
-        _ => Err(Trouble::Unreachable(format!("an answer of another type to {}", script.name))),
-    }
-}
-
-/// Asks for sections of INFO.
-///
-/// # Errors
-/// [`Trouble`].
-pub fn info(wire: &mut Wire, sections: &[&[u8]]) -> Result<String, Trouble> {
-    let head: [&[u8]; 1] = [b"INFO"];
-    let parts: Vec<&[u8]> = head.iter().chain(sections).copied().collect();
-    match wire.ask(&parts)? {
-        Value::BulkString(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
-        _ => Err(Trouble::Unreachable("an answer of another type to INFO".into())),
-    }
-}
-
-/// Returns a field of INFO.
-pub fn field<'a>(info: &'a str, name: &str) -> &'a str {
-    let mut lines = info.lines();
-    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("")
-}
-
-fn full(trouble: Trouble) -> Trouble {
-    match trouble {
-        Trouble::Refused(why) if why.starts_with("OOM") || why.contains("-OOM") => Trouble::Full,
-        other => other,
-    }
-}
-
-fn named(host: &StoreHost, trouble: Trouble) -> Trouble {
-    let name = match host {
-        StoreHost::Tcp(host, port) => format!("{host}:{port}"),
-        StoreHost::Unix(path) => path.display().to_string(),
-    };
-    match trouble {
-        Trouble::Unreachable(why) => Trouble::Unreachable(format!("{name}: {why}")),
-        Trouble::Refused(why) => Trouble::Refused(format!("{name}: {why}")),
-        other => other,
     }
 }
 

@@ -14,10 +14,12 @@ use redis::Value;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::bell::{Bell, Message};
-use super::engine::{Effect, Engine, Insist, Operation, Wire, field, info};
+use super::engine::Engine;
 use super::keeper::words;
 use super::local::Local;
+use super::operation::{Effect, Insist, Operation};
 use super::settler::{self, Task, Untold};
+use super::wire::{Wire, field, info};
 use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, hex, script};
 use crate::config::Durability;
 use crate::error::Error;

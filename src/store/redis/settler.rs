@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::engine::{Effect, Engine, GivenUp, Insist, Operation, Trouble};
+use super::engine::{Engine, GivenUp};
+use super::operation::{Effect, Insist, Operation, Trouble};
 use super::script;
 use crate::job::{JobId, Moment};
 use crate::ledger::job::DeliveryId;

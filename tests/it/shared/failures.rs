@@ -224,20 +224,16 @@ fn an_engine_that_takes_no_changes_is_read() {
     let id = client.store("POST", "/run/s-cat", b"x");
     client.wait_done(&id);
     instances.engine.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    let fields = [("x-arango-async", "store")];
-    eventually("jobs are refused", || {
-        client.request("POST", "/run/s-cat", &fields, b"x").status == 503
-    });
+    instances.refuses(0);
+    let mut client = instances.client(0);
     client.get(&format!("/_api/job/{id}")).expect(200);
     assert_eq!(client.get(&format!("/_api/job/{id}/result")).expect(200).text(), "x");
     assert_eq!(client.list("done"), [id.as_str()]);
     client.put(&format!("/_api/job/{id}")).expect(503);
     instances.engine.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
-    eventually("jobs are taken", || {
-        client.request("POST", "/_admin/time", &fields, b"").status == 202
-    });
-    assert_eq!(client.result(&id).expect(200).text(), "x");
-    client.delete("/_api/job/all").expect(200);
+    instances.accepted(0, "GET", "/_admin/time", b"");
+    assert_eq!(instances.result(0, &id).expect(200).text(), "x");
+    instances.client(0).delete("/_api/job/all").expect(200);
     instances.end();
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`engine`], [`proxy`], [`audit`]: the kit.
 //! - [`suites`]: how the suites of `store` run over it.
+//! - [`scripts`]: those that clients reach seldom.
 //! - [`instances`]: what several instances promise together, one property a test.
 //! - [`failures`]: what happens when an instance, the engine, or the way between them fails.
 //! - [`storm`]: all of that at once, and what happens without the parts that hold it.
@@ -11,5 +12,6 @@ pub mod engine;
 mod failures;
 mod instances;
 mod proxy;
+mod scripts;
 mod storm;
 pub mod suites;

@@ -1,0 +1,178 @@
+//! How a job that runs here ends: with its result, or delayed.
+//!
+//! Owns what the engine is told of a run. Invariants: a result is told until the engine has answered; of a run that the
+//! engine has taken away nothing is told.
+
+use std::time::{Duration, Instant};
+
+use super::local::Held;
+use super::operation::{Effect, Insist, Operation, Outcome};
+use super::{Inner, bytes_of, lock, record, script};
+use crate::job::attempt::Attempt;
+use crate::job::execution::Stop;
+use crate::job::log::LogEnd;
+use crate::job::outcome::Outcome as JobOutcome;
+use crate::job::stored::StoredResponse;
+use crate::job::{JobId, JobKey, Moment, message};
+use crate::ledger::locked::Wake as _;
+use crate::memory::allocated;
+use crate::store::{Finished, Refused};
+
+impl Inner {
+    /// Tells the engine a job's result: at first as it is, then the error that stands for one that finds no room.
+    pub(super) fn tell_result(
+        &self,
+        (id, fence, incarnation): (JobId, u64, u64),
+        response: &StoredResponse,
+        (log, attempts): (&LogEnd, u32),
+        now: Moment,
+        is_forced: bool,
+    ) -> Outcome {
+        let operation = Operation::new(&script::FINISH, Effect::Replicated)
+            .at(now)
+            .with(incarnation.to_string())
+            .with(id.to_string())
+            .with(fence.to_string())
+            .message(message::response_head(response), &bytes_of(response.body()))
+            .number(response.footprint())
+            .with(record::ending(response))
+            .with(&log.text)
+            .number(allocated(log.text.len()))
+            .number(self.capacity)
+            .with(if is_forced { "1" } else { "0" })
+            .number(self.cancelled.footprint)
+            .with(&self.cancelled.ending)
+            .with(attempts.to_string())
+            .with(if self.switches.fence { "1" } else { "0" })
+            .with(log.offset.to_string());
+        self.engine.run(&operation, Insist::Yes)
+    }
+
+    /// Finishes a job that runs here.
+    pub(super) fn finish(&self, job: &JobKey, response: StoredResponse, now: Moment) -> Finished {
+        let (id, result, attempts, fence, incarnation) = {
+            let mut local = self.lock();
+            if local.ledger.abandon(job) {
+                local.remove(job.id);
+                return Finished::Left;
+            }
+            let Some(finishing) = local.ledger.begin_finish(job, response) else {
+                return Finished::Dropped;
+            };
+            let Some(Held { fence, incarnation, is_lost, .. }) = local.held(job.id) else {
+                return Finished::Dropped;
+            };
+            let (id, result) = (job.id, finishing.result);
+            if *is_lost {
+                let summary = result.summary();
+                local.remove(id);
+                return local.ledger.finish(job, (), summary, now);
+            }
+            (id, result, finishing.attempts, *fence, *incarnation)
+        };
+        let run = (id, fence, incarnation);
+        let mut result = result;
+        let mut told =
+            self.tell_result(run, &result.response, (&result.log, attempts.count), now, false);
+        if told.as_ref().is_ok_and(|reply| reply.text(0) == "full") {
+            result = result.without_room(&Refused::Full.of_result());
+            told =
+                self.tell_result(run, &result.response, (&result.log, attempts.count), now, true);
+        }
+        let word = told.as_ref().map_or("", |reply| reply.text(0));
+        if word == "fenced" {
+            self.fenced(incarnation);
+        }
+        let mut summary = result.summary();
+        if word == "cancelled" {
+            summary.ending.outcome = JobOutcome::Canceled;
+        }
+        let mut local = self.lock();
+        let held = local.remove(id);
+        local.ledger.finish(job, (), summary, now);
+        drop(local);
+        if let Some(execution) = held.and_then(|held| held.execution)
+            && word == "cancelled"
+        {
+            execution.stop(Stop::Cancel);
+        }
+        self.bell.ring(id);
+        match word {
+            "kept" => Finished::Kept,
+            // The store was closed meanwhile.
+            "" => Finished::Left,
+            _ => Finished::Dropped,
+        }
+    }
+
+    /// Delays a job that runs here; `false` if it is to be finished.
+    pub(super) fn delay(&self, job: &JobKey, attempt: &mut Attempt, until: Instant) -> bool {
+        let found = {
+            let local = self.lock();
+            if local.is_stopped() {
+                return false;
+            }
+            local
+                .held(job.id)
+                .filter(|held| !held.is_lost)
+                .map(|held| (held.fence, held.incarnation))
+        };
+        let Some((fence, incarnation)) = found else { return false };
+        let execution = &attempt.execution;
+        let log = execution.log();
+        let response = attempt.answer.take().map(|answer| {
+            let response = StoredResponse::from(answer.response.clone());
+            (response, answer)
+        });
+        let (message, footprint, ending) = match &response {
+            None => (Vec::new(), 0, String::new()),
+            Some((response, _)) => {
+                let mut message = message::response_head(response);
+                message.extend_from_slice(&bytes_of(response.body()));
+                (message, response.footprint(), record::ending(response))
+            }
+        };
+        let delay = until.saturating_duration_since(Instant::now());
+        let operation = Operation::new(&script::RETRY, Effect::Replicated)
+            .with(incarnation.to_string())
+            .with(job.id.to_string())
+            .with(fence.to_string())
+            .number(delay.as_micros())
+            .with(attempt.made.to_string())
+            .with(attempt.shortages.to_string())
+            .with(&log.text)
+            .with(execution.progress().unwrap_or_default())
+            .with(message)
+            .number(footprint)
+            .with(ending)
+            .with("1")
+            .with(log.offset.to_string());
+        let told = self.engine.run(&operation, Insist::Yes);
+        if let Some((_, answer)) = response {
+            attempt.answer = Some(answer);
+        }
+        match told.as_ref().map_or("", |reply| reply.text(0)) {
+            "delayed" => {
+                lock(&self.due).insert(until);
+                let mut local = self.lock();
+                local.ledger.let_go(job);
+                local.remove(job.id);
+                local.wake_timekeeper();
+                true
+            }
+            "fenced" => {
+                self.fenced(incarnation);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns when the next delay that began here is over; takes out those that are.
+    pub(super) fn next_due(&self, now: Instant) -> (bool, Option<Instant>) {
+        let mut due = lock(&self.due);
+        let later = due.split_off(&(now + Duration::from_nanos(1)));
+        let is_due = !std::mem::replace(&mut *due, later).is_empty();
+        (is_due, due.first().copied())
+    }
+}

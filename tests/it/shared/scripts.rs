@@ -1,0 +1,158 @@
+//! The scripts that clients reach seldom, through the store: deletions of more than one call takes, what grows old, the
+//! logs that are kept, operations that were given up. After each, all that is in the engine is audited.
+
+use std::time::Duration;
+
+use deferd::job::{Age, Keep, Moment};
+use deferd::ledger::schedule::Limit;
+use deferd::store::{IdempotencyKey, JobState, Lane, Plan, Refused, Stats, Store, Submission};
+
+use super::audit::audit;
+use super::engine::Engine;
+use super::suites::open;
+use crate::store::kit::*;
+
+/// An engine, and the store on it.
+struct On {
+    store: deferd::store::redis::SharedStore,
+    engine: Engine,
+}
+
+impl On {
+    fn with(plan: Plan, capacity: usize) -> Self {
+        let engine = Engine::start(&[]);
+        Self { store: open(&engine, plan, capacity), engine }
+    }
+
+    fn audit(&self) -> usize {
+        self.store.flush().unwrap();
+        audit(&mut self.engine.connect(), "default")
+    }
+
+    fn stored(&self) -> usize {
+        let Stats { stored, .. } = self.store.stats().unwrap();
+        stored
+    }
+}
+
+fn keeping_logs() -> Plan {
+    let lane = Lane { limit: Limit::Open, rerun: deferd::job::Rerun::No };
+    Plan { log_ttl: Duration::from_secs(3600), ..plan(vec![lane]) }
+}
+
+#[test]
+fn more_jobs_are_forgotten_than_one_call_takes() {
+    let on = On::with(one_lane(), 64 << 20);
+    let jobs = batch(&on.store, 700, Until::Done);
+    let pending = batch(&on.store, 600, Until::Running);
+    let waiting = batch(&on.store, 30, Until::Waiting);
+    on.store.forget_all(&nobody()).unwrap();
+    assert_eq!(listed(&on.store), []);
+    assert_eq!(on.audit(), 630, "the work goes on");
+    assert_eq!(claim_all(&on.store).len(), 30);
+    for job in pending.iter().chain(&waiting) {
+        assert_eq!(finish(&on.store, job), deferd::store::Finished::Dropped);
+    }
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+    drop(jobs);
+    // By time: what is stamped before goes, the rest stays.
+    let early = batch(&on.store, 600, Until::Done);
+    let late = submit(&on.store, 1, Keep::Result);
+    start(&on.store, &late);
+    on.store.finish(&late.key, response(late.n), at(LATER));
+    on.store.forget_before(&nobody(), at(LATER).stamp).unwrap();
+    assert_eq!(listed(&on.store), [late.key.id]);
+    assert!(deliver(&on.store, &late));
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+    drop(early);
+}
+
+#[test]
+fn results_and_keys_grow_old() {
+    let on = On::with(one_lane(), 64 << 20);
+    let keyed = |n: usize, now: Moment| {
+        let (call, route) = (call(n, &nobody()), deferd::job::RouteIndex(0));
+        let key = IdempotencyKey { key: format!("key {n}").into(), fingerprint: [7; 32] };
+        let line = line(&call);
+        let submission =
+            Submission { call, route, line, keep: Keep::Result, key: Some(key.clone()) };
+        (on.store.submit(submission, now), key)
+    };
+    let ids: Vec<_> = (0..520).map(|n| keyed(n, at(THEN)).0.unwrap().id()).collect();
+    for (n, id) in ids.iter().enumerate().take(515) {
+        start(&on.store, &Job { n, key: key(*id) });
+        on.store.finish(&key(*id), response(n), at(THEN));
+    }
+    let age = |seconds: i64| Age::from_micros(seconds * 1_000_000);
+    assert_eq!(on.store.expire(age(1000)), Ok(0), "not before its time");
+    assert_eq!(on.store.expire(age(1001)), Ok(515));
+    // Those whose jobs are pending keep their keys.
+    let (again, reused) = keyed(519, at(LATER));
+    assert_eq!(again.unwrap().id(), ids[519]);
+    let other = IdempotencyKey { fingerprint: [8; 32], ..reused };
+    assert_eq!(on.store.recall(&nobody(), &other), Err(Refused::KeyReused));
+    assert_ne!(keyed(3, at(LATER)).0.unwrap().id(), ids[3]);
+    assert_eq!(on.audit(), 6);
+    on.store.forget_all(&nobody()).unwrap();
+    let left = claim_all(&on.store);
+    for job in &left {
+        on.store.finish(job, response(0), at(LATER));
+    }
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
+fn the_newest_logs_are_kept_while_there_is_room() {
+    let on = On::with(keeping_logs(), 400_000);
+    let mut jobs = Vec::new();
+    for n in 0..70 {
+        let job = submit(&on.store, n, Keep::Result);
+        let execution = start(&on.store, &job);
+        execution.append_log(format!("log {n}").as_bytes());
+        on.store.finish(&job.key, response(n), at(THEN + n as f64));
+        let Delivery { id, .. } = collected(&on.store, &job).expect("it is done");
+        on.store.confirm(&job.key, id, at(THEN + n as f64));
+        // What is told together is told for one moment.
+        on.store.flush().unwrap();
+        jobs.push(job);
+    }
+    assert_eq!(on.audit(), 64);
+    let log = |n: usize| on.store.log(&jobs[n].key).unwrap().map(|log| log.text);
+    assert_eq!((log(5), log(6).as_deref()), (None, Some(&b"log 6"[..])));
+    assert_eq!(on.store.status(&jobs[69].key), Ok(None), "only its log is left");
+    assert_eq!(on.store.forget(&jobs[69].key), Ok(false));
+    assert_eq!(log(69), None);
+    on.store.expire_logs(Age::from_micros((THEN as i64 + 10) * 1_000_000));
+    assert_eq!((log(9), log(10).as_deref()), (None, Some(&b"log 10"[..])));
+    // They are the first to go.
+    let mut large = call(0, &nobody());
+    *large.request.body_mut() = vec![b'.'; 390_000].into();
+    offer(&on.store, large, Keep::Result, at(LATER)).unwrap();
+    assert_eq!(log(68), None);
+    on.audit();
+    on.store.forget_all(&nobody()).unwrap();
+    on.store.finish(&claim(&on.store).unwrap().job, response(0), at(LATER));
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
+fn a_job_that_is_delayed_or_cancelled_is_told_so() {
+    let on = On::with(one_lane(), CAPACITY);
+    let job = submit(&on.store, 1, Keep::Result);
+    let mut claimed = claim(&on.store).unwrap();
+    claimed.attempt.made = 2;
+    let far = std::time::Instant::now() + Duration::from_secs(3600);
+    claimed.attempt.execution.append_log(b"so far\n");
+    on.store.retry(&job.key, claimed.attempt, far, at(THEN));
+    let record = on.store.record(&job.key).unwrap().unwrap();
+    assert_eq!((record.state, record.attempts.count), (JobState::Delayed, 2));
+    assert_eq!(&*on.store.log(&job.key).unwrap().unwrap().text, b"so far\n");
+    assert_eq!(on.audit(), 1);
+    assert_eq!(on.store.cancel(&job.key, at(THEN)), Ok(true));
+    let Delivery { result, id } = collected(&on.store, &job).expect("it is done");
+    assert_eq!(result.to_response().status(), 410);
+    on.store.confirm(&job.key, id, at(THEN));
+    // A late word of an earlier delivery has no effect.
+    on.store.restore(&job.key, id);
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}

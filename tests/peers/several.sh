@@ -1,0 +1,72 @@
+#!/bin/sh
+# Three deferd on one engine behind nginx, with the lines of REFERENCE.md as they stand: several.sh DEFERD ENGINE.
+# What is sent to any of them is answered by any of them, and one that is killed is missed by nobody.
+set -eu
+deferd=$1 engine=$2
+dir=$(mktemp -d)
+running=''
+# shellcheck disable=SC2086 # a list of process ids
+trap '[ -z "$running" ] || kill $running 2>/dev/null; wait; rm -rf "$dir"' EXIT
+trap 'exit 130' INT TERM
+
+# Five ports that are free: bound at the same time, so that they differ.
+ports=$(python3 -c '
+import socket
+sockets = [socket.socket() for _ in range(5)]
+for s in sockets:
+    s.bind(("127.0.0.1", 0))
+print(*(s.getsockname()[1] for s in sockets))')
+# shellcheck disable=SC2086 # five words
+set -- $ports
+url=http://127.0.0.1:$4
+
+"$engine" --port "$5" --bind 127.0.0.1 --save '' --dir "$dir" --maxmemory-policy noeviction --appendonly yes \
+    --appendfsync always >"$dir/engine" &
+running=$!
+until (: | nc 127.0.0.1 "$5") 2>/dev/null; do sleep 0.1; done
+for port in "$1" "$2" "$3"; do
+    DEFERD_STORE="redis://127.0.0.1:$5" "$deferd" --listen "127.0.0.1:$port" --lease 2s --route /run/=run:scripts/bin \
+        >"$dir/out.$port" 2>"$dir/log.$port" &
+    running="$running $!"
+    last=$!
+done
+{
+    printf 'daemon off;\npid %s/pid;\nerror_log %s/log;\nevents {}\nhttp {\naccess_log off;\n' "$dir" "$dir"
+    for kind in client_body proxy fastcgi uwsgi scgi; do
+        echo "${kind}_temp_path $dir/$kind;"
+    done
+    sed -n '/^```nginx http$/,/^```$/{/^```/!p}' REFERENCE.md |
+        sed "s|10.0.0.1:8529|127.0.0.1:$1|; s|10.0.0.2:8529|127.0.0.1:$2|; s|10.0.0.3:8529|127.0.0.1:$3|; s|listen 80|listen 127.0.0.1:$4|"
+    echo '}'
+} >"$dir/nginx.conf"
+grep -q "server 127.0.0.1:$3" "$dir/nginx.conf"
+nginx -e "$dir/log" -c "$dir/nginx.conf" &
+running="$running $!"
+
+fail() {
+    echo "several.sh: $1" >&2
+    cat "$dir"/log* >&2
+    exit 1
+}
+# Submits a job N times, collects each, and prints how many results came whole.
+rounds() {
+    whole=0 round=0
+    while [ $round -lt "$1" ]; do
+        round=$((round + 1))
+        id=$(printf 'a b c' | curl -s -D - -o /dev/null -H 'x-arango-async: store' -H "idempotency-key: $2-$round" \
+            --retry 5 --retry-all-errors --data-binary @- "$url/run/slow-wc?delay=0" |
+            sed -n 's/^x-arango-async-id: *//p' | tr -d '\r')
+        result=$(curl -s --retry 5 --retry-all-errors -X PUT -H 'prefer: wait=20' "$url/_api/job/$id")
+        case $result in *'3 words'*) whole=$((whole + 1)) ;; esac
+    done
+    echo $whole
+}
+tries=0
+until [ "$(curl -s -o /dev/null -w '%{http_code}' "$url/_admin/server/availability")" = 200 ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 600 ] || fail 'nginx does not answer'
+    sleep 0.1
+done
+[ "$(rounds 12 first)" = 12 ] || fail 'a result is missing'
+kill -KILL "$last"
+[ "$(rounds 12 second)" -ge 11 ] || fail 'an instance that was killed is missed'
