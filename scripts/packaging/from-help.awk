@@ -22,24 +22,31 @@ FNR == 1 { file += 1; column = file == 1 ? 27 : 22; last = 0; scope = file == 1 
 /^Options of submit and run/ { scope = "submit run" }
 /^Options of (the others|all)/ { scope = $3 == "all" ? "client" : "others" }
 
-# An option, and its lines.
+# An option and its lines; two options may share them, as `--store URL, --lease T`.
 /^  -/ {
-    n = last = ++options
     head = substr($0, 3, column - 3)
     sub(/ +$/, "", head)
-    split(head, word, " ")
-    of[n] = scope
-    if (head ~ /, --/) { name[n] = head; value[n] = "" }
-    else { name[n] = word[1]; value[n] = substr(head, length(word[1]) + 2) }
-    text[n] = substr($0, column)
+    first = options + 1
+    total = split(head, part, ", ")
+    for (m = 1; m <= total; m++) {
+        n = ++options
+        split(part[m], word, " ")
+        of[n] = scope
+        name[n] = word[1]
+        value[n] = substr(part[m], length(word[1]) + 2)
+        text[n] = substr($0, column)
+    }
+    last = options
     next
 }
 /^    / && last {
     line = $0
     sub(/^ +\(several times\)/, "", line)
     sub(/^ +/, "", line)
-    text[last] = text[last] " " line
-    if ($0 ~ /^ +\(several times\)/) several[last] = 1
+    for (n = first; n <= last; n++) {
+        text[n] = text[n] " " line
+        if ($0 ~ /^ +\(several times\)/) several[n] = 1
+    }
     next
 }
 /^$/ { last = 0 }
@@ -176,7 +183,6 @@ function long_names(which,   n, s) {
     for (n = 1; n <= options; n++)
         if (index(" " of[n] " ", " " which " ") || (which != "serve" && of[n] == "client"))
             s = s (s == "" ? "" : " ") name[n]
-    gsub(/,/, "", s)
     return s
 }
 
@@ -210,7 +216,7 @@ function bash(   n, words, with_value) {
 
 function quoted(s) { gsub(/'/, "'\\''", s); return "'" s "'" }
 
-function zsh_specs(which,   n, m, names, total, spec, s, action) {
+function zsh_specs(which,   n, spec, s, action) {
     for (n = 1; n <= options; n++) {
         if (!index(" " of[n] " ", " " which " ") && !(which != "serve" && of[n] == "client")) continue
         s = text[n]
@@ -218,11 +224,8 @@ function zsh_specs(which,   n, m, names, total, spec, s, action) {
         if (choices[n] != "") action = ":value:(" choices[n] ")"
         else if (is_path(n)) action = ":" tolower(value[n]) ":_files" (value[n] == "DIR" ? " -/" : "")
         else action = value[n] == "" ? "" : ":value: "
-        total = split(name[n], names, ", ")
-        for (m = 1; m <= total; m++) {
-            spec = (several[n] || text[n] ~ /repeated/ ? "*" : "") names[m] "[" s "]" action
-            printf " \\\n            %s", quoted(spec)
-        }
+        spec = (several[n] || text[n] ~ /repeated/ ? "*" : "") name[n] "[" s "]" action
+        printf " \\\n            %s", quoted(spec)
     }
     printf "\n"
 }
@@ -249,7 +252,7 @@ function zsh(   n) {
     print "esac"
 }
 
-function fish(   n, m, names, total, flag, condition, all) {
+function fish(   n, flag, condition, all) {
     print "# fish completion for deferd, made from its help texts."
     for (n = 1; n <= commands; n++) all = all " " command[n]
     print "complete -c deferd -f"
@@ -259,12 +262,9 @@ function fish(   n, m, names, total, flag, condition, all) {
         if (of[n] == "serve") condition = "not __fish_seen_subcommand_from" all
         else if (of[n] == "client") condition = "__fish_seen_subcommand_from" all
         else condition = "__fish_seen_subcommand_from " of[n]
-        total = split(name[n], names, ", ")
-        for (m = 1; m <= total; m++) {
-            flag = names[m] ~ /^--/ ? "-l " substr(names[m], 3) : "-s " substr(names[m], 2)
-            printf "complete -c deferd -n %s %s%s -d %s\n", quoted(condition), flag,
-                choices[n] != "" ? " -x -a " quoted(choices[n]) : is_path(n) ? " -r -F" : value[n] == "" ? "" : " -x",
-                quoted(text[n])
-        }
+        flag = name[n] ~ /^--/ ? "-l " substr(name[n], 3) : "-s " substr(name[n], 2)
+        printf "complete -c deferd -n %s %s%s -d %s\n", quoted(condition), flag,
+            choices[n] != "" ? " -x -a " quoted(choices[n]) : is_path(n) ? " -r -F" : value[n] == "" ? "" : " -x",
+            quoted(text[n])
     }
 }

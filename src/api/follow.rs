@@ -172,7 +172,7 @@ impl Following<'_> {
         }
     }
 
-    /// Returns the piece of the log that is to be sent next; it is empty if there is none yet.
+    /// Returns the piece of the log that is to be sent next; empty if the script has written no more.
     fn next_piece(&self) -> Result<LogEnd, Error> {
         let piece = match &self.follower {
             Some(follower) => follower.behind(self.offset, PIECE),

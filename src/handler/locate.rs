@@ -28,7 +28,7 @@ pub struct Located {
     pub directory: PathBuf,
     /// The path that identifies the script, decoded (RFC 3875 section 4.1.13).
     pub script_name: Vec<u8>,
-    /// The rest of the path, decoded; empty if there is none (RFC 3875 section 4.1.5).
+    /// The rest of the path, decoded; may be empty (RFC 3875 section 4.1.5).
     pub path_info: Vec<u8>,
 }
 

@@ -6,6 +6,34 @@
 //! others say; `promise` is the store as the rest of deferd sees it.
 //! Invariants: what the engine has not acknowledged was not promised; only the engine's word takes a job from an
 //! instance; a job that was taken away leaves no result.
+//!
+//! # Keys
+//!
+//! | key below `deferd:{QUEUE}:` | what |
+//! |---|---|
+//! | `meta` | hash: format, last id, bytes, how many wait, fence, clocks of the beats |
+//! | `j:ID`, `q:ID`, `r:ID`, `g:ID` | the record as a hash; request and response as messages; the end of the log |
+//! | `l:PREFIX`, `w`, `ws` | ids that wait in a lane; delayed by time: to run again, or with their answer |
+//! | `p:OWNER`, `d:…`, `v:…`, `lg:…` | pending, done, in delivery, kept logs; `e`, `le`: the last two of all, by age |
+//! | `k:OWNER`, `kb`, `ke` | idempotency keys, their bytes, their ages |
+//! | `hz`, `z`, `hb` | up to which id an owner has forgotten all; lists to be purged; deletions by time under way |
+//! | `i`, `i:INC`, `gone` | living incarnations by the end of their lease; what they are; dead ones being reaped |
+//! | `run:INC`, `dlv:INC`, `x:INC`, `h:PREFIX` | what an incarnation runs, delivers, has to stop; who found a lane empty |
+//! | `m:PROCESS`, `b:PROCESS:SLOT` | the memo: the last reply of each connection; a large body on its way |
+//!
+//! # What it survives
+//!
+//! - **The memo**: an operation has a number in its connection's slot and leaves its reply there; sent again after a
+//!   lost answer it finds that, and one that comes late finds a higher number. What is given up is withdrawn
+//!   (`settler`).
+//! - **The fence**: a run and a delivery have a number of the engine; a result, a retry and a confirmation count only
+//!   under it. A job that was taken away leaves nothing.
+//! - **Mercy**: if no instance beat for half a lease, or the clock jumped, nothing is reaped for one lease: an outage
+//!   of the engine interrupts no job. Only the engine's clock counts; results do not grow old while no instance beats.
+//! - **Only the engine's word `fenced` takes jobs from an instance**: it then stops them and joins anew. A new
+//!   replication id skips ids and fences ahead (`epoch`), and what runs is compared (`reconcile`).
+//! - **Hints are no jobs**: pub/sub wakes workers and clients, stops scripts and fetches logs; a lost message costs a
+//!   second. After an I/O error a connection is never used again.
 
 mod bell;
 mod claim;
@@ -124,7 +152,7 @@ struct Inner {
     lease: Duration,
     switches: Switches,
     durability: crate::config::Durability,
-    /// The incarnation that lives; zero while there is none.
+    /// The living incarnation; zero if none lives.
     incarnation: AtomicU64,
     counters: Mutex<Option<(Instant, Counters)>>,
     /// When delays end that began here.

@@ -125,7 +125,7 @@ impl Inner {
         self.bell.ask_for_log(|name| {
             let question = format!("log {} {} {name}", job.id, self.engine.process());
             let publish: [&[u8]; 3] = [b"PUBLISH", channel.as_bytes(), question.as_bytes()];
-            // Without an answer there is none.
+            // Without an answer it is unknown.
             let _ = self.engine.read(&[&publish], Insist::No);
         })
     }

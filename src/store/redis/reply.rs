@@ -36,7 +36,7 @@ impl Reply {
         std::str::from_utf8(self.bytes(n)).unwrap_or("")
     }
 
-    /// Returns a part as a number; zero if it is none.
+    /// Returns a part as a number; zero if it is not a number.
     pub fn number(&self, n: usize) -> u64 {
         match self.0.get(n) {
             Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),

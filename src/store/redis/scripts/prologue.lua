@@ -112,7 +112,7 @@ local function drop_log(id)
     end
 end
 
--- Drops the oldest logs of collected jobs until so many bytes more fit, or there are none.
+-- Drops the oldest logs of collected jobs until so many bytes more fit, or none is left.
 local function make_room(bytes, capacity)
     while meta('bytes') + bytes > capacity do
         local oldest = call('ZRANGE', P .. 'le', 0, 0)[1]
