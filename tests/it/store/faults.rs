@@ -177,7 +177,7 @@ fn a_failing_store_is_a_503_and_counted() {
         jobs.submit(Submission { call, route, line, keep, key: None, callback: None })
     };
     let counted = || jobs.metrics.refused()[Reason::StoreFails as usize];
-    let failing = Error::Unavailable("the store on disk is failing; try again later".into());
+    let failing = Error::Unavailable("the store is failing; try again later".into());
     assert_eq!((submit(), counted()), (Err(failing.clone()), 1));
     assert_eq!((jobs.check(0), counted()), (Err(failing), 2));
     volume.fail(None);
