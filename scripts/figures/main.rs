@@ -16,7 +16,7 @@
 //! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
 //!   [`endless`] upstream.
 //! - [`content`]: answers as they come and answers of a GiB, beside nginx and `cat`; [`flowing`] is its part of what
-//!   passes while a client waits.
+//!   passes while a client waits, [`stored`] that of what is stored.
 //! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
 //!   `weighing`, and of the above [`asking`], [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
 //!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
@@ -52,6 +52,7 @@ mod server;
 #[cfg(feature = "redis")]
 mod shared;
 mod store;
+mod stored;
 mod table;
 mod upstream;
 mod weighing;
@@ -71,14 +72,14 @@ fn main() {
         (Some("shared"), _) => shared::print(),
         (Some("records"), _) => records::print(),
         (Some("upstream"), _) => upstream::print(),
-        (Some("content"), _) => content::print(),
+        (Some("content"), word) => content::print(word),
         (Some("limits"), word) => limits::print(word),
         (Some("all"), Some(environment)) => all::print(environment.as_ref()),
         (Some("bare"), _) => bare::serve(),
         (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
         _ => println!(
             "Usage: cargo bench --bench figures -- scripts | memory | front | auth | asking | \
-             store | shared | records | upstream | content | limits [WORD] | all PYTHON-ENVIRONMENT"
+             store | shared | records | upstream | content [WORD] | limits [WORD] | all PYTHON-ENVIRONMENT"
         ),
     }
 }
