@@ -149,8 +149,15 @@ impl Following<'_> {
         loop {
             // In this order: what was written before the end is in the log that is read after it.
             let status = jobs.store.status(&self.job)?;
+            let log = jobs.store.growing_log(&self.job);
+            if let Some(Status::Pending(state, _)) = &status
+                && let Some(follower) = &self.follower
+                && log.as_ref().map_or(*state != JobState::Running, |log| !follower.is_of(log))
+            {
+                // With a shared store the next attempt may be made elsewhere, and has another log then.
+                self.follower = None;
+            }
             if self.follower.is_none() {
-                let log = jobs.store.growing_log(&self.job);
                 let following = log.map(|log| log.follow(self.memory));
                 self.follower = following.transpose().map_err(Error::from)?;
             }

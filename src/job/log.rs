@@ -113,6 +113,11 @@ pub struct Follower {
 }
 
 impl Follower {
+    /// Whether it follows this log.
+    pub fn is_of(&self, log: &Arc<JobLog>) -> bool {
+        Arc::ptr_eq(&self.log, log)
+    }
+
     /// Whether the log has bytes behind an offset.
     pub fn has_more(&self, offset: u64) -> bool {
         self.log.lock().offset > offset

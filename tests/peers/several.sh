@@ -6,7 +6,7 @@ deferd=$1 engine=$2
 dir=$(mktemp -d)
 running=''
 # shellcheck disable=SC2086 # a list of process ids
-trap '[ -z "$running" ] || kill $running 2>/dev/null; wait; rm -rf "$dir"' EXIT
+trap 'kill $running 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
 
 # Five ports that are free: bound at the same time, so that they differ.
@@ -23,7 +23,12 @@ url=http://127.0.0.1:$4
 "$engine" --port "$5" --bind 127.0.0.1 --save '' --dir "$dir" --maxmemory-policy noeviction --appendonly yes \
     --appendfsync always >"$dir/engine" &
 running=$!
-until (: | nc 127.0.0.1 "$5") 2>/dev/null; do sleep 0.1; done
+tries=0
+until grep -qs 'Ready to accept connections' "$dir/engine"; do
+    tries=$((tries + 1))
+    [ $tries -lt 600 ] || exit 1
+    sleep 0.1
+done
 for port in "$1" "$2" "$3"; do
     DEFERD_STORE="redis://127.0.0.1:$5" "$deferd" --listen "127.0.0.1:$port" --lease 2s --route /run/=run:scripts/bin \
         >"$dir/out.$port" 2>"$dir/log.$port" &
@@ -35,6 +40,7 @@ done
     for kind in client_body proxy fastcgi uwsgi scgi; do
         echo "${kind}_temp_path $dir/$kind;"
     done
+    # shellcheck disable=SC2016 # back-quotes
     sed -n '/^```nginx http$/,/^```$/{/^```/!p}' REFERENCE.md |
         sed "s|10.0.0.1:8529|127.0.0.1:$1|; s|10.0.0.2:8529|127.0.0.1:$2|; s|10.0.0.3:8529|127.0.0.1:$3|; s|listen 80|listen 127.0.0.1:$4|"
     echo '}'

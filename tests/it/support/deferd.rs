@@ -54,12 +54,15 @@ impl Deferd {
     pub fn start_by(mut command: Command, arguments: &[&str]) -> Self {
         let dir = TempDir::new();
         let log = std::fs::File::create(dir.join("log")).unwrap();
+        // A test that needs a directory of its own is about that store.
+        let needs_other = is_shared() && arguments.contains(&"--data");
+        let added = if needs_other { Vec::new() } else { added_options(&dir) };
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         let mut child = command
             .args(front_arguments())
-            .args(added_options(&dir))
+            .args(added)
             .args(arguments)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
