@@ -1,10 +1,12 @@
 //! Content of any size: how soon it arrives, how fast, and how much memory that takes.
 //!
-//! One table; each part of it is a file of its own: [`flowing`], what passes while a client waits.
+//! One table; each part of it is a file of its own: [`flowing`], what passes while a client waits, and
+//! [`stored`], what is stored between a client and a script.
 
 use super::flowing;
 use super::peer::{Directory, end_on_signals};
 use super::sample::title;
+use super::stored;
 use super::table::Table;
 
 /// Prints the figures.
@@ -14,5 +16,6 @@ pub fn print() {
     let directory = Directory::new();
     let mut table = Table::default();
     flowing::measure(&mut table, &directory.0);
+    stored::measure(&mut table, &directory.0);
     table.print();
 }

@@ -16,7 +16,7 @@
 //! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
 //!   [`endless`] upstream.
 //! - [`content`]: answers as they come and answers of a GiB, beside nginx and `cat`; [`flowing`] is its part of what
-//!   passes while a client waits.
+//!   passes while a client waits, [`stored`] that of what is stored.
 //! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
 //!   `weighing`, and of the above [`asking`], [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
 //!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
@@ -52,6 +52,7 @@ mod server;
 #[cfg(feature = "redis")]
 mod shared;
 mod store;
+mod stored;
 mod table;
 mod upstream;
 mod weighing;
