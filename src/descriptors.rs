@@ -7,13 +7,15 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a worker needs: the pipes of a script, its process, its wake-up, or a call to an upstream.
+/// What a worker needs: the pipes of a script, its process, its wake-up, or a call to an upstream; and the files of its
+/// request and its result.
 const PER_WORKER: u64 = 8;
 
 /// What everything else needs: listening sockets, the store, the log, lookups, connections that are refused.
 const OTHERS: u64 = 64;
 
-/// The limit that deferd asks for: for each connection its own, and those of the script or upstream that it waits for.
+/// What is asked for: for each connection its own, the file of its content, and those of the script or upstream that it
+/// waits for.
 const PER_CONNECTION: u64 = 4;
 const BESIDE_CONNECTIONS: u64 = 1024;
 

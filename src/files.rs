@@ -132,7 +132,12 @@ impl Folder {
     /// # Errors
     /// Those of the system.
     pub fn open(path: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        match DirBuilder::new().mode(0o700).create(path) {
+            // What is in it lasts only if it does.
+            Ok(()) => File::open(path.parent().unwrap_or(path))?.sync_all()?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(error) => return Err(error),
+        }
         let mut process = [0; 8];
         getrandom(&mut process, GetRandomFlags::empty())?;
         Ok(Self { path: path.to_owned(), names: Names::new(u64::from_ne_bytes(process)) })

@@ -9,13 +9,17 @@ use super::sample::title;
 use super::stored;
 use super::table::Table;
 
-/// Prints the figures.
-pub fn print() {
+/// Prints the figures; only those of one part if `word` is its name.
+pub fn print(word: Option<&str>) {
     title("content: answers as they come, and answers of a GiB");
     end_on_signals();
     let directory = Directory::new();
     let mut table = Table::default();
-    flowing::measure(&mut table, &directory.0);
-    stored::measure(&mut table, &directory.0);
+    if word.is_none_or(|word| word == "flowing") {
+        flowing::measure(&mut table, &directory.0);
+    }
+    if word.is_none_or(|word| word == "stored") {
+        stored::measure(&mut table, &directory.0);
+    }
     table.print();
 }

@@ -72,14 +72,14 @@ fn main() {
         (Some("shared"), _) => shared::print(),
         (Some("records"), _) => records::print(),
         (Some("upstream"), _) => upstream::print(),
-        (Some("content"), _) => content::print(),
+        (Some("content"), word) => content::print(word),
         (Some("limits"), word) => limits::print(word),
         (Some("all"), Some(environment)) => all::print(environment.as_ref()),
         (Some("bare"), _) => bare::serve(),
         (Some("gearman-worker"), Some(address)) => gearman::work(address.parse().unwrap(), 2),
         _ => println!(
             "Usage: cargo bench --bench figures -- scripts | memory | front | auth | asking | \
-             store | shared | records | upstream | content | limits [WORD] | all PYTHON-ENVIRONMENT"
+             store | shared | records | upstream | content [WORD] | limits [WORD] | all PYTHON-ENVIRONMENT"
         ),
     }
 }

@@ -303,7 +303,10 @@ impl Store for DiskStore {
     }
 
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
-        submission.call.request.body().sync().map_err(|error| {
+        // If it is refused, its file is removed, and not under the lock.
+        let content = submission.call.request.body();
+        let _file = content.in_file().map(|(file, _)| Arc::clone(file));
+        content.sync().map_err(|error| {
             log::warn!("a request is refused, its content cannot be made durable: {error}");
             Refused::Unavailable
         })?;

@@ -5,6 +5,7 @@ mod browser;
 mod builtins;
 #[cfg(feature = "client")]
 mod client;
+mod content;
 mod deadlines;
 mod deferring;
 mod drain;
