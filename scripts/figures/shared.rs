@@ -18,7 +18,7 @@ use deferd::job::{JobKey, Keep, Rerun, RouteIndex};
 use deferd::ledger::schedule::Limit;
 use deferd::memory::Allowance;
 use deferd::store::redis::{Clock, SharedStore, Sharing, Switches};
-use deferd::store::{Lane, Lookup, Patience, Plan, Room, Store, Submission};
+use deferd::store::{Lane, Lookup, Patience, Plan, Room, Store, Submission, Tells};
 use http::{Request, Response};
 
 use super::client::{Client, deferred};
@@ -91,7 +91,7 @@ impl Engine {
             queue: usize::MAX,
             ttl: Duration::MAX,
             log_ttl: Duration::ZERO,
-            lanes: vec![Lane { limit: Limit::Open, rerun: Rerun::No }],
+            lanes: vec![Lane { limit: Limit::Open, rerun: Rerun::No, tells: Tells::NONE }],
         };
         SharedStore::open(sharing, room, plan, ["/bench/"].into_iter()).unwrap()
     }
@@ -181,7 +181,7 @@ fn submission(n: usize) -> Submission {
     let line = RequestLine::new(request.method(), request.uri().path(), "/bench/");
     let call =
         Call { request, connection: Connection::Unix, owner: Owner::anonymous(), auth_type: None };
-    Submission { call, route: RouteIndex(0), line, keep: Keep::Result, key: None }
+    Submission { call, route: RouteIndex(0), line, keep: Keep::Result, key: None, callback: None }
 }
 
 /// Threads that submit a job, take one, finish it and collect it.

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use deferd::job::{Age, Keep, Moment};
-use deferd::ledger::schedule::Limit;
-use deferd::store::{IdempotencyKey, JobState, Lane, Plan, Refused, Stats, Store, Submission};
+use deferd::store::{IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission};
 
 use super::audit::audit;
 use super::engine::Engine;
@@ -36,8 +35,7 @@ impl On {
 }
 
 fn keeping_logs() -> Plan {
-    let lane = Lane { limit: Limit::Open, rerun: deferd::job::Rerun::No };
-    Plan { log_ttl: Duration::from_secs(3600), ..plan(vec![lane]) }
+    Plan { log_ttl: Duration::from_secs(3600), ..one_lane() }
 }
 
 #[test]
@@ -74,8 +72,14 @@ fn results_and_keys_grow_old() {
         let (call, route) = (call(n, &nobody()), deferd::job::RouteIndex(0));
         let key = IdempotencyKey { key: format!("key {n}").into(), fingerprint: [7; 32] };
         let line = line(&call);
-        let submission =
-            Submission { call, route, line, keep: Keep::Result, key: Some(key.clone()) };
+        let submission = Submission {
+            call,
+            route,
+            line,
+            keep: Keep::Result,
+            key: Some(key.clone()),
+            callback: None,
+        };
         (on.store.submit(submission, now), key)
     };
     let ids: Vec<_> = (0..520).map(|n| keyed(n, at(THEN)).0.unwrap().id()).collect();
