@@ -169,6 +169,8 @@ fn the_queue_is_bounded_over_all_instances() {
     let ids: Vec<String> = (0..3).map(|_| a.store("POST", "/run/s-cat", b"x")).collect();
     let refused = b.request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
     assert!(refused.expect_error(503, 21003).header("retry-after").is_some());
+    // The refusal has ended its connection.
+    let mut b = instances.client(1);
     b.put(&format!("/_api/job/{}/cancel", ids[0])).expect(200);
     b.store("POST", "/run/s-cat", b"x");
     holds.iter().for_each(Hold::release);
