@@ -27,6 +27,9 @@ use crate::memory::Allowance;
 /// When a job that cannot be run here now may be taken again.
 const LATER: Duration = Duration::from_secs(1);
 
+/// Which of the fields stands for the lines of the request, which are beside them.
+const LINES: usize = 1;
+
 /// The fields of a job that a worker needs beside those that are [`Told`], and those before them.
 const FIELDS: [&[u8]; 15] =
     [b"s", b"h", b"c", b"f", b"e", b"t", b"m", b"p", b"i", b"b", b"lg", b"lo", b"o", b"l", b"sh"];
@@ -186,23 +189,26 @@ impl Inner {
     /// Reads a job's fields, its request and its log; `None` if the store was closed.
     fn fetch(&self, took: &Took) -> Option<Fetched> {
         let key = |kind: &str| self.engine.key(&format!("{kind}:{}", took.id));
-        let (job, request, log) = (key("j"), key("q"), key("g"));
+        let (job, request, log, lines) = (key("j"), key("q"), key("g"), key("n"));
         let head: [&[u8]; 2] = [b"HMGET", job.as_bytes()];
         let fields: Vec<&[u8]> = head.iter().chain(&FIELDS).copied().collect();
         let get = |key: &'_ str| -> [Vec<u8>; 2] { [b"GET".to_vec(), key.as_bytes().to_vec()] };
-        let (request, log) = (get(&request), get(&log));
+        let (request, log, lines) = (get(&request), get(&log), get(&lines));
         let request: [&[u8]; 2] = [&request[0], &request[1]];
         let log: [&[u8]; 2] = [&log[0], &log[1]];
+        let lines: [&[u8]; 2] = [&lines[0], &lines[1]];
         // Of large messages one is read at a time: each is here twice meanwhile.
         let _turn = (took.bytes > SPOOLED).then(|| self.large.lock());
-        let answers = self.engine.read(&[&fields, &request, &log], Insist::Yes).ok()?;
+        let answers = self.engine.read(&[&fields, &request, &log, &lines], Insist::Yes).ok()?;
         let mut answers = answers.into_iter();
         let bytes = |value: Option<Value>| match value {
             Some(Value::BulkString(bytes)) => Some(bytes),
             _ => None,
         };
-        let fields = Reply::of(answers.next()?);
-        Some(Fetched { fields, request: bytes(answers.next()), log: bytes(answers.next()) })
+        let mut fields = Reply::of(answers.next()?);
+        let (request, log) = (bytes(answers.next()), bytes(answers.next()));
+        fields.set(LINES, answers.next()?);
+        Some(Fetched { fields, request, log })
     }
 
     /// Gives back a job that was taken and not begun; that is no start.

@@ -12,7 +12,8 @@
 //! | key below `deferd:{QUEUE}:` | what |
 //! |---|---|
 //! | `meta` | hash: format, last id, bytes, how many wait, fence, clocks of the beats |
-//! | `j:ID`, `q:ID`, `r:ID`, `g:ID` | the record as a hash; request and response as messages; the end of the log |
+//! | `j:ID`, `n:ID` | the record as a hash; the lines of its request, as on disk |
+//! | `q:ID`, `r:ID`, `g:ID` | request and response as messages; the end of the log |
 //! | `l:PREFIX`, `w`, `ws` | ids that wait in a lane; delayed by time: to run again, or with their answer |
 //! | `p:OWNER`, `d:…`, `v:…`, `lg:…` | pending, done, in delivery, kept logs; `e`, `le`: the last two of all, by age |
 //! | `k:OWNER`, `kb`, `ke` | idempotency keys, their bytes, their ages |

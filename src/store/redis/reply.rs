@@ -44,6 +44,13 @@ impl Reply {
         }
     }
 
+    /// Replaces a part.
+    pub fn set(&mut self, n: usize, value: Value) {
+        if let Some(part) = self.0.get_mut(n) {
+            *part = value;
+        }
+    }
+
     /// Takes out a part that is a list itself.
     pub fn take_list(&mut self, n: usize) -> Self {
         self.0.get_mut(n).map(|part| Self::of(std::mem::take(part))).unwrap_or_default()

@@ -39,7 +39,7 @@ impl Queue {
                 "j" => {
                     queue.jobs.insert(rest.into(), connection.hgetall(&key).unwrap());
                 }
-                "q" | "r" | "g" => {
+                "n" | "q" | "r" | "g" => {
                     queue.strings.entry(kind.into()).or_default().insert(rest.into());
                 }
                 "l" | "p" | "d" | "v" | "lg" | "w" | "ws" | "e" | "le" => {
@@ -143,6 +143,8 @@ pub fn look(connection: &mut Connection, queue: &str) -> Result<usize, String> {
         let has = |kind: &str| queue.strings.get(kind).is_some_and(|ids| ids.contains(id));
         let is_pending = matches!(&*job["s"], "q" | "w" | "r");
         equal(&format!("the request of {id}: {job:?}"), &has("q"), &is_pending)?;
+        let has_lines = job.get("s").is_some_and(|state| state != "c");
+        equal(&format!("the lines of {id}: {job:?}"), &has("n"), &has_lines)?;
         let has_result =
             matches!(&*job["s"], "d" | "v") || job.contains_key("z") || job.contains_key("x");
         equal(&format!("the result of {id}: {job:?}"), &has("r"), &has_result)?;

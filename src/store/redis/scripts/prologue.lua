@@ -98,7 +98,7 @@ end
 
 -- Removes a job that is in no list any more.
 local function remove(id, bytes)
-    call('UNLINK', P .. 'j:' .. id, P .. 'q:' .. id, P .. 'r:' .. id, P .. 'g:' .. id)
+    call('UNLINK', P .. 'j:' .. id, P .. 'n:' .. id, P .. 'q:' .. id, P .. 'r:' .. id, P .. 'g:' .. id)
     add('bytes', -tonumber(bytes))
 end
 
@@ -253,7 +253,10 @@ local function give_back(inc, most, error)
     return counts, #delivered < most
 end
 
--- The fields by which a job is told, in the order in which the store reads them.
+-- The fields by which a job is told, in the order in which the store reads them. The lines of its request are beside the
+-- hash, which is small only while each of its values is.
 local function told(id)
-    return call('HMGET', P .. 'j:' .. id, 's', 'h', 'c', 'f', 'e', 't', 'm', 'p', 'i', 'b', 'lg', 'lo')
+    local fields = call('HMGET', P .. 'j:' .. id, 's', 'h', 'c', 'f', 'e', 't', 'm', 'p', 'i', 'b', 'lg', 'lo')
+    fields[2] = call('GET', P .. 'n:' .. id)
+    return fields
 end

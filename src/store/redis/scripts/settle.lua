@@ -13,8 +13,8 @@ for n = 6, #ARGV, 3 do
             local log = tonumber(j.lg or 0)
             if ARGV[5] == '1' and log > 0 and not is_gone(j.o, id) then
                 local bytes = 320 + allocated(log)
-                call('UNLINK', P .. 'r:' .. id)
-                call('HDEL', P .. 'j:' .. id, 'i', 'F', 'h', 'e')
+                call('UNLINK', P .. 'r:' .. id, P .. 'n:' .. id)
+                call('HDEL', P .. 'j:' .. id, 'i', 'F', 'e')
                 call('HSET', P .. 'j:' .. id, 's', 'c', 'b', text(bytes))
                 add('bytes', bytes - j.b)
                 add('logbytes', bytes)
