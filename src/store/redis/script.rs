@@ -97,22 +97,14 @@ mod tests {
     #[test]
     fn every_script_begins_with_its_contract() {
         for script in ALL {
-            let own = script
-                .code
-                .split("\n-- ")
-                .find(|part| part.starts_with(&format!("{}: ", script.name)));
-            let own = own.unwrap_or_else(|| panic!("{} does not say what it does", script.name));
-            let says = |word: &str| script.code.contains(word);
-            assert!(
-                says("-- Replies") || own.contains("Changes nothing"),
-                "{} does not say what it replies",
-                script.name
-            );
+            let Script { name, code, .. } = script;
+            let says = |words: &str| code.contains(words);
+            assert!(says(&format!("\n-- {name}: ")), "{name} does not say what it does");
+            assert!(says("Replies"), "{name} does not say what it replies");
             assert_eq!(
-                script.code.starts_with("#!lua flags=no-writes\n"),
+                code.starts_with("#!lua flags=no-writes\n"),
                 says("Changes nothing."),
-                "{}",
-                script.name
+                "{name}"
             );
         }
     }

@@ -1,5 +1,5 @@
--- stray: the lanes in which jobs wait although no living incarnation serves them, each with how many.
--- Changes nothing.
+-- stray: the lanes in which jobs wait although no living incarnation serves them.
+-- Replies for each its name and how many wait. Changes nothing.
 local served, answer = {}, {}
 for _, inc in ipairs(call('ZRANGE', P .. 'i', 0, -1)) do
     for lane in string.gmatch(call('HGET', P .. 'i:' .. inc, 'lanes') or '', '[^\n]+') do served[lane] = true end
