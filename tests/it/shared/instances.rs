@@ -51,9 +51,8 @@ impl Instances {
         let mut blockers = Vec::new();
         for _ in 0..self.all.len() {
             let hold = Hold::new();
-            let before = self.all[n].children().len();
             let id = hold.start(&mut client);
-            if self.all[n].children().len() > before {
+            if runs_here(&self.all[n], &hold) {
                 return RunsAt { hold, id, blockers };
             }
             blockers.push(hold);
@@ -110,6 +109,17 @@ impl Instances {
         }
         audit(&mut self.engine.connect(), "default")
     }
+}
+
+/// Whether an instance runs this script: it has the query in its environment.
+fn runs_here(deferd: &Deferd, hold: &Hold) -> bool {
+    let target = hold.target();
+    let (_, query) = target.split_once('?').unwrap();
+    let has = |pid: &u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.windows(query.len()).any(|part| part == query.as_bytes())
+    };
+    deferd.children().iter().any(has)
 }
 
 /// Starts an instance on the engine at this address.

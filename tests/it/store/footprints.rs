@@ -63,10 +63,7 @@ impl Each {
         let Self { accounted, taken } = self;
         let ratio = accounted / taken;
         eprintln!("{what}: {accounted:.0} bytes accounted, {taken:.0} taken, ratio {ratio:.2}");
-        assert!(
-            (0.7..=1.4).contains(&ratio),
-            "{what}: {accounted:.0} accounted, {taken:.0} taken"
-        );
+        assert!((0.7..=1.4).contains(&ratio), "{what}: {accounted:.0} accounted, {taken:.0} taken");
     }
 }
 
