@@ -221,7 +221,7 @@ impl DiskStore {
 
     /// Opens the content of a job's message, if that is in a file; of this footprint are both together.
     fn file(&self, job: &JobKey, footprint: usize) -> Result<Option<Content>, Unloaded> {
-        // Smaller content is in its message.
+        // Smaller content is in its message: no file of less becomes a job's content.
         if footprint <= IN_MEMORY {
             return Ok(None);
         }
