@@ -404,12 +404,12 @@ impl Store for DiskStore {
     }
 
     fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished {
-        let response = match response.body().sync() {
-            Ok(()) => response,
+        let (response, is_durable) = match response.body().sync() {
+            Ok(()) => (response, true),
             Err(error) => {
                 let what = format!("the result cannot be made durable: {error}");
                 log::warn!("job={} {what}", job.id);
-                Error::InsufficientStorage(what.into()).response()
+                (Error::InsufficientStorage(what.into()).response(), false)
             }
         };
         // If it finds no room, its file is removed, and not under the lock.
@@ -422,7 +422,10 @@ impl Store for DiskStore {
         if is_behind {
             self.shared.wait_for_ease();
         }
-        finished
+        match finished {
+            Finished::Kept if !is_durable => Finished::Dropped,
+            finished => finished,
+        }
     }
 
     fn keep_place(&self, job: &JobKey) -> Option<RouteIndex> {

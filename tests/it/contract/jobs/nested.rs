@@ -1,6 +1,6 @@
 //! Jobs whose request asks for another job's result: each job keeps a result of its own.
 
-use crate::support::{Client, in_both_stores};
+use crate::support::{Client, eventually, in_both_stores};
 
 /// More than stays in memory with `--data`.
 const SIZE: usize = 200_000;
@@ -82,5 +82,18 @@ fn a_collection_as_a_job_has_the_result_instead() {
             id = outer;
         }
         assert_collectable(&mut client, &id, &content());
+    });
+}
+
+#[test]
+fn a_collection_that_finds_no_room_leaves_the_result() {
+    in_both_stores(&["--max-stored", "300K", "--workers", "1"], |deferd| {
+        let mut client = deferd.client();
+        let inner = inner_job(&mut client);
+        let outer = outer_job(&mut client, "PUT", &format!("/_api/job/{inner}"), None);
+        client.result(&outer).expect_job_error(507, 507);
+        eventually("it is back", || client.get(&format!("/_api/job/{inner}")).status == 200);
+        assert_collectable(&mut client, &inner, &content());
+        assert_eq!(client.list("done"), [""; 0]);
     });
 }
