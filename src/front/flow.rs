@@ -196,12 +196,12 @@ impl<'a, 's> Flow<'a, 's> {
     /// Makes the room larger, once content has filled it and all of that was taken, if there is memory.
     fn grow(&mut self) {
         let may_grow = matches!(self.buffer, Buffer::Small(_)) && self.is_filled;
-        if may_grow
-            && self.end == 0
-            && self.charge.grow(LARGE).is_ok()
-            && let Ok(map) = MmapMut::map_anon(CHUNK_HEAD + LARGE + CHUNK_END.len())
-        {
-            self.buffer = Buffer::Large(map);
+        let charged = self.charge.bytes();
+        if may_grow && self.end == 0 && self.charge.grow(LARGE).is_ok() {
+            match MmapMut::map_anon(CHUNK_HEAD + LARGE + CHUNK_END.len()) {
+                Ok(map) => self.buffer = Buffer::Large(map),
+                Err(_) => self.charge.shrink_to(charged),
+            }
         }
         self.is_filled = false;
     }
