@@ -141,7 +141,8 @@ impl Exchange<'_> {
         self.client.begin_request(manner.version, manner.persistence);
         let planned = self.session.plan(&mut head.parts, &self.connection);
         let plan = match planned {
-            Ok(plan) => plan,
+            Ok(plan) if !self.client.was_seen_leaving() => plan,
+            Ok(_) => return After::Close,
             Err(answer) => {
                 // It is not charged, and the client may be slow to take the answer.
                 drop(head);
