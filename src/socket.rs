@@ -162,6 +162,18 @@ impl Stream {
         }
     }
 
+    /// Takes that back: the connection ends in order, and what was written is delivered.
+    pub fn end_in_order(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = net::sockopt::set_socket_linger(stream, None);
+        }
+    }
+
+    /// Returns whether its end can be a reset.
+    pub const fn has_reset(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     /// Says that nothing more will be written.
     pub fn end_writing(&self) {
         let _ = either!(self, s => s.shutdown(Shutdown::Write));

@@ -30,7 +30,6 @@ use crate::access_log::RefusedHead;
 use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
-use crate::outgoing::Reply;
 use crate::service::{Service, Session};
 use crate::sink::Collector;
 use crate::socket::{Listener, connect_to};
@@ -267,10 +266,7 @@ impl Receiver {
             Ok(body) => {
                 // tiny_http takes whole answers only.
                 let mut sink = Collector::new(session.memory());
-                match session.call(plan, parts, body, connection, &mut sink) {
-                    Reply::Answer(answer) => answer,
-                    Reply::Sent | Reply::Broken(_) => sink.into_answer(),
-                }
+                session.call(plan, parts, body, connection, &mut sink).whole(sink)
             }
             Err(error) => session.refuse(&plan, &parts, &connection, &error),
         }
