@@ -11,7 +11,7 @@ mod at_rest;
 mod file;
 
 use std::borrow::Cow;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::sync::Arc;
 
@@ -63,6 +63,9 @@ impl From<NoRoom> for NoMemory {
 /// Content of more than this goes to a file, where there is a folder for such files, in bytes.
 pub const IN_MEMORY: usize = 64 * 1024;
 
+/// Content that the disk does not take may be this part of the memory that it can have at most.
+const REFUSED_PART: usize = 4;
+
 /// Content that grows: in memory, and beyond [`IN_MEMORY`] in a file if its [`Allowance`] has a folder and the disk takes
 /// it.
 pub struct ContentBuffer {
@@ -72,8 +75,8 @@ pub struct ContentBuffer {
     charge: Charge,
     /// Where what came before is, once that was too much for memory.
     file: Option<Written>,
-    /// Whether the disk did not take it.
-    stays: bool,
+    /// Why the disk did not take it, if it stays in memory.
+    refused: Option<io::Error>,
 }
 
 /// A file, and how much of the content is in it, in bytes.
@@ -106,7 +109,7 @@ impl Room {
 impl ContentBuffer {
     /// Returns a buffer without content, which is charged to `memory` as it grows.
     pub fn new(memory: &Allowance) -> Self {
-        Self { room: Room::default(), len: 0, charge: memory.nothing(), file: None, stays: false }
+        Self { room: Room::default(), len: 0, charge: memory.nothing(), file: None, refused: None }
     }
 
     /// Returns how much has come, in bytes.
@@ -153,6 +156,11 @@ impl ContentBuffer {
         if self.len > IN_MEMORY || self.file.is_some() && self.len == IN_MEMORY {
             self.spill()?;
         }
+        self.room_in_memory(most)
+    }
+
+    /// The same without a look at how much is in memory.
+    fn room_in_memory(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
         if self.room.bytes().len() == self.len {
             self.grow(most)?;
         }
@@ -168,12 +176,20 @@ impl ContentBuffer {
     }
 
     /// Moves what is in memory to the file, if there is a folder for it. What a disk does not take, because it is full
-    /// or fails, stays in memory as long as there is room.
+    /// or fails, stays in memory while it is no more than a part of that: else one client could take all of it.
     fn spill(&mut self) -> Result<(), NoMemory> {
-        if self.stays {
-            return Ok(());
+        let refused = match self.refused.take() {
+            Some(refused) => refused,
+            None => match self.write_out() {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            },
+        };
+        if self.len() > self.charge.capacity() / REFUSED_PART || self.return_to_memory().is_err() {
+            return Err(NoMemory::Disk(refused));
         }
-        self.write_out().or_else(|error| self.return_to_memory().map_err(|_| NoMemory::Disk(error)))
+        self.refused = Some(refused);
+        Ok(())
     }
 
     fn write_out(&mut self) -> io::Result<()> {
@@ -190,19 +206,25 @@ impl ContentBuffer {
         Ok(())
     }
 
-    /// Gives the file up, and goes on in memory.
+    /// Gives the file up, if there is one, and goes on in memory.
     fn return_to_memory(&mut self) -> Result<(), NoMemory> {
-        self.stays = true;
-        let Some(Written { file, len }) = self.file.take() else { return Ok(()) };
-        let mut whole = Self { stays: true, ..Self::new(self.charge.allowance()) };
-        let written = Content::of_file(Arc::new(file), 0..len);
-        let mut reader = written.reader();
-        while reader.left() > 0 {
-            let room = whole.room(reader.left())?;
-            let n = reader.read(room).map_err(NoMemory::Disk)?;
+        let Some(Written { file, len }) = &self.file else { return Ok(()) };
+        let mut whole = Self::new(self.charge.allowance());
+        while whole.len < *len {
+            let begin = whole.len;
+            let room = whole.room_in_memory(*len - begin)?;
+            file.read_exact_at(begin as u64, room).map_err(NoMemory::Disk)?;
+            let n = room.len();
             whole.advance(n);
         }
-        whole.extend(self.held())?;
+        let mut held = self.held();
+        while !held.is_empty() {
+            let room = whole.room_in_memory(held.len())?;
+            let n = room.len();
+            room.copy_from_slice(&held[..n]);
+            whole.advance(n);
+            held = &held[n..];
+        }
         *self = whole;
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::cors::{self, Sharing};
 use crate::error::{Detail, Error};
 use crate::exchange::{Answer, Peer};
 use crate::protocol::{PREFER, PREFERENCE_APPLIED};
-use crate::sink::{Head, Lost, Sink, Waits};
+use crate::sink::{Collector, Head, Lost, Sink, Waits};
 
 /// The outcome of answering a request.
 pub enum Reply {
@@ -23,6 +23,16 @@ pub enum Reply {
     Sent,
     /// The sink has sent some of a response that has no end: the connection is to be broken, and why.
     Broken(Detail),
+}
+
+impl Reply {
+    /// Returns the answer of a request whose sink kept the response.
+    pub fn whole(self, sink: Collector) -> Answer {
+        match self {
+            Self::Answer(answer) => answer,
+            Self::Sent | Self::Broken(_) => sink.into_answer(),
+        }
+    }
 }
 
 /// Where the response to a synchronous request is.

@@ -44,15 +44,23 @@ macro_rules! either {
     };
 }
 
+/// Connects to a Unix socket by its path.
+///
+/// # Errors
+/// As [`connect_to`], and for a path that is too long.
+pub fn connect_unix(path: &Path, time: Duration) -> io::Result<UnixStream> {
+    connect_to(&SocketAddrUnix::new(path)?, time)
+}
+
 /// Connects to a Unix socket. A socket with as many connections waiting as it takes makes others wait too.
 ///
 /// # Errors
 /// [`ErrorKind::TimedOut`] if that lasts longer than `time`, and those of the system.
-pub fn connect_unix(path: &Path, time: Duration) -> io::Result<UnixStream> {
+pub fn connect_to(address: &SocketAddrUnix, time: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // It bounds connecting as well (socket(7)).
     sockopt::set_socket_timeout(&socket, Timeout::Send, Some(time))?;
-    match connect(&socket, &SocketAddrUnix::new(path)?) {
+    match connect(&socket, address) {
         Ok(()) => Ok(socket.into()),
         Err(Errno::AGAIN) => {
             let what = "too many connections wait there already";
@@ -152,6 +160,18 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             let _ = net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
         }
+    }
+
+    /// Takes that back: the connection ends in order, and what was written is delivered.
+    pub fn end_in_order(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = net::sockopt::set_socket_linger(stream, None);
+        }
+    }
+
+    /// Returns whether its end can be a reset.
+    pub const fn has_reset(&self) -> bool {
+        matches!(self, Self::Tcp(_))
     }
 
     /// Says that nothing more will be written.

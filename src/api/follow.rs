@@ -54,9 +54,10 @@ pub fn is_wanted(asked: &Asked<'_>) -> bool {
 /// `503` if half of all connections follow or wait, or without memory. Once the head was sent: why the answer breaks off.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let (job, jobs) = (asked.job()?, &*asked.api.jobs);
-    let end = jobs.store.log(&job)?.ok_or(Error::UnknownJob)?;
     let resumed = last_event_id(asked.call.request.headers());
+    // In this order: of a job that is done, the log is read whole.
     let is_pending = matches!(jobs.store.status(&job)?, Some(Status::Pending(..)));
+    let end = jobs.store.log(&job)?.ok_or(Error::UnknownJob)?;
     if !is_pending && resumed.is_some_and(|offset| offset >= end.offset) {
         // A client that gets this asks no more (WHATWG HTML section 9.2.3).
         return Ok(empty(StatusCode::NO_CONTENT).into());

@@ -18,6 +18,7 @@ mod range;
 mod records;
 
 use std::cell::RefCell;
+use std::io::Read as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 
-use crate::content::{Content, SMALL, whole};
+use crate::content::{Content, ContentBuffer, NoMemory, SMALL, whole};
 use crate::error::{Error, JSON};
 use crate::exchange::Call;
 use crate::handler::{Handler, Outcome, Takes, options};
@@ -127,10 +128,39 @@ impl Handler for Api {
             && method != Method::OPTIONS
         {
             let (memory, sink) = (execution.memory(), RefCell::new(sink));
-            return (endpoint.answer)(&Asked { api: self, call, id, memory, execution, sink });
+            let asked = Asked { api: self, call, id, memory, execution, sink };
+            let mut outcome = (endpoint.answer)(&asked)?;
+            if execution.job().is_some()
+                && let Outcome::Answer(answer) = &mut outcome
+                && answer.response.body().in_file().is_some()
+            {
+                // If that fails, the receipt is dropped, and a collected result is back.
+                *answer.response.body_mut() = own_copy(answer.response.body(), execution)?;
+            }
+            return Ok(outcome);
         }
         Ok(options(&endpoints::allow(path)).into())
     }
+}
+
+/// Returns a copy of a stored result's content for the job that has asked for it: a file is removed with the one record
+/// that names it, and the two jobs are removed at different times.
+///
+/// # Errors
+/// `507` without room for the copy, `503` if the file cannot be read, [`Error::Cancelled`] if the job is stopped.
+fn own_copy(content: &Content, execution: &Execution) -> Result<Content, Error> {
+    let no_room = |error: NoMemory| Error::no_room_for_answer(&error);
+    let mut copy = ContentBuffer::new(execution.memory());
+    let mut reader = content.reader();
+    while reader.left() > 0 {
+        if execution.stopped().is_some() {
+            return Err(Error::Cancelled);
+        }
+        let room = copy.room(reader.left()).map_err(no_room)?;
+        let n = reader.read(room).map_err(|error| Error::unreadable(&error))?;
+        copy.advance(n);
+    }
+    copy.freeze().map_err(no_room)
 }
 
 /// A `200` with JSON.

@@ -395,6 +395,28 @@ mod tests {
     }
 
     #[test]
+    fn content_that_the_disk_refuses_takes_no_more_than_its_part_of_memory() {
+        let scratch = Scratch::new("refused");
+        // Refused at once, and when much of it is in its file already.
+        for capacity in [0, 2 * IN_MEMORY, 20 * IN_MEMORY] {
+            let budget = scratch.budget(32 * IN_MEMORY, capacity);
+            let mut buffer = ContentBuffer::new(&budget.allowance());
+            let mut come = 0;
+            let error = loop {
+                match buffer.extend(&[b'x'; 1000]) {
+                    Ok(()) => come += 1000,
+                    Err(error) => break error,
+                }
+                assert!(budget.used() <= 10 * IN_MEMORY, "{} of {come}", budget.used());
+            };
+            assert!(matches!(error, NoMemory::Disk(_)), "{error:?}");
+            assert!(come >= capacity.max(8 * IN_MEMORY) - 1000, "{come}");
+            drop(buffer);
+            assert_eq!((scratch.files(), budget.used()), (0, 0));
+        }
+    }
+
+    #[test]
     fn text_is_told_wherever_a_piece_ends() {
         let scratch = Scratch::new("text");
         let budget = scratch.budget(1 << 20, 1 << 30);

@@ -27,6 +27,7 @@ use crate::exchange::{Answer, Connection, Peer};
 use crate::memory::Charge;
 use crate::outgoing::Reply;
 use crate::service::{Plan, Service, Session};
+use crate::sink::Collector;
 use crate::socket::Stream;
 
 /// How long a closing connection is read, so that its last answer is not lost to a reset (RFC 9112 section 9.6):
@@ -141,7 +142,8 @@ impl Exchange<'_> {
         self.client.begin_request(manner.version, manner.persistence);
         let planned = self.session.plan(&mut head.parts, &self.connection);
         let plan = match planned {
-            Ok(plan) => plan,
+            Ok(plan) if !self.client.was_seen_leaving() => plan,
+            Ok(_) => return After::Close,
             Err(answer) => {
                 // It is not charged, and the client may be slow to take the answer.
                 drop(head);
@@ -169,6 +171,12 @@ impl Exchange<'_> {
     /// Answers a complete request.
     fn call(&mut self, plan: Plan, head: Head, body: Content, manner: Manner) -> After {
         let Self { session, output, writer, client, .. } = self;
+        if manner.version == Version::HTTP_10 && !client.stream.has_reset() {
+            // Of an answer without length, such a client could not see that it broke off.
+            let mut whole = Collector::new(session.memory());
+            let reply = session.call(plan, head.parts, body, self.connection, &mut whole);
+            return self.deliver(reply.whole(whole), manner).into();
+        }
         let mut flow = Flow::new(output, writer, client, session, manner);
         // Without its last chunk, or all that was announced, an answer is broken anyway.
         let broken =

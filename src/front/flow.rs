@@ -1,9 +1,9 @@
 //! An answer that is sent while it is produced: the sink of a waiting client.
 //!
-//! Owns its framing (RFC 9112 sections 6 and 7.1): the announced length, chunks, or the end of the connection for
-//! HTTP/1.0. Never waits: what the client does not take at once stays in one buffer, and no more is taken until it is
-//! gone. Invariants: an answer that fails midway has no end that a client could take for the real one; the content
-//! is never longer than announced; the memory is that of one buffer, however long the answer is.
+//! Owns its framing (RFC 9112 sections 6 and 7.1): the announced length, chunks, or, for HTTP/1.0, the end of a
+//! connection that can be reset. Never waits: what the client does not take at once stays in one buffer, and no more is
+//! taken until it is gone. Invariants: an answer that fails midway has no end that a client could take for the real
+//! one; the content is never longer than announced; the memory is that of one buffer, however long the answer is.
 
 use std::io::{self, ErrorKind, Write};
 use std::mem;
@@ -132,9 +132,25 @@ impl<'a, 's> Flow<'a, 's> {
             (None, Next::Chunks) => LAST_CHUNK,
             (None, Next::Length(0) | Next::UntilEnd | Next::End) => b"",
         };
+        self.arm();
         self.output.write_all(&self.buffer.bytes()[self.start..self.end])?;
         self.output.write_all(end)?;
+        self.disarm();
         Ok(self.manner.persistence)
+    }
+
+    /// Has the connection end with a reset if the answer has no other end than that, until it is whole. So a client sees
+    /// that it is broken, even when deferd itself ends.
+    fn arm(&self) {
+        if self.next == Next::UntilEnd {
+            self.client.stream.reset_at_end();
+        }
+    }
+
+    fn disarm(&self) {
+        if self.next == Next::UntilEnd {
+            self.client.stream.end_in_order();
+        }
     }
 
     /// The beginning of the room for content: a chunk has its size before that.
@@ -169,10 +185,17 @@ impl<'a, 's> Flow<'a, 's> {
         if self.start == self.end || self.lost.is_some() {
             return;
         }
+        if !self.is_sent {
+            self.arm();
+        }
         match self.output.offer(&self.buffer.bytes()[self.start..self.end]) {
             Ok(taken) => {
                 self.start += taken;
                 self.is_sent |= taken > 0;
+                if !self.is_sent {
+                    // Another answer may take its place.
+                    self.disarm();
+                }
                 self.waits = self.start < self.end;
             }
             Err(error) => {
@@ -196,12 +219,12 @@ impl<'a, 's> Flow<'a, 's> {
     /// Makes the room larger, once content has filled it and all of that was taken, if there is memory.
     fn grow(&mut self) {
         let may_grow = matches!(self.buffer, Buffer::Small(_)) && self.is_filled;
-        if may_grow
-            && self.end == 0
-            && self.charge.grow(LARGE).is_ok()
-            && let Ok(map) = MmapMut::map_anon(CHUNK_HEAD + LARGE + CHUNK_END.len())
-        {
-            self.buffer = Buffer::Large(map);
+        let charged = self.charge.bytes();
+        if may_grow && self.end == 0 && self.charge.grow(LARGE).is_ok() {
+            match MmapMut::map_anon(CHUNK_HEAD + LARGE + CHUNK_END.len()) {
+                Ok(map) => self.buffer = Buffer::Large(map),
+                Err(_) => self.charge.shrink_to(charged),
+            }
         }
         self.is_filled = false;
     }

@@ -65,7 +65,8 @@ impl Manner {
         Self { content, ..Self::LAST }
     }
 
-    /// Returns the form of the answer to a request with this head.
+    /// Returns the form of the answer to a request with this head as it came: a client reads the answer to the method
+    /// that it sent, not to the one by which that is overridden.
     pub fn of(head: &Head) -> Self {
         let is_head = head.parts.method == Method::HEAD;
         Self {

@@ -10,7 +10,6 @@
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -19,6 +18,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use rustix::event::PollFlags;
+use rustix::net::{SocketAddrUnix, getsockname};
 use tiny_http::Server;
 
 use super::head::{Framing, Head, Persistence};
@@ -30,10 +30,9 @@ use crate::access_log::RefusedHead;
 use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::{Answer, Connection, Peer};
-use crate::outgoing::Reply;
 use crate::service::{Service, Session};
 use crate::sink::Collector;
-use crate::socket::Listener;
+use crate::socket::{Listener, connect_to};
 
 /// Threads that take requests from the accept loop; so many synchronous requests run at once.
 const RECEIVERS: usize = 64;
@@ -105,7 +104,8 @@ fn wake(listener: &Listener) -> io::Result<()> {
         }
         Listener::Unix(listener) => {
             listener.set_nonblocking(true)?;
-            UnixStream::connect_addr(&listener.local_addr()?).map(drop)
+            let address = SocketAddrUnix::try_from(getsockname(listener)?)?;
+            connect_to(&address, WAKE_TIME).map(drop)
         }
     }
 }
@@ -266,10 +266,7 @@ impl Receiver {
             Ok(body) => {
                 // tiny_http takes whole answers only.
                 let mut sink = Collector::new(session.memory());
-                match session.call(plan, parts, body, connection, &mut sink) {
-                    Reply::Answer(answer) => answer,
-                    Reply::Sent | Reply::Broken(_) => sink.into_answer(),
-                }
+                session.call(plan, parts, body, connection, &mut sink).whole(sink)
             }
             Err(error) => session.refuse(&plan, &parts, &connection, &error),
         }

@@ -188,7 +188,9 @@ impl<'a> Output<'a> {
             let length = LengthOfGet(block.announced.map(HeaderValue::from));
             response.extensions_mut().insert(length);
         }
-        self.sink.begin(Head { response, length: block.announced, guard: Guard::Verbatim })?;
+        // If the method is an override of POST, the client expects the content of a POST: it has none.
+        let length = block.announced.filter(|_| has_content);
+        self.sink.begin(Head { response, length, guard: Guard::Verbatim })?;
         Ok(if has_content { Part::Content } else { Part::Dropped(Why::NoContent) })
     }
 

@@ -391,7 +391,9 @@ impl<'a> Pipes<'a> {
 
     fn wait(&self, others: &Others<'_>, timeout: Duration) -> Ready {
         let Others { wake, leader, client } = others;
-        let stdin = self.stdin.as_ref().map(|(pipe, _)| pipe.as_fd());
+        // What cannot be read is not fed, and its pipe would always be ready.
+        let stdin = self.stdin.as_ref().filter(|_| self.no_input.is_none());
+        let stdin = stdin.map(|(pipe, _)| pipe.as_fd());
         let taker = self.output.waits().filter(|_| !self.is_dropped);
         let stdout = self.stdout.as_ref().filter(|_| taker.is_none()).map(AsFd::as_fd);
         let stderr = self.stderr.as_ref().map(AsFd::as_fd);
@@ -542,4 +544,46 @@ fn read_once(
 
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::content::ContentFile;
+    use crate::files::{Files, Folder};
+    use crate::memory::Allowance;
+
+    /// The pipe stays ready for more until the script has ended, which may take its grace.
+    #[test]
+    fn input_that_cannot_be_read_is_not_fed_again() {
+        let path = std::env::temp_dir().join(format!("deferd-no-input-{}", std::process::id()));
+        let folder: Arc<dyn Files> = Arc::new(Folder::open(&path).unwrap());
+        let missing = ContentFile::kept(&folder, folder.new_name());
+        let script = Script {
+            program: Path::new("cat"),
+            directory: Path::new("/"),
+            environment: Vec::new(),
+            stdin: &Content::of_file(Arc::new(missing), 0..100),
+            time_limit: Duration::from_secs(60),
+            max_output: 100,
+            descriptor_limit: None,
+        };
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut output = ContentBuffer::new(&Allowance::default());
+        let execution = Execution::default();
+        let lines = Stderr::new(&execution, "cat");
+        let mut pipes = Pipes::new(&mut child, &script, &mut output, lines).unwrap();
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let others = Others { wake: &wake, leader: None, client: None };
+        assert!(pipes.serve(&others, Duration::from_secs(60)).stdin);
+        assert!(matches!(pipes.over(), Some(Error::Unavailable(_))));
+        assert!(!pipes.serve(&others, Duration::from_millis(10)).stdin);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+    }
 }

@@ -1,8 +1,8 @@
 //! Handlers, which run requests: their trait. They are in the files beside this.
 //!
 //! Owns what the handlers have in common. A handler gets a complete request and a handle that stops it; it writes the
-//! response into a sink, or returns it whole. Invariant: it sees no store, no queue and no connection, and cannot tell
-//! whether it runs for a job or for a client that waits.
+//! response into a sink, or returns it whole. Invariant: it sees no store, no queue and no connection; only the handle
+//! says for which job it runs, if any.
 
 pub mod cgi;
 pub mod child;

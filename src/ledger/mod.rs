@@ -220,7 +220,8 @@ pub enum List {
 pub enum Finished {
     /// It can be collected.
     Kept,
-    /// No client can ask for it, or its job was cancelled and has `410` instead.
+    /// No client can ask for it, or its job has an error instead: `410` because it was cancelled, `507` because the
+    /// response found no room.
     Dropped,
     /// The end stopped the job; the next process has it.
     Left,

@@ -369,14 +369,16 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of
-    /// it is to be charged. Returns the result, or the error that stands for one that does not fit: for
-    /// that there is room since the job was admitted.
+    /// it is to be charged. Returns the result.
+    ///
+    /// # Errors
+    /// The error that stands for a result that does not fit: for that there is room since the job was admitted.
     pub fn fit_result(
         &mut self,
         job: &JobKey,
         result: StoredResult,
         memory: impl Fn(&StoredResult) -> usize,
-    ) -> StoredResult {
+    ) -> Result<StoredResult, StoredResult> {
         let (line, room) = self.pending(job).map_or_else(<_>::default, |pending| {
             (pending.line.footprint(), pending.room_for_notices())
         });
@@ -384,11 +386,11 @@ impl<Q, R> Ledger<Q, R> {
             footprint: RECORD + line + result.footprint() + room.footprint,
             memory: line + memory(result) + room.memory,
         };
-        let Err(refused) = self.fit(job, size(&result)) else { return result };
+        let Err(refused) = self.fit(job, size(&result)) else { return Ok(result) };
         let error = result.without_room(&refused.of_result());
         let fits = self.fit(job, size(&error));
         debug_assert!(fits.is_ok(), "it was reserved");
-        error
+        Err(error)
     }
 
     /// Replaces the accounted size of a pending job.

@@ -76,10 +76,13 @@ fn finish(
     now: Moment,
 ) -> Finished {
     let Some(finishing) = ledger.begin_finish(job, response) else { return Finished::Dropped };
-    let mut result = finishing.result;
-    if !ledger.is_unwanted(job) {
-        result = ledger.fit_result(job, result, |result| RECORD + result.uncharged());
-    }
+    let fitted = if ledger.is_unwanted(job) {
+        Ok(finishing.result)
+    } else {
+        ledger.fit_result(job, finishing.result, |result| RECORD + result.uncharged())
+    };
+    let is_kept = fitted.is_ok() && finishing.cancelled == Cancelled::No;
+    let result = fitted.unwrap_or_else(|error| error);
     let summary = result.summary();
     let notices = ledger.take_notices(job, &result, summary, now, InMemory::All);
     let finished = ledger.finish(job, result, summary, now);
@@ -88,7 +91,7 @@ fn finish(
         let pending = Pending::waiting(route, call, line, size.footprint, charge, now.stamp);
         ledger.accept_notice(&job, Box::new(pending));
     }
-    if finishing.cancelled == Cancelled::Yes { Finished::Dropped } else { finished }
+    if is_kept { finished } else { Finished::Dropped }
 }
 
 impl Store for MemoryStore {

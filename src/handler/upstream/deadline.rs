@@ -59,6 +59,8 @@ pub struct CallContext {
     pub phase: Cell<Phase>,
     /// The part of the answer that is neither its head nor content.
     pub noise: Noise,
+    /// Whether the upstream takes no more of the request.
+    pub is_cut: Cell<bool>,
     /// Whether a read may wait for the upstream; else it fails with `WouldBlock`, and may be tried again.
     pub may_wait: Cell<bool>,
     origin: Cell<Origin>,
@@ -137,6 +139,7 @@ impl CallContext {
             limit: Cell::new(deadline),
             phase: Cell::new(Phase::Sending),
             noise: Noise::new(),
+            is_cut: Cell::new(false),
             may_wait: Cell::new(true),
             origin: Cell::new(Origin::Kept),
         });
@@ -154,6 +157,7 @@ impl CallContext {
     pub fn begin(&self) {
         self.origin.set(Origin::Kept);
         self.noise.reset();
+        self.is_cut.set(false);
         self.may_wait.set(true);
         self.begin_sending();
     }

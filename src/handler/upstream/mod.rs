@@ -14,7 +14,7 @@ mod request;
 mod resolve;
 mod socket;
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use ureq::{Agent, Body, SendBody};
 use super::hop_by_hop::{self, Direction};
 use super::{Handler, Outcome};
 use crate::config::{shown, shown_duration};
-use crate::content::NoMemory;
+use crate::content::{NoMemory, Reader};
 use crate::error::Error;
 use crate::exchange::{Call, Guard, LengthOfGet};
 use crate::job::execution::Execution;
@@ -137,6 +137,26 @@ const fn output_buffer(route: &UpstreamRoute) -> usize {
     route.max_head + 4096
 }
 
+/// The content of a request on its way. What the upstream does not take is not read: ureq asks for all of it before it
+/// reads the answer, which the upstream may have sent already.
+struct Upload<'a> {
+    reader: Reader,
+    /// How much was left out, in bytes.
+    skipped: usize,
+    context: &'a CallContext,
+}
+
+impl Read for Upload<'_> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        if !self.context.is_cut.get() {
+            return self.reader.read(target);
+        }
+        let n = target.len().min(self.reader.left() - self.skipped);
+        self.skipped += n;
+        Ok(n)
+    }
+}
+
 /// Why a call failed.
 #[derive(Debug)]
 enum Failure {
@@ -171,8 +191,8 @@ impl UpstreamHandler {
                 None => self.agent.run(request),
                 Some((Some(bytes), _)) => self.agent.run(request.map(|()| &**bytes)),
                 Some((None, content)) => {
-                    let mut reader = content.reader();
-                    self.agent.run(request.map(|()| SendBody::from_reader(&mut reader)))
+                    let mut upload = Upload { reader: content.reader(), skipped: 0, context };
+                    self.agent.run(request.map(|()| SendBody::from_reader(&mut upload)))
                 }
             };
             match sent {
@@ -370,5 +390,29 @@ impl Phase {
             (Self::Receiving, ErrorKind::TimedOut) => late("its answer was not complete in time"),
             (Self::Receiving, _) => bad("its answer broke off"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Content;
+    use std::time::Instant;
+
+    #[test]
+    fn content_that_the_upstream_does_not_take_is_not_read() {
+        let execution = Arc::new(Execution::default());
+        let far = Instant::now() + Duration::from_secs(3600);
+        let context = CallContext::enter(&execution, far, Duration::from_secs(1)).unwrap();
+        let content = Content::from(vec![b'x'; 100]);
+        let mut upload = Upload { reader: content.reader(), skipped: 0, context: &context };
+        let mut piece = [0; 30];
+        assert_eq!((upload.read(&mut piece).unwrap(), piece), (30, [b'x'; 30]));
+        context.is_cut.set(true);
+        let mut piece = [0; 30];
+        for expected in [30, 30, 10, 0, 0] {
+            assert_eq!((upload.read(&mut piece).unwrap(), piece), (expected, [0; 30]));
+        }
+        assert_eq!(upload.reader.left(), 70);
     }
 }

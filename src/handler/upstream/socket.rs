@@ -199,6 +199,8 @@ impl Transport for Socket {
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         let current = CallContext::get()?;
+        // Checked here too: a socket that takes everything, or nothing more, never waits.
+        current.may_go_on()?;
         let mut bytes = &self.buffers.output()[..amount];
         while !bytes.is_empty() && self.cut == Cut::No {
             match (&self.stream).write(bytes) {
@@ -211,6 +213,7 @@ impl Transport for Socket {
                 Err(_) => self.cut = Cut::Yes,
             }
         }
+        current.is_cut.set(self.cut == Cut::Yes);
         Ok(())
     }
 

@@ -221,7 +221,7 @@ impl DiskStore {
 
     /// Opens the content of a job's message, if that is in a file; of this footprint are both together.
     fn file(&self, job: &JobKey, footprint: usize) -> Result<Option<Content>, Unloaded> {
-        // Smaller content is in its message.
+        // Smaller content is in its message: no file of less becomes a job's content.
         if footprint <= IN_MEMORY {
             return Ok(None);
         }
@@ -404,12 +404,12 @@ impl Store for DiskStore {
     }
 
     fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished {
-        let response = match response.body().sync() {
-            Ok(()) => response,
+        let (response, is_durable) = match response.body().sync() {
+            Ok(()) => (response, true),
             Err(error) => {
                 let what = format!("the result cannot be made durable: {error}");
                 log::warn!("job={} {what}", job.id);
-                Error::InsufficientStorage(what.into()).response()
+                (Error::InsufficientStorage(what.into()).response(), false)
             }
         };
         // If it finds no room, its file is removed, and not under the lock.
@@ -422,7 +422,10 @@ impl Store for DiskStore {
         if is_behind {
             self.shared.wait_for_ease();
         }
-        finished
+        match finished {
+            Finished::Kept if !is_durable => Finished::Dropped,
+            finished => finished,
+        }
     }
 
     fn keep_place(&self, job: &JobKey) -> Option<RouteIndex> {

@@ -164,8 +164,10 @@ impl State {
         };
         let Finishing { result, cancelled, created, attempts } = finishing;
         let is_unwanted = self.ledger.is_unwanted(job);
-        let result =
-            if is_unwanted { result } else { self.ledger.fit_result(job, result, |_| RECORD) };
+        let fitted =
+            if is_unwanted { Ok(result) } else { self.ledger.fit_result(job, result, |_| RECORD) };
+        let is_kept = fitted.is_ok() && cancelled == Cancelled::No && !is_unwanted;
+        let result = fitted.unwrap_or_else(|error| error);
         let summary = result.summary();
         let result = Arc::new(result);
         let notices = self.ledger.take_notices(job, &result, summary, now, InMemory::Record);
@@ -198,7 +200,7 @@ impl State {
         if self.order(Order::new(change, on_durable, Ack::None, urgency)) {
             self.backlog += size;
         }
-        if is_unwanted || cancelled == Cancelled::Yes { Finished::Dropped } else { Finished::Kept }
+        if is_kept { Finished::Kept } else { Finished::Dropped }
     }
 
     /// Returns a notice as it is written, and as it enters the schedule once that is durable, so that none tells of a

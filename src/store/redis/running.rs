@@ -74,7 +74,8 @@ impl Inner {
         let mut result = result;
         let mut told =
             self.tell_result(run, &result.response, (&result.log, attempts.count), now, false);
-        if told.as_ref().is_ok_and(|reply| reply.text(0) == "full") {
+        let is_full = told.as_ref().is_ok_and(|reply| reply.text(0) == "full");
+        if is_full {
             result = result.without_room(&Refused::Full.of_result());
             told =
                 self.tell_result(run, &result.response, (&result.log, attempts.count), now, true);
@@ -98,7 +99,7 @@ impl Inner {
         }
         self.bell.ring(id);
         match word {
-            "kept" => Finished::Kept,
+            "kept" if !is_full => Finished::Kept,
             // The store was closed meanwhile.
             "" => Finished::Left,
             _ => Finished::Dropped,

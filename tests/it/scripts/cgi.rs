@@ -384,3 +384,18 @@ fn a_script_s_path_and_directory_are_its_own() {
     let directory = fixtures().canonicalize().unwrap();
     assert_eq!(reply.text(), format!("/cgi/s-where\n/some/path\n{}\n", directory.display()));
 }
+
+/// The method of the answer's framing is the one that the client has sent.
+#[test]
+fn a_post_that_stands_for_head_gets_an_answer_without_content() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let mut client = deferd.client();
+    let head = [("x-http-method-override", "HEAD")];
+    for output in ["Content-Type: a/b\nContent-Length: 5\n\nhello", "Content-Type: a/b\n\nhello"] {
+        for _ in 0..2 {
+            let reply = client.request("POST", "/cgi/s-cat", &head, output.as_bytes()).expect(200);
+            assert_eq!(reply.text(), "");
+            client.get("/_api/version").expect(200);
+        }
+    }
+}

@@ -16,7 +16,7 @@ use deferd::jobs::{Jobs, Limits};
 use deferd::memory::Budget;
 use deferd::metrics::Reason;
 use deferd::store::disk::Durability;
-use deferd::store::{List, Lookup, Refused, Store, Submission};
+use deferd::store::{Finished, List, Lookup, Refused, Store, Submission};
 
 /// Operations in a scenario: enough that each kind of them comes.
 const OPERATIONS: usize = 30;
@@ -205,6 +205,21 @@ fn a_start_that_is_not_recorded_is_none() {
         open(&Volume::of(volume.medium().synced()), Durability::Commit).expect("it opens");
     assert_eq!((found.waiting, found.interrupted), (1, 0));
     start(&store, &job);
+}
+
+/// So that a result which was collected for it is not gone with it.
+#[test]
+fn a_result_that_cannot_be_made_durable_counts_as_dropped() {
+    let volume = Volume::default();
+    let store = open(&volume, Durability::Commit).unwrap().0;
+    let job = submit(&store, 1, Keep::Result);
+    start(&store, &job);
+    let content = volume.content(&[b'x'; 200_000]).unwrap();
+    volume.fail(Some(FaultPlan { kind: Kind::Sync, after: 0, times: 1, how: How::Cleanly }));
+    let finished = store.finish(&job.key, http::Response::new(content), at(THEN));
+    assert_eq!(finished, Finished::Dropped);
+    eventually("it is done", || matches!(store.peek(&job.key), Lookup::Done(_)));
+    assert_eq!(collected(&store, &job).unwrap().result.ending().status, 507);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::unharmed;
@@ -131,6 +132,55 @@ fn an_http_1_0_client_reads_until_the_end() {
             let reply = client.try_read("GET").expect("an answer").expect(200);
             assert_eq!(reply.header("connection"), Some("keep-alive"));
         }
+    });
+}
+
+/// Without length, the end of the answer is that of the connection, and a reset is no end.
+#[test]
+fn an_http_1_0_client_sees_that_deferd_itself_has_ended() {
+    let deferd = Deferd::with_scripts("", &[]);
+    let steps = Steps::new();
+    let mut stream = asking(&deferd, &steps.target(), "1.0");
+    steps.go("1");
+    let mut answer = Vec::new();
+    let mut piece = [0; 1000];
+    while !answer.ends_with(b"step 1\n") {
+        let n = stream.read(&mut piece).unwrap();
+        assert!(n > 0, "it ends early");
+        answer.extend_from_slice(&piece[..n]);
+    }
+    deferd.signal("-KILL");
+    assert_eq!(stream.read(&mut piece).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+/// A Unix socket has no reset.
+#[test]
+fn an_http_1_0_client_of_a_unix_socket_gets_whole_answers() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let unix = format!("unix:{}", path.display());
+    let listen = ["--listen", "127.0.0.1:0", "--listen", &unix];
+    let deferd = Deferd::with_scripts(",timeout=2s", &listen);
+    let answer = |steps: &Steps| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {} HTTP/1.0\r\n\r\n", steps.target()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    unharmed(&deferd, || {
+        let (whole, broken) = (Steps::new(), Steps::new());
+        for step in [&whole, &broken] {
+            step.go("1");
+        }
+        whole.go("end");
+        let reply = answer(&whole);
+        assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+        assert!(reply.contains("content-length: 7\r\n") && reply.ends_with("\r\n\r\nstep 1\n"));
+        // It writes a step, and does not end in time.
+        let reply = answer(&broken);
+        assert!(reply.starts_with("HTTP/1.1 504 ") && !reply.contains("step 1"), "{reply}");
     });
 }
 

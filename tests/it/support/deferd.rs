@@ -21,6 +21,15 @@ pub fn is_shared() -> bool {
     std::env::var("DEFERD_TEST_OPTIONS").is_ok_and(|options| options.contains("--store"))
 }
 
+/// Runs a test over the store in memory and the one on disk, each with these arguments.
+pub fn in_both_stores(arguments: &[&str], test: impl Fn(&Deferd)) {
+    let dir = TempDir::new();
+    let data = dir.join("data");
+    for store in [&[][..], &["--data", data.to_str().unwrap()]] {
+        test(&Deferd::with_scripts("", &[store, arguments].concat()));
+    }
+}
+
 /// A deferd of a test, killed with it.
 pub struct Deferd {
     child: Child,

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::{Fails, failure};
 use crate::support::upstream::{Then, Upstream};
 use crate::support::{
-    Ability, Client, Deferd, Reply, TempDir, accept, eventually, lacks, run_deferd,
+    Ability, Client, Deferd, Reply, TempDir, accept, eventually, in_both_stores, lacks, run_deferd,
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -292,15 +292,21 @@ fn a_connection_that_never_answered_is_not_tried_again() {
 
 #[test]
 fn an_upstream_may_answer_before_it_has_read_everything() {
-    let upstream = Upstream::start(|_, stream| {
+    let upstream = Upstream::start(|got, stream| {
         let answer = b"HTTP/1.1 413 Too Much\r\ncontent-length: 4\r\nconnection: close\r\n\r\nmuch";
         stream.write_all(answer).unwrap();
-        Then::Hang
+        if got.line.contains("/early/closed") { Then::Close } else { Then::Hang }
     });
-    let deferd = deferd(&upstream, "");
+    let route = upstream.route("");
     let body = vec![b'x'; 8 << 20];
-    let reply = deferd.client().request("POST", "/up/early", &[], &body).expect(413);
-    assert_eq!(reply.text(), "much");
+    in_both_stores(&["--route", &route], |deferd| {
+        for target in ["/up/early", "/up/early/closed"] {
+            let reply = deferd.client().request("POST", target, &[], &body).expect(413);
+            assert_eq!(reply.text(), "much");
+            let id = deferd.client().store("POST", target, &body);
+            assert_eq!(deferd.client().result(&id).expect(413).text(), "much");
+        }
+    });
 }
 
 #[test]

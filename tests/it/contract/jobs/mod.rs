@@ -11,6 +11,7 @@ mod idempotency;
 mod lists;
 mod logs;
 mod metrics;
+mod nested;
 mod order;
 mod prefer;
 mod ranges;

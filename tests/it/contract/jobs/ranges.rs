@@ -1,6 +1,6 @@
 //! Ranges of a result's content (RFC 9110 section 14): a download that goes on where it broke off.
 
-use crate::support::{Deferd, TempDir};
+use crate::support::in_both_stores;
 
 /// More than stays in memory with `--data`.
 const SIZE: usize = 200_000;
@@ -10,18 +10,9 @@ fn content() -> Vec<u8> {
     (0..).flat_map(|n: u32| n.to_be_bytes()).take(SIZE).collect()
 }
 
-/// Runs a test over the store in memory and the one on disk.
-fn in_both_stores(test: impl Fn(&Deferd)) {
-    let dir = TempDir::new();
-    let data = dir.join("data");
-    for arguments in [&[][..], &["--data", data.to_str().unwrap()]] {
-        test(&Deferd::with_scripts("", arguments));
-    }
-}
-
 #[test]
 fn a_download_goes_on_where_it_broke_off() {
-    in_both_stores(|deferd| {
+    in_both_stores(&[], |deferd| {
         let mut client = deferd.client();
         let id = client.store("POST", "/run/s-cat", &content());
         client.wait_done(&id);
@@ -64,7 +55,7 @@ fn a_download_goes_on_where_it_broke_off() {
 
 #[test]
 fn head_says_the_length_and_collecting_gives_the_whole() {
-    in_both_stores(|deferd| {
+    in_both_stores(&[], |deferd| {
         let mut client = deferd.client();
         let id = client.store("POST", "/run/s-cat", &content());
         client.wait_done(&id);
@@ -80,7 +71,7 @@ fn head_says_the_length_and_collecting_gives_the_whole() {
 
 #[test]
 fn only_a_whole_200_has_ranges_and_its_own_tag_stays() {
-    in_both_stores(|deferd| {
+    in_both_stores(&[], |deferd| {
         let mut client = deferd.client();
         for (head, status, tag) in [
             ("Status: 404\n", 404, None),

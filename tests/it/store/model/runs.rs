@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::store::kit::*;
 use deferd::job::attempt::{Attempt, Claimed};
 use deferd::job::execution::Stop;
+use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, JobKey, Rerun, RouteIndex, Stamp};
 use deferd::store::Finished;
 
@@ -73,10 +74,15 @@ impl Trial {
         self.trace.note(format!("finish {} at {now:?}", key.id));
         let entry = &self.model[&key.id];
         let cancelled = entry.execution().is_some_and(|execution| execution.stopped().is_some());
-        let kept = entry.wanted && !cancelled;
-        let finished = self.store.finish(&key, response(entry.n), moment(now));
-        assert_eq!(finished, if kept { Finished::Kept } else { Finished::Dropped });
+        let its_own = response(entry.n);
+        let finished = self.store.finish(&key, its_own.clone(), moment(now));
         self.finished(key.id, cancelled, now);
+        // Neither of a job that no client can ask for, nor if an error took its place.
+        let kept = match self.model.get(&key.id).map(|entry| &entry.state) {
+            Some(State::Done { result, .. }) => *result == StoredResponse::from(its_own),
+            _ => false,
+        };
+        assert_eq!(finished, if kept { Finished::Kept } else { Finished::Dropped });
     }
 
     /// The work of a job has ended.
