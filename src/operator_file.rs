@@ -1,7 +1,7 @@
 //! The files that the operator names, which are read at start and again on SIGHUP: users, secrets, variables.
 //!
 //! Owns how they are read, not what is in them. Invariant: reading neither waits for another process nor takes more
-//! memory than [`MAX_SIZE`], whatever lies at the path.
+//! memory than `MAX_SIZE`, whatever lies at the path.
 
 use std::fs::{Metadata, OpenOptions};
 use std::io::Read;

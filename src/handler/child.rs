@@ -80,13 +80,13 @@ pub trait Stdout {
     /// Returns whether the script has written more than it announced, and may be ended.
     fn is_beyond_end(&self) -> bool;
 
-    /// As [`Sink::flush`].
+    /// As [`flush`](crate::sink::Sink::flush) of a sink.
     ///
     /// # Errors
     /// As there.
     fn flush(&mut self) -> Result<(), Lost>;
 
-    /// As [`Sink::waits`].
+    /// As [`waits`](crate::sink::Sink::waits) of a sink.
     fn waits(&self) -> Option<Waits<'_>>;
 }
 
