@@ -200,10 +200,9 @@ impl Engine {
         }
         let mut slot = self.borrow(insist)?;
         let outcome = self.run_over(&mut slot, operation, insist);
-        let is_submission = std::ptr::eq(operation.script, &raw const script::SUBMIT);
         let in_doubt = match outcome {
             Err(Trouble::Unreachable(_)) => operation.effect != Effect::Harmless,
-            Err(Trouble::Unreplicated) => is_submission,
+            Err(Trouble::Unreplicated) => operation.is_submission(),
             _ => false,
         };
         if in_doubt {
@@ -218,7 +217,7 @@ impl Engine {
 
     /// Has an operation undone that may have happened.
     pub fn give_up(&self, slot: &Slot, operation: &Operation) {
-        let key = if std::ptr::eq(operation.script, &raw const script::SUBMIT) {
+        let key = if operation.is_submission() {
             operation.arguments.get(12).cloned().unwrap_or_default()
         } else {
             Vec::new()
@@ -339,6 +338,7 @@ impl Engine {
         let spool = self.key(&format!("b:{}:{slot}", self.process));
         let size: usize = arguments.iter().map(|argument| argument.len()).sum();
         let mut is_large = size > LARGE;
+        let whole;
         if let Some((place, pieces)) = &operation.spool {
             let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
             is_large |= pieces.iter().map(|piece| piece.len()).sum::<usize>() > LARGE;
@@ -346,8 +346,17 @@ impl Engine {
                 wire.set_time(LARGE_REPLY_TIME)?;
             }
             wire.send(&[&[b"SET"], &[spool.as_bytes()], &pieces, &[b"EX"], &[b"600"]])?;
-            wire.receive().map_err(full)?;
-            arguments[*place] = spool.as_bytes();
+            match wire.receive().map_err(full) {
+                // An engine without memory refuses SET, but not the script that ends a job: it gets the message itself.
+                Err(Trouble::Full) if !operation.is_submission() => {
+                    whole = pieces.concat();
+                    arguments[*place - 1] = &whole;
+                }
+                answer => {
+                    answer?;
+                    arguments[*place] = spool.as_bytes();
+                }
+            }
         }
         let at = match (self.clock, operation.at) {
             (Clock::Caller, Some(now)) => now.stamp.micros().to_string(),
@@ -361,11 +370,16 @@ impl Engine {
             at.as_bytes(),
         ];
         parts.append(&mut arguments);
-        let value = call(wire, operation.script, &parts).map_err(full)?;
+        let answer = call(wire, operation.script, &parts).map_err(full);
+        let is_refused = matches!(answer, Err(Trouble::Full | Trouble::Refused(_)));
+        if is_refused && operation.is_submission() && operation.spool.is_some() {
+            // No script removes it.
+            wire.ask(&[b"UNLINK", spool.as_bytes()])?;
+        }
         if is_large {
             wire.set_time(REPLY_TIME)?;
         }
-        Ok(value)
+        answer
     }
 
     /// Waits until the replicas have what went over this connection, as many as have to.

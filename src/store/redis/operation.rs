@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::reply::Reply;
-use super::script::Script;
+use super::script::{self, Script};
 use crate::job::Moment;
 
 /// Why an operation did not happen, or may not have.
@@ -68,7 +68,8 @@ pub struct Operation {
     pub at: Option<Moment>,
     /// The arguments.
     pub arguments: Vec<Vec<u8>>,
-    /// The message that is sent ahead, and which argument names the place where it is.
+    /// The message that is sent ahead, and which argument names the place where it is; the one before is for the message
+    /// itself.
     pub spool: Option<(usize, Vec<Bytes>)>,
 }
 
@@ -76,6 +77,11 @@ impl Operation {
     /// Returns an operation without arguments.
     pub const fn new(script: &'static Script, effect: Effect) -> Self {
         Self { script, effect, at: None, arguments: Vec::new(), spool: None }
+    }
+
+    /// Whether it accepts a job.
+    pub fn is_submission(&self) -> bool {
+        std::ptr::eq(self.script, &raw const script::SUBMIT)
     }
 
     /// Says when it happens by the caller's clock.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use deferd::job::{Age, Keep, Moment};
-use deferd::store::{IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission};
+use deferd::store::{Finished, IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission};
 
 use super::audit::audit;
 use super::engine::Engine;
@@ -49,7 +49,7 @@ fn more_jobs_are_forgotten_than_one_call_takes() {
     assert_eq!(on.audit(), 630, "the work goes on");
     assert_eq!(claim_all(&on.store).len(), 30);
     for job in pending.iter().chain(&waiting) {
-        assert_eq!(finish(&on.store, job), deferd::store::Finished::Dropped);
+        assert_eq!(finish(&on.store, job), Finished::Dropped);
     }
     assert_eq!((on.audit(), on.stored()), (0, 0));
     drop(jobs);
@@ -102,6 +102,25 @@ fn results_and_keys_grow_old() {
     for job in &left {
         on.store.finish(job, response(0), at(LATER));
     }
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
+fn a_full_engine_takes_a_large_result_and_no_large_request() {
+    let on = On::with(one_lane(), 64 << 20);
+    let job = submit(&on.store, 1, Keep::Result);
+    start(&on.store, &job);
+    on.engine.command::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let large = http::Response::new(vec![b'x'; 200_000].into());
+    assert_eq!(on.store.finish(&job.key, large, at(THEN)), Finished::Kept);
+    let mut request = call(2, &nobody());
+    *request.request.body_mut() = vec![b'.'; 200_000].into();
+    let refused = offer(&on.store, request, Keep::Result, at(THEN));
+    assert!(matches!(refused, Err(Refused::EngineFull)), "{refused:?}");
+    assert_eq!(on.engine.command::<Vec<String>>(&["KEYS", "*:b:*"]), [""; 0]);
+    let Delivery { result, id } = collected(&on.store, &job).expect("it is done");
+    assert_eq!(result.to_response().body().len(), 200_000);
+    on.store.confirm(&job.key, id, at(THEN));
     assert_eq!((on.audit(), on.stored()), (0, 0));
 }
 
