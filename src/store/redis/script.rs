@@ -70,8 +70,8 @@ scripts! {
     RECORDS: "records", "no-writes";
     /// Reads the counters.
     STATS: "stats", "no-writes";
-    /// Reads a key.
-    RECALL: "recall", "no-writes";
+    /// Finds the job of a key.
+    RECALL: "recall", "allow-oom";
     /// Begins an incarnation.
     JOIN: "join", "allow-oom";
     /// Keeps it alive.

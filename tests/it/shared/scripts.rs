@@ -1,10 +1,11 @@
 //! The scripts that clients reach seldom, through the store: deletions of more than one call takes, what grows old, the
 //! logs that are kept, operations that were given up. After each, all that is in the engine is audited.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deferd::job::{Age, Keep, Moment};
-use deferd::store::{Finished, IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission};
+use deferd::store::{Accepted, Finished, IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission};
 
 use super::audit::audit;
 use super::engine::Engine;
@@ -26,6 +27,52 @@ impl On {
     fn audit(&self) -> usize {
         self.store.flush().unwrap();
         audit(&mut self.engine.connect(), "default")
+    }
+
+    /// Submits a job with a key of its own.
+    fn keyed(&self, n: usize, now: Moment) -> (Result<Accepted, Refused>, IdempotencyKey) {
+        let (call, route) = (call(n, &nobody()), deferd::job::RouteIndex(0));
+        let key = IdempotencyKey { key: format!("key {n}").into(), fingerprint: [7; 32] };
+        let line = line(&call);
+        let submission = Submission {
+            call,
+            route,
+            line,
+            keep: Keep::Result,
+            key: Some(key.clone()),
+            callback: None,
+        };
+        (self.store.submit(submission, now), key)
+    }
+
+    /// Notes the reply of a submission as that of a connection whose client never got it.
+    fn note_lost_reply(&self) {
+        let slots: BTreeMap<String, Vec<u8>> = self.engine.command(&["HGETALL", &self.memo()]);
+        let reply = slots.values().find(|reply| reply.windows(3).any(|part| part == b"new"));
+        let mut command = redis::cmd("HSET");
+        command.arg(self.memo()).arg("99").arg(reply.unwrap());
+        command.query::<()>(&mut self.engine.connect()).unwrap();
+    }
+
+    /// Undoes that submission.
+    fn withdraw(&self, key: &IdempotencyKey) {
+        let code = concat!(
+            include_str!("../../../src/store/redis/scripts/prologue.lua"),
+            include_str!("../../../src/store/redis/scripts/withdraw.lua")
+        );
+        let memo = self.memo();
+        let reply: Vec<u8> = self.engine.command(&["HGET", &memo, "99"]);
+        let reply = String::from_utf8_lossy(&reply);
+        let (number, _) = reply.split_once('|').unwrap();
+        let process = memo.rsplit(':').next().unwrap();
+        let prefix = "deferd:{default}:";
+        let parts = ["EVAL", code, "1", prefix, process, "", "", "", "99", number, &*key.key];
+        self.engine.command::<Vec<String>>(&parts);
+    }
+
+    /// The key of this instance's replies.
+    fn memo(&self) -> String {
+        self.engine.command::<Vec<String>>(&["KEYS", "*:m:*"]).remove(0)
     }
 
     fn stored(&self) -> usize {
@@ -68,21 +115,7 @@ fn more_jobs_are_forgotten_than_one_call_takes() {
 #[test]
 fn results_and_keys_grow_old() {
     let on = On::with(one_lane(), 64 << 20);
-    let keyed = |n: usize, now: Moment| {
-        let (call, route) = (call(n, &nobody()), deferd::job::RouteIndex(0));
-        let key = IdempotencyKey { key: format!("key {n}").into(), fingerprint: [7; 32] };
-        let line = line(&call);
-        let submission = Submission {
-            call,
-            route,
-            line,
-            keep: Keep::Result,
-            key: Some(key.clone()),
-            callback: None,
-        };
-        (on.store.submit(submission, now), key)
-    };
-    let ids: Vec<_> = (0..520).map(|n| keyed(n, at(THEN)).0.unwrap().id()).collect();
+    let ids: Vec<_> = (0..520).map(|n| on.keyed(n, at(THEN)).0.unwrap().id()).collect();
     for (n, id) in ids.iter().enumerate().take(515) {
         start(&on.store, &Job { n, key: key(*id) });
         on.store.finish(&key(*id), response(n), at(THEN));
@@ -91,11 +124,11 @@ fn results_and_keys_grow_old() {
     assert_eq!(on.store.expire(age(1000)), Ok(0), "not before its time");
     assert_eq!(on.store.expire(age(1001)), Ok(515));
     // Those whose jobs are pending keep their keys.
-    let (again, reused) = keyed(519, at(LATER));
+    let (again, reused) = on.keyed(519, at(LATER));
     assert_eq!(again.unwrap().id(), ids[519]);
     let other = IdempotencyKey { fingerprint: [8; 32], ..reused };
     assert_eq!(on.store.recall(&nobody(), &other), Err(Refused::KeyReused));
-    assert_ne!(keyed(3, at(LATER)).0.unwrap().id(), ids[3]);
+    assert_ne!(on.keyed(3, at(LATER)).0.unwrap().id(), ids[3]);
     assert_eq!(on.audit(), 6);
     on.store.forget_all(&nobody()).unwrap();
     let left = claim_all(&on.store);
@@ -121,6 +154,35 @@ fn a_full_engine_takes_a_large_result_and_no_large_request() {
     let Delivery { result, id } = collected(&on.store, &job).expect("it is done");
     assert_eq!(result.to_response().body().len(), 200_000);
     on.store.confirm(&job.key, id, at(THEN));
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
+fn a_submission_that_is_given_up_leaves_a_job_that_another_request_was_told() {
+    let on = On::with(one_lane(), 64 << 20);
+    let (alone, key) = on.keyed(1, at(THEN));
+    assert!(alone.is_ok());
+    on.note_lost_reply();
+    on.withdraw(&key);
+    assert_eq!(on.store.recall(&nobody(), &key), Ok(None));
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+    for told_by_submission in [true, false] {
+        let (first, key) = on.keyed(1, at(THEN));
+        let id = first.unwrap().id();
+        on.note_lost_reply();
+        if told_by_submission {
+            assert_eq!(on.keyed(1, at(THEN)).0, Ok(Accepted::Known(id)));
+        } else {
+            assert_eq!(on.store.recall(&nobody(), &key), Ok(Some(id)));
+        }
+        on.withdraw(&key);
+        assert_eq!(on.audit(), 1);
+        assert_eq!(on.store.recall(&nobody(), &key), Ok(Some(id)));
+        let job = Job { n: 1, key: self::key(id) };
+        start(&on.store, &job);
+        assert_eq!(finish(&on.store, &job), Finished::Kept);
+        on.store.forget_all(&nobody()).unwrap();
+    }
     assert_eq!((on.audit(), on.stored()), (0, 0));
 }
 

@@ -74,6 +74,11 @@ local function job(id, ...)
     return found
 end
 
+-- Notes that a job was told of by its key: it stays, even if the submission that made it is given up.
+local function mark(id)
+    if call('EXISTS', P .. 'j:' .. id) == 1 then call('HSET', P .. 'j:' .. id, 'K', '1') end
+end
+
 local function tell(inc, message)
     local proc = call('HGET', P .. 'i:' .. inc, 'proc')
     if proc then call('PUBLISH', P .. 'c:' .. proc, message) end

@@ -16,6 +16,7 @@ if key ~= '' then
     if known then
         local own, id = string.match(known, '^(%x+) (%d+)$')
         if own ~= fingerprint then return refuse('reused') end
+        mark(id)
         return refuse('known', id)
     end
     if meta('keybytes') + key_size > math.floor(capacity / 4) then return refuse('keys') end

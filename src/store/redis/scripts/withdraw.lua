@@ -1,5 +1,5 @@
 -- withdraw: undoes an operation whose reply never came, and keeps it from happening late. ARGV[5..]: slot and number of
--- the operation.
+-- the operation, and the key of the job that it submits (or empty).
 -- Replies `withdrawn`. May happen twice.
 local slot, number = ARGV[5], ARGV[6]
 local last, packed = memo(slot)
@@ -9,8 +9,9 @@ elseif last == tonumber(number) then
     local was = cmsgpack.unpack(packed)
     local id = was[2]
     call('HSET', P .. 'm:' .. PROC, slot, number .. '|' .. cmsgpack.pack({'withdrawn'}))
-    if was[1] == 'new' then
-        local j = job(id, 's', 'o', 'b', 'l', 'w', 'i')
+    local j = was[1] == 'new' and job(id, 's', 'o', 'b', 'l', 'w', 'i', 'K')
+    -- Another request may have got this job by its key: then it stays, and its key.
+    if j and not j.K then
         if j.s == 'q' then
             call('ZREM', P .. 'l:' .. j.l, id)
             call('ZREM', P .. 'p:' .. j.o, id)
