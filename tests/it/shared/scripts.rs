@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deferd::job::{Age, Keep, Moment};
-use deferd::store::{Accepted, Finished, IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission};
+use deferd::store::redis::Clock;
+use deferd::store::{
+    Accepted, Finished, IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission,
+};
 
 use super::audit::audit;
 use super::engine::Engine;
-use super::suites::open;
+use super::suites::{open, open_by};
 use crate::store::kit::*;
 
 /// An engine, and the store on it.
@@ -22,6 +25,12 @@ impl On {
     fn with(plan: Plan, capacity: usize) -> Self {
         let engine = Engine::start(&[]);
         Self { store: open(&engine, plan, capacity), engine }
+    }
+
+    /// One whose engine has the time, as where deferd runs.
+    fn by_its_clock() -> Self {
+        let engine = Engine::start(&[]);
+        Self { store: open_by(Clock::Engine, &engine, one_lane(), 64 << 20), engine }
     }
 
     fn audit(&self) -> usize {
@@ -183,6 +192,23 @@ fn a_submission_that_is_given_up_leaves_a_job_that_another_request_was_told() {
         assert_eq!(finish(&on.store, &job), Finished::Kept);
         on.store.forget_all(&nobody()).unwrap();
     }
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
+fn keys_that_stay_do_not_keep_expiry_going() {
+    let on = On::by_its_clock();
+    let now = deferd::clock::now();
+    let ids: Vec<_> = (0..600).map(|n| on.keyed(n, now).0.unwrap().id()).collect();
+    let all = Age::from_micros(i64::MAX);
+    assert_eq!(on.store.expire(all), Ok(0));
+    for (n, id) in ids.iter().enumerate() {
+        let job = Job { n, key: key(*id) };
+        start(&on.store, &job);
+        finish(&on.store, &job);
+    }
+    assert_eq!(on.store.expire(all), Ok(600));
+    assert_eq!(on.store.expire(all), Ok(0));
     assert_eq!((on.audit(), on.stored()), (0, 0));
 }
 

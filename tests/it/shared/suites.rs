@@ -32,11 +32,16 @@ pub fn shared_with(plan: Plan) -> Arc<dyn Store> {
 
 /// Opens the store on an engine, with the clock of the test.
 pub fn open(engine: &Engine, plan: Plan, capacity: usize) -> SharedStore {
+    open_by(Clock::Caller, engine, plan, capacity)
+}
+
+/// Opens the store on an engine.
+pub fn open_by(clock: Clock, engine: &Engine, plan: Plan, capacity: usize) -> SharedStore {
     let sharing = Sharing {
         address: StoreAddress::parse(&engine.address()).unwrap(),
         lease: Duration::from_secs(10),
         durability: Durability::Relaxed,
-        clock: Clock::Caller,
+        clock,
         switches: Switches::default(),
     };
     let lanes: Vec<String> = (0..plan.lanes.len()).map(|n| format!("/lane{n}/")).collect();

@@ -18,6 +18,7 @@ for _, id in ipairs(ids) do
         remove(id, j.b)
     end
 end
+local removed = 0
 local keys = call('ZRANGEBYSCORE', P .. 'ke', '-inf', before, 'LIMIT', 0, 512)
 for _, member in ipairs(keys) do
     local owner, key = string.match(member, '^([^\n]*)\n(.*)$')
@@ -28,6 +29,7 @@ for _, member in ipairs(keys) do
         call('ZADD', P .. 'ke', text(limit), member)
     else
         call('ZREM', P .. 'ke', member)
+        removed = removed + 1
         if known then
             local size = 224 + 2 * allocated(#key)
             call('HDEL', P .. 'k:' .. owner, key)
@@ -37,4 +39,5 @@ for _, member in ipairs(keys) do
         end
     end
 end
-return reply({'expired', text(#ids), (#ids == 512 or #keys == 512) and 'more' or nil})
+-- Keys that stay are looked at again with the next call, for which they are old again: they alone are not more.
+return reply({'expired', text(#ids), (#ids == 512 or #keys == 512 and removed > 0) and 'more' or nil})
