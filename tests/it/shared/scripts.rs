@@ -1,7 +1,7 @@
 //! The scripts that clients reach seldom, through the store: deletions of more than one call takes, what grows old, the
 //! logs that are kept, operations that were given up. After each, all that is in the engine is audited.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use deferd::job::{Age, Keep, Moment};
@@ -14,6 +14,7 @@ use super::audit::audit;
 use super::engine::Engine;
 use super::suites::{open, open_by};
 use crate::store::kit::*;
+use crate::support::eventually;
 
 /// An engine, and the store on it.
 struct On {
@@ -210,6 +211,20 @@ fn keys_that_stay_do_not_keep_expiry_going() {
     assert_eq!(on.store.expire(all), Ok(600));
     assert_eq!(on.store.expire(all), Ok(0));
     assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
+fn an_engine_that_lost_all_gives_out_no_incarnation_again() {
+    let engine = Engine::start(&[]);
+    let incarnations = |engine: &Engine| {
+        engine.command::<BTreeSet<u64>>(&["ZRANGE", "deferd:{default}:i", "0", "-1"])
+    };
+    let _first = open(&engine, one_lane(), CAPACITY);
+    let _second = open(&engine, one_lane(), CAPACITY);
+    let before = incarnations(&engine);
+    engine.command::<()>(&["FLUSHALL"]);
+    eventually("both are back", || incarnations(&engine).len() == 2);
+    assert_eq!(before.intersection(&incarnations(&engine)).count(), 0);
 }
 
 #[test]
