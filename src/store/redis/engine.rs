@@ -307,7 +307,7 @@ impl Engine {
             Effect::Once | Effect::Replicated if self.memo => slot.operations.to_string(),
             _ => String::new(),
         };
-        let sent = self.send(&mut wire, slot.number, &number, operation);
+        let sent = self.send(&mut wire, slot, &number, operation);
         match sent {
             Ok(value) => {
                 let replicated = self.replicate(&mut wire, operation.effect);
@@ -329,13 +329,14 @@ impl Engine {
     fn send(
         &self,
         wire: &mut Wire,
-        slot: u64,
+        slot: &Slot,
         number: &str,
         operation: &Operation,
     ) -> Result<Value, Trouble> {
-        let slot = slot.to_string();
+        // It names the operation: what comes late does not take the place of the next one's.
+        let spool = self.key(&format!("b:{}:{}:{}", self.process, slot.number, slot.operations));
+        let slot = slot.number.to_string();
         let mut arguments: Vec<&[u8]> = operation.arguments.iter().map(Vec::as_slice).collect();
-        let spool = self.key(&format!("b:{}:{slot}", self.process));
         let size: usize = arguments.iter().map(|argument| argument.len()).sum();
         let mut is_large = size > LARGE;
         let whole;

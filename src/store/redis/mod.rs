@@ -20,7 +20,7 @@
 //! | `hz`, `z`, `hb` | up to which id an owner has forgotten all; lists to be purged; deletions by time under way |
 //! | `i`, `i:INC`, `gone` | living incarnations by the end of their lease; what they are; dead ones being reaped |
 //! | `run:INC`, `dlv:INC`, `x:INC`, `h:PREFIX` | what an incarnation runs, delivers, has to stop; who found a lane empty |
-//! | `m:PROCESS`, `b:PROCESS:SLOT` | the memo: the last reply of each connection; a large body on its way |
+//! | `m:PROCESS`, `b:PROCESS:SLOT:N` | the memo: the last reply of each connection; a large body on its way |
 //!
 //! # What it survives
 //!

@@ -3,6 +3,7 @@
 -- Replies `withdrawn`. May happen twice.
 local slot, number = ARGV[5], ARGV[6]
 local last, packed = memo(slot)
+call('UNLINK', P .. 'b:' .. PROC .. ':' .. slot .. ':' .. number)
 if last < tonumber(number) then
     call('HSET', P .. 'm:' .. PROC, slot, number .. '|' .. cmsgpack.pack({'withdrawn'}))
 elseif last == tonumber(number) then
