@@ -54,7 +54,8 @@ impl Store for SharedStore {
             keep,
             connection: call.connection,
             auth_type: call.auth_type,
-            path: call.request.uri().path().to_owned(),
+            // The lane is beside it, and the path is in the request.
+            path: String::new(),
             callback: None,
         };
         let owner = call.owner.clone();
