@@ -273,7 +273,9 @@ impl Engine {
                     return Ok(reply);
                 }
                 // It happened, or the engine has said that it did not.
-                Err(trouble @ (Trouble::Full | Trouble::Closed)) => return Err(trouble),
+                // One that was in doubt before stays so, although it is refused now.
+                Err(Trouble::Full) => return Err(in_doubt.unwrap_or(Trouble::Full)),
+                Err(Trouble::Closed) => return Err(Trouble::Closed),
                 Err(Trouble::Unreplicated) if insist != Insist::Yes => {
                     return Err(Trouble::Unreplicated);
                 }
