@@ -54,8 +54,8 @@ impl Config {
         Sizes {
             memory,
             stored,
-            body: self.max_body.unwrap_or(content).min(most),
-            output: self.max_output.unwrap_or(content).min(most),
+            body: self.max_body.unwrap_or(content.min(most)),
+            output: self.max_output.unwrap_or(content.min(most)),
         }
     }
 
@@ -73,18 +73,23 @@ impl Config {
         (self.max_memory / 2).saturating_sub(beside).max(self.max_memory / 4)
     }
 
-    /// Checks that content of the largest size fits into memory, if it must.
+    /// Checks that the largest content that is allowed by name can be received, and read back.
     pub(super) fn check_sizes(&self) -> Result<(), Invalid> {
-        if self.is_stored_elsewhere() {
-            return Ok(());
-        }
+        let most = self.most_content();
         let check = |place: &str, size: Option<usize>| {
-            let Some(size) = size.filter(|size| *size > self.max_memory) else { return Ok(()) };
+            let Some(size) = size.filter(|size| *size > most) else { return Ok(()) };
             let memory = shown(self.max_memory);
-            let what = format!(
-                "without --data content is in memory, and --max-memory is {memory}: raise that, or \
-                 lower this"
-            );
+            let what = if self.store.is_some() {
+                format!(
+                    "with --store content may take {most} bytes, because --max-memory is {memory}: raise that, or \
+                     lower this"
+                )
+            } else {
+                format!(
+                    "without --data content is in memory, and --max-memory is {memory}: raise that, or \
+                     lower this"
+                )
+            };
             Err(Invalid::new(place, &shown(size), what))
         };
         check(&self.place("max-body"), self.max_body)?;
@@ -212,6 +217,27 @@ mod tests {
             assert!(error.contains(named) && error.contains("--max-memory is 16M"), "{error}");
             let on_disk = Config { data: Some("/x".into()), ..config };
             assert!(on_disk.check_sizes().is_ok());
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn content_that_could_not_be_read_back_is_refused_at_start() {
+        let address = crate::config::StoreAddress::parse("redis://h:1").unwrap();
+        let config = Config { max_memory: 16 << 20, store: Some(address), ..Config::default() };
+        let most = config.most_content();
+        assert!(most < 8 << 20);
+        for (size, is_ok) in [(most, true), (most + 1, false)] {
+            let body = Config { max_body: Some(size), ..config.clone() };
+            let output = Config { max_output: Some(size), ..config.clone() };
+            for config in [body, output] {
+                let checked = config.check_sizes().map_err(|error| error.to_string());
+                assert_eq!(checked.is_ok(), is_ok, "{checked:?}");
+                let names_both = |error: &String| {
+                    error.contains(&most.to_string()) && error.contains("--max-memory is 16M")
+                };
+                assert!(checked.as_ref().err().is_none_or(names_both), "{checked:?}");
+            }
         }
     }
 

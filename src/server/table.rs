@@ -249,7 +249,7 @@ fn script(
 
 /// Returns how much a script or upstream of this route may give, in bytes.
 fn max_output(route: &RouteConfig, config: &Config) -> usize {
-    route.max_output.map_or(config.sizes().output, |most| most.min(config.most_content()))
+    route.max_output.unwrap_or(config.sizes().output)
 }
 
 fn upstream(route: &RouteConfig, config: &Config, uri: &Uri) -> Result<UpstreamRoute, Invalid> {
