@@ -214,6 +214,20 @@ fn keys_that_stay_do_not_keep_expiry_going() {
 }
 
 #[test]
+fn nothing_expires_before_the_first_beat_behind_an_outage() {
+    let on = On::by_its_clock();
+    let job = submit(&on.store, 1, Keep::Result);
+    start(&on.store, &job);
+    finish(&on.store, &job);
+    let clock: Vec<u64> = on.engine.command(&["TIME"]);
+    let day_before = ((clock[0] - 86_400) * 1_000_000).to_string();
+    on.engine.command::<()>(&["HSET", "deferd:{default}:meta", "beat", &day_before]);
+    assert_eq!(on.store.expire(Age::from_micros(i64::MAX)), Ok(0));
+    assert!(deliver(&on.store, &job));
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
 fn an_engine_that_lost_all_gives_out_no_incarnation_again() {
     let engine = Engine::start(&[]);
     let incarnations = |engine: &Engine| {

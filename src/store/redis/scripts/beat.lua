@@ -7,7 +7,7 @@ call('ZADD', P .. 'i', text(now + lease), inc)
 -- A time without a beat, or a clock that jumped, makes nothing older.
 local gap = now - meta('beat')
 if meta('beat') ~= 0 and (gap > lease or gap < 0) then add('off', gap) end
-call('HSET', META, 'beat', text(now))
+call('HSET', META, 'beat', text(now), 'lease', text(lease))
 for n = 7, #ARGV, 2 do
     if call('HGET', P .. 'j:' .. ARGV[n], 'i') == inc then call('HSET', P .. 'j:' .. ARGV[n], 'p', ARGV[n + 1]) end
 end
