@@ -373,14 +373,14 @@ impl Store for SharedStore {
     }
 
     fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
-        self.0.untold.add(job.id);
+        let ended = self.0.untold.add(job.id, delivery);
         // Its end is that of the store.
-        let _ = self.0.tasks.send(Task::Confirm(job.id, delivery, now));
+        let _ = self.0.tasks.send(Task::Confirm(ended, now));
     }
 
     fn restore(&self, job: &JobKey, delivery: DeliveryId) {
-        self.0.untold.add(job.id);
-        let _ = self.0.tasks.send(Task::Restore(job.id, delivery));
+        let ended = self.0.untold.add(job.id, delivery);
+        let _ = self.0.tasks.send(Task::Restore(ended));
     }
 
     fn cancel(&self, job: &JobKey, now: Moment) -> Result<bool, StoreUnavailable> {

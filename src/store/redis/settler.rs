@@ -3,7 +3,7 @@
 //! Owns what is not told yet. Invariants: each of it is tried until it succeeds or the store is closed; a thread that
 //! asks for a job waits a moment for what is to be told of that job, so that it sees its own words.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,57 +23,91 @@ const WAIT: Duration = Duration::from_secs(2);
 
 /// What is to be told.
 pub enum Task {
-    /// A delivery succeeded.
-    Confirm(JobId, DeliveryId, Moment),
+    /// A delivery succeeded, at a moment.
+    Confirm(Ended, Moment),
     /// It failed.
-    Restore(JobId, DeliveryId),
+    Restore(Ended),
     /// An operation was given up.
     Withdraw(GivenUp),
     /// The store is closed.
     End,
 }
 
+/// A delivery that ended, in the order of the ends.
+pub struct Ended {
+    number: u64,
+    id: JobId,
+    delivery: DeliveryId,
+}
+
 /// What is not told yet.
 #[derive(Default)]
 pub struct Untold {
-    jobs: Mutex<HashMap<JobId, usize>>,
+    waiting: Mutex<Waiting>,
     told: Condvar,
 }
 
+#[derive(Default)]
+struct Waiting {
+    /// The number of the last delivery that ended.
+    last: u64,
+    /// The numbers of those that are not told.
+    numbers: BTreeSet<u64>,
+    /// How many of them are of each job.
+    jobs: HashMap<JobId, usize>,
+}
+
 impl Untold {
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, usize>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that something is to be told of a job.
-    pub fn add(&self, id: JobId) {
-        *self.lock().entry(id).or_default() += 1;
+    /// Notes that a delivery ended, which is to be told.
+    pub fn add(&self, id: JobId, delivery: DeliveryId) -> Ended {
+        let mut waiting = self.lock();
+        waiting.last += 1;
+        let number = waiting.last;
+        waiting.numbers.insert(number);
+        *waiting.jobs.entry(id).or_default() += 1;
+        Ended { number, id, delivery }
     }
 
-    fn remove(&self, ids: impl Iterator<Item = JobId>) {
-        let mut jobs = self.lock();
-        for id in ids {
-            if let Some(count) = jobs.get_mut(&id) {
+    fn remove(&self, told: impl Iterator<Item = (u64, JobId)>) {
+        let mut waiting = self.lock();
+        for (number, id) in told {
+            waiting.numbers.remove(&number);
+            if let Some(count) = waiting.jobs.get_mut(&id) {
                 *count -= 1;
                 if *count == 0 {
-                    jobs.remove(&id);
+                    waiting.jobs.remove(&id);
                 }
             }
         }
-        drop(jobs);
+        drop(waiting);
         self.told.notify_all();
     }
 
-    /// Waits until nothing is to be told of this job, or of any, for a moment; whether it is so.
+    /// Waits until nothing is to be told of this job, or nothing of any that ended before, for a moment; whether it is so.
     pub fn wait(&self, id: Option<JobId>) -> bool {
-        let deadline = Instant::now() + WAIT;
-        let mut jobs = self.lock();
-        while id.map_or(!jobs.is_empty(), |id| jobs.contains_key(&id)) {
+        self.wait_for(id, WAIT)
+    }
+
+    /// The same, for no longer than a span.
+    pub fn wait_for(&self, id: Option<JobId>, span: Duration) -> bool {
+        let deadline = Instant::now() + span;
+        let mut waiting = self.lock();
+        let last = waiting.last;
+        let is_untold = |waiting: &Waiting| match id {
+            Some(id) => waiting.jobs.contains_key(&id),
+            None => waiting.numbers.first().is_some_and(|first| *first <= last),
+        };
+        while is_untold(&waiting) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            jobs = self.told.wait_timeout(jobs, left).unwrap_or_else(PoisonError::into_inner).0;
+            waiting =
+                self.told.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
@@ -86,28 +120,28 @@ pub fn run(engine: &Engine, tasks: &Receiver<Task>, untold: &Untold, keeps_logs:
     while let Some(task) = next.take().or_else(|| tasks.recv().ok()) {
         let logs = if keeps_logs { "1" } else { "0" };
         let mut operation = Operation::new(&script::SETTLE, Effect::Once).with(logs);
-        let mut ids = Vec::new();
+        let mut told = Vec::new();
         let mut task = Some(task);
         while let Some(current) = task.take() {
-            let (kind, id, delivery) = match current {
-                Task::Confirm(id, delivery, now) => {
+            let (kind, Ended { number, id, delivery }) = match current {
+                Task::Confirm(ended, now) => {
                     operation = operation.at(now);
-                    ("confirm", id, delivery)
+                    ("confirm", ended)
                 }
-                Task::Restore(id, delivery) => ("restore", id, delivery),
+                Task::Restore(ended) => ("restore", ended),
                 other => {
                     next = Some(other);
                     break;
                 }
             };
-            ids.push(id);
+            told.push((number, id));
             operation = operation.with(kind).with(id.to_string()).with(delivery.0.to_string());
-            task = if ids.len() < BATCH { tasks.try_recv().ok() } else { None };
+            task = if told.len() < BATCH { tasks.try_recv().ok() } else { None };
         }
-        if !ids.is_empty() {
-            let told = engine.run_over(&mut slot, &operation, Insist::Yes);
-            untold.remove(ids.into_iter());
-            if matches!(told, Err(Trouble::Closed)) {
+        if !told.is_empty() {
+            let settled = engine.run_over(&mut slot, &operation, Insist::Yes);
+            untold.remove(told.into_iter());
+            if matches!(settled, Err(Trouble::Closed)) {
                 return;
             }
         }
@@ -123,5 +157,32 @@ pub fn run(engine: &Engine, tasks: &Receiver<Task>, untold: &Untold, keeps_logs:
             }
             other => next = other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_waits_for_what_ended_before_and_not_for_what_comes() {
+        let untold = Untold::default();
+        let end = |n: u64| untold.add(JobId::parse(&n.to_string()).unwrap(), DeliveryId(n));
+        std::thread::scope(|scope| {
+            let mut before = end(1);
+            let waits = scope.spawn(|| untold.wait_for(None, Duration::from_secs(20)));
+            // At no time is all told.
+            for n in 2.. {
+                let next = end(n);
+                untold.remove([(before.number, before.id)].into_iter());
+                before = next;
+                if waits.is_finished() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(waits.join().unwrap());
+        });
+        assert!(!untold.wait_for(None, Duration::ZERO), "the last is not told");
     }
 }
