@@ -212,7 +212,7 @@ impl Inner {
     }
 
     /// Gives back a job that was taken and not begun; that is no start.
-    pub fn put_back(&self, took: &Took, after: Duration) {
+    fn put_back(&self, took: &Took, after: Duration, insist: Insist) {
         let operation = Operation::new(&script::RETRY, Effect::Once)
             .with(took.incarnation.to_string())
             .with(took.id.to_string())
@@ -221,14 +221,14 @@ impl Inner {
             .with("")
             .with("");
         let operation = operation.with("").with("").with("").with("0").with("").with("0").with("0");
-        let reply = self.engine.run(&operation, Insist::Yes);
+        let reply = self.engine.run(&operation, insist);
         if reply.is_ok_and(|reply| reply.text(0) == "fenced") {
             self.fenced(took.incarnation);
         }
     }
 
     fn put_off(&self, took: &Took) {
-        self.put_back(took, LATER);
+        self.put_back(took, LATER, Insist::Yes);
     }
 
     /// Finishes a job that was taken and cannot be run.
@@ -258,7 +258,8 @@ impl Inner {
             keys.into_iter().filter_map(take_out).collect()
         };
         for took in &taken {
-            self.put_back(took, Duration::ZERO);
+            // The end does not wait for an engine that is away: what it was not told, `leave` or another instance gives back.
+            self.put_back(took, Duration::ZERO, Insist::Once);
         }
     }
 

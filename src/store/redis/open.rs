@@ -112,8 +112,9 @@ impl Inner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.untold.wait(None);
         let deadline = Instant::now() + CLOSE_TIME;
+        // What was delivered would be restored by `leave`.
+        self.untold.wait_for(None, CLOSE_TIME);
         let mut slot = self.engine.slot();
         let leave = || {
             let incarnation = self.incarnation().to_string();
