@@ -1,7 +1,7 @@
 //! The way to the engine: a pool of connections, over which each operation happens once however often it is sent.
 //!
 //! Owns the connections, the numbers of the operations, and whether the engine answers at the moment. Does not know
-//! what an operation means. Invariants: a connection that failed is never used again; an operation whose reply was
+//! what an operation means. Invariants: a connection that failed is never used again, nor one to an engine before this; an operation whose reply was
 //! lost is sent again under its number, and one that is given up is undone before its slot is forgotten; a thread waits
 //! for the engine no longer than its patience, and not at all once the store is closed.
 
@@ -45,6 +45,8 @@ pub struct Slot {
     number: u64,
     operations: u64,
     connection: Option<Wire>,
+    /// Which engine it leads to, counted from the first.
+    generation: u64,
 }
 
 /// An operation that was given up: it is to be undone.
@@ -87,6 +89,8 @@ pub struct Engine {
     identity: Mutex<Option<Identity>>,
     /// Set when another engine, or another run of it, was found.
     changed: AtomicBool,
+    /// How many engines, or runs of one, were found after the first: connections to those before are dropped.
+    generation: AtomicU64,
     /// Why it fails; `None` while it answers.
     failing: Mutex<Option<String>>,
     is_failing: AtomicBool,
@@ -120,6 +124,7 @@ impl Engine {
             slots: AtomicU64::new(0),
             identity: Mutex::default(),
             changed: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
             failing: Mutex::default(),
             is_failing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -187,7 +192,7 @@ impl Engine {
     /// Returns a slot beside the pool, for a thread of its own.
     pub fn slot(&self) -> Slot {
         let number = self.slots.fetch_add(1, Ordering::Relaxed);
-        Slot { number, operations: 0, connection: None }
+        Slot { number, operations: 0, connection: None, generation: 0 }
     }
 
     /// Carries out an operation over a connection of the pool.
@@ -264,6 +269,7 @@ impl Engine {
         // Set when it was sent and may have happened.
         let mut in_doubt = None;
         loop {
+            let was_connected = self.is_connected(slot);
             let trouble = match self.attempt(slot, operation) {
                 Ok(reply) => {
                     lock(&self.latency).observe(began.elapsed());
@@ -278,6 +284,11 @@ impl Engine {
                 Err(Trouble::Closed) => return Err(Trouble::Closed),
                 Err(Trouble::Unreplicated) if insist != Insist::Yes => {
                     return Err(Trouble::Unreplicated);
+                }
+                Err(trouble @ Trouble::Unreachable(_)) if was_connected && !self.is_closed() => {
+                    // The connection may have died while it was idle: a new one tells whether the engine fails.
+                    in_doubt = Some(trouble);
+                    continue;
                 }
                 Err(trouble) => trouble,
             };
@@ -300,11 +311,26 @@ impl Engine {
         }
     }
 
+    /// Whether a slot has a connection to this engine that was used before.
+    fn is_connected(&self, slot: &Slot) -> bool {
+        slot.connection.is_some() && slot.generation == self.generation.load(Ordering::Acquire)
+    }
+
+    /// Takes out the connection of a slot, or makes one.
+    fn wire(&self, slot: &mut Slot) -> Result<Wire, Trouble> {
+        let is_connected = self.is_connected(slot);
+        match slot.connection.take() {
+            Some(wire) if is_connected => Ok(wire),
+            _ => {
+                let wire = self.connect()?;
+                slot.generation = self.generation.load(Ordering::Acquire);
+                Ok(wire)
+            }
+        }
+    }
+
     fn attempt(&self, slot: &mut Slot, operation: &Operation) -> Outcome {
-        let mut wire = match slot.connection.take() {
-            Some(wire) => wire,
-            None => self.connect()?,
-        };
+        let mut wire = self.wire(slot)?;
         let number = match operation.effect {
             Effect::Once | Effect::Replicated if self.memo => slot.operations.to_string(),
             _ => String::new(),
@@ -405,8 +431,12 @@ impl Engine {
         let mut slot = self.borrow(insist)?;
         let mut backoff = BACKOFF.0;
         let outcome = loop {
+            let was_connected = self.is_connected(&slot);
             let outcome = self.read_over(&mut slot, commands);
             let Err(trouble) = &outcome else { break outcome };
+            if was_connected && matches!(trouble, Trouble::Unreachable(_)) && !self.is_closed() {
+                continue;
+            }
             self.fails(trouble);
             if insist != Insist::Yes || self.is_closed() {
                 break outcome;
@@ -420,10 +450,7 @@ impl Engine {
     }
 
     fn read_over(&self, slot: &mut Slot, commands: &[&[&[u8]]]) -> Result<Vec<Value>, Trouble> {
-        let mut wire = match slot.connection.take() {
-            Some(wire) => wire,
-            None => self.connect()?,
-        };
+        let mut wire = self.wire(slot)?;
         wire.set_time(LARGE_REPLY_TIME)?;
         for command in commands {
             let parts: Vec<[&[u8]; 1]> = command.iter().map(|part| [*part]).collect();
@@ -514,6 +541,7 @@ impl Engine {
         call(wire, &script::EPOCH, &parts)?;
         // Threads that find out at the same time do the same.
         if lock(&self.identity).replace(found).is_some() {
+            self.generation.fetch_add(1, Ordering::AcqRel);
             self.changed.store(true, Ordering::Release);
         }
         Ok(())

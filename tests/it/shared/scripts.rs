@@ -214,6 +214,25 @@ fn keys_that_stay_do_not_keep_expiry_going() {
 }
 
 #[test]
+fn connections_that_died_while_idle_are_made_anew() {
+    let on = On::by_its_clock();
+    let run_one = || {
+        let job = submit(&on.store, 1, Keep::Result);
+        start(&on.store, &job);
+        assert_eq!(finish(&on.store, &job), Finished::Kept);
+        assert!(deliver(&on.store, &job));
+        on.store.flush().unwrap();
+    };
+    run_one();
+    // The keeper has its connection, too.
+    eventually("a beat", || on.engine.command(&["HEXISTS", "deferd:{default}:meta", "beat"]));
+    on.engine.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal"]);
+    run_one();
+    assert_eq!(on.store.tally().errors, 0, "the engine did not fail");
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+}
+
+#[test]
 fn nothing_expires_before_the_first_beat_behind_an_outage() {
     let on = On::by_its_clock();
     let job = submit(&on.store, 1, Keep::Result);
