@@ -20,6 +20,9 @@ struct Queue {
     strings: BTreeMap<String, BTreeSet<String>>,
     meta: BTreeMap<String, String>,
     keys: i64,
+    /// Owners and their idempotency keys, as the owners have them and by age.
+    by_owner: BTreeSet<String>,
+    by_age: BTreeSet<String>,
     strange: Vec<String>,
 }
 
@@ -52,7 +55,12 @@ impl Queue {
                     let bytes: BTreeMap<String, i64> = connection.hgetall(&key).unwrap();
                     queue.keys = bytes.values().sum();
                 }
-                "i" | "gone" | "h" | "m" | "b" | "k" | "ke" | "hz" | "hb" | "lanes" => {}
+                "k" => {
+                    let keys: Vec<String> = connection.hkeys(&key).unwrap();
+                    queue.by_owner.extend(keys.iter().map(|key| format!("{rest}\n{key}")));
+                }
+                "ke" => queue.by_age = connection.zrange(&key, 0, -1).unwrap(),
+                "i" | "gone" | "h" | "m" | "b" | "hz" | "hb" | "lanes" => {}
                 _ => queue.strange.push(name.into()),
             }
         }
@@ -137,6 +145,7 @@ pub fn look(connection: &mut Connection, queue: &str) -> Result<usize, String> {
     equal("lists, and what follows from the jobs", &queue.lists, &queue.expected()?)?;
     equal("how many wait", &number("waiting"), &(queue.sum(|state| state == "q", "")))?;
     equal("bytes of kept logs", &number("logbytes"), &(queue.sum(|state| state == "c", "b")))?;
+    equal("keys by age, and those of the owners", &queue.by_age, &queue.by_owner)?;
     equal("bytes of keys", &number("keybytes"), &(queue.keys))?;
     equal("bytes", &number("bytes"), &(queue.sum(|_| true, "b") + queue.keys))?;
     for (id, job) in &queue.jobs {

@@ -233,6 +233,28 @@ fn connections_that_died_while_idle_are_made_anew() {
 }
 
 #[test]
+fn all_keys_go_with_all_jobs() {
+    let on = On::with(one_lane(), 64 << 20);
+    let forget_all = || on.store.forget_all(&nobody()).unwrap();
+    for n in 0..600 {
+        on.keyed(n, at(THEN)).0.unwrap();
+    }
+    let jobs = claim_all(&on.store);
+    forget_all();
+    on.audit();
+    let (again, key) = on.keyed(1, at(LATER));
+    assert!(matches!(again, Ok(Accepted::New(_))), "{again:?}");
+    assert!(on.store.recall(&nobody(), &key).unwrap().is_some());
+    on.audit();
+    forget_all();
+    for job in jobs.iter().chain(&claim_all(&on.store)) {
+        on.store.finish(job, response(0), at(LATER));
+    }
+    assert_eq!((on.audit(), on.stored()), (0, 0));
+    assert_eq!(on.engine.command::<i64>(&["EXISTS", "deferd:{default}:ke"]), 0);
+}
+
+#[test]
 fn nothing_expires_before_the_first_beat_behind_an_outage() {
     let on = On::by_its_clock();
     let job = submit(&on.store, 1, Keep::Result);

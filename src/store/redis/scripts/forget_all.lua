@@ -1,5 +1,6 @@
 -- forget_all: forgets all jobs of an owner at once, and their keys: none up to the last id can be asked for from now
--- on. What they take is purged later. ARGV[5]: owner.
+-- on. What they take is purged later: `z` has the names of the lists, and of
+-- the keys with their owner. ARGV[5]: owner.
 -- Replies `forgotten`.
 local owner = ARGV[5]
 call('HSET', P .. 'hz', owner, call('HGET', META, 'last') or '0')
@@ -11,7 +12,11 @@ for _, list in ipairs({'p:', 'd:', 'v:', 'lg:'}) do
     end
 end
 local keys = tonumber(call('HGET', P .. 'kb', owner) or 0)
-call('UNLINK', P .. 'k:' .. owner)
+if call('EXISTS', P .. 'k:' .. owner) == 1 then
+    local name = 'z:' .. fence()
+    call('RENAME', P .. 'k:' .. owner, P .. name)
+    call('RPUSH', P .. 'z', name .. ' ' .. owner)
+end
 call('HDEL', P .. 'kb', owner)
 add('keybytes', -keys)
 add('bytes', -keys)
