@@ -61,7 +61,7 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use self::bell::Bell;
-use self::engine::Engine;
+use self::engine::{Engine, Slot};
 use self::local::Local;
 use self::operation::{Operation, Trouble};
 use self::settler::{Task, Untold};
@@ -158,6 +158,8 @@ struct Inner {
     counters: Mutex<Option<(Instant, Counters)>>,
     /// When delays end that began here.
     due: Mutex<BTreeSet<Instant>>,
+    /// Over which the end of delays is told.
+    timekeeper: Mutex<Slot>,
     /// Held while a large message is read.
     large: Mutex<()>,
     /// `410`, and `500`.

@@ -51,6 +51,7 @@ impl SharedStore {
         check(&mut wire, durability)?;
         drop(wire);
         let inner = Arc::new(Inner {
+            timekeeper: Mutex::new(engine.slot()),
             engine,
             dispatch: Dispatch::default(),
             bell: Bell::default(),

@@ -227,7 +227,7 @@ impl Store for SharedStore {
             let now = Instant::now();
             let (is_due, next) = inner.next_due(now);
             if is_due {
-                let mut slot = inner.engine.slot();
+                let mut slot = lock(&inner.timekeeper);
                 // If it cannot be told now, the next beat does.
                 if inner.engine.is_failing() || inner.end_due(&mut slot).is_err() {
                     log::debug!("store: delays end with the next beat");

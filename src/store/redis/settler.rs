@@ -3,7 +3,7 @@
 //! Owns what is not told yet. Invariants: each of it is tried until it succeeds or the store is closed; a thread that
 //! asks for a job waits a moment for what is to be told of that job, so that it sees its own words.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ const BATCH: usize = 64;
 
 /// How long a thread waits for what is to be told.
 const WAIT: Duration = Duration::from_secs(2);
+
+/// How late an operation may come that was given up, once the engine answers again.
+const LATE: Duration = Duration::from_secs(5 * 60);
 
 /// What is to be told.
 pub enum Task {
@@ -117,6 +120,7 @@ impl Untold {
 pub fn run(engine: &Engine, tasks: &Receiver<Task>, untold: &Untold, keeps_logs: bool) {
     let mut slot = engine.slot();
     let mut next = None;
+    let mut withdrawn = VecDeque::new();
     while let Some(task) = next.take().or_else(|| tasks.recv().ok()) {
         let logs = if keeps_logs { "1" } else { "0" };
         let mut operation = Operation::new(&script::SETTLE, Effect::Once).with(logs);
@@ -148,12 +152,18 @@ pub fn run(engine: &Engine, tasks: &Receiver<Task>, untold: &Untold, keeps_logs:
         match next.take() {
             Some(Task::End) => return,
             Some(Task::Withdraw(GivenUp { slot: given, operation, key })) => {
-                let undo = Operation::new(&script::WITHDRAW, Effect::Harmless)
+                let mut undo = Operation::new(&script::WITHDRAW, Effect::Harmless)
                     .with(given.to_string())
                     .with(operation.to_string())
                     .with(key);
+                while let Some((slot, _)) =
+                    withdrawn.pop_front_if(|(_, at): &mut (u64, Instant)| at.elapsed() > LATE)
+                {
+                    undo = undo.with(slot.to_string());
+                }
                 // Beyond the end of the store it is as with a crash: the job runs.
                 let _ = engine.run_over(&mut slot, &undo, Insist::Yes);
+                withdrawn.push_back((given, Instant::now()));
             }
             other => next = other,
         }

@@ -1,5 +1,6 @@
 -- withdraw: undoes an operation whose reply never came, and keeps it from happening late. ARGV[5..]: slot and number of
--- the operation, and the key of the job that it submits (or empty).
+-- the operation, the key of the job that it submits (or empty), then slots that were withdrawn so long ago that nothing
+-- comes over them any more: their memo goes.
 -- Replies `withdrawn`. May happen twice.
 local slot, number = ARGV[5], ARGV[6]
 local last, packed = memo(slot)
@@ -44,4 +45,5 @@ elseif last == tonumber(number) then
         if j.s == 'v' and j.F == was[3] then restore(id, j) end
     end
 end
+for n = 8, #ARGV do call('HDEL', P .. 'm:' .. PROC, ARGV[n]) end
 return {'withdrawn'}
