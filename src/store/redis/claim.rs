@@ -258,7 +258,7 @@ impl Inner {
             keys.into_iter().filter_map(take_out).collect()
         };
         for took in &taken {
-            // The end does not wait for an engine that is away: what it was not told, `leave` or another instance gives back.
+            // The end does not wait for an engine that is away: `leave` or another instance ends what it was not told.
             self.put_back(took, Duration::ZERO, Insist::Once);
         }
     }

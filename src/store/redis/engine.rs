@@ -1,9 +1,10 @@
 //! The way to the engine: a pool of connections, over which each operation happens once however often it is sent.
 //!
 //! Owns the connections, the numbers of the operations, and whether the engine answers at the moment. Does not know
-//! what an operation means. Invariants: a connection that failed is never used again, nor one to an engine before this; an operation whose reply was
-//! lost is sent again under its number, and one that is given up is undone before its slot is forgotten; a thread waits
-//! for the engine no longer than its patience, and not at all once the store is closed.
+//! what an operation means. Invariants: a connection that failed is never used again, nor one to an engine
+//! before this; an operation whose reply was lost is sent again under its number, and one that is given up is undone
+//! before its slot is forgotten; a thread waits for the engine no longer than its patience, and not at all once the
+//! store is closed.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -68,8 +68,8 @@ pub struct Operation {
     pub at: Option<Moment>,
     /// The arguments.
     pub arguments: Vec<Vec<u8>>,
-    /// The message that is sent ahead, and which argument names the place where it is; the one before is for the message
-    /// itself.
+    /// The message that is sent ahead, and which argument names the place where it is; the one before is for the
+    /// message itself.
     pub spool: Option<(usize, Vec<Bytes>)>,
 }
 

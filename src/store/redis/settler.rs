@@ -90,7 +90,8 @@ impl Untold {
         self.told.notify_all();
     }
 
-    /// Waits until nothing is to be told of this job, or nothing of any that ended before, for a moment; whether it is so.
+    /// Waits, for a moment, until nothing is to be told of this job, or of any delivery that ended before; whether it
+    /// is so.
     pub fn wait(&self, id: Option<JobId>) -> bool {
         self.wait_for(id, WAIT)
     }
