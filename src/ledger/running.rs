@@ -293,7 +293,7 @@ impl<Q, R> Ledger<Q, R> {
         match place {
             LanePlace::None => {}
             LanePlace::Of(route) => self.schedule().release(route),
-            LanePlace::Kept(_) => self.schedule().free_worker(),
+            LanePlace::Kept(route) => self.schedule().free_worker(route),
         }
     }
 

@@ -4,13 +4,17 @@
 //! delays end. Plain data: it takes no lock, reads no clock and wakes no thread; `C` notifies a caller. Invariants: a
 //! job waits in at most one lane or is delayed, never both; what runs of a route never exceeds its limit; jobs of one
 //! lane start in the order of their ids; a waiter is passed over only while its own kind is at its limit. With n
-//! waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
+//! waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r). Jobs of the last lanes, notices, leave one worker
+//! of several to the others.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::exchange::Owner;
 use crate::job::{JobId, JobKey, RouteIndex};
+
+/// How many jobs in a row may take the last free worker before older notices.
+const MAX_PASSED: usize = 16;
 
 /// How many requests of a route run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,10 @@ pub struct Schedule<C> {
     unqueued_from: usize,
     /// How many of those wait or are delayed.
     unqueued: usize,
+    /// How many of those run.
+    unqueued_running: usize,
+    /// How many other jobs were claimed since the last of those.
+    passed: usize,
     /// The next events by time; at most one for each job.
     timers: BTreeMap<(Instant, JobId), (JobKey, Due)>,
     /// The highest id that ever waited: a caller that comes stands behind it.
@@ -125,6 +133,8 @@ impl<C> Schedule<C> {
             delayed: 0,
             asleep: 0,
             unqueued: 0,
+            unqueued_running: 0,
+            passed: 0,
             timers: BTreeMap::new(),
             newest: None,
             turns: 0,
@@ -177,16 +187,29 @@ impl<C> Schedule<C> {
         self.waiting + self.delayed - self.asleep - self.unqueued + asleep
     }
 
+    const fn is_unqueued(&self, route: RouteIndex) -> bool {
+        route.0 >= self.unqueued_from
+    }
+
     /// Counts a job that waits, in its lane.
     fn wait(&mut self, route: RouteIndex) {
         self.waiting += 1;
-        self.unqueued += usize::from(route.0 >= self.unqueued_from);
+        self.unqueued += usize::from(self.is_unqueued(route));
     }
 
     /// Counts it no longer.
     fn end_wait(&mut self, route: RouteIndex) {
         self.waiting -= 1;
-        self.unqueued -= usize::from(route.0 >= self.unqueued_from);
+        self.unqueued -= usize::from(self.is_unqueued(route));
+    }
+
+    /// Counts a claimed job, which no longer waits, as running.
+    fn start(&mut self, route: RouteIndex) {
+        self.end_wait(route);
+        self.lanes[route.0].jobs += 1;
+        self.running += 1;
+        self.unqueued_running += usize::from(self.is_unqueued(route));
+        self.passed = if self.is_unqueued(route) { 0 } else { self.passed + 1 };
     }
 
     /// Counts a job that was delayed no longer.
@@ -223,21 +246,23 @@ impl<C> Schedule<C> {
         }
     }
 
-    /// Returns the oldest job that may run: that a worker is free, the caller knows.
+    /// Returns the oldest job that may run: that a worker is free, the caller knows. Notices leave one worker of
+    /// several to the jobs; on the last free one, jobs come first, but not for ever.
     pub fn next(&self) -> Option<(RouteIndex, JobId)> {
-        let lanes = self.lanes.iter().enumerate();
-        let heads = lanes.filter_map(|(n, lane)| Some((lane.next()?, RouteIndex(n))));
-        heads.min_by_key(|(id, _)| *id).map(|(id, route)| (route, id))
+        let has_room_for_notice = self.unqueued_running < self.workers.saturating_sub(1).max(1);
+        let prefers_jobs = self.free_workers() <= 1 && self.passed < MAX_PASSED;
+        let lanes = self.lanes.iter().enumerate().map(|(n, lane)| (RouteIndex(n), lane));
+        let heads = lanes
+            .filter(|(route, _)| has_room_for_notice || !self.is_unqueued(*route))
+            .filter_map(|(route, lane)| Some((route, lane.next()?)));
+        heads.min_by_key(|(route, id)| (prefers_jobs && self.is_unqueued(*route), *id))
     }
 
     /// Claims the oldest job that may run: from now on it runs.
     pub fn claim(&mut self) -> Option<(RouteIndex, JobKey)> {
         let (route, id) = self.next()?;
-        let lane = &mut self.lanes[route.0];
-        let owner = lane.waiting.remove(&id)?;
-        lane.jobs += 1;
-        self.end_wait(route);
-        self.running += 1;
+        let owner = self.lanes[route.0].waiting.remove(&id)?;
+        self.start(route);
         Some((route, JobKey { owner, id }))
     }
 
@@ -247,9 +272,7 @@ impl<C> Schedule<C> {
         if lane.room() == 0 || lane.waiting.remove(&id).is_none() {
             return false;
         }
-        lane.jobs += 1;
-        self.waiting -= 1;
-        self.running += 1;
+        self.start(route);
         true
     }
 
@@ -260,13 +283,14 @@ impl<C> Schedule<C> {
 
     /// Gives back the place of a job that ran.
     pub fn release(&mut self, route: RouteIndex) {
-        self.free_worker();
+        self.free_worker(route);
         self.give_up(route);
     }
 
     /// Counts a job as ended, whose place stays taken.
-    pub const fn free_worker(&mut self) {
+    pub fn free_worker(&mut self, route: RouteIndex) {
         self.running -= 1;
+        self.unqueued_running -= usize::from(self.is_unqueued(route));
     }
 
     /// Gives back a place that stayed taken.

@@ -39,13 +39,28 @@ fn start(receiver: &Upstream, arguments: &[&str]) -> (Deferd, TempDir) {
 }
 
 fn start_in(dir: &TempDir, receiver: &Upstream, arguments: &[&str]) -> Deferd {
+    start_by(command(), dir, receiver, "", arguments)
+}
+
+/// A command whose callbacks are tried again soon.
+fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env("DEFERD_TEST_CALLBACK_BACKOFF", BACKOFF.as_millis().to_string());
     command.env("DEFERD_TEST_CALLBACK_TIME", TIME.as_millis().to_string());
+    command
+}
+
+fn start_by(
+    command: Command,
+    dir: &TempDir,
+    receiver: &Upstream,
+    options: &str,
+    arguments: &[&str],
+) -> Deferd {
     let (allowed, secrets) = (url(receiver, ""), secrets(dir));
     let mut all = vec!["--allow-callback", allowed.as_str(), "--callback-secret", &secrets];
     all.extend_from_slice(arguments);
-    Deferd::with_scripts_by(command, "", &all)
+    Deferd::with_scripts_by(command, options, &all)
 }
 
 fn url(receiver: &Upstream, rest: &str) -> String {
@@ -247,6 +262,32 @@ fn a_slow_receiver_holds_up_no_job() {
     wait_ended(&deferd, "error", 8);
     let id = client.store("POST", "/run/s-cat", b"");
     client.result(&id).expect(200);
+}
+
+#[test]
+fn both_kinds_of_notices_leave_a_worker_to_jobs() {
+    // One worker has to end a notice first: how long a receiver and the program hang, in milliseconds and seconds.
+    for (workers, receiver_hangs, program_hangs) in [("1", "1000", "1"), ("2", "600000", "600")] {
+        let receiver = Upstream::start(|_, _| Then::Hang);
+        let dir = TempDir::new();
+        let (program, end) = (dir.join("hangs"), dir.join("end"));
+        let wait = format!(
+            "timeout {program_hangs} sh -c 'until [ -e {} ]; do sleep 0.1; done'",
+            end.display()
+        );
+        fs::write(&program, format!("#!/bin/sh\n{wait}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = command();
+        command.env("DEFERD_TEST_CALLBACK_TIME", receiver_hangs);
+        let options = format!(",on-done={}", program.display());
+        let deferd = start_by(command, &dir, &receiver, &options, &["--workers", workers]);
+        let mut client = deferd.client();
+        for _ in 0..5 {
+            let id = store(&mut client, "/run/s-cat", &url(&receiver, ""));
+            client.wait_done(&id);
+        }
+        fs::write(&end, "").unwrap();
+    }
 }
 
 #[test]
