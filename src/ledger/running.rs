@@ -323,7 +323,11 @@ impl<Q, R> Ledger<Q, R> {
                 Due::Enter | Due::EnterUnqueued => {
                     let (route, expiry) = (attempt.hop_route(), attempt.expiry());
                     pending.phase = Phase::Waiting { route, work: Work::Again(attempt) };
-                    self.schedule().push(route, &job, expiry);
+                    if due == Due::EnterUnqueued {
+                        self.schedule().push_again(route, &job);
+                    } else {
+                        self.schedule().push(route, &job, expiry);
+                    }
                 }
                 Due::Finish | Due::Expire(_) => {
                     let execution = Arc::clone(&attempt.execution);

@@ -3,9 +3,9 @@
 //! Owns the lanes, one for each route, in which jobs and synchronous callers wait in one line, and the moments at which
 //! delays end. Plain data: it takes no lock, reads no clock and wakes no thread; `C` notifies a caller. Invariants: a
 //! job waits in at most one lane or is delayed, never both; what runs of a route never exceeds its limit; jobs of one
-//! lane start in the order of their ids; a waiter is passed over only while its own kind is at its limit. With n
-//! waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r). Jobs of the last lanes, notices, leave one worker
-//! of several to the others.
+//! lane start in the order of their ids, notices that are tried again behind the others; a waiter is passed over only
+//! while its own kind is at its limit, or by jobs if it is a notice. Jobs of the last lanes, notices, leave one worker
+//! of several to the others. With n waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -36,7 +36,7 @@ pub struct Turn(Option<JobId>, u64);
 pub enum Due {
     /// It was delayed, and enters its lane again.
     Enter,
-    /// The same of a notice, which takes no place of the queue.
+    /// The same of a notice, which takes no place of the queue and enters behind those that were not tried yet.
     EnterUnqueued,
     /// It was delayed, and its answer is there.
     Finish,
@@ -83,12 +83,21 @@ struct Lane<C> {
     /// Callers that were let in.
     inside: usize,
     waiting: BTreeMap<JobId, Owner>,
+    /// Notices that are tried again: a receiver that fails does not hold up the first attempts at others.
+    again: BTreeMap<JobId, Owner>,
     callers: BTreeMap<Turn, C>,
 }
 
 impl<C> Lane<C> {
     const fn new(limit: Limit) -> Self {
-        Self { limit, jobs: 0, inside: 0, waiting: BTreeMap::new(), callers: BTreeMap::new() }
+        Self {
+            limit,
+            jobs: 0,
+            inside: 0,
+            waiting: BTreeMap::new(),
+            again: BTreeMap::new(),
+            callers: BTreeMap::new(),
+        }
     }
 
     /// Returns how many more may run under a limit that jobs and callers share.
@@ -101,8 +110,14 @@ impl<C> Lane<C> {
 
     /// Returns the job that may run, if a worker is free.
     fn next(&self) -> Option<JobId> {
-        let (id, _) = self.waiting.first_key_value()?;
+        let first = self.waiting.first_key_value().or_else(|| self.again.first_key_value());
+        let (id, _) = first?;
         (self.room() > 0).then_some(*id)
+    }
+
+    /// Takes out a job that waits.
+    fn take(&mut self, id: JobId) -> Option<Owner> {
+        self.waiting.remove(&id).or_else(|| self.again.remove(&id))
     }
 
     /// Whether the caller that came first may run. Jobs before it have their places, as many as
@@ -236,9 +251,15 @@ impl<C> Schedule<C> {
         }
     }
 
+    /// Lets a notice that is tried again wait in its lane, behind those that were not tried yet.
+    pub fn push_again(&mut self, route: RouteIndex, job: &JobKey) {
+        self.lanes[route.0].again.insert(job.id, job.owner.clone());
+        self.wait(route);
+    }
+
     /// Takes a waiting job out of its lane; nothing if it does not wait there.
     pub fn remove(&mut self, route: RouteIndex, id: JobId, expiry: Option<Instant>) {
-        if self.lanes[route.0].waiting.remove(&id).is_some() {
+        if self.lanes[route.0].take(id).is_some() {
             self.end_wait(route);
         }
         if let Some(at) = expiry {
@@ -261,7 +282,7 @@ impl<C> Schedule<C> {
     /// Claims the oldest job that may run: from now on it runs.
     pub fn claim(&mut self) -> Option<(RouteIndex, JobKey)> {
         let (route, id) = self.next()?;
-        let owner = self.lanes[route.0].waiting.remove(&id)?;
+        let owner = self.lanes[route.0].take(id)?;
         self.start(route);
         Some((route, JobKey { owner, id }))
     }
@@ -269,7 +290,7 @@ impl<C> Schedule<C> {
     /// Claims this job, which waits in the lane of this route; `false` if it has no room.
     pub fn claim_this(&mut self, route: RouteIndex, id: JobId) -> bool {
         let lane = &mut self.lanes[route.0];
-        if lane.room() == 0 || lane.waiting.remove(&id).is_none() {
+        if lane.room() == 0 || lane.take(id).is_none() {
             return false;
         }
         self.start(route);

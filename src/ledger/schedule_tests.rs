@@ -418,3 +418,21 @@ fn jobs_pass_older_notices_but_not_for_ever() {
     }
     assert!((1..90).contains(&passed), "{passed}");
 }
+
+#[test]
+fn a_notice_that_is_tried_again_waits_behind_the_others() {
+    let mut schedule: Schedule<()> = Schedule::new(1, [Limit::Open, Limit::Open]);
+    schedule.unqueue(1);
+    let route = RouteIndex(1);
+    for number in [1, 2] {
+        schedule.push_again(route, &job(number));
+    }
+    schedule.push(route, &job(3), None);
+    schedule.remove(route, job(1).id, None);
+    assert_eq!((schedule.waiting(), schedule.queue_len()), (2, 0));
+    for number in [3, 2] {
+        assert_eq!(schedule.claim(), Some((route, job(number))));
+        schedule.release(route);
+    }
+    assert_eq!((schedule.waiting(), schedule.claim()), (0, None));
+}

@@ -291,6 +291,39 @@ fn both_kinds_of_notices_leave_a_worker_to_jobs() {
 }
 
 #[test]
+fn a_receiver_that_cannot_be_reached_is_left_alone() {
+    let (dead, alive) = (taker(), taker());
+    let (address, url_of_dead) = (dead.address, url(&dead, ""));
+    drop(dead);
+    let (deferd, _dir) = start(&alive, &["--allow-callback", &url_of_dead]);
+    let mut client = deferd.client();
+    store(&mut client, "/run/s-cat", &url_of_dead);
+    wait_ended(&deferd, "error", 1);
+    // It could be reached now; its attempts fail without a connection.
+    let dead = Upstream::start_at(address, |_, stream| answer(stream, "204 No Content", ""));
+    store(&mut client, "/run/s-cat", &url_of_dead);
+    wait_ended(&deferd, "error", 2);
+    assert!(dead.received().is_empty());
+    store(&mut client, "/run/s-cat", &url(&alive, ""));
+    wait_ended(&deferd, "ok", 1);
+    assert_eq!(deferd.log().matches("phase=Connecting").count(), 1, "{}", deferd.log());
+}
+
+#[test]
+fn an_old_callback_is_given_up() {
+    let receiver = Upstream::start(|_, stream| answer(stream, "500 Oops", ""));
+    let mut command = command();
+    command.env("DEFERD_TEST_CALLBACK_AGE", "1500");
+    command.env("DEFERD_TEST_CALLBACK_BACKOFF", "2000");
+    let dir = TempDir::new();
+    let deferd = start_by(command, &dir, &receiver, "", &[]);
+    store(&mut deferd.client(), "/run/s-cat", &url(&receiver, ""));
+    wait_ended(&deferd, "error", 1);
+    deferd.log_with("the callback is given up: older than 1500ms");
+    assert!(receiver.received().len() <= 1);
+}
+
+#[test]
 fn a_key_stands_for_the_url_too() {
     let receiver = taker();
     let (deferd, _dir) = start(&receiver, &[]);
