@@ -198,6 +198,9 @@ fn only_allowed_urls_are_called() {
             assert!(refused.text().contains("the callback URL: "), "{bad}");
         }
     }
+    let not_ascii = format!("respond-async, callback; url=\"{}\"", url(&receiver, "/\u{e4}"));
+    let refused = client.request("POST", "/run/s-cat", &[("prefer", &not_ascii)], b"");
+    assert!(refused.expect_error(403, 403).text().contains("not ASCII"));
     let good = url(&receiver, "");
     let twice = [("x-arango-async", "store"), ("x-callback-url", &good), ("x-callback-url", &good)];
     client.request("POST", "/run/s-cat", &twice, b"").expect_error(400, 400);
