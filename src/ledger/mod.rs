@@ -262,6 +262,8 @@ pub struct Ledger<Q, R> {
     wakes: Wakes,
     /// Whether jobs that have not begun stay so.
     is_draining: bool,
+    /// Whether notices that failed are not tried again.
+    is_draining_notices: bool,
     /// Set at the end: no job goes on.
     stopped: Option<Stop>,
 }
@@ -293,6 +295,7 @@ impl<Q, R> Ledger<Q, R> {
             idle: 0,
             wakes: Wakes::default(),
             is_draining: false,
+            is_draining_notices: false,
             stopped: None,
         }
     }

@@ -220,6 +220,14 @@ impl<Q, R> Ledger<Q, R> {
         })
     }
 
+    /// Returns how many notices are not delivered.
+    pub fn undelivered(&self) -> usize {
+        self.unwanted
+            .values()
+            .filter(|pending| pending.route.is_some_and(|route| self.is_notice(route)))
+            .count()
+    }
+
     /// Accepts a notice: it waits in its lane from now on, and no client can ask for it.
     pub fn accept_notice(&mut self, job: &JobKey, pending: Box<Pending<Q>>) {
         self.tally.submit(pending.route);

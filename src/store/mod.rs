@@ -320,7 +320,7 @@ pub trait Store: Send + Sync {
     fn flush(&self) -> Result<(), StoreUnavailable>;
 
     /// Accepts that the end is near: what waits or is delayed stays where it is kept, if that outlives the
-    /// process; else it runs yet.
+    /// process; else it runs yet, and only notices that failed do not run again.
     fn drain(&self);
 
     /// Hands out no more jobs, lets no thread wait, and stops what runs.

@@ -327,6 +327,27 @@ fn an_old_callback_is_given_up() {
 }
 
 #[test]
+fn the_end_does_not_wait_for_further_attempts() {
+    let receiver = Upstream::start(|_, stream| answer(stream, "500 Oops", ""));
+    let mut command = command();
+    command.env("DEFERD_TEST_CALLBACK_BACKOFF", "3000000");
+    let dir = TempDir::new();
+    let mut deferd = start_by(command, &dir, &receiver, "", &["--grace", "1h"]);
+    let (mut client, hold) = (deferd.client(), Hold::new());
+    store(&mut client, "/run/s-cat", &url(&receiver, ""));
+    deferd.log_with("attempt 1 ended with 502, next attempt in");
+    // The callback of a job that ends meanwhile is tried once.
+    store(&mut client, &hold.target(), &url(&receiver, ""));
+    hold.wait_for("started");
+    deferd.signal("-TERM");
+    deferd.log_with("ending: 0 jobs wait, 1 run");
+    hold.release();
+    assert_eq!(deferd.wait().code(), Some(0));
+    assert_eq!(receiver.received().len(), 2);
+    deferd.log_with("lost with the memory store: 2 notices");
+}
+
+#[test]
 fn a_key_stands_for_the_url_too() {
     let receiver = taker();
     let (deferd, _dir) = start(&receiver, &[]);
