@@ -177,6 +177,14 @@ impl<C> Schedule<C> {
         self.running
     }
 
+    /// Returns how many jobs of queued lanes wait, are delayed and run: notices are left out.
+    pub fn of_clients(&self) -> (usize, usize, usize) {
+        let notices = &self.lanes[self.unqueued_from..];
+        let waiting: usize = notices.iter().map(|lane| lane.waiting.len() + lane.again.len()).sum();
+        let delayed = self.unqueued - waiting;
+        (self.waiting - waiting, self.delayed - delayed, self.running - self.unqueued_running)
+    }
+
     /// Returns how many jobs of each route wait and run.
     pub fn by_lane(&self) -> impl Iterator<Item = (usize, usize)> {
         self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
@@ -187,9 +195,10 @@ impl<C> Schedule<C> {
         self.lanes.iter().map(|lane| lane.room().saturating_sub(lane.waiting.len()))
     }
 
-    /// Returns the waiting job with the lowest id.
+    /// Returns the waiting job with the lowest id; notices are left out.
     pub fn first(&self) -> Option<JobKey> {
-        let heads = self.lanes.iter().filter_map(|lane| lane.waiting.first_key_value());
+        let lanes = &self.lanes[..self.unqueued_from];
+        let heads = lanes.iter().filter_map(|lane| lane.waiting.first_key_value());
         let (id, owner) = heads.min_by_key(|(id, _)| **id)?;
         Some(JobKey { owner: owner.clone(), id: *id })
     }

@@ -368,6 +368,7 @@ fn jobs_of_the_last_lanes_take_no_place_of_the_queue() {
     schedule.delay(&job(5), until, Due::EnterUnqueued);
     schedule.delay(&job(6), until, Due::EnterUnqueued);
     assert_eq!((schedule.waiting(), schedule.delayed(), schedule.queue_len()), (4, 2, 1));
+    assert_eq!((schedule.of_clients(), schedule.first()), ((1, 0, 0), Some(job(4))));
     assert_eq!(schedule.claim(), Some((RouteIndex(1), job(1))));
     schedule.remove(RouteIndex(1), job(2).id, None);
     schedule.undelay(until, job(5).id);

@@ -130,6 +130,10 @@ impl Store for MemoryStore {
         Ok(self.lock().stats())
     }
 
+    fn is_idle(&self) -> bool {
+        self.lock().is_idle()
+    }
+
     fn tally(&self) -> Tally {
         self.lock().tally().clone()
     }

@@ -302,7 +302,7 @@ pub trait Store: Send + Sync {
         count: usize,
     ) -> Result<Page, StoreUnavailable>;
 
-    /// Whether no job runs, and none waits to run in this process.
+    /// Whether no job runs, and none waits to run in this process; a store with notices counts them too.
     fn is_idle(&self) -> bool {
         // Without the truth the end waits for its time.
         self.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)

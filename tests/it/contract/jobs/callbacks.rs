@@ -348,6 +348,35 @@ fn the_end_does_not_wait_for_further_attempts() {
 }
 
 #[test]
+fn notices_are_no_jobs_in_the_metrics() {
+    let receiver = Upstream::start(|_, stream| answer(stream, "500 Oops", ""));
+    let slow = Upstream::start(|_, _| Then::Hang);
+    let mut command = command();
+    command.env("DEFERD_TEST_CALLBACK_BACKOFF", "3000000");
+    command.env("DEFERD_TEST_CALLBACK_TIME", "600000");
+    let (dir, url_of_slow) = (TempDir::new(), url(&slow, ""));
+    let deferd = start_by(command, &dir, &receiver, "", &["--allow-callback", &url_of_slow]);
+    let mut client = deferd.client();
+    store(&mut client, "/run/s-cat", &url(&receiver, ""));
+    // One is delayed, one runs, one waits.
+    deferd.log_with("attempt 1 ended with 502, next attempt in");
+    let ids = [(); 2].map(|()| store(&mut client, "/run/s-cat", &url_of_slow));
+    ids.iter().for_each(|id| client.wait_done(id));
+    slow.wait_for(1);
+    let metrics = client.get("/_admin/metrics").expect(200).text();
+    for (name, value) in [
+        ("deferd_jobs{state=\"waiting\"}", 0),
+        ("deferd_jobs{state=\"delayed\"}", 0),
+        ("deferd_jobs{state=\"running\"}", 0),
+        ("deferd_jobs{state=\"done\"}", 3),
+        ("deferd_oldest_waiting_seconds", 0),
+        ("deferd_jobs_submitted_total{route=\"callback\"}", 3),
+    ] {
+        assert!(metrics.contains(&format!("\n{name} {value}\n")), "{name}: {metrics}");
+    }
+}
+
+#[test]
 fn a_key_stands_for_the_url_too() {
     let receiver = taker();
     let (deferd, _dir) = start(&receiver, &[]);
