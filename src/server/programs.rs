@@ -66,8 +66,12 @@ fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf,
     };
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     let real = path.canonicalize().map_err(|error| error.to_string())?;
+    let own = directory(route).and_then(|directory| directory.canonicalize().ok());
     for other in &config.routes {
-        let is_own = program.is_relative() && other.prefix == route.prefix;
+        // Routes may share a directory: what is hidden there is hidden from all of them.
+        let is_own = program.is_relative()
+            && own.is_some()
+            && directory(other).and_then(|directory| directory.canonicalize().ok()) == own;
         // A directory that is missing is an error of its own route.
         for root in directory(other).and_then(|directory| roots(directory).ok()).iter().flatten() {
             for path in [&path, &real] {

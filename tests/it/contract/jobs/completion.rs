@@ -292,6 +292,18 @@ fn a_program_that_a_url_leads_to_is_refused() {
             }
         }
     }
+    // Two routes of one directory, whatever they call it, share what is hidden there.
+    std::os::unix::fs::symlink(&run, dir.join("same")).unwrap();
+    let same = format!("/same/=cgi:{}", at("same"));
+    for (program, is_refused) in [(".hooks/done", false), ("open", true), (&hidden, true)] {
+        let route = format!("/run/=run:{run},on-done={program}");
+        let arguments = ["--route", &route, "--route", &same];
+        if is_refused {
+            assert!(run_deferd(&arguments).stderr.contains(below), "{program}");
+        } else {
+            drop(Deferd::start(&arguments));
+        }
+    }
     let ended = run_deferd(&["--route", "/up/=http://127.0.0.1:9/,on-failure=x"]);
     assert!(ended.stderr.contains("not an absolute path"), "{}", ended.stderr);
 }
