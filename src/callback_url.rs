@@ -25,6 +25,9 @@ impl CallbackUrl {
         if text.len() > MAX_URL {
             return Err("it is longer than 2048 bytes");
         }
+        if !text.is_ascii() {
+            return Err("it has a character that is not ASCII: write its UTF-8 as %XX");
+        }
         if text.contains('#') {
             return Err("it has a fragment");
         }
@@ -126,6 +129,9 @@ mod tests {
             ("ftp://h/", "it begins neither"),
             ("http://", "it is not a URL"),
             ("http://h /", "it is not a URL"),
+            ("http://h/\u{e4}", "not ASCII"),
+            ("http://h/?\u{e4}", "not ASCII"),
+            ("http://\u{e4}/", "not ASCII"),
             ("http://u@h/", "it has a user"),
             ("http://u:p@h/", "it has a user"),
             ("http://h:/", "an invalid port"),

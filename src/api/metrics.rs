@@ -85,7 +85,7 @@ fn write_engine(page: &mut Page, engine: &EngineStats) {
 
 fn write_stats(page: &mut Page, stats: &Stats) {
     let Stats { stored, capacity, waiting, delayed, running, done, oldest, .. } = stats;
-    page.gauge("deferd_jobs", "Jobs by their state.");
+    page.gauge("deferd_jobs", "Jobs by their state; notices are left out.");
     let states = [("waiting", waiting), ("delayed", delayed), ("running", running), ("done", done)];
     for (state, count) in states {
         page.sample("deferd_jobs", &[("state", state)], count);

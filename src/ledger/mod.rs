@@ -121,7 +121,7 @@ pub struct Stats {
     pub stored: usize,
     /// The limit of that, in bytes.
     pub capacity: usize,
-    /// How many jobs wait in lanes.
+    /// How many jobs wait in lanes; notices are left out here and below.
     pub waiting: usize,
     /// How many are delayed.
     pub delayed: usize,
@@ -262,6 +262,8 @@ pub struct Ledger<Q, R> {
     wakes: Wakes,
     /// Whether jobs that have not begun stay so.
     is_draining: bool,
+    /// Whether notices that failed are not tried again.
+    is_draining_notices: bool,
     /// Set at the end: no job goes on.
     stopped: Option<Stop>,
 }
@@ -293,18 +295,25 @@ impl<Q, R> Ledger<Q, R> {
             idle: 0,
             wakes: Wakes::default(),
             is_draining: false,
+            is_draining_notices: false,
             stopped: None,
         }
     }
 
+    /// Returns whether nothing runs, and nothing waits to run in this process, notices included.
+    pub const fn is_idle(&self) -> bool {
+        self.schedule.running() + self.schedule.waiting() + self.schedule.delayed() == 0
+    }
+
     /// Returns how many jobs are in each state.
     pub fn stats(&self) -> Stats {
+        let (waiting, delayed, running) = self.schedule.of_clients();
         Stats {
             stored: self.stored,
             capacity: self.room.capacity,
-            waiting: self.schedule.waiting(),
-            delayed: self.schedule.delayed(),
-            running: self.schedule.running(),
+            waiting,
+            delayed,
+            running,
             done: self.owners.values().map(|jobs| jobs.done.len()).sum(),
             oldest: self.schedule.first().and_then(|job| Some(self.pending(&job)?.created)),
             by_lane: self.schedule.by_lane().take(self.routes()).collect(),

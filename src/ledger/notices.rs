@@ -61,8 +61,8 @@ pub struct Notice {
     pub charge: Charge,
 }
 
-/// Adds the lanes of notices to those of the routes. Half of the workers, at least one, run the notices of a lane: so
-/// a slow receiver does not hold up all jobs.
+/// Adds the lanes of notices to those of the routes. Half of the workers, at least one, run the notices of a lane, and
+/// the [schedule](super::schedule) leaves one worker of several to the jobs: slow receivers do not hold up all jobs.
 pub fn add_lanes(plan: &mut Plan) {
     let limit = Limit::Shared((plan.workers / 2).max(1));
     let lane = Lane { limit, rerun: Rerun::Yes, tells: Tells::NONE };
@@ -218,6 +218,14 @@ impl<Q, R> Ledger<Q, R> {
                 notice::to_url(url, job.id, &job.owner, record.to_json(&job.owner))
             }
         })
+    }
+
+    /// Returns how many notices are not delivered.
+    pub fn undelivered(&self) -> usize {
+        self.unwanted
+            .values()
+            .filter(|pending| pending.route.is_some_and(|route| self.is_notice(route)))
+            .count()
     }
 
     /// Accepts a notice: it waits in its lane from now on, and no client can ask for it.

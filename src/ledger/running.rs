@@ -245,7 +245,9 @@ impl<Q, R> Ledger<Q, R> {
             None => Due::Enter,
         };
         self.lay_down(job, attempt, |attempt| Phase::Delayed { until, attempt })?;
-        if !self.is_draining {
+        let is_kept_out =
+            self.is_draining || (self.is_draining_notices && due == Due::EnterUnqueued);
+        if !is_kept_out {
             let is_next = self.schedule.next_due().is_none_or(|next| until < next);
             self.schedule().delay(job, until, due);
             self.wakes.timekeeper |= is_next;
@@ -293,7 +295,7 @@ impl<Q, R> Ledger<Q, R> {
         match place {
             LanePlace::None => {}
             LanePlace::Of(route) => self.schedule().release(route),
-            LanePlace::Kept(_) => self.schedule().free_worker(),
+            LanePlace::Kept(route) => self.schedule().free_worker(route),
         }
     }
 
@@ -323,7 +325,11 @@ impl<Q, R> Ledger<Q, R> {
                 Due::Enter | Due::EnterUnqueued => {
                     let (route, expiry) = (attempt.hop_route(), attempt.expiry());
                     pending.phase = Phase::Waiting { route, work: Work::Again(attempt) };
-                    self.schedule().push(route, &job, expiry);
+                    if due == Due::EnterUnqueued {
+                        self.schedule().push_again(route, &job);
+                    } else {
+                        self.schedule().push(route, &job, expiry);
+                    }
                 }
                 Due::Finish | Due::Expire(_) => {
                     let execution = Arc::clone(&attempt.execution);
@@ -498,6 +504,24 @@ impl<Q, R> Ledger<Q, R> {
                 _ => false,
             };
             if !goes_on {
+                self.unschedule(&job);
+            }
+        }
+    }
+
+    /// Tries no notice again: an end that does not keep them would wait for all their delays. Those that wait for their
+    /// first attempt run yet.
+    pub fn drain_notices(&mut self) {
+        self.is_draining_notices = true;
+        for (job, _) in self.all_pending() {
+            let is_delayed = |pending: &Pending<Q>| {
+                let is_again =
+                    matches!(&pending.phase, Phase::Waiting { work: Work::Again(_), .. });
+                is_again || matches!(pending.phase, Phase::Delayed { .. })
+            };
+            let is_notice =
+                |pending: &&Pending<Q>| pending.route.is_some_and(|route| self.is_notice(route));
+            if self.pending(&job).filter(is_notice).is_some_and(is_delayed) {
                 self.unschedule(&job);
             }
         }

@@ -3,14 +3,18 @@
 //! Owns the lanes, one for each route, in which jobs and synchronous callers wait in one line, and the moments at which
 //! delays end. Plain data: it takes no lock, reads no clock and wakes no thread; `C` notifies a caller. Invariants: a
 //! job waits in at most one lane or is delayed, never both; what runs of a route never exceeds its limit; jobs of one
-//! lane start in the order of their ids; a waiter is passed over only while its own kind is at its limit. With n
-//! waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
+//! lane start in the order of their ids, notices that are tried again behind the others; a waiter is passed over only
+//! while its own kind is at its limit, or by jobs if it is a notice. Jobs of the last lanes, notices, leave one worker
+//! of several to the others. With n waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::exchange::Owner;
 use crate::job::{JobId, JobKey, RouteIndex};
+
+/// How many jobs in a row may take the last free worker before older notices.
+const MAX_PASSED: usize = 16;
 
 /// How many requests of a route run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub struct Turn(Option<JobId>, u64);
 pub enum Due {
     /// It was delayed, and enters its lane again.
     Enter,
-    /// The same of a notice, which takes no place of the queue.
+    /// The same of a notice, which takes no place of the queue and enters behind those that were not tried yet.
     EnterUnqueued,
     /// It was delayed, and its answer is there.
     Finish,
@@ -58,6 +62,10 @@ pub struct Schedule<C> {
     unqueued_from: usize,
     /// How many of those wait or are delayed.
     unqueued: usize,
+    /// How many of those run.
+    unqueued_running: usize,
+    /// How many other jobs were claimed since the last of those.
+    passed: usize,
     /// The next events by time; at most one for each job.
     timers: BTreeMap<(Instant, JobId), (JobKey, Due)>,
     /// The highest id that ever waited: a caller that comes stands behind it.
@@ -75,12 +83,21 @@ struct Lane<C> {
     /// Callers that were let in.
     inside: usize,
     waiting: BTreeMap<JobId, Owner>,
+    /// Notices that are tried again: a receiver that fails does not hold up the first attempts at others.
+    again: BTreeMap<JobId, Owner>,
     callers: BTreeMap<Turn, C>,
 }
 
 impl<C> Lane<C> {
     const fn new(limit: Limit) -> Self {
-        Self { limit, jobs: 0, inside: 0, waiting: BTreeMap::new(), callers: BTreeMap::new() }
+        Self {
+            limit,
+            jobs: 0,
+            inside: 0,
+            waiting: BTreeMap::new(),
+            again: BTreeMap::new(),
+            callers: BTreeMap::new(),
+        }
     }
 
     /// Returns how many more may run under a limit that jobs and callers share.
@@ -93,8 +110,14 @@ impl<C> Lane<C> {
 
     /// Returns the job that may run, if a worker is free.
     fn next(&self) -> Option<JobId> {
-        let (id, _) = self.waiting.first_key_value()?;
+        let first = self.waiting.first_key_value().or_else(|| self.again.first_key_value());
+        let (id, _) = first?;
         (self.room() > 0).then_some(*id)
+    }
+
+    /// Takes out a job that waits.
+    fn take(&mut self, id: JobId) -> Option<Owner> {
+        self.waiting.remove(&id).or_else(|| self.again.remove(&id))
     }
 
     /// Whether the caller that came first may run. Jobs before it have their places, as many as
@@ -125,6 +148,8 @@ impl<C> Schedule<C> {
             delayed: 0,
             asleep: 0,
             unqueued: 0,
+            unqueued_running: 0,
+            passed: 0,
             timers: BTreeMap::new(),
             newest: None,
             turns: 0,
@@ -152,6 +177,14 @@ impl<C> Schedule<C> {
         self.running
     }
 
+    /// Returns how many jobs of queued lanes wait, are delayed and run: notices are left out.
+    pub fn of_clients(&self) -> (usize, usize, usize) {
+        let notices = &self.lanes[self.unqueued_from..];
+        let waiting: usize = notices.iter().map(|lane| lane.waiting.len() + lane.again.len()).sum();
+        let delayed = self.unqueued - waiting;
+        (self.waiting - waiting, self.delayed - delayed, self.running - self.unqueued_running)
+    }
+
     /// Returns how many jobs of each route wait and run.
     pub fn by_lane(&self) -> impl Iterator<Item = (usize, usize)> {
         self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
@@ -162,9 +195,10 @@ impl<C> Schedule<C> {
         self.lanes.iter().map(|lane| lane.room().saturating_sub(lane.waiting.len()))
     }
 
-    /// Returns the waiting job with the lowest id.
+    /// Returns the waiting job with the lowest id; notices are left out.
     pub fn first(&self) -> Option<JobKey> {
-        let heads = self.lanes.iter().filter_map(|lane| lane.waiting.first_key_value());
+        let lanes = &self.lanes[..self.unqueued_from];
+        let heads = lanes.iter().filter_map(|lane| lane.waiting.first_key_value());
         let (id, owner) = heads.min_by_key(|(id, _)| **id)?;
         Some(JobKey { owner: owner.clone(), id: *id })
     }
@@ -177,16 +211,29 @@ impl<C> Schedule<C> {
         self.waiting + self.delayed - self.asleep - self.unqueued + asleep
     }
 
+    const fn is_unqueued(&self, route: RouteIndex) -> bool {
+        route.0 >= self.unqueued_from
+    }
+
     /// Counts a job that waits, in its lane.
     fn wait(&mut self, route: RouteIndex) {
         self.waiting += 1;
-        self.unqueued += usize::from(route.0 >= self.unqueued_from);
+        self.unqueued += usize::from(self.is_unqueued(route));
     }
 
     /// Counts it no longer.
     fn end_wait(&mut self, route: RouteIndex) {
         self.waiting -= 1;
-        self.unqueued -= usize::from(route.0 >= self.unqueued_from);
+        self.unqueued -= usize::from(self.is_unqueued(route));
+    }
+
+    /// Counts a claimed job, which no longer waits, as running.
+    fn start(&mut self, route: RouteIndex) {
+        self.end_wait(route);
+        self.lanes[route.0].jobs += 1;
+        self.running += 1;
+        self.unqueued_running += usize::from(self.is_unqueued(route));
+        self.passed = if self.is_unqueued(route) { 0 } else { self.passed + 1 };
     }
 
     /// Counts a job that was delayed no longer.
@@ -213,9 +260,15 @@ impl<C> Schedule<C> {
         }
     }
 
+    /// Lets a notice that is tried again wait in its lane, behind those that were not tried yet.
+    pub fn push_again(&mut self, route: RouteIndex, job: &JobKey) {
+        self.lanes[route.0].again.insert(job.id, job.owner.clone());
+        self.wait(route);
+    }
+
     /// Takes a waiting job out of its lane; nothing if it does not wait there.
     pub fn remove(&mut self, route: RouteIndex, id: JobId, expiry: Option<Instant>) {
-        if self.lanes[route.0].waiting.remove(&id).is_some() {
+        if self.lanes[route.0].take(id).is_some() {
             self.end_wait(route);
         }
         if let Some(at) = expiry {
@@ -223,33 +276,33 @@ impl<C> Schedule<C> {
         }
     }
 
-    /// Returns the oldest job that may run: that a worker is free, the caller knows.
+    /// Returns the oldest job that may run: that a worker is free, the caller knows. Notices leave one worker of
+    /// several to the jobs; on the last free one, jobs come first, but not for ever.
     pub fn next(&self) -> Option<(RouteIndex, JobId)> {
-        let lanes = self.lanes.iter().enumerate();
-        let heads = lanes.filter_map(|(n, lane)| Some((lane.next()?, RouteIndex(n))));
-        heads.min_by_key(|(id, _)| *id).map(|(id, route)| (route, id))
+        let has_room_for_notice = self.unqueued_running < self.workers.saturating_sub(1).max(1);
+        let prefers_jobs = self.free_workers() <= 1 && self.passed < MAX_PASSED;
+        let lanes = self.lanes.iter().enumerate().map(|(n, lane)| (RouteIndex(n), lane));
+        let heads = lanes
+            .filter(|(route, _)| has_room_for_notice || !self.is_unqueued(*route))
+            .filter_map(|(route, lane)| Some((route, lane.next()?)));
+        heads.min_by_key(|(route, id)| (prefers_jobs && self.is_unqueued(*route), *id))
     }
 
     /// Claims the oldest job that may run: from now on it runs.
     pub fn claim(&mut self) -> Option<(RouteIndex, JobKey)> {
         let (route, id) = self.next()?;
-        let lane = &mut self.lanes[route.0];
-        let owner = lane.waiting.remove(&id)?;
-        lane.jobs += 1;
-        self.end_wait(route);
-        self.running += 1;
+        let owner = self.lanes[route.0].take(id)?;
+        self.start(route);
         Some((route, JobKey { owner, id }))
     }
 
     /// Claims this job, which waits in the lane of this route; `false` if it has no room.
     pub fn claim_this(&mut self, route: RouteIndex, id: JobId) -> bool {
         let lane = &mut self.lanes[route.0];
-        if lane.room() == 0 || lane.waiting.remove(&id).is_none() {
+        if lane.room() == 0 || lane.take(id).is_none() {
             return false;
         }
-        lane.jobs += 1;
-        self.waiting -= 1;
-        self.running += 1;
+        self.start(route);
         true
     }
 
@@ -260,13 +313,14 @@ impl<C> Schedule<C> {
 
     /// Gives back the place of a job that ran.
     pub fn release(&mut self, route: RouteIndex) {
-        self.free_worker();
+        self.free_worker(route);
         self.give_up(route);
     }
 
     /// Counts a job as ended, whose place stays taken.
-    pub const fn free_worker(&mut self) {
+    pub fn free_worker(&mut self, route: RouteIndex) {
         self.running -= 1;
+        self.unqueued_running -= usize::from(self.is_unqueued(route));
     }
 
     /// Gives back a place that stayed taken.

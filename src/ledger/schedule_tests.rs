@@ -174,7 +174,7 @@ impl Pair {
         if self.random.bool() {
             self.schedule.release(RouteIndex(lane));
         } else {
-            self.schedule.free_worker();
+            self.schedule.free_worker(RouteIndex(lane));
             self.model.kept.push(lane);
         }
         self.model.running.remove(&number);
@@ -368,6 +368,7 @@ fn jobs_of_the_last_lanes_take_no_place_of_the_queue() {
     schedule.delay(&job(5), until, Due::EnterUnqueued);
     schedule.delay(&job(6), until, Due::EnterUnqueued);
     assert_eq!((schedule.waiting(), schedule.delayed(), schedule.queue_len()), (4, 2, 1));
+    assert_eq!((schedule.of_clients(), schedule.first()), ((1, 0, 0), Some(job(4))));
     assert_eq!(schedule.claim(), Some((RouteIndex(1), job(1))));
     schedule.remove(RouteIndex(1), job(2).id, None);
     schedule.undelay(until, job(5).id);
@@ -375,4 +376,64 @@ fn jobs_of_the_last_lanes_take_no_place_of_the_queue() {
     assert_eq!((schedule.waiting(), schedule.delayed(), schedule.queue_len()), (2, 0, 1));
     schedule.remove(RouteIndex(0), job(4).id, None);
     assert_eq!((schedule.waiting(), schedule.queue_len()), (1, 0));
+}
+
+#[test]
+fn notices_leave_a_worker_to_the_jobs() {
+    let limits = [Limit::Open, Limit::Open, Limit::Open];
+    for (workers, most) in [(1, 1), (2, 1), (3, 2), (8, 7)] {
+        let mut schedule: Schedule<()> = Schedule::new(workers, limits);
+        schedule.unqueue(2);
+        for number in 1..=20 {
+            schedule.push(RouteIndex(1 + number as usize % 2), &job(number), None);
+        }
+        let claimed: Vec<_> = std::iter::from_fn(|| schedule.claim()).collect();
+        assert_eq!(claimed.len(), most, "{workers} workers");
+        schedule.push(RouteIndex(0), &job(99), None);
+        if workers == 1 {
+            schedule.release(claimed[0].0);
+        }
+        assert_eq!(schedule.claim(), Some((RouteIndex(0), job(99))), "{workers} workers");
+        // The place of a job that has ended takes no worker.
+        if workers > 1 {
+            schedule.free_worker(claimed[0].0);
+            assert!(schedule.claim().is_some(), "{workers} workers");
+        }
+    }
+}
+
+#[test]
+fn jobs_pass_older_notices_but_not_for_ever() {
+    let mut schedule: Schedule<()> = Schedule::new(1, [Limit::Open, Limit::Open]);
+    schedule.unqueue(1);
+    schedule.push(RouteIndex(1), &job(1), None);
+    let mut passed = 0;
+    for number in 2..100 {
+        schedule.push(RouteIndex(0), &job(number), None);
+        let (route, _) = schedule.claim().expect("it waits");
+        schedule.release(route);
+        if route == RouteIndex(1) {
+            break;
+        }
+        passed += 1;
+    }
+    assert!((1..90).contains(&passed), "{passed}");
+}
+
+#[test]
+fn a_notice_that_is_tried_again_waits_behind_the_others() {
+    let mut schedule: Schedule<()> = Schedule::new(1, [Limit::Open, Limit::Open]);
+    schedule.unqueue(1);
+    let route = RouteIndex(1);
+    for number in [1, 2] {
+        schedule.push_again(route, &job(number));
+    }
+    schedule.push(route, &job(3), None);
+    schedule.remove(route, job(1).id, None);
+    assert_eq!((schedule.waiting(), schedule.queue_len()), (2, 0));
+    for number in [3, 2] {
+        assert_eq!(schedule.claim(), Some((route, job(number))));
+        schedule.release(route);
+    }
+    assert_eq!((schedule.waiting(), schedule.claim()), (0, None));
 }

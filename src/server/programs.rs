@@ -1,7 +1,8 @@
 //! The completion programs of routes: found at the start, and refused if a URL leads to them.
 //!
-//! Owns that rule. Runs nothing. Invariant: a program below the directory of a route is hidden there: a name of its path
-//! begins with a dot, as `locate` refuses such a path.
+//! Owns that rule. Runs nothing. Invariant: a program below the directory of a route is hidden there: a name of its
+//! path begins with a dot, as `locate` refuses such a path. A link in a route with `links=yes` may lead anywhere: the log
+//! warns of that.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Access, access};
 
-use crate::config::{Config, Invalid, RouteConfig, Target};
+use crate::config::{Config, Invalid, Links, RouteConfig, Target};
 use crate::handler::completion::Programs;
 use crate::job::notice::Event;
 use crate::ledger::Tells;
@@ -66,8 +67,12 @@ fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf,
     };
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     let real = path.canonicalize().map_err(|error| error.to_string())?;
+    let own = directory(route).and_then(|directory| directory.canonicalize().ok());
     for other in &config.routes {
-        let is_own = program.is_relative() && other.prefix == route.prefix;
+        // Routes may share a directory: what is hidden there is hidden from all of them.
+        let is_own = program.is_relative()
+            && own.is_some()
+            && directory(other).and_then(|directory| directory.canonicalize().ok()) == own;
         // A directory that is missing is an error of its own route.
         for root in directory(other).and_then(|directory| roots(directory).ok()).iter().flatten() {
             for path in [&path, &real] {
@@ -82,10 +87,23 @@ fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf,
             }
         }
     }
+    warn_of_links(program, config);
     if !real.is_file() || access(&real, Access::EXEC_OK).is_err() {
         return Err("not a file that deferd may execute".into());
     }
     Ok(path)
+}
+
+/// Warns if a link in the directory of a route may lead to an absolute program: links are made at any time.
+fn warn_of_links(program: &Path, config: &Config) {
+    let mut routes = config.routes.iter().filter(|_| program.is_absolute());
+    if let Some(route) = routes.find(|route| route.links == Links::Anywhere) {
+        log::warn!(
+            "a symbolic link below the directory of {}, which has links=yes, lets requests run {} if it leads there",
+            route.prefix,
+            program.display()
+        );
+    }
 }
 
 /// Returns a directory as it is named, and where that leads.

@@ -97,7 +97,8 @@ pub fn routes(
     let completion = CompletionHandler::new(programs, descriptors.of_scripts);
     let time_limit = limits::fixed(callback::TIME_LIMIT, "DEFERD_TEST_CALLBACK_TIME");
     let allowed = config.allow_callback.clone().into();
-    let callback = CallbackHandler::new(allowed, secret(config)?, time_limit);
+    let max_age = limits::fixed(callback::MAX_AGE, "DEFERD_TEST_CALLBACK_AGE");
+    let callback = CallbackHandler::new(allowed, secret(config)?, (time_limit, max_age));
     // In the order of `NoticeLane::ALL`.
     let notices = [
         notices(NoticeLane::Completion, completion::TIME_LIMIT, None, Box::new(completion)),

@@ -130,6 +130,10 @@ impl Store for MemoryStore {
         Ok(self.lock().stats())
     }
 
+    fn is_idle(&self) -> bool {
+        self.lock().is_idle()
+    }
+
     fn tally(&self) -> Tally {
         self.lock().tally().clone()
     }
@@ -332,13 +336,22 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn drain(&self) {}
+    fn drain(&self) {
+        self.lock().drain_notices();
+    }
 
     fn stop(&self, stop: Stop) {
         self.lock().stop(stop);
     }
 
     fn close(&self) -> Vec<JobId> {
-        self.lock().ids()
+        let ledger = self.lock();
+        let lost = ledger.undelivered();
+        if lost > 0 {
+            log::warn!(
+                "lost with the memory store: {lost} notices (on-done, on-failure, callbacks) were not delivered"
+            );
+        }
+        ledger.ids()
     }
 }

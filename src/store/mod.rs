@@ -302,7 +302,7 @@ pub trait Store: Send + Sync {
         count: usize,
     ) -> Result<Page, StoreUnavailable>;
 
-    /// Whether no job runs, and none waits to run in this process.
+    /// Whether no job runs, and none waits to run in this process; a store with notices counts them too.
     fn is_idle(&self) -> bool {
         // Without the truth the end waits for its time.
         self.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
@@ -320,7 +320,7 @@ pub trait Store: Send + Sync {
     fn flush(&self) -> Result<(), StoreUnavailable>;
 
     /// Accepts that the end is near: what waits or is delayed stays where it is kept, if that outlives the
-    /// process; else it runs yet.
+    /// process; else it runs yet, and only notices that failed do not run again.
     fn drain(&self);
 
     /// Hands out no more jobs, lets no thread wait, and stops what runs.

@@ -1,24 +1,27 @@
 //! Callbacks: the record of a job that is done, posted to the URL that its client named.
 //!
 //! Owns the request and what its answer means: 2xx ends it, 410 gives up, anything else is tried again by its route's
-//! `retry`. Invariants: only a URL that the operator allows now is called, and each request is signed; the content of
-//! an answer is never read, and no redirect is followed.
+//! `retry`. A receiver that cannot be reached is left alone for a while, in which callbacks to it fail at once: they
+//! hold no worker until their connections time out. Invariants: only a URL that the operator allows now is called, and
+//! each request is signed; the content of an answer is never read, and no redirect is followed.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use ureq::{Agent, Body, SendBody};
 
-use super::deadline::CallContext;
+use super::deadline::{CallContext, Phase};
 use super::{MAX_HEAD, agent};
 use crate::callback_url::CallbackUrl;
 use crate::clock;
+use crate::config::shown_duration;
 use crate::error::{Error, JSON};
 use crate::exchange::{Call, empty};
 use crate::handler::{Handler, Outcome};
+use crate::job::Stamp;
 use crate::job::execution::Execution;
 use crate::job::notice::{self, WEBHOOK_ID};
 use crate::protocol::CALLBACK_URL;
@@ -28,6 +31,12 @@ use crate::sink::Sink;
 /// How long a receiver has to answer.
 pub const TIME_LIMIT: Duration = Duration::from_secs(15);
 
+/// The age at which a callback is given up.
+pub const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// How long a receiver that cannot be reached is left alone.
+const REST: Duration = Duration::from_secs(30);
+
 /// How long it may take until there is a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -36,32 +45,58 @@ const OUTPUT_BUFFER: usize = 8192;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("deferd/", env!("CARGO_PKG_VERSION")));
 
+/// Until when the receivers below an allowed URL are left alone.
+#[derive(Debug, Default)]
+struct Rest(Mutex<Option<Instant>>);
+
+impl Rest {
+    /// Returns whether they are left alone now.
+    fn holds(&self, now: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    }
+
+    /// Leaves them alone until then; `None`: no longer.
+    fn set(&self, until: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
 /// Delivers callbacks.
 pub struct CallbackHandler {
     allowed: Arc<[CallbackUrl]>,
+    /// One for each allowed URL, at its index.
+    rests: Vec<Rest>,
     /// `None`: without `--callback-secret` no callback is delivered.
     signature: Option<Signature>,
     time_limit: Duration,
+    max_age: Duration,
     agent: Agent,
 }
 
 impl CallbackHandler {
-    /// Returns a handler that calls what these URLs cover, whose receivers have so long to answer. Connects to nothing
-    /// before the first callback.
+    /// Returns a handler that calls what these URLs cover, whose receivers have so long to answer, and which gives up
+    /// callbacks of an age. Connects to nothing before the first callback.
     pub fn new(
         allowed: Arc<[CallbackUrl]>,
         signature: Option<Signature>,
-        time_limit: Duration,
+        (time_limit, max_age): (Duration, Duration),
     ) -> Self {
-        Self { allowed, signature, time_limit, agent: agent(OUTPUT_BUFFER) }
+        let rests = allowed.iter().map(|_| Rest::default()).collect();
+        Self { allowed, rests, signature, time_limit, max_age, agent: agent(OUTPUT_BUFFER) }
     }
 
-    /// Returns the URL of a notice, if it may be called still, and what signs the request.
-    fn receiver(&self, call: &Call) -> Option<(CallbackUrl, &Signature)> {
+    /// Returns the URL of a notice, if it may be called still, what signs the request, and the rest of its receiver.
+    fn receiver(&self, call: &Call) -> Option<(CallbackUrl, &Signature, &Rest)> {
         let url = call.request.headers().get(CALLBACK_URL)?.to_str().ok()?;
         let url = CallbackUrl::parse(url).ok()?;
-        let is_allowed = self.allowed.iter().any(|allowed| allowed.covers(&url));
-        is_allowed.then_some((url, self.signature.as_ref()?))
+        let place = self.allowed.iter().position(|allowed| allowed.covers(&url))?;
+        Some((url, self.signature.as_ref()?, self.rests.get(place)?))
+    }
+
+    /// Returns whether the callback of this execution is too old: its id has the moment at which it was made.
+    fn is_too_old(&self, execution: &Execution) -> bool {
+        let made = execution.job().map(|id| Stamp::from_micros(id.number()));
+        made.is_some_and(|made| clock::now().stamp.since(made) > self.max_age)
     }
 
     /// Sends the request. One that found a kept connection closed is sent again: to its receiver, both are one by their
@@ -107,16 +142,32 @@ impl Handler for CallbackHandler {
         _: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         let (job, of) = (execution.job_as_log(), notice::job(&call.request));
-        let Some((url, signature)) = self.receiver(call) else {
+        let Some((url, signature, rest)) = self.receiver(call) else {
             let what = "no --allow-callback covers its URL any more";
             log::warn!("job={job} of={of} the callback is given up: {what}");
             return Err(Error::Forbidden(what.into()));
         };
+        let receiver = url.authority();
+        if self.is_too_old(execution) {
+            let most = shown_duration(self.max_age);
+            log::warn!(
+                "job={job} of={of} callback={receiver} the callback is given up: older than {most}"
+            );
+            return Ok(empty(StatusCode::GONE).into());
+        }
+        if rest.holds(Instant::now()) {
+            let what = "the receiver could not be reached a moment ago";
+            log::debug!("job={job} of={of} callback={receiver} {what}");
+            return Err(Error::BadGateway(what.into()));
+        }
         let _buffers = execution.memory().charge(MAX_HEAD + OUTPUT_BUFFER)?;
         let deadline = execution.deadline(self.time_limit);
         let context = CallContext::enter(execution, deadline, CONNECT_LIMIT)?;
-        let receiver = url.authority();
-        match self.send(&url, signature, call, &context) {
+        let sent = self.send(&url, signature, call, &context);
+        if sent.is_ok() {
+            rest.set(None);
+        }
+        match sent {
             Ok(answer) if answer.status().is_success() => Ok(empty(StatusCode::OK).into()),
             Ok(answer) if answer.status() == StatusCode::GONE => {
                 log::warn!("job={job} of={of} callback={receiver} the callback is given up: 410");
@@ -129,11 +180,15 @@ impl Handler for CallbackHandler {
             }
             Err(_) if execution.stopped().is_some() => Err(Error::Cancelled),
             Err(cause) => {
-                log::warn!(
-                    "job={job} of={of} callback={receiver} phase={:?}: {cause}",
-                    context.phase.get()
-                );
-                Err(context.phase.get().error(&cause, (self.time_limit, CONNECT_LIMIT)))
+                let phase = context.phase.get();
+                log::warn!("job={job} of={of} callback={receiver} phase={phase:?}: {cause}");
+                let error = phase.error(&cause, (self.time_limit, CONNECT_LIMIT));
+                // A shortage of deferd's own tells nothing of the receiver.
+                let is_its_own = matches!(error, Error::BadGateway(_));
+                if is_its_own && matches!(phase, Phase::Resolving | Phase::Connecting) {
+                    rest.set(Some(Instant::now() + REST));
+                }
+                Err(error)
             }
         }
     }

@@ -352,6 +352,10 @@ impl Store for DiskStore {
         Ok(self.shared.lock().ledger.stats())
     }
 
+    fn is_idle(&self) -> bool {
+        self.shared.lock().ledger.is_idle()
+    }
+
     fn tally(&self) -> Tally {
         let errors = self.shared.errors();
         Tally { errors, ..self.shared.lock().ledger.tally().clone() }

@@ -39,13 +39,28 @@ fn start(receiver: &Upstream, arguments: &[&str]) -> (Deferd, TempDir) {
 }
 
 fn start_in(dir: &TempDir, receiver: &Upstream, arguments: &[&str]) -> Deferd {
+    start_by(command(), dir, receiver, "", arguments)
+}
+
+/// A command whose callbacks are tried again soon.
+fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env("DEFERD_TEST_CALLBACK_BACKOFF", BACKOFF.as_millis().to_string());
     command.env("DEFERD_TEST_CALLBACK_TIME", TIME.as_millis().to_string());
+    command
+}
+
+fn start_by(
+    command: Command,
+    dir: &TempDir,
+    receiver: &Upstream,
+    options: &str,
+    arguments: &[&str],
+) -> Deferd {
     let (allowed, secrets) = (url(receiver, ""), secrets(dir));
     let mut all = vec!["--allow-callback", allowed.as_str(), "--callback-secret", &secrets];
     all.extend_from_slice(arguments);
-    Deferd::with_scripts_by(command, "", &all)
+    Deferd::with_scripts_by(command, options, &all)
 }
 
 fn url(receiver: &Upstream, rest: &str) -> String {
@@ -183,6 +198,9 @@ fn only_allowed_urls_are_called() {
             assert!(refused.text().contains("the callback URL: "), "{bad}");
         }
     }
+    let not_ascii = format!("respond-async, callback; url=\"{}\"", url(&receiver, "/\u{e4}"));
+    let refused = client.request("POST", "/run/s-cat", &[("prefer", &not_ascii)], b"");
+    assert!(refused.expect_error(403, 403).text().contains("not ASCII"));
     let good = url(&receiver, "");
     let twice = [("x-arango-async", "store"), ("x-callback-url", &good), ("x-callback-url", &good)];
     client.request("POST", "/run/s-cat", &twice, b"").expect_error(400, 400);
@@ -247,6 +265,115 @@ fn a_slow_receiver_holds_up_no_job() {
     wait_ended(&deferd, "error", 8);
     let id = client.store("POST", "/run/s-cat", b"");
     client.result(&id).expect(200);
+}
+
+#[test]
+fn both_kinds_of_notices_leave_a_worker_to_jobs() {
+    // One worker has to end a notice first: how long a receiver and the program hang, in milliseconds and seconds.
+    for (workers, receiver_hangs, program_hangs) in [("1", "1000", "1"), ("2", "600000", "600")] {
+        let receiver = Upstream::start(|_, _| Then::Hang);
+        let dir = TempDir::new();
+        let (program, end) = (dir.join("hangs"), dir.join("end"));
+        let wait = format!(
+            "timeout {program_hangs} sh -c 'until [ -e {} ]; do sleep 0.1; done'",
+            end.display()
+        );
+        fs::write(&program, format!("#!/bin/sh\n{wait}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = command();
+        command.env("DEFERD_TEST_CALLBACK_TIME", receiver_hangs);
+        let options = format!(",on-done={}", program.display());
+        let deferd = start_by(command, &dir, &receiver, &options, &["--workers", workers]);
+        let mut client = deferd.client();
+        for _ in 0..5 {
+            let id = store(&mut client, "/run/s-cat", &url(&receiver, ""));
+            client.wait_done(&id);
+        }
+        fs::write(&end, "").unwrap();
+    }
+}
+
+#[test]
+fn a_receiver_that_cannot_be_reached_is_left_alone() {
+    let (dead, alive) = (taker(), taker());
+    let (address, url_of_dead) = (dead.address, url(&dead, ""));
+    drop(dead);
+    let (deferd, _dir) = start(&alive, &["--allow-callback", &url_of_dead]);
+    let mut client = deferd.client();
+    store(&mut client, "/run/s-cat", &url_of_dead);
+    wait_ended(&deferd, "error", 1);
+    // It could be reached now; its attempts fail without a connection.
+    let dead = Upstream::start_at(address, |_, stream| answer(stream, "204 No Content", ""));
+    store(&mut client, "/run/s-cat", &url_of_dead);
+    wait_ended(&deferd, "error", 2);
+    assert!(dead.received().is_empty());
+    store(&mut client, "/run/s-cat", &url(&alive, ""));
+    wait_ended(&deferd, "ok", 1);
+    assert_eq!(deferd.log().matches("phase=Connecting").count(), 1, "{}", deferd.log());
+}
+
+#[test]
+fn an_old_callback_is_given_up() {
+    let receiver = Upstream::start(|_, stream| answer(stream, "500 Oops", ""));
+    let mut command = command();
+    command.env("DEFERD_TEST_CALLBACK_AGE", "1500");
+    command.env("DEFERD_TEST_CALLBACK_BACKOFF", "2000");
+    let dir = TempDir::new();
+    let deferd = start_by(command, &dir, &receiver, "", &[]);
+    store(&mut deferd.client(), "/run/s-cat", &url(&receiver, ""));
+    wait_ended(&deferd, "error", 1);
+    deferd.log_with("the callback is given up: older than 1500ms");
+    assert!(receiver.received().len() <= 1);
+}
+
+#[test]
+fn the_end_does_not_wait_for_further_attempts() {
+    let receiver = Upstream::start(|_, stream| answer(stream, "500 Oops", ""));
+    let mut command = command();
+    command.env("DEFERD_TEST_CALLBACK_BACKOFF", "3000000");
+    let dir = TempDir::new();
+    let mut deferd = start_by(command, &dir, &receiver, "", &["--grace", "1h"]);
+    let (mut client, hold) = (deferd.client(), Hold::new());
+    store(&mut client, "/run/s-cat", &url(&receiver, ""));
+    deferd.log_with("attempt 1 ended with 502, next attempt in");
+    // The callback of a job that ends meanwhile is tried once.
+    store(&mut client, &hold.target(), &url(&receiver, ""));
+    hold.wait_for("started");
+    deferd.signal("-TERM");
+    deferd.log_with("ending: 0 jobs wait, 1 run");
+    hold.release();
+    assert_eq!(deferd.wait().code(), Some(0));
+    assert_eq!(receiver.received().len(), 2);
+    deferd.log_with("lost with the memory store: 2 notices");
+}
+
+#[test]
+fn notices_are_no_jobs_in_the_metrics() {
+    let receiver = Upstream::start(|_, stream| answer(stream, "500 Oops", ""));
+    let slow = Upstream::start(|_, _| Then::Hang);
+    let mut command = command();
+    command.env("DEFERD_TEST_CALLBACK_BACKOFF", "3000000");
+    command.env("DEFERD_TEST_CALLBACK_TIME", "600000");
+    let (dir, url_of_slow) = (TempDir::new(), url(&slow, ""));
+    let deferd = start_by(command, &dir, &receiver, "", &["--allow-callback", &url_of_slow]);
+    let mut client = deferd.client();
+    store(&mut client, "/run/s-cat", &url(&receiver, ""));
+    // One is delayed, one runs, one waits.
+    deferd.log_with("attempt 1 ended with 502, next attempt in");
+    let ids = [(); 2].map(|()| store(&mut client, "/run/s-cat", &url_of_slow));
+    ids.iter().for_each(|id| client.wait_done(id));
+    slow.wait_for(1);
+    let metrics = client.get("/_admin/metrics").expect(200).text();
+    for (name, value) in [
+        ("deferd_jobs{state=\"waiting\"}", 0),
+        ("deferd_jobs{state=\"delayed\"}", 0),
+        ("deferd_jobs{state=\"running\"}", 0),
+        ("deferd_jobs{state=\"done\"}", 3),
+        ("deferd_oldest_waiting_seconds", 0),
+        ("deferd_jobs_submitted_total{route=\"callback\"}", 3),
+    ] {
+        assert!(metrics.contains(&format!("\n{name} {value}\n")), "{name}: {metrics}");
+    }
 }
 
 #[test]

@@ -292,6 +292,38 @@ fn a_program_that_a_url_leads_to_is_refused() {
             }
         }
     }
+    // Two routes of one directory, whatever they call it, share what is hidden there.
+    std::os::unix::fs::symlink(&run, dir.join("same")).unwrap();
+    let same = format!("/same/=cgi:{}", at("same"));
+    for (program, is_refused) in [(".hooks/done", false), ("open", true), (&hidden, true)] {
+        let route = format!("/run/=run:{run},on-done={program}");
+        let arguments = ["--route", &route, "--route", &same];
+        if is_refused {
+            assert!(run_deferd(&arguments).stderr.contains(below), "{program}");
+        } else {
+            drop(Deferd::start(&arguments));
+        }
+    }
     let ended = run_deferd(&["--route", "/up/=http://127.0.0.1:9/,on-failure=x"]);
     assert!(ended.stderr.contains("not an absolute path"), "{}", ended.stderr);
+}
+
+#[test]
+fn links_to_anywhere_are_warned_of() {
+    let dir = TempDir::new();
+    let program = executable(&dir.join("program"), "#!/bin/sh\n");
+    fs::create_dir(dir.join("run")).unwrap();
+    executable(&dir.join("run/.done"), "#!/bin/sh\n");
+    let run = dir.join("run").display().to_string();
+    for (program, links, is_warned) in
+        [(&*program, "yes", true), (&program, "no", false), (".done", "yes", false)]
+    {
+        let route = format!("/run/=run:{run},on-done={program}");
+        let other = format!("/other/=cgi:{run},links={links}");
+        let deferd = Deferd::start(&["--route", &route, "--route", &other]);
+        deferd.client().get("/_api/version").expect(200);
+        let log = deferd.log_with("request=GET");
+        let warns = log.contains("below the directory of /other/, which has links=yes");
+        assert_eq!(warns, is_warned, "{program} links={links}: {log}");
+    }
 }
