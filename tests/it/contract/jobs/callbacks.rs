@@ -14,7 +14,7 @@ use hmac_sha256::HMAC;
 
 use crate::support::hold::Hold;
 use crate::support::upstream::{Received, Then, Upstream};
-use crate::support::{Client, Deferd, Reply, TempDir, eventually, run_deferd};
+use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks, run_deferd};
 
 const KEYS: [[u8; 24]; 2] = [[7; 24], [8; 24]];
 
@@ -198,9 +198,11 @@ fn only_allowed_urls_are_called() {
             assert!(refused.text().contains("the callback URL: "), "{bad}");
         }
     }
-    let not_ascii = format!("respond-async, callback; url=\"{}\"", url(&receiver, "/\u{e4}"));
-    let refused = client.request("POST", "/run/s-cat", &[("prefer", &not_ascii)], b"");
-    assert!(refused.expect_error(403, 403).text().contains("not ASCII"));
+    if !lacks(Ability::Ascii) {
+        let not_ascii = format!("respond-async, callback; url=\"{}\"", url(&receiver, "/\u{e4}"));
+        let refused = client.request("POST", "/run/s-cat", &[("prefer", &not_ascii)], b"");
+        assert!(refused.expect_error(403, 403).text().contains("not ASCII"));
+    }
     let good = url(&receiver, "");
     let twice = [("x-arango-async", "store"), ("x-callback-url", &good), ("x-callback-url", &good)];
     client.request("POST", "/run/s-cat", &twice, b"").expect_error(400, 400);
