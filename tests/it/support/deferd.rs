@@ -21,6 +21,11 @@ pub fn is_shared() -> bool {
     std::env::var("DEFERD_TEST_OPTIONS").is_ok_and(|options| options.contains("--store"))
 }
 
+/// Whether the jobs of the deferd under test end with it.
+pub fn is_in_memory() -> bool {
+    std::env::var("DEFERD_TEST_OPTIONS").is_err()
+}
+
 /// Runs a test over the store in memory and the one on disk, each with these arguments.
 pub fn in_both_stores(arguments: &[&str], test: impl Fn(&Deferd)) {
     let dir = TempDir::new();

@@ -14,7 +14,9 @@ use hmac_sha256::HMAC;
 
 use crate::support::hold::Hold;
 use crate::support::upstream::{Received, Then, Upstream};
-use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks, run_deferd};
+use crate::support::{
+    Ability, Client, Deferd, Reply, TempDir, eventually, is_in_memory, lacks, run_deferd,
+};
 
 const KEYS: [[u8; 24]; 2] = [[7; 24], [8; 24]];
 
@@ -345,8 +347,11 @@ fn the_end_does_not_wait_for_further_attempts() {
     deferd.log_with("ending: 0 jobs wait, 1 run");
     hold.release();
     assert_eq!(deferd.wait().code(), Some(0));
-    assert_eq!(receiver.received().len(), 2);
-    deferd.log_with("lost with the memory store: 2 notices");
+    // With another store they wait there for the next start.
+    if is_in_memory() {
+        assert_eq!(receiver.received().len(), 2);
+        deferd.log_with("lost with the memory store: 2 notices");
+    }
 }
 
 #[test]
