@@ -71,7 +71,8 @@ impl Auth {
 
     /// Returns the user whose credentials are in these fields.
     ///
-    /// # Errors [`Error::NotAuthorized`] if the credentials are missing or invalid.
+    /// # Errors
+    /// [`Error::NotAuthorized`] if the credentials are missing or invalid.
     pub fn authenticate(&self, fields: &HeaderMap) -> Result<Caller, Error> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
@@ -208,7 +209,8 @@ fn user(line: &str) -> Result<User, &'static str> {
 
 /// Checks that Basic and a log line can carry this user name.
 ///
-/// # Errors What a valid user name is.
+/// # Errors
+/// What a valid user name is.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
     if name.is_empty() || !name.chars().all(plain) || name == "-" {

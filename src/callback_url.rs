@@ -31,7 +31,7 @@ impl CallbackUrl {
         if text.contains('#') {
             return Err("it has a fragment");
         }
-        let uri: Uri = text.parse().map_err(|_| "it is not a URL")?;
+        let uri: Uri = text.parse().map_err(|_| "it is not a URL such as http://HOST/PATH")?;
         if ![Some(&Scheme::HTTP), Some(&Scheme::HTTPS)].contains(&uri.scheme()) {
             return Err("it begins neither with http:// nor with https://");
         }
@@ -123,12 +123,12 @@ mod tests {
     fn urls_are_refused() {
         let long = format!("http://h/{}", "x".repeat(MAX_URL));
         for (text, what) in [
-            ("", "it is not a URL"),
+            ("", "it is not a URL such as http://HOST/PATH"),
             ("/a", "it begins neither"),
             ("h", "it begins neither"),
             ("ftp://h/", "it begins neither"),
-            ("http://", "it is not a URL"),
-            ("http://h /", "it is not a URL"),
+            ("http://", "it is not a URL such as http://HOST/PATH"),
+            ("http://h /", "it is not a URL such as http://HOST/PATH"),
             ("http://h/\u{e4}", "not ASCII"),
             ("http://h/?\u{e4}", "not ASCII"),
             ("http://\u{e4}/", "not ASCII"),

@@ -60,14 +60,14 @@ impl From<NoRoom> for NoMemory {
     }
 }
 
-/// Content of more than this goes to a file, where there is a folder for such files, in bytes.
+/// The most content that stays in memory, in bytes. More goes to a file, if there is a folder for content.
 pub const IN_MEMORY: usize = 64 * 1024;
 
-/// Content that the disk does not take may be this part of the memory that it can have at most.
+/// If the disk refuses content, at most this part (1/4) of its sender's memory may hold it.
 const REFUSED_PART: usize = 4;
 
-/// Content that grows: in memory, and beyond [`IN_MEMORY`] in a file if its [`Allowance`] has a folder and the disk takes
-/// it.
+/// Content that grows: in memory; beyond [`IN_MEMORY`] in a file, if its [`Allowance`] has a folder and the disk has
+/// room.
 pub struct ContentBuffer {
     room: Room,
     /// How much of the room is content.
@@ -362,7 +362,8 @@ pub fn held(bytes: Box<[u8]>, charge: Charge) -> Bytes {
 
 /// Returns an answer that was produced whole, together with its charge, which may be too large or too small.
 ///
-/// # Errors [`NoRoom`] if the missing part of the charge finds no room.
+/// # Errors
+/// [`NoRoom`] if the missing part of the charge finds no room.
 pub fn whole(bytes: Vec<u8>, mut charge: Charge) -> Result<Bytes, NoRoom> {
     charge.resize(charged(&bytes))?;
     Ok(held(bytes.into(), charge))

@@ -117,7 +117,8 @@ impl Default for OfRoute {
 
 /// Replaces the method of a POST by the one that it stands for: not every client can send PUT and DELETE.
 ///
-/// # Errors `400` for an invalid method, `501` for CONNECT.
+/// # Errors
+/// `400` for an invalid method, `501` for CONNECT.
 pub fn override_method(request: &mut Parts) -> Result<(), Error> {
     if request.method != Method::POST {
         return Ok(());

@@ -9,10 +9,10 @@
 //!
 //! - `main`: arguments, signals, exit codes.
 //! - [`logger`]: what is logged, and how a line looks; `log_writer` writes it and never blocks the thread that logs.
-//! - [`config`]: every option, from text to checked values (`route`, `hook`, `address`, `sizes`, `value`, `file`). It
-//!   imports no part that serves requests.
-//! - [`server`]: the wiring, from top to bottom, and the orderly end. `table` makes the routes, `limits` those of
-//!   connections.
+//! - [`config`]: every option, from text to checked values (`route`, `hook`, `address`, `store`, `sizes`, `value`,
+//!   `file`). It starts nothing.
+//! - [`server`]: the wiring, from top to bottom, and the orderly end. `table` makes the routes, `programs` finds
+//!   those that are told of jobs, `limits` has the limits of connections.
 //! - [`listen`]: the listening sockets, opened or handed over; readiness. `descriptors`: how many there may be.
 //! - [`socket`]: TCP and Unix sockets alike. [`front`]: what is said over them: `accept` → `connection` (its
 //!   `client`, `input`, `output`) → `head` (its `target`) → `body` (its `intake`) → service → `reply`, or `flow` for
@@ -27,27 +27,30 @@
 //!   operator's [`variables`]) prepares them, `child` runs them, each in its `group`, with its `descendants` (found
 //!   in the `process_table`); `stderr` reads their log and progress; the `reaper` has the children that deferd
 //!   inherits; `loading` explains why a script cannot start; `header_block` reads what CGI scripts write. `upstream`
-//!   calls another service (`resolve` finds its address); `hop_by_hop` has the fields that end here; `completion`
-//!   runs the programs that are told of jobs.
+//!   calls another service: `request` makes what is sent, `resolve` finds the address, `socket` connects, `deadline`
+//!   and `noise` bound the call; its `callback` posts the end of a job to a URL. `hop_by_hop` has the fields that end
+//!   here; `completion` runs the programs that are told of jobs.
 //! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
 //! - [`retry`]: whether a job is tried again, and when.
 //! - [`api`]: the built-in endpoints, a handler like any other. `endpoints` is their table, one row each; `openapi`
 //!   describes the rows; `job`, `records`, `admin`, `metrics`, `echo`, `collection` answer, `query` reads parameters,
-//!   `follow` sends a log while it grows; `page` is the web page.
+//!   `range` cuts a part of a result, `follow` sends a log while it grows; `page` is the web page.
 //! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
 //! - [`workers`]: the fixed pool that runs jobs, and the janitor.
-//! - [`store`]: keeps jobs and hands them out: the contract, and the stores `memory`, `disk`
-//!   and `redis` (feature: `script`s in an `engine`; its threads are `keeper`, `settler` and `bell`). In `disk`, `open`
+//! - [`store`]: keeps jobs and hands them out: the contract, and the stores `memory`, `disk` and
+//!   `redis` (feature: each operation is a `script` in an `engine`; `promise` is the store, `claim` takes jobs,
+//!   `running` ends them, `reading` finds results; its threads are `keeper`, `settler` and `bell`). In `disk`, `open`
 //!   checks the file, `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts
-//!   `record`s and messages into `tables`; `engine` is the file below; `loads` holds the messages that are read.
+//!   `record`s and messages into `tables`; `engine` is the file below (`overlay`, `dirty`); `loads` holds the messages
+//!   that are read, `outcome` what a change is answered with.
 //! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `notices`, `results` and
-//!   `forgetting` are its stations; `schedule`, `records` as they are listed, kept `logs`, `tally`, the `index` by time, `idempotency`
-//!   keys, `waiters`, and the lock (`locked`).
+//!   `forgetting` are its stations; `schedule`, `records` as they are listed, kept `logs`, `tally`, the `index` by
+//!   time, `idempotency` keys, `waiters`, and the lock (`locked`).
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`); processes that linger
 //!   (`lingering`), what a run writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a
 //!   record keeps of them (`request_line`, `outcome`); the jobs that tell of its end (`notice`).
-//! - [`content`]: content while it comes, and at rest, in memory or in a file. [`memory`]: the budget that it is
-//!   charged to. [`files`]: the folder of content that is too large for memory.
+//! - [`content`]: content while it comes, and `at_rest`, in memory or in a `file`. [`memory`]: the budget that it is
+//!   charged to (`kept`: what the heap keeps). [`files`]: the folder of content that is too large for memory.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`exchange`]: a request with its origin, a response with its receipt.
 //! - [`dots`] keeps a path below its route or directory; [`callback_url`] decides which URLs may be told of jobs.

@@ -91,7 +91,8 @@ struct State {
 impl LogWriter {
     /// Starts the thread, which writes to `target`.
     ///
-    /// # Errors If the system has no thread left.
+    /// # Errors
+    /// If the system has no thread left.
     pub fn start(form: Form, target: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared { form, state: Mutex::default(), changed: Condvar::new() });
         let its = Arc::clone(&shared);

@@ -24,7 +24,8 @@ pub const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// Starts the log: at `level`, or as `RUST_LOG` says.
 ///
-/// # Errors If the system has no thread left.
+/// # Errors
+/// If the system has no thread left.
 pub fn start(level: Option<LevelFilter>) -> io::Result<Log> {
     let form = Form::of_stderr();
     let writer = LogWriter::start(form, io::stderr())?;

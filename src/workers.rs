@@ -29,7 +29,7 @@ use crate::routes::{Routes, delayed_until, too_late};
 use crate::sink::{Collector, Sink};
 use crate::store::{Finished, Patience};
 
-/// The longest and the shortest time between two looks for expired results.
+/// The shortest and the longest time between two looks for expired results.
 const JANITOR_REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// How often a job is put off that cannot begin for want of descriptors, processes or memory.

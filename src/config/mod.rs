@@ -349,7 +349,9 @@ fn front(text: &str) -> Result<FrontKind, String> {
         #[cfg(feature = "tiny_http")]
         "tiny_http" => Ok(FrontKind::TinyHttp),
         #[cfg(not(feature = "tiny_http"))]
-        "tiny_http" => Err("this deferd was built without it".into()),
+        "tiny_http" => {
+            Err("this deferd was built without it: build it with the feature tiny_http".into())
+        }
         _ => Err("neither strict nor tiny_http".into()),
     }
 }
@@ -436,7 +438,7 @@ impl Config {
 
     /// Checks that nothing is to be told of jobs: a store that several deferd share has no notices.
     fn check_no_notices(&self) -> Result<(), Invalid> {
-        let what = "not with --store: jobs that are kept there tell of no end";
+        let what = "not with --store: not available with --store: use --data DIR, or wait with prefer: wait=N";
         if let Some(url) = self.allow_callback.last() {
             let (place, url) = (self.place("allow-callback"), url.uri().to_string());
             return Err(Invalid::new(&place, &url, what));
@@ -562,7 +564,10 @@ mod tests {
             (&["--allow-origin", "ui.example"], "--allow-origin \"ui.example\""),
             (&["--allow-host", "nas:80"], "--allow-host \"nas:80\""),
             (&["--allow-host", "*.lan"], "--allow-host \"*.lan\""),
-            (&["--allow-callback", "h/"], "--allow-callback \"h/\": it is not a URL"),
+            (
+                &["--allow-callback", "h/"],
+                "--allow-callback \"h/\": it is not a URL such as http://HOST/PATH",
+            ),
             (&["--allow-callback", "http://h/?a"], "it has a query"),
             (&["--allow-callback", "http://h/"], "say --callback-secret FILE"),
             (&["--callback-secret", "f"], "--callback-secret \"f\": no callback is allowed"),

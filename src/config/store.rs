@@ -44,7 +44,7 @@ impl StoreAddress {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if cfg!(not(feature = "redis")) {
-            return Err("this deferd was built without it: cargo feature redis".into());
+            return Err("this deferd was built without it: build it with the feature redis".into());
         }
         let (place, query) = text.split_once('?').unwrap_or((text, ""));
         let mut address = Self {

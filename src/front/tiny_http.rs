@@ -151,7 +151,8 @@ impl TinyHttp {
     /// Starts the threads that take requests, as many for each socket. They end with the process: the accept loop
     /// can be told to end, but tiny_http's connections cannot.
     ///
-    /// # Errors If the system has no thread left.
+    /// # Errors
+    /// If the system has no thread left.
     pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) -> io::Result<()> {
         for OneSocket { server, accepting, local } in &self.servers {
             for number in 0..RECEIVERS {

@@ -117,7 +117,8 @@ impl Stdout for ContentBuffer {
 /// Runs a script to its end, and hands on its stdout. Returns how it ended: as a success if it was ended because it
 /// wrote more than it announced, for its response is complete then.
 ///
-/// # Errors [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if the system lacks a
+/// # Errors
+/// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if the system lacks a
 /// resource for it, so that it was not started, [`Error::GatewayTimeout`] past its time limit, [`Error::Cancelled`] if
 /// it was stopped.
 pub fn run(
@@ -483,7 +484,8 @@ impl<'a> Pipes<'a> {
     /// Reads what the pipes still hold. A process that left the group can keep them open, so this
     /// waits for nothing but the client, and reads no more than a pipe can hold.
     ///
-    /// # Errors The fault of the output; [`Error::Cancelled`] if it was stopped while it waited.
+    /// # Errors
+    /// The fault of the output; [`Error::Cancelled`] if it was stopped while it waited.
     fn drain(&mut self, wake: &OwnedFd, execution: &Execution) -> Result<(), Error> {
         self.stdin = None;
         let end = self.written.saturating_add(MAX_PIPE);

@@ -71,13 +71,15 @@ pub enum Takes {
 pub trait Handler: Send + Sync {
     /// Refuses a request that can never run, before its content is read and before a `202`.
     ///
-    /// # Errors The answer to the client.
+    /// # Errors
+    /// The answer to the client.
     fn check(&self, request: &Parts) -> Result<(), Error>;
 
     /// Refuses a request that could never run as a job, before a `202`; for a waiting client [`run`](Self::run) does
     /// so.
     ///
-    /// # Errors The answer to the client.
+    /// # Errors
+    /// The answer to the client.
     fn check_deferred(&self, _: &Parts) -> Result<(), Error> {
         Ok(())
     }
@@ -89,7 +91,8 @@ pub trait Handler: Send + Sync {
 
     /// Runs the request to its end, or until `execution` is stopped. The response goes into `sink`, or is returned.
     ///
-    /// # Errors The error that is the answer; if part of a response was sent, the reason that it breaks.
+    /// # Errors
+    /// The error that is the answer; if part of a response was sent, the reason that it breaks.
     fn run(
         &self,
         call: &Call,
@@ -104,7 +107,8 @@ pub trait Handler: Send + Sync {
 
     /// Reads again the files that may change while deferd runs.
     ///
-    /// # Errors What is wrong; then everything stays as it was.
+    /// # Errors
+    /// What is wrong; then everything stays as it was.
     fn reload(&self) -> Result<(), String> {
         Ok(())
     }

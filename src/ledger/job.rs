@@ -44,7 +44,7 @@ pub struct Pending<Q> {
     pub route: Option<RouteIndex>,
     /// Its request, as its record has it.
     pub line: RequestLine,
-    /// How many processes began it: more than one if they crashed while it ran.
+    /// How many times deferd has started it: more than once only after a crash.
     pub starts: u32,
     /// The threads that wait for its result.
     pub waiters: Vec<Arc<Waiter>>,

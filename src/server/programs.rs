@@ -66,7 +66,7 @@ fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf,
         None => return Err("not an absolute path, and the route has no directory".into()),
     };
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
-    let real = path.canonicalize().map_err(|error| error.to_string())?;
+    let real = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
     let own = directory(route).and_then(|directory| directory.canonicalize().ok());
     for other in &config.routes {
         // Routes may share a directory: what is hidden there is hidden from all of them.

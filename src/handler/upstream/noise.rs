@@ -91,7 +91,8 @@ impl Noise {
 
     /// Checks the noise before more is read, while `unused` bytes are in the buffer.
     ///
-    /// # Errors What exceeds its limit.
+    /// # Errors
+    /// What exceeds its limit.
     pub fn check(&self, unused: usize) -> Result<(), &'static str> {
         let bytes = self.came.get().saturating_sub(unused);
         let (is_over, what) = match self.part.get() {

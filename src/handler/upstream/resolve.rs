@@ -48,7 +48,8 @@ impl Lookup {
 
 /// Finds the addresses of `host`: at once if it is an address.
 ///
-/// # Errors If the system has no thread or descriptor left, or too many lookups hang.
+/// # Errors
+/// If the system has no thread or descriptor left, or too many lookups hang.
 pub fn addresses(host: &str, port: u16) -> io::Result<Found> {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = literal.parse::<IpAddr>() {

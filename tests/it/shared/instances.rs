@@ -339,7 +339,7 @@ fn what_waits_when_an_instance_ends_is_left_to_the_others() {
     instances.end();
 }
 
-/// A sleep that is deferred ends on time, and what fails is tried again on time, whoever runs it then.
+/// A deferred sleep ends on time and a failed job is retried on time, whichever instance then runs it.
 #[test]
 fn delays_end_on_time_on_any_instance() {
     let instances = Instances::with(2, ",retry=2,backoff=100ms,retry-on=7", &[]);

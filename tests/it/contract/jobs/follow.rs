@@ -95,7 +95,7 @@ fn a_follower_gets_what_is_kept_and_each_line_as_it_comes() {
     first.expect("one\n");
     teller.tell("two\n");
     first.expect("one\ntwo\n");
-    // Another one who comes later, and a line whose end comes later.
+    // A second follower, which starts later; then a line that arrives in two parts.
     let mut second = Follower::new(&deferd, &id, &[]);
     second.expect("one\ntwo\n");
     teller.tell("th");
@@ -260,7 +260,10 @@ fn the_end_waits_for_what_runs_and_for_no_follower_of_what_waits() {
     let waiting = Teller::new().submit(&mut client);
     let mut cut = Follower::new(&deferd, &waiting, &[EVENTS]);
     deferd.signal("-TERM");
-    assert!(cut.client.read_break(cut.head).body.is_empty(), "no end that is none");
+    assert!(
+        cut.client.read_break(cut.head).body.is_empty(),
+        "no final event is sent for a job that has not ended"
+    );
     teller.tell("two\n");
     teller.end("0");
     let done = r#"{"status":200,"exitCode":0}"#;
