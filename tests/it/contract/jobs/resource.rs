@@ -95,8 +95,11 @@ fn a_pending_job_in_every_row() {
 fn an_unknown_or_collected_job_is_404_in_every_row() {
     let (deferd, mut client, id) = with_done_job();
     client.put(&job(&id)).expect(500);
-    // That only removes its log, which outlives the collection.
-    client.delete(&job(&id)).expect_error(404, 404);
+    // That only removes its log, which outlives the collection: from when the client has the result, or a little later.
+    eventually("the log is removed", || {
+        client.delete(&job(&id)).expect_error(404, 404);
+        client.get(&job(&format!("{id}/log"))).status == 404
+    });
     for id in [id.as_str(), "1", "18446744073709551615"] {
         for place in PLACES {
             let target = format!("{place}/{id}");
