@@ -118,6 +118,11 @@ pub trait OpenFile: Send + Sync {
     /// # Errors
     /// Those of the system.
     fn sync(&self) -> io::Result<()>;
+
+    /// Returns the file of the system that it is, if it is one: what that contains can be sent without being read.
+    fn as_file(&self) -> Option<&File> {
+        None
+    }
 }
 
 /// A folder of the file system.
@@ -201,6 +206,10 @@ impl OpenFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        Some(self)
     }
 }
 

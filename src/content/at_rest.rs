@@ -6,7 +6,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, BufRead, Read};
+use std::fs::File;
+use std::io::{self, BufRead, ErrorKind, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -209,6 +210,30 @@ impl Reader {
     /// Returns how much was not used yet, in bytes.
     pub fn left(&self) -> usize {
         self.rest.len() + self.piece.len() - self.used
+    }
+
+    /// Has `send` take some of what was not read yet straight from its file: it gets the file, an offset, and how many
+    /// bytes there are, and returns how many it took. Returns `None` if that is not possible: what is left must be read.
+    ///
+    /// # Errors
+    /// Those of `send`; `UnexpectedEof` if the file is shorter.
+    pub fn send(
+        &mut self,
+        send: impl FnOnce(&File, u64, usize) -> Option<io::Result<usize>>,
+    ) -> Option<io::Result<usize>> {
+        let Place::File(part) = &mut self.rest.0 else { return None };
+        if self.used < self.piece.len() || part.range.is_empty() {
+            return None;
+        }
+        let file = match part.file.opened() {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        let sent = send(file.as_file()?, part.range.start as u64, part.range.len())?;
+        Some(sent.and_then(|n| {
+            part.range.start += n;
+            if n == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(n) }
+        }))
     }
 }
 

@@ -83,7 +83,11 @@ impl ContentFile {
         self.file.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn opened(&self) -> io::Result<Arc<dyn OpenFile>> {
+    /// Returns it open.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn opened(&self) -> io::Result<Arc<dyn OpenFile>> {
         if let Some(file) = &*self.file.read().unwrap_or_else(PoisonError::into_inner) {
             return Ok(Arc::clone(file));
         }

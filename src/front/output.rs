@@ -4,8 +4,11 @@
 //! it must take an answer after that. Does not know what the bytes mean. Invariant: only time in which
 //! bytes wait and the socket takes none counts, so a slow script does not make its client slow.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::time::{Duration, Instant};
+
+use rustix::fs::sendfile;
 
 use crate::socket::Stream;
 
@@ -18,6 +21,9 @@ const WAITED: Duration = Duration::from_millis(10);
 
 /// What is written in one piece as a rule, in bytes.
 const SMALL: usize = 16 * 1024;
+
+/// How much of a file is written at once, in bytes: the rate is noted in between.
+const FILE_PART: usize = 256 * 1024;
 
 /// A destination of answers.
 pub struct Output<'a> {
@@ -144,6 +150,39 @@ fn is_no_byte(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
+/// What an answer is written to.
+pub trait Destination: Write {
+    /// Writes some of the `length` bytes of `file` from offset `at` on without reading them; returns how many: 0 only at
+    /// the end of the file. `None` if it cannot: they must be read.
+    fn write_file(&mut self, _file: &File, _at: u64, _length: usize) -> Option<io::Result<usize>> {
+        None
+    }
+}
+
+impl Destination for Output<'_> {
+    fn write_file(&mut self, file: &File, at: u64, length: usize) -> Option<io::Result<usize>> {
+        let length = length.min(FILE_PART);
+        let sent =
+            self.attempt(length, |stream| Ok(sendfile(stream, file, Some(&mut { at }), length)?));
+        // Not every file system can, nor does every sandbox permit it.
+        let cannot = |error: &io::Error| {
+            let kind = error.kind();
+            matches!(
+                kind,
+                ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied
+            )
+        };
+        (!sent.as_ref().is_err_and(cannot)).then_some(sent)
+    }
+}
+
+/// What cannot send a file: it is read.
+impl Destination for &Stream {}
+#[cfg(feature = "tiny_http")]
+impl Destination for Box<dyn Write + Send> {}
+#[cfg(test)]
+impl Destination for Vec<u8> {}
+
 impl Write for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.attempt(bytes.len(), |mut stream| stream.write(bytes))
@@ -161,7 +200,9 @@ impl Write for Output<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -185,6 +226,73 @@ mod tests {
             assert!(waits.len() < 10, "{waits:?}");
         }
         assert!(waits.iter().all(|&waited| waited >= time), "{waits:?}");
+    }
+
+    /// Returns a file of this many bytes whose name is gone.
+    fn file(length: usize) -> File {
+        let path = std::env::temp_dir().join(format!("deferd-{length}-{}", std::process::id()));
+        std::fs::write(&path, content(length)).unwrap();
+        let file = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file
+    }
+
+    fn content(length: usize) -> Vec<u8> {
+        (0..length).map(|n| (n % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_file_is_sent_from_any_offset_and_never_more_than_it_has() {
+        let length = 3 * FILE_PART + 1;
+        let (file, expected) = (file(length), content(length));
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(near);
+        for at in [0, 1, FILE_PART, length - 1, length] {
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let mut read = vec![0; length - at];
+                    far.read_exact(&mut read).unwrap();
+                    read
+                });
+                let mut output = Output::new(&stream, Duration::from_secs(60)).unwrap();
+                let mut sent = at;
+                // More than there is.
+                while let n @ 1.. = output.write_file(&file, sent as u64, length).unwrap().unwrap()
+                {
+                    assert!(n <= FILE_PART);
+                    sent += n;
+                }
+                assert_eq!(sent, length);
+                assert!(reader.join().unwrap() == expected[at..], "from {at}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_of_a_file_times_out() {
+        let file = file(32 << 20);
+        let (near, _silent) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(near);
+        let mut output = Output::new(&stream, Duration::from_secs(1)).unwrap();
+        let mut sent = 0;
+        let error = loop {
+            match output.write_file(&file, sent, 32 << 20).unwrap() {
+                Ok(n) => sent += n as u64,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(0 < sent && sent < 32 << 20);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_read() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(near);
+        let mut output = Output::new(&stream, Duration::from_secs(60)).unwrap();
+        // A directory opens, and no byte of it can be sent.
+        let directory = File::open(std::env::temp_dir()).unwrap();
+        assert!(output.write_file(&directory, 0, 1).is_none());
     }
 
     /// Notes attempts of 1 s each until the time is over; returns how many those were.

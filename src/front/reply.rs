@@ -16,6 +16,7 @@ use http::header::{
 use http::{HeaderName, Method, Response, StatusCode, Version};
 
 use super::head::{Head, Persistence};
+use super::output::Destination;
 use crate::access_log::RefusedHead;
 use crate::content::{self, Reader};
 use crate::exchange::{Answer, Guard, LengthOfGet, Receipt};
@@ -112,7 +113,7 @@ impl Writer {
     /// of the connection: then some of the answer may have gone out.
     pub fn write(
         &mut self,
-        stream: &mut impl Write,
+        stream: &mut impl Destination,
         answer: Answer,
         manner: Manner,
         memory: &Allowance,
@@ -235,17 +236,21 @@ pub fn has_content(status: StatusCode) -> bool {
 }
 
 /// Writes a head and its content, together as long as that is possible.
-fn write_all(stream: &mut impl Write, head: &[u8], mut content: Reader) -> io::Result<()> {
-    let piece = content.fill_buf()?;
-    let mut written = piece.len();
-    write_both(stream, head, piece)?;
-    while written > 0 {
-        content.consume(written);
+fn write_all(stream: &mut impl Destination, head: &[u8], mut content: Reader) -> io::Result<()> {
+    let mut head = Some(head);
+    loop {
         let piece = content.fill_buf()?;
-        written = piece.len();
-        write_both(stream, &[], piece)?;
+        let written = piece.len();
+        if written == 0 && head.is_none() {
+            return Ok(());
+        }
+        write_both(stream, head.take().unwrap_or_default(), piece)?;
+        content.consume(written);
+        while let Some(sent) = content.send(|file, at, length| stream.write_file(file, at, length))
+        {
+            sent?;
+        }
     }
-    Ok(())
 }
 
 /// Writes both parts, together as long as that is possible.
@@ -349,6 +354,7 @@ mod tests {
     #[test]
     fn one_answer_after_the_other_and_none_of_a_broken_one() {
         struct RequestError;
+        impl Destination for RequestError {}
         impl Write for RequestError {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
                 Err(io::ErrorKind::BrokenPipe.into())
@@ -397,6 +403,7 @@ mod tests {
     #[test]
     fn a_large_answer_arrives_whole_through_short_writes() {
         struct Dribble(Vec<u8>);
+        impl Destination for Dribble {}
         impl Write for Dribble {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 let n = bytes.len().min(1000);
