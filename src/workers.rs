@@ -246,7 +246,10 @@ impl Pool {
         let finished_at = now.stamp;
         let started = attempt.started.unwrap_or(finished_at);
         let finished = self.jobs.store.finish(job, response, now);
-        if finished == Finished::Kept {
+        // A full disk takes the removal of what was collected before this result: a crash between them would lose both.
+        let is_safe =
+            finished == Finished::Kept && (!receipt.matters() || self.jobs.store.flush().is_ok());
+        if is_safe {
             receipt.confirm();
         }
         let is_notice = NoticeLane::named(&route.prefix).is_some();
