@@ -273,11 +273,11 @@ impl Pool {
     }
 }
 
-/// The ids of jobs that the end of a volatile store loses, in lines of bounded length.
-pub fn log_lost(ids: &[JobId]) {
+/// Logs the ids of jobs that are lost with the end of their store, in lines of bounded length.
+pub fn log_lost(store: &str, ids: &[JobId]) {
     for some in ids.chunks(100) {
         let list: Vec<String> = some.iter().map(ToString::to_string).collect();
-        log::warn!("lost with the memory store: {}", list.join(" "));
+        log::warn!("lost with the {store} store: {}", list.join(" "));
     }
 }
 
