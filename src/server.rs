@@ -306,7 +306,8 @@ impl Server {
             self.wait(REAP_TIME, &mut || false);
         }
         reaper::wait_for_groups(LEAVE_TIME);
-        workers::log_lost(&self.jobs.store.close());
+        let store = &self.jobs.store;
+        workers::log_lost(store.name(), &store.close());
     }
 
     /// Whether nothing waits, runs or is being answered; then no request begins any more.

@@ -246,7 +246,10 @@ impl Pool {
         let finished_at = now.stamp;
         let started = attempt.started.unwrap_or(finished_at);
         let finished = self.jobs.store.finish(job, response, now);
-        if finished == Finished::Kept {
+        // A full disk takes the removal of what was collected before this result: a crash between them would lose both.
+        let is_safe =
+            finished == Finished::Kept && (!receipt.matters() || self.jobs.store.flush().is_ok());
+        if is_safe {
             receipt.confirm();
         }
         let is_notice = NoticeLane::named(&route.prefix).is_some();
@@ -270,11 +273,11 @@ impl Pool {
     }
 }
 
-/// The ids of jobs that the end of a volatile store loses, in lines of bounded length.
-pub fn log_lost(ids: &[JobId]) {
+/// Logs the ids of jobs that are lost with the end of their store, in lines of bounded length.
+pub fn log_lost(store: &str, ids: &[JobId]) {
     for some in ids.chunks(100) {
         let list: Vec<String> = some.iter().map(ToString::to_string).collect();
-        log::warn!("lost with the memory store: {}", list.join(" "));
+        log::warn!("lost with the {store} store: {}", list.join(" "));
     }
 }
 

@@ -70,12 +70,6 @@ impl<Q, R> Ledger<Q, R> {
         charge.shrink_to(RECORD + text.as_ref().map_or(0, |text| allocated(text.len())));
         let (length, logged) = (done.summary.log, done.summary.logged);
         self.insert_log(job, length, logged, age, text, charge);
-        if let Some(jobs) = self.owners.get(&job.owner)
-            && jobs.logs.len() > MOST
-            && let Some(oldest) = jobs.logs.keys().next().copied()
-        {
-            self.drop_log(&job.owner, oldest);
-        }
         LogIs::Kept
     }
 
@@ -95,6 +89,11 @@ impl<Q, R> Ledger<Q, R> {
         jobs.result_bytes += footprint;
         self.stored += footprint;
         self.log_bytes += footprint;
+        if jobs.logs.len() > MOST
+            && let Some((&oldest, _)) = jobs.logs.iter().min_by_key(|(id, log)| (log.age, **id))
+        {
+            self.drop_log(&job.owner, oldest);
+        }
     }
 
     /// Takes over a log that a store read at start.
@@ -218,6 +217,16 @@ mod tests {
         assert_eq!(left(&ledger), [5]);
         ledger.make_room(10 * footprint(100));
         assert_eq!((left(&ledger), ledger.stored), (vec![], 0));
+    }
+
+    #[test]
+    fn the_log_that_is_kept_longest_goes_first_whatever_its_id() {
+        let mut ledger = ledger(usize::MAX);
+        for id in 2..=MOST as u64 + 1 {
+            keep(&mut ledger, "a", id, 1);
+        }
+        keep(&mut ledger, "a", 1, 2);
+        assert_eq!(left(&ledger), [1].into_iter().chain(3..=MOST as u64 + 1).collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The one writer: changes that come together go to disk together.
 //!
-//! Owns the batch, the moment of its commit, and what happens when that fails. Invariants: the order of
-//! changes is kept; a change that a client may rely on is tried again until it is durable; a submission
-//! that was refused leaves nothing behind, not even when the disk took it and said that it did not.
+//! Owns the batch, the moment of its commit, and what happens when that fails. Invariants: changes are made in their
+//! order, but while commits fail, what makes room goes before what takes it, unless both are about one job (`part`);
+//! a change that a client may rely on is tried again until it is durable; a submission that was refused leaves nothing
+//! behind, not even when the disk took it and said that it did not.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;

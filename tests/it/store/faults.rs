@@ -9,14 +9,20 @@ use std::time::{Duration, Instant};
 
 use crate::store::kit::promise::{Check, Scenario, idempotency};
 use crate::store::kit::*;
+use deferd::api::{Access, Api};
+use deferd::config::Pages;
 use deferd::error::Error;
-use deferd::job::execution::Stop;
+use deferd::job::execution::{OnLeave, Stop};
 use deferd::job::{Keep, RouteIndex};
 use deferd::jobs::{Jobs, Limits};
 use deferd::memory::Budget;
+use deferd::methods::AllowedMethods;
 use deferd::metrics::Reason;
-use deferd::store::disk::Durability;
+use deferd::routes::{Route, Routes};
+use deferd::store::disk::{DiskStore, Durability};
 use deferd::store::{Finished, List, Lookup, Refused, Store, Submission};
+use deferd::workers;
+use http::{Method, Response};
 
 /// Operations in a scenario: enough that each kind of them comes.
 const OPERATIONS: usize = 30;
@@ -287,5 +293,77 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
             store.finish(&key(id), response(0), at(THEN));
         }
         assert!(has_exactly(&store, ROOM));
+    }
+}
+
+/// The built-in endpoints as the only route.
+fn endpoints(jobs: &Arc<Jobs>) -> Arc<Routes> {
+    let api = Api::new(Arc::clone(jobs), Access::Open, Arc::from(["/".to_owned()]), PATIENCE);
+    Arc::new(Routes::new(vec![Route {
+        prefix: "/".into(),
+        callers: None,
+        on_leave: OnLeave::Cancel,
+        time_limit: PATIENCE,
+        retry: None,
+        pages: Pages::Own,
+        methods: AllowedMethods::NoTrace,
+        deferral: Default::default(),
+        signature: None,
+        handler: Box::new(api),
+    }]))
+}
+
+/// A full disk takes the removal of a collected result before the result of the job that has collected it.
+#[test]
+fn a_result_that_a_job_collects_is_there_until_the_job_has_it() {
+    let (volume, content) = (Volume::default(), vec![b'x'; 700_000]);
+    let open = |volume: &Volume| {
+        let (folder, room) = (Arc::new(volume.clone()), room(ROOM));
+        let (plan, find) = (one_lane(), |_: &str| Ok(RouteIndex(0)));
+        let (backend, durability) = (volume.clone(), Durability::Commit);
+        DiskStore::with_backend(backend, folder, room, plan, durability, &find, REST).unwrap().0
+    };
+    let store = Arc::new(open(&volume));
+    let collected = submit(&*store, 0, Keep::Result);
+    start(&*store, &collected);
+    store.finish(&collected.key, Response::new(content.clone().into()), at(THEN));
+    let other = submit(&*store, 3, Keep::Result);
+    start(&*store, &other);
+    assert_eq!(finish(&*store, &other), Finished::Kept);
+    volume.limit(Some(0));
+    // Until nothing fits any more that is as large as the result.
+    let fills = || {
+        let mut call = call(1, &nobody());
+        *call.request.body_mut() = content.clone().into();
+        offer(&*store, call, Keep::Nothing, at(THEN)).is_ok()
+    };
+    while fills() {}
+    claim_all(&*store);
+    let mut collect = call(2, &nobody());
+    *collect.request.method_mut() = Method::PUT;
+    *collect.request.uri_mut() = format!("/_api/job/{}", collected.key.id).parse().unwrap();
+    eventually("a small job fits", || store.check(0).is_ok());
+    let collecting = key(offer(&*store, collect, Keep::Result, at(THEN)).unwrap());
+    let mut medium = volume.medium();
+    volume.record();
+    let limits = Limits { queue: 9, stored: ROOM, connections: 2 };
+    let shared = Arc::clone(&store) as Arc<dyn Store>;
+    let jobs = Arc::new(Jobs::new(shared, Budget::new(ROOM), limits));
+    let workers = workers::start(1, &jobs, &endpoints(&jobs), (PATIENCE, Duration::ZERO)).unwrap();
+    eventually("its result does not fit", || store.check(0).is_err());
+    store.stop(Stop::Kill);
+    workers.join();
+    // After what was removed before.
+    assert_eq!(store.forget(&other.key), Ok(true));
+    store.close();
+    for event in volume.events() {
+        let is_sync = matches!(event, Event::Sync);
+        medium.take(event);
+        if is_sync {
+            let left = open(&Volume::of(medium.synced()));
+            let has =
+                |job| matches!(left.peek(job), Lookup::Done(result) if *result.body() == content);
+            assert!(has(&collected.key) || has(&collecting), "neither job has it");
+        }
     }
 }

@@ -242,3 +242,20 @@ fn a_file_removed_behind_its_back_takes_no_more_jobs() {
     // What can be read is.
     assert_there(&mut client, &accepted);
 }
+
+#[test]
+fn a_disk_that_fails_to_the_end_loses_relaxed_jobs_by_name() {
+    let dir = TempDir::new();
+    let data = dir.join("data");
+    let relaxed = ["--data", data.to_str().unwrap(), "--durability", "relaxed"];
+    let mut deferd = Deferd::with_scripts("", &relaxed);
+    let mut accepted = Accepted::new();
+    assert_recovers(&deferd, &mut accepted);
+    deferd.client().wait_done(&accepted[0].1);
+    fs::remove_file(data.join("jobs.redb")).unwrap();
+    let lost = submit(&deferd, 0).expect(202);
+    deferd.signal("-TERM");
+    deferd.signal("-TERM");
+    deferd.wait();
+    deferd.log_with(&format!("lost with the disk store: {}\n", lost.id().unwrap()));
+}
