@@ -149,7 +149,7 @@ impl Handler for Api {
 /// # Errors
 /// `507` without room for the copy, `503` if the file cannot be read, [`Error::Cancelled`] if the job is stopped.
 fn own_copy(content: &Content, execution: &Execution) -> Result<Content, Error> {
-    let no_room = |error: NoMemory| Error::no_room_for_answer(&error);
+    let no_room = |error: NoMemory| Error::no_room_for("the answer", &error);
     let mut copy = ContentBuffer::new(execution.memory());
     let mut reader = content.reader();
     while reader.left() > 0 {

@@ -45,6 +45,9 @@ const READ: usize = 4096;
 /// The most that a pipe can hold when the group is dead (`pipe-max-size`).
 const MAX_PIPE: usize = 1 << 20;
 
+/// What a script's output is called in an error.
+pub const WRITTEN: &str = "what the script writes";
+
 /// What to run.
 pub struct Script<'a> {
     /// The path of the program, by the name under which it runs.
@@ -345,20 +348,8 @@ impl<'a> Pipes<'a> {
 
     /// Returns the fault of the output, if it [is over](Self::is_over).
     fn over(&self) -> Option<Error> {
-        match &self.no_room {
-            Some(NoMemory::Budget) => {
-                let what = "what the script writes does not fit into --max-memory at this moment";
-                return Some(Error::InsufficientStorage(what.into()));
-            }
-            Some(NoMemory::System(error)) => {
-                let what = format!("no memory for what the script writes: {error}");
-                return Some(Error::Unavailable(what.into()));
-            }
-            Some(NoMemory::Disk(error)) => {
-                let what = format!("the disk cannot take what the script writes: {error}");
-                return Some(Error::InsufficientStorage(what.into()));
-            }
-            None => {}
+        if let Some(cause) = &self.no_room {
+            return Some(Error::no_room_for(WRITTEN, cause));
         }
         if let Some(error) = &self.no_input {
             return Some(Error::unreadable(error));

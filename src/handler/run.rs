@@ -89,7 +89,7 @@ fn response(
     stdout: ContentBuffer,
     execution: &Execution,
 ) -> Result<Response<Content>, Error> {
-    let content = stdout.freeze().map_err(|error| Error::no_room_for_answer(&error))?;
+    let content = stdout.freeze().map_err(|error| Error::no_room_for("the answer", &error))?;
     let is_text = content.is_utf8().map_err(|error| Error::unreadable(&error))?;
     let mut response = Response::new(content);
     let content_type =

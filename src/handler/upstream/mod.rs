@@ -293,15 +293,11 @@ impl UpstreamHandler {
                 let what = format!("its answer is larger than max-output {most}");
                 (bad(&what), what)
             }
-            Failure::NoMemory(NoMemory::Budget) => {
-                let what = "the upstream: its answer does not fit into --max-memory at this moment";
-                (Error::InsufficientStorage(what.into()), what.to_owned())
+            Failure::NoMemory(cause) => {
+                let error = Error::no_room_for("the upstream's answer", &cause);
+                let cause = error.to_string();
+                (error, cause)
             }
-            Failure::NoMemory(NoMemory::Disk(error)) => {
-                let what = format!("the upstream: the disk cannot take its answer: {error}");
-                (Error::InsufficientStorage(what.clone().into()), what)
-            }
-            Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
             Failure::RequestError(cause) => match context.noise.excess() {
                 Some(what) => (bad(&format!("its answer has {what}")), what.to_owned()),
                 None => (
