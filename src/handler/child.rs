@@ -81,16 +81,22 @@ pub trait Stdout {
     fn advance(&mut self, n: usize) -> Result<(), NoMemory>;
 
     /// Returns whether the script has written more than it announced, and may be ended.
-    fn is_beyond_end(&self) -> bool;
+    fn is_beyond_end(&self) -> bool {
+        false
+    }
 
-    /// As [`flush`](crate::sink::Sink::flush) of a sink.
+    /// As [`flush`](crate::sink::Sink::flush) of a sink; nothing to do if no client reads it.
     ///
     /// # Errors
     /// As there.
-    fn flush(&mut self) -> Result<(), Lost>;
+    fn flush(&mut self) -> Result<(), Lost> {
+        Ok(())
+    }
 
-    /// As [`waits`](crate::sink::Sink::waits) of a sink.
-    fn waits(&self) -> Option<Waits<'_>>;
+    /// As [`waits`](crate::sink::Sink::waits) of a sink; `None` if no client reads it.
+    fn waits(&self) -> Option<Waits<'_>> {
+        None
+    }
 }
 
 /// Keeps all of it.
@@ -102,18 +108,6 @@ impl Stdout for ContentBuffer {
     fn advance(&mut self, n: usize) -> Result<(), NoMemory> {
         self.advance(n);
         Ok(())
-    }
-
-    fn is_beyond_end(&self) -> bool {
-        false
-    }
-
-    fn flush(&mut self) -> Result<(), Lost> {
-        Ok(())
-    }
-
-    fn waits(&self) -> Option<Waits<'_>> {
-        None
     }
 }
 

@@ -21,7 +21,7 @@ use crate::exchange::{Call, empty};
 use crate::job::execution::Execution;
 use crate::job::notice::{self, Event};
 use crate::job::request_line::beginning;
-use crate::sink::{Lost, Sink, Waits};
+use crate::sink::Sink;
 use crate::variables::Variables;
 
 /// How long a program may run.
@@ -77,18 +77,6 @@ impl Stdout for Dropped {
 
     fn advance(&mut self, _: usize) -> Result<(), NoMemory> {
         Ok(())
-    }
-
-    fn is_beyond_end(&self) -> bool {
-        false
-    }
-
-    fn flush(&mut self) -> Result<(), Lost> {
-        Ok(())
-    }
-
-    fn waits(&self) -> Option<Waits<'_>> {
-        None
     }
 }
 
