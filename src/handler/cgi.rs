@@ -14,9 +14,9 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
 
-use super::child::{Stdout, WRITTEN};
 use super::header_block::{self, HeaderBlock, Invalid};
 use super::hop_by_hop::{self, Direction};
+use super::pipes::{Stdout, WRITTEN};
 use super::run::run_script;
 use super::{Handler, Outcome, ScriptRoute, locate};
 use crate::config::shown;

@@ -13,7 +13,8 @@ use http::StatusCode;
 use http::request::Parts;
 use rustix::process::Rlimit;
 
-use super::child::{self, Script, Stdout};
+use super::child::{self, Script};
+use super::pipes::{READ, Stdout};
 use super::{Handler, Outcome, environment};
 use crate::content::NoMemory;
 use crate::error::Error;
@@ -63,9 +64,6 @@ impl Programs {
         environment
     }
 }
-
-/// How much of a program's stdout is read at once, in bytes.
-const READ: usize = 4096;
 
 /// Drops what a program writes to stdout.
 struct Dropped([u8; READ]);

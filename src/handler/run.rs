@@ -11,7 +11,8 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::child::{self, Script, Stdout};
+use super::child::{self, Script};
+use super::pipes::Stdout;
 use super::{Handler, Outcome, ScriptRoute, environment, locate, options};
 use crate::content::{Content, ContentBuffer};
 use crate::error::Error;
