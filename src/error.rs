@@ -20,6 +20,9 @@ use crate::protocol::HINT;
 /// The content type of every JSON answer.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
+/// The content type of deferd's own text.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
 /// When a client that got a `503` may try again, in seconds.
 const TRY_AGAIN: HeaderValue = HeaderValue::from_static("1");
 

@@ -32,6 +32,7 @@ use crate::content::{NoMemory, Reader};
 use crate::error::Error;
 use crate::exchange::{Call, Guard, LengthOfGet};
 use crate::job::execution::Execution;
+use crate::plain_http;
 use crate::sink::{Head, Sink};
 use deadline::{CallContext, Phase};
 use resolve::MAX_LOOKUPS;
@@ -83,16 +84,7 @@ impl UpstreamHandler {
 
 /// Returns what speaks HTTP for deferd, with a buffer of this size for requests, in bytes.
 fn agent(output_buffer: usize) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .allow_non_standard_methods(true)
-        // No field that the client did not send, and no proxy from the environment.
-        .user_agent("")
-        .accept("")
-        .accept_encoding("")
-        .proxy(None)
+    let config = plain_http::config()
         .input_buffer_size(MAX_HEAD)
         .max_response_header_size(MAX_HEAD)
         .output_buffer_size(output_buffer)
