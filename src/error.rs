@@ -20,6 +20,9 @@ use crate::protocol::HINT;
 /// The content type of every JSON answer.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
+/// The content type of deferd's own text.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
 /// When a client that got a `503` may try again, in seconds.
 const TRY_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
@@ -115,17 +118,18 @@ impl Error {
         })
     }
 
-    /// Returns the error that stands for an answer for which there is no room.
-    pub fn no_room_for_answer(cause: &NoMemory) -> Self {
+    /// Returns the error that stands for an answer for which there is no room; `what` names what does not fit.
+    pub fn no_room_for(what: &str, cause: &NoMemory) -> Self {
         match cause {
             NoMemory::Budget => {
-                let what = "the answer does not fit into --max-memory at this moment";
+                let what = format!("{what} does not fit into --max-memory at this moment");
                 Self::InsufficientStorage(what.into())
             }
-            NoMemory::System(_) => Self::no_memory(cause),
+            NoMemory::System(error) => {
+                Self::Unavailable(format!("no memory for {what}: {error}").into())
+            }
             NoMemory::Disk(error) => {
-                let what = format!("the disk cannot take the answer: {error}");
-                Self::InsufficientStorage(what.into())
+                Self::InsufficientStorage(format!("the disk cannot take {what}: {error}").into())
             }
         }
     }
@@ -339,6 +343,9 @@ mod tests {
             (Error::no_memory(&NoMemory::Budget), true),
             (Error::no_memory(&NoMemory::System(Errno::NOMEM.into())), true),
             (Error::from(NoRoom), true),
+            (Error::no_room_for("x", &NoMemory::Budget), false),
+            (Error::no_room_for("x", &NoMemory::System(Errno::NOMEM.into())), true),
+            (Error::no_room_for("x", &NoMemory::Disk(Errno::NOSPC.into())), false),
             (Error::GatewayTimeout(detail()), false),
             (Error::InsufficientStorage(detail()), false),
             (Error::VersionNotSupported, false),

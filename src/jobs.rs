@@ -63,10 +63,10 @@ impl Jobs {
         }
     }
 
-    /// Takes a place for a client that waits for a job or follows its log; `None` if half of all connections do: the
-    /// others are for requests that take no time.
+    /// Takes a place for a client that waits for a job or follows its log; `None` if half of all connections, and at
+    /// least one, do: the others are for requests that take no time.
     pub fn watch(&self) -> Option<Watching<'_>> {
-        let most = self.limits.connections.div_ceil(2);
+        let most = (self.limits.connections / 2).max(1);
         let more = |watching| (watching < most).then_some(watching + 1);
         let taken = self.watching.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         // Made only then: one that is dropped gives a place back.

@@ -24,12 +24,12 @@
 //!   answered. An [`operator_file`] has users, secrets or variables that SIGHUP reads again.
 //! - [`routes`]: finds the handler. `methods` has the methods of a route, `signature` checks signed requests.
 //! - [`handler`]: runs a request. `cgi` and `run` translate for scripts, `locate` finds them, `environment` (with the
-//!   operator's [`variables`]) prepares them, `child` runs them, each in its `group`, with its `descendants` (found
-//!   in the `process_table`); `stderr` reads their log and progress; the `reaper` has the children that deferd
-//!   inherits; `loading` explains why a script cannot start; `header_block` reads what CGI scripts write. `upstream`
-//!   calls another service: `request` makes what is sent, `resolve` finds the address, `socket` connects, `deadline`
-//!   and `noise` bound the call; its `callback` posts the end of a job to a URL. `hop_by_hop` has the fields that end
-//!   here; `completion` runs the programs that are told of jobs.
+//!   operator's [`variables`]) prepares them, `child` runs them over its `pipes`, each in its `group`, with its
+//!   `descendants` (found in the `process_table`); `stderr` reads their log and progress; the `reaper` has the children
+//!   that deferd inherits; `loading` explains why a script cannot start; `header_block` reads what CGI scripts write.
+//!   `upstream` calls another service: `request` makes what is sent, `resolve` finds the address, `socket` connects,
+//!   `deadline` and `noise` bound the call; its `callback` posts the end of a job to a URL; [`plain_http`] is what ureq
+//!   does of HTTP. `hop_by_hop` has the fields that end here; `completion` runs the programs that are told of jobs.
 //! - [`sink`]: where a handler writes its response, for a job or for a client that waits.
 //! - [`retry`]: whether a job is tried again, and when.
 //! - [`api`]: the built-in endpoints, a handler like any other. `endpoints` is their table, one row each; `openapi`
@@ -96,6 +96,7 @@ pub mod methods;
 pub mod metrics;
 pub mod operator_file;
 pub mod outgoing;
+pub mod plain_http;
 pub mod prefer;
 pub mod protocol;
 pub mod retry;

@@ -6,6 +6,9 @@
 
 use http::{HeaderName, HeaderValue};
 
+/// The name of deferd and its version: `user-agent` (RFC 9110 section 10.1.5), and `SERVER_SOFTWARE` of a script.
+pub const PRODUCT: &str = concat!("deferd/", env!("CARGO_PKG_VERSION"));
+
 /// Asks for a request to be deferred: `store` or `true`.
 pub const ASYNC: HeaderName = HeaderName::from_static("x-arango-async");
 

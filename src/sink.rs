@@ -158,7 +158,7 @@ impl Collector {
             Ok(content) => {
                 Answer { response: response.map(|()| content), guard, receipt: Receipt::none() }
             }
-            Err(error) => Error::no_room_for_answer(&error).response().into(),
+            Err(error) => Error::no_room_for("the answer", &error).response().into(),
         }
     }
 }

@@ -12,8 +12,8 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::query::is_on;
-use super::{Asked, TEXT, text};
-use crate::error::Error;
+use super::{Asked, text};
+use crate::error::{Error, TEXT};
 use crate::exchange::{Guard, empty};
 use crate::handler::Outcome;
 use crate::job::JobKey;

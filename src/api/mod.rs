@@ -24,10 +24,10 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response};
+use http::{Method, Response};
 
 use crate::content::{Content, ContentBuffer, NoMemory, SMALL, whole};
-use crate::error::{Error, JSON};
+use crate::error::{Error, JSON, TEXT};
 use crate::exchange::Call;
 use crate::handler::{Handler, Outcome, Takes, options};
 use crate::job::execution::Execution;
@@ -37,8 +37,6 @@ use crate::sink::Sink;
 pub use endpoints::{is_open, is_page, question};
 pub use job::{ASK_AGAIN, Question, id_value};
 pub use openapi::Access;
-
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The built-in endpoints.
 pub struct Api {
@@ -149,7 +147,7 @@ impl Handler for Api {
 /// # Errors
 /// `507` without room for the copy, `503` if the file cannot be read, [`Error::Cancelled`] if the job is stopped.
 fn own_copy(content: &Content, execution: &Execution) -> Result<Content, Error> {
-    let no_room = |error: NoMemory| Error::no_room_for_answer(&error);
+    let no_room = |error: NoMemory| Error::no_room_for("the answer", &error);
     let mut copy = ContentBuffer::new(execution.memory());
     let mut reader = content.reader();
     while reader.left() > 0 {

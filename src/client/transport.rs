@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ureq::Agent;
-use ureq::config::Config;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
+use crate::plain_http::{self, AtConnect};
+use crate::protocol::PRODUCT;
 use crate::socket::{Stream, connect_unix};
 
 /// How long it may take until an address accepts.
@@ -38,33 +38,11 @@ pub enum Place {
 
 /// Returns ureq over connections to this place, one for each request.
 pub fn agent(place: Place) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .allow_non_standard_methods(true)
-        .user_agent(concat!("deferd/", env!("CARGO_PKG_VERSION")))
-        .accept("")
-        .accept_encoding("")
-        .proxy(None)
+    let config = plain_http::config()
+        .user_agent(PRODUCT)
         .timeout_per_read(Some(READ_TIME))
         .max_idle_connections(0);
     Agent::with_parts(config.build(), Opening(place), AtConnect)
-}
-
-/// Leaves names to the connector.
-#[derive(Debug)]
-struct AtConnect;
-
-impl Resolver for AtConnect {
-    fn resolve(
-        &self,
-        _: &http::Uri,
-        _: &Config,
-        _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        Ok(self.empty())
-    }
 }
 
 /// Opens connections.

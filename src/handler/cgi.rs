@@ -14,9 +14,9 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
 
-use super::child::Stdout;
 use super::header_block::{self, HeaderBlock, Invalid};
 use super::hop_by_hop::{self, Direction};
+use super::pipes::{Stdout, WRITTEN};
 use super::run::run_script;
 use super::{Handler, Outcome, ScriptRoute, locate};
 use crate::config::shown;
@@ -54,7 +54,7 @@ impl Handler for CgiHandler {
         let mut output = Output::new(method, self.route.max_output, sink, execution.memory());
         let status = run_script(&self.route, call, &mut output, execution)?;
         let run = format!("job={} path={path}", execution.job_as_log());
-        output.end(status, &run).map_err(|fault| fault.tell(&run, execution))
+        output.end(status, &run).map_err(|failure| failure.tell(&run, execution))
     }
 
     fn relays_fields(&self) -> bool {
@@ -94,6 +94,36 @@ impl Fault {
         execution.append_log(format!("{line_end}deferd: {in_full}\n").as_bytes());
         let is_job = execution.job().is_some();
         Error::BadGateway(if is_job { in_full } else { what }.into())
+    }
+}
+
+/// Why a script's output became no response.
+enum Failure {
+    /// The script's fault.
+    Script(Fault),
+    /// A shortage of deferd's own.
+    NoRoom(NoMemory),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Script(fault)
+    }
+}
+
+impl From<NoMemory> for Failure {
+    fn from(cause: NoMemory) -> Self {
+        Self::NoRoom(cause)
+    }
+}
+
+impl Failure {
+    /// Tells of the script's fault; returns the error that replaces the response.
+    fn tell(self, run: &str, execution: &Execution) -> Error {
+        match self {
+            Self::Script(fault) => fault.tell(run, execution),
+            Self::NoRoom(cause) => Error::no_room_for(WRITTEN, &cause),
+        }
     }
 }
 
@@ -213,10 +243,10 @@ impl<'a> Output<'a> {
     }
 
     /// Ends the response of a script that ended like this; `run` is what the log calls this run.
-    fn end(mut self, status: ExitStatus, run: &str) -> Result<Outcome, Fault> {
+    fn end(mut self, status: ExitStatus, run: &str) -> Result<Outcome, Failure> {
         if let Some(signal) = status.signal() {
             // Its output may have been cut anywhere.
-            return Err(Fault::new(format!("the script was ended by signal {signal}")));
+            return Err(Fault::new(format!("the script was ended by signal {signal}")).into());
         }
         let code = status.code().filter(|&code| code != 0);
         let exit = code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
@@ -227,20 +257,17 @@ impl<'a> Output<'a> {
             );
             let block = block.map_err(|fault| Fault::of_header(&fault, &exit))?;
             let block = block.ok_or_else(|| Fault::new(invalid("its header has no end")))?;
-            let no_memory = |_| Fault::new("no memory for the fields of the script's response");
-            self.end_header(block).map_err(no_memory)?;
+            self.end_header(block)?;
         }
         let (left, written) = (self.left(), self.written);
         let outcome = match self.part {
-            Part::Dropped(Why::Header(fault)) => return Err(Fault::of_header(&fault, &exit)),
-            Part::Dropped(Why::Fault(fault)) => return Err(fault),
+            Part::Dropped(Why::Header(fault)) => Err(Fault::of_header(&fault, &exit))?,
+            Part::Dropped(Why::Fault(fault)) => Err(fault)?,
             Part::Dropped(Why::LocalRedirect(target)) => Outcome::LocalRedirect(target),
             Part::Content if self.announced.is_some() && left > 0 => {
                 let length = written + left;
                 let what = "the script announced";
-                return Err(Fault::new(format!(
-                    "{what} {length} bytes of content and wrote {written}"
-                )));
+                Err(Fault::new(format!("{what} {length} bytes of content and wrote {written}")))?
             }
             Part::Dropped(Why::NoContent) | Part::Header(_) | Part::Content => Outcome::Written,
         };
@@ -325,8 +352,10 @@ impl Stdout for Output<'_> {
 mod tests {
     use super::*;
     use crate::content::Content;
+    use crate::job::JobId;
     use crate::sink::Collector;
     use http::HeaderName;
+    use rustix::io::Errno;
 
     /// Reads what a script wrote that ended with this wait status, in pieces of `size` bytes.
     fn read_in_pieces(
@@ -346,7 +375,11 @@ mod tests {
             output.advance(n).unwrap();
             rest = &rest[n..];
         }
-        output.end(ExitStatus::from_raw(status), "test").map(|outcome| (outcome, sink))
+        match output.end(ExitStatus::from_raw(status), "test") {
+            Ok(outcome) => Ok((outcome, sink)),
+            Err(Failure::Script(fault)) => Err(fault),
+            Err(Failure::NoRoom(cause)) => panic!("{cause:?}"),
+        }
     }
 
     fn read_as(method: &Method, stdout: &str) -> Result<(Outcome, Collector), Fault> {
@@ -459,6 +492,61 @@ mod tests {
     fn a_script_that_was_killed_gives_no_response() {
         let killed = fault("Content-Type: text/plain\n\nhalf of", 9);
         assert_eq!(killed.what, "the script was ended by signal 9");
+    }
+
+    /// A sink without room for a head.
+    struct Full(NoMemory);
+
+    impl Sink for Full {
+        fn begin(&mut self, _: Head) -> Result<(), NoMemory> {
+            Err(std::mem::replace(&mut self.0, NoMemory::Budget))
+        }
+
+        fn room(&mut self, _: usize) -> Result<&mut [u8], NoMemory> {
+            Ok(&mut [])
+        }
+
+        fn advance(&mut self, _: usize) {}
+
+        fn flush(&mut self) -> Result<(), Lost> {
+            Ok(())
+        }
+
+        fn waits(&self) -> Option<Waits<'_>> {
+            None
+        }
+
+        fn is_live(&self) -> bool {
+            true
+        }
+
+        fn is_sent(&self) -> bool {
+            false
+        }
+
+        fn lost(&self) -> Option<Lost> {
+            None
+        }
+    }
+
+    /// The end of the output ends the header block, which finds no room then.
+    #[test]
+    fn a_shortage_of_deferd_is_no_fault_of_the_script() {
+        for (cause, status) in [
+            (NoMemory::Budget, 507),
+            (NoMemory::System(Errno::NOMEM.into()), 503),
+            (NoMemory::Disk(Errno::NOSPC.into()), 507),
+        ] {
+            let (memory, mut sink) = (Allowance::default(), Full(cause));
+            let mut output = Output::new(&Method::GET, 1 << 20, &mut sink, &memory);
+            let stdout = b"Content-Type: a/b\n";
+            output.room(stdout.len()).unwrap().copy_from_slice(stdout);
+            output.advance(stdout.len()).unwrap();
+            let execution = Execution::new(JobId::new(1), memory);
+            let failure = output.end(ExitStatus::default(), "test").err().unwrap();
+            assert_eq!(failure.tell("test", &execution).status().as_u16(), status);
+            assert_eq!(execution.log().text.len(), 0, "nothing is told of the script");
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use http::StatusCode;
 use http::request::Parts;
 use rustix::process::Rlimit;
 
-use super::child::{self, Script, Stdout};
+use super::child::{self, Script};
+use super::pipes::{READ, Stdout};
 use super::{Handler, Outcome, environment};
 use crate::content::NoMemory;
 use crate::error::Error;
@@ -21,7 +22,7 @@ use crate::exchange::{Call, empty};
 use crate::job::execution::Execution;
 use crate::job::notice::{self, Event};
 use crate::job::request_line::beginning;
-use crate::sink::{Lost, Sink, Waits};
+use crate::sink::Sink;
 use crate::variables::Variables;
 
 /// How long a program may run.
@@ -64,9 +65,6 @@ impl Programs {
     }
 }
 
-/// How much of a program's stdout is read at once, in bytes.
-const READ: usize = 4096;
-
 /// Drops what a program writes to stdout.
 struct Dropped([u8; READ]);
 
@@ -77,18 +75,6 @@ impl Stdout for Dropped {
 
     fn advance(&mut self, _: usize) -> Result<(), NoMemory> {
         Ok(())
-    }
-
-    fn is_beyond_end(&self) -> bool {
-        false
-    }
-
-    fn flush(&mut self) -> Result<(), Lost> {
-        Ok(())
-    }
-
-    fn waits(&self) -> Option<Waits<'_>> {
-        None
     }
 }
 

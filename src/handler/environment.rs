@@ -19,6 +19,7 @@ use super::hop_by_hop::{self, Direction};
 use super::locate::Located;
 use crate::exchange::{Call, Connection};
 use crate::job::execution::Execution;
+use crate::protocol::PRODUCT;
 use crate::variables::Variables;
 
 /// The PATH of scripts if deferd was started without one.
@@ -95,7 +96,7 @@ fn of_server(call: &Call, environment: &mut Pairs) {
     set("SERVER_NAME", server_name(call).into());
     set("SERVER_PORT", local_port.to_string().into());
     set("SERVER_PROTOCOL", format!("{:?}", call.request.version()).into());
-    set("SERVER_SOFTWARE", concat!("deferd/", env!("CARGO_PKG_VERSION")).into());
+    set("SERVER_SOFTWARE", PRODUCT.into());
     // php-cgi runs no script without it.
     set("REDIRECT_STATUS", "200".into());
 }

@@ -14,6 +14,7 @@ pub mod header_block;
 pub mod hop_by_hop;
 pub mod loading;
 pub mod locate;
+pub mod pipes;
 pub mod process_table;
 pub mod reaper;
 pub mod run;

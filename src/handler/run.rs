@@ -11,10 +11,11 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::child::{self, Script, Stdout};
+use super::child::{self, Script};
+use super::pipes::Stdout;
 use super::{Handler, Outcome, ScriptRoute, environment, locate, options};
 use crate::content::{Content, ContentBuffer};
-use crate::error::Error;
+use crate::error::{Error, TEXT};
 use crate::exchange::Call;
 use crate::job::execution::Execution;
 use crate::methods::ANY_METHOD;
@@ -89,13 +90,12 @@ fn response(
     stdout: ContentBuffer,
     execution: &Execution,
 ) -> Result<Response<Content>, Error> {
-    let content = stdout.freeze().map_err(|error| Error::no_room_for_answer(&error))?;
+    let content = stdout.freeze().map_err(|error| Error::no_room_for("the answer", &error))?;
     let is_text = content.is_utf8().map_err(|error| Error::unreadable(&error))?;
     let mut response = Response::new(content);
-    let content_type =
-        if is_text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+    let binary = HeaderValue::from_static("application/octet-stream");
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_TYPE, if is_text { TEXT } else { binary });
     if let Some(signal) = status.signal() {
         headers.insert(EXIT_SIGNAL, HeaderValue::from(signal));
     } else if let Some(code) = status.code().filter(|&code| code != 0) {

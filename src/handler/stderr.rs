@@ -1,6 +1,6 @@
 //! A script's stderr, line by line: to the log, to the job's log tail, to its progress.
 //!
-//! Owns the splitting into lines. Does not read the pipe: `child` does. Invariant: a line without an end costs
+//! Owns the splitting into lines. Does not read the pipe: `pipes` does. Invariant: a line without an end costs
 //! no more memory than the longest line that is shown, nothing in a line can forge a second line of the log, and a
 //! script that says much does not fill the log.
 

@@ -1,7 +1,8 @@
-//! The limits of a connection: the configured ones, and two that are fixed.
+//! The limits of connections, configured and fixed.
 //!
-//! Owns the fixed ones, and which option a client is told of that exceeded one. Enforces none: `front` does.
-//! Invariant: a release has no way to change the fixed ones.
+//! Owns two fixed ones and the way to shorten any fixed limit for a test (`table` does so with three of callbacks);
+//! decides which option a client is told of that exceeded one. Enforces none: `front` does. Invariant: a release has no
+//! way to change a fixed one.
 
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ use crate::api::{ASK_AGAIN, id_value};
 use crate::content::Content;
 use crate::cors;
 use crate::deferral::{self, Mode, Terms};
-use crate::error::Error;
+use crate::error::{Error, TEXT};
 use crate::exchange::{Answer, Call, Connection, Guard, Peer, empty};
 use crate::handler::{Outcome, Takes};
 use crate::job::attempt::{Hop, Redirected};
@@ -33,8 +33,6 @@ use crate::protocol::{ASYNC, ASYNC_ID, JOB, PREFERENCE_APPLIED};
 use crate::routes::{Route, delayed_until};
 use crate::sink::{self, Sink};
 use crate::store::{Lookup, Submission};
-
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// How long a client that asks again and again for a pending job waits each time. Without it such clients
 /// take the processors from the work that they ask for; with more of it they would learn late of progress.

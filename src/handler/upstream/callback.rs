@@ -24,7 +24,7 @@ use crate::handler::{Handler, Outcome};
 use crate::job::Stamp;
 use crate::job::execution::Execution;
 use crate::job::notice::{self, WEBHOOK_ID};
-use crate::protocol::CALLBACK_URL;
+use crate::protocol::{CALLBACK_URL, PRODUCT};
 use crate::signature::Signature;
 use crate::sink::Sink;
 
@@ -42,8 +42,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// The size of the buffer for a request, in bytes: its longest line, that of the URL, fits.
 const OUTPUT_BUFFER: usize = 8192;
-
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("deferd/", env!("CARGO_PKG_VERSION")));
 
 /// Until when the receivers below an allowed URL are left alone.
 #[derive(Debug, Default)]
@@ -117,13 +115,16 @@ impl CallbackHandler {
             let mut request = Request::post(url.uri().clone()).body(())?;
             let fields = request.headers_mut();
             fields.insert(CONTENT_TYPE, JSON);
-            fields.insert(USER_AGENT, AGENT);
+            fields.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
             fields.insert(WEBHOOK_ID, id.clone());
             fields.extend(signed);
             fields.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
             context.begin();
             match self.agent.run(request.map(|()| SendBody::from_reader(&mut reader))) {
-                Err(_) if context.is_stale() => {}
+                Err(error) if context.is_stale() => {
+                    let receiver = url.authority();
+                    log::debug!("callback={receiver} a kept connection was closed: {error}");
+                }
                 sent => return sent,
             }
         }

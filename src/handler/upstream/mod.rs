@@ -32,6 +32,7 @@ use crate::content::{NoMemory, Reader};
 use crate::error::Error;
 use crate::exchange::{Call, Guard, LengthOfGet};
 use crate::job::execution::Execution;
+use crate::plain_http;
 use crate::sink::{Head, Sink};
 use deadline::{CallContext, Phase};
 use resolve::MAX_LOOKUPS;
@@ -83,16 +84,7 @@ impl UpstreamHandler {
 
 /// Returns what speaks HTTP for deferd, with a buffer of this size for requests, in bytes.
 fn agent(output_buffer: usize) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .allow_non_standard_methods(true)
-        // No field that the client did not send, and no proxy from the environment.
-        .user_agent("")
-        .accept("")
-        .accept_encoding("")
-        .proxy(None)
+    let config = plain_http::config()
         .input_buffer_size(MAX_HEAD)
         .max_response_header_size(MAX_HEAD)
         .output_buffer_size(output_buffer)
@@ -293,15 +285,11 @@ impl UpstreamHandler {
                 let what = format!("its answer is larger than max-output {most}");
                 (bad(&what), what)
             }
-            Failure::NoMemory(NoMemory::Budget) => {
-                let what = "the upstream: its answer does not fit into --max-memory at this moment";
-                (Error::InsufficientStorage(what.into()), what.to_owned())
+            Failure::NoMemory(cause) => {
+                let error = Error::no_room_for("the upstream's answer", &cause);
+                let cause = error.to_string();
+                (error, cause)
             }
-            Failure::NoMemory(NoMemory::Disk(error)) => {
-                let what = format!("the upstream: the disk cannot take its answer: {error}");
-                (Error::InsufficientStorage(what.clone().into()), what)
-            }
-            Failure::NoMemory(cause) => (Error::no_memory(&cause), "no memory".to_owned()),
             Failure::RequestError(cause) => match context.noise.excess() {
                 Some(what) => (bad(&format!("its answer has {what}")), what.to_owned()),
                 None => (

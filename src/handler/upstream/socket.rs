@@ -11,15 +11,15 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 use ureq::Agent;
-use ureq::config::{Config, ConfigBuilder};
+use ureq::config::ConfigBuilder;
 use ureq::typestate::AgentScope;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
 use super::deadline::{CallContext, Phase};
 use super::resolve::{self, Found};
+use crate::plain_http::AtConnect;
 
 /// Returns ureq over deferd's own sockets.
 pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
@@ -32,21 +32,6 @@ pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
         (config.tls_config(tls), sockets.chain(RustlsConnector::default()))
     };
     Agent::with_parts(config.build(), sockets.chain(Opened), AtConnect)
-}
-
-/// Leaves names to the connector: ureq would look them up for kept connections too.
-#[derive(Debug)]
-struct AtConnect;
-
-impl Resolver for AtConnect {
-    fn resolve(
-        &self,
-        _: &http::Uri,
-        _: &Config,
-        _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        Ok(self.empty())
-    }
 }
 
 /// Opens connections.
