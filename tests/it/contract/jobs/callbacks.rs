@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -221,13 +222,17 @@ fn only_allowed_urls_are_called() {
 #[test]
 fn a_receiver_that_fails_gets_the_same_five_times() {
     let answers = ["500 Oops", "302 Found", "404 Not Found", "429 Slow Down", "401 No"];
-    let count = AtomicUsize::new(0);
+    let elsewhere = taker();
+    let fields = format!("location: {}\r\nretry-after: 0\r\n", url(&elsewhere, ""));
+    let arrivals = Arc::new(Mutex::new(Vec::new()));
+    let its = Arc::clone(&arrivals);
     let receiver = Upstream::start(move |_, stream| {
-        let n = count.fetch_add(1, Ordering::Relaxed);
-        // To another host: it must not be followed.
-        answer(stream, answers[n % 5], "location: http://127.0.0.1:9/\r\nretry-after: 0\r\n")
+        let mut arrivals = its.lock().unwrap();
+        arrivals.push(Instant::now());
+        answer(stream, answers[(arrivals.len() - 1) % answers.len()], &fields)
     });
-    let (deferd, _dir) = start(&receiver, &[]);
+    // A redirect that was followed would arrive: deferd may call this receiver too.
+    let (deferd, _dir) = start(&receiver, &["--allow-callback", &url(&elsewhere, "")]);
     let mut client = deferd.client();
     let id = store(&mut client, "/run/s-cat", &url(&receiver, ""));
     wait_ended(&deferd, "error", 1);
@@ -235,6 +240,12 @@ fn a_receiver_that_fails_gets_the_same_five_times() {
     let all: Vec<_> = received.iter().map(verified).collect();
     assert_eq!(all.len(), 5);
     assert!(all.iter().all(|record| *record == all[0] && record["id"] == id.as_str()));
+    assert!(elsewhere.received().is_empty(), "no redirect is followed");
+    // A delay begins after the answer, and each is twice as long as the one before.
+    let arrivals = arrivals.lock().unwrap();
+    let gaps: Vec<_> = arrivals.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let delays = [1, 2, 4, 8].map(|times| BACKOFF * times);
+    assert!(gaps.iter().zip(delays).all(|(gap, delay)| *gap >= delay), "{gaps:?}");
     client.result(&id).expect(200);
 }
 
@@ -256,19 +267,36 @@ fn only_success_and_410_end_a_callback() {
 }
 
 #[test]
-fn a_slow_receiver_holds_up_no_job() {
+fn callbacks_leave_half_of_the_workers_to_jobs() {
     let receiver = Upstream::start(|_, _| Then::Hang);
-    let (deferd, _dir) = start(&receiver, &["--workers", "2", "--queue", "2"]);
+    let mut command = command();
+    command.env("DEFERD_TEST_CALLBACK_TIME", "600000");
+    let dir = TempDir::new();
+    let deferd = start_by(command, &dir, &receiver, "", &["--workers", "4"]);
     let mut client = deferd.client();
-    for _ in 0..8 {
-        let id = store(&mut client, "/run/s-cat", &url(&receiver, ""));
-        client.result(&id).expect(200);
-    }
-    receiver.wait_for(1);
-    drop(receiver);
-    wait_ended(&deferd, "error", 8);
-    let id = client.store("POST", "/run/s-cat", b"");
-    client.result(&id).expect(200);
+    let ids = [(); 8].map(|()| store(&mut client, "/run/s-cat", &url(&receiver, "")));
+    ids.iter().for_each(|id| drop(client.result(id).expect(200)));
+    receiver.wait_for(2);
+    // Two jobs run at once, while more callbacks wait than there are workers.
+    let holds = [(); 2].map(|()| Hold::new());
+    let ids = holds.each_ref().map(|hold| hold.start(&mut client));
+    holds.iter().for_each(Hold::release);
+    ids.iter().for_each(|id| drop(client.result(id).expect(200)));
+    assert_eq!(receiver.received().len(), 2);
+}
+
+#[test]
+fn a_receiver_that_hangs_once_is_tried_again() {
+    let count = AtomicUsize::new(0);
+    let receiver = Upstream::start(move |_, stream| match count.fetch_add(1, Ordering::Relaxed) {
+        0 => Then::Hang,
+        _ => answer(stream, "204 No Content", ""),
+    });
+    let (deferd, _dir) = start(&receiver, &["--workers", "1"]);
+    store(&mut deferd.client(), "/run/s-cat", &url(&receiver, ""));
+    wait_ended(&deferd, "ok", 1);
+    receiver.wait_closed(0);
+    assert_eq!(receiver.received().len(), 2);
 }
 
 #[test]
@@ -421,6 +449,7 @@ fn a_full_queue_and_store_lose_no_callback() {
             _ => break drop(reply.expect_error(503, 21003)),
         }
     }
+    assert!(accepted.len() >= 3, "the queue takes some: {}", accepted.len());
     hold.release();
     receiver.wait_for(accepted.len());
     wait_ended(&deferd, "ok", accepted.len());

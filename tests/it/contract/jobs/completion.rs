@@ -50,12 +50,27 @@ fn told(dir: &TempDir, name: &str, id: &str) -> Vec<Told> {
     told
 }
 
-/// Waits until a program was told of a job, which must be once.
+/// Waits until programs were told so many times in all, none of them more.
+#[track_caller]
+fn wait_told(client: &mut Client, dir: &TempDir, count: usize) {
+    let mut metrics = || client.get("/_admin/metrics").expect(200).text();
+    let ended = of_completion("finished", ",outcome=\"ok\"", count);
+    eventually(&ended, || metrics().contains(&ended));
+    let metrics = metrics();
+    assert!(metrics.contains(&of_completion("submitted", "", count)), "{metrics}");
+    assert_eq!(fs::read_dir(dir.join("told")).unwrap().count(), count);
+}
+
+/// The line of the metrics that counts notices to programs.
+fn of_completion(what: &str, label: &str, count: usize) -> String {
+    format!("deferd_jobs_{what}_total{{route=\"completion\"{label}}} {count}\n")
+}
+
+/// What the program of this name was told of a job, which must be once.
 #[track_caller]
 fn told_once(dir: &TempDir, name: &str, id: &str) -> Told {
-    eventually(name, || !told(dir, name, id).is_empty());
     let mut all = told(dir, name, id);
-    assert_eq!(all.len(), 1);
+    assert_eq!(all.len(), 1, "{name} {id}");
     all.pop().unwrap()
 }
 
@@ -70,10 +85,11 @@ fn start(options: &str, arguments: &[&str]) -> (Deferd, TempDir) {
     (Deferd::start(&all), dir)
 }
 
-/// Waits for the end of all that was told: by a job that is told after the others.
+/// Waits for the end of all that was told, by a job that is told after the others: with it, they are so many.
 #[track_caller]
-fn settle(client: &mut Client, dir: &TempDir) {
+fn settle(client: &mut Client, dir: &TempDir, count: usize) {
     let id = client.store("POST", "/run/s-cat", b"");
+    wait_told(client, dir, count);
     told_once(dir, "done", &id);
     client.result(&id);
 }
@@ -83,6 +99,7 @@ fn programs_are_told_of_each_job_that_ends() {
     let (deferd, dir) = start("", &[]);
     let mut client = deferd.client();
     let good = client.store("POST", "/run/s-cat?a=b%20c", b"text");
+    wait_told(&mut client, &dir, 1);
     let (variables, log) = told_once(&dir, "done", &good);
     let expected = [
         ("DEFERD_JOB_ID", good.as_str()),
@@ -100,19 +117,18 @@ fn programs_are_told_of_each_job_that_ends() {
     assert!(variables.contains_key("HOME") && !variables.contains_key("REQUEST_METHOD"));
     assert!(!variables.contains_key("DEFERD_ATTEMPT") && log.is_empty(), "{variables:?} {log}");
     let bad = client.store("POST", "/run/s-exit?3", b"");
+    wait_told(&mut client, &dir, 3);
     for name in ["done", "failure"] {
         let (variables, _) = told_once(&dir, name, &bad);
         assert_eq!((&*variables["DEFERD_STATUS"], &*variables["DEFERD_EXIT_CODE"]), ("500", "3"));
     }
-    settle(&mut client, &dir);
+    settle(&mut client, &dir, 4);
     assert!(told(&dir, "failure", &good).is_empty());
     // The job is as it was, and a synchronous run tells no program.
     client.result(&good).expect(200);
     client.result(&bad).expect(500);
-    let before = fs::read_dir(dir.join("told")).unwrap().count();
     client.request("POST", "/run/s-cat", &[], b"").expect(200);
-    settle(&mut client, &dir);
-    assert_eq!(fs::read_dir(dir.join("told")).unwrap().count(), before + 1);
+    settle(&mut client, &dir, 5);
     let log = deferd.log_with("route=completion status=200");
     assert!(log.contains(&format!(" of={good} ")), "{log}");
 }
@@ -124,7 +140,9 @@ fn programs_get_the_log_of_the_job() {
     fs::write(place.join("go"), "").unwrap();
     let target = format!("/run/s-say?{}", place.0.display());
     let lines: String = (0..2000).map(|n| format!("step {n}\n")).collect();
-    let id = deferd.client().store("POST", &target, lines.as_bytes());
+    let mut client = deferd.client();
+    let id = client.store("POST", &target, lines.as_bytes());
+    wait_told(&mut client, &dir, 1);
     let log = told_once(&dir, "done", &id).1;
     assert_eq!(log, lines[lines.len() - 8192..], "the last 8 KiB");
 }
@@ -137,10 +155,12 @@ fn cancelled_dropped_and_forgotten_jobs_are_told_of() {
     let waiting = client.store("POST", "/run/s-exit?1", b"");
     let forgotten = client.store("POST", "/run/s-exit?2", b"");
     client.put(&format!("/_api/job/{waiting}/cancel")).expect(200);
+    wait_told(&mut client, &dir, 1);
     let (variables, _) = told_once(&dir, "done", &waiting);
     assert_eq!(variables["DEFERD_STATUS"], "410");
     client.delete(&format!("/_api/job/{forgotten}")).expect(200);
     client.put(&format!("/_api/job/{running}/cancel")).expect(200);
+    wait_told(&mut client, &dir, 4);
     assert_eq!(told_once(&dir, "done", &running).0["DEFERD_STATUS"], "410");
     assert_eq!(told_once(&dir, "failure", &forgotten).0["DEFERD_EXIT_CODE"], "2");
     let file = dir.join("dropped");
@@ -149,10 +169,9 @@ fn cancelled_dropped_and_forgotten_jobs_are_told_of() {
     let dropped = |entry: fs::DirEntry| {
         fs::read_to_string(entry.path()).unwrap().contains(&format!("DEFERD_TARGET={target}\n"))
     };
-    eventually("the dropped job is told of", || {
-        fs::read_dir(dir.join("told")).unwrap().map(Result::unwrap).any(dropped)
-    });
-    settle(&mut client, &dir);
+    wait_told(&mut client, &dir, 5);
+    assert!(fs::read_dir(dir.join("told")).unwrap().map(Result::unwrap).any(dropped));
+    settle(&mut client, &dir, 6);
     // A cancelled job has not failed.
     assert!(
         told(&dir, "failure", &waiting).is_empty() && told(&dir, "failure", &running).is_empty()
@@ -184,11 +203,11 @@ fn no_client_sees_a_notice_or_reaches_its_lane() {
     }
     deferd.client().request("POST", "completion", &[], b"").expect(400);
     let metrics = client.get("/_admin/metrics").expect(200).text();
-    assert!(metrics.contains("deferd_jobs_submitted_total{route=\"completion\"} 1\n"), "{metrics}");
+    assert!(metrics.contains(&of_completion("submitted", "", 1)), "{metrics}");
     slow.release();
     eventually("it is counted as done", || {
         let metrics = client.get("/_admin/metrics").expect(200).text();
-        metrics.contains("deferd_jobs_finished_total{route=\"completion\",outcome=\"ok\"} 1\n")
+        metrics.contains(&of_completion("finished", ",outcome=\"ok\"", 1))
     });
     let metrics = client.get("/_admin/metrics").expect(200).text();
     assert!(metrics.contains("deferd_job_run_seconds_count 1\n"), "notices are no jobs of clients");
@@ -243,6 +262,7 @@ fn a_signed_route_tells_no_query() {
     let fields = [("x-arango-async", "store"), ("x-hub-signature-256", &*format!("sha256={code}"))];
     let mut client = deferd.client();
     let reply = client.request("POST", "/run/s-cat?hidden", &fields, b"").expect(202);
+    wait_told(&mut client, &dir, 1);
     let (variables, _) = told_once(&dir, "done", reply.id().unwrap());
     assert_eq!(variables["DEFERD_TARGET"], "/run/s-cat");
     assert!(!variables.values().any(|value| value.contains("hidden")), "{variables:?}");
