@@ -1,7 +1,7 @@
 //! Content while it comes: collected piece by piece, charged to the budget of memory, then shared.
 //!
 //! Owns where content lives, and nothing of what it means; `at_rest` is what it becomes, `file` what of it is on
-//! disk. Content of more than a few pages has a memory map of its own, not a block of the heap: glibc keeps freed
+//! disk; `utf8` tells text. Content of more than a few pages has a memory map of its own, not a block of the heap: glibc keeps freed
 //! blocks for later if anything small lies behind them, a map goes back to the system with the last share of it.
 //! Invariants: memory follows what has come, not what was announced; content in memory of more than [`SMALL`] bytes
 //! is charged from its first byte until its last share is dropped, smaller content counts with what holds it, a
@@ -9,6 +9,7 @@
 
 mod at_rest;
 mod file;
+mod utf8;
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
@@ -20,6 +21,7 @@ use memmap2::MmapMut;
 
 pub use self::at_rest::{Content, Reader};
 pub use self::file::ContentFile;
+pub use self::utf8::Utf8;
 use crate::memory::{Allowance, Charge, NoRoom};
 
 /// Content up to this size, in bytes, has no charge of its own: a connection or worker has one such piece, and a
@@ -229,10 +231,11 @@ impl ContentBuffer {
         Ok(())
     }
 
-    /// Turns the first `n` bytes of the room into content.
-    pub fn advance(&mut self, n: usize) {
+    /// Turns the first `n` bytes of the room into content, and returns them.
+    pub fn advance(&mut self, n: usize) -> &[u8] {
+        let begin = self.len;
         self.len += n;
-        debug_assert!(self.len <= self.room.bytes().len());
+        &self.held()[begin..]
     }
 
     /// Drops everything after the first `len` bytes.

@@ -49,8 +49,8 @@
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`); processes that linger
 //!   (`lingering`), what a run writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a
 //!   record keeps of them (`request_line`, `outcome`); the jobs that tell of its end (`notice`).
-//! - [`content`]: content while it comes, and `at_rest`, in memory or in a `file`. [`memory`]: the budget that it is
-//!   charged to (`kept`: what the heap keeps). [`files`]: the folder of content that is too large for memory.
+//! - [`content`]: content while it comes, and `at_rest`, in memory or in a `file`; `utf8` tells text. [`memory`]: the
+//!   budget that it is charged to (`kept`: what the heap keeps). [`files`]: the folder of content too large for memory.
 //! - [`clock`]: the wall clock, and the clock by which things grow old.
 //! - [`exchange`]: a request with its origin, a response with its receipt.
 //! - [`dots`] keeps a path below its route or directory; [`callback_url`] decides which URLs may be told of jobs.

@@ -138,39 +138,6 @@ impl Content {
         }
     }
 
-    /// Whether all of it is valid UTF-8.
-    ///
-    /// # Errors
-    /// Those of the file.
-    pub fn is_utf8(&self) -> io::Result<bool> {
-        let mut reader = self.reader();
-        // The beginning of a character that the end of a piece has cut.
-        let mut cut = Vec::new();
-        loop {
-            let piece = reader.fill_buf()?;
-            if piece.is_empty() {
-                return Ok(cut.is_empty());
-            }
-            let mut used = 0;
-            while !cut.is_empty() && used < piece.len() {
-                cut.push(piece[used]);
-                used += 1;
-                match std::str::from_utf8(&cut) {
-                    Ok(_) => cut.clear(),
-                    Err(error) if error.error_len().is_some() => return Ok(false),
-                    Err(_) => {}
-                }
-            }
-            match std::str::from_utf8(&piece[used..]) {
-                Ok(_) => {}
-                Err(error) if error.error_len().is_some() => return Ok(false),
-                Err(error) => cut.extend_from_slice(&piece[used + error.valid_up_to()..]),
-            }
-            let length = piece.len();
-            reader.consume(length);
-        }
-    }
-
     /// Calls `each` with all of it, piece by piece.
     ///
     /// # Errors
@@ -438,22 +405,6 @@ mod tests {
             assert!(come >= capacity.max(8 * IN_MEMORY) - 1000, "{come}");
             drop(buffer);
             assert_eq!((scratch.files(), budget.used()), (0, 0));
-        }
-    }
-
-    #[test]
-    fn text_is_told_wherever_a_piece_ends() {
-        let scratch = Scratch::new("text");
-        let budget = scratch.budget(1 << 20, 1 << 30);
-        for offset in 0..4 {
-            let mut text = "x".repeat(offset) + &"\u{20ac}\u{1f600}".repeat(20_000);
-            let is_text = |text: &[u8]| content(&budget, text, 9999).unwrap().is_utf8().unwrap();
-            assert!(is_text(text.as_bytes()));
-            assert!(!is_text(&text.as_bytes()[..text.len() - 1]), "cut at its end");
-            text.push('y');
-            let mut broken = text.into_bytes();
-            broken[PIECE + offset] ^= 0x40;
-            assert!(!is_text(&broken));
         }
     }
 }

@@ -14,10 +14,11 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use super::child::{self, Script};
 use super::pipes::Stdout;
 use super::{Handler, Outcome, ScriptRoute, environment, locate, options};
-use crate::content::{Content, ContentBuffer};
+use crate::content::{Content, ContentBuffer, NoMemory, Utf8};
 use crate::error::{Error, TEXT};
 use crate::exchange::Call;
 use crate::job::execution::Execution;
+use crate::memory::Allowance;
 use crate::methods::ANY_METHOD;
 use crate::protocol::{EXIT_CODE, EXIT_SIGNAL, STDERR};
 use crate::sink::Sink;
@@ -50,13 +51,36 @@ impl Handler for RunHandler {
             // A plain program knows no methods: it would run.
             return Ok(options(ANY_METHOD).into());
         }
-        let mut stdout = ContentBuffer::new(execution.memory());
+        let mut stdout = Kept::new(execution.memory());
         let status = run_script(&self.route, call, &mut stdout, execution)?;
         response(status, stdout, execution).map(Into::into)
     }
 
     fn reload(&self) -> Result<(), String> {
         self.route.variables.reload()
+    }
+}
+
+/// Keeps the output of a program, and sees whether it is text.
+struct Kept {
+    content: ContentBuffer,
+    text: Utf8,
+}
+
+impl Kept {
+    fn new(memory: &Allowance) -> Self {
+        Self { content: ContentBuffer::new(memory), text: Utf8::default() }
+    }
+}
+
+impl Stdout for Kept {
+    fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
+        self.content.room(most)
+    }
+
+    fn advance(&mut self, n: usize) -> Result<(), NoMemory> {
+        self.text.push(self.content.advance(n));
+        Ok(())
     }
 }
 
@@ -87,15 +111,14 @@ pub fn run_script(
 
 fn response(
     status: ExitStatus,
-    stdout: ContentBuffer,
+    Kept { content, text }: Kept,
     execution: &Execution,
 ) -> Result<Response<Content>, Error> {
-    let content = stdout.freeze().map_err(|error| Error::no_room_for("the answer", &error))?;
-    let is_text = content.is_utf8().map_err(|error| Error::unreadable(&error))?;
+    let content = content.freeze().map_err(|error| Error::no_room_for("the answer", &error))?;
     let mut response = Response::new(content);
     let binary = HeaderValue::from_static("application/octet-stream");
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, if is_text { TEXT } else { binary });
+    headers.insert(CONTENT_TYPE, if text.is_valid() { TEXT } else { binary });
     if let Some(signal) = status.signal() {
         headers.insert(EXIT_SIGNAL, HeaderValue::from(signal));
     } else if let Some(code) = status.code().filter(|&code| code != 0) {
@@ -116,7 +139,6 @@ fn response(
 mod tests {
     use super::*;
     use crate::job::JobId;
-    use crate::memory::Allowance;
 
     #[test]
     fn the_exit_status_becomes_the_status_code() {
@@ -125,7 +147,7 @@ mod tests {
             (3 << 8, 500, Some(("x-exit-code", "3"))),
             (9, 500, Some(("x-exit-signal", "9"))),
         ] {
-            let stdout = ContentBuffer::new(&Allowance::default());
+            let stdout = Kept::new(&Allowance::default());
             let response =
                 response(ExitStatus::from_raw(raw), stdout, &Execution::default()).unwrap();
             assert_eq!(response.status().as_u16(), status);
@@ -149,7 +171,7 @@ mod tests {
         ] {
             let execution = Execution::new(job, Allowance::default());
             execution.set_line("why");
-            let stdout = ContentBuffer::new(&Allowance::default());
+            let stdout = Kept::new(&Allowance::default());
             let response = response(ExitStatus::from_raw(raw), stdout, &execution).unwrap();
             let found = response.headers().get("x-stderr").map(|line| line.to_str().unwrap());
             assert_eq!(found, line);
