@@ -10,7 +10,7 @@ mod deadlines;
 mod deferring;
 mod drain;
 mod hooks;
-mod jobs;
+pub mod jobs;
 mod life;
 mod listen;
 mod log;

@@ -5,11 +5,13 @@
 //! - [`scripts`]: those that clients reach seldom.
 //! - [`instances`]: what several instances promise together, one property a test.
 //! - [`failures`]: what happens when an instance, the engine, or the way between them fails.
+//! - [`histories`]: whatever the clients of several instances saw is explained by the model of one.
 //! - [`storm`]: all of that at once, and what happens without the parts that hold it.
 
 pub mod audit;
 pub mod engine;
 mod failures;
+mod histories;
 mod instances;
 mod proxy;
 mod scripts;

@@ -6,7 +6,7 @@ mod completion;
 mod concurrency;
 mod delivery;
 mod follow;
-mod histories;
+pub mod histories;
 mod idempotency;
 mod lists;
 mod logs;

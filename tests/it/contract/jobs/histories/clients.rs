@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use fastrand::Rng;
 
-use super::model::{Answer, Event, Operation};
-use crate::support::{Client, Reply};
+use super::model::{Answer, Event, Failures, Operation};
+use crate::support::{Client, Reply, eventually};
 
 const CLIENTS: usize = 4;
 /// What each of them does in a round.
@@ -28,18 +28,21 @@ enum Of {
     All(Vec<String>),
 }
 
-/// The histories of the jobs of one round.
-pub fn round(address: SocketAddr, seed: u64) -> Vec<(String, Vec<Event>)> {
+/// The histories of the jobs of one round: the clients are spread over the instances at these addresses.
+pub fn round(addresses: &[SocketAddr], seed: u64, failures: Failures) -> Vec<(String, Vec<Event>)> {
     let jobs = Mutex::new(Vec::new());
     let notes: Vec<Note> = thread::scope(|scope| {
         let start = |client| {
-            let jobs = &jobs;
-            scope.spawn(move || One::new(client, address, seed, jobs).run())
+            let (jobs, address) = (&jobs, addresses[client % addresses.len()]);
+            scope.spawn(move || One::new(client, address, seed, failures, jobs).run())
         };
         let clients: Vec<_> = (0..CLIENTS).map(start).collect();
         clients.into_iter().flat_map(|client| client.join().expect("it has not failed")).collect()
     });
-    Client::new(address).delete("/_api/job/all").expect(200);
+    // An instance without its engine refuses that.
+    eventually("all is deleted", || {
+        Client::new(addresses[0]).delete("/_api/job/all").status == 200
+    });
     let jobs = jobs.into_inner().unwrap_or_else(PoisonError::into_inner);
     jobs.into_iter().map(|job| (history(&job, &notes), job)).map(|(h, job)| (job, h)).collect()
 }
@@ -65,14 +68,22 @@ struct One<'a> {
     address: SocketAddr,
     client: Client,
     random: Rng,
+    failures: Failures,
     jobs: &'a Mutex<Vec<String>>,
     notes: Vec<Note>,
 }
 
 impl<'a> One<'a> {
-    fn new(number: usize, address: SocketAddr, seed: u64, jobs: &'a Mutex<Vec<String>>) -> Self {
+    fn new(
+        number: usize,
+        address: SocketAddr,
+        seed: u64,
+        failures: Failures,
+        jobs: &'a Mutex<Vec<String>>,
+    ) -> Self {
         let random = Rng::with_seed(seed * CLIENTS as u64 + number as u64);
-        Self { number, address, client: Client::new(address), random, jobs, notes: Vec::new() }
+        let client = Client::new(address);
+        Self { number, address, client, random, failures, jobs, notes: Vec::new() }
     }
 
     fn run(mut self) -> Vec<Note> {
@@ -111,6 +122,28 @@ impl<'a> One<'a> {
         self.notes.push(Note { of, event: Event { client, operation, answer, begin, end } });
     }
 
+    /// Notes an operation of which nothing came to be known.
+    fn note_lost(&mut self, of: Of, operation: Operation, begin: Instant) {
+        use Operation as O;
+        let (operation, answer) = match operation {
+            O::Collect | O::Abandon => (O::Abandon, Answer::Yes),
+            O::Cancel | O::Forget | O::ForgetAll | O::ForgetExpired => (operation, Answer::Lost),
+            // Nothing came of it.
+            O::Submit | O::Status | O::Peek | O::ForgetNone | O::ListDone | O::ListPending => {
+                return;
+            }
+        };
+        let event = Event { client: self.number, operation, answer, begin, end: None };
+        self.notes.push(Note { of, event });
+    }
+
+    /// Sends a request; `None` if it is refused because of a failure.
+    fn send(&mut self, method: &str, target: &str, fields: &[(&str, &str)]) -> Option<Reply> {
+        let reply = self.client.request(method, target, fields, b"");
+        let is_failing = self.failures != Failures::None && reply.status == 503;
+        (!is_failing).then_some(reply)
+    }
+
     /// A job that is done at once, or one that can be met while it runs; sometimes more than run at once.
     fn submit(&mut self) {
         let target = self
@@ -118,15 +151,19 @@ impl<'a> One<'a> {
             .choice(&["version", "sleep?duration=0.001", "sleep?duration=0.004"])
             .unwrap();
         let begin = Instant::now();
-        let id = self.client.store("GET", &format!("/_admin/{target}"), b"");
+        let target = format!("/_admin/{target}");
+        let Some(reply) = self.send("GET", &target, &[("x-arango-async", "store")]) else { return };
+        let id = reply.expect(202).id().expect("an id").to_owned();
         self.note(Of::Job(id.clone()), Operation::Submit, Answer::Yes, begin);
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
 
     fn ask(&mut self, job: String, operation: Operation, method: &str, rest: &str) {
         let begin = Instant::now();
-        let reply = self.client.request(method, &format!("/_api/job/{job}{rest}"), &[], b"");
-        self.note(Of::Job(job), operation, answer(operation, &reply), begin);
+        match self.send(method, &format!("/_api/job/{job}{rest}"), &[]) {
+            Some(reply) => self.note(Of::Job(job), operation, answer(operation, &reply), begin),
+            None => self.note_lost(Of::Job(job), operation, begin),
+        }
     }
 
     /// Begins to collect on a connection of its own, and goes away.
@@ -135,21 +172,28 @@ impl<'a> One<'a> {
         let mut client = Client::new(self.address);
         client.send_request("PUT", &format!("/_api/job/{job}"), &[], b"");
         drop(client);
-        let operation = Operation::Abandon;
-        let event = Event { client: self.number, operation, answer: Answer::Yes, begin, end: None };
-        self.notes.push(Note { of: Of::Job(job), event });
+        self.note_lost(Of::Job(job), Operation::Abandon, begin);
     }
 
     fn list(&mut self, operation: Operation, which: &str) {
         let begin = Instant::now();
-        let ids = self.client.list(&format!("{which}?count=1000"));
+        let Some(reply) = self.send("GET", &format!("/_api/job/{which}?count=1000"), &[]) else {
+            return;
+        };
+        let ids = serde_json::from_value(reply.expect(200).json()).expect("a list of ids");
         self.note(Of::All(ids), operation, Answer::Yes, begin);
     }
 
     fn all(&mut self, operation: Operation, rest: &str) {
         let begin = Instant::now();
-        self.client.delete(&format!("/_api/job/{rest}")).expect(200);
-        self.note(Of::All(Vec::new()), operation, Answer::Yes, begin);
+        let of = Of::All(Vec::new());
+        match self.send("DELETE", &format!("/_api/job/{rest}"), &[]) {
+            Some(reply) => {
+                reply.expect(200);
+                self.note(of, operation, Answer::Yes, begin);
+            }
+            None => self.note_lost(of, operation, begin),
+        }
     }
 }
 
@@ -158,6 +202,9 @@ fn answer(operation: Operation, reply: &Reply) -> Answer {
     let asks_for_result = matches!(operation, Operation::Peek | Operation::Collect);
     match (reply.status, reply.id().is_some()) {
         (410, true) if asks_for_result => Answer::Cancelled,
+        (500, true) if asks_for_result && reply.text().contains("interrupted") => {
+            Answer::Interrupted
+        }
         (200, true) if asks_for_result => Answer::Result,
         (200, false) if operation == Operation::Status => Answer::Done,
         (200, false) if !asks_for_result => Answer::Yes,

@@ -8,26 +8,23 @@ mod clients;
 mod model;
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use self::model::{Answer, Event, Expiry, Operation, Rules, is_explained};
+pub use self::model::{Failures, Rules};
+
+use self::model::{Answer, Event, Expiry, Operation, is_explained};
 use crate::support::Deferd;
 
 /// Each is a few histories.
 const ROUNDS: u64 = 500;
 
-fn variable(name: &str) -> Option<u64> {
-    Some(std::env::var(name).ok()?.parse().expect(name))
-}
-
-/// Goes through all rounds; how many histories were explained.
-fn explain(options: &[&str], expiry: Expiry) {
-    let deferd = Deferd::start(options);
-    let rules = Rules { expiry };
+/// The clients of the instances at these addresses.
+pub fn explain_all(addresses: &[SocketAddr], rules: Rules, rounds: u64) {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
     let seed = variable("DEFERD_TEST_SEED").unwrap_or_else(clock);
-    for seed in seed..seed + variable("DEFERD_TEST_ROUNDS").unwrap_or(ROUNDS) {
-        for (job, history) in clients::round(deferd.address, seed) {
+    for seed in seed..seed + variable("DEFERD_TEST_ROUNDS").unwrap_or(rounds) {
+        for (job, history) in clients::round(addresses, seed, rules.failures) {
             assert!(
                 is_explained(&history, rules),
                 "DEFERD_TEST_SEED={seed}: no order explains job {job} by {rules:?}\n{}",
@@ -35,6 +32,16 @@ fn explain(options: &[&str], expiry: Expiry) {
             );
         }
     }
+}
+
+fn variable(name: &str) -> Option<u64> {
+    Some(std::env::var(name).ok()?.parse().expect(name))
+}
+
+/// Goes through all rounds.
+fn explain(options: &[&str], expiry: Expiry) {
+    let deferd = Deferd::start(options);
+    explain_all(&[deferd.address], Rules { expiry, ..PLAIN }, ROUNDS);
 }
 
 /// A history to be read.
@@ -72,14 +79,16 @@ fn history(events: &[(&str, Operation, Answer)]) -> Vec<Event> {
     let mut slot = 0;
     let place = |(mark, operation, answer): &(&str, Operation, Answer)| {
         slot += if *mark == "|" { 0 } else { 10 };
-        let end = (*operation != Operation::Abandon).then(|| at(slot + 5));
         let (operation, answer) = (*operation, *answer);
+        let waits = operation != Operation::Abandon && answer != Answer::Lost;
+        let end = waits.then(|| at(slot + 5));
         Event { client: 0, operation, answer, begin: at(slot), end }
     };
     events.iter().map(place).collect()
 }
 
-const PLAIN: Rules = Rules { expiry: Expiry::Never };
+/// Nothing fails, and results stay.
+pub const PLAIN: Rules = Rules { expiry: Expiry::Never, failures: Failures::None };
 
 #[test]
 fn what_one_job_can_do_is_explained() {
@@ -108,7 +117,7 @@ fn what_one_job_can_do_is_explained() {
         assert!(is_explained(&history(events), PLAIN), "{events:?}");
     }
     let expired = [submit, ("", O::Status, A::Done), ("", O::Collect, A::Unknown)];
-    assert!(is_explained(&history(&expired), Rules { expiry: Expiry::AnyTime }));
+    assert!(is_explained(&history(&expired), Rules { expiry: Expiry::AnyTime, ..PLAIN }));
 }
 
 #[test]
@@ -156,4 +165,37 @@ fn what_no_job_can_do_is_not_explained() {
     ] {
         assert!(!is_explained(&history(events), PLAIN), "{events:?}");
     }
+}
+
+#[test]
+fn an_instance_that_dies_explains_a_second_delivery_and_an_interrupted_job_and_no_more() {
+    use {Answer as A, Operation as O};
+    let submit = ("", O::Submit, A::Yes);
+    let dying = Rules { failures: Failures::Instances, ..PLAIN };
+    for events in [
+        &[submit, ("", O::Collect, A::Result), ("", O::Collect, A::Result)][..],
+        &[
+            submit,
+            ("", O::Collect, A::Result),
+            ("", O::Status, A::Unknown),
+            ("", O::Peek, A::Result),
+        ],
+        &[submit, ("", O::Status, A::Pending), ("", O::Peek, A::Interrupted)],
+        // Whether an operation without an answer was done is not known.
+        &[submit, ("", O::Cancel, A::Lost), ("", O::Peek, A::Cancelled)],
+        &[submit, ("", O::Cancel, A::Lost), ("", O::Peek, A::Result), ("", O::Forget, A::Lost)],
+    ] {
+        assert!(is_explained(&history(events), dying), "{events:?}");
+    }
+    for events in [
+        &[submit, ("", O::Status, A::Unknown)][..],
+        &[submit, ("", O::Collect, A::Result), ("", O::Collect, A::Interrupted)],
+        &[submit, ("", O::Forget, A::Yes), ("", O::Status, A::Done)],
+        &[submit, ("", O::Peek, A::Cancelled), ("", O::Cancel, A::Lost)],
+        &[submit, ("", O::Status, A::Done), ("", O::Status, A::Pending)],
+    ] {
+        assert!(!is_explained(&history(events), dying), "{events:?}");
+    }
+    let interrupted = [submit, ("", O::Peek, A::Interrupted)];
+    assert!(!is_explained(&history(&interrupted), PLAIN));
 }

@@ -41,6 +41,10 @@ pub enum Answer {
     Result,
     /// The response of a job that was cancelled.
     Cancelled,
+    /// That of a job whose instance has died.
+    Interrupted,
+    /// None: whether it was done is not known.
+    Lost,
     /// `404`.
     Unknown,
     /// The list has the job, or has not.
@@ -54,7 +58,7 @@ pub struct Event {
     pub operation: Operation,
     pub answer: Answer,
     pub begin: Instant,
-    /// `None`: its client did not wait, and it may come to pass at any time.
+    /// `None`: its client has no answer, and it may come to pass at any time or never.
     pub end: Option<Instant>,
 }
 
@@ -63,6 +67,7 @@ pub struct Event {
 enum Ending {
     Result,
     Cancelled,
+    Interrupted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +94,18 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub expiry: Expiry,
+    pub failures: Failures,
+}
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failures {
+    /// Nothing.
+    None,
+    /// The way to the engine, for so short a time that no instance is taken for dead: a `503` is no answer.
+    Ways,
+    /// Instances die, or are taken for dead: what one runs is interrupted, and what it has delivered may come back.
+    Instances,
 }
 
 /// When results expire.
@@ -110,8 +127,15 @@ impl State {
         match self.phase {
             Phase::Absent | Phase::Gone => Vec::new(),
             Phase::Queued => vec![self.with(Phase::Running)],
-            Phase::Running => vec![self.with(Phase::Done(Ending::Result))],
-            Phase::Ending => vec![self.with(Phase::Done(Ending::Cancelled))],
+            Phase::Running | Phase::Ending => {
+                let is_running = self.phase == Phase::Running;
+                let ending = if is_running { Ending::Result } else { Ending::Cancelled };
+                let mut steps = vec![self.with(Phase::Done(ending))];
+                if rules.failures == Failures::Instances {
+                    steps.push(self.with(Phase::Done(Ending::Interrupted)));
+                }
+                steps
+            }
             Phase::Taken(ending) => vec![self.with(Phase::Done(ending)), self.with(Phase::Gone)],
             Phase::Done(ending) => {
                 let mut steps = Vec::new();
@@ -127,7 +151,7 @@ impl State {
     }
 
     /// The state behind an operation that is answered so; `None` if it cannot be.
-    fn after(self, operation: Operation, answer: Answer) -> Option<Self> {
+    fn after(self, operation: Operation, answer: Answer, rules: Rules) -> Option<Self> {
         use Operation as O;
         if operation == O::Abandon {
             return Some(Self { abandoned: self.abandoned + 1, ..self });
@@ -149,10 +173,13 @@ impl State {
             (O::Cancel, phase) => (Answer::Yes, phase),
             (O::Status, phase @ Phase::Done(_)) => (Answer::Done, phase),
             (O::Peek, phase @ Phase::Done(ending)) => (ending.answer(), phase),
+            (O::Collect, Phase::Done(ending)) if rules.failures == Failures::Instances => {
+                (ending.answer(), Phase::Taken(ending))
+            }
             (O::Collect, Phase::Done(ending)) => (ending.answer(), Phase::Gone),
             (_, phase) => (Answer::Pending, phase),
         };
-        (answer == expected).then_some(self.with(phase))
+        (answer == expected || answer == Answer::Lost).then_some(self.with(phase))
     }
 }
 
@@ -167,6 +194,7 @@ impl Ending {
         match self {
             Self::Result => Answer::Result,
             Self::Cancelled => Answer::Cancelled,
+            Self::Interrupted => Answer::Interrupted,
         }
     }
 }
@@ -189,7 +217,8 @@ pub fn is_explained(events: &[Event], rules: Rules) -> bool {
         let steps = state.steps(rules).into_iter().map(|state| (passed, state));
         let events = events.iter().enumerate().filter_map(|(n, event)| {
             let may_be_next = passed & (1 << n) == 0 && before[n] & !passed == 0;
-            let state = may_be_next.then(|| state.after(event.operation, event.answer))??;
+            let state =
+                may_be_next.then(|| state.after(event.operation, event.answer, rules))??;
             Some((passed | 1 << n, state))
         });
         let next = steps.chain(events).filter(|next| seen.insert(*next));
