@@ -120,6 +120,11 @@ impl Inner {
         let Arrived { held, route, call, line, created } = arrived;
         let key = held.key.clone();
         let mut local = self.lock();
+        if local.is_draining {
+            drop(local);
+            self.put_back(&took, Duration::ZERO, Insist::Once);
+            return None;
+        }
         let record = local.ledger.found_record(&line, 0);
         local.insert(held, route, call, |route, call| {
             Pending::waiting(route, call, line, 0, record, created)

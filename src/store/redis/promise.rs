@@ -535,7 +535,9 @@ impl Store for SharedStore {
     }
 
     fn is_idle(&self) -> bool {
-        self.0.lock().is_empty()
+        let local = self.0.lock();
+        // What is on its way here comes back from the engine, unless that fails.
+        local.is_empty() && (!local.is_asking() || self.0.engine.is_failing())
     }
 
     fn engine(&self) -> Option<EngineStats> {
@@ -555,9 +557,9 @@ impl Store for SharedStore {
     fn drain(&self) {
         let mut local = self.0.lock();
         local.is_draining = true;
+        local.ledger.drain();
         drop(local);
         self.0.put_back_waiting();
-        self.0.lock().ledger.drain();
     }
 
     fn stop(&self, stop: Stop) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::audit::audit;
 use super::engine::{DURABLE, Engine};
+use super::proxy::{Proxy, Way};
 use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, Reply, TempDir, eventually};
 
@@ -337,6 +338,42 @@ fn what_waits_when_an_instance_ends_is_left_to_the_others() {
     a.delete("/_api/job/all").expect(200);
     eventually("all is gone", || audit(&mut instances.engine.connect(), "default") == 0);
     instances.end();
+}
+
+/// A job whose instance ends while the engine's word is on its way there goes back, and was not begun.
+#[test]
+fn what_is_on_its_way_to_an_instance_that_ends_goes_back() {
+    let instances = Instances::with(1, "", &["--lease", "20s"]);
+    let proxy = Proxy::start(instances.engine.port);
+    let mut b = start(&proxy.address(), "", &["--lease", "20s"]);
+    let (first, second) = (Hold::new(), Hold::new());
+    let mut a = instances.client(0);
+    first.start(&mut a);
+    // `b` may have taken it: then `a` gets another one.
+    let third = (!runs_here(&instances.all[0], &first)).then(Hold::new);
+    if let Some(third) = &third {
+        third.start(&mut a);
+        first.release();
+        first.wait_for("ended");
+    }
+    // The answer to a request for a job, with a job.
+    proxy.hold(b"$4\r\njobs\r\n$1\r\n0\r\n$");
+    let id = a.store("GET", &second.target(), b"");
+    eventually("the engine gives it out", || proxy.hits() > 0);
+    b.signal("-TERM");
+    b.log_with("ending: ");
+    proxy.set(Way::Open);
+    let began = Instant::now();
+    assert!(b.wait().success(), "{}", b.log());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    a.get(&format!("/_api/job/{id}")).expect(204);
+    assert!(!second.has("started"));
+    third.as_ref().unwrap_or(&first).release();
+    second.wait_for("started");
+    second.release();
+    a.result(&id).expect(200);
+    a.delete("/_api/job/all").expect(200);
+    assert_eq!(instances.end(), 0);
 }
 
 /// A deferred sleep ends on time and a failed job is retried on time, whichever instance then runs it.
