@@ -149,7 +149,7 @@ impl Inner {
         }
         if bytes > budget.capacity() {
             let what = "the stored request is larger than --max-memory: raise that";
-            self.end_taken(took, &Error::InsufficientStorage(what.into()));
+            self.end_taken(took, &Error::InsufficientStorage(what.into()), Insist::Yes);
             return None;
         }
         let Ok(charge) = budget.charge(bytes) else {
@@ -162,7 +162,8 @@ impl Inner {
             .map(|text| copied(&text, charge))
             .and_then(|text| message::read_request(text, None));
         let (Some(told), Some(request)) = (told, request) else {
-            self.end_taken(took, &Error::Internal("the stored request is damaged".into()));
+            let error = Error::Internal("the stored request is damaged".into());
+            self.end_taken(took, &error, Insist::Yes);
             return None;
         };
         let owner = Owner::named(fields.text(12));
@@ -227,8 +228,10 @@ impl Inner {
             .with("");
         let operation = operation.with("").with("").with("").with("0").with("").with("0").with("0");
         let reply = self.engine.run(&operation, insist);
-        if reply.is_ok_and(|reply| reply.text(0) == "fenced") {
-            self.fenced(took.incarnation);
+        match reply.as_ref().map_or("", |reply| reply.text(0)) {
+            "fenced" => self.fenced(took.incarnation),
+            "cancelled" => self.end_taken(took, &Error::Cancelled, insist),
+            _ => {}
         }
     }
 
@@ -237,13 +240,13 @@ impl Inner {
     }
 
     /// Finishes a job that was taken and cannot be run.
-    fn end_taken(&self, took: &Took, error: &Error) {
+    fn end_taken(&self, took: &Took, error: &Error, insist: Insist) {
         let outcome = self.tell_result(
             (took.id, took.fence, took.incarnation),
             &error.response().into(),
             (&LogEnd::default(), 0),
             crate::clock::now(),
-            true,
+            (true, insist),
         );
         if let Err(trouble) = outcome {
             log::debug!("job={} cannot be finished: {trouble:?}", took.id);

@@ -12,7 +12,7 @@ use crate::job::attempt::Attempt;
 use crate::job::execution::Stop;
 use crate::job::log::LogEnd;
 use crate::job::outcome::Outcome as JobOutcome;
-use crate::job::stored::StoredResponse;
+use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{JobId, JobKey, Moment, message};
 use crate::ledger::locked::Wake as _;
 use crate::memory::allocated;
@@ -26,7 +26,7 @@ impl Inner {
         response: &StoredResponse,
         (log, attempts): (&LogEnd, u32),
         now: Moment,
-        is_forced: bool,
+        (is_forced, insist): (bool, Insist),
     ) -> Outcome {
         let operation = Operation::new(&script::FINISH, Effect::Replicated)
             .at(now)
@@ -45,7 +45,7 @@ impl Inner {
             .with(attempts.to_string())
             .with(if self.switches.fence { "1" } else { "0" })
             .with(log.offset.to_string());
-        self.engine.run(&operation, Insist::Yes)
+        self.engine.run(&operation, insist)
     }
 
     /// Finishes a job that runs here.
@@ -72,13 +72,15 @@ impl Inner {
         };
         let run = (id, fence, incarnation);
         let mut result = result;
-        let mut told =
-            self.tell_result(run, &result.response, (&result.log, attempts.count), now, false);
+        let tell = |result: &StoredResult, is_forced| {
+            let beside = (&result.log, attempts.count);
+            self.tell_result(run, &result.response, beside, now, (is_forced, Insist::Yes))
+        };
+        let mut told = tell(&result, false);
         let is_full = told.as_ref().is_ok_and(|reply| reply.text(0) == "full");
         if is_full {
             result = result.without_room(&Refused::Full.of_result());
-            told =
-                self.tell_result(run, &result.response, (&result.log, attempts.count), now, true);
+            told = tell(&result, true);
         }
         let word = told.as_ref().map_or("", |reply| reply.text(0));
         if word == "fenced" {

@@ -110,6 +110,29 @@ fn an_instance_that_was_stalled_is_fenced_and_its_results_are_dropped() {
     instances.end();
 }
 
+/// A job that is cancelled before its instance could begin it ends with its 410.
+#[test]
+fn a_job_that_cannot_begin_and_is_cancelled_ends() {
+    let mut instances = Instances::start(0);
+    let proxy = Proxy::start(instances.engine.port);
+    instances.all.push(start(&proxy.address(), ",rerun=yes", &["--workers", "2"]));
+    let mut client = instances.client(0);
+    let hold = Hold::deaf();
+    let id = hold.start(&mut client);
+    // Another instance takes this one for dead, and gives the job back while its script runs on here.
+    let key = |name: &str| format!("deferd:{{default}}:{name}");
+    let living = instances.engine.command::<Vec<String>>(&["ZRANGE", &key("i"), "0", "-1"]);
+    proxy.hold(b"$4\r\njobs\r\n$1\r\n0\r\n$");
+    instances.engine.command::<()>(&["ZREM", &key("i"), &living[0]]);
+    instances.engine.command::<()>(&["SADD", &key("gone"), &living[0]]);
+    eventually("the engine gives it out again", || proxy.hits() > 0);
+    client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+    proxy.set(Way::Open);
+    client.wait_done(&id);
+    client.put(&format!("/_api/job/{id}")).expect(410);
+    assert_eq!(instances.end(), 0);
+}
+
 /// Nothing is lost and nothing is interrupted if all are cut off for longer than the lease.
 #[test]
 fn an_outage_of_the_engine_interrupts_no_job() {
