@@ -223,10 +223,10 @@ impl Inner {
             .with(took.incarnation.to_string())
             .with(took.id.to_string())
             .with(took.fence.to_string())
-            .number(after.as_micros())
-            .with("")
-            .with("");
-        let operation = operation.with("").with("").with("").with("0").with("").with("0").with("0");
+            .number(after.as_micros());
+        // Attempts, shortages, log, progress, answer, footprint, ending, logged.
+        let nothing = ["", "", "", "", "", "0", "", "0"];
+        let operation = nothing.into_iter().fold(operation, Operation::with);
         let reply = self.engine.run(&operation, insist);
         match reply.as_ref().map_or("", |reply| reply.text(0)) {
             "fenced" => self.fenced(took.incarnation),

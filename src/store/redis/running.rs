@@ -148,7 +148,6 @@ impl Inner {
             .with(message)
             .number(footprint)
             .with(ending)
-            .with("1")
             .with(log.offset.to_string());
         let told = self.engine.run(&operation, Insist::Yes);
         if let Some((_, answer)) = response {

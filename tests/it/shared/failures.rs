@@ -70,6 +70,22 @@ fn a_job_that_may_run_again_does_and_a_poisonous_one_ends() {
     assert_eq!(instances.end(), 0);
 }
 
+/// Attempts that failed are no starts: a job whose instance dies in a later one runs again.
+#[test]
+fn retries_do_not_use_up_the_starts_of_a_job() {
+    let options = ",rerun=yes,retry=9,backoff=20ms,retry-on=7";
+    let mut instances = Instances::with(1, options, &[]);
+    let dir = TempDir::new();
+    let file = dir.join("runs");
+    let target = format!("/run/c-late-poison?{}", file.display());
+    let id = instances.client(0).store("GET", &target, b"");
+    instances.all[0].wait();
+    instances.all[0] = start(&instances.engine.address(), options, &[]);
+    instances.client(0).result(&id).expect(200);
+    assert_eq!(std::fs::read(&file).unwrap(), b"xxxxxx");
+    assert_eq!(instances.end(), 0);
+}
+
 #[test]
 fn a_result_whose_deliverer_died_can_be_collected_again() {
     let mut instances = Instances::start(2);
