@@ -438,7 +438,7 @@ impl Config {
 
     /// Checks that nothing is to be told of jobs: a store that several deferd share has no notices.
     fn check_no_notices(&self) -> Result<(), Invalid> {
-        let what = "not with --store: not available with --store: use --data DIR, or wait with prefer: wait=N";
+        let what = "not available with --store: use --data DIR, or wait with prefer: wait=N";
         if let Some(url) = self.allow_callback.last() {
             let (place, url) = (self.place("allow-callback"), url.uri().to_string());
             return Err(Invalid::new(&place, &url, what));
@@ -592,6 +592,19 @@ mod tests {
         ] {
             let error = read(arguments).unwrap_err().to_string();
             assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn notices_are_refused_with_a_shared_store() {
+        let what = "not available with --store: use --data DIR, or wait with prefer: wait=N";
+        for (more, place) in [
+            (&["--allow-callback", "http://h/"][..], "--allow-callback \"http://h/\""),
+            (&["--route", "/a=run:.,on-done=/b"], "--route \"/a\": on-done, on-failure"),
+        ] {
+            let error = read(&[&["--store", "redis://h"], more].concat()).unwrap_err().to_string();
+            assert_eq!(error, format!("{place}: {what}"));
         }
     }
 
