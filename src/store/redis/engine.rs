@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
 
+use super::open::check;
 use super::operation::{Clock, Effect, Insist, Operation, Outcome, Trouble};
 use super::reply::Reply;
 use super::script;
 use super::settler::Task;
 use super::wire::{Wire, call, field, full, info, named, unreachable};
-use crate::config::{StoreAddress, StoreHost};
+use crate::config::{Durability, StoreAddress, StoreHost};
 use crate::histogram::Histogram;
 
 /// How long a connection may take to be made.
@@ -76,6 +77,8 @@ struct Identity {
 /// The engine.
 pub struct Engine {
     address: StoreAddress,
+    /// What it has to promise.
+    durability: Durability,
     /// What all keys begin with.
     prefix: String,
     /// What names this process.
@@ -107,7 +110,7 @@ pub struct Engine {
 impl Engine {
     /// Returns the way to an engine, over which nothing was sent yet.
     pub fn new(
-        address: StoreAddress,
+        (address, durability): (StoreAddress, Durability),
         process: String,
         (clock, memo): (Clock, bool),
         workers: usize,
@@ -116,6 +119,7 @@ impl Engine {
         Self {
             prefix: format!("deferd:{{{}}}:", address.queue),
             address,
+            durability,
             process,
             clock,
             memo,
@@ -515,7 +519,8 @@ impl Engine {
         Ok(wire)
     }
 
-    /// Asks which engine it is, and whether it takes changes; one that was another before loses no id.
+    /// Asks which engine it is, whether it takes changes, and of another one than before whether it keeps them; that one
+    /// gives out no id again.
     fn identify(&self, wire: &mut Wire) -> Result<(), Trouble> {
         let info = info(wire, &[b"server", b"replication"])?;
         if field(&info, "role") != "master" {
@@ -531,6 +536,7 @@ impl Engine {
         if lock(&self.identity).as_ref() == Some(&found) {
             return Ok(());
         }
+        check(wire, &info, self.durability)?;
         let parts = [
             self.prefix.as_bytes(),
             self.process.as_bytes(),

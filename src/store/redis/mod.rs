@@ -63,7 +63,7 @@ use crossbeam_channel::Sender;
 use self::bell::Bell;
 use self::engine::{Engine, Slot};
 use self::local::Local;
-use self::operation::{Operation, Trouble};
+use self::operation::Operation;
 use self::settler::{Task, Untold};
 use super::Plan;
 use crate::content::Content;

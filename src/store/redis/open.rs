@@ -17,9 +17,9 @@ use super::bell::{Bell, Message};
 use super::engine::Engine;
 use super::keeper::words;
 use super::local::Local;
-use super::operation::{Effect, Insist, Operation};
+use super::operation::{Effect, Insist, Operation, Trouble};
 use super::settler::{self, Task, Untold};
-use super::wire::{Wire, field, info};
+use super::wire::{Wire, field};
 use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, hex, script};
 use crate::config::Durability;
 use crate::error::Error;
@@ -45,11 +45,14 @@ impl SharedStore {
             .map_err(|error| format!("no random numbers: {error}"))?;
         let Sharing { address, lease, durability, clock, switches } = sharing;
         let (tasks, received) = unbounded();
-        let engine =
-            Engine::new(address, hex(&random), (clock, switches.memo), plan.workers, tasks.clone());
-        let mut wire = engine.connect().map_err(|trouble| words(&trouble))?;
-        check(&mut wire, durability)?;
-        drop(wire);
+        let engine = Engine::new(
+            (address, durability),
+            hex(&random),
+            (clock, switches.memo),
+            plan.workers,
+            tasks.clone(),
+        );
+        drop(engine.connect().map_err(|trouble| words(&trouble))?);
         let inner = Arc::new(Inner {
             timekeeper: Mutex::new(engine.slot()),
             engine,
@@ -136,29 +139,20 @@ impl Inner {
     }
 }
 
-/// Checks that an engine keeps what it acknowledges.
+/// Checks that an engine, of which this is INFO, keeps what it acknowledges.
 ///
 /// # Errors
 /// What is missing, and what to do.
-fn check(wire: &mut Wire, durability: Durability) -> Result<(), String> {
-    let server = info(wire, &[b"server"]).map_err(|trouble| words(&trouble))?;
-    let redis = field(&server, "redis_version");
+pub(super) fn check(wire: &mut Wire, info: &str, durability: Durability) -> Result<(), Trouble> {
+    let redis = field(info, "redis_version");
     let mut numbers = redis.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST {
-        return Err(format!("the engine is version {redis}; use Redis or Valkey 7.0 or newer"));
+        let what = format!("the engine is version {redis}; use Redis or Valkey 7.0 or newer");
+        return Err(Trouble::Refused(what));
     }
-    let mut setting = |name: &str| match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
-        Ok(Value::Array(pair)) => match pair.get(1) {
-            Some(Value::BulkString(value)) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
-            _ => Ok(None),
-        },
-        Ok(_) => Ok(None),
-        Err(super::Trouble::Refused(_)) => Ok(None),
-        Err(trouble) => Err(words(&trouble)),
-    };
-    let (policy, appends) = (setting("maxmemory-policy")?, setting("appendonly")?);
-    let syncs = setting("appendfsync")?;
+    let (policy, appends) = (setting(wire, "maxmemory-policy")?, setting(wire, "appendonly")?);
+    let syncs = setting(wire, "appendfsync")?;
     let (Some(policy), Some(appends), Some(syncs)) = (policy, appends, syncs) else {
         log::warn!(
             "store: the engine does not show its settings (CONFIG GET); it must have maxmemory-policy noeviction, \
@@ -167,21 +161,38 @@ fn check(wire: &mut Wire, durability: Durability) -> Result<(), String> {
         return Ok(());
     };
     if policy != "noeviction" {
-        return Err(format!(
+        return Err(Trouble::Refused(format!(
             "the engine evicts keys (maxmemory-policy {policy}), and jobs with them: set maxmemory-policy noeviction"
-        ));
+        )));
     }
     let is_durable = appends == "yes" && syncs == "always";
     match durability {
-        Durability::Commit if !is_durable => Err(format!(
+        Durability::Commit if !is_durable => Err(Trouble::Refused(format!(
             "the engine has appendonly {appends} and appendfsync {syncs}, and may lose what it acknowledged: set \
              appendonly yes and appendfsync always, or say --durability relaxed"
-        )),
+        ))),
         Durability::Relaxed if !is_durable => {
             let lost = if appends == "yes" { "the last two seconds" } else { "all jobs" };
             log::info!("store: if the engine ends without warning, {lost} may be lost");
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Asks for a setting of the engine; `None` if it shows none to this user.
+fn setting(wire: &mut Wire, name: &str) -> Result<Option<String>, Trouble> {
+    match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
+        Ok(Value::Array(pair)) => Ok(match pair.get(1) {
+            Some(Value::BulkString(value)) => Some(String::from_utf8_lossy(value).into_owned()),
+            _ => None,
+        }),
+        Ok(_) => Ok(None),
+        Err(Trouble::Refused(why))
+            if why.starts_with("NOPERM") || why.starts_with("ERR unknown command") =>
+        {
+            Ok(None)
+        }
+        Err(trouble) => Err(trouble),
     }
 }

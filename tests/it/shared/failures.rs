@@ -362,6 +362,41 @@ fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
     instances.end();
 }
 
+/// What was the primary kept everything, and what takes its place does not: it gets no job.
+#[test]
+fn an_engine_that_breaks_promises_is_refused_after_a_failover() {
+    let primary = Engine::durable();
+    let replica = Engine::start(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
+    let both = format!("redis://127.0.0.1:{},127.0.0.1:{}", primary.port, replica.port);
+    let instances = Instances { all: vec![start(&both, "", &[])], engine: replica };
+    eventually("the replica has its primary", || {
+        instances.engine.command::<String>(&["INFO", "replication"]).contains("link_status:up")
+    });
+    drop(primary);
+    instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
+    instances.refuses(0);
+    instances.all[0].log_with("appendonly no and appendfsync everysec, and may lose");
+    assert_eq!(instances.engine.command::<usize>(&["ZCARD", "deferd:{default}:l:/run/"]), 0);
+    instances.engine.command::<()>(&["CONFIG", "SET", "appendfsync", "always"]);
+    instances.engine.command::<()>(&["CONFIG", "SET", "appendonly", "yes"]);
+    let id = instances.accepted(0, "POST", "/run/s-cat", b"x");
+    instances.result(0, &id).expect(200);
+    assert_eq!(instances.end(), 0);
+}
+
+/// Only an engine that hides its settings is trusted unseen.
+#[test]
+fn an_engine_that_hides_its_settings_is_warned_of() {
+    let renamed = Engine::start(&["--rename-command", "CONFIG", ""]);
+    let forbidden = Engine::start(&[]);
+    forbidden.command::<()>(&["ACL", "SETUSER", "default", "-config"]);
+    for engine in [renamed, forbidden] {
+        let instances = Instances { all: vec![start(&engine.address(), "", &[])], engine };
+        instances.all[0].log_with("does not show its settings");
+        assert_eq!(instances.end(), 0);
+    }
+}
+
 #[test]
 fn an_engine_that_lost_everything_stops_what_runs() {
     let mut instances = Instances { engine: Engine::start(&[]), all: Vec::new() };
