@@ -321,11 +321,18 @@ fn a_password_comes_from_the_environment() {
     wrong.args(["--listen", "127.0.0.1:0"]).env("DEFERD_STORE", address.replace("s%2Fcret", "no"));
     let ended = crate::support::run(&mut wrong);
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("DEFERD_STORE") || ended.stderr.contains("--store"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.starts_with("deferd: DEFERD_STORE"), "{}", ended.stderr);
+}
+
+#[test]
+fn an_address_in_the_environment_that_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deferd"));
+    let address = std::ffi::OsStr::from_bytes(b"redis://:secr\xff@127.0.0.1");
+    command.args(["--listen", "127.0.0.1:0"]).env("DEFERD_STORE", address);
+    let ended = crate::support::run(&mut command);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!(ended.stderr, "deferd: DEFERD_STORE \"redis://:***@127.0.0.1\": not UTF-8\n");
 }
 
 #[test]
