@@ -8,7 +8,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -17,9 +17,9 @@ use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Val
 use super::open::check;
 use super::operation::{Clock, Effect, Insist, Operation, Outcome, Trouble};
 use super::reply::Reply;
-use super::script;
 use super::settler::Task;
 use super::wire::{Wire, call, field, full, info, named, unreachable};
+use super::{lock, script};
 use crate::config::{Durability, StoreAddress, StoreHost};
 use crate::histogram::Histogram;
 
@@ -210,6 +210,9 @@ impl Engine {
         }
         let mut slot = self.borrow(insist)?;
         let outcome = self.run_over(&mut slot, operation, insist);
+        if outcome.is_ok() && operation.effect != Effect::Harmless {
+            self.is_well();
+        }
         let in_doubt = match outcome {
             Err(Trouble::Unreachable(_)) => operation.effect != Effect::Harmless,
             Err(Trouble::Unreplicated) => operation.is_submission(),
@@ -278,9 +281,6 @@ impl Engine {
             let trouble = match self.attempt(slot, operation) {
                 Ok(reply) => {
                     lock(&self.latency).observe(began.elapsed());
-                    if operation.effect != Effect::Harmless {
-                        self.is_well();
-                    }
                     return Ok(reply);
                 }
                 // It happened, or the engine has said that it did not.
@@ -366,19 +366,30 @@ impl Engine {
         number: &str,
         operation: &Operation,
     ) -> Result<Value, Trouble> {
+        if operation.size() <= LARGE {
+            return self.send_within(wire, slot, number, operation);
+        }
+        wire.set_time(LARGE_REPLY_TIME)?;
+        let answer = self.send_within(wire, slot, number, operation);
+        wire.set_time(REPLY_TIME)?;
+        answer
+    }
+
+    /// Sends an operation, whose answers come within the time of this connection.
+    fn send_within(
+        &self,
+        wire: &mut Wire,
+        slot: &Slot,
+        number: &str,
+        operation: &Operation,
+    ) -> Result<Value, Trouble> {
         // It names the operation: what comes late does not take the place of the next one's.
         let spool = self.key(&format!("b:{}:{}:{}", self.process, slot.number, slot.operations));
         let slot = slot.number.to_string();
         let mut arguments: Vec<&[u8]> = operation.arguments.iter().map(Vec::as_slice).collect();
-        let size: usize = arguments.iter().map(|argument| argument.len()).sum();
-        let mut is_large = size > LARGE;
         let whole;
         if let Some((place, pieces)) = &operation.spool {
             let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
-            is_large |= pieces.iter().map(|piece| piece.len()).sum::<usize>() > LARGE;
-            if is_large {
-                wire.set_time(LARGE_REPLY_TIME)?;
-            }
             wire.send(&[&[b"SET"], &[spool.as_bytes()], &pieces, &[b"EX"], &[b"600"]])?;
             match wire.receive().map_err(full) {
                 // An engine without memory refuses SET, but not the script that ends a job: it gets the message itself.
@@ -409,9 +420,6 @@ impl Engine {
         if is_refused && operation.is_submission() && operation.spool.is_some() {
             // No script removes it.
             wire.ask(&[b"UNLINK", spool.as_bytes()])?;
-        }
-        if is_large {
-            wire.set_time(REPLY_TIME)?;
         }
         answer
     }
@@ -603,9 +611,4 @@ impl Engine {
 fn jittered(span: Duration) -> Duration {
     let random = RandomState::new().hash_one(Instant::now()) % 501;
     span * (750 + random as u32) / 1000
-}
-
-/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

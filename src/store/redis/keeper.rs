@@ -46,7 +46,7 @@ impl Inner {
     fn beat(&self, slot: &mut Slot) -> Result<(), Trouble> {
         let engine = &self.engine;
         let incarnation = match self.incarnation() {
-            0 => self.join(slot).map_err(Trouble::Refused)?,
+            0 => self.join(slot)?,
             living => living,
         };
         let lease = self.lease.as_micros();
@@ -86,8 +86,8 @@ impl Inner {
     /// Joins the instances.
     ///
     /// # Errors
-    /// In words: why not.
-    pub fn join(&self, slot: &mut Slot) -> Result<u64, String> {
+    /// [`Trouble`]; the engine fails as well if it refuses this instance.
+    pub fn join(&self, slot: &mut Slot) -> Result<u64, Trouble> {
         let uname = rustix::system::uname();
         let limits = self.limits();
         let mut operation = Operation::new(&script::JOIN, Effect::Once)
@@ -99,20 +99,20 @@ impl Inner {
         for lane in &self.lanes {
             operation = operation.with(&**lane);
         }
-        let reply = self
-            .engine
-            .run_over(slot, &operation, Insist::Once)
-            .map_err(|trouble| words(&trouble))?;
-        match reply.text(0) {
-            "joined" => {}
-            "format" => {
-                return Err(format!(
-                    "the queue has form {}, which this deferd does not know: use the deferd that wrote it, or another \
-                     queue=NAME",
-                    reply.text(1)
-                ));
-            }
-            other => return Err(format!("the engine answers {other:?} to join")),
+        let reply = self.engine.run_over(slot, &operation, Insist::Once)?;
+        let refusal = match reply.text(0) {
+            "joined" => None,
+            "format" => Some(format!(
+                "the queue has form {}, which this deferd does not know: use the deferd that wrote it, or another \
+                 queue=NAME",
+                reply.text(1)
+            )),
+            other => Some(format!("the engine answers {other:?} to join")),
+        };
+        if let Some(why) = refusal {
+            let trouble = Trouble::Refused(why);
+            self.engine.fails(&trouble);
+            return Err(trouble);
         }
         if (2..reply.len()).any(|n| !reply.text(n).is_empty() && reply.text(n) != limits) {
             log::warn!("store: another instance has other limits; here {limits}");
@@ -236,9 +236,8 @@ impl Inner {
             }
             self.engine.rest(Duration::from_millis(5));
         }
-        let operation = Operation::new(&script::RECONCILE, Effect::Harmless)
-            .with(incarnation.to_string())
-            .number(u64::MAX);
+        let operation =
+            Operation::new(&script::RECONCILE, Effect::Harmless).with(incarnation.to_string());
         let mut operation = self.with_errors(operation);
         for held in
             self.lock().all().filter(|held| !held.is_lost && held.incarnation == incarnation)

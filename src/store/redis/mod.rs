@@ -53,6 +53,7 @@ mod settler;
 mod wire;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -186,11 +187,10 @@ struct Counters {
 }
 
 impl Standing {
-    fn of(error: &Error) -> Self {
+    fn of(error: &Error) -> io::Result<Self> {
         let response = StoredResponse::from(error.response());
-        let mut message = message::response_head(&response);
-        message.extend_from_slice(&bytes_of(response.body()));
-        Self { message, footprint: response.footprint(), ending: record::ending(&response) }
+        let message = message_of(&response)?;
+        Ok(Self { message, footprint: response.footprint(), ending: record::ending(&response) })
     }
 }
 
@@ -266,13 +266,24 @@ impl Inner {
 }
 
 /// Returns content as it is sent to the engine: with a shared store it is in memory.
-fn bytes_of(content: &Content) -> Bytes {
+///
+/// # Errors
+/// Those of its file, if it is in one.
+fn bytes_of(content: &Content) -> io::Result<Bytes> {
     match content.in_memory() {
-        Some(bytes) => bytes.clone(),
-        None => {
-            content.beginning(content.len()).map(|all| all.into_owned().into()).unwrap_or_default()
-        }
+        Some(bytes) => Ok(bytes.clone()),
+        None => Ok(content.beginning(content.len())?.into_owned().into()),
     }
+}
+
+/// Returns a response as the message that the engine keeps.
+///
+/// # Errors
+/// Those of [`bytes_of`].
+fn message_of(response: &StoredResponse) -> io::Result<Vec<u8>> {
+    let mut message = message::response_head(response);
+    message.extend_from_slice(&bytes_of(response.body())?);
+    Ok(message)
 }
 
 fn owner(job: &JobKey) -> &str {
@@ -289,8 +300,4 @@ impl Drop for SharedStore {
         // A second time it does nothing.
         self.0.close();
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

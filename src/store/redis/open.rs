@@ -20,9 +20,10 @@ use super::local::Local;
 use super::operation::{Effect, Insist, Operation, Trouble};
 use super::settler::{self, Task, Untold};
 use super::wire::{Wire, field};
-use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, hex, script};
+use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, script};
 use crate::config::Durability;
 use crate::error::Error;
+use crate::hex;
 use crate::ledger::locked::Dispatch;
 use crate::store::{Plan, Room};
 
@@ -47,7 +48,7 @@ impl SharedStore {
         let (tasks, received) = unbounded();
         let engine = Engine::new(
             (address, durability),
-            hex(&random),
+            hex::encode(&random),
             (clock, switches.memo),
             plan.workers,
             tasks.clone(),
@@ -73,14 +74,14 @@ impl SharedStore {
             counters: Mutex::default(),
             due: Mutex::new(BTreeSet::new()),
             large: Mutex::default(),
-            cancelled: Standing::of(&Error::Cancelled),
-            interrupted: Standing::of(&Error::Interrupted),
+            cancelled: Standing::of(&Error::Cancelled).map_err(|error| error.to_string())?,
+            interrupted: Standing::of(&Error::Interrupted).map_err(|error| error.to_string())?,
             fenced: AtomicU64::new(0),
             reaped: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
         let store = Self(Arc::clone(&inner));
-        inner.join(&mut inner.engine.slot())?;
+        inner.join(&mut inner.engine.slot()).map_err(|trouble| words(&trouble))?;
         let start = |name: &str, run: Box<dyn FnOnce(&Inner) + Send>| {
             let inner = Arc::clone(&inner);
             let thread = thread::Builder::new().name(name.into());
@@ -107,7 +108,6 @@ impl Inner {
         self.bell.listen(&self.engine, |message| match message {
             Message::Cancel(id) => self.stop_job(id),
             Message::Log(id, to, name) => self.tell_log(id, &to, name),
-            Message::Begins => {}
         });
     }
 

@@ -14,10 +14,11 @@ use super::operation::{Clock, Effect, Insist, Operation, Trouble};
 use super::record::Told;
 use super::reply::Reply;
 use super::settler::Task;
-use super::{Counters, FRESH, Inner, LIST, SharedStore, bytes_of, hex, lock, owner, script};
+use super::{Counters, FRESH, Inner, LIST, SharedStore, bytes_of, lock, owner, script};
 use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::Owner;
+use crate::hex;
 use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::{Attempts, Stop};
 use crate::job::log::{JobLog, LogEnd};
@@ -60,14 +61,18 @@ impl Store for SharedStore {
         };
         let owner = call.owner.clone();
         let record = Record { owner: owner.clone(), created: now.stamp, footprint, line, state };
-        let fingerprint = key.as_ref().map(|key| hex(&key.fingerprint)).unwrap_or_default();
+        let fingerprint = key.as_ref().map(|key| hex::encode(&key.fingerprint)).unwrap_or_default();
+        let body = bytes_of(call.request.body()).map_err(|error| {
+            log::error!("a request cannot be read: {error}");
+            Refused::Unavailable
+        })?;
         let operation = Operation::new(&script::SUBMIT, Effect::Replicated)
             .at(now)
             .with(owner.name().unwrap_or(""))
             .with(if keep == Keep::Result { "1" } else { "0" })
             .with(&*inner.lanes[route.0])
             .with(record.to_text())
-            .message(message::request_head(&call.request), &bytes_of(call.request.body()))
+            .message(message::request_head(&call.request), &body)
             .number(base)
             .number(footprint)
             .number(inner.capacity)
@@ -134,7 +139,7 @@ impl Store for SharedStore {
         let operation = Operation::new(&script::RECALL, Effect::Harmless)
             .with(owner.name().unwrap_or(""))
             .with(&*key.key)
-            .with(hex(&key.fingerprint));
+            .with(hex::encode(&key.fingerprint));
         let reply = self.0.run(&operation).map_err(|StoreUnavailable| Refused::Unavailable)?;
         match reply.text(0) {
             "known" => Ok(JobId::parse(reply.text(1))),
@@ -171,9 +176,8 @@ impl Store for SharedStore {
         if (stored - log_bytes.min(stored)).saturating_add(bytes) > inner.capacity {
             return Err(Refused::Full);
         }
-        if waiting + delayed - asleep + asleep.saturating_sub(inner.plan.workers)
-            >= inner.plan.queue
-        {
+        let awake = (waiting + delayed).saturating_sub(asleep);
+        if awake + asleep.saturating_sub(inner.plan.workers) >= inner.plan.queue {
             return Err(Refused::QueueFull);
         }
         Ok(())
@@ -193,14 +197,13 @@ impl Store for SharedStore {
     }
 
     fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
-        let mut attempt = attempt;
         let is_laid_down = if attempt.redirected.is_some() {
             // For the engine it runs all the while: what led to the redirect has had its effects.
             let mut local = self.0.lock();
             let is_lost = local.held(job.id).is_none_or(|held| held.is_lost);
             !is_lost && local.ledger.retry(job, attempt, until).is_ok()
         } else {
-            self.0.delay(job, &mut attempt, until)
+            self.0.delay(job, &attempt, until)
         };
         if !is_laid_down {
             self.0.finish(job, Error::Cancelled.response().into(), now);

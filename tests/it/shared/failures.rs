@@ -149,6 +149,51 @@ fn a_job_that_cannot_begin_and_is_cancelled_ends() {
     assert_eq!(instances.end(), 0);
 }
 
+/// A result that the engine does not take, by a word that this deferd does not know, is interrupted: it would run for ever.
+#[test]
+fn a_job_whose_result_is_not_taken_is_interrupted() {
+    let instances = Instances::start(1);
+    let mut client = instances.client(0);
+    let hold = Hold::new();
+    let id = hold.start(&mut client);
+    let living: Vec<String> =
+        instances.engine.command(&["ZRANGE", "deferd:{default}:i", "0", "-1"]);
+    let instance = format!("deferd:{{default}}:i:{}", living[0]);
+    let process: String = instances.engine.command(&["HGET", &instance, "proc"]);
+    let memo = format!("deferd:{{default}}:m:{process}");
+    // To the engine all that comes is late.
+    let slots: Vec<String> = (0..40).map(|slot| slot.to_string()).collect();
+    for slot in &slots {
+        instances.engine.command::<()>(&["HSET", &memo, slot, "999999|"]);
+    }
+    hold.release();
+    instances.all[0].log_with("the engine answers \"stale\" to finish");
+    for slot in &slots {
+        instances.engine.command::<()>(&["HDEL", &memo, slot]);
+    }
+    client.wait_done(&id);
+    assert_interrupted(&mut client, &id);
+    assert_eq!(instances.end(), 0);
+}
+
+/// An instance that comes back to a queue of another form says so, and takes no job.
+#[test]
+fn an_instance_that_cannot_join_anew_fails() {
+    let instances = Instances::start(1);
+    let meta = "deferd:{default}:meta";
+    instances.engine.command::<()>(&["HSET", meta, "fmt", "9"]);
+    instances.engine.command::<()>(&["DEL", "deferd:{default}:i"]);
+    instances.all[0].log_with("fails: the queue has form 9");
+    instances.refuses(0);
+    let metrics = instances.client(0).get("/_admin/metrics").text();
+    assert!(metrics.contains("deferd_store_up 0\n"), "{metrics}");
+    instances.engine.command::<()>(&["HSET", meta, "fmt", "1"]);
+    let id = instances.accepted(0, "POST", "/run/s-cat", b"x");
+    instances.result(0, &id).expect(200);
+    assert_eq!(instances.all[0].log().matches("fails: ").count(), 1, "{}", instances.all[0].log());
+    assert_eq!(instances.end(), 0);
+}
+
 /// Nothing is lost and nothing is interrupted if all are cut off for longer than the lease.
 #[test]
 fn an_outage_of_the_engine_interrupts_no_job() {
