@@ -109,8 +109,7 @@ impl Inner {
         if reply.text(1) == "1" {
             self.bell.wake_worker();
         }
-        let bytes = usize::try_from(reply.number(4)).unwrap_or(usize::MAX);
-        Some(Took { id, fence: reply.number(3), incarnation, bytes })
+        Some(Took { id, fence: reply.number(3), incarnation, bytes: reply.size(4) })
     }
 
     /// Brings the request of a job that was taken here, and lets it begin; or gives it back, or finishes it, if that

@@ -12,8 +12,8 @@ use super::record::read_ending;
 use super::{Counters, Inner, script};
 use crate::clock;
 use crate::error::Error;
-use crate::job::execution::{Attempts, Stop};
-use crate::job::{JobId, Stamp};
+use crate::job::JobId;
+use crate::job::execution::Stop;
 
 /// Between two beats, at most; and between two warnings of lanes that no instance serves.
 const BEAT: Duration = Duration::from_secs(1);
@@ -64,11 +64,10 @@ impl Inner {
         }
         engine.is_well();
         self.note_progress(progress);
-        let counter = |n| usize::try_from(reply.number(n)).unwrap_or(usize::MAX);
         self.set_counters(Counters {
-            bytes: counter(1),
-            log_bytes: counter(2),
-            waiting: counter(3),
+            bytes: reply.size(1),
+            log_bytes: reply.size(2),
+            waiting: reply.size(3),
         });
         (4..reply.len())
             .filter_map(|n| JobId::parse(reply.text(n)))
@@ -196,18 +195,16 @@ impl Inner {
             &Operation::new(&script::DUE, Effect::Once),
             Insist::Once,
         )?;
-        let stamp =
-            |n: usize| (!reply.text(n).is_empty()).then(|| Stamp::from_micros(reply.number(n)));
         for n in (1..reply.len()).step_by(6) {
             let Some(id) = JobId::parse(reply.text(n)) else { continue };
-            let count = u32::try_from(reply.number(n + 5)).unwrap_or(0);
-            let attempts = Attempts { first: stamp(n + 4), count };
-            if let (Some(ending), Some(created)) = (read_ending(reply.text(n + 2)), stamp(n + 3)) {
+            if let (Some(ending), Some(created)) =
+                (read_ending(reply.text(n + 2)), reply.stamp(n + 3))
+            {
                 self.count_finished(
                     reply.text(n + 1),
                     ending.outcome,
                     created,
-                    attempts,
+                    reply.attempts(n + 4),
                     clock::now().stamp,
                 );
             }

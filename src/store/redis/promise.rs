@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::exchange::Owner;
 use crate::hex;
 use crate::job::attempt::{Attempt, Claimed};
-use crate::job::execution::{Attempts, Stop};
+use crate::job::execution::Stop;
 use crate::job::log::{JobLog, LogEnd};
 use crate::job::outcome::Outcome as JobOutcome;
 use crate::job::stored::StoredResponse;
@@ -113,19 +113,19 @@ impl Store for SharedStore {
             operation = operation.with(&**lane);
         }
         let reply = inner.run(&operation)?;
-        let number = |n| usize::try_from(reply.number(n)).unwrap_or(usize::MAX);
         let LocalStats { running, by_lane, .. } = inner.lock().ledger.stats();
-        let by_lane =
-            by_lane.iter().enumerate().map(|(n, (here, running))| (number(7 + n) + here, *running));
-        let oldest = (!reply.text(6).is_empty()).then(|| Stamp::from_micros(reply.number(6)));
+        let by_lane = by_lane
+            .iter()
+            .enumerate()
+            .map(|(n, (here, running))| (reply.size(7 + n) + here, *running));
         Ok(Stats {
-            stored: number(0),
+            stored: reply.size(0),
             capacity: inner.capacity,
-            waiting: number(2),
-            delayed: number(3),
+            waiting: reply.size(2),
+            delayed: reply.size(3),
             running,
-            done: number(5),
-            oldest,
+            done: reply.size(5),
+            oldest: reply.stamp(6),
             by_lane: by_lane.collect(),
         })
     }
@@ -170,9 +170,7 @@ impl Store for SharedStore {
         inner.untold.wait(None);
         let operation = Operation::new(&script::STATS, Effect::Harmless);
         let reply = inner.run(&operation).map_err(|StoreUnavailable| Refused::Unavailable)?;
-        let number = |n| usize::try_from(reply.number(n)).unwrap_or(usize::MAX);
-        let (stored, log_bytes, waiting, delayed, asleep) =
-            (number(0), number(1), number(2), number(3), number(4));
+        let [stored, log_bytes, waiting, delayed, asleep] = [0, 1, 2, 3, 4].map(|n| reply.size(n));
         if (stored - log_bytes.min(stored)).saturating_add(bytes) > inner.capacity {
             return Err(Refused::Full);
         }
@@ -368,7 +366,7 @@ impl Store for SharedStore {
             _ => return Lookup::Unreadable,
         }
         let delivery = DeliveryId(reply.number(2));
-        let found = inner.response(job, usize::try_from(reply.number(3)).unwrap_or(usize::MAX));
+        let found = inner.response(job, reply.size(3));
         if !matches!(found, Lookup::Done(_)) {
             self.restore(job, delivery);
         }
@@ -400,17 +398,12 @@ impl Store for SharedStore {
         match reply.text(0) {
             "running" => inner.stop_job(job.id),
             "ended" => {
-                let stamp = |n: usize| {
-                    (!reply.text(n).is_empty()).then(|| Stamp::from_micros(reply.number(n)))
-                };
-                let count = u32::try_from(reply.number(4)).unwrap_or(0);
-                let attempts = Attempts { first: stamp(3), count };
-                let created = stamp(2).unwrap_or(now.stamp);
+                let created = reply.stamp(2).unwrap_or(now.stamp);
                 inner.count_finished(
                     reply.text(1),
                     JobOutcome::Canceled,
                     created,
-                    attempts,
+                    reply.attempts(3),
                     now.stamp,
                 );
                 inner.bell.ring(job.id);

@@ -93,6 +93,17 @@ scripts! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{MAX_STARTS, RECORD};
+    use crate::ledger::{idempotency, logs};
+
+    #[test]
+    fn the_scripts_have_the_limits_of_the_ledger() {
+        let (places, logs) = (idempotency::PLACES, logs::MOST);
+        let line = format!(
+            "local RECORD, PLACES, STARTS, LOGS = {RECORD}, {places}, {MAX_STARTS}, {logs}\n"
+        );
+        assert!(ALL.iter().all(|script| script.code.contains(&line)), "{line}");
+    }
 
     #[test]
     fn every_script_begins_with_its_contract() {
