@@ -84,8 +84,6 @@ pub struct Engine {
     /// What names this process.
     process: String,
     clock: Clock,
-    /// Whether operations are numbered.
-    memo: bool,
     most: usize,
     pool: Mutex<Pool>,
     freed: Condvar,
@@ -112,7 +110,7 @@ impl Engine {
     pub fn new(
         (address, durability): (StoreAddress, Durability),
         process: String,
-        (clock, memo): (Clock, bool),
+        clock: Clock,
         workers: usize,
         given_up: Sender<Task>,
     ) -> Self {
@@ -122,7 +120,6 @@ impl Engine {
             durability,
             process,
             clock,
-            memo,
             most: (workers + 8).min(MOST_CONNECTIONS),
             pool: Mutex::default(),
             freed: Condvar::new(),
@@ -337,8 +334,8 @@ impl Engine {
     fn attempt(&self, slot: &mut Slot, operation: &Operation) -> Outcome {
         let mut wire = self.wire(slot)?;
         let number = match operation.effect {
-            Effect::Once | Effect::Replicated if self.memo => slot.operations.to_string(),
-            _ => String::new(),
+            Effect::Once | Effect::Replicated => slot.operations.to_string(),
+            Effect::Harmless => String::new(),
         };
         let sent = self.send(&mut wire, slot, &number, operation);
         match sent {

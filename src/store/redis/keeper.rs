@@ -168,8 +168,7 @@ impl Inner {
             let operation = self.with_errors(
                 Operation::new(&script::REAP, Effect::Harmless).number(self.lease.as_micros()),
             );
-            let mercy = if self.switches.mercy { "1" } else { "0" };
-            let reply = self.engine.run_over(slot, &operation.with(mercy), Insist::Once)?;
+            let reply = self.engine.run_over(slot, &operation, Insist::Once)?;
             if reply.text(0) != "reaped" {
                 return Ok(());
             }

@@ -101,37 +101,6 @@ pub struct Sharing {
     pub durability: crate::config::Durability,
     /// Which clock stamps jobs.
     pub clock: Clock,
-    /// What holds the promises.
-    pub switches: Switches,
-}
-
-/// What holds the promises. A test can do without each, to show what it is for.
-#[derive(Clone, Copy, Debug)]
-pub struct Switches {
-    /// Whether an operation that is sent again happens once.
-    pub memo: bool,
-    /// Whether a result is taken only from the run that the job has.
-    pub fence: bool,
-    /// Whether nothing is reaped after a time in which no instance reached the engine.
-    pub mercy: bool,
-}
-
-impl Default for Switches {
-    fn default() -> Self {
-        Self { memo: true, fence: true, mercy: true }
-    }
-}
-
-impl Switches {
-    /// Returns all of them but that which a test names in `DEFERD_TEST_WITHOUT`. Only a build with debug assertions asks
-    /// for that variable.
-    pub fn of_process() -> Self {
-        if !cfg!(debug_assertions) {
-            return Self::default();
-        }
-        let without = std::env::var("DEFERD_TEST_WITHOUT").unwrap_or_default();
-        Self { memo: without != "memo", fence: without != "fence", mercy: without != "mercy" }
-    }
 }
 
 /// Jobs that several deferd share.
@@ -152,7 +121,6 @@ struct Inner {
     /// The prefix of each route, at its index: the name of its lane.
     lanes: Vec<Box<str>>,
     lease: Duration,
-    switches: Switches,
     durability: crate::config::Durability,
     /// The living incarnation; zero if none lives.
     incarnation: AtomicU64,

@@ -44,12 +44,12 @@ impl SharedStore {
         let mut random = [0; 16];
         getrandom(&mut random, GetRandomFlags::empty())
             .map_err(|error| format!("no random numbers: {error}"))?;
-        let Sharing { address, lease, durability, clock, switches } = sharing;
+        let Sharing { address, lease, durability, clock } = sharing;
         let (tasks, received) = unbounded();
         let engine = Engine::new(
             (address, durability),
             hex::encode(&random),
-            (clock, switches.memo),
+            clock,
             plan.workers,
             tasks.clone(),
         );
@@ -68,7 +68,6 @@ impl SharedStore {
             plan,
             lanes: lanes.map(Into::into).collect(),
             lease,
-            switches,
             durability,
             incarnation: AtomicU64::new(0),
             counters: Mutex::default(),

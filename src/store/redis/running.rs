@@ -46,7 +46,6 @@ impl Inner {
             .number(self.cancelled.footprint)
             .with(&self.cancelled.ending)
             .with(attempts.to_string())
-            .with(if self.switches.fence { "1" } else { "0" })
             .with(log.offset.to_string());
         self.engine.run(&operation, insist)
     }
