@@ -236,10 +236,15 @@ impl Store for SharedStore {
                 inner.bell.wake_worker();
             }
             let until = next.map_or(end, |next| next.min(end));
-            let span = until.saturating_duration_since(now);
-            let jobs =
-                inner.dispatch.overdue(&inner.local, span, |local, now| local.ledger.overdue(now));
-            if !jobs.is_empty() || Instant::now() >= end {
+            let jobs = inner.dispatch.overdue_or_wait(&inner.local, until, |local, now| {
+                let overdue = local.ledger.overdue(now);
+                // Workers of this store wait for the bell alone.
+                if local.ledger.has_work() {
+                    inner.bell.wake_worker();
+                }
+                overdue
+            });
+            if !jobs.is_empty() || now >= end {
                 return jobs;
             }
         }

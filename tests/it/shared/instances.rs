@@ -376,6 +376,23 @@ fn what_is_on_its_way_to_an_instance_that_ends_goes_back() {
     assert_eq!(instances.end(), 0);
 }
 
+/// A job that was redirected has its retry where it is: no word of the engine ends that delay.
+#[test]
+fn a_redirected_job_is_retried_on_time() {
+    let instances = Instances::with(1, ",retry=1,backoff=50ms,retry-on=7", &[]);
+    let mut client = instances.client(0);
+    assert_quick(Duration::from_millis(600), || {
+        let began = Instant::now();
+        let id = client.store("POST", "/cgi/s-cat", b"Location: /run/s-fail?7\n\n");
+        client.wait_done(&id);
+        let took = began.elapsed();
+        let reply = client.result(&id).expect(500);
+        assert_eq!(reply.header("x-attempts"), Some("2"), "{reply:?}");
+        took
+    });
+    assert_eq!(instances.end(), 0);
+}
+
 /// A deferred sleep ends on time and a failed job is retried on time, whichever instance then runs it.
 #[test]
 fn delays_end_on_time_on_any_instance() {
