@@ -12,8 +12,8 @@ use crate::support::{Client, TempDir, eventually, run_deferd};
 /// The lease of these instances.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// What a loaded machine may add.
-const SLACK: Duration = Duration::from_secs(6);
+/// What a loaded machine may add, at best.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// Asserts that a job ends as interrupted.
 #[track_caller]
@@ -24,21 +24,26 @@ fn assert_interrupted(client: &mut Client, id: &str) {
 
 #[test]
 fn a_job_whose_instance_died_is_interrupted_within_the_lease() {
-    let mut instances = Instances::start(2);
-    let runs = instances.run_at(1);
-    let waits = instances.client(0).store("POST", "/run/s-cat", b"waits");
-    let mut b = instances.all.pop().unwrap();
-    b.signal("-KILL");
-    b.wait();
-    let died = Instant::now();
-    let mut a = instances.client(0);
-    assert_interrupted(&mut a, &runs.id);
-    assert!(died.elapsed() < LEASE * 5 / 4 + SLACK, "{:?}", died.elapsed());
-    let mut runs = runs;
-    runs.free_others();
-    a.result(&waits).expect(200);
-    a.delete("/_api/job/all").expect(200);
-    instances.end();
+    let took = (0..3).map(|_| {
+        let mut instances = Instances::start(2);
+        let mut runs = instances.run_at(1);
+        let waits = instances.client(0).store("POST", "/run/s-cat", b"waits");
+        let mut b = instances.all.pop().unwrap();
+        b.signal("-KILL");
+        b.wait();
+        let died = Instant::now();
+        let mut a = instances.client(0);
+        a.wait_done(&runs.id);
+        let took = died.elapsed();
+        assert!(took >= LEASE / 2, "{took:?}");
+        assert_interrupted(&mut a, &runs.id);
+        runs.free_others();
+        a.result(&waits).expect(200);
+        instances.end_empty();
+        took
+    });
+    let best = took.min().unwrap();
+    assert!(best < LEASE * 5 / 4 + SLACK, "{best:?} at best");
 }
 
 #[test]
@@ -121,9 +126,8 @@ fn an_instance_that_was_stalled_is_fenced_and_its_results_are_dropped() {
     next.free_others();
     instances.client(1).result(&next.id).expect(200);
     let metrics = instances.client(1).get("/_admin/metrics").text();
-    assert!(metrics.contains("deferd_store_fenced_total 1"), "{metrics}");
-    a.delete("/_api/job/all").expect(200);
-    instances.end();
+    assert!(metrics.contains("deferd_store_fenced_total 1\n"), "{metrics}");
+    instances.end_empty();
 }
 
 /// A job that is cancelled before its instance could begin it ends with its 410.
@@ -215,8 +219,7 @@ fn an_outage_of_the_engine_interrupts_no_job() {
     assert_eq!(instances.result(0, &runs.id).expect(200).text(), "let go\n");
     instances.result(0, &waits).expect(200);
     instances.result(0, &done).expect(200);
-    a.delete("/_api/job/all").expect(200);
-    instances.end();
+    instances.end_empty();
 }
 
 #[test]
@@ -227,28 +230,38 @@ fn operations_whose_answers_were_lost_happen_once() {
     let mut client = instances.client(0);
     let hold = Hold::new();
     let first = hold.start(&mut client);
-    for round in 0..8 {
-        let way = [Way::Deaf, Way::Cut, Way::Stalled][round % 3];
+    let mut accepted = Vec::new();
+    for round in 0..9 {
+        match round % 3 {
+            0 => proxy.lose(b"\r\nnew\r\n"),
+            1 => proxy.set(Way::Cut),
+            _ => proxy.set(Way::Stalled),
+        }
         let mut client = instances.client(0);
         client.send_request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
-        proxy.set(way);
-        std::thread::sleep(Duration::from_millis(40));
+        eventually("the way is hit", || proxy.hits() > 0);
         proxy.set(Way::Open);
-        // Refused without having been sent, or accepted once.
+        // Refused without having been sent, or accepted once; what was lost was accepted.
         let reply = client.try_read("POST").expect("an answer");
-        assert!(reply.status == 202 || reply.status == 503, "{reply:?}");
+        assert!(reply.status == 202 || (reply.status == 503 && round % 3 > 0), "{reply:?}");
+        accepted.extend(reply.id().filter(|_| reply.status == 202).map(str::to_owned));
         eventually("the engine is back", || {
             instances.client(0).get("/_admin/metrics").text().contains("deferd_store_up 1")
         });
     }
-    proxy.set(Way::Deaf);
+    assert!(accepted.len() >= 3, "{accepted:?}");
+    proxy.lose(b"\r\nkept\r\n");
     hold.release();
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("the answer to a result is lost", || proxy.hits() > 0);
     proxy.set(Way::Open);
     assert_eq!(instances.result(0, &first).text(), "let go\n");
     let mut client = instances.client(0);
     eventually("all have run", || client.list("pending").is_empty());
-    for id in client.list("done") {
+    let mut done = client.list("done");
+    done.sort();
+    accepted.sort();
+    assert_eq!(done, accepted);
+    for id in done {
         assert_eq!(client.result(&id).expect(200).text(), "x");
     }
     eventually("nothing is left", || audit(&mut instances.engine.connect(), "default") == 0);
@@ -275,10 +288,13 @@ fn an_engine_that_stalls_delays_and_then_refuses() {
         client.get("/_admin/metrics").text().contains("deferd_store_up 1")
     });
     eventually("what was accepted has run", || client.list("done").len() == 2);
-    std::thread::sleep(Duration::from_millis(300));
+    let memos: Vec<String> = instances.engine.command(&["KEYS", "*:m:*"]);
+    eventually("the other is undone", || {
+        let slots = instances.engine.command::<Vec<Vec<u8>>>(&["HVALS", &memos[0]]);
+        slots.iter().any(|reply| reply.ends_with(b"withdrawn"))
+    });
     assert!(client.list("pending").is_empty() && client.list("done").len() == 2);
-    client.delete("/_api/job/all").expect(200);
-    assert_eq!(instances.end(), 0);
+    instances.end_empty();
 }
 
 #[test]
@@ -317,8 +333,7 @@ fn an_engine_that_takes_no_changes_is_read() {
     instances.engine.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     instances.accepted(0, "GET", "/_admin/time", b"");
     assert_eq!(instances.result(0, &id).expect(200).text(), "x");
-    instances.client(0).delete("/_api/job/all").expect(200);
-    instances.end();
+    instances.end_empty();
 }
 
 /// Asserts that deferd does not start, and why.
@@ -398,20 +413,19 @@ fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
     let waits = client.store("POST", "/run/s-cat", b"waits");
     drop(primary);
     instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
-    hold.release();
     // With `replicas=1` nothing is acknowledged any more: the other replica is the primary now.
     let fields = [("x-arango-async", "store")];
     let refused = client.request("POST", "/run/s-cat", &fields, b"x");
     assert_eq!(refused.status, 503);
     instances.all[0].signal("-KILL");
     instances.all[0].wait();
+    hold.release();
     instances.all[0] = start(&instances.engine.address(), "", &[]);
     let mut client = instances.client(0);
     // It began on the engine that is gone, and its instance died: so it is interrupted.
-    client.wait_done(&runs);
+    assert_interrupted(&mut client, &runs);
     client.result(&waits).expect(200);
-    client.delete("/_api/job/all").expect(200);
-    instances.end();
+    instances.end_empty();
 }
 
 /// What was the primary kept everything, and what takes its place does not: it gets no job.

@@ -22,6 +22,8 @@ pub enum Way {
     Cut = 3,
     /// All but the answers with the words of [`Proxy::hold`], until it is open again.
     Held = 4,
+    /// All but the answers with the words of [`Proxy::lose`], whose connections end instead.
+    Lossy = 5,
 }
 
 /// A proxy.
@@ -55,13 +57,19 @@ impl State {
         }
     }
 
+    fn has_words(&self, part: &[u8]) -> bool {
+        let words = self.words.lock().unwrap();
+        part.windows(words.len()).any(|window| window == &words[..])
+    }
+
     /// Whether what comes has to wait.
     fn holds(&self, part: &[u8], answers: bool) -> bool {
-        let has_words = || {
-            let words = self.words.lock().unwrap();
-            part.windows(words.len()).any(|window| window == &words[..])
-        };
-        self.is(Way::Stalled) || (answers && self.is(Way::Held) && has_words())
+        self.is(Way::Stalled) || (answers && self.is(Way::Held) && self.has_words(part))
+    }
+
+    /// Whether an answer is lost.
+    fn loses(&self, part: &[u8]) -> bool {
+        self.is(Way::Deaf) || (self.is(Way::Lossy) && self.has_words(part))
     }
 }
 
@@ -117,6 +125,12 @@ impl Proxy {
         self.set(Way::Held);
     }
 
+    /// Loses the answers that have these words.
+    pub fn lose(&self, words: &[u8]) {
+        *self.state.words.lock().unwrap() = words.to_vec();
+        self.set(Way::Lossy);
+    }
+
     /// Returns how much the way has hit since it was set: what was held, what was lost, connections refused.
     pub fn hits(&self) -> usize {
         self.state.hits.load(Ordering::Acquire)
@@ -140,7 +154,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State, answers: bool) {
         while state.holds(&buffer[..count], answers) && !state.over.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(5));
         }
-        if answers && state.is(Way::Deaf) {
+        if answers && state.loses(&buffer[..count]) {
             state.hit();
             break;
         }
