@@ -57,7 +57,7 @@
 //! - [`fields`]: fields by their names. [`hex`]: bytes as digits. [`protocol`]: the names of deferd's own fields and
 //!   paths.
 //! - [`metrics`]: what is counted beside the store, in [`histogram`]s of durations.
-//! - [`error`]: the one table of deferd's own errors.
+//! - [`error`]: the one table of deferd's own errors. [`test_variable`]: what a test changes.
 //!
 //! Beside all of this, `client` has the commands that ask a running deferd (`arguments`, `commands`, `server` over
 //! `transport`, and one file for each larger command).
@@ -107,5 +107,6 @@ pub mod signature;
 pub mod sink;
 pub mod socket;
 pub mod store;
+pub mod test_variable;
 pub mod variables;
 pub mod workers;

@@ -137,9 +137,7 @@ impl Element<'_> {
 
     /// Returns the value, without its quotes; `None` for a name without a value.
     fn value(&self) -> Option<String> {
-        let value = split(self.pair(), b'=').nth(1)?;
-        let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-        String::from_utf8(quoted.unwrap_or(value).to_vec()).ok()
+        String::from_utf8(unquoted(split(self.pair(), b'=').nth(1)?)?).ok()
     }
 
     /// Returns the value of a parameter, of which the first counts; `None` if it is missing or not text.
@@ -226,6 +224,9 @@ mod tests {
             (&[" ,, respond-async ;x=1 ,\twait = 10 ; y"], true, Some(10)),
             (&["respond-async", "wait=10"], true, Some(10)),
             (&["wait=\"10\""], false, Some(10)),
+            (&["wait=\"1\\0\""], false, Some(10)),
+            (&["wait=\"10"], false, None),
+            (&["wait=\"10\"5"], false, None),
             (&["wait=3, wait=9"], false, Some(3)),
             (&["wait=x, wait=9"], false, None),
             (&["wait"], false, None),

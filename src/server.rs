@@ -33,7 +33,7 @@ use crate::socket::Listener;
 use crate::store::disk::{Directory, DiskStore, Recovered};
 use crate::store::memory::MemoryStore;
 #[cfg(feature = "redis")]
-use crate::store::redis::{Clock, SharedStore, Sharing, Switches};
+use crate::store::redis::{Clock, SharedStore, Sharing};
 use crate::store::{Room, Stats, Store};
 use crate::workers;
 
@@ -175,7 +175,6 @@ fn store(
             lease: config.lease,
             durability: config.durability,
             clock: Clock::Engine,
-            switches: Switches::of_process(),
         };
         let opened = SharedStore::open(sharing, room, plan, table::prefixes(config));
         let store = opened

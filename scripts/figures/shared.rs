@@ -17,7 +17,7 @@ use deferd::job::request_line::RequestLine;
 use deferd::job::{JobKey, Keep, Rerun, RouteIndex};
 use deferd::ledger::schedule::Limit;
 use deferd::memory::Allowance;
-use deferd::store::redis::{Clock, SharedStore, Sharing, Switches};
+use deferd::store::redis::{Clock, SharedStore, Sharing};
 use deferd::store::{Lane, Lookup, Patience, Plan, Room, Store, Submission, Tells};
 use http::{Request, Response};
 
@@ -83,7 +83,6 @@ impl Engine {
             lease: Duration::from_secs(10),
             durability: Durability::Relaxed,
             clock: Clock::Engine,
-            switches: Switches::default(),
         };
         let room = Room { capacity: 1 << 30, reserve: 0, memory: Allowance::default() };
         let plan = Plan {

@@ -228,11 +228,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
                 from_line.push((name, text));
             }
             lexopt::Arg::Value(word) if word == "token" => {
-                let is_first = from_line.is_empty() && config == Config::default();
-                return token(&mut parser, is_first);
+                check_first("token", &from_line, &config)?;
+                return token(&mut parser);
             }
             lexopt::Arg::Value(word) if client_command(&word).is_some() => {
                 let word = client_command(&word).unwrap_or_default();
+                check_first(word, &from_line, &config)?;
                 return Ok(Command::Client(word, parser.raw_args()?.collect()));
             }
             other => return Err(other.unexpected().into()),
@@ -241,10 +242,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
     if from_line.iter().any(|(name, _)| name == "listen") {
         config.replace("listen");
     }
-    if let Ok(text) = std::env::var("DEFERD_STORE")
-        && config.store.is_none()
-    {
-        config.set("store", &text, &Source { place: "DEFERD_STORE".into(), directory: None })?;
+    if let Some(text) = std::env::var_os("DEFERD_STORE").filter(|_| config.store.is_none()) {
+        let place = "DEFERD_STORE".to_owned();
+        let text = text.into_string().map_err(|text| {
+            Invalid::new(&place, &store::hide(&text.to_string_lossy()), "not UTF-8")
+        })?;
+        config.set("store", &text, &Source { place, directory: None })?;
     }
     for (name, text) in from_line {
         let place = format!("--{name}");
@@ -259,11 +262,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
     Ok(Command::Serve(Box::new(config)))
 }
 
-/// Reads the arguments of `token`: one user, and nothing else.
-fn token(parser: &mut lexopt::Parser, is_first: bool) -> Result<Command, Invalid> {
-    if !is_first {
-        return Err(Invalid::new("token", "", "takes no options: deferd token USER"));
+/// Checks that a command comes first: what is said before it is for a server.
+fn check_first(
+    command: &str,
+    from_line: &[(String, String)],
+    config: &Config,
+) -> Result<(), Invalid> {
+    if from_line.is_empty() && *config == Config::default() {
+        return Ok(());
     }
+    let what = format!("takes no options before it: deferd {command} ...");
+    Err(Invalid::new(command, "", what))
+}
+
+/// Reads the arguments of `token`: one user, and nothing else.
+fn token(parser: &mut lexopt::Parser) -> Result<Command, Invalid> {
     let mut user = None;
     while let Some(argument) = parser.next()? {
         match argument {
@@ -375,7 +388,8 @@ impl Config {
             }
         }
         self.places.remove(name);
-        if directory.is_some() && (!is_repeatable(name) || name == "allow-callback") {
+        let is_elsewhere = *place != format!("--{name}");
+        if is_elsewhere && (!is_repeatable(name) || name == "allow-callback") {
             self.places.insert(name.to_owned(), place.clone());
         }
         Ok(())
@@ -438,7 +452,7 @@ impl Config {
 
     /// Checks that nothing is to be told of jobs: a store that several deferd share has no notices.
     fn check_no_notices(&self) -> Result<(), Invalid> {
-        let what = "not with --store: not available with --store: use --data DIR, or wait with prefer: wait=N";
+        let what = "not available with --store: use --data DIR, or wait with prefer: wait=N";
         if let Some(url) = self.allow_callback.last() {
             let (place, url) = (self.place("allow-callback"), url.uri().to_string());
             return Err(Invalid::new(&place, &url, what));
@@ -578,6 +592,8 @@ mod tests {
             (&["token", "ann", "--queue", "5"], "--queue"),
             (&["--queue", "5", "token", "ann", "extra"], "takes no options"),
             (&["--queue", "5", "token", "ann"], "takes no options"),
+            (&["--data", "/x", "submit", "/y"], "submit \"\": takes no options before it"),
+            (&["--insecure", "list"], "list \"\": takes no options before it: deferd list"),
             (&["--log", "verbose"], "--log \"verbose\": not a level"),
             (&["--keep-alive", "75"], "--keep-alive \"75\": no unit"),
             #[cfg(feature = "tiny_http")]
@@ -592,6 +608,19 @@ mod tests {
         ] {
             let error = read(arguments).unwrap_err().to_string();
             assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn notices_are_refused_with_a_shared_store() {
+        let what = "not available with --store: use --data DIR, or wait with prefer: wait=N";
+        for (more, place) in [
+            (&["--allow-callback", "http://h/"][..], "--allow-callback \"http://h/\""),
+            (&["--route", "/a=run:.,on-done=/b"], "--route \"/a\": on-done, on-failure"),
+        ] {
+            let error = read(&[&["--store", "redis://h"], more].concat()).unwrap_err().to_string();
+            assert_eq!(error, format!("{place}: {what}"));
         }
     }
 

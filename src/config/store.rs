@@ -6,6 +6,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::allowed_hosts::name_and_port;
+use crate::dots;
+
 /// The port of Redis and Valkey.
 const PORT: u16 = 6379;
 
@@ -112,10 +115,12 @@ impl fmt::Debug for StoreAddress {
 
 /// Returns an address with its password hidden.
 pub fn hide(text: &str) -> String {
+    if text.starts_with("unix:") {
+        return text.into();
+    }
     let begin = text.find("://").map_or(0, |at| at + 3);
     let rest = &text[begin..];
-    let end =
-        rest.find(['/', '?']).map_or(rest.len(), |end| rest[..end].rfind('@').map_or(end, |_| end));
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let Some(at) = rest[..end].rfind('@').or_else(|| rest.rfind('@')) else { return text.into() };
     match rest[..at].split_once(':') {
         Some((user, _)) => format!("{}{user}:***{}", &text[..begin], &rest[at..]),
@@ -137,34 +142,21 @@ fn queue(name: &str) -> Result<String, String> {
 }
 
 fn host(text: &str) -> Result<StoreHost, String> {
-    let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((name, rest)) => (name, rest.strip_prefix(':').unwrap_or(rest)),
-        None => text.split_once(':').unwrap_or((text, "")),
-    };
-    if name.is_empty() {
+    if text.is_empty() {
         return Err("a host is missing".into());
     }
-    let port = if port.is_empty() { Ok(PORT) } else { port.parse::<u16>() };
-    let port = port.ok().filter(|port| *port != 0);
-    let port = port.ok_or_else(|| format!("{text:?}: a port is a number from 1 to 65535"))?;
-    Ok(StoreHost::Tcp(name.into(), port))
+    let (name, port) = name_and_port(text)
+        .map(|(name, port)| (name, port.unwrap_or(PORT)))
+        .filter(|(_, port)| *port != 0)
+        .ok_or("a host is HOST or HOST:PORT, and a port is a number from 1 to 65535")?;
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    Ok(StoreHost::Tcp(address.unwrap_or(name).into(), port))
 }
 
-/// Decodes `%XX` (RFC 3986 section 2.1).
+/// Decodes a user or a password (RFC 3986 section 2.1).
 fn decoded(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, more @ ..] = rest {
-        rest = more;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let hex = more.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        bytes.push(byte.ok_or("a % in user or password must begin an escape such as %40")?);
-        rest = &more[2..];
-    }
+    let bytes = dots::decode(text)
+        .ok_or("a % in user or password must begin an escape such as %40, but not %00")?;
     String::from_utf8(bytes).map_err(|_| "user or password is not UTF-8".into())
 }
 
@@ -196,7 +188,9 @@ mod tests {
         for text in ["redis://:p@x", "redis://u:p@x?queue=1", "redis://u:p/w@x", "redis://:p?q@x"] {
             assert!(has_password(text) && !hide(text).contains(":p"), "{text}: {}", hide(text));
         }
-        assert!(!has_password("redis://u@h:1/2?queue=x"));
+        for text in ["redis://u@h:1/2?queue=x", "unix:/run/a:b@c/redis.sock?queue=x"] {
+            assert!(!has_password(text), "{text}");
+        }
     }
 
     #[test]
@@ -207,6 +201,13 @@ mod tests {
             ("redis://", "host is missing"),
             ("redis://h,", "host is missing"),
             ("redis://h:0", "a port is"),
+            ("redis://h:x", "a port is"),
+            ("redis://h x", "a host is"),
+            ("redis://:7000", "a host is"),
+            ("redis://[::1", "a host is"),
+            ("redis://[::1]7000", "a host is"),
+            ("redis://::1:7000", "a host is"),
+            ("redis://u:%00@h", "%00"),
             ("redis://h/x", "the database"),
             ("redis://h?queue=", "queue="),
             ("redis://h?queue=a:b", "queue="),

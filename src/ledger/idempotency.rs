@@ -11,7 +11,7 @@ use crate::job::{Age, JobId, JobKey};
 use crate::memory::{Charge, allocated};
 
 /// The accounted size of a key beside its own two copies, in bytes: its places in both maps.
-const PLACES: usize = 224;
+pub const PLACES: usize = 224;
 
 /// The keys of all owners.
 #[derive(Default)]

@@ -90,14 +90,26 @@ impl Dispatch {
         let end = Instant::now() + span;
         loop {
             let now = Instant::now();
-            let (jobs, next) = overdue(&mut self.lock(mutex), now);
+            let jobs = self.overdue_or_wait(mutex, end, &overdue);
             if !jobs.is_empty() || now >= end {
                 return jobs;
             }
-            let until = next.map_or(end, |next| next.min(end));
-            // Woken by an earlier delay or deadline.
-            let _ = self.timekeeper.1.recv_deadline(until);
         }
+    }
+
+    /// Returns the jobs that `overdue` finds. If it finds none, waits until `end`, until it may find one, or for a
+    /// wake-up: an earlier delay or deadline.
+    pub fn overdue_or_wait<T: Wake>(
+        &self,
+        mutex: &Mutex<T>,
+        end: Instant,
+        overdue: impl Fn(&mut T, Instant) -> (Vec<Claimed>, Option<Instant>),
+    ) -> Vec<Claimed> {
+        let (jobs, next) = overdue(&mut self.lock(mutex), Instant::now());
+        if jobs.is_empty() {
+            let _ = self.timekeeper.1.recv_deadline(next.map_or(end, |next| next.min(end)));
+        }
+        jobs
     }
 
     fn send(&self, wakes: Wakes) {

@@ -14,7 +14,7 @@ use crate::job::{Age, JobId, JobKey, RECORD};
 use crate::memory::{Charge, allocated};
 
 /// How many logs an owner has at most.
-const MOST: usize = 64;
+pub const MOST: usize = 64;
 
 /// The log of a job that is gone.
 pub struct KeptLog {

@@ -13,7 +13,7 @@ pub mod idempotency;
 pub mod index;
 pub mod job;
 pub mod locked;
-mod logs;
+pub mod logs;
 mod notices;
 pub mod records;
 mod results;

@@ -134,7 +134,7 @@ impl<Q, R> Ledger<Q, R> {
             return Next::Closed;
         }
         if let Some(least) = self.lacks_memory()
-            && self.schedule.next().is_some()
+            && self.has_work()
         {
             return Next::NoMemory(least);
         }
@@ -172,6 +172,11 @@ impl<Q, R> Ledger<Q, R> {
         let budget = self.room.memory.budget();
         let least = START_MEMORY.min(budget.capacity() / 16);
         (!budget.has_free(least)).then_some(least)
+    }
+
+    /// Whether a job that waits may run now.
+    pub fn has_work(&self) -> bool {
+        self.schedule.next().is_some()
     }
 
     /// Returns how many more jobs of each route may run beside those that run and wait.

@@ -1,13 +1,13 @@
 //! The limits of connections, configured and fixed.
 //!
-//! Owns two fixed ones and the way to shorten any fixed limit for a test (`table` does so with three of callbacks);
-//! decides which option a client is told of that exceeded one. Enforces none: `front` does. Invariant: a release has no
-//! way to change a fixed one.
+//! Owns the fixed ones, and which option a client is told of that exceeded one. Enforces none: `front` does.
+//! Invariant: only a test can change the fixed ones.
 
 use std::time::Duration;
 
 use crate::config::{Config, Sizes, shown};
 use crate::front::Limits;
+use crate::test_variable;
 
 /// From the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -20,21 +20,11 @@ pub fn of(config: &Config) -> Limits {
         max_head: config.max_head,
         max_body: config.sizes().body,
         max_body_option: body_option(config),
-        head_time: fixed(HEAD_TIME, "DEFERD_TEST_HEAD_TIME"),
+        head_time: test_variable::duration("DEFERD_TEST_HEAD_TIME", HEAD_TIME),
         body_time: config.body_timeout,
-        write_time: fixed(WRITE_TIME, "DEFERD_TEST_WRITE_TIME"),
+        write_time: test_variable::duration("DEFERD_TEST_WRITE_TIME", WRITE_TIME),
         idle_time: config.keep_alive,
     }
-}
-
-/// Returns a fixed limit, or the one that a test has put in its place in milliseconds, so that it need not
-/// wait for the real one. Only a build with debug assertions asks for that variable.
-pub fn fixed(time: Duration, variable: &str) -> Duration {
-    if !cfg!(debug_assertions) {
-        return time;
-    }
-    let millis = |text: String| text.parse().expect("a test says milliseconds");
-    std::env::var(variable).map_or(time, |text| Duration::from_millis(millis(text)))
 }
 
 /// Returns which limit of content is the lowest, as the client is told.

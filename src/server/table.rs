@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{StatusCode, Uri};
 
-use super::{limits, programs};
+use super::programs;
 use crate::api::{Access, Api};
 use crate::config::{CONNECT_TIMEOUT, Config, HookConfig, Invalid, Pages, RouteConfig, Target};
 use crate::deferral::OfRoute;
@@ -33,6 +33,7 @@ use crate::retry::{After, Methods, Retry};
 use crate::routes::{Route, Routes};
 use crate::signature::{Scheme, Signature};
 use crate::store::{Lane, Plan, Tells};
+use crate::test_variable;
 use crate::variables::Variables;
 
 /// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
@@ -95,9 +96,9 @@ pub fn routes(
         programs.extend(programs::of(route, config, &variables)?);
     }
     let completion = CompletionHandler::new(programs, descriptors.of_scripts);
-    let time_limit = limits::fixed(callback::TIME_LIMIT, "DEFERD_TEST_CALLBACK_TIME");
+    let time_limit = test_variable::duration("DEFERD_TEST_CALLBACK_TIME", callback::TIME_LIMIT);
     let allowed = config.allow_callback.clone().into();
-    let max_age = limits::fixed(callback::MAX_AGE, "DEFERD_TEST_CALLBACK_AGE");
+    let max_age = test_variable::duration("DEFERD_TEST_CALLBACK_AGE", callback::MAX_AGE);
     let callback = CallbackHandler::new(allowed, secret(config)?, (time_limit, max_age));
     // In the order of `NoticeLane::ALL`.
     let notices = [
@@ -130,7 +131,7 @@ fn notices(
 
 /// Returns how callbacks are tried again: whatever of deferd's own errors stands for the failure.
 fn again() -> Retry {
-    let backoff = limits::fixed(CALLBACK_BACKOFF, "DEFERD_TEST_CALLBACK_BACKOFF");
+    let backoff = test_variable::duration("DEFERD_TEST_CALLBACK_BACKOFF", CALLBACK_BACKOFF);
     Retry { most: CALLBACK_ATTEMPTS - 1, backoff, after: After::Upstream(Methods::All) }
 }
 

@@ -6,7 +6,8 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'kill $servers 2>/dev/null || true; rm -rf "$work"' EXIT
+servers=
 mkdir "$work/bin"
 busybox=$(command -v busybox)
 for applet in cat date mkfifo mktemp nc rm sed sh sleep sync tail tr wc wget; do
@@ -77,6 +78,29 @@ if [ -n "${DEFERD_TOKEN:-}" ]; then
     fetched "$id"
     cmp "$work/odd" "$work/result" || expect 'odd content' different same
 fi
+
+# Of a result that is cut on its way nothing is deleted, and what has come is not taken for the whole.
+python3 tests/peers/cutting.py "$work/cut" &
+servers=$!
+rounds=0
+until [ -s "$work/cut.port" ] || [ $rounds -gt 600 ]; do
+    rounds=$((rounds + 1))
+    sleep 0.1
+done
+right_url=$DEFERD_URL DEFERD_URL=http://127.0.0.1:$(cat "$work/cut.port")
+for cut in 200 500; do
+    fetched -o "$work/file" "$cut"
+    # busybox's wget gets no content of an error, so none is cut.
+    case $cut,${DEFERD_TOKEN:+token}${JOB_WGET:-} in
+        500, | 500,wget | 500,tokenwget) wanted='1 PUT' ;;
+        *) wanted='3 ' ;;
+    esac
+    expect "fetch -o of one of $cut that is cut" "$code $(cat "$work/cut.asked")" "$wanted"
+    : >"$work/cut.asked"
+done
+fetched 200
+expect 'fetch of one that is cut' "$fetched" '3 '
+DEFERD_URL=$right_url
 
 # Content from standard input, and none; methods and fields.
 printf 'piped' | job submit -d - /run/s-cat >"$work/id"

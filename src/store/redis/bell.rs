@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::engine::Engine;
+use super::lock;
 use super::operation::Trouble;
 use super::reply::Reply;
 use crate::job::JobId;
@@ -29,8 +30,6 @@ pub enum Message {
     Cancel(JobId),
     /// An instance asks for the log of a job that runs here: the job, the instance's channel, and what names the question.
     Log(JobId, String, u64),
-    /// The subscription begins.
-    Begins,
 }
 
 /// The threads that wait.
@@ -157,7 +156,6 @@ impl Bell {
         let mut wire = engine.connect()?;
         let (own, all) = (engine.key(&format!("c:{}", engine.process())), engine.key("bell"));
         let mut received = Reply::of(wire.ask(&[b"SUBSCRIBE", own.as_bytes(), all.as_bytes()])?);
-        tell(Message::Begins);
         self.ring_all();
         while !engine.is_closed() {
             self.take_in(&received, &own, tell);
@@ -191,9 +189,4 @@ impl Bell {
             _ => {}
         }
     }
-}
-
-/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -109,8 +109,7 @@ impl Inner {
         if reply.text(1) == "1" {
             self.bell.wake_worker();
         }
-        let bytes = usize::try_from(reply.number(4)).unwrap_or(usize::MAX);
-        Some(Took { id, fence: reply.number(3), incarnation, bytes })
+        Some(Took { id, fence: reply.number(3), incarnation, bytes: reply.size(4) })
     }
 
     /// Brings the request of a job that was taken here, and lets it begin; or gives it back, or finishes it, if that
@@ -120,6 +119,11 @@ impl Inner {
         let Arrived { held, route, call, line, created } = arrived;
         let key = held.key.clone();
         let mut local = self.lock();
+        if local.is_draining {
+            drop(local);
+            self.put_back(&took, Duration::ZERO, Insist::Once);
+            return None;
+        }
         let record = local.ledger.found_record(&line, 0);
         local.insert(held, route, call, |route, call| {
             Pending::waiting(route, call, line, 0, record, created)
@@ -144,7 +148,7 @@ impl Inner {
         }
         if bytes > budget.capacity() {
             let what = "the stored request is larger than --max-memory: raise that";
-            self.end_taken(took, &Error::InsufficientStorage(what.into()));
+            self.end_taken(took, &Error::InsufficientStorage(what.into()), Insist::Yes);
             return None;
         }
         let Ok(charge) = budget.charge(bytes) else {
@@ -157,7 +161,8 @@ impl Inner {
             .map(|text| copied(&text, charge))
             .and_then(|text| message::read_request(text, None));
         let (Some(told), Some(request)) = (told, request) else {
-            self.end_taken(took, &Error::Internal("the stored request is damaged".into()));
+            let error = Error::Internal("the stored request is damaged".into());
+            self.end_taken(took, &error, Insist::Yes);
             return None;
         };
         let owner = Owner::named(fields.text(12));
@@ -217,13 +222,15 @@ impl Inner {
             .with(took.incarnation.to_string())
             .with(took.id.to_string())
             .with(took.fence.to_string())
-            .number(after.as_micros())
-            .with("")
-            .with("");
-        let operation = operation.with("").with("").with("").with("0").with("").with("0").with("0");
+            .number(after.as_micros());
+        // Attempts, shortages, log, progress, answer, footprint, ending, logged.
+        let nothing = ["", "", "", "", "", "0", "", "0"];
+        let operation = nothing.into_iter().fold(operation, Operation::with);
         let reply = self.engine.run(&operation, insist);
-        if reply.is_ok_and(|reply| reply.text(0) == "fenced") {
-            self.fenced(took.incarnation);
+        match reply.as_ref().map_or("", |reply| reply.text(0)) {
+            "fenced" => self.fenced(took.incarnation),
+            "cancelled" => self.end_taken(took, &Error::Cancelled, insist),
+            _ => {}
         }
     }
 
@@ -232,13 +239,13 @@ impl Inner {
     }
 
     /// Finishes a job that was taken and cannot be run.
-    fn end_taken(&self, took: &Took, error: &Error) {
+    fn end_taken(&self, took: &Took, error: &Error, insist: Insist) {
         let outcome = self.tell_result(
             (took.id, took.fence, took.incarnation),
             &error.response().into(),
             (&LogEnd::default(), 0),
             crate::clock::now(),
-            true,
+            (true, insist),
         );
         if let Err(trouble) = outcome {
             log::debug!("job={} cannot be finished: {trouble:?}", took.id);

@@ -8,18 +8,19 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
 
+use super::open::check;
 use super::operation::{Clock, Effect, Insist, Operation, Outcome, Trouble};
 use super::reply::Reply;
-use super::script;
 use super::settler::Task;
 use super::wire::{Wire, call, field, full, info, named, unreachable};
-use crate::config::{StoreAddress, StoreHost};
+use super::{lock, script};
+use crate::config::{Durability, StoreAddress, StoreHost};
 use crate::histogram::Histogram;
 
 /// How long a connection may take to be made.
@@ -76,13 +77,13 @@ struct Identity {
 /// The engine.
 pub struct Engine {
     address: StoreAddress,
+    /// What it has to promise.
+    durability: Durability,
     /// What all keys begin with.
     prefix: String,
     /// What names this process.
     process: String,
     clock: Clock,
-    /// Whether operations are numbered.
-    memo: bool,
     most: usize,
     pool: Mutex<Pool>,
     freed: Condvar,
@@ -107,18 +108,18 @@ pub struct Engine {
 impl Engine {
     /// Returns the way to an engine, over which nothing was sent yet.
     pub fn new(
-        address: StoreAddress,
+        (address, durability): (StoreAddress, Durability),
         process: String,
-        (clock, memo): (Clock, bool),
+        clock: Clock,
         workers: usize,
         given_up: Sender<Task>,
     ) -> Self {
         Self {
             prefix: format!("deferd:{{{}}}:", address.queue),
             address,
+            durability,
             process,
             clock,
-            memo,
             most: (workers + 8).min(MOST_CONNECTIONS),
             pool: Mutex::default(),
             freed: Condvar::new(),
@@ -206,6 +207,9 @@ impl Engine {
         }
         let mut slot = self.borrow(insist)?;
         let outcome = self.run_over(&mut slot, operation, insist);
+        if outcome.is_ok() && operation.effect != Effect::Harmless {
+            self.is_well();
+        }
         let in_doubt = match outcome {
             Err(Trouble::Unreachable(_)) => operation.effect != Effect::Harmless,
             Err(Trouble::Unreplicated) => operation.is_submission(),
@@ -274,9 +278,6 @@ impl Engine {
             let trouble = match self.attempt(slot, operation) {
                 Ok(reply) => {
                     lock(&self.latency).observe(began.elapsed());
-                    if operation.effect != Effect::Harmless {
-                        self.is_well();
-                    }
                     return Ok(reply);
                 }
                 // It happened, or the engine has said that it did not.
@@ -333,8 +334,8 @@ impl Engine {
     fn attempt(&self, slot: &mut Slot, operation: &Operation) -> Outcome {
         let mut wire = self.wire(slot)?;
         let number = match operation.effect {
-            Effect::Once | Effect::Replicated if self.memo => slot.operations.to_string(),
-            _ => String::new(),
+            Effect::Once | Effect::Replicated => slot.operations.to_string(),
+            Effect::Harmless => String::new(),
         };
         let sent = self.send(&mut wire, slot, &number, operation);
         match sent {
@@ -362,19 +363,30 @@ impl Engine {
         number: &str,
         operation: &Operation,
     ) -> Result<Value, Trouble> {
+        if operation.size() <= LARGE {
+            return self.send_within(wire, slot, number, operation);
+        }
+        wire.set_time(LARGE_REPLY_TIME)?;
+        let answer = self.send_within(wire, slot, number, operation);
+        wire.set_time(REPLY_TIME)?;
+        answer
+    }
+
+    /// Sends an operation, whose answers come within the time of this connection.
+    fn send_within(
+        &self,
+        wire: &mut Wire,
+        slot: &Slot,
+        number: &str,
+        operation: &Operation,
+    ) -> Result<Value, Trouble> {
         // It names the operation: what comes late does not take the place of the next one's.
         let spool = self.key(&format!("b:{}:{}:{}", self.process, slot.number, slot.operations));
         let slot = slot.number.to_string();
         let mut arguments: Vec<&[u8]> = operation.arguments.iter().map(Vec::as_slice).collect();
-        let size: usize = arguments.iter().map(|argument| argument.len()).sum();
-        let mut is_large = size > LARGE;
         let whole;
         if let Some((place, pieces)) = &operation.spool {
             let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
-            is_large |= pieces.iter().map(|piece| piece.len()).sum::<usize>() > LARGE;
-            if is_large {
-                wire.set_time(LARGE_REPLY_TIME)?;
-            }
             wire.send(&[&[b"SET"], &[spool.as_bytes()], &pieces, &[b"EX"], &[b"600"]])?;
             match wire.receive().map_err(full) {
                 // An engine without memory refuses SET, but not the script that ends a job: it gets the message itself.
@@ -405,9 +417,6 @@ impl Engine {
         if is_refused && operation.is_submission() && operation.spool.is_some() {
             // No script removes it.
             wire.ask(&[b"UNLINK", spool.as_bytes()])?;
-        }
-        if is_large {
-            wire.set_time(REPLY_TIME)?;
         }
         answer
     }
@@ -515,7 +524,8 @@ impl Engine {
         Ok(wire)
     }
 
-    /// Asks which engine it is, and whether it takes changes; one that was another before loses no id.
+    /// Asks which engine it is, whether it takes changes, and of another one than before whether it keeps them; that one
+    /// gives out no id again.
     fn identify(&self, wire: &mut Wire) -> Result<(), Trouble> {
         let info = info(wire, &[b"server", b"replication"])?;
         if field(&info, "role") != "master" {
@@ -531,6 +541,7 @@ impl Engine {
         if lock(&self.identity).as_ref() == Some(&found) {
             return Ok(());
         }
+        check(wire, &info, self.durability)?;
         let parts = [
             self.prefix.as_bytes(),
             self.process.as_bytes(),
@@ -597,9 +608,4 @@ impl Engine {
 fn jittered(span: Duration) -> Duration {
     let random = RandomState::new().hash_one(Instant::now()) % 501;
     span * (750 + random as u32) / 1000
-}
-
-/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

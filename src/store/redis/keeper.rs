@@ -12,8 +12,8 @@ use super::record::read_ending;
 use super::{Counters, Inner, script};
 use crate::clock;
 use crate::error::Error;
-use crate::job::execution::{Attempts, Stop};
-use crate::job::{JobId, Stamp};
+use crate::job::JobId;
+use crate::job::execution::Stop;
 
 /// Between two beats, at most; and between two warnings of lanes that no instance serves.
 const BEAT: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl Inner {
     fn beat(&self, slot: &mut Slot) -> Result<(), Trouble> {
         let engine = &self.engine;
         let incarnation = match self.incarnation() {
-            0 => self.join(slot).map_err(Trouble::Refused)?,
+            0 => self.join(slot)?,
             living => living,
         };
         let lease = self.lease.as_micros();
@@ -64,11 +64,10 @@ impl Inner {
         }
         engine.is_well();
         self.note_progress(progress);
-        let counter = |n| usize::try_from(reply.number(n)).unwrap_or(usize::MAX);
         self.set_counters(Counters {
-            bytes: counter(1),
-            log_bytes: counter(2),
-            waiting: counter(3),
+            bytes: reply.size(1),
+            log_bytes: reply.size(2),
+            waiting: reply.size(3),
         });
         (4..reply.len())
             .filter_map(|n| JobId::parse(reply.text(n)))
@@ -86,8 +85,8 @@ impl Inner {
     /// Joins the instances.
     ///
     /// # Errors
-    /// In words: why not.
-    pub fn join(&self, slot: &mut Slot) -> Result<u64, String> {
+    /// [`Trouble`]; the engine fails as well if it refuses this instance.
+    pub fn join(&self, slot: &mut Slot) -> Result<u64, Trouble> {
         let uname = rustix::system::uname();
         let limits = self.limits();
         let mut operation = Operation::new(&script::JOIN, Effect::Once)
@@ -99,20 +98,20 @@ impl Inner {
         for lane in &self.lanes {
             operation = operation.with(&**lane);
         }
-        let reply = self
-            .engine
-            .run_over(slot, &operation, Insist::Once)
-            .map_err(|trouble| words(&trouble))?;
-        match reply.text(0) {
-            "joined" => {}
-            "format" => {
-                return Err(format!(
-                    "the queue has form {}, which this deferd does not know: use the deferd that wrote it, or another \
-                     queue=NAME",
-                    reply.text(1)
-                ));
-            }
-            other => return Err(format!("the engine answers {other:?} to join")),
+        let reply = self.engine.run_over(slot, &operation, Insist::Once)?;
+        let refusal = match reply.text(0) {
+            "joined" => None,
+            "format" => Some(format!(
+                "the queue has form {}, which this deferd does not know: use the deferd that wrote it, or another \
+                 queue=NAME",
+                reply.text(1)
+            )),
+            other => Some(format!("the engine answers {other:?} to join")),
+        };
+        if let Some(why) = refusal {
+            let trouble = Trouble::Refused(why);
+            self.engine.fails(&trouble);
+            return Err(trouble);
         }
         if (2..reply.len()).any(|n| !reply.text(n).is_empty() && reply.text(n) != limits) {
             log::warn!("store: another instance has other limits; here {limits}");
@@ -169,8 +168,7 @@ impl Inner {
             let operation = self.with_errors(
                 Operation::new(&script::REAP, Effect::Harmless).number(self.lease.as_micros()),
             );
-            let mercy = if self.switches.mercy { "1" } else { "0" };
-            let reply = self.engine.run_over(slot, &operation.with(mercy), Insist::Once)?;
+            let reply = self.engine.run_over(slot, &operation, Insist::Once)?;
             if reply.text(0) != "reaped" {
                 return Ok(());
             }
@@ -196,18 +194,16 @@ impl Inner {
             &Operation::new(&script::DUE, Effect::Once),
             Insist::Once,
         )?;
-        let stamp =
-            |n: usize| (!reply.text(n).is_empty()).then(|| Stamp::from_micros(reply.number(n)));
         for n in (1..reply.len()).step_by(6) {
             let Some(id) = JobId::parse(reply.text(n)) else { continue };
-            let count = u32::try_from(reply.number(n + 5)).unwrap_or(0);
-            let attempts = Attempts { first: stamp(n + 4), count };
-            if let (Some(ending), Some(created)) = (read_ending(reply.text(n + 2)), stamp(n + 3)) {
+            if let (Some(ending), Some(created)) =
+                (read_ending(reply.text(n + 2)), reply.stamp(n + 3))
+            {
                 self.count_finished(
                     reply.text(n + 1),
                     ending.outcome,
                     created,
-                    attempts,
+                    reply.attempts(n + 4),
                     clock::now().stamp,
                 );
             }
@@ -236,9 +232,8 @@ impl Inner {
             }
             self.engine.rest(Duration::from_millis(5));
         }
-        let operation = Operation::new(&script::RECONCILE, Effect::Harmless)
-            .with(incarnation.to_string())
-            .number(u64::MAX);
+        let operation =
+            Operation::new(&script::RECONCILE, Effect::Harmless).with(incarnation.to_string());
         let mut operation = self.with_errors(operation);
         for held in
             self.lock().all().filter(|held| !held.is_lost && held.incarnation == incarnation)

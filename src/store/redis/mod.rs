@@ -53,6 +53,7 @@ mod settler;
 mod wire;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -63,7 +64,7 @@ use crossbeam_channel::Sender;
 use self::bell::Bell;
 use self::engine::{Engine, Slot};
 use self::local::Local;
-use self::operation::{Operation, Trouble};
+use self::operation::Operation;
 use self::settler::{Task, Untold};
 use super::Plan;
 use crate::content::Content;
@@ -100,37 +101,6 @@ pub struct Sharing {
     pub durability: crate::config::Durability,
     /// Which clock stamps jobs.
     pub clock: Clock,
-    /// What holds the promises.
-    pub switches: Switches,
-}
-
-/// What holds the promises. A test can do without each, to show what it is for.
-#[derive(Clone, Copy, Debug)]
-pub struct Switches {
-    /// Whether an operation that is sent again happens once.
-    pub memo: bool,
-    /// Whether a result is taken only from the run that the job has.
-    pub fence: bool,
-    /// Whether nothing is reaped after a time in which no instance reached the engine.
-    pub mercy: bool,
-}
-
-impl Default for Switches {
-    fn default() -> Self {
-        Self { memo: true, fence: true, mercy: true }
-    }
-}
-
-impl Switches {
-    /// Returns all of them but that which a test names in `DEFERD_TEST_WITHOUT`. Only a build with debug assertions asks
-    /// for that variable.
-    pub fn of_process() -> Self {
-        if !cfg!(debug_assertions) {
-            return Self::default();
-        }
-        let without = std::env::var("DEFERD_TEST_WITHOUT").unwrap_or_default();
-        Self { memo: without != "memo", fence: without != "fence", mercy: without != "mercy" }
-    }
 }
 
 /// Jobs that several deferd share.
@@ -151,7 +121,6 @@ struct Inner {
     /// The prefix of each route, at its index: the name of its lane.
     lanes: Vec<Box<str>>,
     lease: Duration,
-    switches: Switches,
     durability: crate::config::Durability,
     /// The living incarnation; zero if none lives.
     incarnation: AtomicU64,
@@ -186,11 +155,10 @@ struct Counters {
 }
 
 impl Standing {
-    fn of(error: &Error) -> Self {
+    fn of(error: &Error) -> io::Result<Self> {
         let response = StoredResponse::from(error.response());
-        let mut message = message::response_head(&response);
-        message.extend_from_slice(&bytes_of(response.body()));
-        Self { message, footprint: response.footprint(), ending: record::ending(&response) }
+        let message = message_of(&response)?;
+        Ok(Self { message, footprint: response.footprint(), ending: record::ending(&response) })
     }
 }
 
@@ -266,13 +234,24 @@ impl Inner {
 }
 
 /// Returns content as it is sent to the engine: with a shared store it is in memory.
-fn bytes_of(content: &Content) -> Bytes {
+///
+/// # Errors
+/// Those of its file, if it is in one.
+fn bytes_of(content: &Content) -> io::Result<Bytes> {
     match content.in_memory() {
-        Some(bytes) => bytes.clone(),
-        None => {
-            content.beginning(content.len()).map(|all| all.into_owned().into()).unwrap_or_default()
-        }
+        Some(bytes) => Ok(bytes.clone()),
+        None => Ok(content.beginning(content.len())?.into_owned().into()),
     }
+}
+
+/// Returns a response as the message that the engine keeps.
+///
+/// # Errors
+/// Those of [`bytes_of`].
+fn message_of(response: &StoredResponse) -> io::Result<Vec<u8>> {
+    let mut message = message::response_head(response);
+    message.extend_from_slice(&bytes_of(response.body())?);
+    Ok(message)
 }
 
 fn owner(job: &JobKey) -> &str {
@@ -289,8 +268,4 @@ impl Drop for SharedStore {
         // A second time it does nothing.
         self.0.close();
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,12 +17,13 @@ use super::bell::{Bell, Message};
 use super::engine::Engine;
 use super::keeper::words;
 use super::local::Local;
-use super::operation::{Effect, Insist, Operation};
+use super::operation::{Effect, Insist, Operation, Trouble};
 use super::settler::{self, Task, Untold};
-use super::wire::{Wire, field, info};
-use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, hex, script};
+use super::wire::{Wire, field};
+use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, script};
 use crate::config::Durability;
 use crate::error::Error;
+use crate::hex;
 use crate::ledger::locked::Dispatch;
 use crate::store::{Plan, Room};
 
@@ -43,13 +44,16 @@ impl SharedStore {
         let mut random = [0; 16];
         getrandom(&mut random, GetRandomFlags::empty())
             .map_err(|error| format!("no random numbers: {error}"))?;
-        let Sharing { address, lease, durability, clock, switches } = sharing;
+        let Sharing { address, lease, durability, clock } = sharing;
         let (tasks, received) = unbounded();
-        let engine =
-            Engine::new(address, hex(&random), (clock, switches.memo), plan.workers, tasks.clone());
-        let mut wire = engine.connect().map_err(|trouble| words(&trouble))?;
-        check(&mut wire, durability)?;
-        drop(wire);
+        let engine = Engine::new(
+            (address, durability),
+            hex::encode(&random),
+            clock,
+            plan.workers,
+            tasks.clone(),
+        );
+        drop(engine.connect().map_err(|trouble| words(&trouble))?);
         let inner = Arc::new(Inner {
             timekeeper: Mutex::new(engine.slot()),
             engine,
@@ -64,20 +68,19 @@ impl SharedStore {
             plan,
             lanes: lanes.map(Into::into).collect(),
             lease,
-            switches,
             durability,
             incarnation: AtomicU64::new(0),
             counters: Mutex::default(),
             due: Mutex::new(BTreeSet::new()),
             large: Mutex::default(),
-            cancelled: Standing::of(&Error::Cancelled),
-            interrupted: Standing::of(&Error::Interrupted),
+            cancelled: Standing::of(&Error::Cancelled).map_err(|error| error.to_string())?,
+            interrupted: Standing::of(&Error::Interrupted).map_err(|error| error.to_string())?,
             fenced: AtomicU64::new(0),
             reaped: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
         let store = Self(Arc::clone(&inner));
-        inner.join(&mut inner.engine.slot())?;
+        inner.join(&mut inner.engine.slot()).map_err(|trouble| words(&trouble))?;
         let start = |name: &str, run: Box<dyn FnOnce(&Inner) + Send>| {
             let inner = Arc::clone(&inner);
             let thread = thread::Builder::new().name(name.into());
@@ -104,7 +107,6 @@ impl Inner {
         self.bell.listen(&self.engine, |message| match message {
             Message::Cancel(id) => self.stop_job(id),
             Message::Log(id, to, name) => self.tell_log(id, &to, name),
-            Message::Begins => {}
         });
     }
 
@@ -136,29 +138,20 @@ impl Inner {
     }
 }
 
-/// Checks that an engine keeps what it acknowledges.
+/// Checks that an engine, of which this is INFO, keeps what it acknowledges.
 ///
 /// # Errors
 /// What is missing, and what to do.
-fn check(wire: &mut Wire, durability: Durability) -> Result<(), String> {
-    let server = info(wire, &[b"server"]).map_err(|trouble| words(&trouble))?;
-    let redis = field(&server, "redis_version");
+pub(super) fn check(wire: &mut Wire, info: &str, durability: Durability) -> Result<(), Trouble> {
+    let redis = field(info, "redis_version");
     let mut numbers = redis.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST {
-        return Err(format!("the engine is version {redis}; use Redis or Valkey 7.0 or newer"));
+        let what = format!("the engine is version {redis}; use Redis or Valkey 7.0 or newer");
+        return Err(Trouble::Refused(what));
     }
-    let mut setting = |name: &str| match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
-        Ok(Value::Array(pair)) => match pair.get(1) {
-            Some(Value::BulkString(value)) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
-            _ => Ok(None),
-        },
-        Ok(_) => Ok(None),
-        Err(super::Trouble::Refused(_)) => Ok(None),
-        Err(trouble) => Err(words(&trouble)),
-    };
-    let (policy, appends) = (setting("maxmemory-policy")?, setting("appendonly")?);
-    let syncs = setting("appendfsync")?;
+    let (policy, appends) = (setting(wire, "maxmemory-policy")?, setting(wire, "appendonly")?);
+    let syncs = setting(wire, "appendfsync")?;
     let (Some(policy), Some(appends), Some(syncs)) = (policy, appends, syncs) else {
         log::warn!(
             "store: the engine does not show its settings (CONFIG GET); it must have maxmemory-policy noeviction, \
@@ -167,21 +160,38 @@ fn check(wire: &mut Wire, durability: Durability) -> Result<(), String> {
         return Ok(());
     };
     if policy != "noeviction" {
-        return Err(format!(
+        return Err(Trouble::Refused(format!(
             "the engine evicts keys (maxmemory-policy {policy}), and jobs with them: set maxmemory-policy noeviction"
-        ));
+        )));
     }
     let is_durable = appends == "yes" && syncs == "always";
     match durability {
-        Durability::Commit if !is_durable => Err(format!(
+        Durability::Commit if !is_durable => Err(Trouble::Refused(format!(
             "the engine has appendonly {appends} and appendfsync {syncs}, and may lose what it acknowledged: set \
              appendonly yes and appendfsync always, or say --durability relaxed"
-        )),
+        ))),
         Durability::Relaxed if !is_durable => {
             let lost = if appends == "yes" { "the last two seconds" } else { "all jobs" };
             log::info!("store: if the engine ends without warning, {lost} may be lost");
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Asks for a setting of the engine; `None` if it shows none to this user.
+fn setting(wire: &mut Wire, name: &str) -> Result<Option<String>, Trouble> {
+    match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
+        Ok(Value::Array(pair)) => Ok(match pair.get(1) {
+            Some(Value::BulkString(value)) => Some(String::from_utf8_lossy(value).into_owned()),
+            _ => None,
+        }),
+        Ok(_) => Ok(None),
+        Err(Trouble::Refused(why))
+            if why.starts_with("NOPERM") || why.starts_with("ERR unknown command") =>
+        {
+            Ok(None)
+        }
+        Err(trouble) => Err(trouble),
     }
 }

@@ -84,6 +84,12 @@ impl Operation {
         std::ptr::eq(self.script, &raw const script::SUBMIT)
     }
 
+    /// Returns how much is sent, in bytes.
+    pub fn size(&self) -> usize {
+        let ahead = self.spool.iter().flat_map(|(_, pieces)| pieces).map(Bytes::len);
+        self.arguments.iter().map(Vec::len).chain(ahead).sum()
+    }
+
     /// Says when it happens by the caller's clock.
     pub const fn at(mut self, now: Moment) -> Self {
         self.at = Some(now);

@@ -14,12 +14,13 @@ use super::operation::{Clock, Effect, Insist, Operation, Trouble};
 use super::record::Told;
 use super::reply::Reply;
 use super::settler::Task;
-use super::{Counters, FRESH, Inner, LIST, SharedStore, bytes_of, hex, lock, owner, script};
+use super::{Counters, FRESH, Inner, LIST, SharedStore, bytes_of, lock, owner, script};
 use crate::content::Content;
 use crate::error::Error;
 use crate::exchange::Owner;
+use crate::hex;
 use crate::job::attempt::{Attempt, Claimed};
-use crate::job::execution::{Attempts, Stop};
+use crate::job::execution::Stop;
 use crate::job::log::{JobLog, LogEnd};
 use crate::job::outcome::Outcome as JobOutcome;
 use crate::job::stored::StoredResponse;
@@ -60,14 +61,18 @@ impl Store for SharedStore {
         };
         let owner = call.owner.clone();
         let record = Record { owner: owner.clone(), created: now.stamp, footprint, line, state };
-        let fingerprint = key.as_ref().map(|key| hex(&key.fingerprint)).unwrap_or_default();
+        let fingerprint = key.as_ref().map(|key| hex::encode(&key.fingerprint)).unwrap_or_default();
+        let body = bytes_of(call.request.body()).map_err(|error| {
+            log::error!("a request cannot be read: {error}");
+            Refused::Unavailable
+        })?;
         let operation = Operation::new(&script::SUBMIT, Effect::Replicated)
             .at(now)
             .with(owner.name().unwrap_or(""))
             .with(if keep == Keep::Result { "1" } else { "0" })
             .with(&*inner.lanes[route.0])
             .with(record.to_text())
-            .message(message::request_head(&call.request), &bytes_of(call.request.body()))
+            .message(message::request_head(&call.request), &body)
             .number(base)
             .number(footprint)
             .number(inner.capacity)
@@ -108,19 +113,19 @@ impl Store for SharedStore {
             operation = operation.with(&**lane);
         }
         let reply = inner.run(&operation)?;
-        let number = |n| usize::try_from(reply.number(n)).unwrap_or(usize::MAX);
         let LocalStats { running, by_lane, .. } = inner.lock().ledger.stats();
-        let by_lane =
-            by_lane.iter().enumerate().map(|(n, (here, running))| (number(7 + n) + here, *running));
-        let oldest = (!reply.text(6).is_empty()).then(|| Stamp::from_micros(reply.number(6)));
+        let by_lane = by_lane
+            .iter()
+            .enumerate()
+            .map(|(n, (here, running))| (reply.size(7 + n) + here, *running));
         Ok(Stats {
-            stored: number(0),
+            stored: reply.size(0),
             capacity: inner.capacity,
-            waiting: number(2),
-            delayed: number(3),
+            waiting: reply.size(2),
+            delayed: reply.size(3),
             running,
-            done: number(5),
-            oldest,
+            done: reply.size(5),
+            oldest: reply.stamp(6),
             by_lane: by_lane.collect(),
         })
     }
@@ -134,7 +139,7 @@ impl Store for SharedStore {
         let operation = Operation::new(&script::RECALL, Effect::Harmless)
             .with(owner.name().unwrap_or(""))
             .with(&*key.key)
-            .with(hex(&key.fingerprint));
+            .with(hex::encode(&key.fingerprint));
         let reply = self.0.run(&operation).map_err(|StoreUnavailable| Refused::Unavailable)?;
         match reply.text(0) {
             "known" => Ok(JobId::parse(reply.text(1))),
@@ -165,15 +170,12 @@ impl Store for SharedStore {
         inner.untold.wait(None);
         let operation = Operation::new(&script::STATS, Effect::Harmless);
         let reply = inner.run(&operation).map_err(|StoreUnavailable| Refused::Unavailable)?;
-        let number = |n| usize::try_from(reply.number(n)).unwrap_or(usize::MAX);
-        let (stored, log_bytes, waiting, delayed, asleep) =
-            (number(0), number(1), number(2), number(3), number(4));
+        let [stored, log_bytes, waiting, delayed, asleep] = [0, 1, 2, 3, 4].map(|n| reply.size(n));
         if (stored - log_bytes.min(stored)).saturating_add(bytes) > inner.capacity {
             return Err(Refused::Full);
         }
-        if waiting + delayed - asleep + asleep.saturating_sub(inner.plan.workers)
-            >= inner.plan.queue
-        {
+        let awake = (waiting + delayed).saturating_sub(asleep);
+        if awake + asleep.saturating_sub(inner.plan.workers) >= inner.plan.queue {
             return Err(Refused::QueueFull);
         }
         Ok(())
@@ -193,14 +195,13 @@ impl Store for SharedStore {
     }
 
     fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
-        let mut attempt = attempt;
         let is_laid_down = if attempt.redirected.is_some() {
             // For the engine it runs all the while: what led to the redirect has had its effects.
             let mut local = self.0.lock();
             let is_lost = local.held(job.id).is_none_or(|held| held.is_lost);
             !is_lost && local.ledger.retry(job, attempt, until).is_ok()
         } else {
-            self.0.delay(job, &mut attempt, until)
+            self.0.delay(job, &attempt, until)
         };
         if !is_laid_down {
             self.0.finish(job, Error::Cancelled.response().into(), now);
@@ -235,10 +236,15 @@ impl Store for SharedStore {
                 inner.bell.wake_worker();
             }
             let until = next.map_or(end, |next| next.min(end));
-            let span = until.saturating_duration_since(now);
-            let jobs =
-                inner.dispatch.overdue(&inner.local, span, |local, now| local.ledger.overdue(now));
-            if !jobs.is_empty() || Instant::now() >= end {
+            let jobs = inner.dispatch.overdue_or_wait(&inner.local, until, |local, now| {
+                let overdue = local.ledger.overdue(now);
+                // Workers of this store wait for the bell alone.
+                if local.ledger.has_work() {
+                    inner.bell.wake_worker();
+                }
+                overdue
+            });
+            if !jobs.is_empty() || now >= end {
                 return jobs;
             }
         }
@@ -365,7 +371,7 @@ impl Store for SharedStore {
             _ => return Lookup::Unreadable,
         }
         let delivery = DeliveryId(reply.number(2));
-        let found = inner.response(job, usize::try_from(reply.number(3)).unwrap_or(usize::MAX));
+        let found = inner.response(job, reply.size(3));
         if !matches!(found, Lookup::Done(_)) {
             self.restore(job, delivery);
         }
@@ -397,17 +403,12 @@ impl Store for SharedStore {
         match reply.text(0) {
             "running" => inner.stop_job(job.id),
             "ended" => {
-                let stamp = |n: usize| {
-                    (!reply.text(n).is_empty()).then(|| Stamp::from_micros(reply.number(n)))
-                };
-                let count = u32::try_from(reply.number(4)).unwrap_or(0);
-                let attempts = Attempts { first: stamp(3), count };
-                let created = stamp(2).unwrap_or(now.stamp);
+                let created = reply.stamp(2).unwrap_or(now.stamp);
                 inner.count_finished(
                     reply.text(1),
                     JobOutcome::Canceled,
                     created,
-                    attempts,
+                    reply.attempts(3),
                     now.stamp,
                 );
                 inner.bell.ring(job.id);
@@ -535,7 +536,9 @@ impl Store for SharedStore {
     }
 
     fn is_idle(&self) -> bool {
-        self.0.lock().is_empty()
+        let local = self.0.lock();
+        // What is on its way here comes back from the engine, unless that fails.
+        local.is_empty() && (!local.is_asking() || self.0.engine.is_failing())
     }
 
     fn engine(&self) -> Option<EngineStats> {
@@ -555,9 +558,9 @@ impl Store for SharedStore {
     fn drain(&self) {
         let mut local = self.0.lock();
         local.is_draining = true;
+        local.ledger.drain();
         drop(local);
         self.0.put_back_waiting();
-        self.0.lock().ledger.drain();
     }
 
     fn stop(&self, stop: Stop) {

@@ -63,22 +63,20 @@ impl Told {
             let Stage::Pending { connection, auth_type, .. } = state else { return None };
             (line, connection, auth_type)
         };
-        let stamp =
-            |n: usize| (!fields.bytes(n).is_empty()).then(|| Stamp::from_micros(fields.number(n)));
-        let ended = u32::try_from(fields.number(6)).unwrap_or(0);
-        let count = ended + u32::from(state == JobState::Running);
+        let mut attempts = fields.attempts(5);
+        attempts.count += u32::from(state == JobState::Running);
         Some(Self {
             state,
             line,
             connection,
             auth_type,
             created,
-            finished: stamp(3),
+            finished: fields.stamp(3),
             ending: read_ending(fields.text(4)),
-            attempts: Attempts { first: stamp(5), count },
+            attempts,
             progress: Some(fields.text(7).to_owned()).filter(|line| !line.is_empty()),
             incarnation: fields.number(8),
-            bytes: usize::try_from(fields.number(9)).ok()?,
+            bytes: fields.size(9),
             logged: fields.number(11),
         })
     }

@@ -4,6 +4,9 @@
 
 use redis::Value;
 
+use crate::job::Stamp;
+use crate::job::execution::Attempts;
+
 /// The parts of an answer.
 #[derive(Debug, Default)]
 pub struct Reply(Vec<Value>);
@@ -42,6 +45,21 @@ impl Reply {
             Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
             _ => self.text(n).parse().unwrap_or(0),
         }
+    }
+
+    /// Returns a part as a size, or how many; the greatest if it does not fit.
+    pub fn size(&self, n: usize) -> usize {
+        usize::try_from(self.number(n)).unwrap_or(usize::MAX)
+    }
+
+    /// Returns a part as a time; `None` if it is empty.
+    pub fn stamp(&self, n: usize) -> Option<Stamp> {
+        (!self.bytes(n).is_empty()).then(|| Stamp::from_micros(self.number(n)))
+    }
+
+    /// Returns two parts as the attempts at a job: when the first began, and how many there were.
+    pub fn attempts(&self, n: usize) -> Attempts {
+        Attempts { first: self.stamp(n), count: u32::try_from(self.number(n + 1)).unwrap_or(0) }
     }
 
     /// Replaces a part.

@@ -6,13 +6,14 @@
 use std::time::{Duration, Instant};
 
 use super::local::Held;
-use super::operation::{Effect, Insist, Operation, Outcome};
-use super::{Inner, bytes_of, lock, record, script};
+use super::operation::{Effect, Insist, Operation, Outcome, Trouble};
+use super::{Inner, bytes_of, lock, message_of, record, script};
+use crate::error::Error;
 use crate::job::attempt::Attempt;
 use crate::job::execution::Stop;
 use crate::job::log::LogEnd;
 use crate::job::outcome::Outcome as JobOutcome;
-use crate::job::stored::StoredResponse;
+use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{JobId, JobKey, Moment, message};
 use crate::ledger::locked::Wake as _;
 use crate::memory::allocated;
@@ -26,14 +27,16 @@ impl Inner {
         response: &StoredResponse,
         (log, attempts): (&LogEnd, u32),
         now: Moment,
-        is_forced: bool,
+        (is_forced, insist): (bool, Insist),
     ) -> Outcome {
+        let body = bytes_of(response.body())
+            .map_err(|error| Trouble::Refused(format!("the result cannot be read: {error}")))?;
         let operation = Operation::new(&script::FINISH, Effect::Replicated)
             .at(now)
             .with(incarnation.to_string())
             .with(id.to_string())
             .with(fence.to_string())
-            .message(message::response_head(response), &bytes_of(response.body()))
+            .message(message::response_head(response), &body)
             .number(response.footprint())
             .with(record::ending(response))
             .with(&log.text)
@@ -43,9 +46,8 @@ impl Inner {
             .number(self.cancelled.footprint)
             .with(&self.cancelled.ending)
             .with(attempts.to_string())
-            .with(if self.switches.fence { "1" } else { "0" })
             .with(log.offset.to_string());
-        self.engine.run(&operation, Insist::Yes)
+        self.engine.run(&operation, insist)
     }
 
     /// Finishes a job that runs here.
@@ -72,20 +74,27 @@ impl Inner {
         };
         let run = (id, fence, incarnation);
         let mut result = result;
-        let mut told =
-            self.tell_result(run, &result.response, (&result.log, attempts.count), now, false);
-        let is_full = told.as_ref().is_ok_and(|reply| reply.text(0) == "full");
-        if is_full {
-            result = result.without_room(&Refused::Full.of_result());
-            told =
-                self.tell_result(run, &result.response, (&result.log, attempts.count), now, true);
+        let tell = |result: &StoredResult, is_forced| {
+            let beside = (&result.log, attempts.count);
+            self.tell_result(run, &result.response, beside, now, (is_forced, Insist::Yes))
+        };
+        let mut told = tell(&result, false);
+        let instead = match &told {
+            Ok(reply) if reply.text(0) == "full" => Some(Refused::Full.of_result()),
+            Err(Trouble::Refused(why)) => Some(Error::Internal(why.clone().into())),
+            _ => None,
+        };
+        if let Some(error) = &instead {
+            result = result.without_room(error);
+            told = tell(&result, true);
         }
-        let word = told.as_ref().map_or("", |reply| reply.text(0));
-        if word == "fenced" {
+        let word = told.as_ref().ok().map(|reply| reply.text(0));
+        if word == Some("fenced") {
             self.fenced(incarnation);
         }
+        let is_cancelled = word == Some("cancelled");
         let mut summary = result.summary();
-        if word == "cancelled" {
+        if is_cancelled {
             summary.ending.outcome = JobOutcome::Canceled;
         }
         let mut local = self.lock();
@@ -93,21 +102,27 @@ impl Inner {
         local.ledger.finish(job, (), summary, now);
         drop(local);
         if let Some(execution) = held.and_then(|held| held.execution)
-            && word == "cancelled"
+            && is_cancelled
         {
             execution.stop(Stop::Cancel);
         }
         self.bell.ring(id);
         match word {
-            "kept" if !is_full => Finished::Kept,
             // The store was closed meanwhile.
-            "" => Finished::Left,
-            _ => Finished::Dropped,
+            None => Finished::Left,
+            Some("kept") if instead.is_none() => Finished::Kept,
+            Some("kept" | "cancelled" | "dropped" | "lost" | "fenced") => Finished::Dropped,
+            Some(other) => {
+                log::error!("job={id} has no result: the engine answers {other:?} to finish");
+                // For the engine it runs still.
+                self.engine.note_changed();
+                Finished::Dropped
+            }
         }
     }
 
     /// Delays a job that runs here; `false` if it is to be finished.
-    pub(super) fn delay(&self, job: &JobKey, attempt: &mut Attempt, until: Instant) -> bool {
+    pub(super) fn delay(&self, job: &JobKey, attempt: &Attempt, until: Instant) -> bool {
         let found = {
             let local = self.lock();
             if local.is_stopped() {
@@ -121,18 +136,17 @@ impl Inner {
         let Some((fence, incarnation)) = found else { return false };
         let execution = &attempt.execution;
         let log = execution.log();
-        let response = attempt.answer.take().map(|answer| {
-            let response = StoredResponse::from(answer.response.clone());
-            (response, answer)
-        });
-        let (message, footprint, ending) = match &response {
-            None => (Vec::new(), 0, String::new()),
-            Some((response, _)) => {
-                let mut message = message::response_head(response);
-                message.extend_from_slice(&bytes_of(response.body()));
-                (message, response.footprint(), record::ending(response))
+        let response =
+            attempt.answer.as_ref().map(|answer| StoredResponse::from(answer.response.clone()));
+        let message = match response.as_ref().map_or_else(|| Ok(Vec::new()), message_of) {
+            Ok(message) => message,
+            Err(error) => {
+                log::error!("job={}: its answer cannot be read: {error}", job.id);
+                return false;
             }
         };
+        let footprint = response.as_ref().map_or(0, StoredResponse::footprint);
+        let ending = response.as_ref().map(record::ending).unwrap_or_default();
         let delay = until.saturating_duration_since(Instant::now());
         let operation = Operation::new(&script::RETRY, Effect::Replicated)
             .with(incarnation.to_string())
@@ -146,12 +160,8 @@ impl Inner {
             .with(message)
             .number(footprint)
             .with(ending)
-            .with("1")
             .with(log.offset.to_string());
         let told = self.engine.run(&operation, Insist::Yes);
-        if let Some((_, answer)) = response {
-            attempt.answer = Some(answer);
-        }
         match told.as_ref().map_or("", |reply| reply.text(0)) {
             "delayed" => {
                 lock(&self.due).insert(until);

@@ -1,9 +1,13 @@
 //! The scripts that run in the engine, each of them one operation of the store.
 //!
 //! Owns their text: a line that says what an engine may expect of them, the prologue, and the script itself, whose
-//! first lines are its contract. Invariant: an operation is one script, so it happens whole or not at all.
+//! first lines are its contract. Invariants: an operation is one script, so it happens whole or not at all; a release
+//! sends no other text.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
+
+use crate::test_variable;
 
 /// A script.
 pub struct Script {
@@ -13,6 +17,26 @@ pub struct Script {
     pub code: &'static str,
     /// Under what an engine has it (SCRIPT LOAD).
     pub digest: OnceLock<String>,
+}
+
+/// What a test does without, to show what it is for (`DEFERD_TEST_WITHOUT`): its name, in which script, of which text,
+/// and what stands there then.
+const CONTROLS: [(&str, &str, &str, &str); 4] = [
+    ("memo", "submit", "if NONCE ~= '' then\n    local last", "if false then\n    local last"),
+    ("fence", "finish", "if not is_living(inc) then return drop('fenced') end\n", ""),
+    ("fence", "finish", " or j.F ~= ARGV[7]", ""),
+    ("mercy", "reap", "if now < mercy then return {'mercy'} end", ""),
+];
+
+impl Script {
+    /// Returns its text as an engine gets it.
+    pub fn text(&self) -> Cow<'static, str> {
+        let Some(without) = test_variable::read("DEFERD_TEST_WITHOUT") else {
+            return self.code.into();
+        };
+        let own = CONTROLS.iter().filter(|(part, name, ..)| *part == without && *name == self.name);
+        own.fold(self.code.into(), |code, (_, _, text, instead)| code.replace(text, instead).into())
+    }
 }
 
 macro_rules! scripts {
@@ -93,6 +117,25 @@ scripts! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{MAX_STARTS, RECORD};
+    use crate::ledger::{idempotency, logs};
+
+    #[test]
+    fn the_scripts_have_the_limits_of_the_ledger() {
+        let (places, logs) = (idempotency::PLACES, logs::MOST);
+        let line = format!(
+            "local RECORD, PLACES, STARTS, LOGS = {RECORD}, {places}, {MAX_STARTS}, {logs}\n"
+        );
+        assert!(ALL.iter().all(|script| script.code.contains(&line)), "{line}");
+    }
+
+    #[test]
+    fn each_control_is_of_one_place() {
+        for (part, name, text, _) in CONTROLS {
+            let script = ALL.iter().find(|script| script.name == name).unwrap();
+            assert_eq!(script.code.matches(text).count(), 1, "{part}: {name} has {text:?}");
+        }
+    }
 
     #[test]
     fn every_script_begins_with_its_contract() {

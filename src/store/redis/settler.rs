@@ -4,14 +4,14 @@
 //! asks for a job waits a moment for what is to be told of that job, so that it sees its own words.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
 use super::engine::{Engine, GivenUp};
 use super::operation::{Effect, Insist, Operation, Trouble};
-use super::script;
+use super::{lock, script};
 use crate::job::{JobId, Moment};
 use crate::ledger::job::DeliveryId;
 
@@ -61,13 +61,9 @@ struct Waiting {
 }
 
 impl Untold {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notes that a delivery ended, which is to be told.
     pub fn add(&self, id: JobId, delivery: DeliveryId) -> Ended {
-        let mut waiting = self.lock();
+        let mut waiting = lock(&self.waiting);
         waiting.last += 1;
         let number = waiting.last;
         waiting.numbers.insert(number);
@@ -76,7 +72,7 @@ impl Untold {
     }
 
     fn remove(&self, told: impl Iterator<Item = (u64, JobId)>) {
-        let mut waiting = self.lock();
+        let mut waiting = lock(&self.waiting);
         for (number, id) in told {
             waiting.numbers.remove(&number);
             if let Some(count) = waiting.jobs.get_mut(&id) {
@@ -99,7 +95,7 @@ impl Untold {
     /// The same, for no longer than a span.
     pub fn wait_for(&self, id: Option<JobId>, span: Duration) -> bool {
         let deadline = Instant::now() + span;
-        let mut waiting = self.lock();
+        let mut waiting = lock(&self.waiting);
         let last = waiting.last;
         let is_untold = |waiting: &Waiting| match id {
             Some(id) => waiting.jobs.contains_key(&id),

@@ -101,7 +101,7 @@ pub fn call(wire: &mut Wire, script: &'static Script, parts: &[&[u8]]) -> Result
 }
 
 fn load(wire: &mut Wire, script: &'static Script) -> Result<String, Trouble> {
-    match wire.ask(&[b"SCRIPT", b"LOAD", script.code.as_bytes()])? {
+    match wire.ask(&[b"SCRIPT", b"LOAD", script.text().as_bytes()])? {
         Value::BulkString(digest) => {
             let digest = String::from_utf8_lossy(&digest).into_owned();
             Ok(script.digest.get_or_init(|| digest).clone())

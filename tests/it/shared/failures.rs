@@ -12,8 +12,8 @@ use crate::support::{Client, TempDir, eventually, run_deferd};
 /// The lease of these instances.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// What a loaded machine may add.
-const SLACK: Duration = Duration::from_secs(6);
+/// What a loaded machine may add, at best.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// Asserts that a job ends as interrupted.
 #[track_caller]
@@ -24,21 +24,26 @@ fn assert_interrupted(client: &mut Client, id: &str) {
 
 #[test]
 fn a_job_whose_instance_died_is_interrupted_within_the_lease() {
-    let mut instances = Instances::start(2);
-    let runs = instances.run_at(1);
-    let waits = instances.client(0).store("POST", "/run/s-cat", b"waits");
-    let mut b = instances.all.pop().unwrap();
-    b.signal("-KILL");
-    b.wait();
-    let died = Instant::now();
-    let mut a = instances.client(0);
-    assert_interrupted(&mut a, &runs.id);
-    assert!(died.elapsed() < LEASE * 5 / 4 + SLACK, "{:?}", died.elapsed());
-    let mut runs = runs;
-    runs.free_others();
-    a.result(&waits).expect(200);
-    a.delete("/_api/job/all").expect(200);
-    instances.end();
+    let took = (0..3).map(|_| {
+        let mut instances = Instances::start(2);
+        let mut runs = instances.run_at(1);
+        let waits = instances.client(0).store("POST", "/run/s-cat", b"waits");
+        let mut b = instances.all.pop().unwrap();
+        b.signal("-KILL");
+        b.wait();
+        let died = Instant::now();
+        let mut a = instances.client(0);
+        a.wait_done(&runs.id);
+        let took = died.elapsed();
+        assert!(took >= LEASE / 2, "{took:?}");
+        assert_interrupted(&mut a, &runs.id);
+        runs.free_others();
+        a.result(&waits).expect(200);
+        instances.end_empty();
+        took
+    });
+    let best = took.min().unwrap();
+    assert!(best < LEASE * 5 / 4 + SLACK, "{best:?} at best");
 }
 
 #[test]
@@ -67,6 +72,22 @@ fn a_job_that_may_run_again_does_and_a_poisonous_one_ends() {
     let mut client = instances.client(0);
     assert_interrupted(&mut client, &poison);
     assert_eq!(std::fs::read(&file).unwrap(), b"xxx");
+    assert_eq!(instances.end(), 0);
+}
+
+/// Attempts that failed are no starts: a job whose instance dies in a later one runs again.
+#[test]
+fn retries_do_not_use_up_the_starts_of_a_job() {
+    let options = ",rerun=yes,retry=9,backoff=20ms,retry-on=7";
+    let mut instances = Instances::with(1, options, &[]);
+    let dir = TempDir::new();
+    let file = dir.join("runs");
+    let target = format!("/run/c-late-poison?{}", file.display());
+    let id = instances.client(0).store("GET", &target, b"");
+    instances.all[0].wait();
+    instances.all[0] = start(&instances.engine.address(), options, &[]);
+    instances.client(0).result(&id).expect(200);
+    assert_eq!(std::fs::read(&file).unwrap(), b"xxxxxx");
     assert_eq!(instances.end(), 0);
 }
 
@@ -105,9 +126,76 @@ fn an_instance_that_was_stalled_is_fenced_and_its_results_are_dropped() {
     next.free_others();
     instances.client(1).result(&next.id).expect(200);
     let metrics = instances.client(1).get("/_admin/metrics").text();
-    assert!(metrics.contains("deferd_store_fenced_total 1"), "{metrics}");
-    a.delete("/_api/job/all").expect(200);
-    instances.end();
+    assert!(metrics.contains("deferd_store_fenced_total 1\n"), "{metrics}");
+    instances.end_empty();
+}
+
+/// A job that is cancelled before its instance could begin it ends with its 410.
+#[test]
+fn a_job_that_cannot_begin_and_is_cancelled_ends() {
+    let mut instances = Instances::start(0);
+    let proxy = Proxy::start(instances.engine.port);
+    instances.all.push(start(&proxy.address(), ",rerun=yes", &["--workers", "2"]));
+    let mut client = instances.client(0);
+    let hold = Hold::deaf();
+    let id = hold.start(&mut client);
+    // Another instance takes this one for dead, and gives the job back while its script runs on here.
+    let key = |name: &str| format!("deferd:{{default}}:{name}");
+    let living = instances.engine.command::<Vec<String>>(&["ZRANGE", &key("i"), "0", "-1"]);
+    proxy.hold(b"$4\r\njobs\r\n$1\r\n0\r\n$");
+    instances.engine.command::<()>(&["ZREM", &key("i"), &living[0]]);
+    instances.engine.command::<()>(&["SADD", &key("gone"), &living[0]]);
+    eventually("the engine gives it out again", || proxy.hits() > 0);
+    client.put(&format!("/_api/job/{id}/cancel")).expect(200);
+    proxy.set(Way::Open);
+    client.wait_done(&id);
+    client.put(&format!("/_api/job/{id}")).expect(410);
+    assert_eq!(instances.end(), 0);
+}
+
+/// A result that the engine does not take, by a word that this deferd does not know, is interrupted: it would run for ever.
+#[test]
+fn a_job_whose_result_is_not_taken_is_interrupted() {
+    let instances = Instances::start(1);
+    let mut client = instances.client(0);
+    let hold = Hold::new();
+    let id = hold.start(&mut client);
+    let living: Vec<String> =
+        instances.engine.command(&["ZRANGE", "deferd:{default}:i", "0", "-1"]);
+    let instance = format!("deferd:{{default}}:i:{}", living[0]);
+    let process: String = instances.engine.command(&["HGET", &instance, "proc"]);
+    let memo = format!("deferd:{{default}}:m:{process}");
+    // To the engine all that comes is late.
+    let slots: Vec<String> = (0..40).map(|slot| slot.to_string()).collect();
+    for slot in &slots {
+        instances.engine.command::<()>(&["HSET", &memo, slot, "999999|"]);
+    }
+    hold.release();
+    instances.all[0].log_with("the engine answers \"stale\" to finish");
+    for slot in &slots {
+        instances.engine.command::<()>(&["HDEL", &memo, slot]);
+    }
+    client.wait_done(&id);
+    assert_interrupted(&mut client, &id);
+    assert_eq!(instances.end(), 0);
+}
+
+/// An instance that comes back to a queue of another form says so, and takes no job.
+#[test]
+fn an_instance_that_cannot_join_anew_fails() {
+    let instances = Instances::start(1);
+    let meta = "deferd:{default}:meta";
+    instances.engine.command::<()>(&["HSET", meta, "fmt", "9"]);
+    instances.engine.command::<()>(&["DEL", "deferd:{default}:i"]);
+    instances.all[0].log_with("fails: the queue has form 9");
+    instances.refuses(0);
+    let metrics = instances.client(0).get("/_admin/metrics").text();
+    assert!(metrics.contains("deferd_store_up 0\n"), "{metrics}");
+    instances.engine.command::<()>(&["HSET", meta, "fmt", "1"]);
+    let id = instances.accepted(0, "POST", "/run/s-cat", b"x");
+    instances.result(0, &id).expect(200);
+    assert_eq!(instances.all[0].log().matches("fails: ").count(), 1, "{}", instances.all[0].log());
+    assert_eq!(instances.end(), 0);
 }
 
 /// Nothing is lost and nothing is interrupted if all are cut off for longer than the lease.
@@ -131,8 +219,7 @@ fn an_outage_of_the_engine_interrupts_no_job() {
     assert_eq!(instances.result(0, &runs.id).expect(200).text(), "let go\n");
     instances.result(0, &waits).expect(200);
     instances.result(0, &done).expect(200);
-    a.delete("/_api/job/all").expect(200);
-    instances.end();
+    instances.end_empty();
 }
 
 #[test]
@@ -143,28 +230,38 @@ fn operations_whose_answers_were_lost_happen_once() {
     let mut client = instances.client(0);
     let hold = Hold::new();
     let first = hold.start(&mut client);
-    for round in 0..8 {
-        let way = [Way::Deaf, Way::Cut, Way::Stalled][round % 3];
+    let mut accepted = Vec::new();
+    for round in 0..9 {
+        match round % 3 {
+            0 => proxy.lose(b"\r\nnew\r\n"),
+            1 => proxy.set(Way::Cut),
+            _ => proxy.set(Way::Stalled),
+        }
         let mut client = instances.client(0);
         client.send_request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
-        proxy.set(way);
-        std::thread::sleep(Duration::from_millis(40));
+        eventually("the way is hit", || proxy.hits() > 0);
         proxy.set(Way::Open);
-        // Refused without having been sent, or accepted once.
+        // Refused without having been sent, or accepted once; what was lost was accepted.
         let reply = client.try_read("POST").expect("an answer");
-        assert!(reply.status == 202 || reply.status == 503, "{reply:?}");
+        assert!(reply.status == 202 || (reply.status == 503 && round % 3 > 0), "{reply:?}");
+        accepted.extend(reply.id().filter(|_| reply.status == 202).map(str::to_owned));
         eventually("the engine is back", || {
             instances.client(0).get("/_admin/metrics").text().contains("deferd_store_up 1")
         });
     }
-    proxy.set(Way::Deaf);
+    assert!(accepted.len() >= 3, "{accepted:?}");
+    proxy.lose(b"\r\nkept\r\n");
     hold.release();
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("the answer to a result is lost", || proxy.hits() > 0);
     proxy.set(Way::Open);
     assert_eq!(instances.result(0, &first).text(), "let go\n");
     let mut client = instances.client(0);
     eventually("all have run", || client.list("pending").is_empty());
-    for id in client.list("done") {
+    let mut done = client.list("done");
+    done.sort();
+    accepted.sort();
+    assert_eq!(done, accepted);
+    for id in done {
         assert_eq!(client.result(&id).expect(200).text(), "x");
     }
     eventually("nothing is left", || audit(&mut instances.engine.connect(), "default") == 0);
@@ -191,10 +288,13 @@ fn an_engine_that_stalls_delays_and_then_refuses() {
         client.get("/_admin/metrics").text().contains("deferd_store_up 1")
     });
     eventually("what was accepted has run", || client.list("done").len() == 2);
-    std::thread::sleep(Duration::from_millis(300));
+    let memos: Vec<String> = instances.engine.command(&["KEYS", "*:m:*"]);
+    eventually("the other is undone", || {
+        let slots = instances.engine.command::<Vec<Vec<u8>>>(&["HVALS", &memos[0]]);
+        slots.iter().any(|reply| reply.ends_with(b"withdrawn"))
+    });
     assert!(client.list("pending").is_empty() && client.list("done").len() == 2);
-    client.delete("/_api/job/all").expect(200);
-    assert_eq!(instances.end(), 0);
+    instances.end_empty();
 }
 
 #[test]
@@ -233,8 +333,7 @@ fn an_engine_that_takes_no_changes_is_read() {
     instances.engine.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     instances.accepted(0, "GET", "/_admin/time", b"");
     assert_eq!(instances.result(0, &id).expect(200).text(), "x");
-    instances.client(0).delete("/_api/job/all").expect(200);
-    instances.end();
+    instances.end_empty();
 }
 
 /// Asserts that deferd does not start, and why.
@@ -282,11 +381,18 @@ fn a_password_comes_from_the_environment() {
     wrong.args(["--listen", "127.0.0.1:0"]).env("DEFERD_STORE", address.replace("s%2Fcret", "no"));
     let ended = crate::support::run(&mut wrong);
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("DEFERD_STORE") || ended.stderr.contains("--store"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.starts_with("deferd: DEFERD_STORE"), "{}", ended.stderr);
+}
+
+#[test]
+fn an_address_in_the_environment_that_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deferd"));
+    let address = std::ffi::OsStr::from_bytes(b"redis://:secr\xff@127.0.0.1");
+    command.args(["--listen", "127.0.0.1:0"]).env("DEFERD_STORE", address);
+    let ended = crate::support::run(&mut command);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!(ended.stderr, "deferd: DEFERD_STORE \"redis://:***@127.0.0.1\": not UTF-8\n");
 }
 
 #[test]
@@ -307,20 +413,54 @@ fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
     let waits = client.store("POST", "/run/s-cat", b"waits");
     drop(primary);
     instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
-    hold.release();
     // With `replicas=1` nothing is acknowledged any more: the other replica is the primary now.
     let fields = [("x-arango-async", "store")];
     let refused = client.request("POST", "/run/s-cat", &fields, b"x");
     assert_eq!(refused.status, 503);
     instances.all[0].signal("-KILL");
     instances.all[0].wait();
+    hold.release();
     instances.all[0] = start(&instances.engine.address(), "", &[]);
     let mut client = instances.client(0);
     // It began on the engine that is gone, and its instance died: so it is interrupted.
-    client.wait_done(&runs);
+    assert_interrupted(&mut client, &runs);
     client.result(&waits).expect(200);
-    client.delete("/_api/job/all").expect(200);
-    instances.end();
+    instances.end_empty();
+}
+
+/// What was the primary kept everything, and what takes its place does not: it gets no job.
+#[test]
+fn an_engine_that_breaks_promises_is_refused_after_a_failover() {
+    let primary = Engine::durable();
+    let replica = Engine::start(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
+    let both = format!("redis://127.0.0.1:{},127.0.0.1:{}", primary.port, replica.port);
+    let instances = Instances { all: vec![start(&both, "", &[])], engine: replica };
+    eventually("the replica has its primary", || {
+        instances.engine.command::<String>(&["INFO", "replication"]).contains("link_status:up")
+    });
+    drop(primary);
+    instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
+    instances.refuses(0);
+    instances.all[0].log_with("appendonly no and appendfsync everysec, and may lose");
+    assert_eq!(instances.engine.command::<usize>(&["ZCARD", "deferd:{default}:l:/run/"]), 0);
+    instances.engine.command::<()>(&["CONFIG", "SET", "appendfsync", "always"]);
+    instances.engine.command::<()>(&["CONFIG", "SET", "appendonly", "yes"]);
+    let id = instances.accepted(0, "POST", "/run/s-cat", b"x");
+    instances.result(0, &id).expect(200);
+    assert_eq!(instances.end(), 0);
+}
+
+/// Only an engine that hides its settings is trusted unseen.
+#[test]
+fn an_engine_that_hides_its_settings_is_warned_of() {
+    let renamed = Engine::start(&["--rename-command", "CONFIG", ""]);
+    let forbidden = Engine::start(&[]);
+    forbidden.command::<()>(&["ACL", "SETUSER", "default", "-config"]);
+    for engine in [renamed, forbidden] {
+        let instances = Instances { all: vec![start(&engine.address(), "", &[])], engine };
+        instances.all[0].log_with("does not show its settings");
+        assert_eq!(instances.end(), 0);
+    }
 }
 
 #[test]

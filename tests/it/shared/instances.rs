@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::audit::audit;
 use super::engine::{DURABLE, Engine};
+use super::proxy::{Proxy, Way};
 use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, Reply, TempDir, eventually};
 
@@ -109,6 +110,12 @@ impl Instances {
         }
         audit(&mut self.engine.connect(), "default")
     }
+
+    /// The same when all jobs are deleted: nothing may be left.
+    pub fn end_empty(self) {
+        self.client(0).delete("/_api/job/all").expect(200);
+        assert_eq!(self.end(), 0);
+    }
 }
 
 /// Whether an instance runs this script: it has the query in its environment.
@@ -166,8 +173,7 @@ fn a_job_runs_on_any_instance_and_is_collected_on_any() {
     assert!(c.result(&echoed).body == large, "large content comes back");
     runs.free_others();
     eventually("all is over", || a.list("pending").is_empty());
-    a.delete("/_api/job/all").expect(200);
-    assert_eq!(instances.end(), 0);
+    instances.end_empty();
 }
 
 #[test]
@@ -184,9 +190,7 @@ fn the_queue_is_bounded_over_all_instances() {
     b.put(&format!("/_api/job/{}/cancel", ids[0])).expect(200);
     b.store("POST", "/run/s-cat", b"x");
     holds.iter().for_each(Hold::release);
-    a.delete("/_api/job/all").expect(200);
-    eventually("all is gone", || audit(&mut instances.engine.connect(), "default") == 0);
-    assert_eq!(instances.end(), 0);
+    instances.end_empty();
 }
 
 #[test]
@@ -224,8 +228,7 @@ fn cancelling_on_one_instance_stops_the_script_on_another() {
         eventually("all is over", || a.list("pending").is_empty());
         took
     });
-    a.delete("/_api/job/all").expect(200);
-    assert_eq!(instances.end(), 0);
+    instances.end_empty();
 }
 
 #[test]
@@ -236,7 +239,8 @@ fn a_client_that_waits_on_one_instance_is_woken_by_another() {
         let mut runs = instances.run_at(1);
         let target = format!("/_api/job/{}", runs.id);
         a.send_request("PUT", &target, &[("prefer", "wait=30")], b"");
-        std::thread::sleep(Duration::from_millis(50));
+        let job = format!("deferd:{{default}}:j:{}", runs.id);
+        eventually("it waits", || instances.engine.command(&["HEXISTS", &job, "w"]));
         let began = Instant::now();
         runs.hold.release();
         a.try_read("PUT").expect("an answer").expect(200);
@@ -244,8 +248,7 @@ fn a_client_that_waits_on_one_instance_is_woken_by_another() {
         runs.free_others();
         took
     });
-    a.delete("/_api/job/all").expect(200);
-    instances.end();
+    instances.end_empty();
 }
 
 #[test]
@@ -311,8 +314,7 @@ fn jobs_of_a_route_that_no_instance_has_wait_and_are_cancelled() {
     a.result(&ids[1]).expect(200);
     assert!(touched.exists());
     instances.all.push(c);
-    a.delete("/_api/job/all").expect(200);
-    assert_eq!(instances.end(), 0);
+    instances.end_empty();
 }
 
 #[test]
@@ -334,9 +336,59 @@ fn what_waits_when_an_instance_ends_is_left_to_the_others() {
     for id in ids {
         a.result(&id).expect(200);
     }
-    a.delete("/_api/job/all").expect(200);
-    eventually("all is gone", || audit(&mut instances.engine.connect(), "default") == 0);
-    instances.end();
+    instances.end_empty();
+}
+
+/// A job whose instance ends while the engine's word is on its way there goes back, and was not begun.
+#[test]
+fn what_is_on_its_way_to_an_instance_that_ends_goes_back() {
+    let instances = Instances::with(1, "", &["--lease", "20s"]);
+    let proxy = Proxy::start(instances.engine.port);
+    let mut b = start(&proxy.address(), "", &["--lease", "20s"]);
+    let (first, second) = (Hold::new(), Hold::new());
+    let mut a = instances.client(0);
+    first.start(&mut a);
+    // `b` may have taken it: then `a` gets another one.
+    let third = (!runs_here(&instances.all[0], &first)).then(Hold::new);
+    if let Some(third) = &third {
+        third.start(&mut a);
+        first.release();
+        first.wait_for("ended");
+    }
+    // The answer to a request for a job, with a job.
+    proxy.hold(b"$4\r\njobs\r\n$1\r\n0\r\n$");
+    let id = a.store("GET", &second.target(), b"");
+    eventually("the engine gives it out", || proxy.hits() > 0);
+    b.signal("-TERM");
+    b.log_with("ending: ");
+    proxy.set(Way::Open);
+    let began = Instant::now();
+    assert!(b.wait().success(), "{}", b.log());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    a.get(&format!("/_api/job/{id}")).expect(204);
+    assert!(!second.has("started"));
+    third.as_ref().unwrap_or(&first).release();
+    second.wait_for("started");
+    second.release();
+    a.result(&id).expect(200);
+    instances.end_empty();
+}
+
+/// A job that was redirected has its retry where it is: no word of the engine ends that delay.
+#[test]
+fn a_redirected_job_is_retried_on_time() {
+    let instances = Instances::with(1, ",retry=1,backoff=50ms,retry-on=7", &[]);
+    let mut client = instances.client(0);
+    assert_quick(Duration::from_millis(600), || {
+        let began = Instant::now();
+        let id = client.store("POST", "/cgi/s-cat", b"Location: /run/s-fail?7\n\n");
+        client.wait_done(&id);
+        let took = began.elapsed();
+        let reply = client.result(&id).expect(500);
+        assert_eq!(reply.header("x-attempts"), Some("2"), "{reply:?}");
+        took
+    });
+    assert_eq!(instances.end(), 0);
 }
 
 /// A deferred sleep ends on time and a failed job is retried on time, whichever instance then runs it.
@@ -344,10 +396,18 @@ fn what_waits_when_an_instance_ends_is_left_to_the_others() {
 fn delays_end_on_time_on_any_instance() {
     let instances = Instances::with(2, ",retry=2,backoff=100ms,retry-on=7", &[]);
     let (mut a, mut b) = (instances.client(0), instances.client(1));
-    let id = a.store("GET", "/_admin/sleep?duration=0.3", b"");
-    assert_eq!(b.get(&format!("/_api/job/{id}")).status, 204);
-    assert_eq!(b.result(&id).expect(200).json()["code"], 200);
-    let id = a.store("GET", "/run/s-fail?7", b"");
-    assert_eq!(b.result(&id).expect(500).header("x-attempts"), Some("3"));
+    // The backoff is 100 ms, and then twice that.
+    for (target, status) in [("/_admin/sleep?duration=0.3", 200), ("/run/s-fail?7", 500)] {
+        assert_quick(Duration::from_millis(1500), || {
+            let began = Instant::now();
+            let id = a.store("GET", target, b"");
+            b.wait_done(&id);
+            let took = began.elapsed();
+            assert!(took >= Duration::from_millis(300), "{target}: {took:?}");
+            let reply = b.result(&id).expect(status);
+            assert_eq!(reply.header("x-attempts"), (status == 500).then_some("3"), "{target}");
+            took
+        });
+    }
     assert_eq!(instances.end(), 0);
 }

@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,10 @@ pub enum Way {
     Deaf = 2,
     /// No connection.
     Cut = 3,
+    /// All but the answers with the words of [`Proxy::hold`], until it is open again.
+    Held = 4,
+    /// All but the answers with the words of [`Proxy::lose`], whose connections end instead.
+    Lossy = 5,
 }
 
 /// A proxy.
@@ -28,10 +32,14 @@ pub struct Proxy {
     state: Arc<State>,
 }
 
+#[derive(Default)]
 struct State {
     way: AtomicU8,
     over: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
+    words: Mutex<Vec<u8>>,
+    /// How often a way other than open has hit a request, an answer or a connection.
+    hits: AtomicUsize,
 }
 
 impl State {
@@ -39,10 +47,29 @@ impl State {
         self.way.load(Ordering::Acquire) == way as u8
     }
 
+    fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::AcqRel);
+    }
+
     fn close_all(&self) {
         for socket in self.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+
+    fn has_words(&self, part: &[u8]) -> bool {
+        let words = self.words.lock().unwrap();
+        part.windows(words.len()).any(|window| window == &words[..])
+    }
+
+    /// Whether what comes has to wait.
+    fn holds(&self, part: &[u8], answers: bool) -> bool {
+        self.is(Way::Stalled) || (answers && self.is(Way::Held) && self.has_words(part))
+    }
+
+    /// Whether an answer is lost.
+    fn loses(&self, part: &[u8]) -> bool {
+        self.is(Way::Deaf) || (self.is(Way::Lossy) && self.has_words(part))
     }
 }
 
@@ -51,18 +78,18 @@ impl Proxy {
     pub fn start(engine: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(State {
-            way: AtomicU8::new(0),
-            over: AtomicBool::new(false),
-            sockets: Mutex::default(),
-        });
+        let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming() {
                 if shared.over.load(Ordering::Acquire) {
                     return;
                 }
-                let (Ok(client), false) = (client, shared.is(Way::Cut)) else { continue };
+                let Ok(client) = client else { continue };
+                if shared.is(Way::Cut) {
+                    shared.hit();
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", engine)) else { continue };
                 let copy = |from: &TcpStream, to: &TcpStream, answers: bool| {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
@@ -85,10 +112,28 @@ impl Proxy {
 
     /// Says how it passes on from now on.
     pub fn set(&self, way: Way) {
+        self.state.hits.store(0, Ordering::Release);
         self.state.way.store(way as u8, Ordering::Release);
         if way == Way::Cut {
             self.state.close_all();
         }
+    }
+
+    /// Holds the answers that have these words.
+    pub fn hold(&self, words: &[u8]) {
+        *self.state.words.lock().unwrap() = words.to_vec();
+        self.set(Way::Held);
+    }
+
+    /// Loses the answers that have these words.
+    pub fn lose(&self, words: &[u8]) {
+        *self.state.words.lock().unwrap() = words.to_vec();
+        self.set(Way::Lossy);
+    }
+
+    /// Returns how much the way has hit since it was set: what was held, what was lost, connections refused.
+    pub fn hits(&self) -> usize {
+        self.state.hits.load(Ordering::Acquire)
     }
 }
 
@@ -103,10 +148,17 @@ impl Drop for Proxy {
 fn pass(mut from: TcpStream, mut to: TcpStream, state: &State, answers: bool) {
     let mut buffer = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        while state.is(Way::Stalled) && !state.over.load(Ordering::Acquire) {
+        if state.holds(&buffer[..count], answers) {
+            state.hit();
+        }
+        while state.holds(&buffer[..count], answers) && !state.over.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(5));
         }
-        if (answers && state.is(Way::Deaf)) || to.write_all(&buffer[..count]).is_err() {
+        if answers && state.loses(&buffer[..count]) {
+            state.hit();
+            break;
+        }
+        if to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }

@@ -2,12 +2,13 @@
 //! logs that are kept, operations that were given up. After each, all that is in the engine is audited.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deferd::job::{Age, Keep, Moment};
+use deferd::job::attempt::Claimed;
+use deferd::job::{Age, Keep, Moment, RouteIndex};
 use deferd::store::redis::Clock;
 use deferd::store::{
-    Accepted, Finished, IdempotencyKey, JobState, Plan, Refused, Stats, Store, Submission,
+    Accepted, Finished, IdempotencyKey, JobState, Patience, Plan, Refused, Stats, Store, Submission,
 };
 
 use super::audit::audit;
@@ -93,6 +94,37 @@ impl On {
 
 fn keeping_logs() -> Plan {
     Plan { log_ttl: Duration::from_secs(3600), ..one_lane() }
+}
+
+/// For the engine a job that was redirected runs on while it waits here: no word of the engine wakes its worker.
+#[test]
+fn a_worker_is_woken_when_a_delay_here_ends() {
+    let on = On::by_its_clock();
+    let took = (0..5).map(|n| {
+        let job = submit(&on.store, n, Keep::Result);
+        let Claimed { mut attempt, .. } = claim(&on.store).unwrap();
+        let far = Instant::now() + Duration::from_secs(60);
+        attempt.redirected = Some(redirected(RouteIndex(0), far));
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let memory = room(1 << 20).memory;
+                on.store.claim(&memory, Patience::Forever).unwrap();
+                Instant::now()
+            });
+            let until = Instant::now() + Duration::from_millis(50);
+            on.store.retry(&job.key, attempt, until, at(THEN));
+            while !worker.is_finished() {
+                on.store.overdue(Duration::from_millis(100));
+            }
+            let took = worker.join().unwrap().saturating_duration_since(until);
+            finish(&on.store, &job);
+            assert!(deliver(&on.store, &job));
+            took
+        })
+    });
+    let best = took.min().unwrap();
+    assert!(best < Duration::from_millis(400), "{best:?} at best");
+    assert_eq!((on.audit(), on.stored()), (0, 0));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deferd::config::{Durability, StoreAddress};
-use deferd::store::redis::{Clock, SharedStore, Sharing, Switches};
+use deferd::store::redis::{Clock, SharedStore, Sharing};
 use deferd::store::{Plan, Store};
 
 use super::audit::audit;
@@ -42,7 +42,6 @@ pub fn open_by(clock: Clock, engine: &Engine, plan: Plan, capacity: usize) -> Sh
         lease: Duration::from_secs(10),
         durability: Durability::Relaxed,
         clock,
-        switches: Switches::default(),
     };
     let lanes: Vec<String> = (0..plan.lanes.len()).map(|n| format!("/lane{n}/")).collect();
     SharedStore::open(sharing, room(capacity), plan, lanes.into_iter()).unwrap()

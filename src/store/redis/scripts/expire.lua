@@ -28,15 +28,8 @@ for _, member in ipairs(keys) do
     if j and j.s and j.s ~= 'c' and (j.s ~= 'd' and j.s ~= 'v' or not is_gone(owner, id)) then
         call('ZADD', P .. 'ke', text(limit), member)
     else
-        call('ZREM', P .. 'ke', member)
         removed = removed + 1
-        if known then
-            local size = 224 + 2 * allocated(#key)
-            call('HDEL', P .. 'k:' .. owner, key)
-            if call('HINCRBY', P .. 'kb', owner, -size) <= 0 then call('HDEL', P .. 'kb', owner) end
-            add('keybytes', -size)
-            add('bytes', -size)
-        end
+        if known then drop_key(owner, key) else call('ZREM', P .. 'ke', member) end
     end
 end
 -- Keys that stay are looked at again with the next call, for which they are old again: they alone are not more.

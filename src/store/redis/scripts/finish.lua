@@ -1,7 +1,6 @@
 -- finish: gives a running job its result. ARGV[5..]: incarnation, id, fence, message or spool, its footprint,
 -- ending, log, footprint of the log, capacity, whether it must fit (1: an error, for which there is room), footprint
--- and ending of a cancellation, attempts, whether the fence counts (1; 0 only in a test that shows what it is for), how much
--- was logged in all.
+-- and ending of a cancellation, attempts, how much was logged in all.
 -- Replies `kept`, `cancelled` (the job has its 410), `dropped` (unwanted), `full` (nothing has changed), `lost` (it does
 -- not run under this fence) or `fenced`.
 local inc, id, message, spool, footprint, ending = ARGV[5], ARGV[6], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
@@ -12,10 +11,9 @@ local function drop(why)
     return reply({why})
 end
 
-local is_fenced = ARGV[19] == '1'
-if is_fenced and not is_living(inc) then return drop('fenced') end
+if not is_living(inc) then return drop('fenced') end
 local j = job(id, 's', 'F', 'o', 'b', 'base', 'u', 'w', 'x', 'i')
-if j.s ~= 'r' or (is_fenced and j.F ~= ARGV[7]) then return drop('lost') end
+if j.s ~= 'r' or j.F ~= ARGV[7] then return drop('lost') end
 local is_cancelled = j.x and not is_forced
 if is_cancelled then footprint, ending = ARGV[16], ARGV[17] end
 local bytes = j.base + footprint + log_size
@@ -40,6 +38,6 @@ if is_wanted then
 elseif spool ~= '' then
     call('UNLINK', spool)
 end
-call('HSET', P .. 'j:' .. id, 'm', ARGV[18], 'lo', ARGV[20])
+call('HSET', P .. 'j:' .. id, 'm', ARGV[18], 'lo', ARGV[19])
 if not done(id, j, ending, bytes, #log) then return reply({'dropped'}) end
 return reply({is_cancelled and 'cancelled' or 'kept'})

@@ -8,6 +8,9 @@ local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local stamp = ARGV[4] == '' and now or tonumber(ARGV[4])
 local META = P .. 'meta'
+-- The accounted size of a record, and of a key beside its two copies; how often a job begins that each time is
+-- interrupted; how many kept logs an owner has. As the stores of one instance have them: `script` tests that.
+local RECORD, PLACES, STARTS, LOGS = 320, 224, 3, 64
 
 local function text(number)
     return string.format('%.0f', number)
@@ -129,6 +132,16 @@ local function make_room(bytes, capacity)
     end
 end
 
+-- Forgets an idempotency key, which its owner has.
+local function drop_key(owner, key)
+    local size = PLACES + 2 * allocated(#key)
+    call('HDEL', P .. 'k:' .. owner, key)
+    call('ZREM', P .. 'ke', owner .. '\n' .. key)
+    if call('HINCRBY', P .. 'kb', owner, -size) <= 0 then call('HDEL', P .. 'kb', owner) end
+    add('keybytes', -size)
+    add('bytes', -size)
+end
+
 -- Puts a message in its place: as it stands in the arguments, or from where it was spooled.
 local function put(key, message, spool)
     if spool == '' then
@@ -203,14 +216,14 @@ local function end_due()
     return ended
 end
 
--- Ends the run of a job whose instance is gone: it runs again where its route says so, at most three times, or is
+-- Ends the run of a job whose instance is gone: it runs again where its route says so, if it may, or is
 -- done with 500, or the 410 of its cancellation.
 local function interrupt(inc, id, message, footprint, ending, cancelled)
     local j = job(id, 's', 'o', 'b', 'base', 'u', 'w', 'x', 'a', 'n', 'l', 'i', 'm')
     call('SREM', P .. 'run:' .. inc, id)
     call('SREM', P .. 'x:' .. inc, id)
     if j.s ~= 'r' or j.i ~= inc then return 'gone' end
-    if j.a == '1' and tonumber(j.n) < 3 and not j.x then
+    if j.a == '1' and tonumber(j.n) < STARTS and not j.x then
         enter(id, j.l)
         return 'again'
     end

@@ -1,6 +1,5 @@
 -- reap: gives back what one incarnation past its lease had, 64 jobs at most. ARGV[5..]: lease in microseconds, the
--- message, footprint and ending of a job that is interrupted, footprint and ending of one that was cancelled, whether
--- there is mercy (1; 0 only in a test that shows what it is for).
+-- message, footprint and ending of a job that is interrupted, footprint and ending of one that was cancelled.
 -- Replies `none`; `mercy`: no instance could reach the engine for a while, or its clock jumped, so nothing is reaped
 -- for a lease; or `reaped INCARNATION HOST PID INTERRUPTED AGAIN RESTORED MORE`.
 local lease, tick, mercy = tonumber(ARGV[5]), meta('tick'), meta('mercy')
@@ -14,7 +13,7 @@ if now < tick - 1000000 or now - tick > lease / 2 or mercy > now + lease then
 end
 local inc = call('SRANDMEMBER', P .. 'gone')
 if not inc then
-    if now < mercy and ARGV[11] == '1' then return {'mercy'} end
+    if now < mercy then return {'mercy'} end
     inc = call('ZRANGEBYSCORE', P .. 'i', '-inf', text(now), 'LIMIT', 0, 1)[1]
     if not inc then return {'none'} end
     call('ZREM', P .. 'i', inc)

@@ -1,6 +1,6 @@
 -- retry: delays a running job: then it runs again, or is done with the answer that it has. ARGV[5..]: incarnation, id,
--- fence, delay in microseconds, attempts at it (empty: as they were), shortages, log, progress, answer (or empty), its footprint, ending,
--- whether the start counts (1 or 0), how much was logged in all.
+-- fence, delay in microseconds, attempts at it (empty: as they were), shortages, log, progress, answer (or empty), its
+-- footprint, ending, how much was logged in all. A run that comes to this was no start that `interrupt` counts.
 -- Replies `delayed`; `cancelled` or `full`: it is to be finished; `lost` or `fenced`.
 local inc, id = ARGV[5], ARGV[6]
 if not is_living(inc) then return reply({'fenced'}) end
@@ -13,9 +13,9 @@ if bytes > tonumber(j.b) then return reply({'full'}) end
 call('SREM', P .. 'run:' .. inc, id)
 call('HDEL', key, 'i', 'F')
 call('HSET', key, 's', 'w', 'lg', #log)
-if ARGV[9] ~= '' then call('HSET', key, 'm', ARGV[9], 'sh', ARGV[10], 'lo', ARGV[17]) end
+if ARGV[9] ~= '' then call('HSET', key, 'm', ARGV[9], 'sh', ARGV[10], 'lo', ARGV[16]) end
 if ARGV[12] ~= '' then call('HSET', key, 'p', ARGV[12]) end
-if ARGV[16] == '0' then call('HINCRBY', key, 'n', -1) end
+call('HINCRBY', key, 'n', -1)
 if log ~= '' then call('SET', P .. 'g:' .. id, log) end
 if answer == '' then
     call('ZADD', P .. 'w', until_, id)

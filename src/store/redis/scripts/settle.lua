@@ -12,7 +12,7 @@ for n = 6, #ARGV, 3 do
             call('ZREM', P .. 'v:' .. j.o, id)
             local log = tonumber(j.lg or 0)
             if ARGV[5] == '1' and log > 0 and not is_gone(j.o, id) then
-                local bytes = 320 + allocated(log)
+                local bytes = RECORD + allocated(log)
                 call('UNLINK', P .. 'r:' .. id, P .. 'n:' .. id)
                 call('HDEL', P .. 'j:' .. id, 'i', 'F', 'e')
                 call('HSET', P .. 'j:' .. id, 's', 'c', 'b', text(bytes))
@@ -20,7 +20,7 @@ for n = 6, #ARGV, 3 do
                 add('logbytes', bytes)
                 call('ZADD', P .. 'lg:' .. j.o, id, id)
                 call('ZADD', P .. 'le', text(age()), id)
-                if call('ZCARD', P .. 'lg:' .. j.o) > 64 then
+                if call('ZCARD', P .. 'lg:' .. j.o) > LOGS then
                     drop_log(call('ZRANGE', P .. 'lg:' .. j.o, 0, 0)[1])
                 end
             else

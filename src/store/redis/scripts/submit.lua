@@ -32,7 +32,7 @@ make_room(wanted, capacity)
 
 local id = text(math.max(stamp, meta('last') + 1))
 call('HSET', META, 'last', id)
-call('HSET', P .. 'j:' .. id, 's', 'q', 'o', owner, 'k', keep, 'l', lane, 'b', text(footprint), 'base', base,
+call('HSET', P .. 'j:' .. id, 's', 'q', 'o', owner, 'l', lane, 'b', text(footprint), 'base', base,
     'c', text(stamp), 'n', '0')
 call('SET', P .. 'n:' .. id, lines)
 put(P .. 'q:' .. id, message, spool)

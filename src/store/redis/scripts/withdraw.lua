@@ -31,14 +31,7 @@ elseif last == tonumber(number) then
         end
         if j.o and ARGV[7] ~= '' then
             local known = call('HGET', P .. 'k:' .. j.o, ARGV[7])
-            if known and string.match(known, ' (%d+)$') == id then
-                local size = 224 + 2 * allocated(#ARGV[7])
-                call('HDEL', P .. 'k:' .. j.o, ARGV[7])
-                call('ZREM', P .. 'ke', j.o .. '\n' .. ARGV[7])
-                if call('HINCRBY', P .. 'kb', j.o, -size) <= 0 then call('HDEL', P .. 'kb', j.o) end
-                add('keybytes', -size)
-                add('bytes', -size)
-            end
+            if known and string.match(known, ' (%d+)$') == id then drop_key(j.o, ARGV[7]) end
         end
     elseif was[1] == 'done' then
         local j = job(id, 's', 'o', 'i', 'F', 'f', 'fa', 'b')
