@@ -98,11 +98,15 @@ pub struct Rules {
 }
 
 /// What fails.
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "only tests of the shared store make all of them")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failures {
     /// Nothing.
     None,
-    /// The way to the engine, for so short a time that no instance is taken for dead: a `503` is no answer.
+    /// The way to the engine of a shared store, for so short a time that no instance is taken for dead: a `503` is no answer.
     Ways,
     /// Instances die, or are taken for dead: what one runs is interrupted, and what it has delivered may come back.
     Instances,
