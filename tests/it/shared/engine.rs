@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Connection, Value};
 
-use crate::support::TempDir;
+use crate::support::{TempDir, eventually};
 
 /// A server.
 pub struct Engine {
@@ -117,6 +117,25 @@ impl Engine {
     pub fn restart(&mut self) {
         self.kill();
         assert!(self.launch(), "it starts again:\n{}", self.log());
+    }
+
+    /// Starts one that loses nothing, as the replica of another.
+    pub fn replica_of(primary: &Self) -> Self {
+        Self::start(&[DURABLE, &["--replicaof", "127.0.0.1", &primary.port.to_string()]].concat())
+    }
+
+    /// Starts it again where it was, as the replica of another.
+    pub fn restart_as_replica_of(&mut self, primary: &Self) {
+        let port = primary.port.to_string();
+        self.arguments.extend(["--replicaof", "127.0.0.1", &port].map(str::to_owned));
+        self.restart();
+    }
+
+    /// Waits until it has all of its primary.
+    pub fn wait_in_step(&self) {
+        eventually("the replica has its primary", || {
+            self.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
+        });
     }
 
     /// Sends it a signal.

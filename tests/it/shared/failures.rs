@@ -398,12 +398,8 @@ fn an_address_in_the_environment_that_is_not_utf8_is_refused() {
 #[test]
 fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
     let primary = Engine::durable();
-    let replica = Engine::start(
-        &[DURABLE, &["--replicaof", "127.0.0.1", &primary.port.to_string()]].concat(),
-    );
-    eventually("the replica has its primary", || {
-        replica.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
-    });
+    let replica = Engine::replica_of(&primary);
+    replica.wait_in_step();
     assert_refused(&replica.address(), &[], "not the primary");
     let both = format!("redis://127.0.0.1:{},127.0.0.1:{}?replicas=1", replica.port, primary.port);
     let mut instances = Instances { engine: replica, all: vec![start(&both, "", &[])] };
@@ -435,9 +431,7 @@ fn an_engine_that_breaks_promises_is_refused_after_a_failover() {
     let replica = Engine::start(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
     let both = format!("redis://127.0.0.1:{},127.0.0.1:{}", primary.port, replica.port);
     let instances = Instances { all: vec![start(&both, "", &[])], engine: replica };
-    eventually("the replica has its primary", || {
-        instances.engine.command::<String>(&["INFO", "replication"]).contains("link_status:up")
-    });
+    instances.engine.wait_in_step();
     drop(primary);
     instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
     instances.refuses(0);

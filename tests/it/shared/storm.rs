@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -41,11 +41,13 @@ struct Answer {
 }
 
 struct Storm {
-    addresses: Mutex<Vec<std::net::SocketAddr>>,
+    addresses: Mutex<Vec<SocketAddr>>,
     /// The accepted jobs by their number.
     jobs: Mutex<BTreeMap<usize, Seen>>,
     /// Which instances were hit, and when the hit was over; all by a fault of the engine.
     hits: Mutex<Vec<(usize, Instant)>>,
+    /// How many faults there were.
+    faults: AtomicUsize,
     next: AtomicUsize,
     is_over: AtomicBool,
     file: String,
@@ -180,15 +182,67 @@ impl Storm {
     }
 }
 
+/// Faults of instances, of ways, and of one engine.
 struct Weather {
     engine: Engine,
     proxies: Vec<Proxy>,
     deferds: Vec<Deferd>,
 }
 
-fn launch(proxy: &Proxy) -> Deferd {
+/// Faults of instances, and of two engines, one of them the primary: it dies, and its replica takes its place.
+struct Failovers {
+    primary: Engine,
+    replica: Engine,
+    address: String,
+    deferds: Vec<Deferd>,
+}
+
+impl Failovers {
+    fn fault(&mut self, storm: &Storm, random: &mut Rng) {
+        let n = random.usize(..INSTANCES);
+        let mut wait = |most| thread::sleep(Duration::from_millis(random.u64(50..most)));
+        match storm.faults.fetch_add(1, Ordering::Relaxed) % 4 {
+            0 => {
+                storm.hit([n]);
+                self.deferds[n].signal("-KILL");
+                self.deferds[n].wait();
+                wait(600);
+                self.deferds[n] = launch(&self.address);
+                storm.addresses.lock().unwrap()[n] = self.deferds[n].address;
+                storm.hit([n]);
+            }
+            1 => {
+                // What is not on the replica is not acknowledged.
+                self.replica.signal("-STOP");
+                wait(1500);
+                self.replica.signal("-CONT");
+            }
+            2 => {
+                storm.hit([n]);
+                self.deferds[n].signal("-STOP");
+                wait(4000);
+                self.deferds[n].signal("-CONT");
+                storm.hit([n]);
+            }
+            _ => {
+                self.replica.wait_in_step();
+                // A collection that the replica has not seen comes back.
+                storm.hit(0..INSTANCES);
+                self.primary.kill();
+                wait(1000);
+                self.replica.command::<()>(&["REPLICAOF", "NO", "ONE"]);
+                std::mem::swap(&mut self.primary, &mut self.replica);
+                wait(1000);
+                self.replica.restart_as_replica_of(&self.primary);
+                storm.hit(0..INSTANCES);
+            }
+        }
+    }
+}
+
+fn launch(address: &str) -> Deferd {
     let again = format!("/again/=run:{},rerun=yes", crate::support::fixtures().display());
-    start(&proxy.address(), "", &["--workers", "3", "--route", &again, "--grace", "1s"])
+    start(address, "", &["--workers", "3", "--route", &again, "--grace", "1s"])
 }
 
 impl Weather {
@@ -202,7 +256,7 @@ impl Weather {
                 self.deferds[n].signal("-KILL");
                 self.deferds[n].wait();
                 thread::sleep(millis(random, 600));
-                self.deferds[n] = launch(&self.proxies[n]);
+                self.deferds[n] = launch(&self.proxies[n].address());
                 storm.addresses.lock().unwrap()[n] = self.deferds[n].address;
             }
             1 => {
@@ -236,25 +290,22 @@ impl Weather {
     }
 }
 
-#[test]
-fn nothing_is_lost_or_doubled_in_a_storm() {
+/// Has clients use these instances for a while, with faults; then every accepted job is accounted for.
+fn rage(addresses: Vec<SocketAddr>, mut fault: impl FnMut(&Storm, &mut Rng)) {
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let seed = variable("DEFERD_TEST_SEED").unwrap_or_else(clock);
     let span = Duration::from_secs(variable("DEFERD_TEST_STORM").unwrap_or(60));
     println!("DEFERD_TEST_SEED={seed}");
     let dir = TempDir::new();
-    let engine = Engine::durable();
-    let proxies: Vec<Proxy> = (0..INSTANCES).map(|_| Proxy::start(engine.port)).collect();
-    let deferds: Vec<Deferd> = proxies.iter().map(launch).collect();
     let storm = Storm {
-        addresses: Mutex::new(deferds.iter().map(|deferd| deferd.address).collect()),
+        addresses: Mutex::new(addresses),
         jobs: Mutex::default(),
         hits: Mutex::default(),
+        faults: AtomicUsize::new(0),
         next: AtomicUsize::new(0),
         is_over: AtomicBool::new(false),
         file: dir.join("begun").display().to_string(),
     };
-    let mut weather = Weather { engine, proxies, deferds };
     thread::scope(|scope| {
         for n in 0..CLIENTS {
             let storm = &storm;
@@ -274,7 +325,7 @@ fn nothing_is_lost_or_doubled_in_a_storm() {
         let end = Instant::now() + span;
         while Instant::now() < end {
             thread::sleep(Duration::from_millis(random.u64(600..1600)));
-            weather.fault(&storm, &mut random);
+            fault(&storm, &mut random);
         }
         storm.is_over.store(true, Ordering::Release);
     });
@@ -284,10 +335,33 @@ fn nothing_is_lost_or_doubled_in_a_storm() {
         thread::sleep(Duration::from_millis(2));
     }
     storm.check();
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_in_a_storm() {
+    let engine = Engine::durable();
+    let proxies: Vec<Proxy> = (0..INSTANCES).map(|_| Proxy::start(engine.port)).collect();
+    let deferds: Vec<Deferd> = proxies.iter().map(|proxy| launch(&proxy.address())).collect();
+    let addresses = deferds.iter().map(|deferd| deferd.address).collect();
+    let mut weather = Weather { engine, proxies, deferds };
+    rage(addresses, |storm, random| weather.fault(storm, random));
     // What was accepted and whose 202 was lost is there as well.
-    let mut client = weather.deferds[0].client();
-    eventually("nothing runs any more", || client.list("pending").is_empty());
     Instances { engine: weather.engine, all: weather.deferds }.end_empty();
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_over_failovers() {
+    let primary = Engine::durable();
+    let replica = Engine::replica_of(&primary);
+    replica.wait_in_step();
+    let address =
+        format!("redis://127.0.0.1:{},127.0.0.1:{}?replicas=1", primary.port, replica.port);
+    let deferds: Vec<Deferd> = (0..INSTANCES).map(|_| launch(&address)).collect();
+    let addresses = deferds.iter().map(|deferd| deferd.address).collect();
+    let mut failovers = Failovers { primary, replica, address, deferds };
+    rage(addresses, |storm, random| failovers.fault(storm, random));
+    failovers.replica.wait_in_step();
+    Instances { engine: failovers.primary, all: failovers.deferds }.end_empty();
 }
 
 /// Without the memo an operation whose answer is lost happens twice.
