@@ -202,8 +202,21 @@ test("a thousand jobs are shown, filtered, and used by the keyboard alone", asyn
   await page.keyboard.press("Escape");
   await page.locator("#sheet").waitFor({ state: "hidden" });
   await eventually("the job has the focus again", () =>
-    page.evaluate(() => document.activeElement.textContent.includes("many=777.")));
-  await page.keyboard.press("/");
+    page.evaluate(() => document.activeElement.textContent.includes("many=777.") && location.hash === ""));
+  // The dialog's close event comes a frame late: another job that is open by then stays, and so does the focus.
+  const close = (then) => page.evaluate(async ([then, id]) => {
+    document.getElementById("sheet").close();
+    if (then === "open") location.hash = id;
+    else document.getElementById("find").focus();
+    for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);
+    return document.activeElement.id;
+  }, [then, ids[0]]);
+  await page.keyboard.press("Enter");
+  await has(page.locator("#content"), `{"server":"arango"`);
+  await close("open");
+  await has(page.locator("#facts"), ids[0]);
+  await has(page.locator("#content"), `{"server":"arango"`);
+  assert.equal(await close("type"), "find");
   await page.keyboard.press("Escape");
   await eventually("all are back", async () => (await page.locator(".job").count()) >= 1000);
   await page.keyboard.press("j");
