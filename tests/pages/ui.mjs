@@ -158,23 +158,57 @@ test("what failed says why, and can be run again and deleted", async (context) =
 });
 
 test("nothing that a client or a script says is read as HTML", async (context) => {
+  const none = async () => assert.equal(await page.locator("img, b, main script, dialog script").count(), 0);
   const html = `<img src=x onerror="alert(1)"><b>bold</b><script>alert(2)</script>`;
   const teller = new Teller(context);
   await teller.start(`&${encodeURIComponent(html)}`);
   const page = await open(context);
   teller.tell(`${html}\n`);
   const job = page.locator(".job.running").first();
+  await has(job.locator(".target"), encodeURIComponent("<b>bold"));
   await has(job.locator(".note"), html);
+  await none();
   await job.click();
+  await has(page.locator("#name"), encodeURIComponent("<b>bold"));
   await has(page.locator("#log"), html);
+  await none();
   teller.end("3");
   await has(page.locator("#why"), html);
+  await none();
   const result = await submit("/run/s-cat", { method: "POST", body: html });
   await page.evaluate((id) => (location.hash = id), result);
   await has(page.locator("#content"), html);
+  await none();
+  // A hash that is no id closes the sheet.
   await page.evaluate((id) => (location.hash = id), "<img src=x>");
-  assert.equal(await page.locator("img, b, main script, dialog script").count(), 0);
+  await page.locator("#sheet").waitFor({ state: "hidden" });
+  await none();
+  // The id of no job.
+  await page.evaluate((id) => (location.hash = id), "1");
+  await has(page.locator("#verdict .state"), "gone");
+  await none();
   for (const id of [result, teller.id]) await ask(`/_api/job/${id}`, { method: "DELETE" });
+});
+
+test("the plots show what has ended, and what ends meanwhile", async (context) => {
+  const ids = [];
+  const run = async () => {
+    const two = [await submit("/run/s-cat"), await submit("/run/s-cat")];
+    ids.push(...two);
+    for (const id of two) await eventually("it is done", async () => (await ask(`/_api/job/${id}`)).status === 200);
+  };
+  await run();
+  const page = await open(context);
+  const lines = () => page.locator(".plot svg path").evaluateAll((paths) => paths.map((path) => path.getAttribute("d")));
+  await eventually("all lines are drawn", async () => (await lines()).length >= 3 && (await lines()).every(Boolean));
+  const done = async () => Number(/(\d+) done/.exec(await page.locator(".plot .key").nth(1).textContent())?.[1]);
+  const before = await done();
+  assert(before >= 2, `${before} done`);
+  assert((await page.locator(".plot svg rect.done").count()) >= 1);
+  await run();
+  await eventually("two more are counted", async () => (await done()) === before + 2);
+  assert((await lines()).length >= 3 && (await lines()).every(Boolean));
+  for (const id of ids) await ask(`/_api/job/${id}`, { method: "DELETE" });
 });
 
 test("a thousand jobs are shown, filtered, and used by the keyboard alone", async (context) => {
