@@ -55,7 +55,7 @@ for sender in github gitea standard; do
     done
     [ "${first%% *}" = 200 ]
     id=${first#200 }
-    until [ "$(curl -fsS -o /dev/null -w '%{http_code}' "$DEFERD_URL/_api/job/$id")" = 200 ]; do sleep 0.05; done
+    [ "$(curl -fsS -o /dev/null -w '%{http_code}' -H 'prefer: wait=60' "$DEFERD_URL/_api/job/$id")" = 200 ]
     cmp "$payload" "$dir/$sender.runs"
     rm "$dir/$sender.runs"
 done
