@@ -39,3 +39,16 @@ make_user() (
     echo "$lines" | sed -n 's/^line for --auth: //p' >"$1"
     echo "$lines" | sed -n 's/^token: //p'
 )
+
+# Makes a certificate for localhost, and for no address, in DIR: localhost.crt and localhost.key, by an authority of its
+# own, authority.crt, which no system knows. Needs openssl.
+make_certificate() (
+    cd "$1" || exit 1
+    {
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout authority.key -out authority.crt -subj '/CN=deferd test' &&
+            openssl req -newkey rsa:2048 -nodes -keyout localhost.key -out localhost.csr -subj '/CN=localhost' &&
+            printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n' >extensions &&
+            openssl x509 -req -in localhost.csr -CA authority.crt -CAkey authority.key -CAcreateserial -days 2 \
+                -extfile extensions -out localhost.crt
+    } 2>openssl.log || { cat openssl.log >&2 && exit 1; }
+)

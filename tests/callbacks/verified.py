@@ -1,11 +1,14 @@
 """Each callback is verified by the reference implementation of Standard Webhooks.
 
-verified.py SECRETS: starts a receiver, and beside it a deferd that may call it and signs with each line of SECRETS. The
-receiver fails each first delivery, so that every callback comes twice: with the same webhook-id, at another time.
+verified.py SECRETS [CERTIFICATE [REASON]]: starts a receiver, over https with CERTIFICATE.crt and .key, and beside it a
+deferd that may call it and signs with each line of SECRETS. The receiver fails each first delivery, so that every
+callback comes twice: with the same webhook-id, at another time. With REASON, deferd must give all up, send the receiver
+none, and say this in its log.
 """
 
 import http.server
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -35,8 +38,8 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def submit(callback):
-    """Runs beside deferd: submits jobs that end in different ways, and waits until all are told."""
+def submit(callback, reason):
+    """Runs beside deferd: submits jobs that end in different ways, and waits until all are told, or given up."""
     for n in range(JOBS):
         request = urllib.request.Request(f"{os.environ['DEFERD_URL']}/run/s-exit?{n}", method="POST")
         request.add_header("x-arango-async", "store")
@@ -48,10 +51,16 @@ def submit(callback):
     while True:
         with urllib.request.urlopen(f"{os.environ['DEFERD_URL']}/_admin/metrics") as answer:
             metrics = answer.read().decode()
-        if f'deferd_jobs_finished_total{{route="callback",outcome="ok"}} {JOBS}\n' in metrics:
-            return
+        outcome = "error" if reason else "ok"
+        if f'deferd_jobs_finished_total{{route="callback",outcome="{outcome}"}} {JOBS}\n' in metrics:
+            break
         assert time.monotonic() < deadline, metrics
         time.sleep(0.1)
+    with open(os.environ["DEFERD_LOG"]) as log:
+        failed = [line for line in log if "callback=localhost:" in line and "the receiver answered 503" not in line]
+    # After the first of them, the receiver is left alone for a while.
+    assert bool(failed) == bool(reason), failed
+    assert all(line.endswith(f": {reason}\n") for line in failed), failed
 
 
 def verify(secrets, ids):
@@ -78,17 +87,27 @@ def verify(secrets, ids):
         assert body == same and second - first >= BACKOFF, second - first
 
 
-def main(path):
+def main(path, certificate=None, reason=None):
     secrets = open(path).read().split()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(f"{certificate}.crt", f"{certificate}.key")
+        # Each connection's thread shakes hands for itself.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/told"
-    command = f"'{sys.executable}' tests/callbacks/verified.py --submit {url}"
+    url = f"{'https' if certificate else 'http'}://localhost:{server.server_port}/told"
+    command = f"'{sys.executable}' tests/callbacks/verified.py --submit {url} '{reason or ''}'"
     options = ["--route", "/run/=run:tests/scripts", "--allow-callback", url, "--callback-secret", path]
     ran = subprocess.run(["scripts/with-deferd", command, *options], stdout=subprocess.PIPE, check=True, timeout=300)
-    verify(secrets, ran.stdout.decode().split())
-    print(f"{len(Receiver.deliveries)} callbacks of {JOBS} jobs verified with {len(secrets)} secrets")
+    ids = ran.stdout.decode().split()
+    if reason:
+        assert not Receiver.deliveries
+        print(f"{len(ids)} callbacks given up, none delivered: {reason}")
+    else:
+        verify(secrets, ids)
+        print(f"{len(Receiver.deliveries)} callbacks of {JOBS} jobs verified with {len(secrets)} secrets: {url}")
 
 
 if __name__ == "__main__":
-    submit(sys.argv[2]) if sys.argv[1] == "--submit" else main(sys.argv[1])
+    submit(*sys.argv[2:]) if sys.argv[1] == "--submit" else main(*sys.argv[1:])
