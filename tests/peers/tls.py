@@ -31,9 +31,10 @@ class Unknown(unittest.TestCase):
 
 
 def refused(test, path):
-    """A 502, at once and as a result, without the file and without the upstream's address."""
+    """A 502, at once and as a result, that says why, without the file and without the upstream's address."""
     for status, _, content in ask(DEFERD, "GET", path), deferred("GET", path):
         test.assertEqual(status, 502, content)
+        test.assertIn(b"the upstream: no secure connection", content)
         test.assertNotIn(b"hello", content)
         test.assertNotIn(b"127.0.0.1", content)
 

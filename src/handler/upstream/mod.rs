@@ -312,6 +312,8 @@ impl UpstreamHandler {
 }
 
 const INVALID: &str = "its answer is not valid HTTP";
+const INSECURE: &str =
+    "no secure connection: its certificate is not trusted, or it does not speak TLS";
 /// Not the upstream's fault; the message says so.
 const CANNOT_CONNECT: &str = "no connection to the upstream can be opened";
 
@@ -348,7 +350,7 @@ impl Phase {
             }
             #[cfg(feature = "tls")]
             ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
-                return bad("no secure connection");
+                return bad(INSECURE);
             }
             _ => ErrorKind::Other,
         };
@@ -370,6 +372,8 @@ impl Phase {
             (Self::Connecting, ErrorKind::TimedOut) => {
                 bad(&format!("no connection in time: connect-timeout {}", connect_limit()))
             }
+            // As ureq hands on what a handshake of TLS fails with.
+            (Self::Connecting, ErrorKind::InvalidData) => bad(INSECURE),
             (Self::Connecting, _) => bad("cannot connect"),
             (Self::Sending, ErrorKind::TimedOut) => late("it did not take the request in time"),
             (Self::Sending, _) => bad("the connection broke while the request was sent"),
