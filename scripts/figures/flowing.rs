@@ -1,6 +1,7 @@
 //! Answers that pass while their client waits: how soon each piece arrives, how fast a GiB passes, and how much memory
 //! that takes. Of upstreams beside nginx, of scripts beside a `cat` that writes into the client's socket.
 
+use std::cell::Cell;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -86,14 +87,12 @@ fn pieces(table: &mut Table, directory: &Path, source: &Source) {
         Way::asking("deferd", server.address, "/up/pieces"),
         Way::asking("nginx, proxy_buffering off", nginx, "/up/pieces"),
     ];
-    let target = format!("/cgi/copy?{}", source.fifo.display());
     let script = [
         Way::new("cat into a socket", || {
-            source.write_into_fifo();
-            into_socket(Command::new("cat").arg(&source.fifo))
+            into_socket(Command::new("cat").arg(source.write_into_fifo()))
         }),
         Way::new("deferd", || {
-            source.write_into_fifo();
+            let target = format!("/cgi/copy?{}", source.write_into_fifo().display());
             (Way::asking("", server.address, &target).begin)()
         }),
     ];
@@ -177,10 +176,13 @@ fn into_socket(command: &mut Command) -> TcpStream {
     stream
 }
 
-/// Where pieces are written: an upstream, and a FIFO for scripts.
+/// Where pieces are written: an upstream, and FIFOs for scripts.
 struct Source {
     address: SocketAddr,
-    fifo: PathBuf,
+    /// Where the FIFOs are.
+    directory: PathBuf,
+    /// How many FIFOs were made.
+    fifos: Cell<usize>,
     /// When the next piece was written, piece by piece.
     written: Receiver<Instant>,
     writer: Arc<Mutex<Sender<Instant>>>,
@@ -200,18 +202,21 @@ impl Source {
                 thread::spawn(move || serve(&stream.unwrap(), &writer));
             }
         });
-        let fifo = directory.join("fifo");
-        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        Self { address, fifo, written, writer }
+        Self { address, directory: directory.to_owned(), fifos: Cell::new(0), written, writer }
     }
 
-    /// Writes the pieces into the FIFO, once it is read.
-    fn write_into_fifo(&self) {
-        let (fifo, writer) = (self.fifo.clone(), Arc::clone(&self.writer));
+    /// Writes the pieces into a FIFO, once it is read; returns its path. Each round has one of its own: the reader of
+    /// the round before may not have seen the end yet, and would take pieces.
+    fn write_into_fifo(&self) -> PathBuf {
+        self.fifos.set(self.fifos.get() + 1);
+        let path = self.directory.join(format!("fifo-{}", self.fifos.get()));
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (fifo, writer) = (path.clone(), Arc::clone(&self.writer));
         thread::spawn(move || {
             let mut fifo = OpenOptions::new().write(true).open(fifo).unwrap();
             write_pieces(&writer, |piece| fifo.write_all(piece));
         });
+        path
     }
 
     /// Reads the pieces; how many milliseconds each took from where it was written.
