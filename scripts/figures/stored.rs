@@ -148,22 +148,32 @@ fn files(table: &mut Table, address: SocketAddr, data: &Path) {
             gone += 1;
         }
     }
-    // It becomes shorter when the store is idle.
-    thread::sleep(Duration::from_secs(4));
+    let bound = 1.1 * left as f64 + f64::from(4 << 20);
+    let short = shortened(data, bound);
     let mib = |bytes: usize| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     let work = format!("files, MiB, after {gone} of {RESULTS} results went");
     let what = format!("{} at most, of {} stored", mib(full), mib(left));
-    table.once(&work, &what, &mib(size(data)));
-    let bound = 1.1 * left as f64 + f64::from(4 << 20);
-    table.aim(
-        &format!("{work}, of 1.1 × stored + 4 MiB"),
-        size(data) as f64 / bound,
-        Aim::AtMost(1.0),
-    );
+    table.once(&work, &what, &mib(short));
+    let of_bound = short as f64 / bound;
+    table.aim(&format!("{work}, of 1.1 × stored + 4 MiB"), of_bound, Aim::AtMost(1.0));
     read(address, "DELETE", "/_api/job/all");
-    thread::sleep(Duration::from_secs(4));
-    let empty = size(data) as f64 / f64::from(1 << 20);
+    let empty = shortened(data, f64::from(4 << 20)) as f64 / f64::from(1 << 20);
     table.aim("files, MiB, when all are gone", empty, Aim::AtMost(4.0));
+}
+
+/// Waits until the files have at most so many bytes and stay as they are, for ten seconds at most: they become shorter
+/// when the store is idle. Returns how many they have.
+fn shortened(data: &Path, bound: f64) -> usize {
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut before = size(data);
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        let now = size(data);
+        if (now == before && now as f64 <= bound) || Instant::now() >= end {
+            return now;
+        }
+        before = now;
+    }
 }
 
 /// The lengths of all files in a directory, in bytes.
