@@ -305,12 +305,11 @@ fn both_kinds_of_notices_leave_a_worker_to_jobs() {
     for (workers, receiver_hangs, program_hangs) in [("1", "1000", "1"), ("2", "600000", "600")] {
         let receiver = Upstream::start(|_, _| Then::Hang);
         let dir = TempDir::new();
-        let (program, end) = (dir.join("hangs"), dir.join("end"));
-        let wait = format!(
-            "timeout {program_hangs} sh -c 'until [ -e {} ]; do sleep 0.1; done'",
-            end.display()
-        );
-        fs::write(&program, format!("#!/bin/sh\n{wait}\n")).unwrap();
+        let program = dir.join("hangs");
+        // It ends with the directory at the latest, as deferd does not end it.
+        let wait = "while [ -e \"$0\" ]; do sleep 0.1; done";
+        let text = format!("#!/bin/sh\ntimeout {program_hangs} sh -c '{wait}' \"$0\"\n");
+        fs::write(&program, text).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let mut command = command();
         command.env("DEFERD_TEST_CALLBACK_TIME", receiver_hangs);
@@ -321,7 +320,6 @@ fn both_kinds_of_notices_leave_a_worker_to_jobs() {
             let id = store(&mut client, "/run/s-cat", &url(&receiver, ""));
             client.wait_done(&id);
         }
-        fs::write(&end, "").unwrap();
     }
 }
 
