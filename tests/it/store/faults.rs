@@ -13,7 +13,7 @@ use deferd::api::{Access, Api};
 use deferd::config::Pages;
 use deferd::error::Error;
 use deferd::job::execution::{OnLeave, Stop};
-use deferd::job::{Keep, RouteIndex};
+use deferd::job::{JobKey, Keep, RouteIndex};
 use deferd::jobs::{Jobs, Limits};
 use deferd::memory::Budget;
 use deferd::methods::AllowedMethods;
@@ -294,6 +294,44 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
         }
         assert!(has_exactly(&store, ROOM));
     }
+}
+
+/// Results that came while the disk failed, and do not fit all at once: those that fit are done.
+#[test]
+fn results_that_do_not_fit_at_once_are_done_one_by_one() {
+    let volume = Volume::default();
+    let store = open_for(ROOM, &volume, Durability::Commit).unwrap().0;
+    let jobs = batch(&store, 8, Until::Running);
+    let content = vec![b'x'; 60_000];
+    let fill = || {
+        let mut call = call(8, &nobody());
+        *call.request.body_mut() = content.clone().into();
+        offer(&store, call, Keep::Result, at(THEN)).map(key)
+    };
+    let mut fillers: Vec<_> = (0..9).map(|_| fill().unwrap()).collect();
+    volume.limit(Some(0));
+    fillers.extend(std::iter::from_fn(|| fill().ok()));
+    claim_all(&store);
+    let remove = |filler: JobKey| {
+        eventually("it is removed", || store.forget(&filler).is_ok());
+        store.finish(&filler, response(8), at(THEN));
+    };
+    let rest = fillers.split_off(4);
+    fillers.into_iter().for_each(remove);
+    store.flush().unwrap();
+    let times = usize::MAX;
+    volume.fail(Some(FaultPlan { kind: Kind::Sync, after: 0, times, how: How::Cleanly }));
+    for job in &jobs {
+        store.finish(&job.key, Response::new(content.clone().into()), at(THEN));
+    }
+    eventually("the store fails", || store.check(0).is_err());
+    volume.fail(None);
+    let is_done = |job: &Job| matches!(store.peek(&job.key), Lookup::Done(_));
+    eventually("the first is done", || is_done(&jobs[0]));
+    assert!(!is_done(&jobs[7]), "they fit at once");
+    rest.into_iter().for_each(remove);
+    eventually("all are done", || jobs.iter().all(is_done));
+    eventually("jobs are accepted again", || store.check(0).is_ok());
 }
 
 /// The built-in endpoints as the only route.
