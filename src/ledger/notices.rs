@@ -215,7 +215,8 @@ impl<Q, R> Ledger<Q, R> {
             }
             Receiver::Url(url) => {
                 let record = self.record_at_end(job, pending, summary, now.stamp);
-                notice::to_url(url, job.id, &job.owner, record.to_json(&job.owner))
+                let record = record.to_json(&job.owner);
+                notice::to_url(url, job.id, &job.owner, record, now.age)
             }
         })
     }
