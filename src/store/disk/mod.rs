@@ -387,19 +387,25 @@ impl Store for DiskStore {
         // On disk a redirected job runs all the while: what led to the redirect has had its effects.
         let is_redirected = attempt.redirected.is_some();
         let mut state = self.shared.lock();
-        match state.ledger.retry(job, attempt, until) {
+        let kept = state.ledger.retry(job, attempt, until);
+        match kept {
             Ok(()) if is_redirected => {}
             Ok(()) => state.put_off(Change::Retry(job.id)),
             Err(_) => drop(state.finish(job, Error::Cancelled.response().into(), now)),
         }
+        // Before the attempt is.
+        drop(state);
     }
 
     fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment) {
         attempt.call.request.body().close();
         let mut state = self.shared.lock();
-        if state.ledger.redirect(job, attempt).is_err() {
+        let kept = state.ledger.redirect(job, attempt);
+        if kept.is_err() {
             state.finish(job, Error::Cancelled.response().into(), now);
         }
+        // Before the attempt is.
+        drop(state);
     }
 
     fn overdue(&self, span: Duration) -> Vec<Claimed> {
