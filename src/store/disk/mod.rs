@@ -160,15 +160,18 @@ impl DiskStore {
         Ok((store, recovered))
     }
 
-    /// Reads a request, if need be again and again; `None` when the job was stopped meanwhile, or its
-    /// request is damaged or larger than the memory: then it has its result.
+    /// Reads a request, if need be again and again; `None` if the job was stopped meanwhile, or its request is damaged
+    /// or larger than the memory: then it has its result.
     fn fetch(&self, job: &JobKey, execution: &Execution) -> Option<Box<Call>> {
         let error = loop {
             match self.request(job) {
-                Ok(Some(call)) => return Some(call),
-                Ok(None) => break Error::Internal("the stored request is damaged".into()),
+                Ok(call) => return Some(call),
+                Err(Unloaded::Damaged(what)) => {
+                    log::warn!("job={} its request is damaged: {what}", job.id);
+                    break Error::Internal("the stored request is damaged".into());
+                }
                 Err(_) if self.shared.is_closed() => return None,
-                Err(Unloaded::NoMemory | Unloaded::Damaged(_)) => {}
+                Err(Unloaded::NoMemory) => {}
                 Err(Unloaded::TooLarge) => {
                     let what = "the stored request is larger than --max-memory: raise that";
                     break Error::InsufficientStorage(what.into());
@@ -197,26 +200,25 @@ impl DiskStore {
         Some(Taken { job, route, created, starts, rerun, execution, work })
     }
 
-    /// Reads a request; `None` if it is damaged.
-    fn request(&self, job: &JobKey) -> Result<Option<Box<Call>>, Unloaded> {
-        let Some(record) = self.shared.read(|tables| tables.record(job.id))? else {
-            return Ok(None);
+    /// Reads the request of a job that runs.
+    fn request(&self, job: &JobKey) -> Result<Box<Call>, Unloaded> {
+        let damaged = |what: &str| Unloaded::Damaged(what.into());
+        let record = self.shared.read(|tables| tables.record(job.id))?;
+        let Some(Record { owner, footprint, state, .. }) = record else {
+            return Err(damaged("its record is missing or cannot be understood"));
         };
-        let Stage::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
-        let content = match self.file(job, record.footprint) {
-            Err(Unloaded::Damaged(what)) => {
-                log::warn!("job={} {what}", job.id);
-                return Ok(None);
-            }
-            content => content?,
+        let Stage::Pending { connection, auth_type, .. } = state else {
+            return Err(damaged("its record is not that of a pending job"));
         };
-        let size = record.footprint - content.as_ref().map_or(0, Content::len);
+        let content = self.file(job, footprint)?;
+        let size = footprint - content.as_ref().map_or(0, Content::len);
         let message = self
             .loads
             .request(size, |charge| self.shared.read(|tables| tables.message(job.id, charge)))?;
         let request = message.and_then(|message| message::read_request(message, content));
-        let call = |request| Box::new(Call { request, connection, owner: record.owner, auth_type });
-        Ok(request.map(call))
+        let request =
+            request.ok_or_else(|| damaged("its message is missing or cannot be understood"))?;
+        Ok(Box::new(Call { request, connection, owner, auth_type }))
     }
 
     /// Opens the content of a job's message, if that is in a file; of this footprint are both together.
@@ -266,17 +268,7 @@ impl DiskStore {
         }
     }
 
-    /// Forgets the owner's results that are in reach; returns how many.
-    fn forget_results(&self, owner: &Owner, reach: Reach) -> usize {
-        let mut count = 0;
-        loop {
-            match self.forget_batch(owner, reach) {
-                0 => return count,
-                n => count += n,
-            }
-        }
-    }
-
+    /// Forgets at most [`BATCH`] of the owner's results that are in reach; returns how many.
     fn forget_batch(&self, owner: &Owner, reach: Reach) -> usize {
         let mut state = self.shared.lock();
         let batch = state.ledger.forget_batch(owner, reach);
@@ -606,7 +598,7 @@ impl Store for DiskStore {
         let pending = state.ledger.forget_pending_before(owner, before);
         state.put_off(Change::Forget(pending));
         drop(state);
-        self.forget_results(owner, Reach::Stamped(before));
+        while self.forget_batch(owner, Reach::Stamped(before)) > 0 {}
         self.flushed(Change::Settled)
     }
 

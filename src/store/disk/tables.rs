@@ -442,7 +442,7 @@ impl<'a> OpenTables<'a> {
                 end.notices.iter().try_for_each(|notice| self.accept(notice, unnamed))
             }
             Change::KeepLog(id, record) => {
-                self.jobs.insert(key(*id).as_slice(), record.to_text().as_bytes())?;
+                self.put_record(*id, record)?;
                 self.messages.remove(key(*id).as_slice())?;
                 self.name_file(*id, None, unnamed)
             }
@@ -460,7 +460,7 @@ impl<'a> OpenTables<'a> {
     }
 
     fn accept(&mut self, job: &NewJob, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
-        self.jobs.insert(key(job.id).as_slice(), job.record.to_text().as_bytes())?;
+        self.put_record(job.id, &job.record)?;
         self.put_message(job.id, &job.request.0, &job.request.1, unnamed)?;
         if let Some(IdempotencyKey { key: name, fingerprint }) = &job.key {
             let record = KeyRecord {
@@ -482,7 +482,7 @@ impl<'a> OpenTables<'a> {
         result: &StoredResult,
         unnamed: &mut BTreeSet<FileName>,
     ) -> Result<(), TableError> {
-        self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
+        self.put_record(id, record)?;
         let head = message::response_head(&result.response);
         self.put_message(id, &head, result.response.body(), unnamed)?;
         if !result.log.text.is_empty() {
@@ -530,26 +530,31 @@ impl<'a> OpenTables<'a> {
     }
 
     fn update(&mut self, id: JobId, change: impl FnOnce(&mut Stage)) -> Result<(), TableError> {
-        let record = self.record(id)?;
-        let Some(mut record) = record else { return Ok(()) };
+        let Some(mut record) = self.record(id)? else { return Ok(()) };
         change(&mut record.state);
+        self.put_record(id, &record)
+    }
+
+    /// Reads the record of a job; `None` if there is no such job.
+    fn record(&self, id: JobId) -> Result<Option<Record>, TableError> {
+        let Some(row) = self.jobs.get(key(id).as_slice())? else { return Ok(None) };
+        let damaged = || TableError(format!("the record of job {id} is damaged"));
+        Record::read(row.value()).map(Some).ok_or_else(damaged)
+    }
+
+    fn put_record(&mut self, id: JobId, record: &Record) -> Result<(), TableError> {
         self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
         Ok(())
     }
 
-    fn record(&self, id: JobId) -> Result<Option<Record>, TableError> {
-        Ok(self.jobs.get(key(id).as_slice())?.and_then(|row| Record::read(row.value())))
-    }
-
     fn forget(&mut self, id: JobId, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
-        match self.record(id)?.map(|record| record.state) {
-            Some(Stage::Pending { .. }) => self.update(id, |stage| {
-                if let Stage::Pending { keep, .. } = stage {
-                    *keep = Keep::Nothing;
-                }
-            }),
-            Some(Stage::Done { .. } | Stage::Collected { .. }) | None => self.remove(id, unnamed),
+        if let Some(mut record) = self.record(id)?
+            && let Stage::Pending { keep, .. } = &mut record.state
+        {
+            *keep = Keep::Nothing;
+            return self.put_record(id, &record);
         }
+        self.remove(id, unnamed)
     }
 
     fn remove_key(&mut self, owner: &Owner, key: &str) -> Result<(), TableError> {
@@ -564,5 +569,25 @@ impl<'a> OpenTables<'a> {
         self.messages.remove(key.as_slice())?;
         self.logs.remove(key.as_slice())?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redb::backends::InMemoryBackend;
+
+    #[test]
+    fn a_change_of_a_record_that_cannot_be_read_fails() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let write = database.begin_write().unwrap();
+        let mut open = OpenTables::of(&write).unwrap();
+        let [damaged, missing] = [7, 8].map(|id| JobId::new(id).unwrap());
+        open.jobs.insert(key(damaged).as_slice(), &b"no record"[..]).unwrap();
+        for change in [Change::Claim, |id, _| Change::Retry(id), |id, _| Change::Forget(vec![id])] {
+            let error = open.apply(&change(damaged, 1), &mut BTreeSet::new()).unwrap_err();
+            assert_eq!(error.to_string(), "the record of job 7 is damaged");
+            open.apply(&change(missing, 1), &mut BTreeSet::new()).unwrap();
+        }
     }
 }
