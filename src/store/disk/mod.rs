@@ -1,10 +1,11 @@
 //! The durable store: the ledger in memory, requests and results in one file, one writer.
 //!
 //! Owns what is waited for and what is not. Submissions, cancellations and deletions wait for the commit
-//! that makes them durable; starts wait where a job must not run twice; results are handed over, and
-//! done when they are durable; collecting and asking never wait for a commit. What is kept and in what
-//! form is `tables` and `record`, when it is written is `writer`, where to is `file` and `open`.
-//! Invariant: what this store has said is so after a crash; what it has not said may be so or not.
+//! that makes them durable, and so do starts; results are handed over, and done when they are durable;
+//! collecting and asking never wait for a commit. A relaxed store waits for no commit but that of the start of a
+//! job that runs again after a crash. What is kept and in what form is `tables` and `record`, when it is written is
+//! `writer`, where to is `engine` and `open`. Invariant: what this store has said is so after a crash, or, if it is
+//! relaxed, what it said more than 50 ms before; what it has not said may be so or not.
 
 mod engine;
 mod loads;
@@ -103,8 +104,8 @@ impl DiskStore {
         Ok((store, recovered))
     }
 
-    /// Opens the store over any storage that can be opened again and again, and a folder for large content. When that fails it is
-    /// left alone for `rest` before the next attempt.
+    /// Opens the store over any storage that can be opened again and again, and a folder for large content. When that
+    /// fails it is left alone for `rest` before the next attempt.
     ///
     /// # Errors
     /// In words: what is wrong with it.

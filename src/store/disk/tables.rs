@@ -1,9 +1,9 @@
 //! The tables: what is on disk, changed by whole transactions and read beside them.
 //!
-//! Owns their names, their format's version and how each change falls upon them. Nothing else names redb,
-//! but for the file beneath. Invariants: a file of another format is refused and not touched; a
-//! transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in
-//! redb, which means damage, is a [`TableError`].
+//! Owns their names, their format's version and how each change falls upon them. Nothing else names redb, but for
+//! the file beneath (`engine`) and its trait in `mod`. Invariants: a file of another format is refused and not
+//! touched; a transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in redb,
+//! which means damage, is a [`TableError`].
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -171,8 +171,8 @@ impl Tables {
         self.overlay.is_open()
     }
 
-    /// Makes the file shorter if more than half of it is free, and more than [`SLACK`]: beside what is `stored` in it and
-    /// in the files of content.
+    /// Makes the file shorter if more than half of it is free, and more than [`SLACK`]: beside what is `stored` in it
+    /// and in the files of content.
     ///
     /// # Errors
     /// [`TableError`]; then the tables must be opened anew.
