@@ -12,14 +12,13 @@ mod loads;
 mod open;
 mod order;
 mod outcome;
+mod reading;
 pub(in crate::store) mod record;
 mod state;
 mod submit;
 mod tables;
 mod writer;
 
-use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,9 +28,10 @@ use http::Response;
 use redb::StorageBackend;
 
 use self::engine::dirty::DirtyRanges;
-use self::loads::{Loads, Unloaded};
+use self::loads::Loads;
 use self::order::{Change, Urgency};
-use self::record::{FileRecord, Record, Stage};
+use self::reading::opened;
+use self::record::{Record, Stage};
 use self::state::{Place, Shared, State};
 use self::submit::{Prepared, Submitted};
 use self::tables::{TableError, Tables};
@@ -42,19 +42,18 @@ use super::{
 };
 use crate::clock::{self, Scale};
 pub use crate::config::Durability;
-use crate::content::{Content, IN_MEMORY};
+use crate::content::Content;
 use crate::error::Error;
-use crate::exchange::{Call, Owner};
-use crate::files::{FileName, Files};
+use crate::exchange::Owner;
+use crate::files::Files;
 use crate::job::attempt::{Attempt, Claimed};
-use crate::job::execution::{Execution, Stop};
+use crate::job::execution::Stop;
 use crate::job::log::{JobLog, LogEnd};
 use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp, message};
-use crate::ledger::job::Work;
+use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp};
 use crate::ledger::schedule::Turn;
-use crate::ledger::{BATCH, Cancel, Expired, Forgotten, Found, LogIs, Reach, Taken};
+use crate::ledger::{BATCH, Cancel, Expired, Forgotten, Found, LogIs, Reach};
 use crate::memory::Allowance;
 
 pub use self::open::{Directory, Recovered};
@@ -143,7 +142,7 @@ impl DiskStore {
         let scale = Arc::new(Scale::after(contents.reading.as_ref(), plan.ttl));
         let (ledger, recovered, failed) = open::ledger(contents, &scale, room, plan, find);
         tables.commit_overlay()?;
-        sweep(&*folder, &files);
+        open::sweep(&*folder, &files);
         let (orders, received) = unbounded();
         let urgency = match durability {
             Durability::Commit => Urgency::Urgent,
@@ -159,114 +158,6 @@ impl DiskStore {
             store.finish(&job, error.response(), clock::now());
         }
         Ok((store, recovered))
-    }
-
-    /// Reads a request, if need be again and again; `None` if the job was stopped meanwhile, or its request is damaged
-    /// or larger than the memory: then it has its result.
-    fn fetch(&self, job: &JobKey, execution: &Execution) -> Option<Box<Call>> {
-        let error = loop {
-            match self.request(job) {
-                Ok(call) => return Some(call),
-                Err(Unloaded::Damaged(what)) => {
-                    log::warn!("job={} its request is damaged: {what}", job.id);
-                    break Error::Internal("the stored request is damaged".into());
-                }
-                Err(_) if self.shared.is_closed() => return None,
-                Err(Unloaded::NoMemory) => {}
-                Err(Unloaded::TooLarge) => {
-                    let what = "the stored request is larger than --max-memory: raise that";
-                    break Error::InsufficientStorage(what.into());
-                }
-                Err(Unloaded::TableError(fault)) => {
-                    log::debug!("job={} its request cannot be read: {fault}", job.id);
-                }
-            }
-            if execution.sleep(self.rest).is_err() {
-                break Error::Cancelled;
-            }
-        };
-        self.finish(job, error.response(), clock::now());
-        None
-    }
-
-    /// Returns a job that was claimed with its request, which is read if it is on disk; `None` if it was
-    /// [finished](Self::fetch) instead.
-    fn load(&self, taken: Taken<Place<Box<Call>>>) -> Option<Taken<Box<Call>>> {
-        let Taken { job, route, created, starts, rerun, execution, work } = taken;
-        let work = match work {
-            Work::First(Place::Here(call)) => Work::First(call),
-            Work::First(Place::OnDisk) => Work::First(self.fetch(&job, &execution)?),
-            Work::Again(attempt) => Work::Again(attempt),
-        };
-        Some(Taken { job, route, created, starts, rerun, execution, work })
-    }
-
-    /// Reads the request of a job that runs.
-    fn request(&self, job: &JobKey) -> Result<Box<Call>, Unloaded> {
-        let damaged = |what: &str| Unloaded::Damaged(what.into());
-        let record = self.shared.read(|tables| tables.record(job.id))?;
-        let Some(Record { owner, footprint, state, .. }) = record else {
-            return Err(damaged("its record is missing or cannot be understood"));
-        };
-        let Stage::Pending { connection, auth_type, .. } = state else {
-            return Err(damaged("its record is not that of a pending job"));
-        };
-        let content = self.file(job, footprint)?;
-        let size = footprint - content.as_ref().map_or(0, Content::len);
-        let message = self
-            .loads
-            .request(size, |charge| self.shared.read(|tables| tables.message(job.id, charge)))?;
-        let request = message.and_then(|message| message::read_request(message, content));
-        let request =
-            request.ok_or_else(|| damaged("its message is missing or cannot be understood"))?;
-        Ok(Box::new(Call { request, connection, owner, auth_type }))
-    }
-
-    /// Opens the content of a job's message, if that is in a file; of this footprint are both together.
-    fn file(&self, job: &JobKey, footprint: usize) -> Result<Option<Content>, Unloaded> {
-        // Smaller content is in its message: no file of less becomes a job's content.
-        if footprint <= IN_MEMORY {
-            return Ok(None);
-        }
-        let named = || self.shared.read(|tables| tables.file(job.id));
-        let Some(file) = named()? else { return Ok(None) };
-        let content = file.content(&self.shared.folder);
-        let Err(error) = content.open() else { return Ok(Some(content)) };
-        let what = format!("content/{}: {error}", file.name);
-        match error.kind() {
-            // Removed since, and the file with it.
-            ErrorKind::NotFound if named()?.as_ref() != Some(&file) => Ok(None),
-            ErrorKind::NotFound | ErrorKind::UnexpectedEof => Err(Unloaded::Damaged(what)),
-            _ => Err(TableError::new(what).into()),
-        }
-    }
-
-    /// Reads a result of this footprint that the ledger says is there.
-    fn response(&self, job: &JobKey, footprint: usize) -> Lookup {
-        let damaged = || Unloaded::Damaged("its message cannot be understood".into());
-        let response = self.file(job, footprint).and_then(|content| {
-            let size = footprint - content.as_ref().map_or(0, Content::len);
-            let message = self.loads.result(job.id, size, |charge| {
-                self.shared.read(|tables| tables.message(job.id, charge))
-            })?;
-            let response = |message| message::read_response(message, content).ok_or_else(damaged);
-            message.map(response).transpose()
-        });
-        match response {
-            Ok(Some(response)) => Lookup::Done(response),
-            // Deleted in bulk since.
-            Ok(None) => Lookup::Unknown,
-            Err(Unloaded::NoMemory) => Lookup::NoMemory,
-            Err(Unloaded::TooLarge) => Lookup::TooLarge,
-            Err(Unloaded::Damaged(what)) => {
-                log::warn!("job={} its result is damaged: {what}", job.id);
-                Lookup::Unreadable
-            }
-            Err(Unloaded::TableError(fault)) => {
-                log::debug!("job={} its result cannot be read: {fault}", job.id);
-                Lookup::Unreadable
-            }
-        }
     }
 
     /// Forgets at most [`BATCH`] of the owner's results that are in reach; returns how many.
@@ -668,39 +559,6 @@ impl Store for DiskStore {
         // The writer ends when it has written all that was handed over.
         self.shared.lock().orders = None;
         self.lost.recv_timeout(CLOSE_TIME).unwrap_or_default()
-    }
-}
-
-/// Opens the content of a result that is not durable yet, before its file can be removed.
-fn opened(response: StoredResponse) -> Lookup {
-    match response.body().open() {
-        Ok(()) => Lookup::Done(response),
-        Err(error) if error.kind() == ErrorKind::NotFound => Lookup::Unknown,
-        Err(error) => {
-            log::debug!("a result cannot be read: {error}");
-            Lookup::Unreadable
-        }
-    }
-}
-
-/// Removes the files that no record names: they were written and not named when a process ended. Tells of files that
-/// are missing, or shorter than their records say.
-fn sweep(folder: &dyn Files, named: &[(JobId, FileRecord)]) {
-    let found = match folder.list() {
-        Ok(found) => found,
-        Err(error) => return log::warn!("the files in content cannot be listed: {error}"),
-    };
-    let mut lengths: HashMap<FileName, u64> = found.into_iter().collect();
-    for (job, FileRecord { name, range }) in named {
-        let len = lengths.remove(name);
-        if len.is_none_or(|len| len < range.end as u64) {
-            log::warn!("job={job} content/{name} is missing or cut: restore it from a copy");
-        }
-    }
-    for &name in lengths.keys() {
-        if let Err(error) = folder.remove(name) {
-            log::warn!("content/{name} belongs to no job and cannot be removed: {error}");
-        }
     }
 }
 
