@@ -41,8 +41,9 @@
 //!   `redis` (feature: each operation is a `script` in an `engine`; `promise` is the store, `claim` takes jobs,
 //!   `running` ends them, `reading` finds results; its threads are `keeper`, `settler` and `bell`). In `disk`, `open`
 //!   checks the file, `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts
-//!   `record`s and messages into `tables`; `engine` is the file below (`overlay`, `dirty`); `reading` finds requests and
-//!   results again, `loads` holds the messages that are read, `outcome` what a change is answered with.
+//!   `record`s and messages into `tables`, where `transaction` makes each change; `engine` is the file below
+//!   (`overlay`, `dirty`); `reading` finds requests and results again, `loads` holds the messages that are read,
+//!   `outcome` what a change is answered with.
 //! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `notices`, `results` and
 //!   `forgetting` are its stations; `schedule`, `records` as they are listed, kept `logs`, `tally`, the `index` by
 //!   time, `idempotency` keys, `waiters`, and the lock (`locked`).

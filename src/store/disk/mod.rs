@@ -17,6 +17,7 @@ pub(in crate::store) mod record;
 mod state;
 mod submit;
 mod tables;
+mod transaction;
 mod writer;
 
 use std::sync::Arc;
