@@ -44,9 +44,9 @@
 //!   `record`s and messages into `tables`, where `transaction` makes each change; `engine` is the file below
 //!   (`overlay`, `dirty`); `reading` finds requests and results again, `loads` holds the messages that are read,
 //!   `outcome` what a change is answered with.
-//! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `notices`, `results` and
-//!   `forgetting` are its stations; `schedule`, `records` as they are listed, kept `logs`, `tally`, the `index` by
-//!   time, `idempotency` keys, `waiters`, and the lock (`locked`).
+//! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `finishing`, `notices`,
+//!   `results`, `forgetting` and the `end` are its stations; `schedule`, `records` as they are listed, kept `logs`,
+//!   `tally`, the `index` by time, `idempotency` keys, `waiters`, and the lock (`locked`).
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`); processes that linger
 //!   (`lingering`), what a run writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a
 //!   record keeps of them (`request_line`, `outcome`); the jobs that tell of its end (`notice`).
