@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::store::kit::promise::{Check, Scenario, idempotency};
 use crate::store::kit::*;
+use crate::support::eventually;
 use deferd::api::{Access, Api};
 use deferd::config::Pages;
 use deferd::error::Error;
@@ -34,16 +35,6 @@ const LANES: usize = 8;
 
 /// How long the file can be on a disk that is full then.
 const LIMIT: u64 = 2 << 20;
-
-/// Asks again and again until the answer is yes.
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
 
 macro_rules! faults {
     ($($property:ident: $durability:ident, $kind:ident, $($how:ident $times:expr),+;)*) => {
@@ -107,7 +98,7 @@ impl Drop for Say<'_> {
 /// Whether the scenario has come so far that something failed.
 fn survives(durability: Durability, plan: FaultPlan) -> bool {
     let mut scenario = Scenario::new(7, durability);
-    scenario.volume.fail(Some(plan));
+    scenario.fail(plan);
     // Few of them are about files.
     let is_of_files = matches!(plan.kind, Kind::Create | Kind::Open | Kind::Remove);
     for _ in 0..if is_of_files { 4 * OPERATIONS } else { OPERATIONS } {
