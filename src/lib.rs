@@ -41,11 +41,12 @@
 //!   `redis` (feature: each operation is a `script` in an `engine`; `promise` is the store, `claim` takes jobs,
 //!   `running` ends them, `reading` finds results; its threads are `keeper`, `settler` and `bell`). In `disk`, `open`
 //!   checks the file, `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts
-//!   `record`s and messages into `tables`; `engine` is the file below (`overlay`, `dirty`); `loads` holds the messages
-//!   that are read, `outcome` what a change is answered with.
-//! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `notices`, `results` and
-//!   `forgetting` are its stations; `schedule`, `records` as they are listed, kept `logs`, `tally`, the `index` by
-//!   time, `idempotency` keys, `waiters`, and the lock (`locked`).
+//!   `record`s and messages into `tables`, where `transaction` makes each change; `engine` is the file below
+//!   (`overlay`, `dirty`); `reading` finds requests and results again, `loads` holds the messages that are read,
+//!   `outcome` what a change is answered with.
+//! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `finishing`, `notices`,
+//!   `results`, `forgetting` and the `end` are its stations; `schedule`, `records` as they are listed, kept `logs`,
+//!   `tally`, the `index` by time, `idempotency` keys, `waiters`, and the lock (`locked`).
 //! - [`job`]: a job's id, stamp and `attempt`; the handle to a running handler (`execution`); processes that linger
 //!   (`lingering`), what a run writes to stderr (`log`); requests and responses at rest (`message`, `stored`); what a
 //!   record keeps of them (`request_line`, `outcome`); the jobs that tell of its end (`notice`).

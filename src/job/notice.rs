@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri}
 
 use super::request_line::RequestLine;
 use super::stored::{Ending, Exit};
-use super::{ERROR_ROOM, JobId, RECORD, SHORT_LOG};
+use super::{Age, ERROR_ROOM, JobId, RECORD, SHORT_LOG};
 use crate::content::Content;
 use crate::error::JSON;
 use crate::exchange::{Call, Connection, Owner};
@@ -30,6 +30,9 @@ const ROUTE: HeaderName = HeaderName::from_static("deferd-route");
 
 /// The status code of that job's result.
 const STATUS: HeaderName = HeaderName::from_static("deferd-status");
+
+/// When a notice to a URL was made, by the clock that cannot be set, in microseconds.
+const MADE: HeaderName = HeaderName::from_static("deferd-made");
 
 /// What a notice takes beside what it tells, in bytes: its record, a request of eight fields, the end of a log.
 const NOTICE: usize = RECORD + ERROR_ROOM + 1280 + SHORT_LOG;
@@ -157,14 +160,15 @@ pub fn to_program(event: Event, told: &Told<'_>, log: Content) -> Call {
     call(request, owner)
 }
 
-/// Returns the request of a notice to a URL: the record of the job is its content.
-pub fn to_url(url: &str, id: JobId, owner: &Owner, record: String) -> Call {
+/// Returns the request of a notice to a URL that is made now: the record of the job is its content.
+pub fn to_url(url: &str, id: JobId, owner: &Owner, record: String, now: Age) -> Call {
     let mut request = Request::new(record.into());
     *request.method_mut() = Method::POST;
     let fields = request.headers_mut();
     fields.insert(CONTENT_TYPE, JSON);
     fields.insert(JOB_ID, HeaderValue::from(id.number()));
     fields.insert(WEBHOOK_ID, HeaderValue::try_from(format!("job_{id}")).expect("it is a word"));
+    fields.insert(MADE, HeaderValue::from(now.micros()));
     if let Ok(url) = HeaderValue::from_str(url) {
         fields.insert(CALLBACK_URL, url);
     }
@@ -191,6 +195,12 @@ pub fn is_of_success(request: &Request<Content>) -> bool {
 /// Returns the job that a notice tells of, as the log shows it.
 pub fn job(request: &Request<Content>) -> &str {
     request.headers().get(JOB_ID).and_then(|id| id.to_str().ok()).unwrap_or("-")
+}
+
+/// Returns when a notice to a URL was made; `None` if an older deferd wrote it.
+pub fn made(request: &Request<Content>) -> Option<Age> {
+    let made = request.headers().get(MADE)?.to_str().ok()?;
+    made.parse().ok().map(Age::from_micros)
 }
 
 /// Returns the variables of a program, by name.

@@ -8,6 +8,8 @@
 //! records, keys, and submissions that are admitted and not accepted yet; it exceeds the capacity only by what was
 //! found at start; no method frees the memory of many jobs, they are handed out.
 
+mod end;
+mod finishing;
 mod forgetting;
 pub mod idempotency;
 pub mod index;
@@ -43,6 +45,7 @@ use job::Pending;
 use locked::{Wake, Wakes};
 use schedule::{Limit, Schedule};
 
+pub use finishing::{Cancel, Finishing};
 pub use forgetting::{BATCH, Forgotten};
 pub use idempotency::Expired;
 pub use index::Reach;
@@ -50,7 +53,7 @@ pub use logs::{KeptLog, LogIs};
 pub use notices::{InMemory, Notice, Owed};
 pub use records::{End, Filter, JobRecord, Order, Page};
 pub use results::Found;
-pub use running::{Cancel, Finishing, Next, Patience, Taken};
+pub use running::{Next, Patience, Taken};
 pub use submit::{Admitted, Size};
 pub use tally::Tally;
 

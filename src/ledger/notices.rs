@@ -50,6 +50,8 @@ pub struct Notice {
     /// Its name, that of a job of the same owner.
     pub job: JobKey,
     /// Its lane.
+    pub lane: NoticeLane,
+    /// The same as a route.
     pub route: RouteIndex,
     /// What it tells.
     pub call: Call,
@@ -180,7 +182,8 @@ impl<Q, R> Ledger<Q, R> {
             }
         }
         let job = JobKey { owner: of.owner.clone(), id: self.next_id(now.stamp) };
-        Some(Notice { job, route: self.notice_route(lane), call, line, size, charge: part.charge })
+        let (route, charge) = (self.notice_route(lane), part.charge);
+        Some(Notice { job, lane, route, call, line, size, charge })
     }
 
     /// Puts a notice on the accounts in place of its part of the room; `false` if it is larger and does not fit.
@@ -215,7 +218,8 @@ impl<Q, R> Ledger<Q, R> {
             }
             Receiver::Url(url) => {
                 let record = self.record_at_end(job, pending, summary, now.stamp);
-                notice::to_url(url, job.id, &job.owner, record.to_json(&job.owner))
+                let record = record.to_json(&job.owner);
+                notice::to_url(url, job.id, &job.owner, record, now.age)
             }
         })
     }

@@ -1,22 +1,21 @@
-//! How jobs run and end: claimed, tried again, redirected, cancelled, finished.
+//! How jobs run: claimed, tried again, redirected; and callers in their lanes.
 //!
-//! Owns the transitions of pending jobs, each with its change of the schedule. Runs nothing. Invariant: a job that
-//! runs has a place in its lane, and gives it back with the transition that ends the run, or later if it is kept.
+//! Owns the transitions of pending jobs that stay pending, each with its change of the schedule. Runs nothing.
+//! Invariant: a job that runs has a place in its lane, and gives it back with the transition that ends the run, or later
+//! if it is kept.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::job::{Cancelled, DeliveryId, Done, LanePlace, Pending, Phase, Work};
-use super::schedule::{Due, Turn};
-use super::{Finished, Ledger, Refused, Size};
 use crossbeam_channel::Sender;
 
+use super::Ledger;
+use super::job::{Cancelled, LanePlace, Pending, Phase, Work};
+use super::schedule::{Due, Turn};
 use crate::exchange::Call;
 use crate::job::attempt::{Attempt, Claimed};
-use crate::job::execution::{Attempts, Execution, Stop};
-use crate::job::outcome::Outcome;
-use crate::job::stored::{StoredResponse, StoredResult, Summary};
-use crate::job::{JobKey, Moment, RECORD, Rerun, RouteIndex, Stamp};
+use crate::job::execution::Execution;
+use crate::job::{JobKey, Rerun, RouteIndex, Stamp};
 use crate::memory::Allowance;
 
 /// How much memory must be free for a job to start, in bytes.
@@ -83,30 +82,6 @@ impl<T> Next<T> {
             Self::Closed => Next::Closed,
         }
     }
-}
-
-/// The outcome of cancelling a job.
-pub enum Cancel {
-    /// There is no such job.
-    Unknown,
-    /// Its result exists, or is decided.
-    NoEffect,
-    /// It runs: this is the handle to its handler.
-    Running(Arc<Execution>),
-    /// It waits or is delayed: it is to be finished.
-    Waiting,
-}
-
-/// A job whose result is decided.
-pub struct Finishing {
-    /// The result.
-    pub result: StoredResult,
-    /// Whether that is the error of a job that was cancelled while it ran.
-    pub cancelled: Cancelled,
-    /// When the job was accepted.
-    pub created: Stamp,
-    /// The attempts that there were.
-    pub attempts: Attempts,
 }
 
 /// Running them.
@@ -296,7 +271,7 @@ impl<Q, R> Ledger<Q, R> {
         Ok(())
     }
 
-    fn release(&mut self, place: LanePlace) {
+    pub(super) fn release(&mut self, place: LanePlace) {
         match place {
             LanePlace::None => {}
             LanePlace::Of(route) => self.schedule().release(route),
@@ -349,7 +324,7 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// Takes a job that waits or is delayed out of the schedule.
-    fn unschedule(&mut self, job: &JobKey) {
+    pub(super) fn unschedule(&mut self, job: &JobKey) {
         match self.pending(job).map(|pending| &pending.phase) {
             Some(Phase::Waiting { route, work }) => {
                 let (route, expiry) = (*route, work.expiry());
@@ -360,121 +335,6 @@ impl<Q, R> Ledger<Q, R> {
                 self.schedule().undelay(until, job.id);
             }
             _ => {}
-        }
-    }
-
-    /// Decides the result of a pending job: `response`, or `410` if it was cancelled in time; wherever the job
-    /// waits or runs, it leaves that place. `None` if there is no such job, or its result is decided.
-    pub fn begin_finish(&mut self, job: &JobKey, response: StoredResponse) -> Option<Finishing> {
-        let mut place = LanePlace::None;
-        match self.pending(job)?.phase {
-            Phase::Running { place: taken, .. } => place = taken,
-            _ => self.unschedule(job),
-        }
-        let pending = self.pending_mut(job).filter(|pending| !pending.is_finishing())?;
-        let created = pending.created;
-        let (result, cancelled) = pending.finish(response);
-        let attempts = pending.attempts();
-        self.release(place);
-        Some(Finishing { result, cancelled, created, attempts })
-    }
-
-    /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of
-    /// it is to be charged. Returns the result.
-    ///
-    /// # Errors
-    /// The error that stands for a result that does not fit: for that there is room since the job was admitted.
-    pub fn fit_result(
-        &mut self,
-        job: &JobKey,
-        result: StoredResult,
-        memory: impl Fn(&StoredResult) -> usize,
-    ) -> Result<StoredResult, StoredResult> {
-        let (line, room) = self.pending(job).map_or_else(<_>::default, |pending| {
-            (pending.line.footprint(), pending.room_for_notices())
-        });
-        let size = |result: &StoredResult| Size {
-            footprint: RECORD + line + result.footprint() + room.footprint,
-            memory: line + memory(result) + room.memory,
-        };
-        let Err(refused) = self.fit(job, size(&result)) else { return Ok(result) };
-        let error = result.without_room(&refused.of_result());
-        let fits = self.fit(job, size(&error));
-        debug_assert!(fits.is_ok(), "it was reserved");
-        Err(error)
-    }
-
-    /// Replaces the accounted size of a pending job.
-    ///
-    /// # Errors
-    /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
-    fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
-        if self.stored.saturating_add(size.footprint) > self.room.capacity {
-            let footprint = self.pending(job).map_or(0, |pending| pending.footprint);
-            self.make_room(size.footprint.saturating_sub(footprint));
-        }
-        let (stored, capacity) = (self.stored, self.room.capacity);
-        let Some(pending) = self.pending_mut(job) else { return Ok(()) };
-        let stored = stored - pending.footprint + size.footprint;
-        if size.footprint > pending.footprint && stored > capacity {
-            return Err(Refused::Full);
-        }
-        pending.charge.resize(size.memory).map_err(|_| Refused::NoMemory)?;
-        pending.footprint = size.footprint;
-        self.stored = stored;
-        Ok(())
-    }
-
-    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
-    /// unwanted.
-    pub fn finish(&mut self, job: &JobKey, result: R, summary: Summary, now: Moment) -> Finished {
-        if let Some(pending) = self.unwanted.remove(job) {
-            self.count(&pending, summary.ending.outcome, now.stamp);
-            self.stored -= pending.footprint;
-            return Finished::Dropped;
-        }
-        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
-        let Some(pending) = jobs.pending.take(job.id) else { return Finished::Dropped };
-        self.count(&pending, summary.ending.outcome, now.stamp);
-        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Finished::Dropped };
-        let attempts = pending.attempts();
-        let Pending { created, footprint, charge, line, mut waiters, .. } = *pending;
-        let delivery = DeliveryId::default();
-        let Moment { stamp: finished, age } = now;
-        let done = Done {
-            created,
-            finished,
-            age,
-            footprint,
-            charge,
-            line,
-            attempts,
-            summary,
-            delivery,
-            result,
-        };
-        jobs.insert_done(job.id, Box::new(done));
-        jobs.result_bytes += footprint;
-        self.wakes.waiters.append(&mut waiters);
-        Finished::Kept
-    }
-
-    fn count(&mut self, pending: &Pending<Q>, outcome: Outcome, now: Stamp) {
-        let Pending { route, created, .. } = *pending;
-        self.tally.finish(route, outcome, created, pending.attempts(), now);
-    }
-
-    /// Cancels a job: a running one is marked, a waiting one is to be finished by the caller.
-    pub fn cancel(&mut self, job: &JobKey) -> Cancel {
-        let Some(jobs) = self.owners.get_mut(&job.owner) else { return Cancel::Unknown };
-        let is_done = jobs.done.get(job.id).is_some();
-        match jobs.pending.get_mut(job.id) {
-            None if is_done => Cancel::NoEffect,
-            None => Cancel::Unknown,
-            Some(pending) => match pending.phase {
-                Phase::Waiting { .. } | Phase::Delayed { .. } => Cancel::Waiting,
-                _ => pending.cancel_running().map_or(Cancel::NoEffect, Cancel::Running),
-            },
         }
     }
 }
@@ -492,126 +352,5 @@ impl<Q, R> Ledger<Q, R> {
     /// Takes a caller out of the line, or out of its place.
     pub fn leave_lane(&mut self, route: RouteIndex, turn: Option<Turn>) {
         self.schedule().leave(route, turn);
-    }
-}
-
-/// The end.
-impl<Q, R> Ledger<Q, R> {
-    /// Begins no more jobs: waiting and delayed ones stay in the store; those that began and wait for the lane of a
-    /// redirect go on.
-    pub fn drain(&mut self) {
-        self.is_draining = true;
-        for (job, _) in self.all_pending() {
-            let goes_on = match self.pending(&job).map(|pending| &pending.phase) {
-                Some(Phase::Waiting { work: Work::Again(attempt), .. }) => {
-                    attempt.redirected.is_some()
-                }
-                _ => false,
-            };
-            if !goes_on {
-                self.unschedule(&job);
-            }
-        }
-    }
-
-    /// Tries no notice again: an end that does not keep them would wait for all their delays. Those that wait for their
-    /// first attempt run yet.
-    pub fn drain_notices(&mut self) {
-        self.is_draining_notices = true;
-        for (job, _) in self.all_pending() {
-            let is_delayed = |pending: &Pending<Q>| {
-                let is_again =
-                    matches!(&pending.phase, Phase::Waiting { work: Work::Again(_), .. });
-                is_again || matches!(pending.phase, Phase::Delayed { .. })
-            };
-            let is_notice =
-                |pending: &&Pending<Q>| pending.route.is_some_and(|route| self.is_notice(route));
-            if self.pending(&job).filter(is_notice).is_some_and(is_delayed) {
-                self.unschedule(&job);
-            }
-        }
-    }
-
-    /// Stops everything: no job is claimed any more, no thread waits, and those that run are asked to stop: in one
-    /// step, so that no job takes the end for a client's cancellation.
-    pub fn stop(&mut self, stop: Stop) {
-        self.stopped = Some(stop);
-        let pending = self.all_pending();
-        for (job, execution) in &pending {
-            self.unschedule(job);
-            if let Some(execution) = execution {
-                execution.stop(stop);
-            }
-            if let Some(pending) = self.pending_mut(job) {
-                let mut waiters = std::mem::take(&mut pending.waiters);
-                self.wakes.waiters.append(&mut waiters);
-            }
-        }
-        self.wakes.workers += std::mem::take(&mut self.idle);
-        self.wakes.timekeeper = true;
-    }
-
-    /// Leaves a job as it is kept if the end has stopped it: then the next process finds that it ran. `false` if it
-    /// is to be finished: it was cancelled, or has come to its end.
-    pub fn abandon(&mut self, job: &JobKey) -> bool {
-        let is_ending = self.stopped.is_some();
-        let Some(pending) = self.pending_mut(job) else { return false };
-        let Phase::Running { place, execution, cancelled: Cancelled::No } = &pending.phase else {
-            return false;
-        };
-        if !is_ending || execution.stopped().is_none() {
-            return false;
-        }
-        let place = *place;
-        pending.phase = Phase::Finishing { log: pending.log(), attempts: pending.attempts() };
-        self.release(place);
-        true
-    }
-
-    /// Returns every pending job, with its handle if it runs.
-    fn all_pending(&self) -> Vec<(JobKey, Option<Arc<Execution>>)> {
-        let execution = |pending: &Pending<Q>| match &pending.phase {
-            Phase::Running { execution, .. } => Some(Arc::clone(execution)),
-            _ => None,
-        };
-        let listed = self.owners.iter().flat_map(|(owner, jobs)| {
-            let key = move |id| JobKey { owner: owner.clone(), id };
-            jobs.pending.records().map(move |(id, pending)| (key(id), execution(pending)))
-        });
-        let unwanted = self.unwanted.iter().map(|(job, pending)| (job.clone(), execution(pending)));
-        listed.chain(unwanted).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::exchange::Owner;
-    use crate::job::request_line::RequestLine;
-    use crate::job::{JobId, Keep};
-    use crate::ledger::schedule::Limit;
-    use crate::ledger::{Lane, Plan, Room, Tells};
-    use std::time::Duration;
-
-    /// What the end stops is left for the next process, from the moment that nothing else goes on.
-    #[test]
-    fn the_end_asks_what_runs_to_stop_in_the_same_step() {
-        let (memory, hour) = (Allowance::default(), Duration::from_secs(3600));
-        let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::No, tells: Tells::NONE }];
-        let plan = Plan { workers: 1, queue: 1, ttl: hour, log_ttl: hour, lanes };
-        let room = Room { capacity: usize::MAX, reserve: 0, memory: memory.clone() };
-        let mut ledger: Ledger<(), ()> = Ledger::new(room, plan, None);
-        let job = JobKey { owner: Owner::anonymous(), id: JobId::new(1).unwrap() };
-        let size = Size { footprint: 0, memory: 0 };
-        let admitted = ledger.admit(size, None).unwrap();
-        let (route, line) = (RouteIndex(0), RequestLine::default());
-        let stamp = Stamp::from_unix_seconds(1.0).unwrap();
-        let pending = Pending::waiting(route, (), line, 0, admitted.record, stamp);
-        ledger.accept(&job, Box::new(pending), Keep::Result);
-        let Next::Job(taken) = ledger.claim(&memory, Patience::None) else { panic!("it waits") };
-        assert!(!ledger.abandon(&job), "it may be finished");
-        ledger.stop(Stop::Kill);
-        assert_eq!(taken.execution.stopped(), Some(Stop::Kill));
-        assert!(ledger.abandon(&job), "it is left");
     }
 }

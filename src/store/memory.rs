@@ -50,17 +50,7 @@ impl MemoryStore {
         self.dispatch.lock(&self.ledger)
     }
 
-    /// Forgets the owner's results that are in reach; returns how many.
-    fn forget_results(&self, owner: &Owner, reach: Reach) -> usize {
-        let mut count = 0;
-        loop {
-            match self.forget_batch(owner, reach) {
-                0 => return count,
-                n => count += n,
-            }
-        }
-    }
-
+    /// Forgets at most [`BATCH`] of the owner's results that are in reach; returns how many.
     fn forget_batch(&self, owner: &Owner, reach: Reach) -> usize {
         // A `let`, so that the lock is released before the batch is dropped.
         let batch = self.lock().forget_batch(owner, reach);
@@ -86,7 +76,7 @@ fn finish(
     let summary = result.summary();
     let notices = ledger.take_notices(job, &result, summary, now, InMemory::All);
     let finished = ledger.finish(job, result, summary, now);
-    for Notice { job, route, call, line, size, charge } in notices {
+    for Notice { job, route, call, line, size, charge, .. } in notices {
         let call = Box::new(call);
         let pending = Pending::waiting(route, call, line, size.footprint, charge, now.stamp);
         ledger.accept_notice(&job, Box::new(pending));
@@ -283,7 +273,7 @@ impl Store for MemoryStore {
 
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable> {
         self.lock().forget_pending_before(owner, before);
-        self.forget_results(owner, Reach::Stamped(before));
+        while self.forget_batch(owner, Reach::Stamped(before)) > 0 {}
         Ok(())
     }
 

@@ -21,9 +21,9 @@ use crate::config::shown_duration;
 use crate::error::{Error, JSON};
 use crate::exchange::{Call, empty};
 use crate::handler::{Handler, Outcome};
-use crate::job::Stamp;
 use crate::job::execution::Execution;
 use crate::job::notice::{self, WEBHOOK_ID};
+use crate::job::{Age, Moment, Stamp};
 use crate::protocol::{CALLBACK_URL, PRODUCT};
 use crate::signature::Signature;
 use crate::sink::Sink;
@@ -92,9 +92,10 @@ impl CallbackHandler {
     }
 
     /// Returns whether the callback of this execution is too old: its id has the moment at which it was made.
-    fn is_too_old(&self, execution: &Execution) -> bool {
+    fn is_too_old(&self, call: &Call, execution: &Execution) -> bool {
         let made = execution.job().map(|id| Stamp::from_micros(id.number()));
-        made.is_some_and(|made| clock::now().stamp.since(made) > self.max_age)
+        let age = notice::made(&call.request);
+        made.is_some_and(|made| is_older(made, age, self.max_age, clock::now()))
     }
 
     /// Sends the request. One that found a kept connection closed is sent again: to its receiver, both are one by their
@@ -131,6 +132,15 @@ impl CallbackHandler {
     }
 }
 
+/// Returns whether more than `span` has passed since then: by the clock that cannot be set, or by the wall clock if the
+/// host was started anew since.
+fn is_older(made: Stamp, age: Option<Age>, span: Duration, now: Moment) -> bool {
+    match age {
+        Some(age) if age <= now.age => age < now.age.before(span),
+        _ => now.stamp.since(made) > span,
+    }
+}
+
 impl Handler for CallbackHandler {
     fn check(&self, _: &Parts) -> Result<(), Error> {
         Err(Error::NotFound("no request leads to a callback".into()))
@@ -149,7 +159,7 @@ impl Handler for CallbackHandler {
             return Err(Error::Forbidden(what.into()));
         };
         let receiver = url.authority();
-        if self.is_too_old(execution) {
+        if self.is_too_old(call, execution) {
             let most = shown_duration(self.max_age);
             log::warn!(
                 "job={job} of={of} callback={receiver} the callback is given up: older than {most}"
@@ -199,5 +209,35 @@ impl Handler for CallbackHandler {
         let count = signature.reload()?;
         log::info!("the secrets of callbacks are read again: {count}");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_jumps_makes_no_callback_old() {
+        let (second, hour) = (1_000_000, 3_600_000_000);
+        let start = 500 * hour;
+        let at = |stamp: i64, age| Moment {
+            stamp: Stamp::from_micros((start + stamp) as u64),
+            age: Age::from_micros(age),
+        };
+        let (made, age) = (at(0, 0).stamp, Some(Age::from_micros(hour)));
+        for (age, now, is_old) in [
+            (age, at(hour, 2 * hour), false),
+            (age, at(hour + second, 2 * hour + second), true),
+            // The wall clock jumps ahead, and back.
+            (age, at(400 * hour, hour + second), false),
+            (age, at(-400 * hour, 2 * hour + second), true),
+            // The host was started anew, or an older deferd made it.
+            (age, at(hour, second), false),
+            (age, at(hour + second, second), true),
+            (None, at(hour + second, 9 * hour), true),
+            (None, at(second, 9 * hour), false),
+        ] {
+            assert_eq!(is_older(made, age, MAX_AGE, now), is_old, "{now:?}");
+        }
     }
 }

@@ -1,24 +1,25 @@
 //! The durable store: the ledger in memory, requests and results in one file, one writer.
 //!
 //! Owns what is waited for and what is not. Submissions, cancellations and deletions wait for the commit
-//! that makes them durable; starts wait where a job must not run twice; results are handed over, and
-//! done when they are durable; collecting and asking never wait for a commit. What is kept and in what
-//! form is `tables` and `record`, when it is written is `writer`, where to is `file` and `open`.
-//! Invariant: what this store has said is so after a crash; what it has not said may be so or not.
+//! that makes them durable, and so do starts; results are handed over, and done when they are durable;
+//! collecting and asking never wait for a commit. A relaxed store waits for no commit but that of the start of a
+//! job that runs again after a crash. What is kept and in what form is `tables` and `record`, when it is written is
+//! `writer`, where to is `engine` and `open`. Invariant: what this store has said is so after a crash, or, if it is
+//! relaxed, what it said more than 50 ms before; what it has not said may be so or not.
 
 mod engine;
 mod loads;
 mod open;
 mod order;
 mod outcome;
+mod reading;
 pub(in crate::store) mod record;
 mod state;
 mod submit;
 mod tables;
+mod transaction;
 mod writer;
 
-use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,9 +29,10 @@ use http::Response;
 use redb::StorageBackend;
 
 use self::engine::dirty::DirtyRanges;
-use self::loads::{Loads, Unloaded};
+use self::loads::Loads;
 use self::order::{Change, Urgency};
-use self::record::{FileRecord, Record, Stage};
+use self::reading::opened;
+use self::record::{Record, Stage};
 use self::state::{Place, Shared, State};
 use self::submit::{Prepared, Submitted};
 use self::tables::{TableError, Tables};
@@ -41,19 +43,18 @@ use super::{
 };
 use crate::clock::{self, Scale};
 pub use crate::config::Durability;
-use crate::content::{Content, IN_MEMORY};
+use crate::content::Content;
 use crate::error::Error;
-use crate::exchange::{Call, Owner};
-use crate::files::{FileName, Files};
+use crate::exchange::Owner;
+use crate::files::Files;
 use crate::job::attempt::{Attempt, Claimed};
-use crate::job::execution::{Execution, Stop};
+use crate::job::execution::Stop;
 use crate::job::log::{JobLog, LogEnd};
 use crate::job::request_line::RequestLine;
 use crate::job::stored::{StoredResponse, StoredResult};
-use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp, message};
-use crate::ledger::job::Work;
+use crate::job::{Age, ERROR_ROOM, JobId, JobKey, Moment, RECORD, RouteIndex, Stamp};
 use crate::ledger::schedule::Turn;
-use crate::ledger::{BATCH, Cancel, Expired, Forgotten, Found, LogIs, Reach, Taken};
+use crate::ledger::{BATCH, Cancel, Expired, Forgotten, Found, LogIs, Reach};
 use crate::memory::Allowance;
 
 pub use self::open::{Directory, Recovered};
@@ -103,8 +104,8 @@ impl DiskStore {
         Ok((store, recovered))
     }
 
-    /// Opens the store over any storage that can be opened again and again, and a folder for large content. When that fails it is
-    /// left alone for `rest` before the next attempt.
+    /// Opens the store over any storage that can be opened again and again, and a folder for large content. When that
+    /// fails it is left alone for `rest` before the next attempt.
     ///
     /// # Errors
     /// In words: what is wrong with it.
@@ -142,7 +143,7 @@ impl DiskStore {
         let scale = Arc::new(Scale::after(contents.reading.as_ref(), plan.ttl));
         let (ledger, recovered, failed) = open::ledger(contents, &scale, room, plan, find);
         tables.commit_overlay()?;
-        sweep(&*folder, &files);
+        open::sweep(&*folder, &files);
         let (orders, received) = unbounded();
         let urgency = match durability {
             Durability::Commit => Urgency::Urgent,
@@ -160,123 +161,7 @@ impl DiskStore {
         Ok((store, recovered))
     }
 
-    /// Reads a request, if need be again and again; `None` when the job was stopped meanwhile, or its
-    /// request is damaged or larger than the memory: then it has its result.
-    fn fetch(&self, job: &JobKey, execution: &Execution) -> Option<Box<Call>> {
-        let error = loop {
-            match self.request(job) {
-                Ok(Some(call)) => return Some(call),
-                Ok(None) => break Error::Internal("the stored request is damaged".into()),
-                Err(_) if self.shared.is_closed() => return None,
-                Err(Unloaded::NoMemory | Unloaded::Damaged(_)) => {}
-                Err(Unloaded::TooLarge) => {
-                    let what = "the stored request is larger than --max-memory: raise that";
-                    break Error::InsufficientStorage(what.into());
-                }
-                Err(Unloaded::TableError(fault)) => {
-                    log::debug!("job={} its request cannot be read: {fault}", job.id);
-                }
-            }
-            if execution.sleep(self.rest).is_err() {
-                break Error::Cancelled;
-            }
-        };
-        self.finish(job, error.response(), clock::now());
-        None
-    }
-
-    /// Returns a job that was claimed with its request, which is read if it is on disk; `None` if it was
-    /// [finished](Self::fetch) instead.
-    fn load(&self, taken: Taken<Place<Box<Call>>>) -> Option<Taken<Box<Call>>> {
-        let Taken { job, route, created, starts, rerun, execution, work } = taken;
-        let work = match work {
-            Work::First(Place::Here(call)) => Work::First(call),
-            Work::First(Place::OnDisk) => Work::First(self.fetch(&job, &execution)?),
-            Work::Again(attempt) => Work::Again(attempt),
-        };
-        Some(Taken { job, route, created, starts, rerun, execution, work })
-    }
-
-    /// Reads a request; `None` if it is damaged.
-    fn request(&self, job: &JobKey) -> Result<Option<Box<Call>>, Unloaded> {
-        let Some(record) = self.shared.read(|tables| tables.record(job.id))? else {
-            return Ok(None);
-        };
-        let Stage::Pending { connection, auth_type, .. } = record.state else { return Ok(None) };
-        let content = match self.file(job, record.footprint) {
-            Err(Unloaded::Damaged(what)) => {
-                log::warn!("job={} {what}", job.id);
-                return Ok(None);
-            }
-            content => content?,
-        };
-        let size = record.footprint - content.as_ref().map_or(0, Content::len);
-        let message = self
-            .loads
-            .request(size, |charge| self.shared.read(|tables| tables.message(job.id, charge)))?;
-        let request = message.and_then(|message| message::read_request(message, content));
-        let call = |request| Box::new(Call { request, connection, owner: record.owner, auth_type });
-        Ok(request.map(call))
-    }
-
-    /// Opens the content of a job's message, if that is in a file; of this footprint are both together.
-    fn file(&self, job: &JobKey, footprint: usize) -> Result<Option<Content>, Unloaded> {
-        // Smaller content is in its message: no file of less becomes a job's content.
-        if footprint <= IN_MEMORY {
-            return Ok(None);
-        }
-        let named = || self.shared.read(|tables| tables.file(job.id));
-        let Some(file) = named()? else { return Ok(None) };
-        let content = file.content(&self.shared.folder);
-        let Err(error) = content.open() else { return Ok(Some(content)) };
-        let what = format!("content/{}: {error}", file.name);
-        match error.kind() {
-            // Removed since, and the file with it.
-            ErrorKind::NotFound if named()?.as_ref() != Some(&file) => Ok(None),
-            ErrorKind::NotFound | ErrorKind::UnexpectedEof => Err(Unloaded::Damaged(what)),
-            _ => Err(TableError::new(what).into()),
-        }
-    }
-
-    /// Reads a result of this footprint that the ledger says is there.
-    fn response(&self, job: &JobKey, footprint: usize) -> Lookup {
-        let damaged = || Unloaded::Damaged("its message cannot be understood".into());
-        let response = self.file(job, footprint).and_then(|content| {
-            let size = footprint - content.as_ref().map_or(0, Content::len);
-            let message = self.loads.result(job.id, size, |charge| {
-                self.shared.read(|tables| tables.message(job.id, charge))
-            })?;
-            let response = |message| message::read_response(message, content).ok_or_else(damaged);
-            message.map(response).transpose()
-        });
-        match response {
-            Ok(Some(response)) => Lookup::Done(response),
-            // Deleted in bulk since.
-            Ok(None) => Lookup::Unknown,
-            Err(Unloaded::NoMemory) => Lookup::NoMemory,
-            Err(Unloaded::TooLarge) => Lookup::TooLarge,
-            Err(Unloaded::Damaged(what)) => {
-                log::warn!("job={} its result is damaged: {what}", job.id);
-                Lookup::Unreadable
-            }
-            Err(Unloaded::TableError(fault)) => {
-                log::debug!("job={} its result cannot be read: {fault}", job.id);
-                Lookup::Unreadable
-            }
-        }
-    }
-
-    /// Forgets the owner's results that are in reach; returns how many.
-    fn forget_results(&self, owner: &Owner, reach: Reach) -> usize {
-        let mut count = 0;
-        loop {
-            match self.forget_batch(owner, reach) {
-                0 => return count,
-                n => count += n,
-            }
-        }
-    }
-
+    /// Forgets at most [`BATCH`] of the owner's results that are in reach; returns how many.
     fn forget_batch(&self, owner: &Owner, reach: Reach) -> usize {
         let mut state = self.shared.lock();
         let batch = state.ledger.forget_batch(owner, reach);
@@ -387,19 +272,25 @@ impl Store for DiskStore {
         // On disk a redirected job runs all the while: what led to the redirect has had its effects.
         let is_redirected = attempt.redirected.is_some();
         let mut state = self.shared.lock();
-        match state.ledger.retry(job, attempt, until) {
+        let kept = state.ledger.retry(job, attempt, until);
+        match kept {
             Ok(()) if is_redirected => {}
             Ok(()) => state.put_off(Change::Retry(job.id)),
             Err(_) => drop(state.finish(job, Error::Cancelled.response().into(), now)),
         }
+        // Before the attempt is.
+        drop(state);
     }
 
     fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment) {
         attempt.call.request.body().close();
         let mut state = self.shared.lock();
-        if state.ledger.redirect(job, attempt).is_err() {
+        let kept = state.ledger.redirect(job, attempt);
+        if kept.is_err() {
             state.finish(job, Error::Cancelled.response().into(), now);
         }
+        // Before the attempt is.
+        drop(state);
     }
 
     fn overdue(&self, span: Duration) -> Vec<Claimed> {
@@ -600,7 +491,7 @@ impl Store for DiskStore {
         let pending = state.ledger.forget_pending_before(owner, before);
         state.put_off(Change::Forget(pending));
         drop(state);
-        self.forget_results(owner, Reach::Stamped(before));
+        while self.forget_batch(owner, Reach::Stamped(before)) > 0 {}
         self.flushed(Change::Settled)
     }
 
@@ -669,39 +560,6 @@ impl Store for DiskStore {
         // The writer ends when it has written all that was handed over.
         self.shared.lock().orders = None;
         self.lost.recv_timeout(CLOSE_TIME).unwrap_or_default()
-    }
-}
-
-/// Opens the content of a result that is not durable yet, before its file can be removed.
-fn opened(response: StoredResponse) -> Lookup {
-    match response.body().open() {
-        Ok(()) => Lookup::Done(response),
-        Err(error) if error.kind() == ErrorKind::NotFound => Lookup::Unknown,
-        Err(error) => {
-            log::debug!("a result cannot be read: {error}");
-            Lookup::Unreadable
-        }
-    }
-}
-
-/// Removes the files that no record names: they were written and not named when a process ended. Tells of files that
-/// are missing, or shorter than their records say.
-fn sweep(folder: &dyn Files, named: &[(JobId, FileRecord)]) {
-    let found = match folder.list() {
-        Ok(found) => found,
-        Err(error) => return log::warn!("the files in content cannot be listed: {error}"),
-    };
-    let mut lengths: HashMap<FileName, u64> = found.into_iter().collect();
-    for (job, FileRecord { name, range }) in named {
-        let len = lengths.remove(name);
-        if len.is_none_or(|len| len < range.end as u64) {
-            log::warn!("job={job} content/{name} is missing or cut: restore it from a copy");
-        }
-    }
-    for &name in lengths.keys() {
-        if let Err(error) = folder.remove(name) {
-            log::warn!("content/{name} belongs to no job and cannot be removed: {error}");
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Opening: the directory, its lock, its file, and the ledger of what is in there.
 //!
-//! Owns the names within the directory and the words for what can be wrong with them. Invariants: a file
-//! that cannot be understood is not changed; the file is made whole or not at all.
+//! Owns the names within the directory, the words for what can be wrong with them, and the sweep of files that no record
+//! names. Invariants: a file that cannot be understood is not changed; the file is made whole or not at all.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -15,17 +16,17 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::engine::file::DiskFile;
-use super::record::{Begun, Record, Stage};
+use super::record::{Begun, FileRecord, Record, Stage};
 use super::state::{DiskLedger, Place};
 use super::tables::{Contents, TableError, Tables};
 use crate::clock::Scale;
 use crate::error::Error;
-use crate::files::{Files, Folder};
+use crate::files::{FileName, Files, Folder};
 use crate::job::execution::{Attempts, Execution};
 use crate::job::notice::NoticeLane;
 use crate::job::outcome::Outcome;
 use crate::job::stored::{Ending, Summary};
-use crate::job::{ERROR_ROOM, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
+use crate::job::{ERROR_ROOM, JobId, JobKey, MAX_STARTS, RECORD, Rerun, RouteIndex};
 use crate::ledger::job::{Cancelled, Done, LanePlace, Pending, Phase, Work};
 use crate::ledger::{InMemory, Ledger, Size};
 use crate::store::{DeliveryId, Plan, Room};
@@ -248,6 +249,27 @@ pub fn ledger(
         ledger.found_key(&JobKey { owner, id: record.id }, &key, age(record.aged, record.accepted));
     }
     (ledger, recovered, failed)
+}
+
+/// Removes the files that no record names: they were written and not named when a process ended. Tells of files that
+/// are missing, or shorter than their records say.
+pub fn sweep(folder: &dyn Files, named: &[(JobId, FileRecord)]) {
+    let found = match folder.list() {
+        Ok(found) => found,
+        Err(error) => return log::warn!("the files in content cannot be listed: {error}"),
+    };
+    let mut lengths: HashMap<FileName, u64> = found.into_iter().collect();
+    for (job, FileRecord { name, range }) in named {
+        let len = lengths.remove(name);
+        if len.is_none_or(|len| len < range.end as u64) {
+            log::warn!("job={job} content/{name} is missing or cut: restore it from a copy");
+        }
+    }
+    for &name in lengths.keys() {
+        if let Err(error) = folder.remove(name) {
+            log::warn!("content/{name} belongs to no job and cannot be removed: {error}");
+        }
+    }
 }
 
 /// Returns the handle to what ran when the process ended, of which nothing is known but how often it was begun.

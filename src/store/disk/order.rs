@@ -1,6 +1,6 @@
 //! An order to the writer: a change of what is on disk, and what follows when it is durable.
 //!
-//! Owns what each change means for room and for jobs. `tables` decides how it falls upon the tables. Invariant:
+//! Owns what each change means for room and for jobs. `transaction` decides how it falls upon the tables. Invariant:
 //! made twice in the same order, changes come to the same: so a commit that failed can be tried again.
 
 use std::collections::BTreeSet;

@@ -206,14 +206,14 @@ impl State {
     /// Returns a notice as it is written, and as it enters the schedule once that is durable, so that none tells of a
     /// result which a crash takes back.
     fn new_job(&self, notice: Notice, now: Moment) -> (NewJob, (JobKey, Box<DiskPending>)) {
-        let Notice { job, route, call, line, size, charge } = notice;
+        let Notice { job, lane, route, call, line, size, charge } = notice;
         let state = Stage::Pending {
             begun: Begun::No,
             starts: 0,
             keep: Keep::Nothing,
             connection: call.connection,
             auth_type: call.auth_type,
-            path: line.parts().map(|(_, lane, _)| lane.to_owned()).unwrap_or_default(),
+            path: lane.name().to_owned(),
             callback: None,
         };
         let (owner, created, footprint) = (job.owner.clone(), now.stamp, size.footprint);

@@ -1,9 +1,9 @@
 //! The tables: what is on disk, changed by whole transactions and read beside them.
 //!
-//! Owns their names, their format's version and how each change falls upon them. Nothing else names redb,
-//! but for the file beneath. Invariants: a file of another format is refused and not touched; a
-//! transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in
-//! redb, which means damage, is a [`TableError`].
+//! Owns their names and their format's version; `transaction` decides how each change falls upon them. Nothing else
+//! names redb, but for the file beneath (`engine`) and its trait in `mod`. Invariants: a file of another format is refused and not
+//! touched; a transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in redb,
+//! which means damage, is a [`TableError`].
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,20 +12,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use redb::{
     Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    StorageBackend, Table, TableDefinition, WriteTransaction,
+    StorageBackend, TableDefinition,
 };
 
 use super::engine::dirty::DirtyRanges;
 use super::engine::overlay::{HeldWrites, Overlay};
-use super::order::{Change, NewJob};
-use super::record::{Begun, FileRecord, KeyRecord, Record, Stage, key_name};
+use super::order::Change;
+use super::record::{FileRecord, KeyRecord, Record, Stage};
+use super::transaction::{OpenTables, keep_spare_room};
 use crate::clock::Reading;
-use crate::content::{self, Content};
+use crate::content;
 use crate::exchange::Owner;
 use crate::files::FileName;
-use crate::job::message;
-use crate::job::stored::StoredResult;
-use crate::job::{JobId, Keep};
+use crate::job::{JobId, message};
 use crate::memory::Charge;
 use crate::store::IdempotencyKey;
 
@@ -40,15 +39,15 @@ type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 /// Names to numbers, in decimal: `format`, and `last`, above which no id was given out; `clock` is a [`Reading`].
 const META: Definition = TableDefinition::new("deferd");
 /// Ids, their bytes in network order, to records.
-const JOBS: Definition = TableDefinition::new("jobs");
+pub(super) const JOBS: Definition = TableDefinition::new("jobs");
 /// Ids to messages: the request of a pending job, the response of a done one.
-const MESSAGES: Definition = TableDefinition::new("messages");
+pub(super) const MESSAGES: Definition = TableDefinition::new("messages");
 /// Ids to the last that a done job wrote to stderr, where it wrote anything.
-const LOGS: Definition = TableDefinition::new("logs");
+pub(super) const LOGS: Definition = TableDefinition::new("logs");
 /// Ids to the files that have the content of the job's message, where that is not in the message itself.
-const FILES: Definition = TableDefinition::new("files");
+pub(super) const FILES: Definition = TableDefinition::new("files");
 /// Owners and idempotency keys to the jobs that were accepted under them.
-const KEYS: Definition = TableDefinition::new("keys");
+pub(super) const KEYS: Definition = TableDefinition::new("keys");
 
 /// Names in the first table.
 const FORMAT_NAME: &[u8] = b"format";
@@ -56,11 +55,7 @@ const LAST_NAME: &[u8] = b"last";
 const CLOCK_NAME: &[u8] = b"clock";
 
 /// Where room is tried out; empty outside of a transaction.
-const SPARE: Definition = TableDefinition::new("spare");
-
-/// What a change that takes room must leave of it in the file, in bytes: so that on a full disk jobs
-/// can be removed, which takes some pages before it makes any free.
-const SPARE_ROOM: usize = 120 << 10;
+pub(super) const SPARE: Definition = TableDefinition::new("spare");
 
 /// How much of the file may be free whatever is stored, in bytes.
 const SLACK: u64 = 4 << 20;
@@ -171,8 +166,8 @@ impl Tables {
         self.overlay.is_open()
     }
 
-    /// Makes the file shorter if more than half of it is free, and more than [`SLACK`]: beside what is `stored` in it and
-    /// in the files of content.
+    /// Makes the file shorter if more than half of it is free, and more than [`SLACK`]: beside what is `stored` in it
+    /// and in the files of content.
     ///
     /// # Errors
     /// [`TableError`]; then the tables must be opened anew.
@@ -368,16 +363,8 @@ fn files_of(read: &ReadTransaction) -> Result<Option<ReadTable>, TableError> {
     }
 }
 
-/// Sees to it that the file has the room that removals need.
-fn keep_spare_room(write: &WriteTransaction) -> Result<(), TableError> {
-    let mut spare = write.open_table(SPARE)?;
-    drop(spare.insert_reserve(&b""[..], SPARE_ROOM)?);
-    spare.remove(&b""[..])?;
-    Ok(())
-}
-
 /// An id as a key: ids in their order are keys in theirs.
-const fn key(id: JobId) -> [u8; 8] {
+pub(super) const fn key(id: JobId) -> [u8; 8] {
     id.number().to_be_bytes()
 }
 
@@ -387,182 +374,4 @@ fn read_id(key: &[u8]) -> Option<JobId> {
 
 fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-type OpenTable<'a> = Table<'a, &'static [u8], &'static [u8]>;
-
-/// The tables within one transaction.
-struct OpenTables<'a> {
-    jobs: OpenTable<'a>,
-    messages: OpenTable<'a>,
-    logs: OpenTable<'a>,
-    keys: OpenTable<'a>,
-    files: OpenTable<'a>,
-    /// Whether a change has named a file.
-    names_files: bool,
-}
-
-impl<'a> OpenTables<'a> {
-    fn of(write: &'a WriteTransaction) -> Result<Self, TableError> {
-        Ok(Self {
-            jobs: write.open_table(JOBS)?,
-            messages: write.open_table(MESSAGES)?,
-            logs: write.open_table(LOGS)?,
-            keys: write.open_table(KEYS)?,
-            files: write.open_table(FILES)?,
-            names_files: false,
-        })
-    }
-
-    /// Makes a change, and adds the files to `unnamed` that no record names then.
-    fn apply(
-        &mut self,
-        change: &Change,
-        unnamed: &mut BTreeSet<FileName>,
-    ) -> Result<(), TableError> {
-        match change {
-            Change::Nothing | Change::Settled => Ok(()),
-            Change::Accept(job) => self.accept(job, unnamed),
-            Change::Claim(id, count) => self.update(*id, |stage| {
-                if let Stage::Pending { begun, starts, .. } = stage {
-                    *begun = Begun::Yes;
-                    *starts = *count;
-                }
-            }),
-            Change::Retry(id) => self.update(*id, |stage| {
-                if let Stage::Pending { begun, .. } = stage {
-                    *begun = Begun::No;
-                }
-            }),
-            Change::Finish(id, end) => {
-                match &end.kept {
-                    Some((record, result)) => self.finish(*id, record, result, unnamed)?,
-                    None => self.remove(*id, unnamed)?,
-                }
-                end.notices.iter().try_for_each(|notice| self.accept(notice, unnamed))
-            }
-            Change::KeepLog(id, record) => {
-                self.jobs.insert(key(*id).as_slice(), record.to_text().as_bytes())?;
-                self.messages.remove(key(*id).as_slice())?;
-                self.name_file(*id, None, unnamed)
-            }
-            Change::Forget(ids) => ids.iter().try_for_each(|&id| self.forget(id, unnamed)),
-            Change::Remove(ids) => ids.iter().try_for_each(|&id| self.remove(id, unnamed)),
-            Change::Withdraw(job) => {
-                self.remove(job.id, unnamed)?;
-                let key = job.key.iter();
-                key.map(|key| &key.key).try_for_each(|key| self.remove_key(&job.record.owner, key))
-            }
-            Change::RemoveKeys(keys) => {
-                keys.iter().try_for_each(|(owner, key)| self.remove_key(owner, key))
-            }
-        }
-    }
-
-    fn accept(&mut self, job: &NewJob, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
-        self.jobs.insert(key(job.id).as_slice(), job.record.to_text().as_bytes())?;
-        self.put_message(job.id, &job.request.0, &job.request.1, unnamed)?;
-        if let Some(IdempotencyKey { key: name, fingerprint }) = &job.key {
-            let record = KeyRecord {
-                id: job.id,
-                accepted: job.record.created,
-                aged: Some(job.aged),
-                fingerprint: *fingerprint,
-            };
-            let name = key_name(&job.record.owner, name);
-            self.keys.insert(name.as_bytes(), record.to_text().as_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn finish(
-        &mut self,
-        id: JobId,
-        record: &Record,
-        result: &StoredResult,
-        unnamed: &mut BTreeSet<FileName>,
-    ) -> Result<(), TableError> {
-        self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
-        let head = message::response_head(&result.response);
-        self.put_message(id, &head, result.response.body(), unnamed)?;
-        if !result.log.text.is_empty() {
-            self.logs.insert(key(id).as_slice(), &*result.log.text)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a message without joining its parts in memory first; of content in a file, where that is.
-    fn put_message(
-        &mut self,
-        id: JobId,
-        head: &[u8],
-        body: &Content,
-        unnamed: &mut BTreeSet<FileName>,
-    ) -> Result<(), TableError> {
-        self.name_file(id, FileRecord::of(body), unnamed)?;
-        let body = body.in_memory().map_or(&[][..], |bytes| bytes);
-        let mut place =
-            self.messages.insert_reserve(key(id).as_slice(), head.len() + body.len())?;
-        let bytes = place.as_mut();
-        bytes[..head.len()].copy_from_slice(head);
-        bytes[head.len()..].copy_from_slice(body);
-        Ok(())
-    }
-
-    /// Says which file has the content of a job's message now, if one has it.
-    fn name_file(
-        &mut self,
-        id: JobId,
-        file: Option<FileRecord>,
-        unnamed: &mut BTreeSet<FileName>,
-    ) -> Result<(), TableError> {
-        let id = key(id);
-        let before = match &file {
-            Some(file) => self.files.insert(id.as_slice(), file.to_text().as_bytes())?,
-            None => self.files.remove(id.as_slice())?,
-        };
-        let before = before.and_then(|record| FileRecord::read(record.value()));
-        let before = before.map(|before| before.name);
-        let now = file.map(|file| file.name);
-        self.names_files |= now.is_some();
-        unnamed.extend(before.filter(|_| before != now));
-        Ok(())
-    }
-
-    fn update(&mut self, id: JobId, change: impl FnOnce(&mut Stage)) -> Result<(), TableError> {
-        let record = self.record(id)?;
-        let Some(mut record) = record else { return Ok(()) };
-        change(&mut record.state);
-        self.jobs.insert(key(id).as_slice(), record.to_text().as_bytes())?;
-        Ok(())
-    }
-
-    fn record(&self, id: JobId) -> Result<Option<Record>, TableError> {
-        Ok(self.jobs.get(key(id).as_slice())?.and_then(|row| Record::read(row.value())))
-    }
-
-    fn forget(&mut self, id: JobId, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
-        match self.record(id)?.map(|record| record.state) {
-            Some(Stage::Pending { .. }) => self.update(id, |stage| {
-                if let Stage::Pending { keep, .. } = stage {
-                    *keep = Keep::Nothing;
-                }
-            }),
-            Some(Stage::Done { .. } | Stage::Collected { .. }) | None => self.remove(id, unnamed),
-        }
-    }
-
-    fn remove_key(&mut self, owner: &Owner, key: &str) -> Result<(), TableError> {
-        self.keys.remove(key_name(owner, key).as_bytes())?;
-        Ok(())
-    }
-
-    fn remove(&mut self, id: JobId, unnamed: &mut BTreeSet<FileName>) -> Result<(), TableError> {
-        self.name_file(id, None, unnamed)?;
-        let key = key(id);
-        self.jobs.remove(key.as_slice())?;
-        self.messages.remove(key.as_slice())?;
-        self.logs.remove(key.as_slice())?;
-        Ok(())
-    }
 }

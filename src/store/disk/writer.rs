@@ -225,19 +225,23 @@ impl Writer {
         }
     }
 
-    /// Tries again and again; waiting threads are told meanwhile, and so are those that come.
+    /// Tries again and again; waiting threads are told meanwhile, and so are those that come. What does not fit all
+    /// at once may fit in parts, and the file of a request that its result replaces makes room for the next.
     fn persist(&mut self, mut fault: TableError) -> Result<(), StoreUnavailable> {
         self.shared.set_failing(true);
+        let mut most = usize::MAX;
         loop {
             self.tell(&fault);
             self.refuse(is_hopeless);
             self.make_room();
             self.refuse(|_| true);
             let open = self.rest();
-            match self.try_commit() {
-                Ok(()) => break,
+            let count = most.min(self.batch.len());
+            match self.commit_first(count) {
+                Ok(()) if self.batch.is_empty() => break,
+                Ok(()) => most = most.saturating_mul(2),
                 Err(_) if !open => return Err(StoreUnavailable),
-                Err(other) => fault = other,
+                Err(other) => (fault, most) = (other, (count / 2).max(1)),
             }
         }
         self.shared.set_failing(false);
@@ -269,14 +273,23 @@ impl Writer {
     fn make_room(&mut self) {
         self.shared.reopen();
         let (room, rest) = part(std::mem::take(&mut self.batch));
+        let count = room.len();
         self.batch = room;
-        if !self.batch.is_empty() {
-            match self.try_commit() {
-                Ok(()) => self.finish_batch(),
-                Err(_) => self.shared.reopen(),
-            }
+        self.batch.extend(rest);
+        if count > 0 && self.commit_first(count).is_err() {
+            self.shared.reopen();
+        }
+    }
+
+    /// Commits the first orders of the batch, and takes them out of it.
+    fn commit_first(&mut self, count: usize) -> Result<(), TableError> {
+        let rest = self.batch.split_off(count);
+        let committed = self.try_commit();
+        if committed.is_ok() {
+            self.finish_batch();
         }
         self.batch.extend(rest);
+        committed
     }
 
     /// Refuses these orders.

@@ -353,7 +353,8 @@ fn a_job_whose_file_is_gone_says_so_and_stops_nothing() {
     let told = client.result(&request).expect_job_error(500, 500).text();
     assert!(told.contains("the stored request is damaged"), "{told}");
     client.get(&format!("/_api/job/{result}/result")).expect_error(503, 503);
-    assert!(deferd.log().contains("is missing or cut"), "{}", deferd.log());
+    deferd.log_with("is missing or cut");
+    deferd.log_with(&format!("job={request} its request is damaged: content/"));
     client.delete(&format!("/_api/job/{result}")).expect(200);
     client.delete(&format!("/_api/job/{result}")).expect_error(404, 404);
 }

@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::store::kit::promise::{Check, Scenario, idempotency};
 use crate::store::kit::*;
+use crate::support::eventually;
 use deferd::api::{Access, Api};
 use deferd::config::Pages;
 use deferd::error::Error;
 use deferd::job::execution::{OnLeave, Stop};
-use deferd::job::{Keep, RouteIndex};
+use deferd::job::{JobKey, Keep, RouteIndex};
 use deferd::jobs::{Jobs, Limits};
 use deferd::memory::Budget;
 use deferd::methods::AllowedMethods;
@@ -34,16 +35,6 @@ const LANES: usize = 8;
 
 /// How long the file can be on a disk that is full then.
 const LIMIT: u64 = 2 << 20;
-
-/// Asks again and again until the answer is yes.
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
 
 macro_rules! faults {
     ($($property:ident: $durability:ident, $kind:ident, $($how:ident $times:expr),+;)*) => {
@@ -107,7 +98,7 @@ impl Drop for Say<'_> {
 /// Whether the scenario has come so far that something failed.
 fn survives(durability: Durability, plan: FaultPlan) -> bool {
     let mut scenario = Scenario::new(7, durability);
-    scenario.volume.fail(Some(plan));
+    scenario.fail(plan);
     // Few of them are about files.
     let is_of_files = matches!(plan.kind, Kind::Create | Kind::Open | Kind::Remove);
     for _ in 0..if is_of_files { 4 * OPERATIONS } else { OPERATIONS } {
@@ -294,6 +285,44 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
         }
         assert!(has_exactly(&store, ROOM));
     }
+}
+
+/// Results that came while the disk failed, and do not fit all at once: those that fit are done.
+#[test]
+fn results_that_do_not_fit_at_once_are_done_one_by_one() {
+    let volume = Volume::default();
+    let store = open_for(ROOM, &volume, Durability::Commit).unwrap().0;
+    let jobs = batch(&store, 8, Until::Running);
+    let content = vec![b'x'; 60_000];
+    let fill = || {
+        let mut call = call(8, &nobody());
+        *call.request.body_mut() = content.clone().into();
+        offer(&store, call, Keep::Result, at(THEN)).map(key)
+    };
+    let mut fillers: Vec<_> = (0..9).map(|_| fill().unwrap()).collect();
+    volume.limit(Some(0));
+    fillers.extend(std::iter::from_fn(|| fill().ok()));
+    claim_all(&store);
+    let remove = |filler: JobKey| {
+        eventually("it is removed", || store.forget(&filler).is_ok());
+        store.finish(&filler, response(8), at(THEN));
+    };
+    let rest = fillers.split_off(4);
+    fillers.into_iter().for_each(remove);
+    store.flush().unwrap();
+    let times = usize::MAX;
+    volume.fail(Some(FaultPlan { kind: Kind::Sync, after: 0, times, how: How::Cleanly }));
+    for job in &jobs {
+        store.finish(&job.key, Response::new(content.clone().into()), at(THEN));
+    }
+    eventually("the store fails", || store.check(0).is_err());
+    volume.fail(None);
+    let is_done = |job: &Job| matches!(store.peek(&job.key), Lookup::Done(_));
+    eventually("the first is done", || is_done(&jobs[0]));
+    assert!(!is_done(&jobs[7]), "they fit at once");
+    rest.into_iter().for_each(remove);
+    eventually("all are done", || jobs.iter().all(is_done));
+    eventually("jobs are accepted again", || store.check(0).is_ok());
 }
 
 /// The built-in endpoints as the only route.

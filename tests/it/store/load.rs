@@ -12,25 +12,27 @@ use crate::store::kit::*;
 use deferd::job::Keep;
 use deferd::store::{Finished, List, Refused};
 
-suite! { in_memory by memory:
-    a_full_store_takes_exactly_what_fits
-    ids_are_unique_and_increase
-    every_result_arrives_once_from_many_producers
-    results_expire_some_hundreds_at_a_time
+suite! {
+    in_memory by memory,
+    on_disk by disk,
+    on_disk_relaxed by relaxed,
+    #[cfg(feature = "redis")]
+    shared_store by shared:
+    {
+        a_full_store_takes_exactly_what_fits
+        ids_are_unique_and_increase
+        every_result_arrives_once_from_many_producers
+    }
 }
 
-suite! { on_disk by disk:
-    a_full_store_takes_exactly_what_fits
-    ids_are_unique_and_increase
-    every_result_arrives_once_from_many_producers
-    results_expire_some_hundreds_at_a_time
-}
-
-suite! { on_disk_relaxed by relaxed:
-    a_full_store_takes_exactly_what_fits
-    ids_are_unique_and_increase
-    every_result_arrives_once_from_many_producers
-    results_expire_some_hundreds_at_a_time
+// Not of the shared store: it forgets in the engine.
+suite! {
+    alone_in_memory by memory,
+    alone_on_disk by disk,
+    alone_on_disk_relaxed by relaxed:
+    {
+        results_expire_some_hundreds_at_a_time
+    }
 }
 
 /// So that what is due meanwhile does not wait for all of them.
@@ -48,13 +50,6 @@ fn results_expire_some_hundreds_at_a_time(open: Open) {
     }
     assert!(expired.len() > 2 && expired.iter().sum::<usize>() == all, "{expired:?}");
     assert_empty(&*store, &[]);
-}
-
-#[cfg(feature = "redis")]
-suite! { shared_store by shared:
-    a_full_store_takes_exactly_what_fits
-    ids_are_unique_and_increase
-    every_result_arrives_once_from_many_producers
 }
 
 fn a_full_store_takes_exactly_what_fits(open: Open) {

@@ -10,25 +10,16 @@ use deferd::job::{JobId, JobKey, Keep, Rerun, RouteIndex};
 use deferd::ledger::schedule::Limit;
 use deferd::store::{Accepted, Lane, List, Lookup, Plan, Refused, Store, Submission, Tells};
 
-suite! { in_memory by memory_with:
-    a_result_comes_with_its_notices
-    jobs_without_a_result_lead_to_notices
-    no_client_can_ask_for_a_notice
-    notices_find_room_in_a_full_store
-}
-
-suite! { on_disk by disk_with:
-    a_result_comes_with_its_notices
-    jobs_without_a_result_lead_to_notices
-    no_client_can_ask_for_a_notice
-    notices_find_room_in_a_full_store
-}
-
-suite! { on_disk_relaxed by relaxed_with:
-    a_result_comes_with_its_notices
-    jobs_without_a_result_lead_to_notices
-    no_client_can_ask_for_a_notice
-    notices_find_room_in_a_full_store
+suite! {
+    in_memory by memory_with,
+    on_disk by disk_with,
+    on_disk_relaxed by relaxed_with:
+    {
+        a_result_comes_with_its_notices
+        jobs_without_a_result_lead_to_notices
+        no_client_can_ask_for_a_notice
+        notices_find_room_in_a_full_store
+    }
 }
 
 /// One lane whose programs are told of everything.
@@ -161,6 +152,7 @@ fn notices_find_room_in_a_full_store(open: OpenWith) {
             Err(refused) => break assert_eq!(refused, Refused::Full),
         }
     }
+    assert!(jobs.len() > 10, "only {} jobs fit", jobs.len());
     for job in &jobs {
         let execution = start(store, job);
         execution.append_log(&[b'x'; 8192]);

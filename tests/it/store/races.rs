@@ -16,89 +16,41 @@ use deferd::job::stored::StoredResponse;
 use deferd::job::{JobId, Keep, RouteIndex};
 use deferd::store::{Finished, IdempotencyKey, JobState, List, Lookup, Status, Store, Submission};
 
-suite! { in_memory by memory:
-    a_job_is_claimed_by_one_worker
-    a_job_that_is_put_back_is_claimed_once_more
-    a_job_that_is_put_back_runs_again_or_is_cancelled
-    a_delayed_job_is_cancelled_or_falls_due
-    a_result_is_handed_to_one_collector
-    a_result_survives_failed_deliveries_and_is_delivered_once
-    a_result_is_delivered_or_expires_never_both
-    a_result_is_delivered_or_deleted_never_both
-    a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
-    a_collector_cannot_hide_results_from_a_deletion_in_bulk
-    a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
-    deleting_a_job_does_not_keep_it_from_running
-    deleting_all_stops_no_job_and_leaves_none
-    cancelling_wins_or_the_worker_is_told
-    a_cancelled_job_says_so_or_was_finished_before
-    a_job_never_vanishes_between_its_states
-    a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
-    a_key_is_accepted_while_all_are_forgotten
+suite! {
+    in_memory by memory,
+    on_disk by disk,
+    on_disk_relaxed by relaxed,
+    #[cfg(feature = "redis")]
+    shared_store by shared:
+    {
+        a_job_is_claimed_by_one_worker
+        a_job_that_is_put_back_is_claimed_once_more
+        a_job_that_is_put_back_runs_again_or_is_cancelled
+        a_result_is_handed_to_one_collector
+        a_result_survives_failed_deliveries_and_is_delivered_once
+        a_result_is_delivered_or_expires_never_both
+        a_result_is_delivered_or_deleted_never_both
+        a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
+        a_collector_cannot_hide_results_from_a_deletion_in_bulk
+        a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
+        deleting_a_job_does_not_keep_it_from_running
+        deleting_all_stops_no_job_and_leaves_none
+        cancelling_wins_or_the_worker_is_told
+        a_cancelled_job_says_so_or_was_finished_before
+        a_job_never_vanishes_between_its_states
+        a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
+        a_key_is_accepted_while_all_are_forgotten
+    }
 }
 
-suite! { on_disk by disk:
-    a_job_is_claimed_by_one_worker
-    a_job_that_is_put_back_is_claimed_once_more
-    a_job_that_is_put_back_runs_again_or_is_cancelled
-    a_delayed_job_is_cancelled_or_falls_due
-    a_result_is_handed_to_one_collector
-    a_result_survives_failed_deliveries_and_is_delivered_once
-    a_result_is_delivered_or_expires_never_both
-    a_result_is_delivered_or_deleted_never_both
-    a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
-    a_collector_cannot_hide_results_from_a_deletion_in_bulk
-    a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
-    deleting_a_job_does_not_keep_it_from_running
-    deleting_all_stops_no_job_and_leaves_none
-    cancelling_wins_or_the_worker_is_told
-    a_cancelled_job_says_so_or_was_finished_before
-    a_job_never_vanishes_between_its_states
-    a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
-    a_key_is_accepted_while_all_are_forgotten
-}
-
-suite! { on_disk_relaxed by relaxed:
-    a_job_is_claimed_by_one_worker
-    a_job_that_is_put_back_is_claimed_once_more
-    a_job_that_is_put_back_runs_again_or_is_cancelled
-    a_delayed_job_is_cancelled_or_falls_due
-    a_result_is_handed_to_one_collector
-    a_result_survives_failed_deliveries_and_is_delivered_once
-    a_result_is_delivered_or_expires_never_both
-    a_result_is_delivered_or_deleted_never_both
-    a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
-    a_collector_cannot_hide_results_from_a_deletion_in_bulk
-    a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
-    deleting_a_job_does_not_keep_it_from_running
-    deleting_all_stops_no_job_and_leaves_none
-    cancelling_wins_or_the_worker_is_told
-    a_cancelled_job_says_so_or_was_finished_before
-    a_job_never_vanishes_between_its_states
-    a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
-    a_key_is_accepted_while_all_are_forgotten
-}
-
-// Not of it: `a_delayed_job_is_cancelled_or_falls_due`, because jobs that have their answer end in the engine.
-#[cfg(feature = "redis")]
-suite! { shared_store by shared:
-    a_job_is_claimed_by_one_worker
-    a_job_that_is_put_back_is_claimed_once_more
-    a_job_that_is_put_back_runs_again_or_is_cancelled
-    a_result_is_handed_to_one_collector
-    a_result_survives_failed_deliveries_and_is_delivered_once
-    a_result_is_delivered_or_expires_never_both
-    a_result_is_delivered_or_deleted_never_both
-    a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
-    a_collector_cannot_hide_results_from_a_deletion_in_bulk
-    a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
-    deleting_a_job_does_not_keep_it_from_running
-    deleting_all_stops_no_job_and_leaves_none
-    cancelling_wins_or_the_worker_is_told
-    a_cancelled_job_says_so_or_was_finished_before
-    a_job_never_vanishes_between_its_states
-    a_job_that_nobody_waits_for_runs_and_is_listed_nowhere
-    a_key_is_accepted_while_all_are_forgotten
+// Not of the shared store: jobs that have their answer end in the engine.
+suite! {
+    alone_in_memory by memory,
+    alone_on_disk by disk,
+    alone_on_disk_relaxed by relaxed:
+    {
+        a_delayed_job_is_cancelled_or_falls_due
+    }
 }
 
 fn a_job_is_claimed_by_one_worker(open: Open) {

@@ -1,10 +1,9 @@
 //! The file of the tables after much came and went: as short as what is left, and never cut where something is.
 
-use std::time::{Duration, Instant};
-
 use redb::StorageBackend;
 
 use crate::store::kit::*;
+use crate::support::eventually;
 use deferd::content::Content;
 use deferd::job::Keep;
 use deferd::store::disk::Durability;
@@ -49,11 +48,7 @@ fn the_file_becomes_short_when_much_of_it_is_free() {
     for job in &others {
         assert_eq!(store.forget(&job.key), Ok(true));
     }
-    let deadline = Instant::now() + PATIENCE;
-    while volume.len().unwrap() > SLACK {
-        assert!(Instant::now() < deadline, "it has {} bytes", volume.len().unwrap());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually("the file is short", || volume.len().unwrap() <= SLACK);
     assert_there(&store, &jobs);
     // It goes on.
     let new = submit(&store, 1000, Keep::Result);

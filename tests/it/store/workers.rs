@@ -19,52 +19,32 @@ use deferd::ledger::schedule::Limit;
 use deferd::memory::Allowance;
 use deferd::store::{Accepted, Lane, Patience, Plan, Status, Store, Submission, Tells};
 
-suite! { in_memory by memory_with:
-    a_submission_wakes_a_worker
-    as_many_jobs_run_at_once_as_workers_wait
-    jobs_that_are_due_at_once_run_at_once
-    a_free_place_in_a_lane_wakes_a_worker
-    the_end_of_a_delay_wakes_who_waits_for_it
-    callers_and_jobs_share_a_lane
-    callers_and_jobs_run_in_order_of_arrival
-    every_job_ends_whatever_becomes_of_it
-    the_end_wakes_all_who_wait
+suite! {
+    in_memory by memory_with,
+    on_disk by disk_with,
+    on_disk_relaxed by relaxed_with,
+    #[cfg(feature = "redis")]
+    shared_store by shared_with:
+    {
+        a_submission_wakes_a_worker
+        as_many_jobs_run_at_once_as_workers_wait
+        a_free_place_in_a_lane_wakes_a_worker
+        callers_and_jobs_share_a_lane
+        the_end_wakes_all_who_wait
+    }
 }
 
-suite! { on_disk by disk_with:
-    a_submission_wakes_a_worker
-    as_many_jobs_run_at_once_as_workers_wait
-    jobs_that_are_due_at_once_run_at_once
-    a_free_place_in_a_lane_wakes_a_worker
-    the_end_of_a_delay_wakes_who_waits_for_it
-    callers_and_jobs_share_a_lane
-    callers_and_jobs_run_in_order_of_arrival
-    every_job_ends_whatever_becomes_of_it
-    the_end_wakes_all_who_wait
-}
-
-suite! { on_disk_relaxed by relaxed_with:
-    a_submission_wakes_a_worker
-    as_many_jobs_run_at_once_as_workers_wait
-    jobs_that_are_due_at_once_run_at_once
-    a_free_place_in_a_lane_wakes_a_worker
-    the_end_of_a_delay_wakes_who_waits_for_it
-    callers_and_jobs_share_a_lane
-    callers_and_jobs_run_in_order_of_arrival
-    every_job_ends_whatever_becomes_of_it
-    the_end_wakes_all_who_wait
-}
-
-// Not of it: `jobs_that_are_due_at_once_run_at_once`, `the_end_of_a_delay_wakes_who_waits_for_it` and
-// `every_job_ends_whatever_becomes_of_it`, because delays end in the engine, whoever looks at the time; and
-// `callers_and_jobs_run_in_order_of_arrival`, because callers wait here, and jobs there.
-#[cfg(feature = "redis")]
-suite! { shared_store by shared_with:
-    a_submission_wakes_a_worker
-    as_many_jobs_run_at_once_as_workers_wait
-    a_free_place_in_a_lane_wakes_a_worker
-    callers_and_jobs_share_a_lane
-    the_end_wakes_all_who_wait
+// Not of the shared store: delays end in the engine, whatever looks at the time; and callers wait here, and jobs there.
+suite! {
+    alone_in_memory by memory_with,
+    alone_on_disk by disk_with,
+    alone_on_disk_relaxed by relaxed_with:
+    {
+        jobs_that_are_due_at_once_run_at_once
+        the_end_of_a_delay_wakes_who_waits_for_it
+        callers_and_jobs_run_in_order_of_arrival
+        every_job_ends_whatever_becomes_of_it
+    }
 }
 
 /// Longer than a test has patience.

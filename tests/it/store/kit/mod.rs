@@ -49,9 +49,13 @@ pub type OpenWith = fn(Plan) -> Arc<dyn Store>;
 /// Opens an empty store of [`CAPACITY`] bytes with [`one_lane`].
 pub type Open = fn() -> Arc<dyn Store>;
 
-/// Runs a list of tests, each of them a function over [`Open`], on one store.
+/// Runs a list of tests, each of them a function over [`Open`] or [`OpenWith`], on one store after the other.
 macro_rules! suite {
-    ($store:ident by $open:path: $($property:ident)*) => {
+    ($($(#[$meta:meta])* $store:ident by $open:path),+: $properties:tt) => {
+        $(suite! { @ $(#[$meta])* $store by $open: $properties })+
+    };
+    (@ $(#[$meta:meta])* $store:ident by $open:path: { $($property:ident)* }) => {
+        $(#[$meta])*
         mod $store {
             use crate::store::kit::*;
             $(#[test] fn $property() { super::$property($open); audit_engines(); })*

@@ -52,6 +52,8 @@ pub struct Promise {
     removed: Sure,
     /// Its idempotency key stands for nothing any more.
     key_gone: Sure,
+    /// Its disk may fail.
+    may_fail: bool,
 }
 
 /// Where a job is that has not ended.
@@ -91,7 +93,8 @@ impl Promise {
     /// Whether this is the result; or what takes its place if the disk did not take it.
     fn has_result(&self, found: &StoredResponse) -> bool {
         let is_large = result(self.n).len() > IN_MEMORY;
-        self.result.as_ref() == Some(found) || is_large && found.ending().status == 507
+        let may_be_refused = self.may_fail && is_large;
+        self.result.as_ref() == Some(found) || may_be_refused && found.ending().status == 507
     }
 
     fn is_done(&self) -> bool {
@@ -138,6 +141,8 @@ pub struct Scenario {
     pub trace: Vec<String>,
     durability: Durability,
     submitted: usize,
+    /// The disk may fail: what it does not take or give is left out.
+    may_fail: bool,
 }
 
 impl Scenario {
@@ -154,7 +159,20 @@ impl Scenario {
             trace: Vec::new(),
             durability,
             submitted: 0,
+            may_fail: false,
         }
+    }
+
+    /// Lets the disk fail as planned.
+    pub fn fail(&mut self, plan: FaultPlan) {
+        self.may_fail = true;
+        self.volume.fail(Some(plan));
+    }
+
+    /// Asserts that a failure can be the disk's.
+    #[track_caller]
+    fn blame_disk(&self, failed: &str) {
+        assert!(self.may_fail, "{failed}, and the disk works:\n{}", self.trace.join("\n"));
     }
 
     /// What an answer that waits for a commit promises.
@@ -205,6 +223,7 @@ impl Scenario {
         let key = named.then(|| idempotency(n));
         let Ok(content) = self.volume.content(&body(n)) else {
             // The front refuses it.
+            self.blame_disk("content is refused");
             self.trace.push(format!("no room for {n}"));
             return;
         };
@@ -220,6 +239,7 @@ impl Scenario {
             Ok(Accepted::Known(id)) => panic!("{id} is new"),
             Err(refused) => {
                 assert_eq!(refused, Refused::Unavailable);
+                self.blame_disk("a job is refused");
                 self.refused.extend(key);
                 self.trace.push(format!("refused {n}"));
                 return;
@@ -241,6 +261,7 @@ impl Scenario {
             result: None,
             removed: Sure::No,
             key_gone: Sure::No,
+            may_fail: self.may_fail,
         };
         self.promises.insert(id, promise);
     }
@@ -254,11 +275,13 @@ impl Scenario {
         self.trace.push(format!("claim {found:?}"));
         assert_eq!(found, expected);
         let Some(Claimed { job, attempt }) = claimed else { return };
+        let content = read(attempt.call.request.body());
+        if content.is_none() {
+            self.blame_disk("a request cannot be read");
+        }
         let durability = self.durability;
         let promise = self.promise(&job);
-        if let Some(content) = read(attempt.call.request.body()) {
-            assert!(content == body(promise.n), "the request of {}", job.id);
-        }
+        assert!(content.is_none_or(|content| content == body(promise.n)), "{}", job.id);
         promise.place = Place::Running;
         if attempt.redirected.is_none() {
             let waits = match promise.rerun() {
@@ -280,6 +303,9 @@ impl Scenario {
         // What a handler gives without room for its answer.
         let no_room = || Error::InsufficientStorage("the disk fails".into()).response();
         let content = self.volume.content(&result(n));
+        if content.is_err() {
+            self.blame_disk("a result is refused");
+        }
         let given = content.map_or_else(|_| no_room(), |content| response(n).map(|_| content));
         self.store.finish(&key, given, at(THEN));
         self.trace.push(format!("finish {}", key.id));
@@ -326,9 +352,15 @@ impl Scenario {
 
     fn collect(&mut self) {
         let Some(key) = self.pick(Promise::is_done) else { return };
-        let Lookup::Done((found, delivery)) = self.store.collect(&key) else { return };
+        let (found, delivery) = match self.store.collect(&key) {
+            Lookup::Done(collected) => collected,
+            // Its end is not durable yet.
+            Lookup::Pending => return,
+            _ => return self.blame_disk("a result cannot be collected"),
+        };
         if read(found.body()).is_none() {
             // The connection breaks.
+            self.blame_disk("a result cannot be read");
             return self.store.restore(&key, delivery);
         }
         let is_durable = self.durability == Durability::Commit;
@@ -354,6 +386,9 @@ impl Scenario {
         let Some(key) = self.pick(|p| waits(p) && p.unwanted == Sure::No) else { return };
         let cancelled = self.store.cancel(&key, at(THEN));
         self.trace.push(format!("cancel {} {cancelled:?}", key.id));
+        if cancelled != Ok(true) {
+            self.blame_disk("a cancellation fails");
+        }
         self.end(&key, Error::Cancelled.response().into());
         if cancelled == Ok(true) && self.durability == Durability::Commit {
             self.promise(&key).ended = Sure::Yes;
@@ -362,6 +397,9 @@ impl Scenario {
 
     /// After what waits until jobs are gone: those before them are gone as well.
     fn settled(&mut self, answer: Result<(), StoreUnavailable>) {
+        if answer.is_err() {
+            self.blame_disk("a deletion fails");
+        }
         if answer.is_ok() && self.durability == Durability::Commit {
             self.promises.values_mut().for_each(Promise::settle_removal);
         }
@@ -420,6 +458,9 @@ impl Scenario {
     /// Whether everything is durable.
     pub fn flush(&mut self) -> bool {
         let flushed = self.store.flush();
+        if flushed.is_err() {
+            self.blame_disk("a flush fails");
+        }
         self.trace.push(format!("flush {flushed:?}"));
         if flushed.is_ok() {
             self.settle();
