@@ -36,6 +36,7 @@ fn both(client: &mut Client, method: &str, target: &str) -> Reply {
     let now = client.request(method, target, &[], b"").without_id();
     let id = client.store(method, target, b"");
     let mut later = client.result(&id);
+    assert_eq!(later.length(), Some(later.body.len()), "{later:?}");
     later.headers.retain(|(name, _)| !name.starts_with("x-arango-async"));
     let mut of_now = now.clone();
     // Where the upstream sends none it is deferd's, and the clock may have ticked. How the content is framed is
