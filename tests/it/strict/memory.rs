@@ -354,31 +354,38 @@ fn unread_answers_stay_within_the_budget() {
     }
 }
 
-/// One result that many clients read at once is in memory once, also when it comes from the disk.
+/// One result that many clients read at once is in memory once; one on the disk is not in memory, each reads its file.
 #[test]
 fn a_result_with_many_readers_is_held_once() {
     let dir = TempDir::new();
     let data = dir.join("data");
-    let arguments = ["--max-memory", "64M", "--data", data.to_str().unwrap()];
-    let deferd = Deferd::with_scripts("", &arguments);
-    unharmed_within_memory(&deferd, || {
-        let mut client = deferd.client();
-        let id = client.store("GET", "/run/c-zeros?12000000", b"");
-        client.wait_done(&id);
-        let mut readers: Vec<_> = (0..30).map(|_| deferd.client()).collect();
-        for reader in &mut readers {
-            reader.send_request("GET", &format!("/_api/job/{id}/result"), &[], b"");
-        }
-        readers.iter().for_each(Client::wait_for_answer);
-        // They read it from its file.
-        let used = detail(&mut client, "memory-used");
-        assert!(used < MIB, "{used}");
-        for mut reader in readers {
-            assert_eq!(reader.try_read("GET").unwrap().expect(200).body.len(), 12_000_000);
-        }
-        eventually("nothing is held any more", || detail(&mut client, "memory-used") == 0);
-        client.delete("/_api/job/all").expect(200);
-    });
+    const LARGE: usize = 12 * MIB;
+    for (on_disk, held) in [(false, LARGE), (true, 0)] {
+        let mut arguments = vec!["--max-memory", "64M"];
+        arguments.extend(on_disk.then_some(["--data", data.to_str().unwrap()]).iter().flatten());
+        let deferd = Deferd::with_scripts("", &arguments);
+        unharmed_within_memory(&deferd, || {
+            let mut client = deferd.client();
+            let id = client.store("GET", &format!("/run/c-zeros?{LARGE}"), b"");
+            client.wait_done(&id);
+            let is_alone = |used| (held..held + MIB).contains(&used);
+            eventually("the run is over", || is_alone(detail(&mut client, "memory-used")));
+            let before = detail(&mut client, "memory-used");
+            let mut readers: Vec<_> = (0..30).map(|_| deferd.client()).collect();
+            for reader in &mut readers {
+                reader.send_request("GET", &format!("/_api/job/{id}/result"), &[], b"");
+            }
+            readers.iter().for_each(Client::wait_for_answer);
+            let used = detail(&mut client, "memory-used");
+            assert!(is_alone(used), "{used}, on disk: {on_disk}");
+            for mut reader in readers {
+                assert_eq!(reader.try_read("GET").unwrap().expect(200).body.len(), LARGE);
+            }
+            eventually("the readers hold nothing", || detail(&mut client, "memory-used") <= before);
+            client.delete("/_api/job/all").expect(200);
+            eventually("nothing is held any more", || detail(&mut client, "memory-used") == 0);
+        });
+    }
 }
 
 #[test]

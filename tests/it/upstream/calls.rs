@@ -209,6 +209,7 @@ fn an_answer_without_content_has_none_and_the_next_one_is_its_own() {
         // Collected by PUT it has no content either, and says so.
         let result = client.result(&id).expect(status);
         assert!(result.body.is_empty());
+        assert_eq!(result.length(), (status == 200).then_some(0), "{method} {path}");
         assert_eq!(client.get("/up/").expect(200).text(), "ok");
     }
     assert!(upstream.received().iter().all(|got| got.connection == 0), "one connection for all");
