@@ -14,6 +14,7 @@ use super::unharmed::{
 use std::time::Duration;
 
 use crate::support::hold::Hold;
+use crate::support::upstream::{Then, Upstream};
 use crate::support::{Client, Deferd, Reply, TempDir, eventually, fixtures};
 
 /// The budget of these cases.
@@ -450,22 +451,42 @@ fn deferred_reads_of_a_result_stay_within_max_stored() {
     }
 }
 
-/// A script's output that does not fit into the memory ends the script, and its job has `507`.
+/// What is kept whole and does not fit into the memory ends its script or call. An answer that flows is not kept.
 #[test]
 fn a_result_beyond_free_memory_is_507_naming_it() {
-    let deferd = Deferd::with_scripts("", &["--max-memory", "16M", "--max-output", "12M"]);
+    const LARGE: usize = 11_000_000;
+    let upstream = Upstream::start(|_, stream| {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n");
+        let _ = stream.write_all(&[head.as_bytes(), &vec![0; LARGE]].concat());
+        Then::Close
+    });
+    let limits = ["--max-memory", "16M", "--max-output", "12M", "--route", &upstream.route("")];
+    let deferd = Deferd::with_scripts("", &limits);
+    let (run, cgi) = (format!("/run/c-zeros?{LARGE}"), format!("/cgi/f-zeros?{LARGE}"));
     unharmed(&deferd, || {
         let body = "content-length: 4000000\r\n";
         let holders = [(); 2].map(|()| begin(&deferd, "/_admin/echo", body));
         assert_eq!(send_unfinished(&holders, &[b'x'; 3_900_000]), 0);
         let mut client = deferd.client();
         eventually("they are held", || detail(&mut client, "memory-used") > 7 * MIB);
-        let id = client.store("GET", "/run/c-zeros?11000000", b"");
-        let text = client.result(&id).expect_job_error(507, 507).text();
-        assert!(text.contains("--max-memory"), "{text}");
+        for (target, what) in [
+            (&*run, "what the script writes"),
+            (&*cgi, "what the script writes"),
+            ("/up/", "the upstream's answer"),
+        ] {
+            let id = client.store("GET", target, b"");
+            let text = client.result(&id).expect_job_error(507, 507).text();
+            assert!(text.contains(&format!("{what} does not fit into --max-memory")), "{text}");
+            let reply = client.get(target);
+            if target == run {
+                assert_eq!(reply.expect_error(507, 507).text(), text);
+            } else {
+                assert_eq!(reply.expect(200).body.len(), LARGE);
+            }
+        }
         drop(holders);
         eventually("they are gone", || detail(&mut client, "memory-used") == 0);
-        client.get("/run/c-zeros?11000000").expect(200);
+        client.get(&run).expect(200);
     });
 }
 
