@@ -386,21 +386,21 @@ fn a_failed_call_says_in_which_phase_and_not_where() {
     let silent = Upstream::answering("", hang);
     let address = silent.address.to_string();
     assert_fails(
-        &silent.route(",timeout=100ms"),
+        &silent.route(",timeout=500ms"),
         &address,
         Fails::AtHead,
         504,
-        "no answer in time: timeout 100ms",
+        "no answer in time: timeout 500ms",
     );
 
     let half = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", hang);
     let address = half.address.to_string();
     assert_fails(
-        &half.route(",timeout=100ms"),
+        &half.route(",timeout=500ms"),
         &address,
         Fails::AtContent,
         504,
-        "not complete in time: timeout 100ms",
+        "not complete in time: timeout 500ms",
     );
 
     let half = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", close);
