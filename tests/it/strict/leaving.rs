@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 
 use super::unharmed;
-use super::unharmed::{connect, connections, is_served, unharmed_by_crowd};
+use super::unharmed::{NOTICED, connect, connections, is_served, unharmed_by_crowd};
 use crate::support::hold::Hold;
 use crate::support::{Deferd, TempDir, accept, eventually, fixtures, running_with_query};
-
-/// Half a second is the contract's; a busy machine gets more. Without the behaviour it takes an hour.
-const NOTICED: Duration = Duration::from_secs(2);
 
 /// A deferd with `count` connections, whose scripts wait at `/one/` for their turn and at `/on/` go on
 /// without their clients.

@@ -14,6 +14,7 @@ use super::unharmed::{
 use std::time::Duration;
 
 use crate::support::hold::Hold;
+use crate::support::upstream::{Then, Upstream};
 use crate::support::{Client, Deferd, Reply, TempDir, eventually, fixtures};
 
 /// The budget of these cases.
@@ -354,31 +355,38 @@ fn unread_answers_stay_within_the_budget() {
     }
 }
 
-/// One result that many clients read at once is in memory once, also when it comes from the disk.
+/// One result that many clients read at once is in memory once; one on the disk is not in memory, each reads its file.
 #[test]
 fn a_result_with_many_readers_is_held_once() {
     let dir = TempDir::new();
     let data = dir.join("data");
-    let arguments = ["--max-memory", "64M", "--data", data.to_str().unwrap()];
-    let deferd = Deferd::with_scripts("", &arguments);
-    unharmed_within_memory(&deferd, || {
-        let mut client = deferd.client();
-        let id = client.store("GET", "/run/c-zeros?12000000", b"");
-        client.wait_done(&id);
-        let mut readers: Vec<_> = (0..30).map(|_| deferd.client()).collect();
-        for reader in &mut readers {
-            reader.send_request("GET", &format!("/_api/job/{id}/result"), &[], b"");
-        }
-        readers.iter().for_each(Client::wait_for_answer);
-        // They read it from its file.
-        let used = detail(&mut client, "memory-used");
-        assert!(used < MIB, "{used}");
-        for mut reader in readers {
-            assert_eq!(reader.try_read("GET").unwrap().expect(200).body.len(), 12_000_000);
-        }
-        eventually("nothing is held any more", || detail(&mut client, "memory-used") == 0);
-        client.delete("/_api/job/all").expect(200);
-    });
+    const LARGE: usize = 12 * MIB;
+    for (on_disk, held) in [(false, LARGE), (true, 0)] {
+        let mut arguments = vec!["--max-memory", "64M"];
+        arguments.extend(on_disk.then_some(["--data", data.to_str().unwrap()]).iter().flatten());
+        let deferd = Deferd::with_scripts("", &arguments);
+        unharmed_within_memory(&deferd, || {
+            let mut client = deferd.client();
+            let id = client.store("GET", &format!("/run/c-zeros?{LARGE}"), b"");
+            client.wait_done(&id);
+            let is_alone = |used| (held..held + MIB).contains(&used);
+            eventually("the run is over", || is_alone(detail(&mut client, "memory-used")));
+            let before = detail(&mut client, "memory-used");
+            let mut readers: Vec<_> = (0..30).map(|_| deferd.client()).collect();
+            for reader in &mut readers {
+                reader.send_request("GET", &format!("/_api/job/{id}/result"), &[], b"");
+            }
+            readers.iter().for_each(Client::wait_for_answer);
+            let used = detail(&mut client, "memory-used");
+            assert!(is_alone(used), "{used}, on disk: {on_disk}");
+            for mut reader in readers {
+                assert_eq!(reader.try_read("GET").unwrap().expect(200).body.len(), LARGE);
+            }
+            eventually("the readers hold nothing", || detail(&mut client, "memory-used") <= before);
+            client.delete("/_api/job/all").expect(200);
+            eventually("nothing is held any more", || detail(&mut client, "memory-used") == 0);
+        });
+    }
 }
 
 #[test]
@@ -443,22 +451,42 @@ fn deferred_reads_of_a_result_stay_within_max_stored() {
     }
 }
 
-/// A script's output that does not fit into the memory ends the script, and its job has `507`.
+/// What is kept whole and does not fit into the memory ends its script or call. An answer that flows is not kept.
 #[test]
 fn a_result_beyond_free_memory_is_507_naming_it() {
-    let deferd = Deferd::with_scripts("", &["--max-memory", "16M", "--max-output", "12M"]);
+    const LARGE: usize = 11_000_000;
+    let upstream = Upstream::start(|_, stream| {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n");
+        let _ = stream.write_all(&[head.as_bytes(), &vec![0; LARGE]].concat());
+        Then::Close
+    });
+    let limits = ["--max-memory", "16M", "--max-output", "12M", "--route", &upstream.route("")];
+    let deferd = Deferd::with_scripts("", &limits);
+    let (run, cgi) = (format!("/run/c-zeros?{LARGE}"), format!("/cgi/f-zeros?{LARGE}"));
     unharmed(&deferd, || {
         let body = "content-length: 4000000\r\n";
         let holders = [(); 2].map(|()| begin(&deferd, "/_admin/echo", body));
         assert_eq!(send_unfinished(&holders, &[b'x'; 3_900_000]), 0);
         let mut client = deferd.client();
         eventually("they are held", || detail(&mut client, "memory-used") > 7 * MIB);
-        let id = client.store("GET", "/run/c-zeros?11000000", b"");
-        let text = client.result(&id).expect_job_error(507, 507).text();
-        assert!(text.contains("--max-memory"), "{text}");
+        for (target, what) in [
+            (&*run, "what the script writes"),
+            (&*cgi, "what the script writes"),
+            ("/up/", "the upstream's answer"),
+        ] {
+            let id = client.store("GET", target, b"");
+            let text = client.result(&id).expect_job_error(507, 507).text();
+            assert!(text.contains(&format!("{what} does not fit into --max-memory")), "{text}");
+            let reply = client.get(target);
+            if target == run {
+                assert_eq!(reply.expect_error(507, 507).text(), text);
+            } else {
+                assert_eq!(reply.expect(200).body.len(), LARGE);
+            }
+        }
         drop(holders);
         eventually("they are gone", || detail(&mut client, "memory-used") == 0);
-        client.get("/run/c-zeros?11000000").expect(200);
+        client.get(&run).expect(200);
     });
 }
 

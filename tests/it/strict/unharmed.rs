@@ -11,6 +11,10 @@ use crate::support::{Client, Deferd, PATIENCE, eventually};
 /// By how much the resident memory may have grown, in KiB: an allocator does not give back every page.
 const GROWTH: usize = 8 * 1024;
 
+/// Until when it is noticed that a client has left. Half a second is the contract's; a busy machine gets more. Without
+/// the behaviour it takes an hour, or has no end.
+pub const NOTICED: Duration = Duration::from_secs(2);
+
 /// How many are a crowd.
 pub const CROWD: usize = 500;
 

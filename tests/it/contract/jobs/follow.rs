@@ -326,9 +326,12 @@ fn a_silent_log_sends_a_comment_every_15_seconds() {
     let teller = Teller::new();
     let id = teller.submit(&mut deferd.client());
     let mut follower = Follower::new(&deferd, &id, &[EVENTS]);
-    let begin = Instant::now();
-    let comment = follower.client.read_chunk().unwrap();
-    assert!(begin.elapsed() > Duration::from_secs(13), "{:?}", begin.elapsed());
-    assert!(comment.starts_with(b":") && comment.ends_with(b"\n\n"), "{comment:?}");
+    for _ in 0..2 {
+        let begin = Instant::now();
+        let comment = follower.client.read_chunk().unwrap();
+        let (silence, seconds) = (begin.elapsed(), Duration::from_secs);
+        assert!((seconds(13)..seconds(25)).contains(&silence), "{silence:?}");
+        assert!(comment.starts_with(b":") && comment.ends_with(b"\n\n"), "{comment:?}");
+    }
     teller.end("0");
 }

@@ -18,7 +18,7 @@ fn a_download_goes_on_where_it_broke_off() {
         client.wait_done(&id);
         for target in [format!("/_api/job/{id}/result"), format!("/_admin/jobs/{id}/content")] {
             let whole = client.get(&target).expect(200);
-            let tag = format!("\"{id}\"");
+            let (tag, weak) = (format!("\"{id}\""), format!("W/\"{id}\""));
             assert_eq!(whole.header("accept-ranges"), Some("bytes"));
             assert_eq!(whole.header("etag"), Some(&*tag));
             for (range, from, to) in [
@@ -41,6 +41,8 @@ fn a_download_goes_on_where_it_broke_off() {
                 (&[("range", "bytes=0-1,5-6")][..], "several ranges"),
                 (&[("range", "bytes=5-1")], "no range"),
                 (&[("range", "bytes=5-"), ("if-range", "\"other\"")], "another content"),
+                (&[("range", "bytes=5-"), ("if-range", &*weak)], "weak"),
+                (&[("range", "bytes=5-"), ("if-range", whole.header("date").unwrap())], "a date"),
             ] {
                 let reply = client.request("GET", &target, fields, b"").expect(200);
                 assert_eq!(reply.body, whole.body, "{what}");
