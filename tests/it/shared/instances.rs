@@ -114,6 +114,8 @@ impl Instances {
     /// The same when all jobs are deleted: nothing may be left.
     pub fn end_empty(self) {
         self.client(0).delete("/_api/job/all").expect(200);
+        // What was begun or waited goes on.
+        eventually("nothing is left", || audit(&mut self.engine.connect(), "default") == 0);
         assert_eq!(self.end(), 0);
     }
 }
