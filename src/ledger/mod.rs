@@ -1,11 +1,12 @@
 //! What every store knows of its jobs: the states of all of them, and their schedule, as plain data.
 //!
-//! Owns the records of each owner's jobs, the accounts, the ids, the idempotency keys and the schedule, whatever
-//! a store keeps of requests (`Q`) and results (`R`). Does no I/O and takes no lock: a store holds it under its
-//! mutex, and [`locked`] wakes the threads that its changes concern. `submit` has how jobs come in, `running` how
-//! they run and end, `notices` who is told of that, `results` how they are collected, `forgetting` how they go, `logs`
-//! what stays of them for a while. Invariants: a job is in exactly one place: waiting in a lane, delayed, running, finishing, done, or in delivery; `stored` equals the footprints of all
-//! records, keys, and submissions that are admitted and not accepted yet; it exceeds the capacity only by what was
+//! Owns the records of each owner's jobs, the accounts, the ids, the idempotency keys and the schedule, whatever a
+//! store keeps of requests (`Q`) and results (`R`). Does no I/O and takes no lock: a store holds it under its mutex,
+//! and [`locked`] wakes the threads that its changes concern. `submit` has how jobs come in, `running` how they run,
+//! `finishing` how they end, `notices` what is told of that, `results` how they are collected, `forgetting` how they
+//! go, `logs` what stays of them for a while, `end` what a stopped ledger still does. Invariants: a job is in exactly
+//! one place: waiting in a lane, delayed, running, finishing, done, or in delivery; `stored` equals the footprints of
+//! all records, keys, and submissions that are admitted and not accepted yet; it exceeds the capacity only by what was
 //! found at start; no method frees the memory of many jobs, they are handed out.
 
 mod end;
@@ -333,7 +334,8 @@ impl<Q, R> Ledger<Q, R> {
         &mut self.tally
     }
 
-    /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is released.
+    /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is
+    /// released.
     const fn schedule(&mut self) -> &mut Schedule<Sender<()>> {
         self.is_changed = true;
         &mut self.schedule

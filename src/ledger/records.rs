@@ -1,7 +1,8 @@
 //! The records of an owner's jobs, as they are listed: filtered, in pages, in the order of the ids or against it.
 //!
-//! Owns what a record tells, also as JSON, and how many are looked at for one page. Invariants: a page costs the same however many
-//! jobs there are; the lock is held for 500 records at a time; a job is looked at once, and told as it is then.
+//! Owns what a record tells, also as JSON, and how many are looked at for one page. Invariants: a page costs the same
+//! however many jobs there are; the lock is held for 500 records at a time; a job is looked at once, and told as it is
+//! then.
 
 use super::job::{Done, Pending};
 use super::{Found, JobState, Ledger};

@@ -1,8 +1,8 @@
 //! How jobs run: claimed, tried again, redirected; and callers in their lanes.
 //!
 //! Owns the transitions of pending jobs that stay pending, each with its change of the schedule. Runs nothing.
-//! Invariant: a job that runs has a place in its lane, and gives it back with the transition that ends the run, or later
-//! if it is kept.
+//! Invariant: a job that runs has a place in its lane, and gives it back with the transition that ends the run, or
+//! later if it is kept.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,7 +1,7 @@
 //! Opening: the directory, its lock, its file, and the ledger of what is in there.
 //!
-//! Owns the names within the directory, the words for what can be wrong with them, and the sweep of files that no record
-//! names. Invariants: a file that cannot be understood is not changed; the file is made whole or not at all.
+//! Owns the names within the directory, the words for what can be wrong with them, and the sweep of files that no
+//! record names. Invariants: a file that cannot be understood is not changed; the file is made whole or not at all.
 
 use std::collections::HashMap;
 use std::fmt::Display;

@@ -153,8 +153,8 @@ impl State {
         }
     }
 
-    /// Finishes a pending job with `response`, or `410` if it was cancelled in time, and hands that over. A job that the
-    /// end has stopped stays as it is on disk, as after a crash.
+    /// Finishes a pending job with `response`, or `410` if it was cancelled in time, and hands that over. A job that
+    /// the end has stopped stays as it is on disk, as after a crash.
     pub fn finish(&mut self, job: &JobKey, response: StoredResponse, now: Moment) -> Finished {
         if self.ledger.abandon(job) {
             return Finished::Left;

@@ -1,9 +1,9 @@
 //! The tables: what is on disk, changed by whole transactions and read beside them.
 //!
 //! Owns their names and their format's version; `transaction` decides how each change falls upon them. Nothing else
-//! names redb, but for the file beneath (`engine`) and its trait in `mod`. Invariants: a file of another format is refused and not
-//! touched; a transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a panic in redb,
-//! which means damage, is a [`TableError`].
+//! names redb, but for the file beneath (`engine`) and its trait in `mod`. Invariants: a file of another format is
+//! refused and not touched; a transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a
+//! panic in redb, which means damage, is a [`TableError`].
 
 use std::collections::BTreeSet;
 use std::fmt;
