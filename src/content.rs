@@ -1,10 +1,10 @@
 //! Content while it comes: collected piece by piece, charged to the budget of memory, then shared.
 //!
-//! Owns where content lives, and nothing of what it means; `at_rest` is what it becomes, `file` what of it is on
-//! disk; `utf8` tells text. Content of more than a few pages has a memory map of its own, not a block of the heap: glibc keeps freed
-//! blocks for later if anything small lies behind them, a map goes back to the system with the last share of it.
-//! Invariants: memory follows what has come, not what was announced; content in memory of more than [`SMALL`] bytes
-//! is charged from its first byte until its last share is dropped, smaller content counts with what holds it, a
+//! Owns where content lives, and nothing of what it means; `at_rest` is what it becomes, `file` what of it is on disk;
+//! `utf8` tells text. Content of more than a few pages has a memory map of its own, not a block of the heap: glibc
+//! keeps freed blocks for later if anything small lies behind them, a map goes back to the system with the last share
+//! of it. Invariants: memory follows what has come, not what was announced; content in memory of more than [`SMALL`]
+//! bytes is charged from its first byte until its last share is dropped, smaller content counts with what holds it, a
 //! connection or a record.
 
 mod at_rest;

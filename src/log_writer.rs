@@ -1,9 +1,9 @@
 //! The writer of the log: a bounded buffer, and one thread that writes it to stderr.
 //!
-//! Owns the buffer and what happens if stderr is not read in time. Does not choose what is logged, nor how a line
-//! looks but for what journald wants: `main` sets up the logger. Invariants: a thread that logs never waits for stderr; the
-//! buffer never grows beyond [`CAPACITY`]; a line that is dropped is counted, and the count is written once there
-//! is a way again.
+//! Owns the buffer and what happens if stderr is not read in time. Does not choose what is logged, nor how a line looks
+//! but for what journald wants: `main` sets up the logger. Invariants: a thread that logs never waits for stderr; the
+//! buffer never grows beyond [`CAPACITY`]; a line that is dropped is counted, and the count is written once there is a
+//! way again.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! Signed requests: whether the content of a request comes from a sender that knows a secret of its route.
 //!
-//! Owns the schemes and the files of their secrets; signs callbacks too. Does not know what the request is for. Invariants: how long a
-//! comparison takes does not depend on what was sent, nor on which secret it matches; every secret of the file is
-//! compared.
+//! Owns the schemes and the files of their secrets; signs callbacks too. Does not know what the request is for.
+//! Invariants: how long a comparison takes does not depend on what was sent, nor on which secret it matches; every
+//! secret of the file is compared.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -345,8 +345,8 @@ mod tests {
         }
     }
 
-    /// Gitea's documentation has code and no numbers: `hash_hmac('sha256', $payload, $secret_key, false)`. The numbers are
-    /// those of GitHub's example, as Gitea itself sends the same code in both fields.
+    /// Gitea's documentation has code and no numbers: `hash_hmac('sha256', $payload, $secret_key, false)`. The numbers
+    /// are those of GitHub's example, as Gitea itself sends the same code in both fields.
     #[test]
     fn gitea_s_signature_is_the_bare_code() {
         const HEX: &str = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";

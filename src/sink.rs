@@ -118,9 +118,8 @@ pub fn write_all(
 
 /// Sends what is there, and waits for the client as long as that takes.
 ///
-/// # Errors
-/// [`Error::Cancelled`] if `execution` is stopped before the client has taken all, as it is when the client leaves or is
-/// too slow.
+/// # Errors [`Error::Cancelled`] if `execution` is stopped before the client has taken all, as it is when the client
+/// leaves or is too slow.
 pub fn flush(sink: &mut dyn Sink, execution: &Execution) -> Result<(), Error> {
     loop {
         if sink.flush().is_err() {

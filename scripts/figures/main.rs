@@ -17,9 +17,9 @@
 //!   [`endless`] upstream.
 //! - [`content`]: answers as they come and answers of a GiB, beside nginx and `cat`; [`flowing`] is its part of what
 //!   passes while a client waits, [`stored`] that of what is stored.
-//! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts,
-//!   `weighing`, and of the above [`asking`], [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`,
-//!   and `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
+//! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts, `weighing`,
+//!   and of the above [`asking`], [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`, and
+//!   `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
 //! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]

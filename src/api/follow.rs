@@ -50,8 +50,8 @@ pub fn is_wanted(asked: &Asked<'_>) -> bool {
 
 /// Sends the log of a job until that ends; what is kept of it if the answer cannot reach its client before.
 ///
-/// # Errors
-/// `503` if half of all connections follow or wait, or without memory. Once the head was sent: why the answer breaks off.
+/// # Errors `503` if half of all connections follow or wait, or without memory. Once the head was sent: why the answer
+/// breaks off.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let (job, jobs) = (asked.job()?, &*asked.api.jobs);
     let resumed = last_event_id(asked.call.request.headers());

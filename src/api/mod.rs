@@ -51,7 +51,8 @@ pub struct Api {
 }
 
 impl Api {
-    /// The endpoints over these jobs, of routes with these prefixes, which say of themselves who may ask, and end within `time_limit`.
+    /// The endpoints over these jobs, of routes with these prefixes, which say of themselves who may ask, and end
+    /// within `time_limit`.
     pub fn new(
         jobs: Arc<Jobs>,
         access: Access,

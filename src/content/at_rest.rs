@@ -180,7 +180,8 @@ impl Reader {
     }
 
     /// Has `send` take some of what was not read yet straight from its file: it gets the file, an offset, and how many
-    /// bytes there are, and returns how many it took. Returns `None` if that is not possible: what is left must be read.
+    /// bytes there are, and returns how many it took. Returns `None` if that is not possible: what is left must be
+    /// read.
     ///
     /// # Errors
     /// Those of `send`; `UnexpectedEof` if the file is shorter.

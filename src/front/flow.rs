@@ -139,8 +139,8 @@ impl<'a, 's> Flow<'a, 's> {
         Ok(self.manner.persistence)
     }
 
-    /// Has the connection end with a reset if the answer has no other end than that, until it is whole. So a client sees
-    /// that it is broken, even when deferd itself ends.
+    /// Has the connection end with a reset if the answer has no other end than that, until it is whole. So a client
+    /// sees that it is broken, even when deferd itself ends.
     fn arm(&self) {
         if self.next == Next::UntilEnd {
             self.client.stream.reset_at_end();

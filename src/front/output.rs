@@ -152,8 +152,8 @@ fn is_no_byte(error: &io::Error) -> bool {
 
 /// What an answer is written to.
 pub trait Destination: Write {
-    /// Writes some of the `length` bytes of `file` from offset `at` on without reading them; returns how many: 0 only at
-    /// the end of the file. `None` if it cannot: they must be read.
+    /// Writes some of the `length` bytes of `file` from offset `at` on without reading them; returns how many: 0 only
+    /// at the end of the file. `None` if it cannot: they must be read.
     fn write_file(&mut self, _file: &File, _at: u64, _length: usize) -> Option<io::Result<usize>> {
         None
     }

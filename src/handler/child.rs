@@ -2,8 +2,8 @@
 //!
 //! Owns the time limit and the stop; `pipes` has its pipes, `group` the process. Does not know CGI. Invariants: when
 //! [`run`] returns, for whatever reason, the child is reaped, and every descriptor is closed. By then a child that was
-//! ended has no descendants; for one that ended by itself, the processes left in its group have some time to leave it. A
-//! program that wants to outlive its request must leave the group (`setsid`), as daemons do.
+//! ended has no descendants; for one that ended by itself, the processes left in its group have some time to leave it.
+//! A program that wants to outlive its request must leave the group (`setsid`), as daemons do.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};

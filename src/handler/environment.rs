@@ -1,9 +1,9 @@
 //! The environment of a script: the meta-variables of RFC 3875 section 4.1 and what other servers add to them, its
 //! user, its job, and what the operator adds.
 //!
-//! Owns the translation from a request; `group` adds `DEFERD_RUN`. Starts nothing. Invariant: of deferd's own environment only PATH, the user's
-//! variables and what the operator names reach a script, and no client can set a variable that is not named
-//! `HTTP_…`.
+//! Owns the translation from a request; `group` adds `DEFERD_RUN`. Starts nothing. Invariant: of deferd's own
+//! environment only PATH, the user's variables and what the operator names reach a script, and no client can set a
+//! variable that is not named `HTTP_…`.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,8 +1,8 @@
 //! The pipes of a child process, served at once by one thread.
 //!
 //! Owns stdin, stdout and stderr of a child, and what takes its output. Knows no limit of time and no process: `child`
-//! does. Invariants: stdin is fed while stdout and stderr are drained, so that no size deadlocks; each pipe is closed as
-//! soon as it is no longer needed.
+//! does. Invariants: stdin is fed while stdout and stderr are drained, so that no size deadlocks; each pipe is closed
+//! as soon as it is no longer needed.
 
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

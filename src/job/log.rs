@@ -1,8 +1,8 @@
 //! What a job's script writes to stderr: the end of it, and the threads that follow it.
 //!
-//! Owns how much is kept: [`KEPT`] bytes, and while a client follows, what that one may be behind. Does not know what the
-//! bytes mean, nor who wrote them. Invariants: an offset counts all bytes that were ever written, so it means the same
-//! whatever was dropped meanwhile; a thread that follows is woken by each byte that comes.
+//! Owns how much is kept: [`KEPT`] bytes, and while a client follows, what that one may be behind. Does not know what
+//! the bytes mean, nor who wrote them. Invariants: an offset counts all bytes that were ever written, so it means the
+//! same whatever was dropped meanwhile; a thread that follows is woken by each byte that comes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread, ThreadId};

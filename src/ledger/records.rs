@@ -187,7 +187,8 @@ impl Step<'_> {
         self.looks
     }
 
-    /// Looks at records that a store has elsewhere, in the order of the filter: so many as may be looked at, and one more if there is.
+    /// Looks at records that a store has elsewhere, in the order of the filter: so many as may be looked at, and one
+    /// more if there is.
     pub fn over(&self, found: impl Iterator<Item = JobRecord>) -> Stepped {
         let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };
         let mut last = self.after;

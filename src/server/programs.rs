@@ -1,8 +1,8 @@
 //! The completion programs of routes: found at the start, and refused if a URL leads to them.
 //!
 //! Owns that rule. Runs nothing. Invariant: a program below the directory of a route is hidden there: a name of its
-//! path begins with a dot, as `locate` refuses such a path. A link in a route with `links=yes` may lead anywhere: the log
-//! warns of that.
+//! path begins with a dot, as `locate` refuses such a path. A link in a route with `links=yes` may lead anywhere: the
+//! log warns of that.
 
 use std::io;
 use std::path::{Path, PathBuf};

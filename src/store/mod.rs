@@ -229,7 +229,8 @@ pub trait Store: Send + Sync {
     /// [failed](Self::restore).
     fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)>;
 
-    /// The collected result was delivered: its job is gone, but for its log. Nothing if it is not in this delivery any more.
+    /// The collected result was delivered: its job is gone, but for its log. Nothing if it is not in this delivery any
+    /// more.
     fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment);
 
     /// The collected result was not delivered: it is back, unless it was deleted in bulk meanwhile.

@@ -274,8 +274,8 @@ local function give_back(inc, most, error)
     return counts, #delivered < most
 end
 
--- The fields by which a job is told, in the order in which the store reads them. The lines of its request are beside the
--- hash, which is small only while each of its values is.
+-- The fields by which a job is told, in the order in which the store reads them. The lines of its request are beside
+-- the hash, which is small only while each of its values is.
 local function told(id)
     local fields = call('HMGET', P .. 'j:' .. id, 's', 'h', 'c', 'f', 'e', 't', 'm', 'p', 'i', 'b', 'lg', 'lo')
     fields[2] = call('GET', P .. 'n:' .. id)

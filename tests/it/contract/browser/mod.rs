@@ -1,8 +1,8 @@
 //! What a web page in the reader's browser can do: nothing, unless its origin is allowed or the route takes
 //! any page.
 //!
-//! The fields are those that Chromium sends. `tests/pages` lets Chromium itself try. Under which names deferd answers is
-//! in `hosts`, what its answers tell browsers in `guarding`.
+//! The fields are those that Chromium sends. `tests/pages` lets Chromium itself try. Under which names deferd answers
+//! is in `hosts`, what its answers tell browsers in `guarding`.
 
 mod guarding;
 mod hosts;

@@ -1,9 +1,9 @@
 //! A disk of the tests: storage for redb in memory, and a folder of files, that remembers what was synced, and can
 //! fail.
 //!
-//! Knows neither redb's format nor jobs. What a power cut leaves of it is everything up to the last sync,
-//! and of what came after that any part, sector by sector. A file's sync says nothing of its name: the folder has a sync
-//! of its own.
+//! Knows neither redb's format nor jobs. What a power cut leaves of it is everything up to the last sync, and of what
+//! came after that any part, sector by sector. A file's sync says nothing of its name: the folder has a sync of its
+//! own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

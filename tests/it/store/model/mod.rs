@@ -1,13 +1,13 @@
 //! The store against a model: random operations, one after the other, must have the same answers.
 //!
-//! The model is a plain map that does everything by looking at every job. After each operation the
-//! two are compared whole: each job's status, result and log, the lists, what each idempotency key
-//! stands for, the records in pages through filters, how many jobs wait and run in each lane, which callers are let in, and the accounts to the
-//! byte. Every second store is small, so that it is full most of the time: then it refuses just what does
-//! not fit, and nothing that it keeps has to go; every third has a short queue. Now and then a store on disk
-//! is closed or crashes, and is opened again on what is left: then what waited or was delayed waits, what ran
-//! is done with an error or waits again, what was in delivery can be collected, and nothing else has changed.
-//! A failure prints the seed and the operations that led to it.
+//! The model is a plain map that does everything by looking at every job. After each operation the two are compared
+//! whole: each job's status, result and log, the lists, what each idempotency key stands for, the records in pages
+//! through filters, how many jobs wait and run in each lane, which callers are let in, and the accounts to the byte.
+//! Every second store is small, so that it is full most of the time: then it refuses just what does not fit, and
+//! nothing that it keeps has to go; every third has a short queue. Now and then a store on disk is closed or crashes,
+//! and is opened again on what is left: then what waited or was delayed waits, what ran is done with an error or waits
+//! again, what was in delivery can be collected, and nothing else has changed. A failure prints the seed and the
+//! operations that led to it.
 
 mod entry;
 mod lanes;

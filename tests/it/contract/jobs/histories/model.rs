@@ -106,7 +106,8 @@ pub struct Rules {
 pub enum Failures {
     /// Nothing.
     None,
-    /// The way to the engine of a shared store, for so short a time that no instance is taken for dead: a `503` is no answer.
+    /// The way to the engine of a shared store, for so short a time that no instance is taken for dead: a `503` is no
+    /// answer.
     Ways,
     /// Instances die, or are taken for dead: what one runs is interrupted, and what it has delivered may come back.
     Instances,
