@@ -54,6 +54,11 @@ const fn footprint(length: usize) -> usize {
 }
 
 impl<Q, R> Ledger<Q, R> {
+    /// Whether the log of a job is kept when its result is gone.
+    pub(super) fn outlives(&self, done: &Done<R>) -> bool {
+        done.summary.log > 0 && !self.plan.log_ttl.is_zero()
+    }
+
     /// Keeps the log of a job whose result is gone, if it has one; returns whether. It takes less room than the result
     /// did.
     pub(super) fn keep_log(
@@ -63,7 +68,7 @@ impl<Q, R> Ledger<Q, R> {
         age: Age,
         text: Option<Box<[u8]>>,
     ) -> LogIs {
-        if done.summary.log == 0 || self.plan.log_ttl.is_zero() {
+        if !self.outlives(done) {
             return LogIs::Gone;
         }
         let mut charge = done.charge.take();

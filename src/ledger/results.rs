@@ -34,6 +34,18 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
+    /// The job whose log is asked for: one whose result is in delivery, too, if the log outlives that.
+    pub fn find_log(&self, job: &JobKey) -> Found<'_, Q, R> {
+        match self.find(job) {
+            Found::Unknown => {
+                let jobs = self.owners.get(&job.owner);
+                let done = jobs.and_then(|jobs| jobs.in_delivery.get(job.id));
+                done.filter(|done| self.outlives(done)).map_or(Found::Unknown, Found::Done)
+            }
+            found => found,
+        }
+    }
+
     /// The status of a job; `None` if it does not exist.
     pub fn status(&self, job: &JobKey) -> Option<Status> {
         match self.find(job) {

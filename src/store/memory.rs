@@ -198,7 +198,7 @@ impl Store for MemoryStore {
 
     fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable> {
         let ledger = self.lock();
-        Ok(match ledger.find(job) {
+        Ok(match ledger.find_log(job) {
             Found::Unknown => ledger.kept_log(job).and_then(KeptLog::end),
             Found::Pending(pending) => Some(pending.log()),
             Found::Done(done) => Some(done.result.log.clone()),

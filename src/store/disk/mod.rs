@@ -353,7 +353,7 @@ impl Store for DiskStore {
 
     fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable> {
         let state = self.shared.lock();
-        let offset = match state.ledger.find(job) {
+        let offset = match state.ledger.find_log(job) {
             Found::Unknown => match state.ledger.kept_log(job) {
                 None => return Ok(None),
                 Some(log) if log.text.is_some() => return Ok(log.end()),

@@ -28,12 +28,12 @@ use crate::store::{
 
 impl Inner {
     /// Reads what the engine knows of a job; `None` if it does not exist.
-    pub(super) fn look(&self, job: &JobKey, logs: &str) -> Result<Option<Told>, StoreUnavailable> {
+    pub(super) fn look(&self, job: &JobKey, logs: bool) -> Result<Option<Told>, StoreUnavailable> {
         self.untold.wait(Some(job.id));
         let operation = Operation::new(&script::LOOK, Effect::Harmless)
             .with(owner(job))
             .with(job.id.to_string())
-            .with(logs);
+            .with(if logs { "1" } else { "0" });
         let reply = self.engine.run(&operation, Insist::No).map_err(|_| StoreUnavailable)?;
         Ok(Told::read(&reply))
     }
@@ -111,7 +111,7 @@ impl Inner {
 
     /// Whether a job is done or gone, as far as that can be known.
     pub(super) fn is_over(&self, job: &JobKey) -> bool {
-        match self.look(job, "0") {
+        match self.look(job, false) {
             Ok(Some(told)) => told.state == JobState::Done,
             Ok(None) => true,
             Err(StoreUnavailable) => false,
@@ -145,7 +145,7 @@ impl Inner {
 
     /// Returns how far a job is.
     pub(super) fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable> {
-        let Some(told) = self.look(job, "0")? else { return Ok(None) };
+        let Some(told) = self.look(job, false)? else { return Ok(None) };
         if let Some(ending) = told.ending.filter(|_| told.state == JobState::Done) {
             return Ok(Some(Status::Done(ending)));
         }
@@ -156,7 +156,7 @@ impl Inner {
 
     /// Returns the end of what a job wrote to stderr, wherever it runs.
     pub(super) fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable> {
-        let Some(told) = self.look(job, "1")? else { return Ok(None) };
+        let Some(told) = self.look(job, !self.plan.log_ttl.is_zero())? else { return Ok(None) };
         if told.state == JobState::Running {
             let here = self.lock().execution(job.id);
             if let Some(execution) = here {
@@ -178,7 +178,7 @@ impl Inner {
 
     /// Reads a result, which stays.
     pub(super) fn peek(&self, job: &JobKey) -> Lookup {
-        match self.look(job, "0") {
+        match self.look(job, false) {
             Err(StoreUnavailable) => Lookup::Unreadable,
             Ok(None) => Lookup::Unknown,
             Ok(Some(told)) if told.state != JobState::Done => Lookup::Pending,
@@ -258,7 +258,7 @@ impl Inner {
 
     /// Returns what is told of a job.
     pub(super) fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable> {
-        let told = self.look(job, "0")?;
+        let told = self.look(job, false)?;
         let mut record = told.and_then(|told| told.record(job.id, self.plan.ttl));
         record.iter_mut().for_each(|record| self.freshen(record));
         Ok(record)

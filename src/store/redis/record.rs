@@ -52,7 +52,8 @@ impl Told {
             "w" => (JobState::Delayed, false),
             "r" => (JobState::Running, false),
             "d" => (JobState::Done, false),
-            "c" => (JobState::Done, true),
+            // In delivery, or collected: of these only the log is asked for.
+            "v" | "c" => (JobState::Done, true),
             _ => return None,
         };
         let created = Stamp::from_micros(fields.number(2));

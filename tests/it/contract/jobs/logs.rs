@@ -39,6 +39,25 @@ fn a_log_outlives_its_collected_result() {
 }
 
 #[test]
+fn a_log_can_be_read_while_its_result_is_delivered() {
+    for (ttl, status) in [("1h", 200), ("0", 404)] {
+        let deferd = deferd(&["--log-ttl", ttl]);
+        let mut client = deferd.client();
+        let id = client.store("GET", &format!("/run/d-loud?{}", 16 << 20), b"");
+        client.wait_done(&id);
+        let (job, log) = (format!("/_api/job/{id}"), format!("/_api/job/{id}/log"));
+        let mut slow = deferd.client();
+        slow.send_request("PUT", &job, &[], b"");
+        slow.wait_for_answer();
+        client.get(&job).expect_error(404, 404);
+        let reply = client.get(&log).expect(status);
+        assert!(status == 404 || reply.text() == "counted\n");
+        assert_eq!(slow.try_read("PUT").unwrap().body.len(), 16 << 20);
+        eventually("the delivery is confirmed", || client.get(&log).status == status);
+    }
+}
+
+#[test]
 fn a_log_goes_after_its_time_or_with_the_result() {
     let brief = deferd(&["--log-ttl", "300ms"]);
     let mut client = brief.client();
