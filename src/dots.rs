@@ -1,7 +1,7 @@
 //! Dot segments: whether a path could lead some reader out of the directory that it begins in.
 //!
-//! Owns the decoding of paths, and the rule of how differently a path can be read. Resolves and changes nothing. Invariant: a
-//! name is refused only if it is `.` or `..` to some reader.
+//! Owns the decoding of paths, and the rule of how differently a path can be read. Resolves and changes nothing.
+//! Invariant: a name is refused only if it is `.` or `..` to some reader.
 
 /// The characters at which some readers end a segment.
 const SEPARATORS: [u8; 2] = *b"/\\";

@@ -37,13 +37,13 @@
 //!   `range` cuts a part of a result, `follow` sends a log while it grows; `page` is the web page.
 //! - [`jobs`]: jobs as the service sees them: submitted, waited for, collected; callers in their lanes.
 //! - [`workers`]: the fixed pool that runs jobs, and the janitor.
-//! - [`store`]: keeps jobs and hands them out: the contract, and the stores `memory`, `disk` and
-//!   `redis` (feature: each operation is a `script` in an `engine`; `promise` is the store, `claim` takes jobs,
-//!   `running` ends them, `reading` finds results; its threads are `keeper`, `settler` and `bell`). In `disk`, `open`
-//!   checks the file, `submit` accepts a job, `state` hands each change to the `writer`, in `order`, which puts
-//!   `record`s and messages into `tables`, where `transaction` makes each change; `engine` is the file below
-//!   (`overlay`, `dirty`); `reading` finds requests and results again, `loads` holds the messages that are read,
-//!   `outcome` what a change is answered with.
+//! - [`store`]: keeps jobs and hands them out: the contract, and the stores `memory`, `disk` and `redis` (feature: each
+//!   operation is a `script` in an `engine`, by a connection of the `pool` to the `primary`, whose `health` is told;
+//!   `promise` is the store: `submit` accepts a job, `claim` takes it, `running` ends it, `reading` finds results,
+//!   `forgetting` removes; its threads are `keeper`, `settler` and `bell`). In `disk`, `open` checks the file, `submit`
+//!   accepts a job, `state` hands each change to the `writer`, in `order`, which puts `record`s and messages into
+//!   `tables`, where `transaction` makes each change; `engine` is the file below (`overlay`, `dirty`); `reading` finds
+//!   requests and results again, `loads` holds the messages that are read, `outcome` what a change is answered with.
 //! - [`ledger`]: the state of every job: `job` draws its life; `submit`, `running`, `finishing`, `notices`,
 //!   `results`, `forgetting` and the `end` are its stations; `schedule`, `records` as they are listed, kept `logs`,
 //!   `tally`, the `index` by time, `idempotency` keys, `waiters`, and the lock (`locked`).

@@ -21,6 +21,7 @@ use crate::job::log::LogEnd;
 use crate::job::request_line::RequestLine;
 use crate::job::{JobId, JobKey, Rerun, RouteIndex, Stamp, message};
 use crate::ledger::job::Pending;
+use crate::ledger::locked::Wake as _;
 use crate::ledger::{Next, Patience};
 use crate::memory::Allowance;
 
@@ -273,5 +274,19 @@ impl Inner {
     /// Returns the route of a lane, if this instance serves it.
     pub fn route(&self, lane: &str) -> Option<RouteIndex> {
         self.lanes.iter().position(|own| &**own == lane).map(RouteIndex)
+    }
+
+    /// Claims a job.
+    pub(super) fn claim(&self, memory: &Allowance, patience: Patience) -> Option<Claimed> {
+        loop {
+            match (self.next(memory), patience) {
+                (Next::Job(claimed), _) => return Some(claimed),
+                (Next::Closed, _) | (_, Patience::None) => return None,
+                (Next::Nothing, Patience::Forever) => self.bell.wait_for_work(),
+                (Next::NoMemory(least), Patience::Forever) => {
+                    self.memory.budget().wait_for(least, || self.lock().is_stopped());
+                }
+            }
+        }
     }
 }

@@ -1,55 +1,40 @@
-//! The way to the engine: a pool of connections, over which each operation happens once however often it is sent.
+//! The way to the engine: each operation happens once, however often it is sent.
 //!
-//! Owns the connections, the numbers of the operations, and whether the engine answers at the moment. Does not know
-//! what an operation means. Invariants: a connection that failed is never used again, nor one to an engine
+//! Owns how long an operation is tried, and over what it goes: a slot of the `pool`, connected to the `primary`. Does
+//! not know what an operation means. Invariants: a connection that failed is never used again, nor one to an engine
 //! before this; an operation whose reply was lost is sent again under its number, and one that is given up is undone
 //! before its slot is forgotten; a thread waits for the engine no longer than its patience, and not at all once the
 //! store is closed.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
+use redis::Value;
 
-use super::open::check;
+use super::health::Health;
+use super::lock;
 use super::operation::{Clock, Effect, Insist, Operation, Outcome, Trouble};
+use super::pool::{Pool, Slot};
+use super::primary::Primary;
 use super::reply::Reply;
 use super::settler::Task;
-use super::wire::{Wire, call, field, full, info, named, unreachable};
-use super::{lock, script};
-use crate::config::{Durability, StoreAddress, StoreHost};
+use super::wire::{Wire, call, full};
 use crate::histogram::Histogram;
 
-/// How long a connection may take to be made.
-const CONNECT_TIME: Duration = Duration::from_secs(1);
 /// How long the engine may take to answer, and to answer what has a large body.
-const REPLY_TIME: Duration = Duration::from_secs(5);
+pub const REPLY_TIME: Duration = Duration::from_secs(5);
 const LARGE_REPLY_TIME: Duration = Duration::from_secs(10);
 /// From which size on, in bytes.
 const LARGE: usize = 1 << 20;
 /// How long an operation is tried for a client.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a thread waits for a connection of the pool.
-const BORROW_TIME: Duration = Duration::from_secs(2);
 /// Between two attempts, at first and at most; each is up to a quarter longer or shorter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How many connections a pool has at most.
-const MOST_CONNECTIONS: usize = 32;
 /// How long replicas get to have an operation, in milliseconds.
 const REPLICAS_TIME: &[u8] = b"1000";
-
-/// A connection with the numbers of the operations that went over it, or over those before it.
-#[derive(Debug)]
-pub struct Slot {
-    number: u64,
-    operations: u64,
-    connection: Option<Wire>,
-    /// Which engine it leads to, counted from the first.
-    generation: u64,
-}
 
 /// An operation that was given up: it is to be undone.
 pub struct GivenUp {
@@ -61,91 +46,42 @@ pub struct GivenUp {
     pub key: Vec<u8>,
 }
 
-#[derive(Default)]
-struct Pool {
-    idle: Vec<Slot>,
-    made: usize,
-}
-
-/// Which engine it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Identity {
-    replication: String,
-    run: String,
-}
-
 /// The engine.
 pub struct Engine {
-    address: StoreAddress,
-    /// What it has to promise.
-    durability: Durability,
-    /// What all keys begin with.
-    prefix: String,
-    /// What names this process.
-    process: String,
+    primary: Primary,
     clock: Clock,
-    most: usize,
-    pool: Mutex<Pool>,
-    freed: Condvar,
-    slots: AtomicU64,
-    identity: Mutex<Option<Identity>>,
-    /// Set when another engine, or another run of it, was found.
-    changed: AtomicBool,
-    /// How many engines, or runs of one, were found after the first: connections to those before are dropped.
-    generation: AtomicU64,
-    /// Why it fails; `None` while it answers.
-    failing: Mutex<Option<String>>,
-    is_failing: AtomicBool,
+    pool: Pool,
+    health: Health,
     closed: AtomicBool,
     /// Where threads rest until they try again.
     resting: Mutex<()>,
     end: Condvar,
     given_up: Sender<Task>,
-    latency: Mutex<Histogram>,
-    errors: AtomicU64,
 }
 
 impl Engine {
     /// Returns the way to an engine, over which nothing was sent yet.
-    pub fn new(
-        (address, durability): (StoreAddress, Durability),
-        process: String,
-        clock: Clock,
-        workers: usize,
-        given_up: Sender<Task>,
-    ) -> Self {
+    pub fn new(primary: Primary, clock: Clock, workers: usize, given_up: Sender<Task>) -> Self {
         Self {
-            prefix: format!("deferd:{{{}}}:", address.queue),
-            address,
-            durability,
-            process,
+            primary,
             clock,
-            most: (workers + 8).min(MOST_CONNECTIONS),
-            pool: Mutex::default(),
-            freed: Condvar::new(),
-            slots: AtomicU64::new(0),
-            identity: Mutex::default(),
-            changed: AtomicBool::new(false),
-            generation: AtomicU64::new(0),
-            failing: Mutex::default(),
-            is_failing: AtomicBool::new(false),
+            pool: Pool::new(workers),
+            health: Health::default(),
             closed: AtomicBool::new(false),
             resting: Mutex::default(),
             end: Condvar::new(),
             given_up,
-            latency: Mutex::default(),
-            errors: AtomicU64::new(0),
         }
     }
 
     /// Returns a key of the queue.
     pub fn key(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+        format!("{}{name}", self.primary.prefix)
     }
 
     /// Returns what names this process.
     pub fn process(&self) -> &str {
-        &self.process
+        &self.primary.process
     }
 
     /// Which clock stamps jobs.
@@ -155,34 +91,34 @@ impl Engine {
 
     /// Whether the engine is known not to answer, or not to take changes.
     pub fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Acquire)
+        self.health.is_failing()
     }
 
     /// Returns how often it failed.
     pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
+        self.health.errors()
     }
 
     /// Returns how long it took to answer.
     pub fn latency(&self) -> Histogram {
-        *lock(&self.latency)
+        self.health.latency()
     }
 
     /// Whether another engine was found since this was asked last.
     pub fn take_changed(&self) -> bool {
-        self.changed.swap(false, Ordering::AcqRel)
+        self.primary.take_changed()
     }
 
-    /// Has what runs compared with another engine once more.
+    /// Has what runs compared with the engine once more.
     pub fn note_changed(&self) {
-        self.changed.store(true, Ordering::Release);
+        self.primary.note_changed();
     }
 
     /// Lets no thread wait for it any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        drop((lock(&self.pool), lock(&self.resting)));
-        self.freed.notify_all();
+        self.pool.wake_all();
+        drop(lock(&self.resting));
         self.end.notify_all();
     }
 
@@ -193,8 +129,27 @@ impl Engine {
 
     /// Returns a slot beside the pool, for a thread of its own.
     pub fn slot(&self) -> Slot {
-        let number = self.slots.fetch_add(1, Ordering::Relaxed);
-        Slot { number, operations: 0, connection: None, generation: 0 }
+        self.pool.slot()
+    }
+
+    /// Makes a connection to the primary.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn connect(&self) -> Result<Wire, Trouble> {
+        if self.is_closed() { Err(Trouble::Closed) } else { self.primary.connect() }
+    }
+
+    /// Notes that it answers.
+    pub fn is_well(&self) {
+        self.health.is_well(&self.primary.address);
+    }
+
+    /// Notes that it fails.
+    pub fn fails(&self, trouble: &Trouble) {
+        if !self.is_closed() {
+            self.health.fails(&self.primary.address, trouble);
+        }
     }
 
     /// Carries out an operation over a connection of the pool.
@@ -205,7 +160,7 @@ impl Engine {
         if insist != Insist::Yes && operation.effect != Effect::Harmless && self.is_failing() {
             return Err(Trouble::Unreachable("the engine is failing".into()));
         }
-        let mut slot = self.borrow(insist)?;
+        let mut slot = self.pool.borrow(insist, || self.is_closed())?;
         let outcome = self.run_over(&mut slot, operation, insist);
         if outcome.is_ok() && operation.effect != Effect::Harmless {
             self.is_well();
@@ -217,11 +172,8 @@ impl Engine {
         };
         if in_doubt {
             self.give_up(&slot, operation);
-            lock(&self.pool).made -= 1;
-        } else {
-            lock(&self.pool).idle.push(slot);
+            slot.retire();
         }
-        self.freed.notify_one();
         outcome
     }
 
@@ -240,29 +192,6 @@ impl Engine {
         }));
     }
 
-    fn borrow(&self, insist: Insist) -> Result<Slot, Trouble> {
-        let deadline = Instant::now() + BORROW_TIME;
-        let mut pool = lock(&self.pool);
-        loop {
-            if self.is_closed() {
-                return Err(Trouble::Closed);
-            }
-            if let Some(slot) = pool.idle.pop() {
-                return Ok(slot);
-            }
-            if pool.made < self.most {
-                pool.made += 1;
-                return Ok(self.slot());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && insist != Insist::Yes {
-                return Err(Trouble::Refused("all connections to it are in use".into()));
-            }
-            let span = if insist == Insist::Yes { BORROW_TIME } else { left };
-            pool = self.freed.wait_timeout(pool, span).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
     /// Carries out an operation over a slot.
     ///
     /// # Errors
@@ -277,7 +206,7 @@ impl Engine {
             let was_connected = self.is_connected(slot);
             let trouble = match self.attempt(slot, operation) {
                 Ok(reply) => {
-                    lock(&self.latency).observe(began.elapsed());
+                    self.health.observe(began.elapsed());
                     return Ok(reply);
                 }
                 // It happened, or the engine has said that it did not.
@@ -315,7 +244,7 @@ impl Engine {
 
     /// Whether a slot has a connection to this engine that was used before.
     fn is_connected(&self, slot: &Slot) -> bool {
-        slot.connection.is_some() && slot.generation == self.generation.load(Ordering::Acquire)
+        slot.connection.is_some() && slot.generation == self.primary.generation()
     }
 
     /// Takes out the connection of a slot, or makes one.
@@ -325,7 +254,7 @@ impl Engine {
             Some(wire) if is_connected => Ok(wire),
             _ => {
                 let wire = self.connect()?;
-                slot.generation = self.generation.load(Ordering::Acquire);
+                slot.generation = self.primary.generation();
                 Ok(wire)
             }
         }
@@ -381,7 +310,7 @@ impl Engine {
         operation: &Operation,
     ) -> Result<Value, Trouble> {
         // It names the operation: what comes late does not take the place of the next one's.
-        let spool = self.key(&format!("b:{}:{}:{}", self.process, slot.number, slot.operations));
+        let spool = self.key(&format!("b:{}:{}:{}", self.process(), slot.number, slot.operations));
         let slot = slot.number.to_string();
         let mut arguments: Vec<&[u8]> = operation.arguments.iter().map(Vec::as_slice).collect();
         let whole;
@@ -405,8 +334,8 @@ impl Engine {
             _ => String::new(),
         };
         let mut parts: Vec<&[u8]> = vec![
-            self.prefix.as_bytes(),
-            self.process.as_bytes(),
+            self.primary.prefix.as_bytes(),
+            self.process().as_bytes(),
             slot.as_bytes(),
             number.as_bytes(),
             at.as_bytes(),
@@ -423,7 +352,7 @@ impl Engine {
 
     /// Waits until the replicas have what went over this connection, as many as have to.
     fn replicate(&self, wire: &mut Wire, effect: Effect) -> Result<(), Trouble> {
-        let replicas = self.address.replicas;
+        let replicas = self.primary.address.replicas;
         if effect != Effect::Replicated || replicas == 0 {
             return Ok(());
         }
@@ -438,25 +367,22 @@ impl Engine {
     /// # Errors
     /// [`Trouble`].
     pub fn read(&self, commands: &[&[&[u8]]], insist: Insist) -> Result<Vec<Value>, Trouble> {
-        let mut slot = self.borrow(insist)?;
+        let mut slot = self.pool.borrow(insist, || self.is_closed())?;
         let mut backoff = BACKOFF.0;
-        let outcome = loop {
+        loop {
             let was_connected = self.is_connected(&slot);
             let outcome = self.read_over(&mut slot, commands);
-            let Err(trouble) = &outcome else { break outcome };
+            let Err(trouble) = &outcome else { return outcome };
             if was_connected && matches!(trouble, Trouble::Unreachable(_)) && !self.is_closed() {
                 continue;
             }
             self.fails(trouble);
             if insist != Insist::Yes || self.is_closed() {
-                break outcome;
+                return outcome;
             }
             self.rest(jittered(backoff));
             backoff = (backoff * 2).min(BACKOFF.1);
-        };
-        lock(&self.pool).idle.push(slot);
-        self.freed.notify_one();
-        outcome
+        }
     }
 
     fn read_over(&self, slot: &mut Slot, commands: &[&[&[u8]]]) -> Result<Vec<Value>, Trouble> {
@@ -471,122 +397,6 @@ impl Engine {
         wire.set_time(REPLY_TIME)?;
         slot.connection = Some(wire);
         Ok(answers)
-    }
-
-    /// Makes a connection to whichever host is the primary.
-    ///
-    /// # Errors
-    /// What is wrong with the last of the hosts.
-    pub fn connect(&self) -> Result<Wire, Trouble> {
-        let mut last = Trouble::Unreachable("no host".into());
-        for host in &self.address.hosts {
-            match self.connect_to(host) {
-                Ok(wire) => return Ok(wire),
-                Err(trouble) => last = named(host, trouble),
-            }
-        }
-        Err(last)
-    }
-
-    fn connect_to(&self, host: &StoreHost) -> Result<Wire, Trouble> {
-        if self.is_closed() {
-            return Err(Trouble::Closed);
-        }
-        let address = match host {
-            StoreHost::Tcp(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
-            StoreHost::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        };
-        let mut settings =
-            RedisConnectionInfo::default().set_db(self.address.database).set_skip_set_lib_name();
-        if let Some(user) = &self.address.user {
-            settings = settings.set_username(user);
-        }
-        if let Some(password) = &self.address.password {
-            settings = settings.set_password(password);
-        }
-        let nodelay = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        let info = address.into_connection_info().map_err(unreachable)?;
-        let info = info.set_redis_settings(settings).set_tcp_settings(nodelay);
-        let client = Client::open(info).map_err(unreachable)?;
-        let connection = client.get_connection_with_timeout(CONNECT_TIME).map_err(|error| {
-            match error.code() {
-                Some(code) => Trouble::Refused(format!("{code} {}", error.detail().unwrap_or(""))),
-                None if error.kind() == redis::ErrorKind::AuthenticationFailed => {
-                    Trouble::Refused(error.to_string())
-                }
-                None => unreachable(error),
-            }
-        })?;
-        let mut wire = Wire(connection);
-        // The crate sets its own for the handshake, and then none.
-        wire.set_time(REPLY_TIME)?;
-        self.identify(&mut wire)?;
-        Ok(wire)
-    }
-
-    /// Asks which engine it is, whether it takes changes, and of another one than before whether it keeps them; that one
-    /// gives out no id again.
-    fn identify(&self, wire: &mut Wire) -> Result<(), Trouble> {
-        let info = info(wire, &[b"server", b"replication"])?;
-        if field(&info, "role") != "master" {
-            return Err(Trouble::Refused(format!(
-                "it is a {}, not the primary",
-                field(&info, "role")
-            )));
-        }
-        let found = Identity {
-            replication: field(&info, "master_replid").into(),
-            run: field(&info, "run_id").into(),
-        };
-        if lock(&self.identity).as_ref() == Some(&found) {
-            return Ok(());
-        }
-        check(wire, &info, self.durability)?;
-        let parts = [
-            self.prefix.as_bytes(),
-            self.process.as_bytes(),
-            b"",
-            b"",
-            b"",
-            found.replication.as_bytes(),
-        ];
-        call(wire, &script::EPOCH, &parts)?;
-        // Threads that find out at the same time do the same.
-        if lock(&self.identity).replace(found).is_some() {
-            self.generation.fetch_add(1, Ordering::AcqRel);
-            self.changed.store(true, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Notes that it answers.
-    pub fn is_well(&self) {
-        if self.is_failing.swap(false, Ordering::AcqRel) {
-            *lock(&self.failing) = None;
-            log::info!("store={} answers again", self.address);
-        }
-    }
-
-    /// Notes that it fails.
-    pub fn fails(&self, trouble: &Trouble) {
-        let why = match trouble {
-            Trouble::Unreachable(why) | Trouble::Refused(why) => why.as_str(),
-            Trouble::Full | Trouble::Closed => return,
-            Trouble::Unreplicated => "too few replicas have what it was told",
-        };
-        if self.is_closed() {
-            return;
-        }
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        let mut failing = lock(&self.failing);
-        if failing.is_none() {
-            log::warn!(
-                "store={} fails: {why}; clients get 503 for jobs until it is back",
-                self.address
-            );
-        }
-        *failing = Some(why.to_owned());
-        self.is_failing.store(true, Ordering::Release);
     }
 
     /// Waits for a while, or until the store is closed.

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::engine::Slot;
 use super::operation::{Effect, Insist, Operation, Trouble};
+use super::pool::Slot;
 use super::record::read_ending;
 use super::{Counters, Inner, script};
 use crate::clock;

@@ -1,11 +1,12 @@
 //! The shared store: several deferd have one queue and one set of results, on Redis or Valkey.
 //!
-//! Owns what is of one instance: what it runs, its lanes, and its word to the engine, where all jobs are. Each operation
-//! is one script (`script`, `scripts/*.lua`), sent by `engine`, which sends it again until it knows the outcome. `claim`
-//! takes jobs, `running` ends them, `keeper` keeps the instance alive, `settler` tells of deliveries, `bell` hears what
-//! others say; `promise` is the store as the rest of deferd sees it.
-//! Invariants: what the engine has not acknowledged was not promised; only the engine's word takes a job from an
-//! instance; a job that was taken away leaves no result.
+//! Owns what is of one instance: what it runs, its lanes, and its word to the engine, where all jobs are. Each
+//! operation is one script (`script`, `scripts/*.lua`), sent by `engine`, which sends it again until it knows the
+//! outcome: over the `pool`, to the `primary`. `promise` is the store as the rest of deferd sees it: `submit` accepts
+//! jobs, `claim` takes them, `running` ends them, `reading` tells of them, `forgetting` removes them. `keeper` keeps
+//! the instance alive, `settler` tells of deliveries, `bell` hears what others say. Invariants: what the engine has not
+//! acknowledged was not promised; only the engine's word takes a job from an instance; a job that was taken away leaves
+//! no result.
 //!
 //! # Keys
 //!
@@ -39,10 +40,14 @@
 mod bell;
 mod claim;
 mod engine;
+mod forgetting;
+mod health;
 mod keeper;
 mod local;
 mod open;
 mod operation;
+mod pool;
+mod primary;
 mod promise;
 mod reading;
 mod record;
@@ -50,6 +55,7 @@ mod reply;
 mod running;
 mod script;
 mod settler;
+mod submit;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -62,9 +68,10 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use self::bell::Bell;
-use self::engine::{Engine, Slot};
+use self::engine::Engine;
 use self::local::Local;
 use self::operation::Operation;
+use self::pool::Slot;
 use self::settler::{Task, Untold};
 use super::Plan;
 use crate::content::Content;

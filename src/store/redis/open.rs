@@ -1,7 +1,7 @@
 //! How the shared store begins and ends.
 //!
-//! Owns the order of both, and what an engine must promise before it is trusted with jobs. Invariant: an engine that
-//! could lose what it acknowledges, or evict a key, is refused by name.
+//! Owns the order of both. Invariant: nothing is taken before the instance has joined, and what was taken is told or
+//! given back before the connections end.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,25 +10,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
-use redis::Value;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::bell::{Bell, Message};
 use super::engine::Engine;
 use super::keeper::words;
 use super::local::Local;
-use super::operation::{Effect, Insist, Operation, Trouble};
+use super::operation::{Effect, Insist, Operation};
+use super::primary::Primary;
 use super::settler::{self, Task, Untold};
-use super::wire::{Wire, field};
 use super::{CLOSE_TIME, Inner, SharedStore, Sharing, Standing, script};
-use crate::config::Durability;
 use crate::error::Error;
 use crate::hex;
 use crate::ledger::locked::Dispatch;
 use crate::store::{Plan, Room};
-
-/// The oldest engine that runs the scripts.
-const OLDEST: (u64, u64) = (7, 0);
 
 impl SharedStore {
     /// Opens the store on an engine, for the routes of these prefixes.
@@ -46,13 +41,8 @@ impl SharedStore {
             .map_err(|error| format!("no random numbers: {error}"))?;
         let Sharing { address, lease, durability, clock } = sharing;
         let (tasks, received) = unbounded();
-        let engine = Engine::new(
-            (address, durability),
-            hex::encode(&random),
-            clock,
-            plan.workers,
-            tasks.clone(),
-        );
+        let primary = Primary::new(address, durability, hex::encode(&random));
+        let engine = Engine::new(primary, clock, plan.workers, tasks.clone());
         drop(engine.connect().map_err(|trouble| words(&trouble))?);
         let inner = Arc::new(Inner {
             timekeeper: Mutex::new(engine.slot()),
@@ -135,63 +125,5 @@ impl Inner {
         // They end with the connection, or a moment later.
         let _ = self.tasks.send(Task::End);
         self.bell.ring_all();
-    }
-}
-
-/// Checks that an engine, of which this is INFO, keeps what it acknowledges.
-///
-/// # Errors
-/// What is missing, and what to do.
-pub(super) fn check(wire: &mut Wire, info: &str, durability: Durability) -> Result<(), Trouble> {
-    let redis = field(info, "redis_version");
-    let mut numbers = redis.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < OLDEST {
-        let what = format!("the engine is version {redis}; use Redis or Valkey 7.0 or newer");
-        return Err(Trouble::Refused(what));
-    }
-    let (policy, appends) = (setting(wire, "maxmemory-policy")?, setting(wire, "appendonly")?);
-    let syncs = setting(wire, "appendfsync")?;
-    let (Some(policy), Some(appends), Some(syncs)) = (policy, appends, syncs) else {
-        log::warn!(
-            "store: the engine does not show its settings (CONFIG GET); it must have maxmemory-policy noeviction, \
-             appendonly yes and appendfsync always"
-        );
-        return Ok(());
-    };
-    if policy != "noeviction" {
-        return Err(Trouble::Refused(format!(
-            "the engine evicts keys (maxmemory-policy {policy}), and jobs with them: set maxmemory-policy noeviction"
-        )));
-    }
-    let is_durable = appends == "yes" && syncs == "always";
-    match durability {
-        Durability::Commit if !is_durable => Err(Trouble::Refused(format!(
-            "the engine has appendonly {appends} and appendfsync {syncs}, and may lose what it acknowledged: set \
-             appendonly yes and appendfsync always, or say --durability relaxed"
-        ))),
-        Durability::Relaxed if !is_durable => {
-            let lost = if appends == "yes" { "the last two seconds" } else { "all jobs" };
-            log::info!("store: if the engine ends without warning, {lost} may be lost");
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Asks for a setting of the engine; `None` if it shows none to this user.
-fn setting(wire: &mut Wire, name: &str) -> Result<Option<String>, Trouble> {
-    match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
-        Ok(Value::Array(pair)) => Ok(match pair.get(1) {
-            Some(Value::BulkString(value)) => Some(String::from_utf8_lossy(value).into_owned()),
-            _ => None,
-        }),
-        Ok(_) => Ok(None),
-        Err(Trouble::Refused(why))
-            if why.starts_with("NOPERM") || why.starts_with("ERR unknown command") =>
-        {
-            Ok(None)
-        }
-        Err(trouble) => Err(trouble),
     }
 }

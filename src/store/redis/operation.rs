@@ -1,7 +1,7 @@
 //! Operations: a script with its arguments, and what became of it.
 //!
-//! Owns what is known of an operation beside its meaning: whether it may happen twice, how long it is tried, and what is
-//! sent ahead of it. Sends nothing.
+//! Owns what is known of an operation beside its meaning: whether it may happen twice, how long it is tried, and what
+//! is sent ahead of it. Sends nothing.
 
 use bytes::Bytes;
 

@@ -1,20 +1,30 @@
-//! How jobs are looked up, and how those that are old go.
+//! How jobs are looked up and waited for, and how results are handed out.
 //!
 //! Owns the reading of results and logs, those of other instances as well. Invariant: what is read is charged before it
 //! comes.
 
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
 use redis::Value;
 
-use super::operation::{Clock, Effect, Insist, Operation};
+use super::operation::{Effect, Insist, Operation};
 use super::record::Told;
 use super::reply::Reply;
-use super::{Inner, SPOOLED, lock, owner, script};
-use crate::clock;
+use super::settler::Task;
+use super::{Inner, LIST, SPOOLED, lock, owner, script};
 use crate::content::copied;
 use crate::exchange::Owner;
 use crate::job::log::LogEnd;
-use crate::job::{Age, JobId, JobKey, Stamp, message};
-use crate::store::{JobRecord, Lookup, StoreUnavailable};
+use crate::job::stored::StoredResponse;
+use crate::job::{JobId, JobKey, Moment, message};
+use crate::ledger::locked::Wake as _;
+use crate::ledger::records::{Order, Step};
+use crate::ledger::{JobState, Stats as LocalStats};
+use crate::store::{
+    DeliveryId, Filter, JobRecord, List, Lookup, Page, Stats, Status, StoreUnavailable,
+};
 
 impl Inner {
     /// Reads what the engine knows of a job; `None` if it does not exist.
@@ -62,54 +72,11 @@ impl Inner {
         }
     }
 
-    /// Forgets jobs by an operation that is repeated as long as it says so.
-    pub(super) fn forget_list(
-        &self,
-        owner: &Owner,
-        before: Stamp,
-        list: &str,
-    ) -> Result<(), StoreUnavailable> {
-        let mut after = "0".to_owned();
-        loop {
-            let operation = Operation::new(&script::FORGET_BEFORE, Effect::Replicated)
-                .with(owner.name().unwrap_or(""))
-                .number(before.micros())
-                .with(list)
-                .with(&after);
-            let reply = self.run(&operation)?;
-            if reply.text(1).is_empty() {
-                return Ok(());
-            }
-            reply.text(1).clone_into(&mut after);
-        }
-    }
-
     pub(super) fn run(&self, operation: &Operation) -> Result<Reply, StoreUnavailable> {
         self.engine.run(operation, Insist::No).map_err(|trouble| {
             log::debug!("store: {trouble:?}");
             StoreUnavailable
         })
-    }
-
-    /// Removes what is older than `before`; returns how many results.
-    pub(super) fn remove_old(&self, which: &str, before: Age) -> Result<usize, StoreUnavailable> {
-        let (at, older) = match self.engine.clock() {
-            Clock::Caller => (before.micros().max(0).to_string(), String::new()),
-            Clock::Engine => {
-                let older = clock::now().age.micros().saturating_sub(before.micros()).max(0);
-                (String::new(), older.to_string())
-            }
-        };
-        let mut count = 0;
-        loop {
-            let operation =
-                Operation::new(&script::EXPIRE, Effect::Once).with(which).with(&at).with(&older);
-            let reply = self.run(&operation)?;
-            count += usize::try_from(reply.number(1)).unwrap_or(0);
-            if reply.text(2) != "more" {
-                return Ok(count);
-            }
-        }
     }
 
     /// The log of a job that runs in another instance, as far as that answers; else what was kept of its last attempt.
@@ -145,9 +112,236 @@ impl Inner {
     /// Whether a job is done or gone, as far as that can be known.
     pub(super) fn is_over(&self, job: &JobKey) -> bool {
         match self.look(job, "0") {
-            Ok(Some(told)) => told.state == crate::store::JobState::Done,
+            Ok(Some(told)) => told.state == JobState::Done,
             Ok(None) => true,
             Err(StoreUnavailable) => false,
         }
+    }
+
+    /// Returns how much there is.
+    pub(super) fn stats(&self) -> Result<Stats, StoreUnavailable> {
+        self.untold.wait(None);
+        let mut operation = Operation::new(&script::STATS, Effect::Harmless);
+        for lane in &self.lanes {
+            operation = operation.with(&**lane);
+        }
+        let reply = self.run(&operation)?;
+        let LocalStats { running, by_lane, .. } = self.lock().ledger.stats();
+        let by_lane = by_lane
+            .iter()
+            .enumerate()
+            .map(|(n, (here, running))| (reply.size(7 + n) + here, *running));
+        Ok(Stats {
+            stored: reply.size(0),
+            capacity: self.capacity,
+            waiting: reply.size(2),
+            delayed: reply.size(3),
+            running,
+            done: reply.size(5),
+            oldest: reply.stamp(6),
+            by_lane: by_lane.collect(),
+        })
+    }
+
+    /// Returns how far a job is.
+    pub(super) fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable> {
+        let Some(told) = self.look(job, "0")? else { return Ok(None) };
+        if let Some(ending) = told.ending.filter(|_| told.state == JobState::Done) {
+            return Ok(Some(Status::Done(ending)));
+        }
+        let here = self.lock().execution(job.id);
+        let progress = here.map_or(told.progress, |execution| execution.progress());
+        Ok(Some(Status::Pending(told.state, progress)))
+    }
+
+    /// Returns the end of what a job wrote to stderr, wherever it runs.
+    pub(super) fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable> {
+        let Some(told) = self.look(job, "1")? else { return Ok(None) };
+        if told.state == JobState::Running {
+            let here = self.lock().execution(job.id);
+            if let Some(execution) = here {
+                return Ok(Some(execution.log()));
+            }
+            if let Some(log) = self.log_elsewhere(job, &told) {
+                return Ok(Some(log));
+            }
+        }
+        let key = self.engine.key(&format!("g:{}", job.id));
+        let get: [&[u8]; 2] = [b"GET", key.as_bytes()];
+        let mut answers = self.engine.read(&[&get], Insist::No).map_err(|_| StoreUnavailable)?;
+        let text = match answers.pop() {
+            Some(Value::BulkString(log)) => log.into(),
+            _ => Box::default(),
+        };
+        Ok(Some(LogEnd { text, offset: told.logged }))
+    }
+
+    /// Reads a result, which stays.
+    pub(super) fn peek(&self, job: &JobKey) -> Lookup {
+        match self.look(job, "0") {
+            Err(StoreUnavailable) => Lookup::Unreadable,
+            Ok(None) => Lookup::Unknown,
+            Ok(Some(told)) if told.state != JobState::Done => Lookup::Pending,
+            Ok(Some(told)) => self.response(job, told.bytes),
+        }
+    }
+
+    /// Waits until a job is done or gone, for a span at most, or until `is_over`.
+    pub(super) fn wait(&self, job: &JobKey, span: Duration, is_over: &dyn Fn() -> bool) {
+        let deadline = Instant::now() + span;
+        loop {
+            if self.lock().is_stopped() || self.closed.load(Ordering::Acquire) {
+                return;
+            }
+            let waiter = self.bell.watch(job.id);
+            let operation = Operation::new(&script::WATCH, Effect::Harmless)
+                .with(owner(job))
+                .with(job.id.to_string());
+            let watched = self.engine.run(&operation, Insist::No);
+            if watched.is_ok_and(|reply| reply.text(0) != "pending") {
+                return self.bell.unwatch(job.id, &waiter);
+            }
+            let looks = Cell::new(0_u32);
+            let gone = Cell::new(false);
+            let over = || {
+                gone.set(is_over());
+                // Four times a second; the bell may have been missed, so the engine is asked with every second look.
+                gone.get() || (looks.replace(looks.get() + 1) % 2 == 1 && self.is_over(job))
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            waiter.wait(left, &over);
+            self.bell.unwatch(job.id, &waiter);
+            if gone.get()
+                || Instant::now() >= deadline
+                || !waiter.is_notified()
+                || self.is_over(job)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Lists ids.
+    pub(super) fn list(
+        &self,
+        owner: &Owner,
+        list: List,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Vec<JobId>, StoreUnavailable> {
+        self.untold.wait(None);
+        let list = match list {
+            List::Pending => "p",
+            List::Done => "d",
+        };
+        let mut ids = Vec::new();
+        let mut after = after.map_or(0, JobId::number);
+        while ids.len() < count {
+            let most = (count - ids.len()).min(LIST);
+            let operation = Operation::new(&script::LIST, Effect::Harmless)
+                .with(owner.name().unwrap_or(""))
+                .with(list)
+                .number(after)
+                .number(most);
+            let reply = self.run(&operation)?;
+            let page: Vec<JobId> =
+                (0..reply.len()).filter_map(|n| JobId::parse(reply.text(n))).collect();
+            let is_last = page.len() < most;
+            ids.extend(page);
+            match ids.last() {
+                Some(last) if !is_last => after = last.number(),
+                _ => break,
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Returns what is told of a job.
+    pub(super) fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable> {
+        let told = self.look(job, "0")?;
+        let mut record = told.and_then(|told| told.record(job.id, self.plan.ttl));
+        record.iter_mut().for_each(|record| self.freshen(record));
+        Ok(record)
+    }
+
+    /// Returns a page of what is told of jobs.
+    pub(super) fn records(
+        &self,
+        owner: &Owner,
+        filter: &Filter,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Page, StoreUnavailable> {
+        self.untold.wait(None);
+        let failed = Cell::new(false);
+        let read = |step: &Step<'_>| {
+            let is_descending = step.order() == Order::Descending;
+            let first = if is_descending { "+inf" } else { "-inf" };
+            let behind = step.after().map_or_else(|| first.to_owned(), |id| format!("({id}"));
+            let [pending, done] = step.lists().map(|looks| if looks { "1" } else { "0" });
+            let operation = Operation::new(&script::RECORDS, Effect::Harmless)
+                .with(owner.name().unwrap_or(""))
+                .with(pending)
+                .with(done)
+                .with(behind)
+                .number(step.looks() + 1)
+                .with(if is_descending { "1" } else { "0" });
+            self.run(&operation).unwrap_or_else(|StoreUnavailable| {
+                failed.set(true);
+                Reply::default()
+            })
+        };
+        let page = Page::collect(filter, after, count, |step| {
+            let mut reply = read(step);
+            let records = (0..reply.len()).filter_map(|n| {
+                let mut entry = reply.take_list(n);
+                let id = JobId::parse(entry.text(0))?;
+                let mut record = Told::read(&entry.take_list(1))?.record(id, self.plan.ttl)?;
+                self.freshen(&mut record);
+                Some(record)
+            });
+            step.over(records)
+        });
+        if failed.get() { Err(StoreUnavailable) } else { Ok(page) }
+    }
+
+    /// Takes a result into delivery.
+    pub(super) fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)> {
+        self.untold.wait(Some(job.id));
+        let incarnation = self.incarnation();
+        let operation = Operation::new(&script::COLLECT, Effect::Once)
+            .with(incarnation.to_string())
+            .with(owner(job))
+            .with(job.id.to_string());
+        let Ok(reply) = self.run(&operation) else { return Lookup::Unreadable };
+        match reply.text(0) {
+            "done" => {}
+            "pending" => return Lookup::Pending,
+            "unknown" => return Lookup::Unknown,
+            "fenced" => {
+                self.fenced(incarnation);
+                return Lookup::Unreadable;
+            }
+            _ => return Lookup::Unreadable,
+        }
+        let delivery = DeliveryId(reply.number(2));
+        let found = self.response(job, reply.size(3));
+        if !matches!(found, Lookup::Done(_)) {
+            self.restore(job, delivery);
+        }
+        found.map(|response| (response, delivery))
+    }
+
+    /// Notes that a delivery succeeded.
+    pub(super) fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
+        let ended = self.untold.add(job.id, delivery);
+        // Its end is that of the store.
+        let _ = self.tasks.send(Task::Confirm(ended, now));
+    }
+
+    /// Notes that a delivery failed: the result can be collected again.
+    pub(super) fn restore(&self, job: &JobKey, delivery: DeliveryId) {
+        let ended = self.untold.add(job.id, delivery);
+        let _ = self.tasks.send(Task::Restore(ended));
     }
 }

@@ -1,4 +1,4 @@
-//! How a job that runs here ends: with its result, or delayed.
+//! How a job that runs here ends: with its result, delayed, redirected, or cancelled.
 //!
 //! Owns what the engine is told of a run. Invariants: a result is told until the engine has answered; of a run that the
 //! engine has taken away nothing is told.
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::local::Held;
 use super::operation::{Effect, Insist, Operation, Outcome, Trouble};
-use super::{Inner, bytes_of, lock, message_of, record, script};
+use super::{Inner, bytes_of, lock, message_of, owner, record, script};
 use crate::error::Error;
-use crate::job::attempt::Attempt;
+use crate::job::attempt::{Attempt, Claimed};
 use crate::job::execution::Stop;
 use crate::job::log::LogEnd;
 use crate::job::outcome::Outcome as JobOutcome;
@@ -17,7 +17,7 @@ use crate::job::stored::{StoredResponse, StoredResult};
 use crate::job::{JobId, JobKey, Moment, message};
 use crate::ledger::locked::Wake as _;
 use crate::memory::allocated;
-use crate::store::{Finished, Refused};
+use crate::store::{Finished, Refused, StoreUnavailable};
 
 impl Inner {
     /// Tells the engine a job's result: at first as it is, then the error that stands for one that finds no room.
@@ -185,5 +185,93 @@ impl Inner {
         let later = due.split_off(&(now + Duration::from_nanos(1)));
         let is_due = !std::mem::replace(&mut *due, later).is_empty();
         (is_due, due.first().copied())
+    }
+
+    /// Lays down a job that is to be tried again.
+    pub(super) fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
+        let is_laid_down = if attempt.redirected.is_some() {
+            // For the engine it runs all the while: what led to the redirect has had its effects.
+            let mut local = self.lock();
+            let is_lost = local.held(job.id).is_none_or(|held| held.is_lost);
+            !is_lost && local.ledger.retry(job, attempt, until).is_ok()
+        } else {
+            self.delay(job, &attempt, until)
+        };
+        if !is_laid_down {
+            self.finish(job, Error::Cancelled.response().into(), now);
+        }
+    }
+
+    /// Lays down a job that goes on in the lane of its target.
+    pub(super) fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment) {
+        let is_laid_down = {
+            let mut local = self.lock();
+            let is_lost = local.held(job.id).is_none_or(|held| held.is_lost);
+            !is_lost && local.ledger.redirect(job, attempt).is_ok()
+        };
+        if is_laid_down {
+            self.bell.wake_worker();
+        } else {
+            self.finish(job, Error::Cancelled.response().into(), now);
+        }
+    }
+
+    /// Waits for jobs that have to be finished, and ends delays meanwhile.
+    pub(super) fn overdue(&self, span: Duration) -> Vec<Claimed> {
+        let end = Instant::now() + span;
+        loop {
+            let now = Instant::now();
+            let (is_due, next) = self.next_due(now);
+            if is_due {
+                let mut slot = lock(&self.timekeeper);
+                // If it cannot be told now, the next beat does.
+                if self.engine.is_failing() || self.end_due(&mut slot).is_err() {
+                    log::debug!("store: delays end with the next beat");
+                }
+                self.bell.wake_worker();
+            }
+            let until = next.map_or(end, |next| next.min(end));
+            let jobs = self.dispatch.overdue_or_wait(&self.local, until, |local, now| {
+                let overdue = local.ledger.overdue(now);
+                // Workers of this store wait for the bell alone.
+                if local.ledger.has_work() {
+                    self.bell.wake_worker();
+                }
+                overdue
+            });
+            if !jobs.is_empty() || now >= end {
+                return jobs;
+            }
+        }
+    }
+
+    /// Cancels a job, wherever it is.
+    pub(super) fn cancel(&self, job: &JobKey, now: Moment) -> Result<bool, StoreUnavailable> {
+        self.untold.wait(Some(job.id));
+        let operation = Operation::new(&script::CANCEL, Effect::Replicated)
+            .at(now)
+            .with(owner(job))
+            .with(job.id.to_string())
+            .with(&self.cancelled.message)
+            .number(self.cancelled.footprint)
+            .with(&self.cancelled.ending);
+        let reply = self.run(&operation)?;
+        match reply.text(0) {
+            "running" => self.stop_job(job.id),
+            "ended" => {
+                let created = reply.stamp(2).unwrap_or(now.stamp);
+                self.count_finished(
+                    reply.text(1),
+                    JobOutcome::Canceled,
+                    created,
+                    reply.attempts(3),
+                    now.stamp,
+                );
+                self.bell.ring(job.id);
+            }
+            "done" => {}
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 }

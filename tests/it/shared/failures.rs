@@ -153,7 +153,8 @@ fn a_job_that_cannot_begin_and_is_cancelled_ends() {
     assert_eq!(instances.end(), 0);
 }
 
-/// A result that the engine does not take, by a word that this deferd does not know, is interrupted: it would run for ever.
+/// A result that the engine does not take, by a word that this deferd does not know, is interrupted: it would run for
+/// ever.
 #[test]
 fn a_job_whose_result_is_not_taken_is_interrupted() {
     let instances = Instances::start(1);

@@ -1,0 +1,62 @@
+//! Whether the engine answers, and how quickly.
+//!
+//! Owns what is told of that: to clients (`503`), to the log (once, and when it is over), and to the metrics. Asks for
+//! nothing. Invariant: the log has one line for an outage, however often it was met.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::lock;
+use super::operation::Trouble;
+use crate::histogram::Histogram;
+
+/// How it is.
+#[derive(Default)]
+pub struct Health {
+    is_failing: AtomicBool,
+    latency: Mutex<Histogram>,
+    errors: AtomicU64,
+}
+
+impl Health {
+    /// Whether the engine is known not to answer, or not to take changes.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Acquire)
+    }
+
+    /// Returns how often it failed.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Returns how long it took to answer.
+    pub fn latency(&self) -> Histogram {
+        *lock(&self.latency)
+    }
+
+    /// Notes how long an answer took.
+    pub fn observe(&self, span: Duration) {
+        lock(&self.latency).observe(span);
+    }
+
+    /// Notes that the engine of this name answers.
+    pub fn is_well(&self, name: &impl std::fmt::Display) {
+        if self.is_failing.swap(false, Ordering::AcqRel) {
+            log::info!("store={name} answers again");
+        }
+    }
+
+    /// Notes that the engine of this name fails.
+    pub fn fails(&self, name: &impl std::fmt::Display, trouble: &Trouble) {
+        let why = match trouble {
+            Trouble::Unreachable(why) | Trouble::Refused(why) => why.as_str(),
+            Trouble::Full | Trouble::Closed => return,
+            Trouble::Unreplicated => "too few replicas have what it was told",
+        };
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        if !self.is_failing.swap(true, Ordering::AcqRel) {
+            log::warn!("store={name} fails: {why}; clients get 503 for jobs until it is back");
+        }
+    }
+}
