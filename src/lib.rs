@@ -9,8 +9,8 @@
 //!
 //! - `main`: arguments, signals, exit codes.
 //! - [`logger`]: what is logged, and how a line looks; `log_writer` writes it and never blocks the thread that logs.
-//! - [`config`]: every option, from text to checked values (`route`, `hook`, `address`, `store`, `sizes`, `value`,
-//!   `file`). It starts nothing.
+//! - [`config`]: every option, from text to checked values (`command`, `file`, `check`; `route`, `hook`, `address`,
+//!   `store`, `sizes`, `value`). It starts nothing.
 //! - [`server`]: the wiring, from top to bottom, and the orderly end. `table` makes the routes, `programs` finds
 //!   those that are told of jobs, `limits` has the limits of connections.
 //! - [`listen`]: the listening sockets, opened or handed over; readiness. `descriptors`: how many there may be.

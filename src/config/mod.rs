@@ -1,10 +1,13 @@
 //! The configuration: from arguments and a file to checked values.
 //!
 //! Owns every option: its name, its default, its form and its place in `--help`; and the plain types that say
-//! what was chosen, which the parts of deferd import from here. Reads text only: arguments, the `--config`
-//! file, and how much memory the host has. Invariant: an error names the option, the value and what is wrong with it.
+//! what was chosen, which the parts of deferd import from here. `command` reads the arguments, `file` the `--config` file,
+//! `check` looks at more than one option. Reads text only, and how much memory the host has. Invariant: an error names the
+//! option, the value and what is wrong with it.
 
 mod address;
+mod check;
+mod command;
 mod file;
 mod hook;
 mod route;
@@ -13,14 +16,13 @@ mod store;
 mod value;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::{Address, Listen, Socket, UnixSocket};
+pub use command::{Command, parse};
 pub use hook::HookConfig;
-use lexopt::ValueExt;
 use log::LevelFilter;
 pub use route::{CONNECT_TIMEOUT, Links, Pages, RouteConfig, Target};
 pub use sizes::{Sizes, shown};
@@ -163,21 +165,6 @@ impl Default for Config {
     }
 }
 
-/// What the command line asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Serve.
-    Serve(Box<Config>),
-    /// Print the help.
-    Help,
-    /// Print the version.
-    Version,
-    /// Make a token for this user.
-    Token(String),
-    /// Carry out this command of the client, with its arguments.
-    Client(&'static str, Vec<OsString>),
-}
-
 /// What is wrong with the configuration, in words for the operator.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Invalid(String);
@@ -201,103 +188,6 @@ impl From<lexopt::Error> for Invalid {
     fn from(error: lexopt::Error) -> Self {
         Self(format!("{error}; see --help"))
     }
-}
-
-/// Reads the arguments, and the files that they name. A later option replaces an earlier one, the
-/// command line replaces the file, and what can be said several times adds up; but addresses of the command line
-/// replace those of the file.
-///
-/// # Errors
-/// [`Invalid`].
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Invalid> {
-    let mut config = Config::default();
-    // Set after all files, wherever these are named.
-    let mut from_line: Vec<(String, String)> = Vec::new();
-    let mut parser = lexopt::Parser::from_iter(arguments);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(Command::Help),
-            lexopt::Arg::Short('V') | lexopt::Arg::Long("version") => return Ok(Command::Version),
-            lexopt::Arg::Long("config") => config.read_file(Path::new(&parser.value()?))?,
-            lexopt::Arg::Long("insecure") => from_line.push(("insecure".into(), String::new())),
-            lexopt::Arg::Long(name) if setter(name).is_some() => {
-                let name = name.to_owned();
-                let text = parser.value()?.into_string().map_err(|text| {
-                    Invalid::new(&format!("--{name}"), &text.to_string_lossy(), "not UTF-8")
-                })?;
-                from_line.push((name, text));
-            }
-            lexopt::Arg::Value(word) if word == "token" => {
-                check_first("token", &from_line, &config)?;
-                return token(&mut parser);
-            }
-            lexopt::Arg::Value(word) if client_command(&word).is_some() => {
-                let word = client_command(&word).unwrap_or_default();
-                check_first(word, &from_line, &config)?;
-                return Ok(Command::Client(word, parser.raw_args()?.collect()));
-            }
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    if from_line.iter().any(|(name, _)| name == "listen") {
-        config.replace("listen");
-    }
-    if let Some(text) = std::env::var_os("DEFERD_STORE").filter(|_| config.store.is_none()) {
-        let place = "DEFERD_STORE".to_owned();
-        let text = text.into_string().map_err(|text| {
-            Invalid::new(&place, &store::hide(&text.to_string_lossy()), "not UTF-8")
-        })?;
-        config.set("store", &text, &Source { place, directory: None })?;
-    }
-    for (name, text) in from_line {
-        let place = format!("--{name}");
-        if name == "store" && store::has_password(&text) {
-            let what = "a password here can be read by every user of this host: put the address into a --config \
-                        file, or into the environment variable DEFERD_STORE";
-            return Err(Invalid::new(&place, &store::hide(&text), what));
-        }
-        config.set(&name, &text, &Source { place, directory: None })?;
-    }
-    config.check()?;
-    Ok(Command::Serve(Box::new(config)))
-}
-
-/// Checks that a command comes first: what is said before it is for a server.
-fn check_first(
-    command: &str,
-    from_line: &[(String, String)],
-    config: &Config,
-) -> Result<(), Invalid> {
-    if from_line.is_empty() && *config == Config::default() {
-        return Ok(());
-    }
-    let what = format!("takes no options before it: deferd {command} ...");
-    Err(Invalid::new(command, "", what))
-}
-
-/// Reads the arguments of `token`: one user, and nothing else.
-fn token(parser: &mut lexopt::Parser) -> Result<Command, Invalid> {
-    let mut user = None;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(Command::Help),
-            lexopt::Arg::Value(word) if user.is_none() => user = Some(word.string()?),
-            lexopt::Arg::Value(word) => {
-                let what = "one user too many: deferd token USER";
-                return Err(Invalid::new("token", &word.to_string_lossy(), what));
-            }
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    user.map(Command::Token).ok_or_else(|| Invalid::new("token", "", "USER is missing"))
-}
-
-/// The words that name a command of the client.
-const CLIENT: [&str; 9] =
-    ["submit", "run", "status", "wait", "fetch", "log", "list", "cancel", "delete"];
-
-fn client_command(word: &OsStr) -> Option<&'static str> {
-    CLIENT.into_iter().find(|command| word == *command)
 }
 
 /// Sets one option of a configuration from its text.
@@ -427,99 +317,12 @@ impl Config {
     pub fn place(&self, name: &str) -> String {
         self.places.get(name).cloned().unwrap_or_else(|| format!("--{name}"))
     }
-
-    /// Checks whether `address` may be listened on, which was asked for at `place`: a service manager can hand over
-    /// another one than the configured.
-    ///
-    /// # Errors
-    /// [`Invalid`], with what to do.
-    pub fn check_exposure(&self, address: &Address, place: &str) -> Result<(), Invalid> {
-        if address.is_local() {
-            return Ok(());
-        }
-        if self.exposure == Exposure::Loopback && self.auth.is_none() {
-            let what = "not a loopback address: every host that reaches it could run the routes; \
-                        say --auth FILE, or --insecure if that is meant";
-            return Err(Invalid::new(place, &address.as_option(), what));
-        }
-        if self.front != FrontKind::Strict {
-            let what = "not a loopback address, and --front tiny_http is for trusted callers only; \
-                        use --front strict";
-            return Err(Invalid::new(place, &address.as_option(), what));
-        }
-        Ok(())
-    }
-
-    /// Checks that nothing is to be told of jobs: a store that several deferd share has no notices.
-    fn check_no_notices(&self) -> Result<(), Invalid> {
-        let what = "not available with --store: use --data DIR, or wait with prefer: wait=N";
-        if let Some(url) = self.allow_callback.last() {
-            let (place, url) = (self.place("allow-callback"), url.uri().to_string());
-            return Err(Invalid::new(&place, &url, what));
-        }
-        let tells =
-            |route: &&RouteConfig| route.hook.on_done.is_some() || route.hook.on_failure.is_some();
-        match self.routes.iter().find(tells) {
-            Some(RouteConfig { place, prefix, .. }) => {
-                Err(Invalid::new(place, prefix, format!("on-done, on-failure: {what}")))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Checks what concerns more than one option.
-    fn check(&self) -> Result<(), Invalid> {
-        for Listen { socket, place, .. } in &self.listen {
-            if let Socket::Tcp(address) = socket {
-                self.check_exposure(&Address::Tcp(*address), place)?;
-            }
-        }
-        self.check_sizes()?;
-        if let (Some(store), Some(_)) = (&self.store, &self.data) {
-            let what = "jobs are kept there or in --data DIR, not in both";
-            return Err(Invalid::new(&self.place("store"), &store.to_string(), what));
-        }
-        if self.store.is_none() && self.lease != Self::default().lease {
-            let what = "has no effect without --store";
-            return Err(Invalid::new(&self.place("lease"), &format!("{:?}", self.lease), what));
-        }
-        if !self.is_stored_elsewhere() && self.durability != Durability::Commit {
-            let what = "has no effect without --data DIR or --store";
-            return Err(Invalid::new(&self.place("durability"), "relaxed", what));
-        }
-        if self.store.is_some() {
-            self.check_no_notices()?;
-        }
-        match (self.allow_callback.last(), &self.callback_secret) {
-            (Some(url), None) => {
-                let what = "callbacks are signed: say --callback-secret FILE";
-                return Err(Invalid::new(
-                    &self.place("allow-callback"),
-                    &url.uri().to_string(),
-                    what,
-                ));
-            }
-            (None, Some(file)) => {
-                let what = "no callback is allowed: say --allow-callback URL";
-                let file = file.display().to_string();
-                return Err(Invalid::new(&self.place("callback-secret"), &file, what));
-            }
-            _ => {}
-        }
-        for (n, route) in self.routes.iter().enumerate() {
-            if self.routes[..n].iter().any(|other| other.prefix == route.prefix) {
-                let what = "this prefix has a route already";
-                return Err(Invalid::new(&route.place, &route.prefix, what));
-            }
-            let has_owner = route.hook.check_owner(self.auth.is_some());
-            has_owner.map_err(|what| Invalid::new(&route.place, &route.prefix, what))?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     fn read(arguments: &[&str]) -> Result<Command, Invalid> {
