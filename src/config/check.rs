@@ -1,7 +1,7 @@
 //! What concerns more than one option.
 //!
-//! Owns the rules of which options go together. Reads nothing. Invariant: an error names the option that is to be changed,
-//! where it stands, and what to do.
+//! Owns the rules of which options go together. Reads nothing. Invariant: an error names the option that is to be
+//! changed, where it stands, and what to do.
 
 use super::{
     Address, Config, Durability, Exposure, FrontKind, Invalid, Listen, RouteConfig, Socket,

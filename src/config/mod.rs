@@ -1,9 +1,9 @@
 //! The configuration: from arguments and a file to checked values.
 //!
-//! Owns every option: its name, its default, its form and its place in `--help`; and the plain types that say
-//! what was chosen, which the parts of deferd import from here. `command` reads the arguments, `file` the `--config` file,
-//! `check` looks at more than one option. Reads text only, and how much memory the host has. Invariant: an error names the
-//! option, the value and what is wrong with it.
+//! Owns every option: its name, its default, its form and its place in `--help`; and the plain types that say what was
+//! chosen, which the parts of deferd import from here. `command` reads the arguments, `file` the `--config` file,
+//! `check` looks at more than one option. Reads text only, and how much memory the host has. Invariant: an error names
+//! the option, the value and what is wrong with it.
 
 mod address;
 mod check;

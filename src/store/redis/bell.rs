@@ -28,7 +28,8 @@ const LOG_TIME: Duration = Duration::from_millis(500);
 pub enum Message {
     /// This job is to be stopped.
     Cancel(JobId),
-    /// An instance asks for the log of a job that runs here: the job, the instance's channel, and what names the question.
+    /// An instance asks for the log of a job that runs here: the job, the instance's channel, and what names the
+    /// question.
     Log(JobId, String, u64),
 }
 

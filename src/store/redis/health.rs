@@ -1,7 +1,7 @@
 //! Whether the engine answers, and how quickly.
 //!
-//! Owns what is told of that: to clients (`503`), to the log, and to the metrics. Asks for nothing. Invariant: the log has
-//! one line for an outage and one for each reason of a refusal, however often these were met.
+//! Owns what is told of that: to clients (`503`), to the log, and to the metrics. Asks for nothing. Invariant: the log
+//! has one line for an outage and one for each reason of a refusal, however often these were met.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

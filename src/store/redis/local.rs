@@ -208,8 +208,8 @@ impl Local {
         self.held(id).filter(|held| !held.is_lost)?.execution.clone()
     }
 
-    /// Notes that the engine has taken away jobs; returns how many. Those that run are stopped, and those that wait here
-    /// are gone.
+    /// Notes that the engine has taken away jobs; returns how many. Those that run are stopped, and those that wait
+    /// here are gone.
     pub fn lose(&mut self, is_lost: impl Fn(&Held) -> bool) -> usize {
         let mut count = 0;
         let mut waiting = Vec::new();

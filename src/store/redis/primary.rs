@@ -123,8 +123,8 @@ impl Primary {
         Ok(wire)
     }
 
-    /// Asks which engine it is, whether it takes changes, and of another one than before whether it keeps them; that one
-    /// gives out no id again.
+    /// Asks which engine it is, whether it takes changes, and of another one than before whether it keeps them; that
+    /// one gives out no id again.
     fn identify(&self, wire: &mut Wire) -> Result<(), Trouble> {
         let info = info(wire, &[b"server", b"replication"])?;
         if field(&info, "role") != "master" {
