@@ -1,7 +1,7 @@
 //! The command line: what it asks for, and in which order files, the environment and arguments count.
 //!
 //! Owns the words that name a command, and the precedence of the places of an option. What an option means is said in
-//! the table of options. Invariant: of a command that is no server's nothing is passed over.
+//! the table of options. Invariant: what is said beside a command and has no effect on it is an error.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Whether the engine answers, and how quickly.
 //!
-//! Owns what is told of that: to clients (`503`), to the log (once, and when it is over), and to the metrics. Asks for
-//! nothing. Invariant: the log has one line for an outage, however often it was met.
+//! Owns what is told of that: to clients (`503`), to the log, and to the metrics. Asks for nothing. Invariant: the log
+//! has one line for an outage and one for each reason of a refusal, however often these were met.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +15,8 @@ use crate::histogram::Histogram;
 #[derive(Default)]
 pub struct Health {
     is_failing: AtomicBool,
+    /// The last refusal of this outage, in the engine's words.
+    refusal: Mutex<Option<String>>,
     latency: Mutex<Histogram>,
     errors: AtomicU64,
 }
@@ -43,6 +45,7 @@ impl Health {
     /// Notes that the engine of this name answers.
     pub fn is_well(&self, name: &impl std::fmt::Display) {
         if self.is_failing.swap(false, Ordering::AcqRel) {
+            *lock(&self.refusal) = None;
             log::info!("store={name} answers again");
         }
     }
@@ -55,7 +58,11 @@ impl Health {
             Trouble::Unreplicated => "too few replicas have what it was told",
         };
         self.errors.fetch_add(1, Ordering::Relaxed);
-        if !self.is_failing.swap(true, Ordering::AcqRel) {
+        let is_first = !self.is_failing.swap(true, Ordering::AcqRel);
+        // It was away, and now it refuses: the remedy is another.
+        let is_other = matches!(trouble, Trouble::Refused(_))
+            && lock(&self.refusal).replace(why.into()).is_none_or(|before| before != why);
+        if is_first || is_other {
             log::warn!("store={name} fails: {why}; clients get 503 for jobs until it is back");
         }
     }

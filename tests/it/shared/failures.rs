@@ -434,6 +434,7 @@ fn an_engine_that_breaks_promises_is_refused_after_a_failover() {
     let instances = Instances { all: vec![start(&both, "", &[])], engine: replica };
     instances.engine.wait_in_step();
     drop(primary);
+    instances.all[0].log_with("fails: ");
     instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
     instances.refuses(0);
     instances.all[0].log_with("appendonly no and appendfsync everysec, and may lose");
