@@ -425,6 +425,28 @@ fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
     instances.end_empty();
 }
 
+/// All keys of a queue are in one slot, so a node of a cluster can have it.
+#[test]
+fn a_cluster_node_has_a_queue_and_a_lost_slot_is_an_outage() {
+    let engine = Engine::start(&[DURABLE, &["--cluster-enabled", "yes"]].concat());
+    assert_refused(&engine.address(), &[], "CLUSTERDOWN");
+    engine.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let is_up = || engine.command::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+    eventually("the cluster is up", is_up);
+    let instances = Instances { all: vec![start(&engine.address(), "", &[])], engine };
+    let before = instances.accepted(0, "POST", "/run/s-cat", b"before");
+    instances.client(0).wait_done(&before);
+    let slot = instances.engine.command::<i64>(&["CLUSTER", "KEYSLOT", "{default}"]).to_string();
+    instances.engine.command::<()>(&["CLUSTER", "DELSLOTS", &slot]);
+    instances.refuses(0);
+    instances.engine.command::<()>(&["CLUSTER", "ADDSLOTS", &slot]);
+    let after = instances.accepted(0, "POST", "/run/s-cat", b"after");
+    for id in [before, after] {
+        instances.result(0, &id).expect(200);
+    }
+    instances.end_empty();
+}
+
 /// What was the primary kept everything, and what takes its place does not: it gets no job.
 #[test]
 fn an_engine_that_breaks_promises_is_refused_after_a_failover() {
