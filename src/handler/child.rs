@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Rlimit, Signal};
+use rustix::process::Rlimit;
 
 use super::descendants::Descendants;
 use super::group::{Group, Leader};
@@ -211,13 +211,15 @@ fn terminate(
     if must_end_now() {
         return;
     }
-    descendants.look();
-    descendants.signal(Signal::TERM);
+    descendants.terminate();
     let mut leader = Leader::Runs;
     while !must_end_now() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || leader == Leader::Exited && !descendants.look() {
             return;
+        }
+        if leader == Leader::Exited {
+            descendants.terminate_missed();
         }
         // Its descriptor stays ready after its exit, as does that of a client that has left.
         let pidfd = group.pidfd.as_ref().filter(|_| leader == Leader::Runs);

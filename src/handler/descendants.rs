@@ -12,12 +12,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Once;
 
 use rustix::io::Errno;
+use rustix::param::clock_ticks_per_second;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal, test_kill_process,
+    Pid, PidfdFlags, Signal, getpid, kill_process_group, pidfd_open, pidfd_send_signal,
+    test_kill_process,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::process_table::{Kinship, Process, Variable, variable};
+use crate::clock;
 
 /// The variable that names a run.
 pub const RUN: &str = "DEFERD_RUN";
@@ -63,13 +66,17 @@ pub struct Descendants {
     refused: Vec<Process>,
     /// How often each orphan had no environment.
     doubts: HashMap<Pid, u32>,
+    /// Those that were told to end, and when the last of them was, in ticks since the boot.
+    told: Vec<Process>,
+    told_at: u64,
 }
 
 impl Descendants {
     /// Returns the processes of the run of this name, before the first [look](Self::look).
     pub fn of(leader: Pid, run: &RunName) -> Self {
         let mark = format!("{RUN}={run}");
-        Self { leader, mark, alive: Vec::new(), refused: Vec::new(), doubts: HashMap::new() }
+        let (alive, refused, told) = <(Vec<_>, Vec<_>, Vec<_>)>::default();
+        Self { leader, mark, alive, refused, doubts: HashMap::new(), told, told_at: 0 }
     }
 
     /// Finds them all; returns whether one may be left that can be ended.
@@ -134,10 +141,40 @@ impl Descendants {
         self.refused.append(&mut refused);
     }
 
+    /// Tells all that run to end (SIGTERM).
+    pub fn terminate(&mut self) {
+        self.look();
+        self.signal(Signal::TERM);
+        self.told.clone_from(&self.alive);
+        self.told_at = ticks();
+    }
+
+    /// Tells those to end that the last [look](Self::look) found and that were missed: the parent of such a process ended
+    /// just after it had started it. What was started later tidies up, and is left alone.
+    pub fn terminate_missed(&mut self) {
+        let is_told = |process: &Process| self.told.iter().any(|told| process.is(told));
+        let orphan = |process: &&Process| process.parent == Some(getpid());
+        let is_missed = |process: &&Process| process.start <= self.told_at && !is_told(process);
+        let missed = self.alive.iter().filter(orphan).filter(is_missed);
+        let missed: Vec<Process> = missed.cloned().collect();
+        for pidfd in missed.iter().filter_map(open) {
+            let _ = pidfd_send_signal(pidfd, Signal::TERM);
+            // What its own end leaves was missed as well.
+            self.told_at = ticks();
+        }
+        self.told.extend(missed);
+    }
+
     /// Returns how many ran at the last look, including those that cannot be ended.
     pub fn alive(&self) -> usize {
         self.alive.len()
     }
+}
+
+/// Returns the time since the boot as start times of processes have it (proc_pid_stat(5)).
+fn ticks() -> u64 {
+    let micros = i128::from(clock::now().age.micros());
+    (micros * i128::from(clock_ticks_per_second()) / 1_000_000) as u64
 }
 
 /// Returns how many processes of a group run, as far as deferd has inherited them or their ancestors; `None` if that
@@ -185,7 +222,46 @@ fn warn_blind() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use rustix::process::set_child_subreaper;
+
     use super::*;
+
+    #[test]
+    fn a_process_that_was_missed_is_told_to_end_and_a_later_one_is_not() {
+        set_child_subreaper(Some(getpid())).unwrap();
+        let run = RunName::random().unwrap();
+        let mut leader = Command::new("sh")
+            .args(["-c", "setsid sleep 97 & echo; exec sleep 96"])
+            .env(RUN, run.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        leader.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let mut descendants = Descendants::of(Pid::from_child(&leader), &run);
+        leader.kill().unwrap();
+        leader.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let wait_until = |is_there: bool, descendants: &mut Descendants| {
+            while descendants.look() != is_there || descendants.alive() != usize::from(is_there) {
+                assert!(Instant::now() < deadline, "{is_there} {:?}", descendants.alive);
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        wait_until(true, &mut descendants);
+        // As if all had been told before it was started.
+        descendants.terminate_missed();
+        assert!(descendants.told.is_empty());
+        // As if it had been started just before.
+        descendants.told_at = ticks();
+        descendants.terminate_missed();
+        assert_eq!(descendants.told.len(), 1);
+        wait_until(false, &mut descendants);
+    }
 
     #[test]
     fn names_of_runs_differ_and_are_one_word() {
