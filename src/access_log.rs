@@ -86,6 +86,9 @@ impl AccessLine {
         answered: impl Into<Answered<'a>>,
         peer: &dyn Peer,
     ) {
+        if self.0.is_none() {
+            return;
+        }
         let answered = answered.into();
         let left = if peer.was_seen_leaving() { " left=yes" } else { "" };
         let broken = answered.broken.map(|why| format!(" broken={why:?}")).unwrap_or_default();
@@ -94,6 +97,9 @@ impl AccessLine {
 
     /// Writes the line of a request that was refused before a handler saw it, and why.
     pub fn write_refused(self, owner: &Owner, route: &str, response: &Response<Content>) {
+        if self.0.is_none() {
+            return;
+        }
         let why = format!(
             " refused={}",
             String::from_utf8_lossy(&response.body().beginning(MAX_REFUSAL).unwrap_or_default())

@@ -72,8 +72,8 @@ pub enum Answer {
 
 use Answer::{Json, Member, Shared, Text};
 
-const JOBS: &[&str] = &[JOB, ADMIN_JOB];
-const RECORDS: &[&str] = &[JOB_RECORDS];
+static JOBS: &[&str] = &[JOB, ADMIN_JOB];
+static RECORDS: &[&str] = &[JOB_RECORDS];
 const ALL: &str = "/*";
 
 const ANY: &[Method] = &[];
@@ -248,10 +248,13 @@ impl Endpoint {
 }
 
 impl Path {
-    /// Returns the segment that stands for `{id}` (empty if this path has none); `None` if this is another path.
-    fn id<'a>(&self, path: &'a str) -> Option<&'a str> {
-        let path = path.strip_suffix('/').unwrap_or(path);
-        let rest = self.places.iter().find_map(|place| path.strip_prefix(place))?;
+    /// Returns the rest of a path that begins in one of these places.
+    fn rest<'a>(&self, path: &'a str) -> Option<&'a str> {
+        self.places.iter().find_map(|place| path.strip_prefix(place))
+    }
+
+    /// Returns the segment that stands for `{id}` (empty if this path has none); `None` if this is another path's rest.
+    fn id<'a>(&self, rest: &'a str) -> Option<&'a str> {
         if let Some(behind) = self.rest.strip_prefix("/{id}") {
             let rest = rest.strip_prefix('/')?;
             let (id, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -272,10 +275,23 @@ impl Path {
     }
 }
 
+/// Returns the rows of a path, each with the segment that stands for its `{id}`.
+fn rows(path: &str) -> impl Iterator<Item = (&'static Endpoint, &str)> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    // Every request looks at the rows before its own: those with the same places are one look.
+    let mut seen: (&[&str], Option<&str>) = (&[], None);
+    ENDPOINTS.iter().filter_map(move |endpoint| {
+        let Endpoint { path: pattern, .. } = endpoint;
+        if !std::ptr::eq(seen.0, pattern.places) {
+            seen = (pattern.places, pattern.rest(path));
+        }
+        Some((endpoint, pattern.id(seen.1?)?))
+    })
+}
+
 /// Returns the endpoint that answers this method at this path, and the segment that stands for its `{id}`.
 pub fn find<'a>(method: &Method, path: &'a str) -> Option<(&'static Endpoint, &'a str)> {
-    let mut known = ENDPOINTS.iter().filter(|endpoint| endpoint.has(method));
-    known.find_map(|endpoint| Some((endpoint, endpoint.path.id(path)?)))
+    rows(path).find(|(endpoint, _)| endpoint.has(method))
 }
 
 /// Refuses a path that no endpoint has, whatever the method.
@@ -283,8 +299,7 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Option<(&'static Endpoint, &'
 /// # Errors
 /// [`Error::NotFound`].
 pub fn check(path: &str) -> Result<(), Error> {
-    let is_known = ENDPOINTS.iter().any(|endpoint| endpoint.path.id(path).is_some());
-    if is_known { Ok(()) } else { Err(Error::NotFound("no such endpoint".into())) }
+    rows(path).next().map(drop).ok_or_else(|| Error::NotFound("no such endpoint".into()))
 }
 
 /// Refuses a method that no endpoint of a path has. Every path has OPTIONS, which asks for the methods.
@@ -298,13 +313,10 @@ pub fn check_method(method: &Method, path: &str) -> Result<(), Error> {
 
 /// Returns the methods that a path has, as the field `allow` lists them.
 pub fn allow(path: &str) -> String {
-    let has = |method: &Method| {
-        ENDPOINTS.iter().any(|endpoint| endpoint.has(method) && endpoint.path.id(path).is_some())
-    };
     let mut allow = String::new();
     // What answers any method does not ask for TRACE.
     for method in EVERY.iter().filter(|method| *method != Method::TRACE) {
-        if method == Method::OPTIONS || has(method) {
+        if method == Method::OPTIONS || find(method, path).is_some() {
             allow.push_str(if allow.is_empty() { "" } else { ", " });
             allow.push_str(method.as_str());
         }
@@ -314,12 +326,12 @@ pub fn allow(path: &str) -> String {
 
 /// Whether this path never asks for credentials.
 pub fn is_open(path: &str) -> bool {
-    ENDPOINTS.iter().any(|endpoint| endpoint.open && endpoint.path.id(path).is_some())
+    rows(path).any(|(endpoint, _)| endpoint.open)
 }
 
 /// Whether this path is a page, to which readers may come from elsewhere.
 pub fn is_page(path: &str) -> bool {
-    ENDPOINTS.iter().any(|endpoint| endpoint.page && endpoint.path.id(path).is_some())
+    rows(path).any(|(endpoint, _)| endpoint.page)
 }
 
 /// Returns what a request asks of a job; `None` if it asks of none, or changes one.

@@ -121,10 +121,8 @@ impl Handler for Api {
         sink: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         let (method, path) = (call.request.method(), call.request.uri().path());
-        endpoints::check(path)?;
-        endpoints::check_method(method, path)?;
-        if let Some((endpoint, id)) = endpoints::find(method, path)
-            && method != Method::OPTIONS
+        if method != Method::OPTIONS
+            && let Some((endpoint, id)) = endpoints::find(method, path)
         {
             let (memory, sink) = (execution.memory(), RefCell::new(sink));
             let asked = Asked { api: self, call, id, memory, execution, sink };
@@ -138,6 +136,8 @@ impl Handler for Api {
             }
             return Ok(outcome);
         }
+        endpoints::check(path)?;
+        endpoints::check_method(method, path)?;
         Ok(options(&endpoints::allow(path)).into())
     }
 }

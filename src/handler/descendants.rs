@@ -12,7 +12,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Once;
 
 use rustix::io::Errno;
-use rustix::param::clock_ticks_per_second;
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, kill_process_group, pidfd_open, pidfd_send_signal,
     test_kill_process,
@@ -24,6 +23,9 @@ use crate::clock;
 
 /// The variable that names a run.
 pub const RUN: &str = "DEFERD_RUN";
+
+/// The ticks of a second: `USER_HZ` of every Linux that Rust builds for.
+const TICKS: u64 = 100;
 
 /// How many descriptors of processes are open at once.
 const MAX_OPEN: usize = 64;
@@ -173,8 +175,7 @@ impl Descendants {
 
 /// Returns the time since the boot as start times of processes have it (proc_pid_stat(5)).
 fn ticks() -> u64 {
-    let micros = i128::from(clock::now().age.micros());
-    (micros * i128::from(clock_ticks_per_second()) / 1_000_000) as u64
+    clock::now().age.micros() as u64 / (1_000_000 / TICKS)
 }
 
 /// Returns how many processes of a group run, as far as deferd has inherited them or their ancestors; `None` if that
