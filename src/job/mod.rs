@@ -20,7 +20,7 @@ use crate::exchange::Owner;
 use execution::Stop;
 
 /// The size that is accounted for a job's record, beside its request line, request and result, in bytes.
-pub const RECORD: usize = 320;
+pub const RECORD: usize = 480;
 
 /// The size that is accounted from the acceptance for an error result, in bytes: so an accepted job always has a
 /// result.

@@ -10,7 +10,7 @@ local stamp = ARGV[4] == '' and now or tonumber(ARGV[4])
 local META = P .. 'meta'
 -- The accounted size of a record, and of a key beside its two copies; how often a job begins that each time is
 -- interrupted; how many kept logs an owner has. As the stores of one instance have them: `script` tests that.
-local RECORD, PLACES, STARTS, LOGS = 320, 224, 3, 64
+local RECORD, PLACES, STARTS, LOGS = 480, 224, 3, 64
 
 local function text(number)
     return string.format('%.0f', number)
