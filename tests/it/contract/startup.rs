@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Ability, Client, Deferd, Ended, TempDir, eventually, lacks, run, run_deferd};
 
-/// Asserts exit 2, nothing on stdout, and one line on stderr with all of these.
+/// Asserts exit code 2, nothing on stdout, and one line on stderr with all of these parts.
 #[track_caller]
 fn assert_invalid(arguments: &[&str], parts: &[&str]) {
     let Ended { code, stdout, stderr } = run_deferd(arguments);
@@ -90,7 +90,7 @@ fn an_error_in_the_file_names_its_line() {
         let mut parts = parts.to_vec();
         parts.push(&file);
         assert_invalid(&["--config", &file], &parts);
-        // The command line does not mend the file.
+        // The command line does not repair the file.
         assert_invalid(&["--queue", "7", "--config", &file, "--ttl", "1h"], &parts);
     }
 }
@@ -187,7 +187,7 @@ fn a_file_holds_options_the_command_line_replaces_them_and_routes_add_up() {
     let refused = deferd.client().get("/file/c-zeros?1025").expect(502).text();
     assert!(refused.contains("more than max-output 1K"), "{refused}");
     deferd.client().get("/line/c-zeros?1").expect(404);
-    // The command line wins on either side of the file.
+    // The command line takes precedence, whether it is before or after the file.
     for arguments in [
         ["--max-body", "20", "--config", &file, "--route", &line_route],
         ["--route", &line_route, "--config", &file, "--max-body", "20"],

@@ -1,10 +1,10 @@
 //! Hostile clients against the strict front: section 5 of the contract, and every row of section 10.
 //!
-//! Each case runs against a deferd of its own, inside [`unharmed`]: whatever the client did, an honest
-//! request is answered afterwards, and no memory, no thread and no descriptor is left behind. Where a
-//! request is refused, what stands behind it would leave a job as its trace if it were ever read.
+//! Each case runs against a deferd of its own, inside [`unharmed`]: whatever the client did, an honest request is
+//! answered afterwards, and no memory, no thread and no descriptor is left behind. If a request is refused, what
+//! follows it would leave a job as its trace if it were ever read.
 //!
-//! Where each rule is held (`file::part_of_a_name`):
+//! The tests of each rule (`file::part_of_a_name`):
 //!
 //! | section 10, row by row | |
 //! |---|---|

@@ -43,7 +43,7 @@ fn a_target_that_names_no_resource_of_this_server_is_refused() {
     ]);
 }
 
-/// Browsers encode these; curl, scripts and Prometheus' users do not.
+/// Browsers encode these; curl, scripts and users of Prometheus do not.
 #[test]
 fn raw_bytes_are_percent_encoded_before_anything_reads_them() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -67,7 +67,7 @@ fn raw_bytes_are_percent_encoded_before_anything_reads_them() {
         let text = environment(b"/cgi/s-environ/\xc3\xa4{}?\"\xe4\"");
         assert!(text.contains("QUERY_STRING=%22%E4%22\0"), "{text}");
         assert!(text.contains("PATH_INFO=/\u{e4}{}\0"), "{text}");
-        // A raw backslash separates no less than an encoded one.
+        // A raw backslash separates segments just as an encoded one does.
         client.send(b"GET /cgi/s-environ/..\\.. HTTP/1.1\r\nhost: a\r\n\r\n");
         client.try_read("GET").unwrap().expect(404);
     });
@@ -93,7 +93,7 @@ fn a_control_character_in_a_target_is_named_with_its_place() {
     });
 }
 
-/// Two hosts are two even where the target brings a third.
+/// Two hosts are two even if the target names a third.
 #[test]
 fn an_absolute_form_does_not_excuse_a_second_host() {
     requests_are_refused(&[

@@ -1,8 +1,8 @@
-//! The fields that keep answers from foreign pages: on which answers they stand, and on which not.
+//! The fields that keep answers from foreign pages: which answers have them, and which do not.
 
 use super::*;
 
-/// Whether the answer keeps foreign pages from guessing its type and from embedding it.
+/// Returns whether the answer keeps foreign pages from guessing its type and from embedding it.
 #[track_caller]
 pub fn guards(reply: &Reply) -> (bool, bool) {
     let (sniffing, embedding) =

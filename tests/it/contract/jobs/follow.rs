@@ -1,4 +1,4 @@
-//! A log that is followed while its job runs: as text and as events, resumed, and to the end.
+//! Following a log while its job runs: as text and as events, resumed, and to the end.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, is_sha
 
 const EVENTS: (&str, &str) = ("accept", "text/event-stream");
 
-/// A run of `f-tell`, which writes to stderr what its test tells it to.
+/// A run of `f-tell`, which writes to stderr what its test tells it to write.
 struct Teller {
     dir: TempDir,
     told: usize,
@@ -56,7 +56,7 @@ impl Follower {
         Self { client, head, seen: Vec::new() }
     }
 
-    /// Waits until this is all that has come.
+    /// Waits until exactly this has arrived.
     #[track_caller]
     fn expect(&mut self, all: impl AsRef<[u8]>) {
         let all = all.as_ref();
@@ -67,13 +67,13 @@ impl Follower {
         assert_eq!(String::from_utf8_lossy(&self.seen), String::from_utf8_lossy(all));
     }
 
-    /// Waits for the end, and returns all that has come.
+    /// Waits for the end, and returns everything that has arrived.
     #[track_caller]
     fn end(mut self) -> String {
         while let Some(chunk) = self.client.read_chunk() {
             self.seen.extend(chunk);
         }
-        // The connection goes on behind it.
+        // The connection can be used after it.
         self.client.get("/_api/version").expect(200);
         String::from_utf8(self.seen).unwrap()
     }
@@ -135,7 +135,7 @@ fn events_have_offsets_at_which_a_client_goes_on() {
         );
         assert_eq!(follower.end(), format!("{first}{rest}"));
         assert_eq!(late.end(), format!("id: 8\ndata: two\n\n{rest}"));
-        // Of a job that is done there is still the rest, and at its end there is nothing.
+        // For a job that is done, the rest of the log is sent; after its end there is nothing.
         let late = Follower::new(&deferd, &id, &[EVENTS, ("last-event-id", "8")]);
         assert_eq!(late.end(), rest);
         let mut client = deferd.client();
@@ -163,7 +163,7 @@ fn a_job_that_waits_is_followed_from_its_first_line() {
     hold.release();
     teller.tell("now\n");
     follower.expect("id: 4\ndata: now\n\n");
-    // What is forgotten can be followed no more.
+    // A forgotten job can no longer be followed.
     client.delete(&format!("/_api/job/{id}")).expect(200);
     let done = r#"{"status":null,"exitCode":null}"#;
     assert_eq!(follower.end(), format!("id: 4\ndata: now\n\nid: 4\nevent: done\ndata: {done}\n\n"));
@@ -178,7 +178,7 @@ fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
     teller.tell("begin\n");
     let mut follower = Follower::new(&deferd, &id, &[]);
     follower.expect("begin\n");
-    // More than is kept, and less than a client may be behind.
+    // More than is kept, and less than a client may lag.
     let burst: String = (0..4000).map(|n| format!("line {n:04}\n")).collect();
     teller.tell(&burst);
     teller.end("0");
@@ -193,7 +193,7 @@ fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
         let text = Follower::new(&deferd, &id, &[EVENTS]).end();
         let first: usize = text.split(['\n', ' ']).nth(1).unwrap().parse().unwrap();
         assert!((all - 8192..all - 8180).contains(&first), "{first} of {all}");
-        // The same for the log that is kept when the result was collected.
+        // The same holds for the log that is kept after the result was collected.
         client.put(&format!("/_api/job/{id}"));
         let log = format!("/_api/job/{id}/log");
         eventually("the delivery is confirmed", || client.get(&log).status == 200);
@@ -232,7 +232,7 @@ fn half_of_the_connections_may_follow() {
     let followers: Vec<_> = (0..2).map(|_| Follower::new(&deferd, &id, &[EVENTS])).collect();
     let refused = client.get(&format!("/_api/job/{id}/log?follow=1")).expect_error(503, 503);
     assert!(refused.text().contains("--max-connections"), "{}", refused.text());
-    // Neither may wait, which is no error.
+    // Neither may they wait, but that is not an error.
     let wait = [("prefer", "wait=3600")];
     client.request("GET", &format!("/_api/job/{id}"), &wait, b"").expect(204);
     drop(followers);

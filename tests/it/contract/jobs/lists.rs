@@ -1,4 +1,4 @@
-//! The lists of done and pending jobs, and forgetting: one job, all of them, those before a stamp.
+//! The lists of done and pending jobs, and forgetting: one job, all jobs, or those before a stamp.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, TempDir, eventually};
 use serde_json::json;
 
-/// The moment that it is, as a stamp with six decimals.
+/// Returns the current time, as a stamp with six decimals.
 fn now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     format!("{}.{:06}", since.as_secs(), since.subsec_micros())
@@ -141,7 +141,7 @@ fn forgotten_jobs_still_run_and_leave_nothing() {
         assert_eq!(client.list("pending"), [""; 0]);
         hold.release();
         hold.wait_for("ended");
-        // The only worker does this one after the others.
+        // The only worker runs this job after the others.
         let marker = store_done(&mut client);
         assert!(dir.join("ran").exists());
         assert_eq!(client.list("done"), [marker.as_str()]);
@@ -212,7 +212,7 @@ fn expired_forgets_what_is_stamped_before_and_keeps_the_rest() {
     }
     assert_eq!(client.list("done"), [first.as_str(), second.as_str()]);
     assert_eq!(client.list("pending"), [running.as_str()]);
-    // The fraction counts: all of this is likely to lie within one second.
+    // The fraction counts: all of this is likely to happen within one second.
     forget(&mut client, &format!("expired?stamp={between}"));
     assert_eq!(client.list("done"), [second.as_str()]);
     assert_eq!(client.list("pending"), [""; 0], "the pending job was stamped when it was created");

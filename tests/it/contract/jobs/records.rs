@@ -13,7 +13,7 @@ fn record(client: &mut Client, id: &str) -> Value {
     client.get(&format!("{JOBS}/{id}")).expect(200).without_id().json()
 }
 
-/// The ids of a page, and the id behind which the list goes on.
+/// Returns the ids of a page, and the id after which the list continues.
 #[track_caller]
 fn page(client: &mut Client, query: &str) -> (Vec<String>, Option<String>) {
     let page = client.get(&format!("{JOBS}?{query}")).expect(200).without_id().json();
@@ -24,7 +24,7 @@ fn page(client: &mut Client, query: &str) -> (Vec<String>, Option<String>) {
     (ids, next)
 }
 
-/// A request that the filter lets through; all of it is on one page.
+/// Returns the ids of the jobs that pass the filter; all of them are on one page.
 #[track_caller]
 fn ids(client: &mut Client, query: &str) -> Vec<String> {
     let (ids, next) = page(client, query);
@@ -164,7 +164,7 @@ fn filters_list_what_passes_all_of_them() {
     let other = Hold::new();
     let second = other.start(&mut client);
     let waiting = client.store("GET", "/run/s-exit?0", b"");
-    // What is cancelled has not failed.
+    // A cancelled job has not failed.
     let cancelled = client.store("GET", "/_api/version", b"");
     client.put(&format!("/_api/job/{cancelled}/cancel")).expect(200);
     let all =

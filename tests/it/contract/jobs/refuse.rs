@@ -1,4 +1,4 @@
-//! What is refused instead of a 202: at once, without an id, and with nothing left behind.
+//! What is refused instead of a 202: at once, without an id, and leaving nothing behind.
 
 use std::net::Shutdown;
 
@@ -8,7 +8,7 @@ use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks}
 const STORE: [(&str, &str); 1] = [("x-arango-async", "store")];
 const TRUE: [(&str, &str); 1] = [("x-arango-async", "true")];
 
-/// Submits on a connection of its own: where content is left unread, the connection is closed.
+/// Submits on a connection of its own: if content is left unread, the connection is closed.
 fn submit(deferd: &Deferd, target: &str, body: &[u8]) -> Reply {
     deferd.client().request("POST", target, &STORE, body)
 }
@@ -144,7 +144,7 @@ fn a_body_cut_short_is_never_a_job() {
         .as_bytes(),
     );
     client.socket().shutdown(Shutdown::Write).unwrap();
-    // Once the server has let the connection go, it has made up its mind.
+    // Once the server has closed the connection, it has decided.
     while client.try_read("POST").is_some_and(|reply| reply.without_id().status >= 400) {}
     let mut client = deferd.client();
     let marker = client.store("GET", "/_api/version", b"");
@@ -235,7 +235,7 @@ fn cancelled_jobs_make_room_in_a_full_queue_and_forgotten_ones_do_not() {
     let first = client.store("GET", "/_admin/time", b"");
     let second = client.store("GET", "/_admin/time", b"");
     assert_full(submit(&deferd, "/_admin/echo", b""));
-    // Its work is still to be done.
+    // Its work is still pending.
     client.delete(&format!("/_api/job/{first}")).expect(200);
     assert_full(submit(&deferd, "/_admin/echo", b""));
     client.put(&format!("/_api/job/{second}/cancel")).expect(200);
@@ -298,7 +298,7 @@ fn contents_that_wait_count_for_max_stored() {
     hold.start(&mut client);
     let waiting = client.store("POST", "/_api/version", &[b'x'; 12000]);
     assert_full(submit(&deferd, "/_api/version", &[b'x'; 6000]));
-    // Content whose length is not announced is weighed when it is there.
+    // Content whose length is not announced is measured once it has arrived.
     let mut chunked = deferd.client();
     chunked.send(
         format!(
@@ -326,7 +326,7 @@ fn deleted_and_forgotten_results_make_room() {
         client.delete(&target).expect(200);
         let reply = client.request("POST", "/_api/version", &TRUE, &[b'x'; 4000]);
         reply.expect(202);
-        // What was deferred last gives its own room back when it has run.
+        // The job that was deferred last gives its own room back after it has run.
         let room =
             || deferd.client().request("POST", "/_api/version", &TRUE, &[b'x'; 12000]).status;
         eventually("room", || room() == 202);
