@@ -64,7 +64,7 @@ fn wait_done(client: &mut Client, user: &str, id: &str) {
 }
 
 #[test]
-fn without_credentials_nothing_is_told_but_availability() {
+fn without_credentials_only_availability_is_answered() {
     let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
     for target in [
@@ -209,7 +209,7 @@ fn a_script_sees_the_user_and_never_the_token() {
 }
 
 #[test]
-fn the_file_is_read_again_on_sighup_and_a_broken_one_changes_nothing() {
+fn sighup_reads_the_file_again_unless_it_is_broken() {
     let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
     let (carl, line) = token("carl");
@@ -242,7 +242,7 @@ fn with_file(file: &Path, credentials: &Path) -> Ended {
 }
 
 #[test]
-fn the_file_may_be_read_by_deferd_s_own_group_and_no_other() {
+fn the_file_may_be_readable_by_deferds_group_only() {
     let dir = TempDir::new();
     let file = dir.join("users");
     write_private(&file, &token("ann").1);

@@ -44,7 +44,7 @@ fn version_answers_any_method() {
 }
 
 #[test]
-fn the_details_of_the_version_are_strings_and_say_what_really_answers() {
+fn the_details_of_the_version_name_the_server() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for on in ["true", "1", "yes"] {
@@ -103,7 +103,7 @@ fn sleep_lasts_and_says_how_long() {
 }
 
 #[test]
-fn a_sleep_of_no_good_duration_is_400() {
+fn a_sleep_with_an_invalid_duration_is_400() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for query in [
@@ -130,7 +130,7 @@ fn a_sleep_of_no_good_duration_is_400() {
 }
 
 #[test]
-fn a_sleep_past_the_time_limit_is_504_and_no_longer_than_that() {
+fn a_sleep_past_the_time_limit_is_504() {
     let deferd = Deferd::start(&["--timeout", "50ms"]);
     let mut client = deferd.client();
     let begin = Instant::now();
@@ -292,7 +292,7 @@ fn a_collection_of_an_illegal_name_is_400_1208() {
 }
 
 #[test]
-fn a_collection_that_is_no_json_is_400_600_and_a_legal_one_501() {
+fn an_invalid_collection_is_400_a_legal_one_501() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for body in ["nonsense", "{", r#"{"name":"a"} x"#, "\u{feff}{}", r#"{"name":'a'}"#] {
@@ -305,7 +305,7 @@ fn a_collection_that_is_no_json_is_400_600_and_a_legal_one_501() {
 }
 
 #[test]
-fn the_list_of_collections_is_empty_as_none_can_be_created() {
+fn the_list_of_collections_is_empty() {
     let deferd = Deferd::start(&[]);
     let reply = both(&mut deferd.client(), "GET", "/_api/collection", b"").expect(200);
     assert_eq!(reply.text(), r#"{"error":false,"code":200,"result":[]}"#);

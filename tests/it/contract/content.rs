@@ -99,7 +99,7 @@ fn a_key_and_a_signature_are_of_the_whole_content() {
 }
 
 #[test]
-fn what_is_refused_or_cut_short_or_fails_leaves_no_file() {
+fn refused_cut_and_failed_requests_leave_no_file() {
     let small = Small::start(&[]);
     let bytes = content(2);
     let head = |target: &str, fields: &str| {

@@ -160,7 +160,7 @@ fn a_route_takes_the_methods_that_it_names() {
 }
 
 #[test]
-fn a_local_redirect_is_a_request_of_its_own_and_methods_hold_for_it() {
+fn the_allowed_methods_apply_to_local_redirects() {
     let deferd = start(",methods=POST", "");
     let mut client = deferd.client();
     let body = b"Location: /hook/s-cat\n\n";

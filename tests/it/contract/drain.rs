@@ -171,7 +171,7 @@ fn assert_accounted_for(told: &Told, lost: &BTreeSet<&str>) {
 }
 
 #[test]
-fn every_202_before_the_end_is_run_and_its_result_collected_or_told_as_lost() {
+fn every_202_before_the_shutdown_is_accounted_for() {
     let (told, log, words) = end_under_load(&["--grace", "1h", "--workers", "2"]);
     let lost = lost(&log);
     for told in &told {
@@ -185,7 +185,7 @@ fn every_202_before_the_end_is_run_and_its_result_collected_or_told_as_lost() {
 }
 
 #[test]
-fn past_the_grace_every_202_is_collected_or_told_as_lost() {
+fn past_the_grace_every_202_is_accounted_for() {
     let (told, log, words) = end_under_load(&["--grace", "1ms", "--workers", "1"]);
     let lost = lost(&log);
     for told in &told {

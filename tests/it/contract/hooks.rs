@@ -105,7 +105,7 @@ fn binary_and_chunked_content_is_verified_as_it_was_sent() {
 }
 
 #[test]
-fn every_request_of_the_route_must_be_signed_whatever_its_method() {
+fn requests_with_any_method_must_be_signed() {
     let (deferd, _dir) = start("github", SECRET, ",methods=POST,idempotency=x-id", &[]);
     let mut client = deferd.client();
     // Without a signature, nothing else that is wrong is reported.
@@ -162,7 +162,7 @@ fn gitea_gitlab_and_standard_webhooks_are_verified() {
 }
 
 #[test]
-fn secrets_are_rotated_on_sighup_and_a_broken_file_changes_nothing() {
+fn sighup_rotates_secrets_unless_the_file_is_broken() {
     let (deferd, dir) = start("github", SECRET, "", &[]);
     let mut client = deferd.client();
     let new = signed("new", CONTENT);
@@ -195,7 +195,7 @@ fn with_users() -> (Deferd, String, TempDir) {
 }
 
 #[test]
-fn a_signed_route_asks_for_no_user_and_its_jobs_are_its_owner_s() {
+fn jobs_of_a_signed_route_belong_to_its_owner() {
     let (deferd, ann, _dir) = with_users();
     let mut client = deferd.client();
     let authorization = ("authorization", ann.as_str());

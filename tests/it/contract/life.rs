@@ -45,7 +45,7 @@ fn without_work_either_signal_ends_it_with_0() {
 }
 
 #[test]
-fn while_draining_new_jobs_are_503_and_the_rest_is_answered() {
+fn while_draining_only_new_jobs_are_503() {
     for signal in ["-TERM", "-INT"] {
         let mut deferd = Deferd::with_scripts("", &["--grace", "1h"]);
         let hold = Hold::new();
@@ -69,7 +69,7 @@ fn while_draining_new_jobs_are_503_and_the_rest_is_answered() {
 }
 
 #[test]
-fn within_the_grace_running_and_waiting_jobs_and_requests_are_finished() {
+fn within_the_grace_jobs_and_requests_are_finished() {
     let mut deferd = Deferd::with_scripts("", &["--grace", "1h", "--workers", "1"]);
     let [mut watcher, mut client, mut waiting] = clients(&deferd);
     let (job, synchronous, dir) = (Hold::new(), Hold::new(), TempDir::new());
@@ -87,7 +87,7 @@ fn within_the_grace_running_and_waiting_jobs_and_requests_are_finished() {
 }
 
 #[test]
-fn past_the_grace_running_jobs_are_cancelled_and_waiting_ones_do_not_start() {
+fn past_the_grace_jobs_are_cancelled_or_never_start() {
     let dir = TempDir::new();
     // If it starts, even for a moment, the log says that it failed.
     let script = dir.join("no-interpreter");
@@ -190,7 +190,7 @@ fn what_waits_on_disk_is_left_for_the_next_deferd() {
 }
 
 #[test]
-fn a_result_expires_its_time_after_it_came_to_be_and_no_pending_job_does() {
+fn results_expire_after_their_time_pending_jobs_do_not() {
     let deferd = Deferd::with_scripts("", &["--ttl", "300ms", "--workers", "2"]);
     let mut client = deferd.client();
     let hold = Hold::new();

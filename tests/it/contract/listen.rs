@@ -116,7 +116,7 @@ fn a_file_that_is_not_a_socket_stays() {
 }
 
 #[test]
-fn a_unix_socket_has_the_mode_and_group_that_were_asked_for() {
+fn a_unix_socket_has_the_configured_mode_and_group() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let gid = std::fs::metadata(&dir.0).unwrap().gid();
@@ -230,7 +230,7 @@ fn a_port_alone_is_that_of_both_loopback_addresses() {
 }
 
 #[test]
-fn an_error_of_one_address_is_told_by_its_name_and_leaves_no_file() {
+fn an_address_error_is_named_and_leaves_no_file() {
     let dir = TempDir::new();
     let unix = format!("unix:{}", dir.join("socket").display());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -255,7 +255,7 @@ fn activated(socket: impl Into<OwnedFd>, arguments: &str) -> Started {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_is_served() {
+fn an_inherited_socket_is_served() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let dir = TempDir::new();
@@ -271,7 +271,7 @@ fn a_socket_that_is_handed_over_is_served() {
 }
 
 #[test]
-fn all_sockets_that_are_handed_over_are_served() {
+fn all_inherited_sockets_are_served() {
     let dir = TempDir::new();
     let (listener, path) = (TcpListener::bind("127.0.0.1:0").unwrap(), dir.join("socket"));
     let address = listener.local_addr().unwrap();
@@ -293,7 +293,7 @@ fn all_sockets_that_are_handed_over_are_served() {
 }
 
 #[test]
-fn a_unix_socket_that_is_handed_over_is_served_and_stays() {
+fn an_inherited_unix_socket_is_served_and_stays() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let listener = UnixListener::bind(&path).unwrap();
@@ -304,7 +304,7 @@ fn a_unix_socket_that_is_handed_over_is_served_and_stays() {
 }
 
 #[test]
-fn the_service_manager_is_told_ready_and_stopping() {
+fn the_service_manager_is_notified() {
     let dir = TempDir::new();
     let socket = UnixDatagram::bind(dir.join("notify")).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -52,7 +52,7 @@ fn deferd(arguments: &[&str]) -> Command {
 
 /// A pipe holds some 400 lines; formerly, the next line stopped its thread for ever.
 #[test]
-fn an_unread_stderr_holds_up_no_request_and_dropped_lines_are_counted() {
+fn an_unread_stderr_delays_no_request() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     reader.set_read_timeout(Some(PATIENCE)).unwrap();
     let stderr = Stdio::from(OwnedFd::from(stderr));
@@ -90,7 +90,7 @@ fn the_last_line_before_the_end_is_written() {
 }
 
 #[test]
-fn a_script_has_a_hundred_lines_in_the_log_and_then_one() {
+fn a_script_has_at_most_a_hundred_lines_logged() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for (lines, left_out) in [(100, None), (101, Some(1)), (350, Some(250))] {
@@ -183,7 +183,7 @@ fn log_is_an_option_and_wins_over_rust_log() {
 }
 
 #[test]
-fn a_start_up_error_is_told_behind_what_was_logged() {
+fn a_start_up_error_follows_the_log() {
     let dir = TempDir::new();
     let missing = format!("/x=run:{}", dir.join("missing").display());
     let mut command = deferd(&["--listen", ":0", "--route", &missing]);
@@ -196,7 +196,7 @@ fn a_start_up_error_is_told_behind_what_was_logged() {
 }
 
 #[test]
-fn an_async_field_without_meaning_is_told() {
+fn an_async_field_without_meaning_is_logged() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     let ask = |client: &mut Client, fields: &[(&str, &str)]| {

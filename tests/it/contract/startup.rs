@@ -18,7 +18,7 @@ fn assert_invalid(arguments: &[&str], parts: &[&str]) {
 }
 
 #[test]
-fn a_start_up_error_names_the_option_the_value_and_what_is_wrong() {
+fn a_start_up_error_names_option_value_and_fault() {
     for (arguments, parts) in [
         (&["--queue", "none"][..], &["--queue", "\"none\"", "number"][..]),
         (&["--queue", "0"], &["--queue", "\"0\"", "at least 1"]),
@@ -122,7 +122,7 @@ fn a_failure_of_the_system_exits_1() {
 }
 
 #[test]
-fn the_first_line_says_where_it_listens_and_deferd_outlives_its_reader() {
+fn the_first_line_of_stdout_names_the_address() {
     let mut deferd = Deferd::start(&[]);
     assert_ne!(deferd.address.port(), 0);
     // The harness has read the line and closed the pipe.
@@ -169,7 +169,7 @@ fn with_insecure_it_listens_to_strangers() {
 }
 
 #[test]
-fn a_file_holds_options_the_command_line_replaces_them_and_routes_add_up() {
+fn the_command_line_replaces_options_of_the_file() {
     let dir = TempDir::new();
     let file = dir.join("config").display().to_string();
     let scripts = crate::support::fixtures().display().to_string();

@@ -77,7 +77,7 @@ fn more_jobs_than_the_queue_holds_run_in_their_order() {
 }
 
 #[test]
-fn a_job_runs_again_where_its_route_says_so() {
+fn a_job_runs_again_if_its_route_says_so() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start(",rerun=yes", &[]);
     let running = hold.start(&mut deferd.client());
@@ -125,7 +125,7 @@ fn a_job_that_kills_its_host_begins_three_times() {
 }
 
 #[test]
-fn a_job_between_two_attempts_waits_over_an_orderly_end_and_a_kill() {
+fn a_delayed_job_survives_an_end_and_a_kill() {
     let dir = TempDir::new();
     let data = dir.join("data").display().to_string();
     let is_busy = Arc::new(AtomicBool::new(true));
@@ -187,7 +187,7 @@ fn make_old(trial: &Trial) {
 }
 
 #[test]
-fn the_status_of_a_done_job_says_how_it_ended_after_a_restart_and_an_upgrade() {
+fn status_tells_the_ending_after_restart_and_upgrade() {
     let trial = Trial::new();
     let mut deferd = trial.start("", &[]);
     let mut client = deferd.client();
@@ -243,7 +243,7 @@ fn an_orderly_end_leaves_what_runs_as_a_crash_does() {
 }
 
 #[test]
-fn a_job_that_was_cancelled_stays_so_at_an_orderly_end() {
+fn a_cancelled_job_stays_cancelled_at_the_shutdown() {
     let (trial, hold) = (Trial::new(), Hold::deaf());
     let mut deferd = trial.start(",rerun=yes", &["--grace", "100ms"]);
     let mut client = deferd.client();
@@ -259,7 +259,7 @@ fn a_job_that_was_cancelled_stays_so_at_an_orderly_end() {
 }
 
 #[test]
-fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
+fn the_result_of_a_job_names_its_missing_route() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start(",rerun=yes", &[]);
     let mut client = deferd.client();
@@ -275,7 +275,7 @@ fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
 }
 
 #[test]
-fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
+fn an_unwanted_job_runs_unlisted_after_a_restart() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start("", &[]);
     let mut client = deferd.client();
@@ -332,7 +332,7 @@ fn content_larger_than_memory_outlives_a_kill() {
 }
 
 #[test]
-fn a_job_whose_file_is_gone_says_so_and_stops_nothing() {
+fn a_job_with_a_missing_file_reports_that() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start("", &[]);
     let mut client = deferd.client();

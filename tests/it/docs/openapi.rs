@@ -114,7 +114,7 @@ fn full() -> Deferd {
 }
 
 #[test]
-fn every_described_answer_is_given_and_every_given_one_is_described() {
+fn answers_and_description_match_exactly() {
     // Enough workers for the jobs that are forgotten while they sleep.
     let deferd = Deferd::start(&["--max-body", "1K", "--workers", "16"]);
     let (full, hasty) = (full(), Deferd::start(&["--timeout", "1ms"]));
@@ -168,7 +168,7 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
 }
 
 #[test]
-fn where_credentials_are_asked_for_the_description_says_so() {
+fn the_description_says_where_credentials_are_required() {
     let open = Deferd::start(&[]);
     let root = describe(&mut open.client(), &[]);
     assert_eq!(root["security"], Value::Null);

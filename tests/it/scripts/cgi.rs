@@ -111,7 +111,7 @@ fn a_client_redirect_reaches_the_client() {
 }
 
 #[test]
-fn a_local_redirect_is_answered_by_a_get_of_its_target() {
+fn a_local_redirect_runs_get_of_its_target() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for reply in both(&mut client, "Location: /cgi/s-environ/a%20b?q=%20\r\n\r\n") {
@@ -150,7 +150,7 @@ fn a_local_redirect_may_lead_to_any_route() {
 }
 
 #[test]
-fn a_local_redirect_to_nowhere_is_not_found() {
+fn a_local_redirect_to_an_unknown_target_is_404() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for target in ["/cgi/s-missing", "/nowhere", "/cgi/../s-cat", "/cgi/%2e%2e/s-cat"] {
@@ -204,7 +204,7 @@ fn output_without_a_valid_header_block_is_a_bad_gateway() {
 
 /// The owner of a job sees what the script wrote; a waiting client may be another user, and sees only where it is.
 #[test]
-fn the_offending_line_is_in_the_message_of_a_job_in_the_log_and_in_the_jobs_log() {
+fn the_offending_line_is_in_message_and_logs() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for (n, (output, kind, line)) in [
@@ -266,7 +266,7 @@ fn up_to_1000_fields_are_passed() {
 
 /// A script that knows HEAD announces the length of its answer to GET.
 #[test]
-fn a_head_request_is_answered_with_the_length_that_the_script_announces() {
+fn head_gets_the_length_that_the_script_announces() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let output = b"Content-Type: a/b\nContent-Length: 1234\n\n";
@@ -277,7 +277,7 @@ fn a_head_request_is_answered_with_the_length_that_the_script_announces() {
 
 /// Its output may have been cut anywhere. A job's result says so; of an answer, a part has already been sent.
 #[test]
-fn a_script_that_fails_behind_its_header_block_is_a_bad_gateway_or_a_broken_answer() {
+fn a_script_that_fails_midway_breaks_its_answer() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let short = "Content-Type: text/plain\nContent-Length: 100\n\nso far";
@@ -296,7 +296,7 @@ fn a_script_that_fails_behind_its_header_block_is_a_bad_gateway_or_a_broken_answ
 }
 
 #[test]
-fn fields_of_the_connection_and_of_the_length_are_not_passed() {
+fn hop_by_hop_fields_and_lengths_are_not_passed() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let output = "Content-Type: a/b\nConnection: close, X-Hop\nX-Hop: 1\nKeep-Alive: timeout=5\n\
@@ -387,7 +387,7 @@ fn a_script_s_path_and_directory_are_its_own() {
 
 /// The answer is framed for the method that the client has sent.
 #[test]
-fn a_post_that_stands_for_head_gets_an_answer_without_content() {
+fn an_override_to_head_frames_a_posts_answer() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let head = [("x-http-method-override", "HEAD")];

@@ -139,7 +139,7 @@ fn descendants_may_tidy_up_after_sigterm() {
 }
 
 #[test]
-fn past_a_limit_a_stubborn_script_is_killed_after_1_s() {
+fn a_limit_kills_a_stubborn_script_after_1_s() {
     let deferd = Deferd::with_scripts(",timeout=2s", &[]);
     let mut client = deferd.client();
     let place = Place::new();

@@ -114,7 +114,7 @@ fn raw(deferd: &Deferd, bytes: &str) -> Reply {
 }
 
 #[test]
-fn a_script_gets_the_meta_variables_path_and_user_and_nothing_else() {
+fn a_script_gets_only_meta_variables_path_and_user() {
     let deferd = start();
     let reply = deferd.client().get("/cgi/s-environ");
     assert_eq!(environment(reply), plain(&deferd, &[]));
@@ -151,7 +151,7 @@ fn path_query_and_content_have_their_variables() {
 }
 
 #[test]
-fn a_job_s_script_gets_the_environment_of_the_request_that_was_deferred() {
+fn a_deferred_script_gets_its_requests_environment() {
     let deferd = start();
     let mut client = deferd.client();
     let id = client.store("DELETE", "/cgi/s-environ/x?y", b"hello");
@@ -234,7 +234,7 @@ fn fields_of_the_connection_end_before_the_script() {
 }
 
 #[test]
-fn the_server_s_name_is_the_one_that_the_client_asked_for() {
+fn server_name_is_the_host_that_was_requested() {
     let deferd = start();
     for (host, name) in [
         ("example.org:8080", "example.org"),
@@ -249,7 +249,7 @@ fn the_server_s_name_is_the_one_that_the_client_asked_for() {
 }
 
 #[test]
-fn a_client_of_http_1_0_is_told_as_such() {
+fn server_protocol_shows_http_1_0() {
     let deferd = start();
     let reply = raw(&deferd, "GET /cgi/s-environ HTTP/1.0\r\n\r\n");
     let changes = [
@@ -261,7 +261,7 @@ fn a_client_of_http_1_0_is_told_as_such() {
 }
 
 #[test]
-fn the_content_s_length_is_told_exactly_when_there_is_content() {
+fn content_length_is_set_only_with_content() {
     let deferd = start();
     let mut client = deferd.client();
     let told = |reply: Reply| reply.expect(200).header("x-content-length").unwrap().to_owned();
@@ -352,7 +352,7 @@ fn a_script_inherits_its_three_pipes_and_no_other_descriptor() {
 }
 
 #[test]
-fn the_operator_adds_variables_from_a_file_and_from_deferds_own() {
+fn variables_come_from_a_file_and_from_deferd() {
     let dir = TempDir::new();
     let file = dir.join("env");
     write(&file, "# secrets\n\nTOKEN= a \"b\" $c=d \nBOTH=of the file\nHOME=/another\nEMPTY=\n");
@@ -375,7 +375,7 @@ fn the_operator_adds_variables_from_a_file_and_from_deferds_own() {
 }
 
 #[test]
-fn a_file_of_variables_is_read_again_on_sighup_if_it_is_valid() {
+fn sighup_reads_valid_files_of_variables_again() {
     let dir = TempDir::new();
     let file = dir.join("env");
     write(&file, "COLOUR=red\n");

@@ -149,7 +149,7 @@ fn what_names_no_script_is_not_found() {
 }
 
 #[test]
-fn the_first_segments_that_lead_to_a_file_are_the_script() {
+fn the_first_segments_naming_a_file_are_the_script() {
     let dir = tree();
     let deferd = start(&dir);
     let mut client = deferd.client();
@@ -365,7 +365,7 @@ fn the_directory_of_a_route_may_be_a_link() {
 
 /// Programs with many names choose their function by the name under which they are called.
 #[test]
-fn a_script_that_is_a_link_runs_under_the_name_that_was_asked_for() {
+fn a_linked_script_runs_under_the_requested_name() {
     let dir = tree();
     let scripts = dir.join("scripts");
     let draft = dir.join("draft");
@@ -387,7 +387,7 @@ fn a_script_that_is_a_link_runs_under_the_name_that_was_asked_for() {
 }
 
 #[test]
-fn links_may_lead_out_of_the_directory_only_with_links_yes() {
+fn links_lead_outside_only_with_links_yes() {
     let dir = tree();
     let scripts = dir.join("scripts").display().to_string();
     let (open, closed) = (format!("/open/=cgi:{scripts},links=yes"), format!("/=cgi:{scripts}"));
@@ -443,7 +443,7 @@ fn the_directory_of_a_route_is_resolved_for_each_request() {
 }
 
 #[test]
-fn what_is_not_executable_is_forbidden() {
+fn a_file_that_is_not_executable_is_forbidden() {
     let dir = tree();
     let deferd = start(&dir);
     let mut client = deferd.client();
@@ -464,7 +464,7 @@ fn of_another_library() -> Vec<u8> {
 }
 
 #[test]
-fn a_script_that_cannot_start_is_a_bad_gateway_that_names_why() {
+fn a_script_that_cannot_start_names_the_reason() {
     let dir = tree();
     let interpreter = dir.join("scripts/interpreter").display().to_string();
     let not_executable = dir.join("scripts/plain").display().to_string();
@@ -519,7 +519,7 @@ fn a_script_that_cannot_start_is_a_bad_gateway_that_names_why() {
 }
 
 #[test]
-fn a_script_that_is_gone_when_its_turn_comes_is_not_found() {
+fn a_script_removed_before_its_turn_is_not_found() {
     let dir = tree();
     let scripts = dir.join("scripts");
     install(&fixtures().join("s-say"), &scripts.join("say"));

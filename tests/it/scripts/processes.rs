@@ -95,7 +95,7 @@ pub(super) fn store_running(client: &mut Client, target: &str) -> String {
 }
 
 #[test]
-fn past_its_timeout_a_script_is_killed_with_its_whole_group() {
+fn a_timeout_kills_the_scripts_whole_group() {
     let deferd = Deferd::with_scripts(",timeout=500ms", &[]);
     let mut client = deferd.client();
     // Not by `at_rest`: on a busy machine, a script may miss its time limit.
@@ -113,7 +113,7 @@ fn past_its_timeout_a_script_is_killed_with_its_whole_group() {
 
 /// The pipe to a script that reads nothing is full when its time is up.
 #[test]
-fn a_script_that_never_reads_its_content_is_killed_in_time() {
+fn a_script_that_reads_nothing_is_killed_in_time() {
     let deferd = Deferd::with_scripts(",timeout=300ms", &[]);
     let mut client = deferd.client();
     let place = Place::new();
@@ -124,7 +124,7 @@ fn a_script_that_never_reads_its_content_is_killed_in_time() {
 }
 
 #[test]
-fn over_max_output_a_script_is_killed_with_its_whole_group() {
+fn exceeding_max_output_kills_the_whole_group() {
     let deferd = Deferd::with_scripts(",max-output=100K", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);
@@ -145,7 +145,7 @@ fn over_max_output_a_script_is_killed_with_its_whole_group() {
 }
 
 #[test]
-fn as_much_as_max_output_is_allowed_and_not_a_byte_more() {
+fn output_of_exactly_max_output_is_allowed() {
     let deferd = Deferd::with_scripts(",max-output=100K", &["--max-output", "1"]);
     let mut client = deferd.client();
     let content = vec![b'x'; 100 << 10];
@@ -156,7 +156,7 @@ fn as_much_as_max_output_is_allowed_and_not_a_byte_more() {
 }
 
 #[test]
-fn children_that_hold_the_pipes_do_not_delay_the_answer_and_are_killed() {
+fn children_that_hold_the_pipes_are_killed() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);
@@ -180,7 +180,7 @@ impl Drop for Ended {
 }
 
 #[test]
-fn a_daemon_that_left_the_group_lives_on_and_delays_nothing() {
+fn a_daemon_outside_the_group_lives_on() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);
@@ -223,7 +223,7 @@ fn a_cancelled_script_gets_sigterm_and_may_tidy_up() {
 }
 
 #[test]
-fn a_cancelled_script_that_goes_on_is_killed_after_5_s() {
+fn a_stubborn_cancelled_script_is_killed_after_5_s() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);

@@ -11,7 +11,7 @@ fn both(client: &mut Client, target: &str, content: &[u8]) -> [Reply; 2] {
 }
 
 #[test]
-fn exit_0_is_200_and_any_other_500_with_the_code() {
+fn only_exit_code_0_is_200() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for code in ["0", "1", "2", "64", "126", "127", "128", "143", "255"] {
@@ -126,7 +126,7 @@ fn a_script_that_closes_its_pipes_is_waited_for() {
 
 /// A deferd that is stopped cannot have read it before: the script's end and its last output arrive at once.
 #[test]
-fn what_the_pipes_hold_when_a_script_ends_is_not_lost() {
+fn output_left_in_the_pipes_is_not_lost() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let dir = TempDir::new();

@@ -99,7 +99,7 @@ fn a_job_without_a_word_has_no_progress() {
 }
 
 #[test]
-fn the_log_of_a_job_is_there_from_its_first_word_until_it_is_removed() {
+fn a_log_exists_from_its_first_byte_until_removal() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let words = "one\n\n  tw\u{f6}\x1b[2K\r\nhalf a line";
@@ -148,7 +148,7 @@ fn the_log_keeps_the_last_8_kib() {
 }
 
 #[test]
-fn every_line_is_in_deferd_s_log_with_the_job_s_id() {
+fn every_line_is_logged_with_the_jobs_id() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let job = Talking::start(&mut client, b"first of these\nsecond of these\nthe end of these");
@@ -163,7 +163,7 @@ fn every_line_is_in_deferd_s_log_with_the_job_s_id() {
 }
 
 #[test]
-fn the_lines_of_a_request_that_is_not_deferred_are_logged_too() {
+fn stderr_of_synchronous_requests_is_logged_too() {
     let deferd = Deferd::with_scripts("", &[]);
     let dir = TempDir::new();
     std::fs::write(dir.join("go"), "").unwrap();
@@ -179,7 +179,7 @@ fn the_lines_of_a_request_that_is_not_deferred_are_logged_too() {
 /// A script may write what a stranger sent it: that must neither look like a line of deferd's own, nor control the
 /// reader's terminal.
 #[test]
-fn no_word_of_a_script_can_forge_a_line_of_the_log() {
+fn no_script_can_forge_a_line_of_the_log() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let job =
@@ -200,7 +200,7 @@ fn peak_memory(pid: u32) -> u64 {
 }
 
 #[test]
-fn a_flood_of_words_neither_blocks_the_script_nor_fills_the_memory() {
+fn a_flood_on_stderr_neither_blocks_nor_fills_memory() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     client.get("/run/s-done").expect(200);

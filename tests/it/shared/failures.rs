@@ -47,7 +47,7 @@ fn a_job_whose_instance_died_is_interrupted_within_the_lease() {
 }
 
 #[test]
-fn a_job_that_may_run_again_does_and_a_poisonous_one_ends() {
+fn a_job_runs_again_at_most_three_times() {
     let mut instances = Instances::with(1, ",rerun=yes", &[]);
     let address = instances.engine.address();
     let dir = TempDir::new();
@@ -92,7 +92,7 @@ fn retries_do_not_use_up_the_starts_of_a_job() {
 }
 
 #[test]
-fn a_result_whose_deliverer_died_can_be_collected_again() {
+fn a_result_of_a_dead_deliverer_is_restored() {
     let mut instances = Instances::start(2);
     let (mut a, mut b) = (instances.client(0), instances.client(1));
     let id = a.store("GET", "/run/h-big", b"");
@@ -109,7 +109,7 @@ fn a_result_whose_deliverer_died_can_be_collected_again() {
 }
 
 #[test]
-fn an_instance_that_was_stalled_is_fenced_and_its_results_are_dropped() {
+fn a_stalled_instance_is_fenced() {
     let instances = Instances::start(2);
     let mut runs = instances.run_at(1);
     instances.all[1].signal("-STOP");
@@ -156,7 +156,7 @@ fn a_job_that_cannot_begin_and_is_cancelled_ends() {
 /// If the engine refuses a result with a reply that this deferd does not know, the job is interrupted: otherwise it
 /// would run for ever.
 #[test]
-fn a_job_whose_result_is_not_taken_is_interrupted() {
+fn a_job_whose_result_is_refused_is_interrupted() {
     let instances = Instances::start(1);
     let mut client = instances.client(0);
     let hold = Hold::new();
@@ -386,7 +386,7 @@ fn a_password_comes_from_the_environment() {
 }
 
 #[test]
-fn an_address_in_the_environment_that_is_not_utf8_is_refused() {
+fn a_store_address_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deferd"));
     let address = std::ffi::OsStr::from_bytes(b"redis://:secr\xff@127.0.0.1");
@@ -397,7 +397,7 @@ fn an_address_in_the_environment_that_is_not_utf8_is_refused() {
 }
 
 #[test]
-fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
+fn the_primary_is_found_again_after_a_failover() {
     let primary = Engine::durable();
     let replica = Engine::replica_of(&primary);
     replica.wait_in_step();

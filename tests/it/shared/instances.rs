@@ -156,7 +156,7 @@ fn assert_quick(most: Duration, run: impl FnMut() -> Duration) {
 }
 
 #[test]
-fn a_job_runs_on_any_instance_and_is_collected_on_any() {
+fn jobs_run_and_are_collected_on_any_instance() {
     let instances = Instances::start(3);
     let (mut a, mut c) = (instances.client(0), instances.client(2));
     let mut runs = instances.run_at(1);
@@ -236,7 +236,7 @@ fn cancelling_on_one_instance_stops_the_script_on_another() {
 }
 
 #[test]
-fn a_client_that_waits_on_one_instance_is_woken_by_another() {
+fn a_client_of_one_instance_is_woken_by_another() {
     let instances = Instances::start(2);
     let mut a = instances.client(0);
     assert_quick(Duration::from_millis(400), || {
@@ -273,7 +273,7 @@ fn log_and_progress_of_another_instance_are_shown() {
 }
 
 #[test]
-fn a_deletion_on_one_instance_leaves_a_delivery_of_another_whole() {
+fn a_deletion_spares_a_delivery_of_another_instance() {
     let instances = Instances::start(2);
     let (mut a, mut b) = (instances.client(0), instances.client(1));
     let id = a.store("GET", "/run/h-big", b"");
@@ -289,7 +289,7 @@ fn a_deletion_on_one_instance_leaves_a_delivery_of_another_whole() {
 }
 
 #[test]
-fn jobs_of_a_route_that_no_instance_has_wait_and_are_cancelled() {
+fn jobs_of_an_unserved_route_wait() {
     let mut instances = Instances::start(1);
     let (hold, dir) = (Hold::new(), TempDir::new());
     let only = format!("/only/=run:{}", crate::support::fixtures().display());
@@ -322,7 +322,7 @@ fn jobs_of_a_route_that_no_instance_has_wait_and_are_cancelled() {
 }
 
 #[test]
-fn what_waits_when_an_instance_ends_is_left_to_the_others() {
+fn jobs_waiting_at_an_instances_end_go_elsewhere() {
     let mut instances = Instances::start(2);
     let runs = instances.run_at(1);
     let others = Hold::new();
@@ -345,7 +345,7 @@ fn what_waits_when_an_instance_ends_is_left_to_the_others() {
 
 /// A job whose instance ends while the engine's reply is on its way there is given back, and has not begun.
 #[test]
-fn what_is_on_its_way_to_an_instance_that_ends_goes_back() {
+fn a_job_on_its_way_to_an_ending_instance_returns() {
     let instances = Instances::with(1, "", &["--lease", "20s"]);
     let proxy = Proxy::start(instances.engine.port);
     let mut b = start(&proxy.address(), "", &["--lease", "20s"]);

@@ -181,7 +181,7 @@ fn results_and_keys_grow_old() {
 }
 
 #[test]
-fn a_full_engine_takes_a_large_result_and_no_large_request() {
+fn a_full_engine_takes_results_but_no_requests() {
     let on = On::with(one_lane(), 64 << 20);
     let job = submit(&on.store, 1, Keep::Result);
     start(&on.store, &job);
@@ -200,7 +200,7 @@ fn a_full_engine_takes_a_large_result_and_no_large_request() {
 }
 
 #[test]
-fn a_submission_that_is_given_up_leaves_a_job_that_another_request_was_told() {
+fn a_withdrawn_submission_leaves_a_job_found_by_key() {
     let on = On::with(one_lane(), 64 << 20);
     let (alone, key) = on.keyed(1, at(THEN));
     assert!(alone.is_ok());
@@ -349,7 +349,7 @@ fn the_newest_logs_are_kept_while_there_is_room() {
 }
 
 #[test]
-fn a_job_that_is_delayed_or_cancelled_is_told_so() {
+fn status_reports_delayed_and_cancelled_jobs() {
     let on = On::with(one_lane(), CAPACITY);
     let job = submit(&on.store, 1, Keep::Result);
     let mut claimed = claim(&on.store).unwrap();

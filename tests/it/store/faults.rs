@@ -126,7 +126,7 @@ fn survives(durability: Durability, plan: FaultPlan) -> bool {
 }
 
 #[test]
-fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
+fn a_failing_disk_refuses_jobs_but_reads_results() {
     let volume = Volume::default();
     let store = open(&volume, Durability::Commit).unwrap().0;
     let done = batch(&store, 4, Until::Done);
@@ -184,7 +184,7 @@ fn a_failing_store_is_a_503_and_counted() {
 }
 
 #[test]
-fn a_start_that_is_not_recorded_is_none() {
+fn a_start_that_is_not_recorded_has_no_effects() {
     let volume = Volume::default();
     let store = open(&volume, Durability::Commit).unwrap().0;
     let job = submit(&store, 1, Keep::Result);
@@ -289,7 +289,7 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
 
 /// Results that arrived while the disk failed, and do not fit all at once: those that fit are done.
 #[test]
-fn results_that_do_not_fit_at_once_are_done_one_by_one() {
+fn results_that_fit_singly_are_done_one_by_one() {
     let volume = Volume::default();
     let store = open_for(ROOM, &volume, Durability::Commit).unwrap().0;
     let jobs = batch(&store, 8, Until::Running);
@@ -344,7 +344,7 @@ fn endpoints(jobs: &Arc<Jobs>) -> Arc<Routes> {
 
 /// A full disk accepts the removal of a collected result before the result of the job that has collected it.
 #[test]
-fn a_result_that_a_job_collects_is_there_until_the_job_has_it() {
+fn a_result_stays_until_the_collecting_job_has_it() {
     let (volume, content) = (Volume::default(), vec![b'x'; 700_000]);
     let open = |volume: &Volume| {
         let (folder, room) = (Arc::new(volume.clone()), room(ROOM));

@@ -73,7 +73,7 @@ fn a_truncated_file_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn a_message_that_is_none_is_told_for_its_job_alone() {
+fn an_invalid_message_affects_only_its_job() {
     let volume = Volume::default();
     let store = open(&volume, Durability::Commit).unwrap().0;
     let done = batch(&store, 2, Until::Done);
@@ -171,7 +171,7 @@ fn some_file(dir: &TempDir) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_that_is_not_its_own_is_refused_and_left_as_it_is() {
+fn a_foreign_file_is_refused_and_unchanged() {
     let dir = TempDir::new();
     let good = some_file(&dir);
     let table = TableDefinition::<&[u8], &[u8]>::new("deferd");

@@ -155,7 +155,7 @@ fn collect_all(client: &mut Client, accepted: Accepted) {
 }
 
 #[test]
-fn a_full_disk_refuses_jobs_loses_none_and_makes_room_by_deleting() {
+fn a_full_disk_loses_no_job_and_permits_deletion() {
     let Some(disk) = SmallDisk::mount("12m") else { return };
     let deferd = disk.start();
     let mut client = deferd.client();
@@ -190,7 +190,7 @@ fn a_full_disk_refuses_jobs_loses_none_and_makes_room_by_deleting() {
 }
 
 #[test]
-fn a_full_disk_recovers_when_somebody_else_makes_room() {
+fn a_full_disk_recovers_when_room_is_made() {
     let Some(disk) = SmallDisk::mount("24m") else { return };
     let ballast = disk.dir.join("ballast");
     fs::write(&ballast, vec![0; 16 << 20]).unwrap();
@@ -204,7 +204,7 @@ fn a_full_disk_recovers_when_somebody_else_makes_room() {
 }
 
 #[test]
-fn a_disk_that_can_only_be_read_is_refused_by_name_and_left_as_it_is() {
+fn a_read_only_disk_is_refused_and_unchanged() {
     let Some(disk) = SmallDisk::mount("12m") else { return };
     let deferd = disk.start();
     let mut client = deferd.client();
@@ -244,7 +244,7 @@ fn a_file_removed_behind_its_back_takes_no_more_jobs() {
 }
 
 #[test]
-fn a_disk_that_fails_to_the_end_loses_relaxed_jobs_by_name() {
+fn relaxed_jobs_lost_at_the_end_are_logged() {
     let dir = TempDir::new();
     let data = dir.join("data");
     let relaxed = ["--data", data.to_str().unwrap(), "--durability", "relaxed"];

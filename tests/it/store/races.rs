@@ -25,12 +25,12 @@ suite! {
     {
         a_job_is_claimed_by_one_worker
         a_job_that_is_put_back_is_claimed_once_more
-        a_job_that_is_put_back_runs_again_or_is_cancelled
+        a_delayed_job_runs_again_or_is_cancelled
         a_result_is_handed_to_one_collector
         a_result_survives_failed_deliveries_and_is_delivered_once
         a_result_is_delivered_or_expires_never_both
         a_result_is_delivered_or_deleted_never_both
-        a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
+        a_failed_delivery_does_not_restore_deleted_results
         a_collector_cannot_hide_results_from_a_deletion_in_bulk
         a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
         deleting_a_job_does_not_keep_it_from_running
@@ -106,7 +106,7 @@ fn a_job_that_is_put_back_is_claimed_once_more(open: Open) {
     });
 }
 
-fn a_job_that_is_put_back_runs_again_or_is_cancelled(open: Open) {
+fn a_delayed_job_runs_again_or_is_cancelled(open: Open) {
     rounds(open, |store| {
         let jobs = batch(store, BATCH, Until::Waiting);
         let first: Vec<Claimed> = jobs.iter().map(|_| claim(store).expect("it waits")).collect();
@@ -244,7 +244,7 @@ const BULK: [fn(&dyn Store); 2] = [
     |store| store.forget_before(&nobody(), at(LATER).stamp).unwrap(),
 ];
 
-fn a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk(open: Open) {
+fn a_failed_delivery_does_not_restore_deleted_results(open: Open) {
     rounds(open, |store| {
         for delete in BULK {
             let jobs = batch(store, BATCH, Until::Done);

@@ -30,7 +30,7 @@ suite! {
         as_many_jobs_run_at_once_as_workers_wait
         a_free_place_in_a_lane_wakes_a_worker
         callers_and_jobs_share_a_lane
-        the_end_wakes_all_who_wait
+        the_shutdown_wakes_all_waiters
     }
 }
 
@@ -42,7 +42,7 @@ suite! {
     alone_on_disk_relaxed by relaxed_with:
     {
         jobs_that_are_due_at_once_run_at_once
-        the_end_of_a_delay_wakes_who_waits_for_it
+        the_end_of_a_delay_wakes_its_waiters
         callers_and_jobs_run_in_order_of_arrival
         every_job_ends_whatever_becomes_of_it
     }
@@ -251,7 +251,7 @@ fn watch_time(store: &dyn Store) {
 }
 
 /// Jobs that run twice, and jobs whose answers are delayed: only the end of a delay moves them.
-fn the_end_of_a_delay_wakes_who_waits_for_it(open: OpenWith) {
+fn the_end_of_a_delay_wakes_its_waiters(open: OpenWith) {
     within_patience(move || {
         let store = &*open(lanes(2, &[Limit::Open]));
         let rounds = rounds_for(store, 2000);
@@ -429,7 +429,7 @@ fn every_job_ends_whatever_becomes_of_it(open: OpenWith) {
     });
 }
 
-fn the_end_wakes_all_who_wait(open: OpenWith) {
+fn the_shutdown_wakes_all_waiters(open: OpenWith) {
     for round in 0..ROUNDS / 10 {
         within_patience(move || {
             let store = open(lanes(4, &[Limit::Open, Limit::Shared(1)]));

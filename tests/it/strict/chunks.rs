@@ -47,7 +47,7 @@ fn a_chunk_size_beyond_every_number_is_refused() {
 }
 
 #[test]
-fn a_chunk_that_does_not_end_where_it_says_is_refused() {
+fn a_chunk_longer_than_its_size_is_refused() {
     chunks_are_refused(&[
         ("5\r\nhelloworld\r\n0\r\n\r\n", 400),
         ("5\r\nhello0\r\n\r\n", 400),

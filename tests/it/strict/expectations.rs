@@ -13,7 +13,7 @@ fn ask(client: &mut Client, target: &str, fields: &str) -> u16 {
 }
 
 #[test]
-fn content_that_nobody_wants_is_refused_before_it_is_sent() {
+fn unwanted_content_is_refused_before_it_is_sent() {
     let deferd = Deferd::with_scripts("", &["--max-body", "1K"]);
     unharmed(&deferd, || {
         for (target, fields, status) in [
@@ -43,7 +43,7 @@ fn content_that_nobody_wants_is_refused_before_it_is_sent() {
 }
 
 #[test]
-fn a_full_queue_is_told_before_the_content_is_sent() {
+fn a_full_queue_refuses_before_the_content_is_sent() {
     let deferd = Deferd::start(&["--workers", "1", "--queue", "1"]);
     unharmed(&deferd, || {
         let mut holder = deferd.client();

@@ -16,7 +16,7 @@ const BLOCKED: Duration = Duration::from_secs(1);
 
 /// A row of section 10: the answers took 400 MB of memory.
 #[test]
-fn a_flood_of_pipelined_requests_is_held_back_by_its_unread_answers() {
+fn unread_answers_hold_back_a_flood_of_requests() {
     let deferd = Deferd::start(&[]);
     let request = b"GET /_admin/echo HTTP/1.1\r\nhost: a\r\n\r\n";
     unharmed(&deferd, || {

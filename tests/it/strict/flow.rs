@@ -150,7 +150,7 @@ fn an_http_1_0_client_reads_until_the_end() {
 
 /// Without a length, the end of the answer is the end of the connection, but a reset is not an end.
 #[test]
-fn an_http_1_0_client_sees_that_deferd_itself_has_ended() {
+fn an_http_1_0_client_detects_the_end_of_deferd() {
     let deferd = Deferd::with_scripts("", &[]);
     let steps = Steps::new();
     let mut stream = asking(&deferd, &steps.target(), "1.0");
@@ -162,7 +162,7 @@ fn an_http_1_0_client_sees_that_deferd_itself_has_ended() {
 
 /// A Unix socket has no reset.
 #[test]
-fn an_http_1_0_client_of_a_unix_socket_gets_whole_answers() {
+fn http_1_0_over_a_unix_socket_gets_whole_answers() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let unix = format!("unix:{}", path.display());
@@ -323,7 +323,7 @@ fn a_script_ends_with_the_client_that_leaves_midway() {
 }
 
 #[test]
-fn a_run_that_ignores_its_client_goes_on_when_that_leaves_midway() {
+fn an_ignore_abort_run_outlives_its_client_midway() {
     let deferd = Deferd::with_scripts(",ignore-abort=yes", &[]);
     unharmed(&deferd, || {
         let steps = Steps::new();
@@ -368,7 +368,7 @@ fn limits_midway_break_the_connection() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_and_its_script_ended() {
+fn a_client_that_takes_nothing_ends_its_script() {
     let deferd = Deferd::with_scripts_by(
         with_limit(FixedLimit::Answer, Duration::from_millis(500)),
         "",
@@ -419,7 +419,7 @@ fn stderr_is_read_while_the_client_takes_nothing() {
 }
 
 #[test]
-fn an_answer_under_way_at_the_end_is_whole_and_the_last() {
+fn an_answer_during_the_shutdown_is_whole_and_last() {
     let mut deferd = Deferd::with_scripts("", &["--grace", "1m"]);
     let (begun, new) = (Steps::new(), Steps::new());
     let mut early = started(&deferd, &begun, &[]);

@@ -15,7 +15,7 @@ fn deferd() -> Deferd {
 }
 
 #[test]
-fn a_refusal_arrives_at_a_client_that_sends_first_and_reads_later() {
+fn a_refusal_reaches_a_client_that_sends_first() {
     let deferd = deferd();
     unharmed(&deferd, || {
         let length = 4 * BODY - 64 * 1024;
@@ -82,7 +82,7 @@ fn silent(deferd: &Deferd) -> Client {
 }
 
 #[test]
-fn a_refused_client_that_stays_silent_is_cut_after_thirty_seconds() {
+fn a_silent_refused_client_is_cut_after_30_s() {
     let deferd = deferd();
     unharmed(&deferd, || {
         let begin = Instant::now();

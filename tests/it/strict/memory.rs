@@ -301,7 +301,7 @@ fn content_for_endpoints_without_use_is_limited() {
 }
 
 #[test]
-fn content_beyond_a_limit_is_told_which() {
+fn a_refusal_names_the_exceeded_limit() {
     let text_of = |arguments: &[&str], target: &str, length: usize| {
         let deferd = Deferd::start(arguments);
         let mut client = begin(&deferd, target, &format!("content-length: {length}\r\n"));

@@ -14,11 +14,11 @@
 //! | 200 MB in a line, ten million fields | `shapes::200_megabytes`, `ten_million_fields` |
 //! | `abc`, two lengths, both framings | `framing::not_digits`, `more_than_one_length`, `both_framings` |
 //! | half a content | `bodies::half_a_content`, `chunks_without_the_last` |
-//! | out of descriptors | `scarcity::running_out_of_descriptors`, `who_waits_for_a_descriptor` |
+//! | out of descriptors | `scarcity::running_out_of_descriptors`, `connections_without_descriptors` |
 //! | 500 connections, a byte a second | `trickles::trickles_heads`, `_content`, `_chunk_extensions` |
 //! | `te: a;q=nan` | `heads::weight_that_is_no_number` |
 //! | 44 ms an answer | `crowds::wait_for_acknowledgements` |
-//! | 300 000 pipelined requests | `floods::pipelined_requests_is_held_back` |
+//! | 300 000 pipelined requests | `floods::unread_answers_hold_back` |
 //!
 //! | section 5 | |
 //! |---|---|

@@ -176,7 +176,7 @@ fn running_out_of_descriptors_passes() {
 
 /// Connections that wait in the backlog while there are no descriptors are served later.
 #[test]
-fn who_waits_for_a_descriptor_is_served_later() {
+fn connections_without_descriptors_are_served_later() {
     let deferd = short_of_descriptors();
     unharmed(&deferd, || {
         let crowd: Vec<_> = (0..100).map(|_| connect(deferd.address)).collect();

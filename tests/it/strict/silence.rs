@@ -20,7 +20,7 @@ fn ask_for_much(deferd: &Deferd) -> Client {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_holds_up_nobody_else_and_ends_with_its_client() {
+fn an_unread_answer_delays_no_other_client() {
     let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         let silent = [ask_for_much(&deferd), ask_for_much(&deferd), ask_for_much(&deferd)];

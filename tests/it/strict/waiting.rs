@@ -81,7 +81,7 @@ fn asking_again_is_answered_when_the_job_is_done() {
 }
 
 #[test]
-fn a_client_that_asks_for_other_things_between_does_not_wait() {
+fn a_client_with_other_requests_between_does_not_wait() {
     let (deferd, mut client, hold, job) = holding();
     let other = Hold::new();
     let id = other.start(&mut client);
@@ -113,7 +113,7 @@ fn a_client_that_asks_for_other_things_between_does_not_wait() {
 }
 
 #[test]
-fn clients_that_ask_for_the_same_job_do_not_slow_each_other() {
+fn clients_of_one_job_do_not_slow_each_other() {
     let (deferd, mut client, hold, job) = holding();
     client.get(&job).expect(204);
     let first = quickest(|| drop(deferd.client().get(&job).expect(204)));
@@ -136,7 +136,7 @@ fn a_client_that_leaves_while_it_asks_again_is_noticed() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_frees_its_thread_and_takes_nothing_along() {
+fn a_waiting_client_that_leaves_takes_no_result() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1h"]);
     let mut client = deferd.client();
     let (hold, other) = (Hold::new(), Hold::new());
@@ -168,7 +168,7 @@ fn is_answered(client: &Client) -> bool {
 }
 
 #[test]
-fn half_of_the_connections_may_wait_and_others_are_answered_at_once() {
+fn half_of_the_connections_may_wait() {
     let deferd = Deferd::with_scripts("", &["--max-connections", "8", "--max-wait", "1h"]);
     let mut client = deferd.client();
     let mut waiting: Vec<Client> = (0..6).map(|_| deferd.client()).collect();

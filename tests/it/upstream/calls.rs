@@ -51,7 +51,7 @@ fn both(client: &mut Client, method: &str, target: &str) -> Reply {
 }
 
 #[test]
-fn an_upstream_gets_the_request_as_it_was_but_for_what_ends_at_deferd() {
+fn an_upstream_gets_the_request_without_hop_by_hop_fields() {
     let upstream = Upstream::answering(OK, keep);
     let deferd = deferd(&upstream, "");
     let mut client = deferd.client();
@@ -101,7 +101,7 @@ fn an_upstream_gets_the_request_as_it_was_but_for_what_ends_at_deferd() {
 }
 
 #[test]
-fn content_goes_with_every_method_that_has_some_and_a_length_where_one_is_expected() {
+fn content_and_its_length_are_forwarded_with_every_method() {
     let upstream = Upstream::answering(OK, keep);
     let deferd = deferd(&upstream, "");
     let mut client = deferd.client();
@@ -179,7 +179,7 @@ fn an_answer_reaches_the_client_as_it_was() {
 }
 
 #[test]
-fn an_answer_without_content_has_none_and_the_next_one_is_its_own() {
+fn an_answer_without_content_is_not_followed_by_another() {
     let upstream = Upstream::start(|got, stream| {
         let answer = match got.line.split(' ').nth(1).unwrap() {
             "/204" => "HTTP/1.1 204 No Content\r\nx-n: 204\r\n\r\n",
@@ -250,7 +250,7 @@ fn connections_to_an_upstream_are_kept() {
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_meanwhile_costs_a_new_one_and_no_more() {
+fn a_closed_kept_connection_is_replaced() {
     // Closed directly after the answer.
     let upstream = Upstream::answering(OK, close);
     let deferd = deferd(&upstream, "");
@@ -264,7 +264,7 @@ fn a_kept_connection_that_was_closed_meanwhile_costs_a_new_one_and_no_more() {
 }
 
 #[test]
-fn a_request_over_a_stale_connection_is_sent_again_only_if_that_is_safe() {
+fn a_stale_connection_is_retried_only_if_safe() {
     for (method, status, sent) in [("GET", 200, 3), ("PUT", 200, 3), ("POST", 502, 2)] {
         // Each connection serves one request, and is closed silently when the next one arrives.
         let upstream = Upstream::start(|got, stream| {
@@ -331,7 +331,7 @@ fn a_cancelled_call_closes_its_connection() {
 }
 
 #[test]
-fn a_call_to_one_who_takes_nothing_is_cancelled_too() {
+fn a_call_to_a_deaf_upstream_is_cancelled_too() {
     // Nothing accepts, so nothing is read: the request waits in the kernel's buffers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let route = format!("/up/=http://{}/", listener.local_addr().unwrap());
@@ -427,7 +427,7 @@ fn an_answer_of_just_max_output_is_whole() {
 }
 
 #[test]
-fn nobody_behind_the_address_is_told_after_connect_timeout() {
+fn an_unreachable_upstream_fails_after_connect_timeout() {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     use rustix::net::{bind, getsockname, listen, socket_with};
     // A backlog that is full: further connections wait in vain.

@@ -45,13 +45,13 @@ fn assert_harmless(upstream: &Upstream, options: &str, fails: Fails, status: u16
 }
 
 #[test]
-fn one_who_says_nothing_runs_out_of_time() {
+fn a_silent_upstream_runs_out_of_time() {
     let upstream = misbehaving(|_| Then::Hang);
     assert_harmless(&upstream, ",timeout=500ms", Fails::AtHead, 504, "in time");
 }
 
 #[test]
-fn a_reset_within_the_content_is_no_end_of_it_whatever_the_framing() {
+fn a_reset_within_the_content_breaks_the_answer() {
     for head in ["content-length: 9\r\n", "transfer-encoding: chunked\r\n", "connection: close\r\n"]
     {
         let upstream = misbehaving(move |stream| {
@@ -113,7 +113,7 @@ fn endless_fields_are_given_up_on() {
 }
 
 #[test]
-fn what_is_not_http_is_no_answer() {
+fn an_answer_that_is_not_http_is_a_502() {
     for answer in [
         "hello\r\n\r\n",
         "HTTP/2.0 200 OK\r\n\r\n",
@@ -166,7 +166,7 @@ fn interim_answers_are_passed_over() {
 }
 
 #[test]
-fn one_who_only_ever_says_wait_runs_out_of_time() {
+fn interim_responses_alone_run_out_of_time() {
     let upstream = misbehaving(|stream| {
         while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").is_ok() {
             std::thread::sleep(std::time::Duration::from_millis(1));

@@ -109,7 +109,7 @@ fn fields_of_scripts_and_upstreams_reach_the_client_alone() {
 }
 
 #[test]
-fn a_result_is_collected_as_it_was_stored_and_read_in_a_sandbox() {
+fn a_result_is_collected_unchanged_and_peeked_sandboxed() {
     let deferd = Deferd::with_scripts("", &["--allow-origin", PAGE]);
     let mut client = deferd.client();
     for (target, own) in [

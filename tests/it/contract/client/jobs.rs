@@ -159,7 +159,7 @@ fn a_result_that_cannot_be_written_stays() {
 }
 
 #[test]
-fn what_is_no_file_is_written_to_and_not_replaced() {
+fn devices_and_links_are_written_and_not_replaced() {
     let (_deferd, place) = start();
     fs::write(place.dir.join("file"), "before, and longer").unwrap();
     symlink("file", place.dir.join("link")).unwrap();
@@ -248,7 +248,7 @@ fn a_wait_lasts_no_longer_than_it_was_given() {
 }
 
 #[test]
-fn a_wait_goes_on_where_deferd_does_not_wait() {
+fn a_wait_continues_if_deferd_does_not_wait() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1ms"]);
     let place = Place::of(&deferd);
     let hold = Hold::new();

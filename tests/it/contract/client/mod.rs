@@ -212,7 +212,7 @@ fn a_deferd_that_is_down_is_named() {
 }
 
 #[test]
-fn users_show_their_token_and_nobody_else_sees_it() {
+fn a_users_token_is_sent_and_never_shown() {
     let dir = TempDir::new();
     let made = run_deferd(&["token", "ann"]).stdout;
     let after = |name| made.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
@@ -258,7 +258,7 @@ fn an_answer_that_breaks_off_loses_nothing() {
 }
 
 #[test]
-fn a_refusal_is_told_though_deferd_reads_no_more() {
+fn a_refusal_is_shown_although_deferd_stops_reading() {
     let deferd = Deferd::with_scripts("", &["--max-body", "1K"]);
     let place = Place::of(&deferd);
     let ended = place.run_with(&["submit", "-d", "-", "/run/s-cat"], &binary(8 << 20));

@@ -20,7 +20,7 @@ fn assert_canceled(reply: Reply) {
 }
 
 #[test]
-fn a_queued_job_that_is_cancelled_is_done_at_once_and_never_runs() {
+fn a_cancelled_queued_job_never_runs() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     let (hold, dir) = (Hold::new(), TempDir::new());
@@ -42,7 +42,7 @@ fn a_queued_job_that_is_cancelled_is_done_at_once_and_never_runs() {
 }
 
 #[test]
-fn a_running_script_that_is_cancelled_gets_sigterm_and_is_gone() {
+fn a_cancelled_running_script_gets_sigterm() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -54,7 +54,7 @@ fn a_running_script_that_is_cancelled_gets_sigterm_and_is_gone() {
 }
 
 #[test]
-fn a_script_that_minds_no_sigterm_is_pending_until_it_ends_and_its_answer_is_dropped() {
+fn a_cancelled_script_that_ignores_sigterm_stays_pending() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let hold = Hold::deaf();

@@ -95,7 +95,7 @@ fn settle(client: &mut Client, dir: &TempDir, count: usize) {
 }
 
 #[test]
-fn programs_are_told_of_each_job_that_ends() {
+fn programs_are_notified_of_each_finished_job() {
     let (deferd, dir) = start("", &[]);
     let mut client = deferd.client();
     let good = client.store("POST", "/run/s-cat?a=b%20c", b"text");
@@ -148,7 +148,7 @@ fn programs_get_the_log_of_the_job() {
 }
 
 #[test]
-fn cancelled_dropped_and_forgotten_jobs_are_told_of() {
+fn cancelled_dropped_and_forgotten_jobs_have_notices() {
     let (deferd, dir) = start(",concurrency=1", &[]);
     let (mut client, hold) = (deferd.client(), Hold::new());
     let running = hold.start(&mut client);
@@ -329,7 +329,7 @@ fn a_program_that_a_url_leads_to_is_refused() {
 }
 
 #[test]
-fn links_to_anywhere_are_warned_of() {
+fn links_that_may_reach_a_program_cause_a_warning() {
     let dir = TempDir::new();
     let program = executable(&dir.join("program"), "#!/bin/sh\n");
     fs::create_dir(dir.join("run")).unwrap();

@@ -18,7 +18,7 @@ fn one(hold: &Hold) -> String {
 }
 
 #[test]
-fn jobs_and_synchronous_requests_of_a_route_run_one_by_one_and_all_of_them_run() {
+fn jobs_and_callers_of_a_route_share_its_limit() {
     let deferd = start(&["--workers", "4"]);
     let dir = TempDir::new();
     let target = format!("/one/c-alone?{}", dir.join("a").display());
@@ -44,7 +44,7 @@ fn jobs_and_synchronous_requests_of_a_route_run_one_by_one_and_all_of_them_run()
 }
 
 #[test]
-fn a_route_at_its_limit_does_not_hold_up_the_others() {
+fn a_route_at_its_limit_delays_no_other() {
     let deferd = start(&["--workers", "2"]);
     let mut client = deferd.client();
     let holds = [(); 4].map(|()| Hold::new());
@@ -79,7 +79,7 @@ fn a_synchronous_request_waits_behind_a_job_of_its_route() {
 }
 
 #[test]
-fn a_job_that_is_cancelled_while_it_waits_for_its_route_never_runs() {
+fn a_job_cancelled_in_its_lane_never_runs() {
     let deferd = start(&["--workers", "2"]);
     let mut client = deferd.client();
     let holds = [(); 3].map(|()| Hold::new());
@@ -96,7 +96,7 @@ fn a_job_that_is_cancelled_while_it_waits_for_its_route_never_runs() {
 }
 
 #[test]
-fn jobs_that_wait_for_their_route_have_their_place_in_the_queue() {
+fn jobs_waiting_for_their_route_take_queue_places() {
     let deferd = start(&["--workers", "2", "--queue", "2"]);
     let mut client = deferd.client();
     let holds = [(); 3].map(|()| Hold::new());

@@ -144,7 +144,7 @@ fn wait_until_closed(deferd: &Deferd, open: usize) {
 }
 
 #[test]
-fn a_small_result_is_kept_when_its_client_is_seen_to_be_gone() {
+fn a_small_result_is_kept_if_its_client_left() {
     if lacks(Ability::Connection) {
         return;
     }
@@ -262,7 +262,7 @@ fn of_two_collections_at_once_one_gets_the_result() {
 }
 
 #[test]
-fn a_result_in_delivery_exists_for_nobody_else() {
+fn a_result_in_delivery_is_hidden_from_others() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let id = done_with(&mut client, LARGE);
@@ -281,7 +281,7 @@ fn a_result_in_delivery_exists_for_nobody_else() {
 }
 
 #[test]
-fn what_was_deleted_in_bulk_during_its_delivery_does_not_come_back() {
+fn results_deleted_during_delivery_are_not_restored() {
     // Room for this one result and little more, to see what is still on the accounts.
     let max_stored = (LARGE + (64 << 10)).to_string();
     for bulk in ["all", "expired?stamp=99999999999"] {
@@ -306,7 +306,7 @@ fn what_was_deleted_in_bulk_during_its_delivery_does_not_come_back() {
 }
 
 #[test]
-fn a_delivery_under_way_goes_on_when_its_job_is_deleted_in_bulk() {
+fn a_delivery_outlives_a_deletion_in_bulk() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let id = done_with(&mut client, LARGE);
@@ -352,7 +352,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_deferred_collection_that_is_deleted_or_cancelled_leaves_the_inner_result() {
+fn a_cancelled_collection_leaves_the_inner_result() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     for end in ["none", "delete", "cancel"] {

@@ -84,7 +84,7 @@ fn start(arguments: &[&str]) -> Option<Deferd> {
 }
 
 #[test]
-fn a_follower_gets_what_is_kept_and_each_line_as_it_comes() {
+fn a_follower_gets_the_kept_log_and_new_lines() {
     let Some(deferd) = start(&[]) else { return };
     let mut teller = Teller::new();
     let id = teller.submit(&mut deferd.client());
@@ -170,7 +170,7 @@ fn a_job_that_waits_is_followed_from_its_first_line() {
 }
 
 #[test]
-fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
+fn a_burst_before_the_end_arrives_whole() {
     let Some(deferd) = start(&[]) else { return };
     let mut client = deferd.client();
     let mut teller = Teller::new();
@@ -201,7 +201,7 @@ fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
 }
 
 #[test]
-fn what_cannot_come_bit_by_bit_is_the_log_as_it_is() {
+fn a_log_that_cannot_be_streamed_is_sent_whole() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let mut teller = Teller::new();
@@ -245,7 +245,7 @@ fn half_of_the_connections_may_follow() {
 }
 
 #[test]
-fn the_end_waits_for_what_runs_and_for_no_follower_of_what_waits() {
+fn the_shutdown_waits_for_followers_of_running_jobs_only() {
     let dir = TempDir::new();
     let data = dir.join("data");
     let Some(mut deferd) = start(&["--workers", "1", "--data", data.to_str().unwrap()]) else {
@@ -275,7 +275,7 @@ fn the_end_waits_for_what_runs_and_for_no_follower_of_what_waits() {
 }
 
 #[test]
-fn a_client_that_is_64_kib_behind_is_cut_and_goes_on_with_what_is_kept() {
+fn a_follower_64_kib_behind_is_cut_and_resumes() {
     let Some(deferd) = start(&[]) else { return };
     let mut client = deferd.client();
     let mut teller = Teller::new();

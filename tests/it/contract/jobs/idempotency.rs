@@ -21,7 +21,7 @@ fn runs(file: &std::path::Path) -> usize {
 }
 
 #[test]
-fn the_same_submission_again_is_the_same_job_before_and_after_it_was_collected() {
+fn a_repeated_submission_is_the_same_job() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let dir = TempDir::new();
@@ -69,7 +69,7 @@ fn a_key_does_not_stand_for_another_request() {
 }
 
 #[test]
-fn what_is_no_key_is_refused_and_only_where_there_is_a_job() {
+fn an_invalid_key_is_refused_if_deferred() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let long = "k".repeat(256);
@@ -81,7 +81,7 @@ fn what_is_no_key_is_refused_and_only_where_there_is_a_job() {
 }
 
 #[test]
-fn submissions_at_the_same_time_are_one_job_that_runs_once() {
+fn simultaneous_submissions_with_one_key_run_once() {
     let deferd = Deferd::with_scripts("", &[]);
     let dir = TempDir::new();
     let (target, file) = append(&dir);
@@ -169,7 +169,7 @@ fn a_known_submission_needs_no_place_in_a_full_queue() {
 }
 
 #[test]
-fn a_post_stands_for_the_method_that_its_client_cannot_send() {
+fn a_post_can_override_its_method() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for field in ["x-http-method-override", "x-http-method", "x-method-override"] {

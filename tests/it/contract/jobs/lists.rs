@@ -36,7 +36,7 @@ fn the_lists_are_empty_arrays_at_first() {
 }
 
 #[test]
-fn ids_are_listed_as_strings_in_ascending_order_whatever_was_done_first() {
+fn ids_are_listed_as_strings_in_ascending_order() {
     let deferd = Deferd::with_scripts("", &["--workers", "4"]);
     let mut client = deferd.client();
     let holds = [(); 3].map(|()| Hold::new());
@@ -151,7 +151,7 @@ fn forgotten_jobs_still_run_and_leave_nothing() {
 }
 
 #[test]
-fn all_forgets_done_and_pending_jobs_and_nothing_that_comes_later() {
+fn all_forgets_earlier_jobs_and_no_later_ones() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     forget(&mut client, "all");
@@ -169,7 +169,7 @@ fn all_forgets_done_and_pending_jobs_and_nothing_that_comes_later() {
 }
 
 #[test]
-fn a_stamp_that_is_missing_or_no_number_is_400_and_nothing_is_forgotten() {
+fn a_missing_or_invalid_stamp_forgets_nothing() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     let id = store_done(&mut client);

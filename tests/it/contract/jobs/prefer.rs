@@ -112,7 +112,7 @@ fn arango_s_field_wins() {
 }
 
 #[test]
-fn an_answer_that_is_there_in_time_is_the_plain_one_and_its_job_is_gone() {
+fn a_result_in_time_is_the_plain_answer() {
     let deferd = deferd();
     let mut client = deferd.client();
     let reply =
@@ -129,7 +129,7 @@ fn an_answer_that_is_there_in_time_is_the_plain_one_and_its_job_is_gone() {
 }
 
 #[test]
-fn an_answer_that_is_not_there_in_time_is_a_202_and_the_job_goes_on() {
+fn without_a_result_in_time_the_answer_is_202() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -143,7 +143,7 @@ fn an_answer_that_is_not_there_in_time_is_a_202_and_the_job_goes_on() {
 }
 
 #[test]
-fn whoever_waits_for_a_job_is_answered_when_it_is_done() {
+fn waiting_clients_are_answered_when_the_job_is_done() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -174,7 +174,7 @@ fn whoever_waits_for_a_job_is_answered_when_it_is_done() {
 }
 
 #[test]
-fn a_collector_who_waits_gets_the_result_once() {
+fn a_waiting_collector_gets_the_result_once() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -191,7 +191,7 @@ fn a_collector_who_waits_gets_the_result_once() {
 }
 
 #[test]
-fn who_waits_for_a_job_that_is_cancelled_or_forgotten_is_answered() {
+fn clients_waiting_for_a_cancelled_job_are_answered() {
     for (method, path, status) in [
         ("PUT", "ID/cancel", 410),
         ("DELETE", "ID", 404),
@@ -217,7 +217,7 @@ fn who_waits_for_a_job_that_is_cancelled_or_forgotten_is_answered() {
 }
 
 #[test]
-fn who_waits_in_vain_is_told_that_it_is_pending() {
+fn a_wait_in_vain_is_answered_with_204() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -234,7 +234,7 @@ fn who_waits_in_vain_is_told_that_it_is_pending() {
 }
 
 #[test]
-fn nobody_waits_for_longer_than_max_wait() {
+fn no_client_waits_longer_than_max_wait() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "50ms"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -247,7 +247,7 @@ fn nobody_waits_for_longer_than_max_wait() {
 }
 
 #[test]
-fn who_waits_holds_no_worker() {
+fn a_waiting_client_holds_no_worker() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1h", "--workers", "1"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -279,7 +279,7 @@ fn a_deferred_collection_does_not_wait() {
 }
 
 #[test]
-fn the_end_of_deferd_answers_those_who_wait() {
+fn the_shutdown_answers_waiting_clients() {
     // The shutdown may come before the request is read: then there is no client to answer, and no answer.
     eventually("one who waited is answered", || ended_while_one_waits().is_some());
 }
@@ -303,7 +303,7 @@ fn ended_while_one_waits() -> Option<Reply> {
 }
 
 #[test]
-fn a_result_whose_waiting_client_does_not_take_it_stays() {
+fn a_result_that_a_waiter_does_not_take_stays() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1h", "--max-output", "64M"]);
     let mut client = deferd.client();
     let mut deaf = deferd.client();

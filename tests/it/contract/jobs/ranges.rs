@@ -11,7 +11,7 @@ fn content() -> Vec<u8> {
 }
 
 #[test]
-fn a_download_goes_on_where_it_broke_off() {
+fn a_download_resumes_where_it_broke_off() {
     in_both_stores(&[], |deferd| {
         let mut client = deferd.client();
         let id = client.store("POST", "/run/s-cat", &content());
@@ -72,7 +72,7 @@ fn head_says_the_length_and_collecting_gives_the_whole() {
 }
 
 #[test]
-fn only_a_whole_200_has_ranges_and_its_own_tag_stays() {
+fn only_a_complete_200_has_ranges() {
     in_both_stores(&[], |deferd| {
         let mut client = deferd.client();
         for (head, status, tag) in [

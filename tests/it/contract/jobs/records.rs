@@ -78,7 +78,7 @@ fn a_record_tells_of_its_job_from_waiting_to_done() {
 }
 
 #[test]
-fn a_record_shows_progress_attempts_exit_code_and_a_short_target() {
+fn a_record_shows_progress_attempts_and_exit_code() {
     let dir = TempDir::new();
     // Nothing listens there.
     let up = "/up/=http://127.0.0.1:1/,retry=2,backoff=1ms";
@@ -311,7 +311,7 @@ fn records_show_the_jobs_of_their_owner_alone() {
 }
 
 #[test]
-fn the_content_of_a_result_is_shown_as_text_without_its_fields() {
+fn the_content_of_a_result_is_plain_text() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let hold = Hold::new();

@@ -28,7 +28,7 @@ fn assert_full(reply: Reply) {
 }
 
 #[test]
-fn what_no_route_or_script_answers_is_404_before_the_202() {
+fn an_unknown_target_is_404_before_the_202() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for target in [
@@ -59,7 +59,7 @@ fn what_no_route_or_script_answers_is_404_before_the_202() {
 }
 
 #[test]
-fn a_method_that_an_endpoint_has_not_is_405_before_the_202() {
+fn an_unsupported_method_is_405_before_the_202() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for (method, target, allow) in [
@@ -99,7 +99,7 @@ fn any_other_database_is_404_1228() {
 }
 
 #[test]
-fn a_script_that_is_not_executable_is_403_before_the_202() {
+fn a_non_executable_script_is_403_before_the_202() {
     let dir = TempDir::new();
     std::fs::write(dir.join("plain"), "#!/bin/sh\n").unwrap();
     let deferd = Deferd::start(&["--route", &format!("/x/=run:{}", dir.0.display())]);
@@ -176,7 +176,7 @@ fn a_body_over_max_body_is_413_and_no_job() {
 }
 
 #[test]
-fn an_announced_length_over_max_body_is_refused_without_waiting_for_it() {
+fn an_announced_length_over_max_body_is_refused_early() {
     if lacks(Ability::EarlyRefusal) {
         return;
     }
@@ -193,7 +193,7 @@ fn an_announced_length_over_max_body_is_refused_without_waiting_for_it() {
 }
 
 #[test]
-fn a_full_queue_refuses_and_nothing_of_the_refused_job_stays_behind() {
+fn a_job_refused_by_a_full_queue_leaves_nothing() {
     let deferd = Deferd::with_scripts("", &["--workers", "1", "--queue", "2"]);
     let mut client = deferd.client();
     let (hold, dir) = (Hold::new(), TempDir::new());
@@ -227,7 +227,7 @@ fn a_full_queue_refuses_and_nothing_of_the_refused_job_stays_behind() {
 }
 
 #[test]
-fn cancelled_jobs_make_room_in_a_full_queue_and_forgotten_ones_do_not() {
+fn cancelled_jobs_free_their_queue_places_forgotten_do_not() {
     let deferd = Deferd::with_scripts("", &["--workers", "1", "--queue", "2"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -247,7 +247,7 @@ fn cancelled_jobs_make_room_in_a_full_queue_and_forgotten_ones_do_not() {
 }
 
 #[test]
-fn at_max_stored_new_jobs_are_refused_and_no_result_is_evicted() {
+fn at_max_stored_jobs_are_refused_and_nothing_is_evicted() {
     let deferd = Deferd::with_scripts("", &["--max-stored", "16K"]);
     let mut client = deferd.client();
     let id = client.store("GET", "/run/c-zeros?12000", b"");

@@ -183,7 +183,7 @@ fn only_the_canonical_form_is_an_id() {
 }
 
 #[test]
-fn a_path_without_an_id_or_with_too_many_segments_is_400() {
+fn a_path_without_exactly_one_id_is_400() {
     let (_deferd, mut client, id) = with_done_job();
     for place in PLACES {
         for method in ["PUT", "GET", "DELETE"] {
@@ -314,7 +314,7 @@ fn a_broken_collection_keeps_the_result() {
 }
 
 #[test]
-fn a_result_is_replayed_as_it_was_produced_without_what_is_the_connections() {
+fn a_result_is_replayed_without_fields_of_the_connection() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for status in ["200", "299", "302", "404", "418", "503", "599"] {
@@ -334,7 +334,7 @@ fn a_result_is_replayed_as_it_was_produced_without_what_is_the_connections() {
 }
 
 #[test]
-fn a_jobs_own_204_and_404_differ_from_the_job_resources_by_the_id() {
+fn the_id_marks_a_jobs_own_204_and_404() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for status in [204, 404] {
@@ -384,14 +384,14 @@ fn the_status_of_a_done_job_says_how_it_ended() {
 }
 
 #[test]
-fn a_script_cannot_pretend_that_its_answer_is_a_collected_one() {
+fn a_script_cannot_fake_a_collected_result() {
     let deferd = Deferd::with_scripts("", &[]);
     let reply = deferd.client().get("/cgi/c-status?404").expect(404).without_id();
     assert_eq!(reply.header("x-own"), Some("yes"));
 }
 
 #[test]
-fn progress_and_log_show_what_a_running_job_wrote_to_stderr() {
+fn progress_and_log_show_stderr_of_running_jobs() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     let hold = Hold::new();

@@ -63,7 +63,7 @@ fn what_passes_is_tried_again_until_it_has_passed() {
 }
 
 #[test]
-fn the_last_answer_is_the_result_where_it_does_not_pass() {
+fn the_last_failed_attempt_is_the_result() {
     let upstream = failing(FOREVER, UNAVAILABLE);
     let deferd = deferd(&upstream, ",retry=2,backoff=1ms", &[]);
     let mut client = deferd.client();
@@ -105,7 +105,7 @@ fn nothing_else_is_tried_again() {
 }
 
 #[test]
-fn what_is_not_idempotent_is_tried_again_only_where_the_operator_says_so() {
+fn unsafe_methods_are_retried_only_with_unsafe_yes() {
     for (options, status, attempts) in
         [(",retry=5,backoff=1ms", 503, "1"), (",retry=5,backoff=1ms,unsafe=yes", 200, "2")]
     {
@@ -134,7 +134,7 @@ fn with_scripts(scripts: &[(&str, &str)], options: &str) -> (TempDir, Deferd) {
 }
 
 #[test]
-fn a_script_is_tried_again_by_its_exit_code_whatever_the_method() {
+fn a_script_is_retried_by_its_exit_code() {
     let third = "[ $n -ge 3 ] && echo $DEFERD_ATTEMPT && exit 0; echo failed $n >&2; exit";
     let (temporary, other) = (format!("{third} 75"), format!("{third} 1"));
     let scripts = [("temporary", &*temporary), ("other", &*other)];
@@ -163,7 +163,7 @@ fn a_script_is_tried_again_by_its_exit_code_whatever_the_method() {
 }
 
 #[test]
-fn a_cgi_script_is_tried_again_by_its_status_or_its_exit_code() {
+fn a_cgi_script_is_retried_by_status_or_exit_code() {
     let scripts = [
         ("busy", "[ $n = 1 ] && printf 'Status: 503\\n\\n' || printf 'Status: 200\\n\\n'"),
         ("many", "[ $n = 1 ] && printf 'Status: 429\\n\\n' || printf 'Status: 200\\n\\n'"),
@@ -214,7 +214,7 @@ fn a_script_that_is_ended_is_not_tried_again() {
 }
 
 #[test]
-fn a_client_that_waits_gets_the_first_answer_as_it_is() {
+fn a_waiting_client_gets_the_first_answer() {
     let upstream = failing(1, UNAVAILABLE);
     let deferd = deferd(&upstream, ",retry=5,backoff=1ms", &[]);
     let reply = deferd.client().get("/up/").expect(503);
@@ -223,7 +223,7 @@ fn a_client_that_waits_gets_the_first_answer_as_it_is() {
 }
 
 #[test]
-fn a_job_between_two_attempts_holds_no_worker_and_says_what_it_waits_for() {
+fn a_job_between_two_attempts_holds_no_worker() {
     let upstream = failing(1, UNAVAILABLE);
     let deferd = deferd(&upstream, ",retry=1,backoff=1h,concurrency=1", &["--workers", "1"]);
     let mut client = deferd.client();
@@ -260,7 +260,7 @@ fn a_job_between_two_attempts_is_cancelled_at_once() {
 }
 
 #[test]
-fn a_job_that_waits_for_a_worker_for_its_next_attempt_is_cancelled_at_once() {
+fn a_job_waiting_for_its_retry_is_cancelled_at_once() {
     let go = Arc::new(Meeting::of(2));
     let its = Arc::clone(&go);
     let upstream = Upstream::start(move |_, stream| {
@@ -321,7 +321,7 @@ fn the_end_does_not_wait_for_the_next_attempt() {
 }
 
 #[test]
-fn the_upstream_is_left_alone_for_as_long_as_it_says() {
+fn retry_after_delays_the_next_attempt() {
     let upstream = failing(1, "HTTP/1.1 503 Busy\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n");
     let deferd = deferd(&upstream, ",retry=1,backoff=1ms", &[]);
     let mut client = deferd.client();

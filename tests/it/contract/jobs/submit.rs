@@ -26,7 +26,7 @@ fn target_of(script: &str, file: &std::path::Path) -> String {
 }
 
 #[test]
-fn store_is_answered_with_202_and_an_id_and_nothing_else() {
+fn store_is_answered_with_202_and_an_id() {
     let deferd = Deferd::start(&[]);
     let reply = deferd.client().request("GET", "/_api/version", &[STORE], b"").expect(202);
     let others = ["content-type", "location", "x-arango-async-id"];
@@ -116,7 +116,7 @@ fn every_method_but_options_can_be_deferred() {
 }
 
 #[test]
-fn a_deferred_head_has_a_result_without_content_that_does_not_hang_its_collector() {
+fn collecting_a_deferred_head_does_not_hang() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     let reply = client.request("HEAD", "/_admin/echo", &[STORE], b"").expect(202);
@@ -189,7 +189,7 @@ fn what_fails_after_the_202_says_so_in_its_result() {
 }
 
 #[test]
-fn a_job_past_its_time_limit_is_504_and_one_past_its_output_limit_502() {
+fn time_limit_gives_504_output_limit_gives_502() {
     let deferd = Deferd::with_scripts("", &["--timeout", "300ms"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -217,7 +217,7 @@ fn a_routes_own_limits_replace_the_general_ones() {
 }
 
 #[test]
-fn the_system_database_is_the_only_one_and_its_prefix_means_nothing() {
+fn only_the_system_database_exists() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let id = client.store("GET", "/_db/_system/_admin/echo?x=1", b"");
@@ -253,7 +253,7 @@ fn ids_are_canonical_and_strictly_increasing() {
 }
 
 #[test]
-fn one_worker_runs_the_jobs_in_the_order_of_their_ids() {
+fn one_worker_runs_jobs_in_id_order() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     let dir = TempDir::new();

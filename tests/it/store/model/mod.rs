@@ -52,7 +52,7 @@ const WORKERS: usize = 3;
 const FAR: Duration = Duration::from_secs(3600);
 
 #[test]
-fn a_store_in_memory_answers_as_a_plain_map_does() {
+fn a_store_in_memory_equals_the_model() {
     let run = |seed| {
         let limits = Limits::of(seed);
         let store = MemoryStore::new(room(limits.capacity), limits.plan());
@@ -62,7 +62,7 @@ fn a_store_in_memory_answers_as_a_plain_map_does() {
 }
 
 #[test]
-fn a_store_on_disk_answers_as_a_plain_map_does_over_crashes() {
+fn a_store_on_disk_equals_the_model_over_crashes() {
     let tried: Tried = (1..=ON_DISK).map(|seed| run_on_disk(seed, Durability::Commit)).sum();
     tried.assert_enough(ON_DISK);
     assert!(tried.interrupted > ON_DISK as usize / 10, "{tried:?}");
@@ -70,7 +70,7 @@ fn a_store_on_disk_answers_as_a_plain_map_does_over_crashes() {
 }
 
 #[test]
-fn a_relaxed_store_answers_as_a_plain_map_does_over_crashes() {
+fn a_relaxed_store_equals_the_model_over_crashes() {
     let tried: Tried = (1..=ON_DISK).map(|seed| run_on_disk(seed, Durability::Relaxed)).sum();
     tried.assert_enough(ON_DISK);
     assert!(tried.interrupted > ON_DISK as usize / 10, "{tried:?}");

@@ -67,7 +67,7 @@ fn every_history_of_a_job_is_explained() {
 }
 
 #[test]
-fn every_history_of_a_job_is_explained_where_results_expire() {
+fn histories_with_expiry_are_explained() {
     explain(&["--workers", "2", "--ttl", "1ms"], Expiry::AnyTime);
 }
 
@@ -167,7 +167,7 @@ fn what_no_job_can_do_is_not_explained() {
 }
 
 #[test]
-fn an_instance_that_dies_explains_a_second_delivery_and_an_interrupted_job_and_no_more() {
+fn what_the_death_of_an_instance_explains() {
     use {Answer as A, Operation as O};
     let submit = ("", O::Submit, A::Yes);
     let dying = Rules { failures: Failures::Instances, ..PLAIN };
