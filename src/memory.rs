@@ -236,8 +236,8 @@ impl Budget {
         self.usable(bytes).saturating_sub(self.used()) >= bytes
     }
 
-    /// Waits until `bytes` are free, or until `is_over` returns that waiting has no more use. `is_over` is called at
-    /// first, when room became free, and ten times a second.
+    /// Waits until `bytes` are free, or until `is_over` returns true, because waiting has no more use. `is_over` is
+    /// called at first, when room became free, and ten times a second.
     pub fn wait_for(&self, bytes: usize, is_over: impl Fn() -> bool) {
         let is_free = || self.has_free(bytes);
         if is_free() {

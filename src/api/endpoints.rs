@@ -1,4 +1,4 @@
-//! The table of the built-in endpoints: one row for each, and what is looked up in it.
+//! The table of the built-in endpoints: one row for each, and the look-ups in it.
 //!
 //! Owns the paths, methods, parameters and answers. The functions that the rows name are in the files beside this one;
 //! `openapi` writes the rows as OpenAPI. Invariant: routing, `allow`, the accepted content and the description come
@@ -123,7 +123,7 @@ const DURATION: &str = r#"{"name":"duration","in":"query","required":true,
     "schema":{"type":"number","minimum":0,"maximum":3600},"description":"Seconds."}"#;
 
 const RANGE: &str = r#"{"name":"range","in":"header","schema":{"type":"string"},
-    "description":"RFC 9110 section 14: one range of bytes. Several, and what is no range, get the whole."}"#;
+    "description":"One range of bytes (RFC 9110 section 14). Several ranges, or an invalid one, get the whole."}"#;
 
 const PENDING: Answer = Shared("204", "Pending");
 const UNDER_WAY: Answer = Shared("204", "UnderWay");
@@ -278,7 +278,7 @@ impl Path {
 /// Returns the rows of a path, each with the segment that stands for its `{id}`.
 fn rows(path: &str) -> impl Iterator<Item = (&'static Endpoint, &str)> {
     let path = path.strip_suffix('/').unwrap_or(path);
-    // Every request looks at the rows before its own: those with the same places are one look.
+    // A request examines all rows before its own: rows with the same places are compared once.
     let mut seen: (&[&str], Option<&str>) = (&[], None);
     ENDPOINTS.iter().filter_map(move |endpoint| {
         let Endpoint { path: pattern, .. } = endpoint;

@@ -2,7 +2,7 @@
 //!
 //! Owns the reading of `range` and `if-range`, and the fields of the answer. Invariant: a request is answered with the
 //! whole content, never an error, unless it has exactly one valid range of the same content that the client already
-//! holds; only a range behind the end is refused.
+//! holds; only a range beyond the end is refused.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ enum Asked {
     Whole,
     /// These bytes.
     Part(Range<usize>),
-    /// Bytes behind its end.
+    /// Bytes beyond its end.
     BehindEnd,
 }
 

@@ -13,7 +13,7 @@ use crate::job::Keep;
 use crate::methods;
 use crate::signature::Scheme;
 
-/// How a route treats requests whose clients cannot set such fields themselves.
+/// How a route treats requests whose clients cannot use deferd's own fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookConfig {
     /// The methods that it accepts; `None`: all but TRACE.
@@ -63,15 +63,12 @@ impl HookConfig {
         }
         match (&self.secret, self.signature) {
             (Some(_), None) => {
-                Err("signature says how requests are signed with the secret: it is \
-                                    missing (github, gitea, gitlab or standard)"
+                Err("secret=FILE needs signature=github, gitea, gitlab or standard: it is missing"
                     .into())
             }
-            (None, Some(_)) => {
-                Err("secret=FILE has the secrets of the signature: it is missing".into())
-            }
+            (None, Some(_)) => Err("signature=NAME needs secret=FILE: it is missing".into()),
             (None, None) if self.owner.is_some() => {
-                Err("owner says whose signed requests are: secret=FILE is missing".into())
+                Err("owner=USER needs secret=FILE: it is missing".into())
             }
             _ => Ok(()),
         }
@@ -84,7 +81,7 @@ impl HookConfig {
     pub fn check_owner(&self, has_users: bool) -> Result<(), &'static str> {
         match (&self.secret, &self.owner) {
             (Some(_), None) if has_users => {
-                Err("with --auth a route with a secret needs owner=USER: whose jobs they are")
+                Err("with --auth, a route with a secret needs owner=USER, to whom its jobs belong")
             }
             (Some(_), Some(_)) if !has_users => {
                 Err("owner=USER without --auth: no client could collect the results")
@@ -161,11 +158,11 @@ mod tests {
             ("accepted=200", "it is missing"),
             ("idempotency=a b", "idempotency \"a b\": not the name of a field"),
             ("methods=get", "methods \"get\": \"get\" is not a method"),
-            ("secret=s", "signature says how"),
-            ("signature=github", "secret=FILE has the secrets"),
+            ("secret=s", "secret=FILE needs signature="),
+            ("signature=github", "signature=NAME needs secret=FILE"),
             ("secret=s,signature=sha1", "neither github, gitea, gitlab nor standard"),
             ("secret=,signature=github", "secret \"\": not a path"),
-            ("owner=ann", "secret=FILE is missing"),
+            ("owner=ann", "owner=USER needs secret=FILE"),
             ("on-done=", "on-done \"\": not a path"),
             ("secret=s,signature=github,owner=a b", "owner \"a b\": a user name"),
         ] {

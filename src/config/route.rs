@@ -49,7 +49,7 @@ pub struct RouteConfig {
     pub env_file: Option<PathBuf>,
     /// Which of deferd's own variables its scripts get.
     pub pass_env: Vec<String>,
-    /// The rules for requests whose clients cannot set such fields themselves.
+    /// The options for webhooks: their clients cannot use deferd's own fields.
     pub hook: HookConfig,
 }
 

@@ -41,8 +41,8 @@ struct Patience {
     since_byte: Duration,
     /// How long deferd has waited since the answer began.
     in_all: Duration,
-    /// What the client took after a tenth of the time. The bytes before that only filled the buffers of both sides,
-    /// which may be megabytes, and all that it ever takes.
+    /// What the client took after a tenth of the time. The bytes before that only filled the buffers of both sides:
+    /// they may be megabytes, and all that it ever takes.
     taken: usize,
 }
 

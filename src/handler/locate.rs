@@ -76,8 +76,8 @@ fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
     let rest = path.strip_prefix(route.prefix.as_str()).ok_or_else(none)?;
     let rest = if route.prefix.ends_with('/') { Some(rest) } else { rest.strip_prefix('/') };
     let rest = rest.ok_or_else(none)?;
-    // Resolved for each request: the directory may be a link that is changed while deferd runs (`current ->
-    // releases/7`).
+    // Resolved for each request: the directory may be a link that is changed while deferd runs, such as
+    // `current -> releases/7`.
     let root = route.directory.canonicalize().map_err(|_| Outside(NO_DIRECTORY))?;
     let mut file = root.clone();
     let mut script_name = route.prefix.trim_end_matches('/').as_bytes().to_vec();

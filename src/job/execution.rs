@@ -1,8 +1,8 @@
 //! The handle to a running handler: stop it, see its progress.
 //!
-//! Owns the stop signal of each running handler, and its last line of stderr; `log` has the other lines. And the
-//! client that waits for it, if any: a client that leaves stops the run. Does not know what a handler is. Invariant: a
-//! stop is never lost: a handler that only later starts to wait, or registers its waker, still sees it.
+//! Owns the stop signal of each running handler, its last line of stderr (`log` has the other lines), and its waiting
+//! client, if any: a client that leaves stops the run. Does not know what a handler is. Invariant: a stop is never
+//! lost: a handler that only later starts to wait, or registers its waker, still sees it.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -13,8 +13,8 @@
 //!             +-------------------+ due
 //! ```
 //!
-//! Does no I/O, reads no clock (`now` is a parameter) and takes no lock. Invariant: a state has exactly the data that
-//! exists in it, so that a job cannot be asked too early for anything.
+//! Does no I/O, reads no clock (`now` is a parameter) and takes no lock. Invariant: a state carries exactly the data
+//! that exists in it, so that nothing can be asked of a job too early.
 
 use std::sync::Arc;
 use std::time::Instant;

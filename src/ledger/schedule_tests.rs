@@ -169,7 +169,7 @@ impl Pair {
         }
     }
 
-    /// Ends a run: finally, for a delay, or for the lane of a redirect.
+    /// Ends a run: for good, for a delay, or for the lane of a redirect.
     fn end_run(&mut self) {
         let running = self.model.running.clone();
         let Some((number, lane)) = self.pick(&running) else { return };

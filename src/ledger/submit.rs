@@ -11,7 +11,7 @@ use crate::job::request_line::RequestLine;
 use crate::job::{Age, JobId, JobKey, Keep, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Charge;
 
-/// Keys take at most one part in this many of the capacity.
+/// The divisor of the capacity that bounds the keys: they take at most a quarter.
 const PART_OF_KEYS: usize = 4;
 
 /// The size of a submission, in bytes.

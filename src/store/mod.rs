@@ -5,25 +5,25 @@
 //! - **Isolation.** Every operation by id names an owner; a job of another owner does not exist.
 //! - **Ids** are unique and strictly increasing in the order of [`Store::submit`].
 //! - **First in, first out.** [`Store::claim`] gives out the jobs of one route in the order of their ids, as many at
-//!   once as its limit allows, whatever is cancelled meanwhile.
+//!   once as its limit allows, whatever is cancelled in the meantime.
 //! - **Once.** A job is claimed by one worker; [`Store::collect`] gives a result to one caller, and until that
-//!   delivery is [confirmed](Store::confirm) or [failed](Store::restore) the job exists for no other, deletion in
-//!   bulk excepted: that makes a failed delivery final.
+//!   delivery is [confirmed](Store::confirm) or [failed](Store::restore) the job does not exist for other callers.
+//!   Only deletion in bulk reaches it: then a failed delivery does not restore the result.
 //! - **Forgetting** removes the record only. A waiting job still runs and a running one goes on;
 //!   the result is dropped.
 //! - **Linearizable.** Each operation takes effect at one moment between its call and its return;
-//!   forgetting by time does so for each job by itself.
+//!   forgetting by time does so for each job separately.
 //! - **Cost**, with n jobs: submit, claim, finish, collect O(log n); a list of k ids O(k); expiring
 //!   k jobs O(k log n). No lock is held while the memory of many jobs is freed.
 //! - **Bounded.** At `--max-stored` and at `--queue` new jobs are refused, and a result that does not fit becomes an
-//!   error (`507`), for which there is room from the job's acceptance on. What is kept is never evicted.
-//! - **Tells of results.** With the result of a job that owes notices, in the same step, these are accepted: jobs of
-//!   lanes of their own, which no client sees. There is room for them since the job's acceptance.
-//! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
-//!   ways to forget is as durable as the store is; a result is so before its job is done.
+//!   error (`507`), for which room is reserved when the job is accepted. What is kept is never evicted.
+//! - **Notifies.** The notices that a job owes are accepted in the same step as its result: they are jobs in lanes of
+//!   their own, which no client sees. Room for them is reserved when the job is accepted.
+//! - **Durable.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the operations that forget is
+//!   as durable as the store is; a result is durable before its job is done.
 //!
-//! A store may be elsewhere, and out of reach: what asks for the truth can fail, because a false `404` is a lie and
-//! `503` is not. What ends a delivery cannot, and never blocks.
+//! A store may be remote, and unreachable: operations that read or promise something can fail, because a false `404`
+//! would be a lie, and a `503` is not. Operations that end a delivery cannot fail, and never block.
 
 pub mod disk;
 pub mod memory;

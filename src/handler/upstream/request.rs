@@ -174,7 +174,7 @@ mod tests {
             ("/llm/", "/", "/llm/?q", "/?q"),
             ("/", "/", "/a//b/", "/a//b/"),
             ("/x/", "/", "/x/a%2Fb%5c?%zz/../", "/a%2Fb%5c?%zz/../"),
-            // A target that readers that resolve references would take for an authority.
+            // To readers that resolve references, this target would begin with an authority.
             ("/x/", "/", "/x//evil.example/", "/evil.example/"),
             ("/x/", "/", "/x////evil.example/", "/evil.example/"),
             ("/x", "/", "/x//evil.example/", "/evil.example/"),

@@ -58,7 +58,7 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Loads {
-    /// Returns this without any message; messages will be charged to `memory`.
+    /// Begins without messages; those that are read are charged to `memory`.
     pub fn new(memory: Allowance) -> Self {
         Self { memory, shared: Mutex::default() }
     }

@@ -209,7 +209,7 @@ impl Change {
         removes || matches!(self, Self::Forget(_) | Self::KeepLog(..))
     }
 
-    /// Returns the file that it names, or that the submission named which it withdraws.
+    /// Returns the file that it names, or, if it withdraws a submission, the file that the submission named.
     pub fn file(&self) -> Option<&Arc<ContentFile>> {
         let content = match self {
             Self::Accept(job) | Self::Withdraw(job) => &job.request.1,

@@ -237,7 +237,7 @@ pub struct KeyRecord {
     pub fingerprint: [u8; 32],
 }
 
-/// Where a message's content is that is in a file, as the table of files tells.
+/// A row of the table of files: where the content of a message is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileRecord {
     /// The name of the file.

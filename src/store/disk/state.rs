@@ -249,7 +249,7 @@ impl Wake for State {
 }
 
 impl Shared {
-    /// Returns this over open tables, with what is needed to open them again.
+    /// Returns the shared state over open tables, with what is needed to open them again.
     pub fn new(
         state: State,
         tables: Tables,
@@ -340,7 +340,7 @@ impl Shared {
         }
     }
 
-    /// Closes the tables finally.
+    /// Closes the tables for good.
     pub fn shut(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         close(std::mem::replace(&mut *tables, Err("the store is closed".into())));

@@ -53,9 +53,9 @@ pub struct Writer {
     lease: Option<JobId>,
     /// When the last failure was logged.
     told: Option<Instant>,
-    /// Whether a failure was logged and its end was not.
+    /// Whether a failure was logged, but not yet its end.
     is_end_owed: bool,
-    /// Gets, at the end, the accepted jobs that are not durable.
+    /// Receives, at the end, the accepted jobs that are not durable.
     lost: Sender<Vec<JobId>>,
 }
 

@@ -1,6 +1,6 @@
 //! How an instance takes jobs from the engine, and gives them back.
 //!
-//! Owns the way of a job, with its request, from the engine's lane into the ledger here. Invariants: a job is taken by
+//! Owns the transfer of a job, with its request, from the engine's lane into the ledger here. Invariants: a job is taken by
 //! one operation, and every taken job is run, finished or given back; nothing is taken in advance: a worker takes one
 //! job when it is idle.
 

@@ -249,7 +249,7 @@ impl Inner {
             (1..reply.len()).filter_map(|n| JobId::parse(reply.text(n))).collect();
         let count = self.lock().lose(|held| stopped.contains(&held.key.id));
         log::warn!(
-            "store: the engine is another or has restarted; {count} jobs here do not run any more as it knows"
+            "store: the engine was replaced or restarted; {count} jobs that run here are unknown to it, and stopped"
         );
         Ok(())
     }

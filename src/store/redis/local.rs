@@ -75,7 +75,7 @@ pub struct Resumed {
 pub struct Asking(pub Vec<usize>);
 
 impl Local {
-    /// Returns this without jobs.
+    /// Begins without jobs.
     pub fn new(room: Room, plan: Plan) -> Self {
         let lanes = plan.lanes.len();
         Self {

@@ -47,7 +47,7 @@ pub struct Primary {
 }
 
 impl Primary {
-    /// Returns this before any engine was looked for.
+    /// Returns a primary that was not looked for yet.
     pub fn new(address: StoreAddress, durability: Durability, process: String) -> Self {
         Self {
             prefix: format!("deferd:{{{}}}:", address.queue),

@@ -226,7 +226,7 @@ fn a_route_s_options_for_signatures_belong_together() {
     for (secret, options, arguments, part) in [
         (&good, ",signature=github", &auth[..], "needs owner=USER"),
         (&good, ",signature=github,owner=ann", &[], "owner=USER without --auth"),
-        (&good, "", &[], "signature says how"),
+        (&good, "", &[], "secret=FILE needs signature="),
         (&good, ",signature=sha1", &[], "neither github, gitea, gitlab nor standard"),
         (&empty, ",signature=github", &[], "it has no secret"),
         (&open, ",signature=github", &[], "chmod 600"),

@@ -1,8 +1,8 @@
 //! The ranges that were written and not yet synced, so that they can be written again after a failed sync.
 //!
 //! Owns those ranges. Knows nothing of files and jobs. Invariant: until a sync succeeds, every range written since the
-//! last successful one can be written again, because after a failed sync the kernel may take pages that it could not
-//! write for clean.
+//! last successful one can be written again, because after a failed sync the kernel may treat pages that it could not
+//! write as clean.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,7 +34,7 @@ impl Ranges {
 }
 
 impl<B: StorageBackend> DirtyRanges<B> {
-    /// Returns this for storage that is completely synced.
+    /// Wraps storage that is completely synced.
     pub fn new(storage: B) -> Self {
         Self { storage, written: Arc::default() }
     }

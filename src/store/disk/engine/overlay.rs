@@ -3,7 +3,7 @@
 //! Owns what redb writes while it opens a file: redb repairs a file before deferd can check whose it is, and may write
 //! to a disk that permits only reading. Knows nothing of tables. Invariants: until the overlay is committed, the
 //! storage beneath does not change; then everything is written, the header last, after all that it points to is
-//! durable. At the finish, the storage is not shortened: if the disk were full later, nothing could then be removed.
+//! durable. At the finish, the storage is not shortened: if the disk is full by then, nothing could be removed later.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

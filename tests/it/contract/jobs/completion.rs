@@ -18,7 +18,7 @@ fn executable(path: &Path, text: &str) -> String {
     path.display().to_string()
 }
 
-/// Writes a program that writes what it is told to a file below `dir/told`, whose name begins with its own.
+/// Writes a program that saves what it is told in a new file below `dir/told`, named after the program.
 fn program(dir: &TempDir, name: &str) -> String {
     let told = dir.join("told");
     fs::create_dir_all(&told).unwrap();
