@@ -1,10 +1,10 @@
 # shellcheck shell=sh
-# What the scripts that test with other people's programs have in common; read by them with `.`.
-# Everything is installed once: a second run finds it.
+# What the scripts that test with other programs have in common; they read it with `.`. Everything is installed once: a
+# second run finds it.
 
 export DEBIAN_FRONTEND=noninteractive
 
-# Installs Debian packages, each by the program or the file that it is wanted for: PROGRAM=PACKAGE...
+# Installs the Debian packages of missing programs or files: PROGRAM=PACKAGE...
 install_packages() {
     missing=
     for wanted in "$@"; do
@@ -16,7 +16,7 @@ install_packages() {
     apt-get install -qq --no-install-recommends $missing >/dev/null
 }
 
-# Makes a virtual environment in DIR with what REQUIREMENTS lists.
+# Makes a virtual environment in DIR with the packages in REQUIREMENTS.
 install_python() {
     dir=$1 requirements=$2
     cmp -s "$requirements" "$dir/installed" && return 0
@@ -40,8 +40,8 @@ make_user() (
     echo "$lines" | sed -n 's/^token: //p'
 )
 
-# Makes a certificate for localhost, and for no address, in DIR: localhost.crt and localhost.key, by an authority of its
-# own, authority.crt, which no system knows. Needs openssl.
+# Makes a certificate for localhost, and for no address, in DIR: localhost.crt and localhost.key, signed by an
+# authority of its own, authority.crt, which no system trusts. Needs openssl.
 make_certificate() (
     cd "$1" || exit 1
     {

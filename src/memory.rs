@@ -1,10 +1,10 @@
 //! The budget of memory: how much content deferd holds at once, for any purpose (`--max-memory`).
 //!
-//! Owns the count, the shares that no holder may exceed, and the wait for room. Holds no content itself: whatever
-//! does holds a [`Charge`] as well, which gives its bytes back when it is dropped.
-//! Invariants: charges never exceed the budget, nor those of a share the share, but for what was
-//! [found](Allowance::charge_found) at start; nothing here is counted by hand. What the process keeps beside
-//! them (`kept`) takes from the budget as well, so that all of its memory is bounded.
+//! Owns the count, the shares that no holder may exceed, and the wait for room. Holds no content itself: each holder
+//! of content also holds a [`Charge`], which gives its bytes back when it is dropped. Invariants: charges never exceed
+//! the budget, and those of a share never exceed the share, except for what was [found](Allowance::charge_found) at
+//! start; nothing here is counted by hand. What else the process keeps (`kept`) also takes from the budget, so that
+//! all of its memory is bounded.
 
 mod kept;
 
@@ -19,17 +19,17 @@ use kept::Kept;
 
 use crate::files::Files;
 
-/// How often a thread that waits for room looks by itself.
+/// How often a thread that waits for room checks without being woken.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The parts of the budget that one holder may have at most.
+/// The part of the budget that one holder may have at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// All content together whose senders have not proved yet who they are.
+    /// For all content together whose senders are not verified yet.
     Quarter,
-    /// One peer, loopback excepted.
+    /// For one peer, except a peer on loopback.
     Half,
-    /// The store.
+    /// For the store.
     ThreeQuarters,
 }
 
@@ -37,15 +37,15 @@ pub enum Part {
 pub struct Budget {
     capacity: usize,
     used: AtomicUsize,
-    /// What the process keeps beside that.
+    /// What the process keeps besides that.
     kept: Kept,
-    /// Threads that wait for room.
+    /// The number of threads that wait for room.
     waiting: AtomicUsize,
     lock: Mutex<()>,
     freed: Condvar,
-    /// The shares of peers that hold something, or did lately.
+    /// The shares of peers that hold something, or did so recently.
     peers: Mutex<HashMap<IpAddr, Weak<Share>>>,
-    /// Where content goes that is too large for it, and the budget of that.
+    /// The folder for content that is too large for memory, and the budget of that folder.
     disk: Option<(Arc<dyn Files>, Arc<Self>)>,
 }
 
@@ -55,12 +55,13 @@ struct Share {
     used: AtomicUsize,
 }
 
-/// There is no room for more content now.
+/// The budget has no room for more content now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// The right to charge the budget, within a share of it or without a bound of its own. Each holder, such
-/// as a connection's thread, has one of its own: copies of that write to nothing that all share.
+/// The right to charge the budget, either within a share or without a bound of its own. Each holder, such as a
+/// connection's thread, has an allowance of its own, so that cloning it does not write to a counter that all threads
+/// share.
 #[derive(Clone)]
 pub struct Allowance(Arc<Bounds>);
 
@@ -68,24 +69,24 @@ struct Bounds {
     budget: Arc<Budget>,
     share: Option<Arc<Share>>,
     unproven: Option<Unproven>,
-    /// The same for what is on disk.
+    /// The allowance for content on disk.
     disk: Option<Allowance>,
 }
 
-/// Where content is that is too large for memory.
+/// The disk for content that is too large for memory.
 pub struct Disk {
-    /// Its files.
+    /// The folder of its files.
     pub folder: Arc<dyn Files>,
-    /// How much of it may be under way at once, received or produced, in bytes: what is stored is accounted for by
-    /// the store.
+    /// How much content in transit, received or produced, it may hold at once, in bytes: the store accounts for what
+    /// is stored.
     pub capacity: usize,
 }
 
 /// The charges of a sender that is not verified yet.
 struct Unproven {
-    /// What all such senders have together.
+    /// The share of all such senders together.
     share: Arc<Share>,
-    /// How much of it this one has, in bytes; `None` once it has proved who it is.
+    /// How much of the share this sender has, in bytes; `None` once it is verified.
     held: Mutex<Option<usize>>,
 }
 
@@ -122,8 +123,8 @@ pub struct Charge {
     bytes: usize,
 }
 
-/// Returns what an allocation of `bytes` takes, in bytes: with its header of 8, in steps of 16, at least
-/// 32, as in glibc on 64 bits; other allocators are not far from it.
+/// Returns the size of an allocation of `bytes`, in bytes: with a header of 8, in steps of 16, at least 32, as in
+/// glibc on 64 bits; other allocators are similar.
 pub const fn allocated(bytes: usize) -> usize {
     if bytes == 0 {
         return 0;
@@ -139,17 +140,17 @@ fn take(used: &AtomicUsize, capacity: usize, bytes: usize) -> Result<(), NoRoom>
 }
 
 impl Budget {
-    /// Returns a budget of `capacity` bytes, all of them free, whatever else the process has.
+    /// Returns a budget of `capacity` bytes, all free; memory that is not charged does not count.
     pub fn new(capacity: usize) -> Arc<Self> {
         Self::beside(Kept::nothing(), capacity, None)
     }
 
-    /// Returns the same, with a disk for content that is too large for it.
+    /// Returns the same, with a disk for content that is too large for memory.
     pub fn with_disk(capacity: usize, disk: Disk) -> Arc<Self> {
         Self::beside(Kept::nothing(), capacity, Some(disk))
     }
 
-    /// Returns a budget of `capacity` bytes, less what the process keeps beside what is charged.
+    /// Returns a budget of `capacity` bytes, less what the process keeps besides its charges.
     pub fn of_process(capacity: usize, disk: Option<Disk>) -> Arc<Self> {
         Self::beside(Kept::of_process(), capacity, disk)
     }
@@ -177,13 +178,13 @@ impl Budget {
         self.used.load(Ordering::Acquire)
     }
 
-    /// Returns how many bytes the process was last seen to keep beside them.
+    /// Returns how many bytes the process kept besides its charges at the last reading.
     pub fn kept(&self) -> usize {
         self.kept.bytes()
     }
 
-    /// Returns how many bytes can be charged in all if `bytes` are to be charged now. While no more than
-    /// half is, that never depends on what is kept.
+    /// Returns how many bytes can be charged in all, if `bytes` are to be charged now. Up to half of the capacity,
+    /// this does not depend on what is kept.
     fn usable(&self, bytes: usize) -> usize {
         let used = self.used();
         if used.saturating_add(bytes) <= self.capacity / 2 {
@@ -192,12 +193,12 @@ impl Budget {
         self.capacity - self.kept.beside(used, self.capacity)
     }
 
-    /// Returns the right to charge it that only the budget itself bounds.
+    /// Returns an allowance that only the budget itself bounds.
     pub fn allowance(self: &Arc<Self>) -> Allowance {
         Allowance::new(self, None, |disk| disk.allowance())
     }
 
-    /// Returns the right to charge it up to a part of it.
+    /// Returns an allowance that is bounded by a part of the budget.
     pub fn share(self: &Arc<Self>, part: Part) -> Allowance {
         Allowance::new(self, Some(self.new_share(part)), |disk| disk.share(part))
     }
@@ -211,16 +212,16 @@ impl Budget {
         Arc::new(Share { capacity, used: AtomicUsize::new(0) })
     }
 
-    /// Returns the right of a peer to charge it: up to half, all its connections together. What is
-    /// charged counts for as long as it is held, whether the peer is still connected or not. A peer on
-    /// this host has no bound of its own.
+    /// Returns the allowance of a peer: up to half of the budget, for all its connections together. A charge counts
+    /// for as long as it is held, whether the peer is still connected or not. A peer on this host has no bound of its
+    /// own.
     pub fn peer(self: &Arc<Self>, peer: IpAddr) -> Allowance {
         if peer.is_loopback() {
             return self.allowance();
         }
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let share = peers.get(&peer).and_then(Weak::upgrade).unwrap_or_else(|| {
-            // As many entries as there are connections and charges, and a few dead ones.
+            // The map has as many entries as there are connections and charges, and a few dead ones.
             peers.retain(|_, share| share.strong_count() > 0);
             let share = self.new_share(Part::Half);
             peers.insert(peer, Arc::downgrade(&share));
@@ -230,20 +231,20 @@ impl Budget {
         Allowance::new(self, Some(share), |disk| disk.peer(peer))
     }
 
-    /// Whether `bytes` are free at this moment.
+    /// Returns whether `bytes` are free at this moment.
     pub fn has_free(&self, bytes: usize) -> bool {
         self.usable(bytes).saturating_sub(self.used()) >= bytes
     }
 
-    /// Waits until `bytes` are free, or until `is_over` says that waiting is of no more use: it is asked
-    /// at first, when room came free, and ten times a second.
+    /// Waits until `bytes` are free, or until `is_over` returns true, because waiting has no more use. `is_over` is
+    /// called at first, when room became free, and ten times a second.
     pub fn wait_for(&self, bytes: usize, is_over: impl Fn() -> bool) {
         let is_free = || self.has_free(bytes);
         if is_free() {
             return;
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        // Asked without the lock: a thread that gives room back takes it, and may hold a lock that the question needs.
+        // Called without the lock: a thread that gives room back takes it, and may hold a lock that `is_over` needs.
         while !is_free() && !is_over() {
             let guard = self.guard();
             if is_free() {
@@ -277,20 +278,20 @@ impl Allowance {
         Self(Arc::new(Bounds { budget: Arc::clone(budget), share, unproven: None, disk }))
     }
 
-    /// Returns the folder for content that is too large for memory, and a charge of nothing for what is there; `None`
-    /// without one.
+    /// Returns the folder for content that is too large for memory, and an empty charge for content there; `None` if
+    /// there is no such folder.
     pub fn disk(&self) -> Option<(&Arc<dyn Files>, Charge)> {
         let folder = self.0.budget.disk.as_ref().map(|(folder, _)| folder);
         folder.zip(self.0.disk.as_ref().map(Self::nothing))
     }
 
-    /// Returns the right that bounds content of any size: that to the disk, if there is a folder for it.
+    /// Returns the allowance that bounds content of any size: that of the disk, if there is a folder for it.
     pub fn of_content(&self) -> &Self {
         self.0.disk.as_ref().unwrap_or(self)
     }
 
-    /// Returns the same right for a sender that has not [proved](Self::prove) yet who it is: until then what it is
-    /// charged takes from that share of the budget as well.
+    /// Returns the same allowance for a sender that is not verified yet: until [`prove`](Self::prove), its charges
+    /// also take from that share of the budget.
     #[must_use]
     pub fn until_proven(&self, of_all: &Self) -> Self {
         let Bounds { budget, share, .. } = &*self.0;
@@ -301,8 +302,8 @@ impl Allowance {
         Self(Arc::new(Bounds { budget: Arc::clone(budget), share: share.clone(), unproven, disk }))
     }
 
-    /// Gives the share of unproven senders back what this one has of it: it has proved who it is. It stays charged
-    /// to the budget.
+    /// Gives back what this sender has of the share of unverified senders, because it is now verified. Its charges to
+    /// the budget remain.
     pub fn prove(&self) {
         if let Some(unproven) = &self.0.unproven {
             unproven.end();
@@ -322,7 +323,7 @@ impl Allowance {
         Ok(charge)
     }
 
-    /// Charges `bytes`, with or without room: for what exists already.
+    /// Charges `bytes` even if there is no room: for content that already exists.
     pub fn charge_found(&self, bytes: usize) -> Charge {
         if let Some(share) = &self.0.share {
             share.used.fetch_add(bytes, Ordering::AcqRel);
@@ -331,7 +332,7 @@ impl Allowance {
         Charge { allowance: self.clone(), bytes }
     }
 
-    /// Returns a charge of nothing, to be grown.
+    /// Returns an empty charge, to be grown.
     pub fn nothing(&self) -> Charge {
         Charge { allowance: self.clone(), bytes: 0 }
     }
@@ -343,7 +344,7 @@ impl Allowance {
         of_share.min(self.unproven_capacity().unwrap_or(of_share))
     }
 
-    /// Returns the same for senders that have not proved who they are; `None` if it is for one that has, or need not.
+    /// Returns the capacity for unverified senders; `None` if this sender is verified, or needs no verification.
     pub fn unproven_capacity(&self) -> Option<usize> {
         let unproven = self.0.unproven.as_ref()?;
         unproven.held().is_some().then_some(unproven.share.capacity)
@@ -355,7 +356,7 @@ impl Allowance {
     }
 }
 
-/// Without a bound: for tests, and for what is bounded in another way.
+/// Has no bound: for tests, and for what is bounded in another way.
 impl Default for Allowance {
     fn default() -> Self {
         Budget::new(usize::MAX).allowance()
@@ -369,19 +370,19 @@ impl fmt::Debug for Allowance {
 }
 
 impl Charge {
-    /// Returns all of it, and leaves a charge of nothing.
+    /// Returns the whole charge, and leaves an empty one.
     pub fn take(&mut self) -> Self {
         Self { allowance: self.allowance.clone(), bytes: std::mem::take(&mut self.bytes) }
     }
 
-    /// Returns `bytes` of it, or all if it is less, as a charge of its own.
+    /// Returns `bytes` of it, or all if it has fewer, as a separate charge.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         Self { allowance: self.allowance.clone(), bytes }
     }
 
-    /// Returns the right by which it is charged.
+    /// Returns the allowance that it is charged to.
     pub const fn allowance(&self) -> &Allowance {
         &self.allowance
     }
@@ -391,7 +392,7 @@ impl Charge {
         self.bytes
     }
 
-    /// Returns how much it can be at most, in bytes.
+    /// Returns how large it can become, in bytes.
     pub fn capacity(&self) -> usize {
         self.allowance.capacity()
     }
@@ -402,7 +403,7 @@ impl Charge {
     /// [`NoRoom`]; then it is as before.
     pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
         if bytes == 0 {
-            // Also while more is charged than may be.
+            // This succeeds even if more is charged than the capacity.
             return Ok(());
         }
         let Bounds { budget, share, unproven, .. } = &*self.allowance.0;
@@ -425,7 +426,7 @@ impl Charge {
         taken
     }
 
-    /// Gives back what is more than `bytes`.
+    /// Gives back all but `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let more = self.bytes.saturating_sub(bytes);
         if more == 0 {
@@ -442,7 +443,7 @@ impl Charge {
         budget.give_back(more);
     }
 
-    /// Charges as many bytes as `bytes` says, more or less than before.
+    /// Changes the charge to `bytes`, more or less than before.
     ///
     /// # Errors
     /// [`NoRoom`]; then it is as before.
@@ -568,14 +569,14 @@ mod tests {
         budget.wait_for(MIB, || waits.replace(waits.get() + 1) > 0);
         assert!(waits.get() > 0, "a job waits as well");
         drop(held);
-        // Kept now is what was charged: half can be charged all the same.
+        // As much is now kept as was charged: half can be charged nevertheless.
         assert_eq!(memory.charge(17 * MIB).unwrap_err(), NoRoom);
         drop(memory.charge(16 * MIB).unwrap());
         budget.wait_for(16 * MIB, || panic!("there is room"));
     }
 
     #[test]
-    fn what_asks_for_the_end_of_a_wait_may_need_a_lock_under_which_room_is_given_back() {
+    fn is_over_may_take_a_lock_that_guards_a_charge() {
         let budget = Budget::new(10);
         let store = Arc::new(Mutex::new(Some(budget.allowance().charge(10).unwrap())));
         let (asks, asked) = mpsc::channel();
@@ -584,7 +585,7 @@ mod tests {
         thread::spawn(move || {
             let mut held = its.lock().unwrap();
             asked.recv().unwrap();
-            // The waiter asks, and waits for the store.
+            // The waiter calls `is_over`, which waits for the store.
             drop(held.take());
         });
         thread::spawn(move || {
@@ -599,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_room_ends_when_there_is_some_or_it_is_of_no_use() {
+    fn a_wait_ends_with_room_or_when_it_is_over() {
         let budget = Budget::new(10);
         let held = budget.allowance().charge(8).unwrap();
         budget.wait_for(2, || panic!("there is room"));

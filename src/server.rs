@@ -1,7 +1,7 @@
-//! The wiring: from a configuration to a running deferd, and to its orderly end.
+//! The wiring: from a configuration to a running deferd, and through its orderly shutdown.
 //!
-//! Owns the order in which everything is made and ended, readable from top to bottom. Handles no request. Invariant:
-//! nothing listens before every part that a request needs is ready.
+//! Owns the order in which everything is created and shut down, readable from top to bottom. Handles no request.
+//! Invariant: no socket listens before every part that a request needs is ready.
 
 mod limits;
 mod programs;
@@ -40,11 +40,11 @@ use crate::workers;
 /// How much of `--max-stored` a worker needs to start a job, in bytes.
 const START_ROOM: usize = 64 * 1024;
 
-/// How long killed jobs get to be reaped at the end.
+/// How long the shutdown waits until killed jobs are reaped.
 const REAP_TIME: Duration = Duration::from_secs(7);
-/// How long the end waits for lingering processes of scripts.
+/// How long the shutdown waits for lingering processes of scripts.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
-/// How often the end looks whether it may come.
+/// The period at which the shutdown checks whether all work is done.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// A running deferd.
@@ -53,12 +53,12 @@ pub struct Server {
     service: Arc<Service>,
     front: Front,
     addresses: Vec<Address>,
-    /// Removed with the server.
+    /// Their paths are removed with the server.
     _files: Vec<SocketFile>,
     grace: Duration,
 }
 
-/// The front that serves, as the end needs it.
+/// The front, as the shutdown needs it.
 enum Front {
     Strict(Stopper),
     #[cfg(feature = "tiny_http")]
@@ -70,7 +70,7 @@ enum Front {
 pub enum StartError {
     /// The configuration cannot be served: exit 2.
     Invalid(Invalid),
-    /// The system refuses something: exit 1.
+    /// The system refuses an operation: exit 1.
     System(io::Error),
 }
 
@@ -86,7 +86,7 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// Starts everything; the last part to start is the one that accepts connections.
+/// Starts everything; the accept loop comes last.
 ///
 /// # Errors
 /// [`StartError`].
@@ -122,7 +122,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     Ok(Server { jobs, service, front, addresses, _files: files, grace: config.grace })
 }
 
-/// Takes the sockets that a service manager hands over, or makes those that are configured.
+/// Takes the sockets that a service manager passes, or opens those that are configured.
 fn listen(config: &Config) -> Result<Vec<Bound>, StartError> {
     if let Some(bound) = listen::activated()? {
         for Bound { address, .. } in &bound {
@@ -217,8 +217,8 @@ fn auth(config: &Config, path: &Path) -> Result<Auth, Invalid> {
     Auth::load(path).map_err(|what| Invalid::new(&place, &path.display().to_string(), what))
 }
 
-/// What web pages may do. A page under a foreign name has no credentials to show, so with `--auth` the
-/// name matters only if the operator says which.
+/// Returns what web pages may do. A page under a foreign name cannot send credentials, so with `--auth` the name
+/// matters only if the operator lists names.
 fn policy(config: &Config) -> Policy {
     let names = config.allow_host.clone();
     let any = names.iter().any(|name| name == "*") || (config.auth.is_some() && names.is_empty());
@@ -256,7 +256,7 @@ fn serve(
 }
 
 impl Front {
-    /// Takes no new connections.
+    /// Stops accepting connections.
     fn stop(&self) {
         match self {
             Self::Strict(stopper) => stopper.stop(),
@@ -265,7 +265,7 @@ impl Front {
         }
     }
 
-    /// The requests that are being answered.
+    /// Returns the requests that are being answered.
     fn in_flight(&self) -> &InFlight {
         match self {
             Self::Strict(stopper) => stopper.in_flight(),
@@ -276,18 +276,19 @@ impl Front {
 }
 
 impl Server {
-    /// The addresses that it listens on, with the real ports.
+    /// Returns the addresses that it listens on, with the actual ports.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// Reads again what can change while it runs: the users, and the variables of scripts.
+    /// Reads again what can change while deferd runs: the users, and the variables of scripts.
     pub fn reload(&self) {
         self.service.reload();
     }
 
-    /// Ends in order: no new connections, no new jobs; running jobs have the grace to end, with the memory store
-    /// waiting ones too; then they are cancelled, and reaped. Polls `hurry`: if it returns true, the end comes at once.
+    /// Shuts down in order: no new connections, no new jobs; running jobs have the grace period to end, and so have
+    /// waiting jobs in a store in memory; the rest is then cancelled and reaped. Polls `hurry`: if it returns true,
+    /// everything ends at once.
     pub fn end(&self, mut hurry: impl FnMut() -> bool) {
         self.front.stop();
         let stats = self.jobs.store.stats();
@@ -309,13 +310,13 @@ impl Server {
         workers::log_lost(store.name(), &store.close());
     }
 
-    /// Whether nothing waits, runs or is being answered; then no request begins any more.
+    /// Returns whether nothing waits, runs or is being answered; from then on, no request begins.
     fn is_over(&self) -> bool {
         let in_flight = self.front.in_flight();
         if !self.jobs.is_idle() || !in_flight.close_if_idle() {
             return false;
         }
-        // The last request that was in hand may have been a job's, from before the drain.
+        // The last request in flight may have submitted a job before the drain.
         let over = self.jobs.is_idle();
         if !over {
             in_flight.reopen();
@@ -323,7 +324,7 @@ impl Server {
         over
     }
 
-    /// Waits until all is over.
+    /// Waits until all work is done.
     fn wait(&self, span: Duration, hurry: &mut impl FnMut() -> bool) -> Waited {
         let deadline = Instant::now() + span;
         loop {
@@ -346,7 +347,7 @@ impl Server {
 enum Waited {
     /// All work is done.
     Idle,
-    /// Not in time.
+    /// Some work was not done in time.
     TooLong,
     /// A second signal came.
     Hurried,

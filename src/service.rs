@@ -1,8 +1,8 @@
 //! Between the fronts and the rest: checks a request, which a [`Session`] then defers or runs.
 //!
 //! Owns the order of the checks, and the reading of the database prefix. `deferral` reads how a client wants to be
-//! answered. Does no I/O of its own. Invariants: every check that needs no content is made by
-//! [`Session::plan`], before the content is read; what can never run never gets a `202`.
+//! answered. Does no I/O of its own. Invariants: [`Session::plan`] makes every check that needs no content, before the
+//! content is read; a request that can never run never gets a `202`.
 
 mod session;
 
@@ -41,21 +41,21 @@ use crate::signature::{Signature, Unsigned};
 pub struct Plan {
     route: RouteIndex,
     mode: Mode,
-    /// The client's question about a job, for the end of which it may wait.
+    /// The client's question about a job, whose end it may wait for.
     asked: Option<Question>,
     /// How long the client prefers to wait for the end of that job.
     wait: Option<Duration>,
-    /// What the client asks for beside the job that it submits.
+    /// What the client asks for in addition to the job that it submits.
     terms: Terms,
     sender: Sender,
     /// The budget that the content is charged to until its signature is verified.
     unproven: Option<Allowance>,
 }
 
-/// What the checks know of the sender of a request.
+/// What the checks know about the sender of a request.
 #[derive(Clone, Debug)]
 struct Sender {
-    /// The user; anonymous until the sender has proved who it is. A signature proves that last, with the content.
+    /// The user; anonymous until the sender is verified. A signature is verified last, with the content.
     owner: Owner,
     /// The scheme of its credentials: `Basic` or `Bearer`.
     auth_type: Option<&'static str>,
@@ -70,7 +70,7 @@ impl Sender {
     }
 }
 
-/// The service that the fronts use, each thread by a [`Session`].
+/// The service behind the fronts; each thread uses it through a [`Session`].
 pub struct Service {
     routes: Arc<Routes>,
     jobs: Arc<Jobs>,
@@ -81,13 +81,13 @@ pub struct Service {
     max_wait: Duration,
     /// The URLs that callbacks may go to.
     callbacks: Arc<[CallbackUrl]>,
-    /// What content has of the memory whose senders have not proved yet who they are.
+    /// The share of the memory for content whose senders are not verified yet.
     unproven: Allowance,
 }
 
 impl Service {
-    /// Returns the service over these routes and jobs; `auth` and `policy` check clients, which may wait for a job for
-    /// `max_wait`, and name URLs that `callbacks` cover.
+    /// Returns the service over these routes and jobs. `auth` and `policy` check clients; clients may wait for a job
+    /// for `max_wait`, and name URLs that `callbacks` cover.
     pub fn new(
         routes: Arc<Routes>,
         jobs: Arc<Jobs>,
@@ -100,7 +100,7 @@ impl Service {
         Self { routes, jobs, policy, auth, max_wait, callbacks, unproven }
     }
 
-    /// Reads the variables of scripts, the users and the secrets of routes again, and tells the log.
+    /// Reads the variables of scripts, the users and the secrets of routes again, and logs the outcome.
     pub fn reload(&self) {
         self.routes.reload();
         self.reload_secrets();
@@ -130,8 +130,8 @@ impl Service {
         }
     }
 
-    /// Returns a session for the thread that serves this client, whose memory is charged to its address;
-    /// `None` if the thread serves many clients by turns.
+    /// Returns a session for the thread that serves this client, whose memory is charged to its address; `None` if the
+    /// thread serves many clients in turn.
     pub fn session(&self, peer: Arc<dyn Peer>, address: Option<IpAddr>) -> Session<'_> {
         let (memory, connections) = match address {
             Some(address) => (self.jobs.memory.peer(address), Connections::One),
@@ -140,11 +140,11 @@ impl Service {
         Session::begin(self, peer, memory, connections)
     }
 
-    /// Checks the host name and the page of a request, before anything else.
+    /// Checks the host name and the page of a request, before all other checks.
     fn admit(&self, request: &Parts, connection: &Connection) -> Result<Sharing, Error> {
         let seen = Provenance::of(request, connection);
         self.policy.check_host(&seen).or_else(|error| {
-            // A load balancer may use any name.
+            // A load balancer may use any host name.
             let exempt = without_database(&request.uri)
                 .is_ok_and(|inner| is_open(request, inner.as_ref().unwrap_or(&request.uri)));
             if exempt { Ok(()) } else { Err(error) }
@@ -156,12 +156,12 @@ impl Service {
         })
     }
 
-    /// Whether the route of this target takes requests from every page.
+    /// Returns whether the route of this target accepts requests from every page.
     fn takes_any_page(&self, target: &Uri) -> bool {
         self.route_of(target).is_some_and(|route| route.pages == Pages::Any)
     }
 
-    /// Returns the route of a target as it was sent.
+    /// Returns the route of a target as the client sent it.
     fn route_of(&self, target: &Uri) -> Option<&Route> {
         let inner = without_database(target).ok()?;
         let route = self.routes.find(inner.as_ref().unwrap_or(target).path()).ok()?;
@@ -193,8 +193,7 @@ impl Service {
         Ok(Plan { route: index, mode, asked, wait, terms, sender, unproven: None })
     }
 
-    /// Rewrites the target to the one without database prefix, and the method to the one that it stands for; finds
-    /// the route.
+    /// Removes the database prefix from the target and applies an override of the method; finds the route.
     fn locate(&self, request: &mut Parts) -> Result<RouteIndex, Error> {
         if let Some(uri) = without_database(&request.uri)? {
             request.uri = uri;
@@ -203,7 +202,7 @@ impl Service {
         self.routes.find(request.uri.path())
     }
 
-    /// Finds the user who sends a request. A route with a signature asks for no user.
+    /// Finds the user who sends a request. A route with a signature does not identify a user.
     fn identify(
         &self,
         request: &mut Parts,
@@ -220,13 +219,13 @@ impl Service {
             let caller = auth.authenticate(&request.headers)?;
             (sender.owner, sender.auth_type) = (caller.owner, Some(caller.auth_type));
         }
-        // The credentials are deferd's: no handler and no disk has any business with them.
+        // The credentials are for deferd alone: no handler sees them, and no disk stores them.
         request.headers.remove(AUTHORIZATION);
         Ok(())
     }
 
-    /// Makes the last checks, once it is known whose request it is, and completes what the client asks for beside the
-    /// job.
+    /// Makes the last checks, once the owner of the request is known, and completes what the client asks for in
+    /// addition to the job.
     fn settle(
         &self,
         index: RouteIndex,
@@ -242,14 +241,15 @@ impl Service {
         handler.check_deferred(request)?;
         let callback = deferral::take_callback(&mut request.headers, &self.callbacks)?;
         let key = deferral::idempotency_key(request, of_route.key_field.as_ref())?;
-        // What has a key may be known already, and then needs no room.
+        // A request with a key may be known already; then it needs no room.
         if key.is_none() {
             self.jobs.check(announced_length(request))?;
         }
         Ok(Terms { key, callback, ..terms })
     }
 
-    /// Checks the signature of a request whose route wants one, and then what had to wait for that.
+    /// Checks the signature of a request if its route requires one, and then makes the checks that had to wait for
+    /// that.
     fn check_content(
         &self,
         plan: &mut Plan,
@@ -271,30 +271,31 @@ impl Service {
     }
 }
 
-/// The content's length as announced; zero where it is not.
+/// Returns the announced length of the content; zero if it is not announced.
 fn announced_length(request: &Parts) -> usize {
     let value = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Whether this request of an own target needs no credentials. Deferred, it would need an owner.
+/// Returns whether this request for an endpoint of deferd needs no credentials. If it were deferred, it would need an
+/// owner.
 fn is_open(request: &Parts, target: &Uri) -> bool {
     api::is_open(target.path()) && Mode::of(request, None).0 == Mode::Synchronous
 }
 
-/// Whether this target is a page of deferd's own.
+/// Returns whether this target is a page of deferd.
 fn leads_to_page(target: &Uri) -> bool {
     without_database(target)
         .is_ok_and(|inner| api::is_page(inner.as_ref().unwrap_or(target).path()))
 }
 
-/// Returns the refusal of a request that is not signed as its route wants it. The log alone says why.
+/// Returns the refusal of a request that is not signed as its route requires. Only the log has the reason.
 fn unsigned(route: &Route, what: Unsigned) -> Error {
     log::info!("route={} a request is not signed: {what}", route.prefix);
     Error::NotAuthorized
 }
 
-/// The target without `/_db/_system`; `None` where it has no database prefix.
+/// Returns the target without `/_db/_system`; `None` if it has no database prefix.
 fn without_database(uri: &Uri) -> Result<Option<Uri>, Error> {
     let Some(rest) = uri.path().strip_prefix(DATABASE) else { return Ok(None) };
     let (name, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

@@ -1,4 +1,4 @@
-//! Everything beside everything else, in one table: `scripts/bench`.
+//! deferd compared with everything else, in one table: `scripts/bench`.
 
 use std::iter;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::running::{self, Others};
 use super::table::{Table, machine};
 use super::{asking, deferring, memory, upstream, weighing};
 
-/// Prints the table; `environment` is Python's, with what the peers need.
+/// Prints the table; `environment` is the Python environment with what the peers need.
 pub fn print(environment: &Path) {
     end_on_signals();
     let directory = Directory::new();
@@ -29,14 +29,14 @@ fn beside_others(table: &mut Table, environment: &Path, directory: &Path) {
     let peers = peers::others(environment, directory);
     let runners = Others::start(directory);
     iter::once(&deferd).chain(&peers).for_each(Contestant::once);
-    // Until what they do at their start is over.
+    // Waits until the work of their start is over.
     thread::sleep(Duration::from_secs(2));
     let weights: Vec<(&str, Memory)> = iter::once(&deferd)
         .chain(&peers)
         .map(|contestant| (contestant.short, contestant.memory()))
         .chain(runners.memory())
         .collect();
-    // Another deferd would share its program with the first, which would seem lighter.
+    // Another deferd would share its program with the first, which would then seem lighter.
     let own = peers::own();
     let all: Vec<&Contestant> = iter::once(&deferd).chain(&own).chain(&peers).collect();
     deferring::measure(table, &all);

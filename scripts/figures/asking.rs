@@ -1,7 +1,7 @@
-//! Jobs from submission to collection, by how their clients ask for the result and where deferd keeps it: do
-//! clients that ask take the processors from the work that they ask for?
+//! Jobs from submission to collection, by how their clients ask for the result and where deferd keeps it: do clients
+//! that poll take processor time from the work that they ask for?
 //!
-//! With `DEFERD_BEFORE` an earlier deferd takes part.
+//! With `DEFERD_BEFORE`, an earlier deferd takes part.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::server::Server;
 use super::store::Directory;
 use super::table::{Aim, Table};
 
-/// Clients at once.
+/// How many clients ask at once.
 const CLIENTS: [usize; 3] = [1, 16, 64];
 const ROUNDS: usize = 5;
-/// Of one side, before it counts, and while it does.
+/// How long one side runs before it counts, and while it counts.
 const WARM_UP: Duration = Duration::from_millis(100);
 const SPAN: Duration = Duration::from_millis(400);
 
@@ -40,7 +40,7 @@ impl Store {
         }
     }
 
-    /// The arguments of a deferd that keeps its jobs there, below `directory`.
+    /// Returns the arguments of a deferd that keeps its jobs there, below `directory`.
     fn arguments(self, directory: &Path) -> Vec<String> {
         if self == Self::Memory {
             return Vec::new();
@@ -57,7 +57,7 @@ enum Way {
     Waiting,
     /// They ask without a pause until the job is done, and collect.
     Polling,
-    /// They try to collect, and each time rest as long as they have waited.
+    /// They try to collect, and pause each time for as long as they have waited.
     Resting,
 }
 
@@ -79,13 +79,13 @@ impl Way {
     }
 }
 
-/// What is measured in turn with the others.
+/// One of the sides that are measured in turn.
 struct Side {
     who: &'static str,
     store: Store,
     way: Way,
     address: SocketAddr,
-    /// By the number of clients.
+    /// The rates by number of clients.
     rates: [Sample; 3],
     /// The time below which 99 of 100 jobs are collected, in milliseconds.
     p99: [Sample; 3],
@@ -96,13 +96,13 @@ impl Side {
         let load = Load { clients: CLIENTS[n], warm_up: WARM_UP, span: SPAN };
         let times = self.way.times(self.address, load);
         self.rates[n].push(times.len() as f64 / SPAN.as_secs_f64());
-        // Where nothing was done within the span, it took longer than that.
+        // If nothing was done within the span, it took longer than that.
         let p99 = if times.len() == 0 { f64::INFINITY } else { times.quantile(0.99) };
         self.p99[n].push(p99);
     }
 }
 
-/// Prints the table of this alone.
+/// Prints only this table.
 pub fn print() {
     let mut table = Table::default();
     measure(&mut table);
@@ -111,7 +111,7 @@ pub fn print() {
     table.print();
 }
 
-/// Measures all in turn.
+/// Measures all sides in turn.
 pub fn measure(table: &mut Table) {
     let directory = Directory::new("bench-asking");
     let (mut servers, mut sides) = (Vec::new(), Vec::new());
@@ -142,7 +142,7 @@ fn words(arguments: &[String]) -> Vec<&str> {
 
 fn add_sides(sides: &mut Vec<Side>, who: &'static str, store: Store, server: &Server) {
     for way in [Way::Waiting, Way::Polling, Way::Resting] {
-        // What `deferring` measures beside others, here for the earlier deferd.
+        // `deferring` measures this case against others; here it is for the earlier deferd.
         if way == Way::Resting && store != Store::Memory {
             continue;
         }
@@ -188,7 +188,7 @@ fn aims(table: &mut Table, sides: &[Side]) {
         for (n, clients) in CLIENTS.into_iter().enumerate() {
             let (store, way) = (side.store.name(), side.way.name());
             let what = format!("{store}, {way}, {clients} client(s): deferd / deferd before");
-            // Twenty such medians differ by a few hundredths where both are the same program.
+            // Twenty such medians differ by a few hundredths even if both are the same program.
             table.aim(&what, ratio(side, before, n), Aim::AtLeast(0.95));
         }
     }

@@ -1,6 +1,6 @@
-//! What hostile clients do to deferd's memory: each attempt by its name. `limits` makes them and measures.
+//! What hostile clients do to deferd's memory: each attempt by its name. `limits` makes and measures them.
 //!
-//! An attempt leaves its connections open, so that what they hold is still there when deferd is looked at.
+//! An attempt leaves its connections open, so that what they hold is still there when deferd is measured.
 
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -223,7 +223,7 @@ fn replaced(bytes: &[u8], old: &str, new: &str) -> Vec<u8> {
     String::from_utf8(bytes.to_vec()).unwrap().replace(old, new).into_bytes()
 }
 
-/// Returns so many fields with values of `size` bytes.
+/// Returns `count` fields with values of `size` bytes.
 fn fields(count: usize, size: usize) -> String {
     (0..count).map(|n| format!("x-{n}: {}\r\n", "v".repeat(size))).collect()
 }
@@ -274,7 +274,7 @@ fn endless_head() -> Bytes {
     pieces([&all.as_bytes()[..all.len() - 2]])
 }
 
-/// Requests with as many fields as may be; `?prefer` stands for a request that waits.
+/// Returns requests with the largest number of fields; `?prefer` marks a request that waits.
 fn many_fields(target: &Target, line: &str) -> Vec<Crowd> {
     let (line, waits) =
         line.strip_suffix("?prefer").map_or((line, ""), |line| (line, "prefer: wait=20\r\n"));
@@ -286,18 +286,18 @@ fn unread(target: &Target, count: usize, path: impl Fn(usize) -> String) -> Vec<
     let mut crowd =
         Crowd::connect(target.server.address, count, |n| pieces([&request("GET", &path(n))]));
     crowd.press();
-    // Until the answers are there: scripts take their time.
+    // Waits until the answers are there: scripts take their time.
     settle(target);
     vec![crowd]
 }
 
-/// 64 KiB that begin a collection and repeat `part`.
+/// Returns 64 KiB of the JSON for a new collection, in which `part` is repeated.
 fn json(part: &[u8]) -> Bytes {
     let content = [br#"{"name":"#.as_slice(), &part.repeat((64 << 10) / part.len() - 1)].concat();
     pieces([&post("/_api/collection", "", content.len()), &content])
 }
 
-/// Waits until the resident memory does not grow any more, one second at most.
+/// Waits until the resident memory no longer grows, for at most one second.
 fn settle(target: &Target) {
     let (begin, mut last, mut since) = (Instant::now(), 0.0, Instant::now());
     while begin.elapsed() < Duration::from_secs(1) && since.elapsed() < Duration::from_millis(300) {
@@ -309,7 +309,7 @@ fn settle(target: &Target) {
     }
 }
 
-/// Runs a job to its end; its id.
+/// Runs a job to its end; returns its id.
 fn stored(target: &Target, path: &str) -> String {
     let mut client = Client::new(target.server.address);
     let id = client.submit(&deferred(path));
@@ -317,14 +317,14 @@ fn stored(target: &Target, path: &str) -> String {
     id
 }
 
-/// Submits a job again and again, until there is no room for more.
+/// Submits a job repeatedly, until there is no room for more.
 fn fill(target: &Target, job: &[u8], most: usize) {
     const BATCH: usize = 32;
     let mut client = Client::new(target.server.address);
     let begin = Instant::now();
     let (mut accepted, mut refused) = (0, 0);
     while accepted < most && refused < 3 && begin.elapsed() < FILLING {
-        // With content, a refusal closes the connection, and what comes behind it is not read.
+        // A refusal of content closes the connection, and what follows is not read.
         let batch = if job.ends_with(b"\r\n") { BATCH } else { 1 };
         client.send(&job.repeat(batch));
         let before = accepted;
@@ -337,7 +337,7 @@ fn fill(target: &Target, job: &[u8], most: usize) {
             }
         }
         if accepted == before {
-            // Room may come when waiting jobs have run.
+            // There may be room after waiting jobs have run.
             refused += 1;
             settle(target);
         }

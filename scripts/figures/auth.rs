@@ -1,4 +1,4 @@
-//! How long a refusal takes: of an unknown user, and of a known one with a wrong token.
+//! How long a refusal takes: for an unknown user, and for a known one with a wrong token.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
@@ -7,10 +7,10 @@ use super::client::Client;
 use super::sample::{ROUNDS, Sample, row, title};
 use super::server::Server;
 
-/// Refusals of each kind, over all rounds.
+/// The number of refusals of each kind, over all rounds.
 const SAMPLES: usize = 10_000;
 
-/// A request whose credentials are of the same length, whoever they are of.
+/// Returns a request whose credentials have the same length for every user.
 fn request(pair_in_base64: &str) -> Vec<u8> {
     let fields = format!("host: localhost\r\nauthorization: Basic {pair_in_base64}\r\n");
     format!("GET /_api/version HTTP/1.1\r\n{fields}\r\n").into_bytes()

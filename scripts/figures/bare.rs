@@ -1,12 +1,12 @@
-//! The least that can serve HTTP/1.1 over blocking sockets: one thread per connection, a head parsed by
-//! httparse, a constant written. What the front costs beyond it is the price of its checks, and what a
-//! deferred request costs beyond it that of being a job.
+//! The minimal server of HTTP/1.1 over blocking sockets: one thread per connection, a head parsed by httparse, a
+//! constant written. The front's cost beyond it is the price of its checks; a deferred request's cost beyond it is the
+//! price of being a job.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-/// The answer to a plain request: as long as deferd's own to `GET /_api/version`, to the byte.
+/// The answer to a plain request: exactly as long as deferd's own to `GET /_api/version`.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     content-type: application/json; charset=utf-8\r\n\
     date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
@@ -15,7 +15,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     content-length: 37\r\n\r\n\
     {\"server\":\"arango\",\"version\":\"1.4.3\"}";
 
-/// The answer to a deferred one, as long as deferd's too: an id that is always the same.
+/// The answer to a deferred request, as long as deferd's; its id is always the same.
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\n\
     content-type: text/plain; charset=utf-8\r\n\
     location: /_api/job/1795621136846235\r\n\
@@ -61,7 +61,7 @@ fn answer(mut stream: &TcpStream) -> Option<()> {
     }
 }
 
-/// The length of the first head in `bytes`, once it is there as a whole, and the answer to it.
+/// Returns the length of the first head in `bytes`, once it is complete, and the answer to it.
 fn head(bytes: &[u8]) -> Option<(usize, &'static [u8])> {
     let mut fields = [httparse::EMPTY_HEADER; 100];
     let mut request = httparse::Request::new(&mut fields);

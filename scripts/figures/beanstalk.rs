@@ -1,12 +1,12 @@
-//! beanstalkd's protocol, as far as a client needs it to put a job, reserve one and delete it. What is
-//! between the two is the client's: there is no worker and no result.
+//! beanstalkd's protocol, as far as a client needs it to put a job, reserve one and delete it. The work in between
+//! would be done by the client: there is no worker and no result.
 
 use std::time::Duration;
 
 use super::http_job::RESULT;
 use super::load::{Answer, Dialogue, Next};
 
-/// A client's talk.
+/// The dialogue of a client.
 pub struct Beanstalk;
 
 impl Dialogue for Beanstalk {
@@ -24,7 +24,7 @@ impl Dialogue for Beanstalk {
         match words.next() {
             Some("INSERTED") => out.extend_from_slice(b"reserve\r\n"),
             Some("RESERVED") => {
-                // Any client's.
+                // It may be the job of another client.
                 let id = words.next().unwrap();
                 length += words.next().unwrap().parse::<usize>().unwrap() + 2;
                 if length > bytes.len() {

@@ -1,4 +1,4 @@
-//! A client that costs little: requests are bytes made beforehand, answers are read into one buffer.
+//! A client with little overhead: requests are bytes prepared in advance, answers are read into one buffer.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use super::server::wait_until;
 
-/// Longer, and the server hangs.
+/// After this time, the server counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request without content, as bytes.
+/// Returns a request without content, as bytes.
 pub fn request(method: &str, target: &str) -> Vec<u8> {
     format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
 }
 
-/// The same, deferred.
+/// Returns the same request, deferred.
 pub fn deferred(target: &str) -> Vec<u8> {
     let head = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n\r\n");
     head.into_bytes()
 }
 
-/// What is of interest in an answer.
+/// The parts of an answer that matter here.
 pub struct Reply {
     pub status: u16,
     /// `x-arango-async-id`.
     pub id: Option<String>,
     pub body: Vec<u8>,
-    /// All of it, in bytes.
+    /// The length of the whole answer, in bytes.
     pub length: usize,
-    /// The connection ends with it.
+    /// Whether the connection ends with it.
     pub closes: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct Reply {
 pub struct Client {
     stream: TcpStream,
     buffer: Box<[u8]>,
-    /// `buffer[start..end]` was read and not used.
+    /// `buffer[start..end]` was read and not yet used.
     start: usize,
     end: usize,
 }
@@ -50,7 +50,7 @@ impl Client {
         Self { stream, buffer: vec![0; 256 * 1024].into(), start: 0, end: 0 }
     }
 
-    /// So many connections.
+    /// Opens `count` connections.
     pub fn several(address: SocketAddr, count: usize) -> Vec<Self> {
         (0..count).map(|_| Self::new(address)).collect()
     }
@@ -70,8 +70,7 @@ impl Client {
         }
     }
 
-    /// Reads an answer whose length is known, without a look at it: a load generator that parses
-    /// measures itself.
+    /// Reads an answer whose length is known, without examining it: a load generator that parses measures itself.
     pub fn skip(&mut self, length: usize) {
         while self.end - self.start < length {
             self.fill();
@@ -85,7 +84,7 @@ impl Client {
         (self.start, self.end) = (0, self.end - self.start);
         let n = loop {
             match self.stream.read(&mut self.buffer[self.end..]) {
-                // The end of a child can interrupt it.
+                // The end of a child process can interrupt it.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 read => break read.unwrap(),
             }
@@ -99,7 +98,7 @@ impl Client {
         self.receive()
     }
 
-    /// Submits a job; its id.
+    /// Submits a job; returns its id.
     pub fn submit(&mut self, deferred: &[u8]) -> String {
         let reply = self.exchange(deferred);
         assert_eq!(reply.status, 202);
@@ -118,14 +117,14 @@ impl Client {
         wait_until(rest, || self.exchange(&pending).body == b"[]");
     }
 
-    /// Stores `count` results, with many requests under way at once.
+    /// Stores `count` results, with many requests pending at once.
     pub fn store(&mut self, deferred: &[u8], count: usize) {
         const BATCH: usize = 64;
         let mut stored = 0;
         wait_until(Duration::ZERO, || {
             let batch = BATCH.min(count - stored);
             self.send(&deferred.repeat(batch));
-            // Where the queue is full the job is submitted once more.
+            // If the queue is full, the job is submitted again.
             stored += (0..batch).filter(|_| self.receive().status == 202).count();
             stored == count
         });
@@ -133,7 +132,7 @@ impl Client {
     }
 }
 
-/// The first answer in `bytes`, once it is there as a whole; `ended` where nothing comes behind them.
+/// Returns the first answer in `bytes`, once it is complete; `ended` says that nothing follows them.
 pub fn parse(bytes: &[u8], ended: bool) -> Option<Reply> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut fields);
@@ -158,7 +157,7 @@ pub fn parse(bytes: &[u8], ended: bool) -> Option<Reply> {
     Some(Reply { status, id, body, length: head + length, closes })
 }
 
-/// A chunked body, once its last chunk is there, and its length as it was sent.
+/// Returns a chunked body, once its last chunk has arrived, and its length on the wire.
 fn chunked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let (mut body, mut start) = (Vec::new(), 0);
     loop {
@@ -169,7 +168,7 @@ fn chunked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
         };
         let (begin, end) = (start + head, start + head + size as usize);
         body.extend_from_slice(bytes.get(begin..end)?);
-        // Behind each stands an empty line; nobody here sends trailers.
+        // An empty line follows each chunk; there are no trailers here.
         start = end + 2;
         if size == 0 {
             return (start <= bytes.len()).then_some((body, start));

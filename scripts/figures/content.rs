@@ -1,7 +1,7 @@
 //! Content of any size: how soon it arrives, how fast, and how much memory that takes.
 //!
-//! One table; each part of it is a file of its own: [`flowing`], what passes while a client waits, and
-//! [`stored`], what is stored between a client and a script.
+//! One table; each part of it is in a file of its own: [`flowing`], what passes while a client waits, and [`stored`],
+//! what is stored between a client and a script.
 
 use super::flowing;
 use super::peer::{Directory, end_on_signals};

@@ -1,6 +1,6 @@
 //! Many connections at once whose clients send all that the server takes, and read nothing.
 //!
-//! One thread serves all of them without blocking; what is sent is shared, so that the crowd itself is small.
+//! One thread serves all of them with non-blocking sockets; what is sent is shared, so that the crowd itself is small.
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 
-/// How much of an answer the kernel takes off the server at most, about, in bytes: what is left waits there.
+/// About how much of an answer the kernel takes from the server at most, in bytes: the rest waits in the server.
 const RECEIVED: usize = 4096;
 
-/// How long no connection takes a byte before the crowd counts as stuck.
+/// How long no connection must take a byte for the crowd to count as stuck.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// How long the crowd sends at most.
 const MOST: Duration = Duration::from_secs(1);
 
-/// Pieces that a client sends one after the other.
+/// Pieces that a client sends in sequence.
 pub type Bytes = Vec<Arc<[u8]>>;
 
 /// Returns pieces of one request.
@@ -28,7 +28,7 @@ pub fn pieces<const N: usize>(pieces: [&[u8]; N]) -> Bytes {
     pieces.iter().map(|&piece| Arc::from(piece)).collect()
 }
 
-/// Clients, and what each has still to send.
+/// Clients, and what each of them has yet to send.
 pub struct Crowd(Vec<Member>);
 
 struct Member {
@@ -40,7 +40,7 @@ struct Member {
 }
 
 impl Crowd {
-    /// Connects `count` clients; each sends what `pieces` says of its number.
+    /// Connects `count` clients; each sends the pieces that `pieces` returns for its number.
     pub fn connect(
         address: SocketAddr,
         count: usize,
@@ -56,7 +56,7 @@ impl Crowd {
         Self((0..count).map(member).collect())
     }
 
-    /// Sends until the server takes no more of anything for a moment, or for [`MOST`].
+    /// Sends until the server takes nothing for a moment, or for [`MOST`].
     pub fn press(&mut self) {
         let (begin, mut progress) = (Instant::now(), Instant::now());
         while progress.elapsed() < QUIET && begin.elapsed() < MOST {
@@ -70,12 +70,12 @@ impl Crowd {
 }
 
 impl Member {
-    /// Sends once; whether the server took anything.
+    /// Sends once; returns whether the server took anything.
     fn send(&mut self) -> bool {
         let Some(piece) = self.pieces.get(self.piece).filter(|_| !self.is_over) else {
             return false;
         };
-        // Not more, so that all have their turn.
+        // Not more, so that every client has its turn.
         let end = piece.len().min(self.sent + 64 * 1024);
         match self.stream.write(&piece[self.sent..end]) {
             Ok(n) => {
@@ -93,7 +93,7 @@ impl Member {
     }
 }
 
-/// Returns a connection that does not block, and takes little before it is read.
+/// Returns a non-blocking connection that receives little before it is read.
 fn client(address: SocketAddr) -> TcpStream {
     let socket: OwnedFd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     sockopt::set_socket_recv_buffer_size(&socket, RECEIVED).unwrap();

@@ -7,14 +7,14 @@ use super::peers::Contestant;
 use super::sample::Sample;
 use super::table::{Aim, Table};
 
-/// Clients at once.
+/// How many clients work at once.
 const CLIENTS: [usize; 3] = [1, 16, 64];
 const ROUNDS: usize = 5;
-/// Of one contestant, before it counts, and while it does.
+/// How long a contestant runs before it counts, and while it counts.
 const WARM_UP: Duration = Duration::from_millis(150);
 const SPAN: Duration = Duration::from_millis(450);
 
-/// Measures all in turn. The first is deferd, the second the limit.
+/// Measures all contestants in turn. The first is deferd, the second the limit.
 pub fn measure(table: &mut Table, contestants: &[&Contestant]) {
     let mut rates: Vec<[Sample; 3]> = contestants.iter().map(|_| Default::default()).collect();
     for round in 0..ROUNDS {

@@ -1,4 +1,4 @@
-//! An upstream that never ends: its content, its interim answers; or one whose head is as large as may be.
+//! An upstream that never ends its content or its interim answers, or whose head has the largest allowed size.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ pub fn start() -> SocketAddr {
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Without a thread for it, the connection is closed.
+                // If no thread can be started for it, the connection is closed.
                 let serve = move || drop(answer(&stream));
                 let _ = thread::Builder::new().stack_size(128 << 10).spawn(serve);
             }

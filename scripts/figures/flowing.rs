@@ -1,5 +1,6 @@
 //! Answers that pass while their client waits: how soon each piece arrives, how fast a GiB passes, and how much memory
-//! that takes. Of upstreams beside nginx, of scripts beside a `cat` that writes into the client's socket.
+//! that takes. Answers of upstreams are compared with nginx, answers of scripts with a `cat` that writes into the
+//! client's socket.
 
 use std::cell::Cell;
 use std::fs::{self, OpenOptions, Permissions};
@@ -23,7 +24,7 @@ use super::upstream::nginx;
 /// How much passes in one round of one way, in bytes.
 const MUCH: usize = 1 << 30;
 
-/// How many pieces come in one round of one way, and how far apart they are written.
+/// How many pieces are sent in one round of one way, and the pause between them.
 const PIECES: usize = 50;
 const APART: Duration = Duration::from_millis(4);
 const PIECE: &[u8] = b"a piece of an answer\n";
@@ -33,7 +34,7 @@ const COPY: &str = "printf 'content-type: text/plain\\n\\n'; exec cat \"$QUERY_S
 const ZEROS: &str =
     "printf 'content-type: text/plain\\n\\n'; exec head -c \"$QUERY_STRING\" /dev/zero";
 
-/// Measures all, into `table`; `directory` is for what the programs write.
+/// Measures everything, into `table`; `directory` is for what the programs write.
 pub fn measure(table: &mut Table, directory: &Path) {
     for (name, line) in [("copy", COPY), ("zeros", ZEROS)] {
         let path = directory.join(name);
@@ -45,7 +46,7 @@ pub fn measure(table: &mut Table, directory: &Path) {
     much(table, directory, &source);
 }
 
-/// A deferd that has little memory for content.
+/// Starts a deferd that has little memory for content.
 fn deferd(directory: &Path, name: &str, source: &Source) -> Server {
     let data = directory.join(name).display().to_string();
     let cgi = format!("/cgi/=cgi:{},max-output=2G", directory.display());
@@ -57,7 +58,7 @@ fn deferd(directory: &Path, name: &str, source: &Source) -> Server {
 /// One way for an answer to reach the client.
 struct Way<'a> {
     name: &'static str,
-    /// Has the answer sent; returns where it arrives.
+    /// Requests the answer; returns the connection on which it arrives.
     begin: Box<dyn Fn() -> TcpStream + 'a>,
 }
 
@@ -66,7 +67,7 @@ impl<'a> Way<'a> {
         Self { name, begin: Box::new(begin) }
     }
 
-    /// The answer of a server to a request.
+    /// Returns the answer of a server to a request.
     fn asking(name: &'static str, address: SocketAddr, target: &str) -> Self {
         let request = request("GET", target);
         Self::new(name, move || {
@@ -78,7 +79,7 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Adds how long pieces take from where they are written to the client.
+/// Adds how long pieces take from their source to the client.
 fn pieces(table: &mut Table, directory: &Path, source: &Source) {
     let server = deferd(directory, "pieces", source);
     let (nginx, _peer) = nginx(source.address, directory, "proxy_buffering off;");
@@ -114,7 +115,7 @@ fn pieces(table: &mut Table, directory: &Path, source: &Source) {
     }
 }
 
-/// Adds how fast a GiB passes, and deferd's memory then.
+/// Adds how fast a GiB passes, and deferd's memory during that.
 fn much(table: &mut Table, directory: &Path, source: &Source) {
     let servers = ["upstream", "script"].map(|name| deferd(directory, name, source));
     let (nginx, _peer) = nginx(source.address, directory, "");
@@ -149,7 +150,7 @@ fn much(table: &mut Table, directory: &Path, source: &Source) {
     }
 }
 
-/// Reads an answer of a GiB to its last byte; how fast, in MB a second.
+/// Reads an answer of a GiB to its last byte; returns the rate, in MB a second.
 fn drain(way: &Way<'_>) -> f64 {
     let begin = Instant::now();
     let mut stream = (way.begin)();
@@ -163,7 +164,7 @@ fn drain(way: &Way<'_>) -> f64 {
     MUCH as f64 / 1e6 / begin.elapsed().as_secs_f64()
 }
 
-/// Runs a program whose stdout is the socket that this returns the other end of.
+/// Runs a program whose stdout is a socket; returns the other end of the socket.
 fn into_socket(command: &mut Command) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -176,14 +177,14 @@ fn into_socket(command: &mut Command) -> TcpStream {
     stream
 }
 
-/// Where pieces are written: an upstream, and FIFOs for scripts.
+/// The source of the pieces: an upstream, and FIFOs for scripts.
 struct Source {
     address: SocketAddr,
-    /// Where the FIFOs are.
+    /// The directory of the FIFOs.
     directory: PathBuf,
     /// How many FIFOs were made.
     fifos: Cell<usize>,
-    /// When the next piece was written, piece by piece.
+    /// The times at which the pieces were written.
     written: Receiver<Instant>,
     writer: Arc<Mutex<Sender<Instant>>>,
 }
@@ -205,8 +206,8 @@ impl Source {
         Self { address, directory: directory.to_owned(), fifos: Cell::new(0), written, writer }
     }
 
-    /// Writes the pieces into a FIFO, once it is read; returns its path. Each round has one of its own: the reader of
-    /// the round before may not have seen the end yet, and would take pieces.
+    /// Writes the pieces into a FIFO, once it is opened for reading; returns its path. Each round has its own: the
+    /// reader of the previous round may not have seen the end yet, and would take pieces.
     fn write_into_fifo(&self) -> PathBuf {
         self.fifos.set(self.fifos.get() + 1);
         let path = self.directory.join(format!("fifo-{}", self.fifos.get()));
@@ -219,7 +220,7 @@ impl Source {
         path
     }
 
-    /// Reads the pieces; how many milliseconds each took from where it was written.
+    /// Reads the pieces; returns how many milliseconds each took from its source.
     fn follow(&self, mut stream: TcpStream) -> Vec<f64> {
         let mut delays = Vec::new();
         let mut read = Vec::new();
@@ -239,7 +240,7 @@ impl Source {
     }
 }
 
-/// Writes the pieces, and says when each was.
+/// Writes the pieces, and reports when each was written.
 fn write_pieces(
     writer: &Mutex<Sender<Instant>>,
     mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
@@ -253,7 +254,7 @@ fn write_pieces(
     }
 }
 
-/// Answers `/pieces` with the pieces, in chunks, and `/N` with so many bytes.
+/// Answers `/pieces` with the pieces, in chunks, and `/N` with N bytes.
 fn serve(mut stream: &TcpStream, writer: &Mutex<Sender<Instant>>) {
     stream.set_nodelay(true).unwrap();
     let bytes = vec![b'x'; 256 << 10];

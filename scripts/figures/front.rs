@@ -1,4 +1,4 @@
-//! What the strict front serves, beside a bare loop that does the least; and whole jobs a second.
+//! What the strict front serves, compared with a minimal loop; and complete jobs a second.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,15 +9,14 @@ use super::server::{Server, wait_until};
 
 const CONNECTIONS: usize = 64;
 
-/// The threads of the load generator, each with its share of the connections. Each sends on all of
-/// them before it reads, so that there is always something to answer.
+/// The threads of the load generator, each with its share of the connections. Each sends on all of them before it
+/// reads, so that there is always something to answer.
 const THREADS: usize = 2;
 
-/// How often the sides take turns within a round: often, so that what else the machine does falls on
-/// both.
+/// How often the sides take turns within a round: often, so that other load on the machine affects both.
 const TURNS: usize = 16;
 
-/// One turn of one side.
+/// The duration of one turn of one side.
 const SPAN: Duration = Duration::from_millis(80);
 
 /// Prints the figures.
@@ -35,7 +34,7 @@ fn serving(deferd: &Server, before: Option<&Server>) {
     assert_eq!(sides[0].length, sides[1].length, "both answer as many bytes");
     for _ in 0..ROUNDS {
         for turn in 0..TURNS {
-            // Which side comes first changes, in case it matters.
+            // The order of the sides alternates, in case it matters.
             let count = sides.len();
             (0..count).for_each(|side| sides[(turn + side) % count].load());
         }
@@ -58,7 +57,7 @@ struct Side<'a> {
     server: &'a Server,
     clients: Vec<Client>,
     request: Vec<u8>,
-    /// Of an answer, in bytes.
+    /// The length of an answer, in bytes.
     length: usize,
     meter: Meter,
 }
@@ -82,7 +81,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Submits and collects jobs whose work is next to nothing.
+/// Submits and collects jobs that do almost no work.
 fn jobs<'a>(deferd: &'a Server, before: Option<&'a Server>) {
     let job = deferred("/_api/version");
     for count in [1, 16, CONNECTIONS] {
@@ -109,7 +108,7 @@ fn jobs<'a>(deferd: &'a Server, before: Option<&'a Server>) {
     }
 }
 
-/// One job on each connection, submitted, then asked for until it is there.
+/// Submits one job on each connection, and asks for it until it is done.
 fn collect_each(clients: &mut [Client], job: &[u8]) {
     clients.iter_mut().for_each(|client| client.send(job));
     let mut pending: Vec<(&mut Client, Vec<u8>)> = clients
@@ -126,8 +125,8 @@ fn collect_each(clients: &mut [Client], job: &[u8]) {
     });
 }
 
-/// Shares the connections among the threads of the load generator, which do `each` with theirs again
-/// and again for a turn; how often that was, counted by connections.
+/// Distributes the connections over the threads of the load generator, which apply `each` to theirs repeatedly for a
+/// turn; returns how often, counted by connections.
 fn by_threads(clients: &mut [Client], each: impl Fn(&mut [Client]) + Sync) -> usize {
     let (begin, each) = (Instant::now(), &each);
     let load = |clients: &mut [Client]| {

@@ -1,6 +1,5 @@
-//! Gearman's protocol, as far as a client needs it for a foreground job and a worker to do it. The result
-//! goes through the server to the client that waits; a background job's would be dropped, for a job server
-//! keeps none.
+//! Gearman's protocol, as far as a client needs it for a foreground job and a worker to do it. The result goes through
+//! the server to the waiting client; that of a background job would be dropped, because a job server keeps no results.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,10 +18,10 @@ const NO_JOB: u32 = 10;
 const JOB_ASSIGN: u32 = 11;
 const WORK_COMPLETE: u32 = 13;
 
-/// Magic, type and size.
+/// The length of magic, type and size.
 const HEAD: usize = 12;
 
-/// A client's talk.
+/// The dialogue of a client.
 pub struct Foreground;
 
 impl Dialogue for Foreground {
@@ -60,7 +59,7 @@ fn head(head: &[u8]) -> (u32, usize) {
     (word(4), word(8) as usize)
 }
 
-/// Works for the server at `address`, with a connection for each of `count` threads, until it ends.
+/// Runs workers for the server at `address`, one connection in each of `count` threads, until it ends.
 pub fn work(address: SocketAddr, count: usize) {
     thread::scope(|scope| {
         for _ in 0..count {
@@ -78,7 +77,7 @@ impl Worker {
         Self(BufReader::new(stream))
     }
 
-    /// Ends with the connection.
+    /// Runs until the connection ends.
     fn run(&mut self) -> Option<()> {
         self.send(CAN_DO, &[b"version"])?;
         self.send(GRAB_JOB, &[])?;

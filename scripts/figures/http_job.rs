@@ -1,28 +1,28 @@
-//! A job over HTTP: a request that answers an id, and requests for its result until it is there. And a
-//! request that is answered by its result.
+//! A job over HTTP: a request that is answered with an id, and requests for its result until it is done. And a request
+//! that is answered with its result.
 
 use std::time::{Duration, Instant};
 
 use super::client::{parse, request};
 use super::load::{Answer, Dialogue, Next};
 
-/// What all of them compute.
+/// What all of the servers compute.
 pub const RESULT: &[u8] = br#"{"server":"arango","version":"1.4.3"}"#;
 
-/// How a server is asked.
+/// The requests to a server.
 #[derive(Clone, Copy)]
 pub struct Words {
     pub submit: &'static str,
-    /// Stands before the id.
+    /// The text before the id.
     pub collect: &'static str,
-    /// Stands behind the host, where the result is asked for.
+    /// The fields of the request for the result.
     pub fields: &'static str,
     pub result: &'static [u8],
-    /// Each request has a connection of its own.
+    /// Whether each request has a connection of its own.
     pub closes: bool,
 }
 
-/// deferd's, and the bare loop's.
+/// The requests to deferd, and to the bare loop.
 pub const DEFERD: Words = Words {
     submit: "GET /_api/version HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n",
     collect: "PUT /_api/job/",
@@ -31,10 +31,10 @@ pub const DEFERD: Words = Words {
     closes: false,
 };
 
-/// deferd's, where the client waits for the result.
+/// The requests to deferd if the client waits for the result.
 pub const WAITING: Words = Words { fields: "prefer: wait=60\r\n", ..DEFERD };
 
-/// Those of the peers behind Flask.
+/// The requests to the peers behind Flask.
 pub const FLASK: Words = Words {
     submit: "POST /submit HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n",
     collect: "GET /result/",
@@ -43,10 +43,10 @@ pub const FLASK: Words = Words {
     closes: false,
 };
 
-/// A client's talk.
+/// The dialogue of a client.
 pub struct HttpJob {
     words: Words,
-    /// Where the job was accepted: when it was submitted, and the request for its result.
+    /// When the job was submitted; and, once it is accepted, the request for its result.
     begin: Instant,
     collect: Option<Vec<u8>>,
 }
@@ -60,9 +60,9 @@ impl HttpJob {
         if self.words.closes { "connection: close\r\n\r\n" } else { "\r\n" }
     }
 
-    /// The client asks at once, and then each time when it has waited as long again: that is few requests for
-    /// who is slow, and little time lost for who is quick. (Rests half as long gave the peers less at many clients,
-    /// longer ones less at one.)
+    /// Returns the pause before the next request. The client asks at once, and then each time after it has waited as
+    /// long again: a slow server gets few requests, and a quick one loses little time. (Pauses half as long made the
+    /// peers slower with many clients, longer ones made them slower with one.)
     fn rest(&self) -> Duration {
         self.begin.elapsed()
     }
@@ -105,7 +105,7 @@ impl Dialogue for HttpJob {
 /// A client that asks deferd without a pause whether its job is done, and then collects: the loop that users of
 /// drivers write.
 pub struct Polling {
-    /// The request for the job's status, where it was accepted.
+    /// The request for the job's status, once the job is accepted.
     status: Option<Vec<u8>>,
     is_done: bool,
 }
@@ -152,13 +152,13 @@ impl Dialogue for Polling {
     }
 }
 
-/// The id in `{"id":"…"}`.
+/// Returns the id in `{"id":"…"}`.
 pub fn id_in(body: &[u8]) -> String {
     let text = std::str::from_utf8(body).unwrap();
     text.split('"').nth(3).unwrap_or_else(|| panic!("no id in {text:?}")).to_owned()
 }
 
-/// A client's talk with a server that answers at once.
+/// The dialogue of a client with a server that answers at once.
 pub struct Exchange {
     pub request: Vec<u8>,
     pub result: &'static [u8],

@@ -1,7 +1,7 @@
-//! What hostile clients make deferd hold: the memory at its highest (`VmHWM`), attempt by attempt.
+//! The highest memory that hostile clients make deferd hold (`VmHWM`), attempt by attempt.
 //!
-//! Each attempt has a deferd of its own with `--max-memory 32M`, once in memory and once over `--data`. What
-//! exceeds the aim is told by kind of mapping on stderr. The attempts are in `attempts`.
+//! Each attempt has a deferd of its own with `--max-memory 32M`, once in memory and once with `--data`. If an attempt
+//! exceeds the aim, stderr shows its memory by kind of mapping. The attempts are in `attempts`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,10 +14,10 @@ use super::endless;
 use super::peer::{Directory, end_on_signals};
 use super::server::Server;
 
-/// What nothing may exceed, in MiB.
+/// The limit that no attempt may exceed, in MiB.
 const MOST: f64 = 64.0;
 
-/// Scripts below `/run/` and `/cgi/`, each by its name and its lines.
+/// Scripts below `/run/` and `/cgi/`, each with its name and its lines.
 const SCRIPTS: [(&str, &str); 8] = [
     ("large", "head -c 8000000 /dev/zero"),
     ("sized", "head -c \"$QUERY_STRING\" /dev/zero"),
@@ -26,7 +26,7 @@ const SCRIPTS: [(&str, &str); 8] = [
     ("lines", "exec yes stderr >&2"),
     ("log", "head -c 9000 /dev/zero | tr '\\0' x >&2"),
     ("wait", "exec sleep 20"),
-    // A head of nearly 64 KiB in fields of 8 000 bytes, and nothing behind it.
+    // A head of nearly 64 KiB in fields of 8 000 bytes, without content.
     (
         "head",
         "echo 'content-type: text/plain'; x=$(head -c 8000 /dev/zero | tr '\\0' x)\n\
@@ -37,7 +37,7 @@ const SCRIPTS: [(&str, &str); 8] = [
 /// A deferd under attack.
 pub struct Target {
     pub server: Server,
-    /// The options it was started with, so that it can be started again.
+    /// The options with which it was started, to start it again.
     options: Vec<String>,
     pub is_on_disk: bool,
 }
@@ -51,12 +51,12 @@ impl Target {
     /// Kills it, and starts another over the same directory.
     pub fn restart(&mut self) {
         let options = std::mem::take(&mut self.options);
-        // The lock of the directory goes with the process.
+        // The lock of the directory is released with the process.
         self.server.kill();
         *self = Self::start(options, self.is_on_disk);
     }
 
-    /// Returns the most that was resident, in MiB.
+    /// Returns the highest resident memory, in MiB.
     fn highest(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -64,7 +64,7 @@ impl Target {
     }
 }
 
-/// Prints the table of all attempts, or of those whose names hold `word`.
+/// Prints the table of all attempts, or of those whose names contain `word`.
 pub fn print(word: Option<&str>) {
     end_on_signals();
     let directory = Directory::new();
@@ -92,7 +92,7 @@ pub fn print(word: Option<&str>) {
     println!("| highest, in {seconds} s | {highest:.1} | | {missed} missed |");
 }
 
-/// Makes an attempt and returns the most that was resident, in MiB.
+/// Makes an attempt; returns the highest resident memory, in MiB.
 fn figure(attempt: &Attempt, scripts: &Path, directory: &Path, data: Option<&Path>) -> f64 {
     let upstream = endless::start();
     let mut options = vec!["--max-memory".to_owned(), "32M".to_owned()];
@@ -133,7 +133,7 @@ fn scripts(directory: &Path) -> PathBuf {
     scripts
 }
 
-/// Returns what is resident by kind of mapping, in MiB.
+/// Returns the resident memory by kind of mapping, in MiB.
 fn kinds(pid: u32) -> String {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
     let mut sums = [("heap", 0.0), ("arenas", 0.0), ("stacks", 0.0), ("maps", 0.0), ("files", 0.0)];
@@ -143,7 +143,7 @@ fn kinds(pid: u32) -> String {
         if let Some((start, end)) = first.split_once('-') {
             let address = |text| u64::from_str_radix(text, 16).unwrap_or(0);
             let (start, end) = (address(start), address(end));
-            // glibc's arenas begin at multiples of 64 MiB and are as large, most of it untouched.
+            // glibc's arenas begin at multiples of 64 MiB and have that size, most of it untouched.
             if start.is_multiple_of(64 << 20) && start > 1 << 40 {
                 arena_end = start + (64 << 20);
             }
@@ -151,7 +151,7 @@ fn kinds(pid: u32) -> String {
                 Some("[heap]") => 0,
                 Some(name) if name.starts_with('/') => 4,
                 _ if start < arena_end => 1,
-                // Of a connection's thread, of a worker's.
+                // The stack of a connection's thread, or of a worker.
                 _ if matches!((end - start) >> 10, 248..=272 | 2040..=2064) => 2,
                 _ => 3,
             };

@@ -1,8 +1,8 @@
-//! Clients in a closed loop, whatever protocol they speak: each does one piece of work after the other on
-//! a connection of its own, and a thread looks after many of them by epoll.
+//! Clients in a closed loop, whatever protocol they speak: each does one piece of work after the other on a connection
+//! of its own, and a thread serves many of them by epoll.
 //!
-//! What a server did is counted between two instants while all clients are at work, so neither the first
-//! nor the last pieces of a turn count.
+//! A server's work is counted between two times at which all clients are working, so neither the first nor the last
+//! pieces of a turn count.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,33 +15,33 @@ use rustix::event::{Timespec, epoll};
 
 use super::sample::Sample;
 
-/// Longer without anything from a server, and it hangs.
+/// After this much silence, a server counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The threads of the load generator, each with its share of the clients.
 const THREADS: usize = 2;
 
-/// What a client says and understands.
+/// What a client sends and understands.
 pub trait Dialogue: Send {
     /// Writes the first request of a piece of work.
     fn begin(&mut self, out: &mut Vec<u8>);
-    /// Takes the first answer out of `bytes`, where it is there as a whole; `ended` where nothing comes behind
-    /// them. What is to be sent next is written to `out`.
+    /// Takes the first answer out of `bytes`, if it is complete; `ended` says that nothing follows them. Writes the
+    /// next request to `out`.
     fn answer(&mut self, bytes: &[u8], ended: bool, out: &mut Vec<u8>) -> Option<Answer>;
 }
 
-/// What was understood.
+/// An answer that was understood.
 pub struct Answer {
-    /// In bytes.
+    /// Its length, in bytes.
     pub length: usize,
-    /// The server says that the connection ends here.
+    /// Whether the server announces the end of the connection.
     pub closes: bool,
     pub next: Next,
 }
 
 /// What a client does after an answer.
 pub enum Next {
-    /// It sends what it wrote, after a rest.
+    /// It sends what it wrote, after a pause.
     Send(Duration),
     /// It waits for another answer.
     Listen,
@@ -58,12 +58,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Loads a server; the pieces of work a second.
+    /// Loads a server; returns the pieces of work a second.
     pub fn on<D: Dialogue>(self, address: SocketAddr, dialogue: impl Fn() -> D) -> f64 {
         self.times(address, dialogue).len() as f64 / self.span.as_secs_f64()
     }
 
-    /// Loads a server; how long each piece of work took, in milliseconds.
+    /// Loads a server; returns how long each piece of work took, in milliseconds.
     pub fn times<D: Dialogue>(self, address: SocketAddr, dialogue: impl Fn() -> D) -> Sample {
         let from = Instant::now() + self.warm_up;
         let until = from + self.span;
@@ -81,13 +81,13 @@ impl Load {
     }
 }
 
-/// Does one piece of work, to see that the server is there.
+/// Does one piece of work, to check that the server works.
 pub fn once(address: SocketAddr, dialogue: impl Dialogue) {
     drive(address, vec![dialogue], Instant::now(), Instant::now());
 }
 
-/// Has clients with these dialogues work until then, and finish what they have begun; how long each piece took
-/// that was done between the two instants, in milliseconds.
+/// Runs clients with these dialogues until then, and lets them finish what they have begun; returns how long each
+/// piece took that ended between the two times, in milliseconds.
 fn drive<D: Dialogue>(
     address: SocketAddr,
     dialogues: Vec<D>,
@@ -149,16 +149,16 @@ fn wait(epoll: impl AsFd, events: &mut Vec<epoll::Event>, rests: Option<Instant>
 /// One client.
 struct Client<D> {
     address: SocketAddr,
-    /// None between a connection that the server closed and the next request.
+    /// `None` between a connection that the server closed and the next request.
     stream: Option<TcpStream>,
-    /// Where its events go, and under which number.
+    /// The epoll instance for its events, and its number there.
     epoll: Arc<OwnedFd>,
     number: u64,
     dialogue: D,
     buffer: Box<[u8]>,
-    /// `buffer[..end]` was read and not used.
+    /// `buffer[..end]` was read and not yet used.
     end: usize,
-    /// To be sent, at once or when the client has rested.
+    /// What to send, at once or after the pause.
     out: Vec<u8>,
     rests_until: Option<Instant>,
     /// When it began this piece of work.
@@ -172,8 +172,8 @@ impl<D: Dialogue> Client<D> {
         self.send();
     }
 
-    /// Connects where that must be: not before there is something to send, for a connection that is only
-    /// open may keep a thread of the server.
+    /// Connects if necessary, but not before there is something to send: an idle connection may occupy a thread of the
+    /// server.
     fn send(&mut self) {
         if self.stream.is_none() {
             let stream = connect(self.address);
@@ -194,7 +194,7 @@ impl<D: Dialogue> Client<D> {
         }
     }
 
-    /// Reads what is there and answers it; whether the piece of work is done.
+    /// Reads what has arrived and answers it; returns whether the piece of work is done.
     fn listen(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let read = stream.read(&mut self.buffer[self.end..]).unwrap();

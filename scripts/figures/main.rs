@@ -1,25 +1,25 @@
-//! The figures that deferd is measured by, one subcommand each: `scripts/bench-*` run them.
+//! The benchmarks of deferd, one subcommand each: `scripts/bench-*` run them.
 //!
-//! They print and never fail on speed. Both sides of every ratio are measured in one run, in turn, so
-//! that whatever else the machine does falls on both. Everything that is started is ended, and every
-//! wait ends within [`server::TIME_LIMIT`].
+//! They print and never fail because of speed. Both sides of every ratio are measured in one run, in turn, so that
+//! other load on the machine affects both. Everything that is started is ended, and every wait ends within
+//! [`server::TIME_LIMIT`].
 //!
-//! - [`scripts`]: a script job beside the bare fork+exec of the same script.
+//! - [`scripts`]: a script job compared with the bare fork+exec of the same script.
 //! - [`memory`]: sizes, start, and what a hundred thousand results cost.
-//! - [`front`]: the strict front beside a bare loop over sockets.
-//! - [`auth`]: refusals of an unknown user beside those of a wrong token.
-//! - [`asking`]: jobs whose clients wait, beside those whose clients ask without a pause, over each store.
-//! - [`store`]: durable submissions beside those in memory, and what they cost in syncs.
-//! - `shared`: several deferd on one engine, beside a bare loop of the same scripts; with the feature `redis`.
-//! - [`records`]: a page of records, beside more and more results.
-//! - [`upstream`]: a deferred call to an upstream beside the same call direct, and clients that wait.
-//! - [`limits`]: what hostile clients make deferd hold at its highest; the `attempts`, made by a [`crowd`], and by an
-//!   [`endless`] upstream.
-//! - [`content`]: answers as they come and answers of a GiB, beside nginx and `cat`; [`flowing`] is its part of what
-//!   passes while a client waits, [`stored`] that of what is stored.
-//! - [`all`]: deferd beside what a user would pick instead, in one `table`: `deferring`, `running` scripts, `weighing`,
-//!   and of the above [`asking`], [`memory`] and [`upstream`]. `peers` starts those who defer, each a `peer`, and
-//!   `load` has their clients work, who speak `http_job`, `gearman` or `beanstalk`.
+//! - [`front`]: the strict front compared with a bare loop over sockets.
+//! - [`auth`]: refusals of an unknown user compared with those of a wrong token.
+//! - [`asking`]: jobs whose clients wait, compared with those whose clients poll, over each store.
+//! - [`store`]: durable submissions compared with those in memory, and what they cost in syncs.
+//! - `shared`: several deferd on one engine, compared with a bare loop of the same scripts; with the feature `redis`.
+//! - [`records`]: a page of records, among more and more results.
+//! - [`upstream`]: a deferred call to an upstream compared with the same call made directly, and clients that wait.
+//! - [`limits`]: the highest memory that hostile clients make deferd hold; a [`crowd`], and an [`endless`] upstream
+//!   make the `attempts`.
+//! - [`content`]: answers as they arrive and answers of a GiB, compared with nginx and `cat`; [`flowing`] has what
+//!   passes while a client waits, [`stored`] what is stored.
+//! - [`all`]: deferd compared with what a user might choose instead, in one `table`: `deferring`, `running` scripts,
+//!   `weighing`, and from the above [`asking`], [`memory`] and [`upstream`]. `peers` starts the other servers, each a
+//!   `peer`; `load` runs their clients, which speak `http_job`, `gearman` or `beanstalk`.
 //! - [`bare`]: that loop. [`client`], [`server`], [`sample`]: what all of them share.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]

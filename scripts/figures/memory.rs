@@ -1,6 +1,6 @@
-//! What deferd weighs: its file, its start, its memory at rest, and results by the hundred thousand.
+//! The weight of deferd: its file, its start, its memory at rest, and results by the hundred thousand.
 //!
-//! Two deferds stand side by side, one with few results and one with many, and are asked in turn.
+//! Two deferds run side by side, one with few results and one with many, and are asked in turn.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,9 +15,9 @@ const STARTS: usize = 20;
 const MANY: usize = 100_000;
 const FEW: usize = 1000;
 const MILLION: usize = 1_000_000;
-/// Per round: 5 040 in all.
+/// Submissions in a round: 5 040 in all.
 const SUBMISSIONS: usize = 720;
-/// Per round, of everything else.
+/// All other requests in a round.
 const REQUESTS: usize = 100;
 
 /// Prints the figures.
@@ -36,7 +36,7 @@ pub fn print() {
     delete(&mut few, &mut many);
 }
 
-/// Adds the same to a table, with results up to a [`MILLION`].
+/// Adds the same figures to a table, with results up to a [`MILLION`].
 pub fn tabulate(table: &mut Table) {
     let (ready, _) = starts();
     table.once("binary, MiB", "deferd", &format!("{:.2}", binary() / MIB));
@@ -75,14 +75,14 @@ pub fn tabulate(table: &mut Table) {
     }
 }
 
-/// The middle half of many single requests: the outermost are the machine's.
+/// Returns the middle half of many single requests: the outliers are caused by the machine.
 fn middle(sample: &Sample) -> Sample {
     let mut middle = Sample::default();
     [0.25, 0.5, 0.75].into_iter().for_each(|q| middle.push(sample.quantile(q)));
     middle
 }
 
-/// The size of the program.
+/// Returns the size of the program.
 fn binary() -> f64 {
     std::fs::metadata(env!("CARGO_BIN_EXE_deferd")).unwrap().len() as f64
 }
@@ -94,7 +94,7 @@ fn at_rest() {
     row("resident at rest, MiB, of 20 (target <= 4)", format_args!("{resident:.2}"));
 }
 
-/// Milliseconds from exec to listening, and what is resident then, in MiB.
+/// Returns the milliseconds from exec to listening, and the resident memory then, in MiB.
 fn starts() -> (Sample, Sample) {
     let (mut ready, mut resident) = (Sample::default(), Sample::default());
     for _ in 0..STARTS {
@@ -118,11 +118,11 @@ impl Side {
     fn start() -> Self {
         let server = Server::deferd("warn", &["--max-memory", "8G"]);
         let client = Client::new(server.address);
-        // Its content is formatted, so the result owns memory of its own.
+        // Its content is formatted, so the result has memory of its own.
         Self { server, client, job: deferred("/_admin/time") }
     }
 
-    /// The length of a result's body.
+    /// Returns the length of a result's body.
     fn body(&mut self) -> usize {
         let (_, id) = self.submit();
         self.client.wait_done(&id, Duration::ZERO);
@@ -135,7 +135,7 @@ impl Side {
         (micros(begin), id)
     }
 
-    /// Waits for the result and collects it; the time of the collection.
+    /// Waits for the result and collects it; returns the time of the collection.
     fn collect(&mut self, id: &str) -> f64 {
         self.client.wait_done(id, Duration::ZERO);
         let collect = request("PUT", &format!("/_api/job/{id}"));
@@ -157,7 +157,7 @@ fn micros(begin: Instant) -> f64 {
     begin.elapsed().as_secs_f64() * 1e6
 }
 
-/// Fills a deferd, and says what that takes.
+/// Fills a deferd, and prints what that takes.
 fn grow(side: &mut Side) {
     let body = side.body();
     let before = side.server.resident();
@@ -181,7 +181,7 @@ fn grow(side: &mut Side) {
 struct Pair {
     few: Sample,
     many: Sample,
-    /// Of the medians, round by round.
+    /// The ratio of the medians, round by round.
     ratio: Sample,
 }
 
@@ -229,7 +229,7 @@ fn ask(few: &mut Side, many: &mut Side) -> [(&'static str, Pair); 3] {
     let list = request("GET", "/_api/job/done?count=100");
     let listed = Pair::measure(REQUESTS, || (few.time_of(&list), many.time_of(&list)));
     let collected = Pair::measure(REQUESTS, || {
-        // Submitted just before, so that as many stay stored.
+        // Submitted directly before, so that as many stay stored.
         let (_, few_id) = few.submit();
         let (_, many_id) = many.submit();
         (few.collect(&few_id), many.collect(&many_id))

@@ -1,8 +1,8 @@
-//! A program of others under measurement, with all its processes: they end when it is dropped, and when
-//! the benchmark is told to end.
+//! A peer, another program that is measured, with all its processes: they end when it is dropped, and when the
+//! benchmark is told to end.
 //!
-//! A peer's processes are those in the groups that were started for it, and those that carry its mark in
-//! their environment, wherever they went.
+//! A peer's processes are those in the groups that were started for it, and those with its mark in their environment,
+//! wherever they have gone.
 
 use std::fs;
 use std::io::Read;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// A server that is not there by then will not come.
+/// A server that does not listen by then will never do so.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A peer that has not ended by then is killed.
@@ -28,18 +28,18 @@ const END_LIMIT: Duration = Duration::from_secs(3);
 /// The variable that marks a peer's processes.
 const MARK: &str = "DEFERD_BENCH_PEER";
 
-/// What is there to be ended.
+/// What must be ended.
 static STARTED: Mutex<Started> =
     Mutex::new(Started { marks: Vec::new(), groups: Vec::new(), directories: Vec::new() });
 
 struct Started {
     marks: Vec<String>,
-    /// Process groups, and whose they are.
+    /// Process groups, and the marks of their peers.
     groups: Vec<(u32, String)>,
     directories: Vec<PathBuf>,
 }
 
-/// Some processes that make up one server.
+/// The processes that make up one server.
 pub struct Peer {
     mark: String,
     children: Vec<Child>,
@@ -54,7 +54,7 @@ impl Peer {
         Self { mark, children: Vec::new() }
     }
 
-    /// Starts a process of it, in a group of its own.
+    /// Starts one of its processes, in a group of its own.
     pub fn start(&mut self, command: &mut Command) {
         let child = self.marked(command).stdin(Stdio::null()).stdout(Stdio::null());
         let child = child.stderr(Stdio::null()).process_group(0).spawn();
@@ -69,13 +69,13 @@ impl Peer {
         command.env(name, value)
     }
 
-    /// The memory of all its processes, in bytes: resident, and with what they share divided among them.
+    /// Returns the memory of all its processes, in bytes: resident, and with shared memory divided among them.
     pub fn memory(&self) -> Memory {
         memory(&processes(&self.mark))
     }
 }
 
-/// Marks what is no peer, but is to end on signals as well.
+/// Marks a command that is not a peer, but must also end on signals.
 pub fn mark_own(command: &mut Command) {
     let mark = own_mark();
     let (name, value) = mark.split_once('=').unwrap();
@@ -93,11 +93,11 @@ pub struct Memory {
     pub proportional: f64,
 }
 
-/// Of these processes together.
+/// Returns the memory of these processes together.
 pub fn memory(pids: &[u32]) -> Memory {
     let mut memory = Memory { resident: 0.0, proportional: 0.0 };
     for pid in pids {
-        // One that has just ended weighs nothing.
+        // A process that has just ended weighs nothing.
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let bytes = |name: &str| {
             let line = rollup.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0 kB");
@@ -121,8 +121,8 @@ impl Drop for Peer {
     }
 }
 
-/// The processes in the groups of a peer, and those with its mark: some leave their group, and others write
-/// over their environment.
+/// Returns the processes in the groups of a peer, and those with its mark: some leave their group, and others
+/// overwrite their environment.
 fn processes(mark: &str) -> Vec<u32> {
     let groups: Vec<u32> = {
         let started = STARTED.lock().unwrap();
@@ -137,20 +137,20 @@ fn processes(mark: &str) -> Vec<u32> {
     pids.filter(|&pid| is_marked(pid) || groups.contains(&group(pid))).collect()
 }
 
-/// The process group of a process.
+/// Returns the process group of a process.
 fn group(pid: u32) -> u32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything; the group is the third field behind it.
+    // The name, in parentheses, may contain anything; the group is the third field after it.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     fields.split_whitespace().nth(2).map_or(0, |group| group.parse().unwrap())
 }
 
-/// Ends what has this mark: in order, so that parents wait for their children, or else by force.
+/// Ends the processes with this mark: in order, so that parents wait for their children, or else by force.
 fn end(mark: &str) {
     let begin = Instant::now();
     loop {
         let pids = processes(mark);
-        // Those of ours that have ended, and that nobody has waited for, have no memory.
+        // Our own children that have ended, and that were not waited for, have no memory.
         let alive = |pid: &&u32| memory(&[**pid]).resident > 0.0;
         if pids.iter().filter(alive).count() == 0 || begin.elapsed() > 2 * END_LIMIT {
             return;
@@ -164,7 +164,7 @@ fn end(mark: &str) {
     }
 }
 
-/// A directory for what peers write, removed with this.
+/// A directory for what peers write, removed when dropped.
 pub struct Directory(pub PathBuf);
 
 impl Directory {
@@ -182,7 +182,7 @@ impl Drop for Directory {
     }
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP end this program, with everything that it has started.
+/// Makes SIGINT, SIGTERM and SIGHUP end this program, with everything that it has started.
 pub fn end_on_signals() {
     let (mut receiver, sender) = UnixStream::pair().unwrap();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -207,7 +207,7 @@ fn end_everything() {
     }
 }
 
-/// An address whose port was free a moment ago.
+/// Returns an address whose port was free a moment ago.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,5 +1,5 @@
-//! What a user would pick instead of deferd to defer a request, as its own documents set it up: each with
-//! workers for the processors that there are.
+//! What a user might choose instead of deferd to defer a request, set up as its own documents describe: each with
+//! workers for the available processors.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::load::{self, Load};
 use super::peer::{Memory, Peer, free_address, memory, wait_for, wait_for_path};
 use super::server::Server;
 
-/// What a contestant's clients say.
+/// The protocol of a contestant's clients.
 #[derive(Clone, Copy)]
 enum Speech {
     Http(Words),
@@ -20,7 +20,7 @@ enum Speech {
     Beanstalk,
 }
 
-/// Who takes part.
+/// A program that takes part.
 pub struct Contestant {
     pub name: &'static str,
     /// Its name without how it is used.
@@ -28,11 +28,11 @@ pub struct Contestant {
     /// Whether it keeps results until they are asked for, and is neither deferd nor the limit.
     pub stores_results: bool,
     pub address: SocketAddr,
-    /// Redis' socket, where it has one.
+    /// Redis' socket, if it uses Redis.
     pub redis: Option<PathBuf>,
     speech: Speech,
     processes: Processes,
-    /// Where it is ours, and so no part of what the contestant weighs.
+    /// A worker that is ours, and therefore not part of the contestant's weight.
     worker: Option<Peer>,
 }
 
@@ -42,7 +42,7 @@ enum Processes {
 }
 
 impl Contestant {
-    /// The rate at which it does jobs under a load.
+    /// Returns the rate at which it does jobs under a load.
     pub fn rate(&self, load: Load) -> f64 {
         match self.speech {
             Speech::Http(words) => load.on(self.address, || HttpJob::new(words)),
@@ -51,7 +51,7 @@ impl Contestant {
         }
     }
 
-    /// Has it do one job.
+    /// Lets it do one job.
     pub fn once(&self) {
         match self.speech {
             Speech::Http(words) => load::once(self.address, HttpJob::new(words)),
@@ -112,15 +112,15 @@ fn short(name: &'static str) -> &'static str {
     name.split(',').next().unwrap_or(name)
 }
 
-/// deferd as it comes.
+/// Returns deferd with its default settings.
 pub fn deferd() -> Contestant {
     Contestant::server("deferd", Server::deferd("warn", &[]), DEFERD)
 }
 
-/// The limit, and deferd's other front.
+/// Returns the limit, and deferd's other front.
 pub fn own() -> [Contestant; 2] {
     let tiny_http = Server::deferd("warn", &["--front", "tiny_http"]);
-    // It serves eight kept connections, and no others until one of those is closed.
+    // It serves eight kept connections, and no others until one of them is closed.
     let one_each = Words { closes: true, ..DEFERD };
     [
         Contestant::server("bare loop, no job (limit)", Server::bare(), DEFERD),
@@ -128,7 +128,7 @@ pub fn own() -> [Contestant; 2] {
     ]
 }
 
-/// All others. `environment` is Python's, `directory` for what they write.
+/// Returns all others. `environment` is the Python environment, `directory` is for what they write.
 pub fn others(environment: &Path, directory: &Path) -> Vec<Contestant> {
     let python = Python { environment, directory };
     vec![
@@ -225,7 +225,7 @@ impl Python<'_> {
     }
 }
 
-/// A Redis that keeps nothing on disk; its socket.
+/// Starts a Redis that keeps nothing on disk; returns its socket.
 fn redis(peer: &mut Peer, directory: &Path) -> PathBuf {
     std::fs::create_dir(directory).unwrap();
     let socket = directory.join("redis");
@@ -239,7 +239,7 @@ fn redis(peer: &mut Peer, directory: &Path) -> PathBuf {
 fn gearmand() -> Contestant {
     let (mut peer, address) = (Peer::new(), free_address());
     let port = address.port().to_string();
-    // Its backlog is 32 by itself, too few for 64 clients that come at once.
+    // Its default backlog is 32, too few for 64 clients that arrive at once.
     peer.start(Command::new("gearmand").args([
         "-L",
         "127.0.0.1",

@@ -1,7 +1,7 @@
-//! The records of jobs: what a page of them costs by how many jobs there are, through which filter.
+//! The records of jobs: what a page of them costs, by number of jobs and by filter.
 //!
-//! In the store itself, without HTTP: a page must cost the same beside a million results as beside ten thousand. The
-//! last rows are what others wait for meanwhile: the store is locked for a part of a page at a time.
+//! In the store itself, without HTTP: a page must cost the same among a million results as among ten thousand. The
+//! last rows are what others wait for in the meantime: the store is locked for a part of a page at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,11 +22,11 @@ use http::{Request, Response};
 use super::sample::{Sample, row, title};
 
 const SIZES: [usize; 3] = [10_000, 100_000, 1_000_000];
-/// One job in so many fails.
+/// One job in this many fails.
 const FAILS: usize = 1000;
-/// How often each page is asked for.
+/// How often each page is requested.
 const PAGES: usize = 51;
-/// How long the status of jobs is asked for beside a client that lists without a pause.
+/// How long the status of jobs is requested while a client lists without a pause.
 const SPAN: Duration = Duration::from_secs(1);
 
 /// Prints the figures.
@@ -59,7 +59,7 @@ impl Filled {
         Self { store: MemoryStore::new(room, plan), memory, owner: Owner::anonymous() }
     }
 
-    /// Adds a result, the `n`-th.
+    /// Adds the `n`-th result.
     fn add(&self, n: usize) -> JobId {
         let micros = 1_800_000_000_000_000 + n as u64;
         let age = Age::from_micros(i64::try_from(micros).unwrap());
@@ -103,14 +103,14 @@ impl Filled {
         }
     }
 
-    /// How long a page takes, in milliseconds.
+    /// Returns how long a page takes, in milliseconds.
     fn page(&self, filter: &Filter, after: Option<JobId>, count: usize) -> f64 {
         let begin = Instant::now();
         self.store.records(&self.owner, filter, after, count).unwrap();
         begin.elapsed().as_secs_f64() * 1e3
     }
 
-    /// How long single questions take, in milliseconds.
+    /// Returns how long single requests take, in milliseconds.
     fn statuses(&self, ids: &[JobId], filter: &Filter, company: Company) -> Sample {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -135,7 +135,7 @@ impl Filled {
     }
 }
 
-/// What else goes on.
+/// What else is going on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Company {
     None,

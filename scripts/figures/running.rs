@@ -1,5 +1,5 @@
-//! A script run for each request: deferd, a bare loop of spawns as the limit, and others. All have as many
-//! scripts under way as there are clients.
+//! A script run for each request: deferd, a bare loop of spawns as the limit, and others. All run as many scripts at
+//! once as there are clients.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,17 +22,17 @@ const ROUNDS: usize = 5;
 const LOAD: Load =
     Load { clients: 4, warm_up: Duration::from_millis(150), span: Duration::from_millis(1000) };
 
-/// What the script says.
+/// What the script prints.
 const OK: &[u8] = b"ok\n";
 
-/// deferd with scripts: the client waits for the result, as all others let it do.
+/// The requests to deferd with scripts: the client waits for the result, as with all others.
 const DEFERRED: Words = Words {
     submit: "GET /run/ok HTTP/1.1\r\nhost: localhost\r\nx-arango-async: store\r\n",
     result: OK,
     ..WAITING
 };
 
-/// Programs that run scripts.
+/// Other programs that run scripts.
 pub struct Others {
     webhook: (SocketAddr, Peer),
     lighttpd: (SocketAddr, Peer),
@@ -47,7 +47,7 @@ impl Others {
         let scripts = scripts::Directory::new();
         let cgi = scripts.0.join("cgi-bin");
         fs::create_dir(&cgi).unwrap();
-        // The same script with the head that CGI wants; one write, as the other.
+        // The same script with the head that CGI requires; one write, as in the other.
         let script = "#!/bin/sh\nprintf 'content-type: text/plain\\n\\nok\\n'\n";
         fs::write(cgi.join("ok"), script).unwrap();
         fs::set_permissions(cgi.join("ok"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -60,7 +60,7 @@ impl Others {
         }
     }
 
-    /// What each weighs.
+    /// Returns the weight of each.
     pub fn memory(&self) -> [(&'static str, Memory); 4] {
         [
             ("webhook", self.webhook.1.memory()),
@@ -122,7 +122,7 @@ fn busybox(scripts: &Path) -> (SocketAddr, Peer) {
     (address, peer)
 }
 
-/// Its server starts with the first job, in a session of its own.
+/// Starts the spooler, whose server starts with the first job, in a session of its own.
 fn spooler(directory: &Path) -> Peer {
     let peer = Peer::new();
     assert!(tsp(&peer, directory).args(["-fn", "true"]).status().unwrap().success());
@@ -140,7 +140,7 @@ fn tsp(peer: &Peer, directory: &Path) -> Command {
 /// Measures one side once.
 type Rate<'a> = Box<dyn Fn() -> f64 + 'a>;
 
-/// Measures all in turn.
+/// Measures all sides in turn.
 pub fn measure(table: &mut Table, others: &Others, directory: &Path) {
     let route = format!("/run/=run:{}", others.scripts.0.display());
     let workers = LOAD.clients.to_string();
@@ -185,7 +185,7 @@ pub fn measure(table: &mut Table, others: &Others, directory: &Path) {
     }
 }
 
-/// Does this again and again in as many threads as there are clients elsewhere; how often a second.
+/// Does this work repeatedly in as many threads as there are clients elsewhere; returns how often a second.
 fn loops(work: impl Fn() + Sync) -> f64 {
     let from = Instant::now() + LOAD.warm_up;
     let until = from + LOAD.span;

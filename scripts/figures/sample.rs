@@ -1,4 +1,4 @@
-//! Statistics and their print: medians with the range they come from.
+//! Statistics and their output: medians with their range.
 
 use std::fmt;
 use std::time::Instant;
@@ -6,22 +6,22 @@ use std::time::Instant;
 /// How often each side of a ratio is measured.
 pub const ROUNDS: usize = 7;
 
-/// What was measured, once a round.
+/// The measured values, one for each round.
 #[derive(Default)]
 pub struct Sample(Vec<f64>);
 
 impl Sample {
-    /// Adds what was measured.
+    /// Adds a measured value.
     pub fn push(&mut self, value: f64) {
         self.0.push(value);
     }
 
-    /// How often it was measured.
+    /// Returns the number of values.
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The value below which the share `q` of all values lies.
+    /// Returns the value below which the share `q` of all values lies.
     pub fn quantile(&self, q: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -32,7 +32,7 @@ impl Sample {
         self.quantile(0.5)
     }
 
-    /// Round by round, this divided by `other`: what disturbs a round disturbs both.
+    /// Returns this divided by `other`, round by round: what disturbs a round disturbs both.
     pub fn over(&self, other: &Self) -> Self {
         assert_eq!(self.0.len(), other.0.len(), "both sides have as many rounds");
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect())
@@ -45,7 +45,7 @@ impl FromIterator<f64> for Sample {
     }
 }
 
-/// How much was done in which time, turn by turn, and what that comes to round by round.
+/// How much was done in how much time, turn by turn, and the resulting values round by round.
 #[derive(Default)]
 pub struct Meter {
     count: f64,
@@ -58,7 +58,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Measures one turn: `work` says how much it did, `processor_time` what that has cost so far.
+    /// Measures one turn: `work` returns how much it did, `processor_time` the total so far.
     pub fn turn(&mut self, processor_time: impl Fn() -> f64, work: impl FnOnce() -> usize) {
         let (begin, processor) = (Instant::now(), processor_time());
         self.count += work() as f64;
@@ -74,7 +74,7 @@ impl Meter {
     }
 }
 
-/// `median (min – max)`, with the precision asked for.
+/// `median (min – max)`, with the requested precision.
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(0);
@@ -83,7 +83,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// Prints what this is about, and the machine.
+/// Prints the title, and the machine.
 pub fn title(what: &str) {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a script job costs beside the bare fork+exec of the same script.
+//! What a script job costs compared with the bare fork+exec of the same script.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
@@ -14,13 +14,13 @@ use super::client::{Client, deferred, request};
 use super::sample::{Meter, ROUNDS, row, title};
 use super::server::{Server, processor_time};
 
-/// How often the sides take turns within a round, so that what else the machine does falls on all.
+/// How often the sides take turns within a round, so that other load on the machine affects all.
 const TURNS: usize = 4;
 
 /// Scripts in one turn of one side.
 const SCRIPTS: usize = 250;
 
-/// Connections that submit and collect, a thread each.
+/// Connections that submit and collect, with a thread each.
 const CLIENTS: usize = 2;
 
 /// How often a client asks whether its last job is done.
@@ -75,13 +75,13 @@ fn print_rows(workers: usize, [bare, silent, logged]: &[Meter; 3]) {
     let time = |meter: &Meter| bare.rate.over(&meter.rate);
     row("time of a job / bare, no access log", format_args!("{:.3}", time(silent)));
     row("time of a job / bare (target <= 1.15)", format_args!("{:.3}", time(logged)));
-    // Of the server and its scripts; the clients of deferd are the benchmark's own.
+    // For the server and its scripts; the clients of deferd belong to the benchmark.
     row("bare, processor time a script, µs", &bare.cost);
     row("deferd, processor time a job, µs", &logged.cost);
     row("processor time / bare", format_args!("{:.3}", logged.cost.over(&bare.cost)));
 }
 
-/// The scripts, removed with this.
+/// The scripts, removed when dropped.
 pub struct Directory(pub PathBuf);
 
 impl Directory {
@@ -90,7 +90,7 @@ impl Directory {
         fs::create_dir(&path).unwrap();
         let directory = Self(path.canonicalize().unwrap());
         directory.add("ok", "echo ok");
-        // As the shell found it, before it added anything of its own.
+        // As the shell found it, before it added anything.
         directory.add("environment", "exec cat /proc/$$/environ");
         directory
     }
@@ -108,7 +108,7 @@ impl Drop for Directory {
     }
 }
 
-/// The environment that deferd gives a script, so that the bare side has the same.
+/// Returns the environment that deferd gives a script, so that the bare side has the same.
 pub fn environment(deferd: &Server) -> Vec<(OsString, OsString)> {
     let reply = Client::new(deferd.address).exchange(&request("GET", "/run/environment"));
     assert_eq!(reply.status, 200);
@@ -120,7 +120,7 @@ pub fn environment(deferd: &Server) -> Vec<(OsString, OsString)> {
     variables.collect()
 }
 
-/// Runs scripts as jobs, from the first submission to the last result; how many.
+/// Runs scripts as jobs, from the first submission to the last result; returns how many.
 fn jobs(clients: &mut [Client]) -> usize {
     let job = deferred("/run/ok");
     let share = SCRIPTS / clients.len();
@@ -139,7 +139,7 @@ fn jobs(clients: &mut [Client]) -> usize {
 }
 
 impl Client {
-    /// Collects a script's result. Where the workers overtake each other, it may have to wait.
+    /// Collects a script's result. If the workers overtake each other, it may have to wait.
     fn wait_done_and_collect(&mut self, id: &str) {
         let collect = request("PUT", &format!("/_api/job/{id}"));
         let mut reply = self.exchange(&collect);
@@ -151,7 +151,7 @@ impl Client {
     }
 }
 
-/// Spawns scripts by a loop in each of `threads`; how many.
+/// Spawns scripts by a loop in each of `threads`; returns how many.
 fn spawned(directory: &Path, environment: &[(OsString, OsString)], threads: usize) -> usize {
     let share = SCRIPTS / threads;
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! A server under measurement: deferd, or what it is compared with; killed when dropped.
+//! A server that is measured: deferd, or what it is compared with; killed when dropped.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,32 +9,32 @@ use std::time::{Duration, Instant};
 
 use super::peer;
 
-/// No benchmark takes longer.
+/// The longest time that a benchmark takes.
 pub const TIME_LIMIT: Duration = Duration::from_secs(300);
 
-/// A server that says `listening on http://ADDRESS`.
+/// A server that prints `listening on http://ADDRESS`.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
 }
 
 impl Server {
-    /// Starts deferd on a free port; what it logs goes to `/dev/null`.
+    /// Starts deferd on a free port; its log goes to `/dev/null`.
     pub fn deferd(log: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
         command.args(["--listen", "127.0.0.1:0"]).args(arguments).env("RUST_LOG", log);
         Self::start(&mut command)
     }
 
-    /// Starts the deferd that `DEFERD_BEFORE` names, if it does: the binary of an earlier commit, to be
-    /// measured in turn with this one.
+    /// Starts the deferd that `DEFERD_BEFORE` names, if it is set: the binary of an earlier commit, to be measured in
+    /// turn with this one.
     pub fn before(log: &str, arguments: &[&str]) -> Option<Self> {
         let mut command = Command::new(std::env::var_os("DEFERD_BEFORE")?);
         command.args(["--listen", "127.0.0.1:0"]).args(arguments).env("RUST_LOG", log);
         Some(Self::start(&mut command))
     }
 
-    /// Starts deferd under a command that takes another as its last arguments, and ends with it.
+    /// Starts deferd under a command that takes another command as its last arguments, and ends with it.
     pub fn under(command: &mut Command, arguments: &[&str]) -> Self {
         command.arg(env!("CARGO_BIN_EXE_deferd")).args(["--listen", "127.0.0.1:0"]);
         Self::start(command.args(arguments).env("RUST_LOG", "warn"))
@@ -45,7 +45,7 @@ impl Server {
         Self::start(Command::new(std::env::current_exe().unwrap()).arg("bare"))
     }
 
-    /// Its process.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -78,12 +78,12 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    /// Its resident memory, in bytes.
+    /// Returns its resident memory, in bytes.
     pub fn resident(&self) -> f64 {
         self.status("VmRSS:")
     }
 
-    /// Its resident memory at the highest, in bytes.
+    /// Returns its highest resident memory, in bytes.
     pub fn highest(&self) -> f64 {
         self.status("VmHWM:")
     }
@@ -95,7 +95,7 @@ impl Server {
         kib * 1024.0
     }
 
-    /// Its [`processor_time`].
+    /// Returns its [`processor_time`].
     pub fn processor_time(&self) -> f64 {
         processor_time(self.child.id())
     }
@@ -108,7 +108,7 @@ impl Drop for Server {
     }
 }
 
-/// Asks again and again until the answer is yes.
+/// Calls `holds` repeatedly until it returns true.
 pub fn wait_until(rest: Duration, mut holds: impl FnMut() -> bool) {
     static BEGIN: OnceLock<Instant> = OnceLock::new();
     let begin = *BEGIN.get_or_init(Instant::now);
@@ -118,12 +118,12 @@ pub fn wait_until(rest: Duration, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What a process and the children that it has reaped took of the processors so far, in seconds.
+/// Returns the processor time of a process and the children that it has reaped so far, in seconds.
 pub fn processor_time(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name, in parentheses, may hold anything; the field behind it is the third.
+    // The name, in parentheses, may contain anything; the field after it is the third.
     let fields = stat[stat.rfind(')').unwrap() + 1..].split_whitespace();
-    // utime, stime, cutime, cstime: in hundredths of a second, whatever the kernel counts in.
+    // utime, stime, cutime, cstime: in hundredths of a second, whatever the kernel's own unit.
     let ticks = fields.skip(14 - 3).take(4).map(|ticks| ticks.parse::<f64>().unwrap());
     ticks.sum::<f64>() / 100.0
 }

@@ -1,7 +1,8 @@
 //! Several deferd on one engine: jobs a second, from the submission to the collected result, and how long that takes;
-//! beside a bare loop of the same scripts, which has no HTTP and no workers. And what a job costs in the engine.
+//! compared with a bare loop of the same scripts, which has no HTTP and no workers. And what a job costs in the
+//! engine.
 //!
-//! The engine is `redis-server`, or what `DEFERD_TEST_ENGINE` names; its data is beside the target.
+//! The engine is `redis-server`, or what `DEFERD_TEST_ENGINE` names; its data is in the target directory.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -28,9 +29,9 @@ use super::store::Directory;
 
 /// How long one figure is measured.
 const SPAN: Duration = Duration::from_secs(3);
-/// Clients of all instances together, or threads of the bare loop.
+/// The clients of all instances together, or the threads of the bare loop.
 const CLIENTS: usize = 16;
-/// The jobs that are weighed, and the content of each, in bytes.
+/// The number of jobs that are weighed, and the content of each, in bytes.
 const WEIGHED: usize = 10_000;
 const CONTENT: usize = 300;
 
@@ -63,7 +64,7 @@ impl Engine {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The seconds of processor time so far.
+    /// Returns the processor time so far, in seconds.
     fn processor_time(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -127,7 +128,7 @@ pub fn print() {
     weigh();
 }
 
-/// Runs for a while what notes how long each job took.
+/// Runs `run`, which records how long each job took, for a while.
 fn measure(engine: &Engine, run: impl FnOnce(&AtomicBool, &Mutex<Sample>)) -> String {
     let (over, times) = (AtomicBool::new(false), Mutex::new(Sample::default()));
     let (began, processor) = (Instant::now(), engine.processor_time());
@@ -151,7 +152,7 @@ fn measure(engine: &Engine, run: impl FnOnce(&AtomicBool, &Mutex<Sample>)) -> St
     )
 }
 
-/// Clients that submit a job and wait for its result, over all instances in turn.
+/// Runs clients that submit a job and wait for its result, over all instances in turn.
 fn clients(servers: &[Server], over: &AtomicBool, times: &Mutex<Sample>) {
     thread::scope(|scope| {
         for n in 0..CLIENTS {
@@ -183,7 +184,7 @@ fn submission(n: usize) -> Submission {
     Submission { call, route: RouteIndex(0), line, keep: Keep::Result, key: None, callback: None }
 }
 
-/// Threads that submit a job, take one, finish it and collect it.
+/// Runs threads that submit a job, take one, finish it and collect it.
 fn bare(store: &SharedStore, over: &AtomicBool, times: &Mutex<Sample>) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -208,7 +209,7 @@ fn bare(store: &SharedStore, over: &AtomicBool, times: &Mutex<Sample>) {
     store.flush().unwrap();
 }
 
-/// Weighs jobs that wait.
+/// Weighs waiting jobs.
 fn weigh() {
     let engine = Engine::start("no");
     let store = Arc::new(engine.store());

@@ -1,8 +1,8 @@
-//! Durable submissions: 202s a second by number of clients, and what they cost in syncs, beside the store in
-//! memory and a bare loop that writes and syncs.
+//! Durable submissions: 202s a second by number of clients, and their cost in syncs, compared with the store in memory
+//! and a bare loop that writes and syncs.
 //!
-//! All on one disk: that of the target directory. Syncs are counted by `strace`, in runs of their own,
-//! because it slows what it watches.
+//! All on one disk: that of the target directory. `strace` counts the syncs, in separate runs, because it slows down
+//! what it watches.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -20,11 +20,11 @@ const CLIENTS: [usize; 3] = [1, 8, 64];
 const THREADS: usize = 2;
 /// How often the sides take turns within a round.
 const TURNS: usize = 4;
-/// One turn of one side.
+/// The duration of one turn of one side.
 const SPAN: Duration = Duration::from_millis(120);
 /// How often syncs are counted, and the store is opened.
 const TRACED: usize = 3;
-/// The results that are opened.
+/// The number of results in the store that is opened.
 const MANY: usize = 100_000;
 /// What the bare loop writes at once: a page.
 const PAGE: usize = 4096;
@@ -38,7 +38,7 @@ pub fn print() {
     opening(&directory.0);
 }
 
-/// A directory on the target's disk, removed with this.
+/// A directory on the target's disk, removed when dropped.
 pub struct Directory(pub PathBuf);
 
 impl Directory {
@@ -56,7 +56,7 @@ impl Drop for Directory {
     }
 }
 
-/// A deferd, so many clients, and what was measured.
+/// A deferd, its clients, and what was measured.
 struct Side {
     server: Server,
     clients: Vec<Client>,
@@ -78,18 +78,18 @@ impl Side {
     fn load(&mut self) {
         let Self { server, clients, meter } = self;
         meter.turn(|| server.processor_time(), || submit_for(clients, SPAN));
-        // What follows is nobody's turn.
+        // What follows belongs to no turn.
         self.clear();
     }
 
-    /// Lets everything run to its end, and go.
+    /// Lets everything run to its end, and removes it.
     fn clear(&mut self) {
         self.clients[0].wait_idle(Duration::from_millis(2));
         self.clients[0].exchange(&request("DELETE", "/_api/job/all"));
     }
 }
 
-/// Submits on all connections for a while; how many were accepted.
+/// Submits on all connections for a while; returns how many were accepted.
 fn submit_for(clients: &mut [Client], span: Duration) -> usize {
     let (begin, job) = (Instant::now(), deferred("/_api/version"));
     let load = |clients: &mut [Client]| {
@@ -132,7 +132,7 @@ fn speed(directory: &Path) {
     row("disk, 1 client / bare loop", format_args!("{:.2}", one.over(&bare.1)));
 }
 
-/// A loop that writes a page where one was already, and makes it durable.
+/// A loop that overwrites a page, and makes it durable.
 struct Bare(File);
 
 impl Bare {
@@ -156,7 +156,7 @@ impl Bare {
     }
 }
 
-/// Opens many stored results, after a kill and after an orderly end.
+/// Opens many stored results, after a kill and after an orderly shutdown.
 fn opening(directory: &Path) {
     let data = directory.join("many");
     let arguments = ["--data", data.to_str().unwrap(), "--max-stored", "1G"];
@@ -169,7 +169,7 @@ fn opening(directory: &Path) {
         for round in 0..=TRACED {
             let begin = Instant::now();
             let server = Server::deferd("warn", &arguments);
-            // The first was opened after whatever came before.
+            // The first one was opened after unrelated work.
             if round > 0 {
                 span.push(begin.elapsed().as_secs_f64());
                 resident.push(server.resident() / (1024.0 * 1024.0));
@@ -199,12 +199,12 @@ fn syncs(directory: &Path) {
     }
 }
 
-/// Submits for a while to a deferd under `strace`; its syncs per 202, those for the jobs' ends included.
+/// Submits for a while to a deferd under `strace`; returns the syncs per 202, including those for the jobs' ends.
 fn syncs_for(directory: &Path, count: usize) -> f64 {
     std::fs::create_dir_all(directory).unwrap();
     let (trace, data) = (directory.join("trace"), directory.join("data"));
     let mut command = Command::new("strace");
-    // With -D deferd is the child, and ends as any other.
+    // With -D, deferd is the child process, and ends like any other.
     command.args(["-D", "-f", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-o"]).arg(&trace);
     let server = Server::under(&mut command, &["--data", data.to_str().unwrap()]);
     let mut clients = Client::several(server.address, count);

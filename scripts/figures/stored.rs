@@ -1,5 +1,6 @@
-//! Content that is stored: a GiB to a script and from one to two readers, how much memory that takes, and how large the
-//! files are after much came and went. Beside a shell that does the same: into a file, synced, and out of it.
+//! Content that is stored: a GiB to a script and from one to two readers, how much memory that takes, and how large
+//! the files are after many additions and removals. Compared with a shell that does the same: into a file, synced, and
+//! out of it.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -21,12 +22,12 @@ const ROUNDS: usize = 3;
 /// How much is stored in one round, in bytes.
 const MUCH: usize = 1 << 30;
 
-/// How many results come and go, how large they are by turns, in bytes, and of how many one stays.
+/// How many results are added and removed, their sizes in turn, in bytes, and one of how many stays.
 const RESULTS: usize = 1500;
 const SIZES: [usize; 3] = [300, 60_000, 200_000];
 const STAYS: usize = 10;
 
-/// Measures all, into `table`; `directory` is for what the programs write.
+/// Measures everything, into `table`; `directory` is for what the programs write.
 pub fn measure(table: &mut Table, directory: &Path) {
     let programs = directory.join("programs");
     fs::create_dir(&programs).unwrap();
@@ -61,14 +62,14 @@ pub fn measure(table: &mut Table, directory: &Path) {
     files(table, server.address, &data);
 }
 
-/// How fast a GiB is done with, in MB a second.
+/// Returns the rate at which a GiB is processed, in MB a second.
 fn rate(run: impl FnOnce()) -> f64 {
     let begin = Instant::now();
     run();
     MUCH as f64 / 1e6 / begin.elapsed().as_secs_f64()
 }
 
-/// Has a shell store a GiB in a file, and do something with it.
+/// Makes a shell store a GiB in a file, and do something with it.
 fn shell(directory: &Path, then: &str) {
     let file = directory.join("copy").display().to_string();
     let line = format!("head -c {MUCH} /dev/zero | cat >FILE; sync FILE; {then}; rm FILE");
@@ -77,7 +78,7 @@ fn shell(directory: &Path, then: &str) {
     assert!(status.unwrap().success());
 }
 
-/// Submits a request; its id. What its content is comes in pieces.
+/// Submits a request; returns its id. Its content is sent in pieces.
 fn submit(address: SocketAddr, target: &str, length: usize) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(
@@ -102,7 +103,7 @@ fn wait_for(address: SocketAddr, id: &str) {
     Client::new(address).wait_done(id, Duration::from_millis(5));
 }
 
-/// Reads an answer to its last byte; how long it is.
+/// Reads an answer to its last byte; returns its length.
 fn read(address: SocketAddr, method: &str, target: &str) -> usize {
     let mut stream = TcpStream::connect(address).unwrap();
     let head =
@@ -133,7 +134,7 @@ fn to_readers(address: SocketAddr) {
     read(address, "DELETE", &format!("/_api/job/{id}"));
 }
 
-/// Adds how large the files are after results of all sizes came and nine in ten went, and after all did.
+/// Adds how large the files are after results of all sizes were added and nine in ten removed, and after all were.
 fn files(table: &mut Table, address: SocketAddr, data: &Path) {
     let submit = |n: usize| submit(address, &format!("/run/zeros?{}", SIZES[n % SIZES.len()]), 0);
     let ids: Vec<String> = (0..RESULTS).map(submit).collect();
@@ -161,8 +162,8 @@ fn files(table: &mut Table, address: SocketAddr, data: &Path) {
     table.aim("files, MiB, when all are gone", empty, Aim::AtMost(4.0));
 }
 
-/// Waits until the files have at most so many bytes and stay as they are, for ten seconds at most: they become shorter
-/// when the store is idle. Returns how many they have.
+/// Waits until the files have at most this many bytes and no longer change, for at most ten seconds: they are
+/// shortened when the store is idle. Returns their size.
 fn shortened(data: &Path, bound: f64) -> usize {
     let end = Instant::now() + Duration::from_secs(10);
     let mut before = size(data);
@@ -176,7 +177,7 @@ fn shortened(data: &Path, bound: f64) -> usize {
     }
 }
 
-/// The lengths of all files in a directory, in bytes.
+/// Returns the total length of all files in a directory, in bytes.
 fn size(directory: &Path) -> usize {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
     let sizes = entries.map(|entry| match entry.metadata() {

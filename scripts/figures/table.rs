@@ -1,4 +1,4 @@
-//! One Markdown table of everything that was measured, the machine, and what was aimed at.
+//! One Markdown table of everything that was measured, the machine, and the aims.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -13,7 +13,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Adds what was measured of somebody.
+    /// Adds what was measured of one side.
     pub fn row(&mut self, work: &str, who: &str, digits: usize, sample: &Sample) {
         let (min, max) = (sample.quantile(0.0), sample.quantile(1.0));
         let (min, median, max) =
@@ -21,7 +21,7 @@ impl Table {
         writeln!(self.rows, "| {work} | {who} | {median} | {min} – {max} |").unwrap();
     }
 
-    /// Adds what was measured once.
+    /// Adds a figure that was measured once.
     pub fn once(&mut self, work: &str, who: &str, value: &str) {
         writeln!(self.rows, "| {work} | {who} | {value} | |").unwrap();
     }
@@ -56,7 +56,7 @@ pub enum Aim {
     LessThan(f64),
 }
 
-/// With a blank between thousands.
+/// Returns a number with blanks between the thousands.
 fn figure(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -70,7 +70,7 @@ fn figure(value: f64, digits: usize) -> String {
     grouped + rest
 }
 
-/// The machine and what is compared, in one line.
+/// Returns the machine and the versions that are compared, in one line.
 pub fn machine(python: &std::path::Path) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |path: &str, name: &str| {
@@ -91,7 +91,7 @@ pub fn machine(python: &std::path::Path) -> String {
     )
 }
 
-/// Versions of the Debian packages.
+/// Returns the versions of the Debian packages.
 fn packages() -> String {
     let names = [
         "redis-server",
@@ -118,7 +118,7 @@ fn packages() -> String {
     text.lines().filter_map(version).collect::<Vec<_>>().join(", ")
 }
 
-/// Versions of the Python packages, and Python's.
+/// Returns the versions of the Python packages, and of Python.
 fn wheels(python: &std::path::Path) -> String {
     let say = |arguments: &[&str]| {
         let output = Command::new(python).args(arguments).output().unwrap();

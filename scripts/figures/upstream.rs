@@ -1,5 +1,5 @@
-//! A deferred call to an upstream beside the same call direct; and clients that wait for a job: what they
-//! weigh, and how soon they are woken.
+//! A deferred call to an upstream compared with the same call made directly; and clients that wait for a job: their
+//! weight, and how soon they are woken.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,9 +18,9 @@ use super::table::Table;
 
 /// Calls in one round of one side.
 const CALLS: usize = 100;
-/// Clients that wait at once, to be weighed.
+/// How many clients wait at once while they are weighed.
 const WAITING: usize = 1000;
-/// Clients that wait at once, to be woken.
+/// How many clients wait at once while they are woken.
 const WOKEN: usize = 200;
 
 /// Prints the figures.
@@ -33,7 +33,7 @@ pub fn print() {
     wake_up();
 }
 
-/// An upstream that takes `time` for each answer; it ends with this program.
+/// Starts an upstream that takes `time` for each answer; it ends with this program.
 fn upstream(time: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -61,7 +61,7 @@ fn answer(mut stream: &TcpStream, time: Duration) {
     }
 }
 
-/// Calls of one client: direct, through deferd, and deferred.
+/// Measures the calls of one client: direct, through deferd, and deferred.
 fn calls(time: Duration) {
     let upstream = upstream(time);
     let deferd = before(upstream);
@@ -77,7 +77,7 @@ fn calls(time: Duration) {
     println!();
 }
 
-/// Adds what deferd and nginx add to a call, each before the same upstream; `directory` is for nginx.
+/// Adds what deferd and nginx add to a call, each in front of the same upstream; `directory` is for nginx.
 pub fn beside_nginx(table: &mut Table, directory: &Path) {
     for time in [Duration::ZERO, Duration::from_millis(5)] {
         let upstream = upstream(time);
@@ -93,12 +93,12 @@ pub fn beside_nginx(table: &mut Table, directory: &Path) {
     }
 }
 
-/// A deferd before an upstream.
+/// Starts a deferd in front of an upstream.
 fn before(upstream: SocketAddr) -> Server {
     Server::deferd("warn", &["--route", &format!("/up/=http://{upstream}/")])
 }
 
-/// An nginx that keeps its connections to the upstream; `more` are further directives.
+/// Starts an nginx that keeps its connections to the upstream; `more` are further directives.
 pub fn nginx(upstream: SocketAddr, directory: &Path, more: &str) -> (SocketAddr, Peer) {
     let (mut peer, address) = (Peer::new(), free_address());
     let path = directory.join(format!("nginx-{}.conf", address.port()));
@@ -124,7 +124,7 @@ pub fn nginx(upstream: SocketAddr, directory: &Path, more: &str) -> (SocketAddr,
 struct Way {
     name: &'static str,
     call: Box<dyn FnMut()>,
-    /// Milliseconds, the median of each round; and what of it the direct call would not have taken.
+    /// The median of each round, in milliseconds; and how much longer than the direct call that is.
     took: Sample,
     added: Sample,
 }
@@ -135,7 +135,7 @@ impl Way {
     }
 }
 
-/// Calls in turn: direct, through deferd, deferred, and where there is one, through nginx.
+/// Makes calls in turn: direct, through deferd, deferred, and, if there is one, through nginx.
 fn rounds(upstream: SocketAddr, deferd: &Server, nginx: Option<SocketAddr>) -> Vec<Way> {
     let plain = |address: SocketAddr, target: &str| {
         let (mut client, request) = (Client::new(address), request("GET", target));
@@ -182,7 +182,7 @@ impl Client {
     }
 }
 
-/// A deferd for many clients, and a job that does not end by itself.
+/// Starts a deferd for many clients, and a job that does not end by itself.
 fn with_endless_job() -> (Server, Client, String) {
     let deferd = Server::deferd("warn", &["--max-wait", "1h", "--max-connections", "2000"]);
     let mut client = Client::new(deferd.address);
@@ -196,13 +196,13 @@ fn connect(deferd: &Server) -> TcpStream {
     stream
 }
 
-/// A request for a job that waits for it.
+/// Returns a request for a job that waits for it.
 fn waiting(id: &str) -> Vec<u8> {
     format!("GET /_api/job/{id} HTTP/1.1\r\nhost: localhost\r\nprefer: wait=3600\r\n\r\n")
         .into_bytes()
 }
 
-/// What a client costs that waits, and one that is only connected.
+/// Measures the cost of a client that waits, and of one that is only connected.
 fn memory() {
     for (name, waits) in [("is connected and was served", false), ("waits (target <= 24)", true)] {
         let (deferd, _client, id) = with_endless_job();
@@ -241,8 +241,8 @@ fn settle(deferd: &Server) {
     });
 }
 
-/// From the end of a job to the answers: where all wait for the same job, and where each waits for another
-/// and one of these ends.
+/// Measures the time from the end of a job to the answers: if all clients wait for the same job, and if each waits for
+/// another and one of these ends.
 fn wake_up() {
     let (mut median, mut last, mut one) = <(Sample, Sample, Sample)>::default();
     for _ in 0..ROUNDS {
@@ -268,10 +268,10 @@ fn wait_for(deferd: &Server, id: &str) -> TcpStream {
     stream
 }
 
-/// Ends a job, and says how long after that each of these had its answer, in milliseconds. One thread looks
-/// at all of them: so many threads of ours would be measured as well.
+/// Ends a job; returns how long after that each of these had its answer, in milliseconds. One thread watches all of
+/// them: more threads of our own would be measured as well.
 fn end(client: &mut Client, id: &str, streams: &[TcpStream]) -> Sample {
-    // Until all of them are asleep.
+    // Waits until all of them are asleep.
     thread::sleep(Duration::from_millis(300));
     let cancel = request("PUT", &format!("/_api/job/{id}/cancel"));
     let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! What contestants weigh: at rest, and with the results that they keep.
+//! The weight of contestants: at rest, and with the results that they keep.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,10 +13,10 @@ use super::table::{Aim, Table};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Results that a peer is given.
+/// How many results a peer is given.
 const RESULTS: usize = 1000;
 
-/// Tells what all of them weigh at rest; deferd is the first.
+/// Adds what all of them weigh at rest; deferd is the first.
 pub fn at_rest(table: &mut Table, weights: &[(&str, Memory)]) {
     let work = "memory at rest, MiB: proportional set (resident)";
     for (who, memory) in weights {
@@ -30,7 +30,7 @@ pub fn at_rest(table: &mut Table, weights: &[(&str, Memory)]) {
     }
 }
 
-/// What a result takes in Redis, beside its own bytes, which are counted as well in deferd's rows.
+/// Adds what a result takes in Redis, not counting its own bytes, as in deferd's rows.
 pub fn results(table: &mut Table, contestants: &[Contestant]) {
     for contestant in contestants {
         let Some(redis) = &contestant.redis else { continue };
@@ -52,7 +52,7 @@ pub fn results(table: &mut Table, contestants: &[Contestant]) {
     }
 }
 
-/// The memory that Redis uses for what it keeps.
+/// Returns the memory that Redis uses for its data, in bytes.
 fn used(redis: &Path) -> f64 {
     let mut stream = UnixStream::connect(redis).unwrap();
     stream.write_all(b"INFO memory\r\nQUIT\r\n").unwrap();

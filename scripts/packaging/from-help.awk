@@ -1,8 +1,9 @@
-# The manual page and the completions, from the help texts of deferd and of its client, which are the only table of
-# the options: awk -v form=man|bash|zsh|fish [-v version=VERSION] -f from-help.awk src/config/help.txt src/client/help.txt
+# Makes the manual page and the completions from the help texts of deferd and of its client, which are the only table
+# of the options: awk -v form=man|bash|zsh|fish [-v version=VERSION] -f from-help.awk src/config/help.txt
+# src/client/help.txt
 #
-# The help has its options at column 3 and what they mean at column 27 (the client: 22), defaults in brackets at the
-# end, continued lines indented. What is in lower case behind an option is one of its values.
+# The help has its options at column 3 and their meaning at column 27 (the client: 22), defaults in brackets at the
+# end, continued lines indented. A lower-case word after an option is one of its values.
 
 FNR == 1 { file += 1; column = file == 1 ? 27 : 22; last = 0; scope = file == 1 ? "serve" : "client" }
 
@@ -22,7 +23,7 @@ FNR == 1 { file += 1; column = file == 1 ? 27 : 22; last = 0; scope = file == 1 
 /^Options of submit and run/ { scope = "submit run" }
 /^Options of (the others|all)/ { scope = $3 == "all" ? "client" : "others" }
 
-# An option and its lines; two options may share them, as `--store URL, --lease T`.
+# An option and its lines; two options may share them, such as `--store URL, --lease T`.
 /^  -/ {
     head = substr($0, 3, column - 3)
     sub(/ +$/, "", head)
@@ -69,7 +70,7 @@ END {
             gsub(/^ *\[|\]$/, "", preset[n])
             text[n] = substr(text[n], 1, RSTART - 1)
         }
-        # Of one command of the client: `wait: give up ...`.
+        # For one command of the client: `wait: give up ...`.
         if (of[n] == "others") {
             split(text[n], word, ":")
             of[n] = word[1]
@@ -84,7 +85,7 @@ END {
     else exit 2
 }
 
-# The values of an option, with blanks between them, if the help names them all.
+# Returns the values of an option, separated by blanks, if the help names them all.
 function choices_of(n,   words, rest) {
     if (value[n] == "LEVEL") {
         words = text[n]

@@ -1,7 +1,7 @@
 //! The small endpoints: version, time, sleep, availability.
 //!
-//! Owns their parameters and bodies. `sleep` is the one that takes time: it only says how long. The
-//! caller waits, so that a deferred sleep is a delay and holds no worker.
+//! Owns their parameters and bodies. `sleep` does not sleep: it only returns how long to wait. The waiting is its
+//! caller's, so that a deferred sleep is a delay and holds no worker.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::store::Stats;
 /// The longest sleep, in seconds.
 const MAX_SLEEP: f64 = 3600.0;
 
-/// The version of ArangoDB whose protocol this is; `details` says what really answers.
+/// The version of ArangoDB whose protocol deferd speaks; `details` names the server that really answers.
 pub fn version(asked: &Asked<'_>) -> Result<Outcome, Error> {
     const ANSWER: &str = r#"{"server":"arango","version":"1.4.3"}"#;
     if !is_on(asked.query(), "details") {
@@ -44,21 +44,21 @@ pub fn version(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(json(answer).into())
 }
 
-/// Returns a number of bytes in steps of 64 KiB: finer, the question would change the answer.
+/// Rounds a number of bytes down to 64 KiB: with a finer unit, the request itself would change the answer.
 fn coarse(bytes: usize) -> String {
     (bytes & !0xffff).to_string()
 }
 
-/// The server's clock.
+/// Returns the server's clock.
 pub fn time(_: &Asked<'_>) -> Result<Outcome, Error> {
     let time = clock::now().stamp.unix_seconds();
     Ok(json(format!(r#"{{"error":false,"code":200,"time":{time}}}"#)).into())
 }
 
-/// Says how long to sleep, and what to answer then: `504` past the time limit.
+/// Returns how long to sleep, and what to answer then: `504` if the time limit is shorter.
 ///
 /// # Errors
-/// `400` where the duration is not a number from 0 to 3600.
+/// `400` if the duration is not a number from 0 to 3600.
 pub fn sleep(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let time_limit = asked.api.time_limit;
     let seconds = number(asked.query(), "duration")
@@ -75,10 +75,10 @@ pub fn sleep(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(Outcome::Delayed(answer.into(), span.min(time_limit)))
 }
 
-/// Whether new requests are welcome.
+/// Returns whether new requests are welcome.
 ///
 /// # Errors
-/// `503` while deferd ends.
+/// `503` while deferd shuts down.
 pub fn availability(asked: &Asked<'_>) -> Result<Outcome, Error> {
     if asked.api.jobs.is_draining() {
         return Err(Error::Unavailable("shutting down".into()));
@@ -86,7 +86,7 @@ pub fn availability(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(json(r#"{"error":false,"code":200,"mode":"default"}"#).into())
 }
 
-/// The server itself, of which there is nothing but its options.
+/// Describes the server itself; its options are all that there is to tell.
 pub fn server(_: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(options(ANY_METHOD).into())
 }

@@ -1,8 +1,8 @@
-//! Collections, as far as they exist: an empty list, and the check of a new name.
+//! Collections, as far as deferd has them: an empty list, and the check of a new name.
 //!
-//! Owns the rules for names (ArangoDB 1.4: a letter first, or `_` for a system collection; then
-//! letters, digits, `_`, `-`; at most 64). Keeps nothing: a legal name is answered with `501`. Invariant:
-//! reading a request takes no more memory than its name has, whatever else it holds.
+//! Owns the rules for names (ArangoDB 1.4: a letter first, or `_` for a system collection; then letters, digits, `_`,
+//! `-`; at most 64). Stores nothing: a legal name is answered with `501`. Invariant: reading a request takes no more
+//! memory than the name in it, whatever else it contains.
 
 use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -15,10 +15,10 @@ const MAX_NAME: usize = 64;
 /// How much JSON deferd reads, in bytes.
 pub const MAX_JSON: usize = 64 * 1024;
 
-/// The list as ArangoDB 3 has it. python-arango asks for it to see whether it is connected.
+/// The list in the form of ArangoDB 3. python-arango asks for it to check its connection.
 const NONE: &str = r#"{"error":false,"code":200,"result":[]}"#;
 
-/// The list.
+/// Returns the list.
 pub fn list(_: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(json(NONE).into())
 }
@@ -26,16 +26,16 @@ pub fn list(_: &Asked<'_>) -> Result<Outcome, Error> {
 /// Refuses a new collection.
 ///
 /// # Errors
-/// Always one, as there are no collections yet.
+/// Always an error, because deferd has no collections.
 pub fn create(asked: &Asked<'_>) -> Result<Outcome, Error> {
-    // It takes no more than is in memory.
+    // The handler reads only what is in memory.
     let body = asked.call.request.body().beginning(MAX_JSON);
     Err(body.map_or_else(|error| Error::unreadable(&error), |body| refusal(&body)))
 }
 
-/// The answer to a request for a new collection.
+/// Returns the answer to a request for a new collection.
 fn refusal(body: &[u8]) -> Error {
-    // Nothing at all is a missing name, not broken JSON, as ArangoDB has it.
+    // As in ArangoDB, empty content means a missing name, not broken JSON.
     if body.trim_ascii().is_empty() {
         return Error::IllegalName;
     }
@@ -48,7 +48,7 @@ fn refusal(body: &[u8]) -> Error {
     }
 }
 
-/// The JSON of a new collection: other members are read, and not kept.
+/// The JSON of a new collection; other members are read and dropped.
 enum Json {
     Object {
         /// `None` if it is missing or not a string.

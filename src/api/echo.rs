@@ -1,7 +1,7 @@
 //! The request as JSON, with the beginning of its content.
 //!
-//! Owns the members and their order, that of their names. Invariant: the answer is written as the request is
-//! read, and charged as it grows: there is no tree of it, and no other copy of what a client sent.
+//! Owns the members, which are in the order of their names. Invariant: the answer is written as the request is read,
+//! and charged as it grows: there is no tree of it, and no other copy of what the client sent.
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
@@ -22,20 +22,20 @@ const MAX_ECHO: usize = 64 * 1024;
 /// Shows a request to its client.
 ///
 /// # Errors
-/// `503` without memory for it.
+/// `503` if there is no memory for it.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     echo(asked.call, asked.memory).map(Into::into)
 }
 
-/// The request as JSON, with the first 64 KiB of its content. Bytes that are not UTF-8 are replaced;
+/// Returns the request as JSON, with the first 64 KiB of its content. Bytes that are not UTF-8 are replaced;
 /// `bodySize` is the true size in bytes.
 fn echo(call: &Call, memory: &Allowance) -> Result<Response<Content>, Error> {
     let request = &call.request;
     let (uri, fields) = (request.uri(), request.headers());
     let mut text = Text(ContentBuffer::new(memory));
-    // At once: it would take a dozen steps from the first byte.
+    // Reserved at once: growing from the first byte would take a dozen steps.
     text.0.room(size_of(call)).map_err(|error| Error::no_memory(&error))?;
-    // With what tells whether the last character is whole.
+    // Includes the bytes that show whether the last character is complete.
     let content =
         request.body().beginning(MAX_ECHO + 4).map_err(|error| Error::unreadable(&error))?;
     text.put(r#"{"body":"#)?.string(&Lossy(beginning(&content)))?;
@@ -61,7 +61,7 @@ fn echo(call: &Call, memory: &Allowance) -> Result<Response<Content>, Error> {
     Ok(json(text.0.freeze().map_err(|error| Error::no_memory(&error))?))
 }
 
-/// Returns about how much JSON comes of a request, in bytes.
+/// Estimates how much JSON a request becomes, in bytes.
 fn size_of(call: &Call) -> usize {
     let request = &call.request;
     let fields =
@@ -69,7 +69,7 @@ fn size_of(call: &Call) -> usize {
     request.body().len().min(MAX_ECHO) + fields.sum::<usize>() + 512
 }
 
-/// JSON as it is written.
+/// The JSON written so far.
 struct Text(ContentBuffer);
 
 impl Text {
@@ -81,7 +81,7 @@ impl Text {
 
     /// Appends a string, with its quotes.
     fn string(&mut self, value: &dyn Display) -> Result<&mut Self, Error> {
-        // The one thing that can fail is the memory.
+        // Only the memory can fail here.
         serde_json::to_writer(&mut *self, &Shown(value))
             .map_err(|_| Error::no_memory(&NoMemory::Budget))?;
         Ok(self)
@@ -99,7 +99,7 @@ impl Write for Text {
     }
 }
 
-/// A JSON string of what is displayed.
+/// A value whose `Display` text is written as a JSON string.
 struct Shown<'a>(&'a dyn Display);
 
 impl Serialize for Shown<'_> {
@@ -108,7 +108,7 @@ impl Serialize for Shown<'_> {
     }
 }
 
-/// Bytes as text, with replacements for what is not UTF-8.
+/// Bytes as text; what is not UTF-8 is replaced.
 struct Lossy<'a>(&'a [u8]);
 
 impl Display for Lossy<'_> {
@@ -135,7 +135,7 @@ impl Display for Joined<'_> {
     }
 }
 
-/// Returns as much of the content as an echo shows, not cut within a character.
+/// Returns as much of the content as an echo shows, cut between characters.
 fn beginning(content: &[u8]) -> &[u8] {
     let mut end = content.len().min(MAX_ECHO);
     let is_continuation = |at: usize| content.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
@@ -153,7 +153,7 @@ mod tests {
     use crate::exchange::{Connection, Owner};
     use crate::memory::Budget;
 
-    /// An echo of this content, and of fields that are not in the order of their names.
+    /// Returns the echo of this content, with fields that are not in the order of their names.
     fn echo_of(content: &[u8], memory: &Allowance) -> Result<Response<Content>, Error> {
         let request = http::Request::post("/_admin/echo?a=%22b")
             .header("x-two", "2")

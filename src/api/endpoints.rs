@@ -1,8 +1,8 @@
-//! The table of the built-in endpoints: one row for each, and what is looked up in it.
+//! The table of the built-in endpoints: one row for each, and the look-ups in it.
 //!
-//! Owns the paths, methods, parameters and answers. What an endpoint does is in the files beside this one,
-//! which the row names; how the rows look as OpenAPI is in `openapi`. Invariant: routing, `allow`, the content
-//! that is taken and the description come from the rows alone, so that to add an endpoint is to add a row.
+//! Owns the paths, methods, parameters and answers. The functions that the rows name are in the files beside this one;
+//! `openapi` writes the rows as OpenAPI. Invariant: routing, `allow`, the accepted content and the description come
+//! from the rows alone, so an endpoint is added by adding a row.
 
 use http::Method;
 
@@ -22,51 +22,51 @@ use crate::protocol::{
 
 /// A row of the table.
 pub struct Endpoint {
-    /// Its name in the description, and in what is generated from it; empty if it is not described.
+    /// The operation's name in the description, and in code generated from it; empty if it is not described.
     pub name: &'static str,
     pub path: Path,
-    /// Empty: any, even one that no standard knows.
+    /// Empty: any method, even one that no standard defines.
     pub methods: &'static [Method],
     pub summary: &'static str,
-    /// Those of the query, and fields of its own, each as OpenAPI has it.
+    /// The parameters of the query, and fields that only this endpoint reads, each as an OpenAPI object.
     pub parameters: &'static [&'static str],
-    /// Those that not every endpoint has.
+    /// The answers that not every endpoint has.
     pub answers: &'static [Answer],
     /// How much content it uses.
     pub takes: Takes,
-    /// What that content is: a name of `components.requestBodies` in `openapi.json`.
+    /// The type of that content: a name of `components.requestBodies` in `openapi.json`.
     pub content: Option<&'static str>,
     /// Whether it never asks for credentials.
     pub open: bool,
-    /// Whether readers may come to it from pages of other origins.
+    /// Whether pages of other origins may link to it.
     page: bool,
-    /// What it asks of a job that may be pending.
+    /// What it asks about a job that may be pending.
     question: Option<fn(JobId) -> Question>,
-    /// What answers.
+    /// The function that answers.
     pub answer: fn(&Asked<'_>) -> Result<Outcome, Error>,
 }
 
 /// The paths of an endpoint.
 #[derive(PartialEq)]
 pub struct Path {
-    /// Where they begin; the description shows the first.
+    /// The beginnings of the paths; the description shows the first.
     places: &'static [&'static str],
-    /// Their rest: `{id}` stands for one segment, [`ALL`] for any rest.
+    /// The rest of each path: `{id}` stands for one segment, [`ALL`] for any rest.
     rest: &'static str,
 }
 
 /// A way in which an endpoint answers.
 pub enum Answer {
-    /// As several do: with this status code and the response of this name in `openapi.json`.
+    /// With this status code and the shared response of this name in `openapi.json`.
     Shared(&'static str, &'static str),
-    /// With `200`, this meaning, and text.
+    /// With `200` and text; the string is the description.
     Text(&'static str),
-    /// With `200`, this meaning, and HTML.
+    /// With `200` and HTML; the string is the description.
     #[cfg(feature = "page")]
     Html(&'static str),
-    /// With `200`, this meaning, and JSON of this schema.
+    /// With `200` and JSON: the description, then the name of the schema.
     Json(&'static str, &'static str),
-    /// With `200`, this meaning, and an object that tells of no error and has a member of this name and schema.
+    /// With `200` and an object that reports success: the description, then name and schema of its one further member.
     Member(&'static str, &'static str, &'static str),
 }
 
@@ -80,12 +80,12 @@ const ANY: &[Method] = &[];
 const READ: &[Method] = &[Method::GET, Method::HEAD];
 const PUT: &[Method] = &[Method::PUT];
 const POST: &[Method] = &[Method::POST];
-/// POST as well, for what can send nothing else.
+/// POST is allowed as well, for clients that can send nothing else.
 const CANCEL: &[Method] = &[Method::PUT, Method::POST];
 const DELETE: &[Method] = &[Method::DELETE];
 const OF_JOBS: &[Method] = &[Method::DELETE, Method::GET, Method::HEAD, Method::PUT];
 
-/// The methods that clients are told of, in the order of `allow`.
+/// The methods that clients are told about, in the order of `allow`.
 pub static EVERY: [Method; 8] = [
     Method::DELETE,
     Method::GET,
@@ -123,7 +123,7 @@ const DURATION: &str = r#"{"name":"duration","in":"query","required":true,
     "schema":{"type":"number","minimum":0,"maximum":3600},"description":"Seconds."}"#;
 
 const RANGE: &str = r#"{"name":"range","in":"header","schema":{"type":"string"},
-    "description":"RFC 9110 section 14: one range of bytes. Several, and what is no range, get the whole."}"#;
+    "description":"One range of bytes (RFC 9110 section 14). Several ranges, or an invalid one, get the whole."}"#;
 
 const PENDING: Answer = Shared("204", "Pending");
 const UNDER_WAY: Answer = Shared("204", "UnderWay");
@@ -179,8 +179,8 @@ const NONE: Answer = Member("The collections.", "result", r#"{"type":"array"}"#)
 
 const NUMBER: &str = r#"{"type":"number"}"#;
 
-/// Of the rows that a request fits, the first answers it. Those of one path stand together.
-#[rustfmt::skip] // One line for each.
+/// The first row that matches a request answers it. Rows of one path stand together.
+#[rustfmt::skip] // One line for each row.
 pub static ENDPOINTS: &[Endpoint] = &[
     row("listDone", at(JOBS, "/done"), READ, "The jobs that are done", &[COUNT, AFTER], &[IDS], job::done),
     row("listPending", at(JOBS, "/pending"), READ, "The jobs that are pending", &[COUNT, AFTER], &[IDS], job::pending),
@@ -241,19 +241,19 @@ const fn row(
 }
 
 impl Endpoint {
-    /// Whether it has this method.
+    /// Returns whether it has this method.
     pub fn has(&self, method: &Method) -> bool {
         self.methods.is_empty() || self.methods.contains(method)
     }
 }
 
 impl Path {
-    /// Returns the rest of a path that begins in one of these places.
+    /// Returns the rest of a path that has one of these beginnings.
     fn rest<'a>(&self, path: &'a str) -> Option<&'a str> {
         self.places.iter().find_map(|place| path.strip_prefix(place))
     }
 
-    /// Returns the segment that stands for `{id}` (empty if this path has none); `None` if this is another path's rest.
+    /// Returns the segment that stands for `{id}` (empty if this path has none); `None` if the rest does not match.
     fn id<'a>(&self, rest: &'a str) -> Option<&'a str> {
         if let Some(behind) = self.rest.strip_prefix("/{id}") {
             let rest = rest.strip_prefix('/')?;
@@ -264,12 +264,12 @@ impl Path {
         (is_below || rest == self.rest).then_some("")
     }
 
-    /// Returns it as the description shows it.
+    /// Returns the path as the description shows it.
     pub fn pattern(&self) -> String {
         [self.places[0], self.rest].concat()
     }
 
-    /// Whether it has an id in it.
+    /// Returns whether the path has an id in it.
     pub fn has_id(&self) -> bool {
         self.rest.starts_with("/{id}")
     }
@@ -278,7 +278,7 @@ impl Path {
 /// Returns the rows of a path, each with the segment that stands for its `{id}`.
 fn rows(path: &str) -> impl Iterator<Item = (&'static Endpoint, &str)> {
     let path = path.strip_suffix('/').unwrap_or(path);
-    // Every request looks at the rows before its own: those with the same places are one look.
+    // A request examines all rows before its own: rows with the same places are compared once.
     let mut seen: (&[&str], Option<&str>) = (&[], None);
     ENDPOINTS.iter().filter_map(move |endpoint| {
         let Endpoint { path: pattern, .. } = endpoint;
@@ -302,7 +302,7 @@ pub fn check(path: &str) -> Result<(), Error> {
     rows(path).next().map(drop).ok_or_else(|| Error::NotFound("no such endpoint".into()))
 }
 
-/// Refuses a method that no endpoint of a path has. Every path has OPTIONS, which asks for the methods.
+/// Refuses a method that no endpoint of a path has. Every path has OPTIONS, which lists the methods.
 ///
 /// # Errors
 /// [`Error::MethodNotSupported`].
@@ -314,7 +314,7 @@ pub fn check_method(method: &Method, path: &str) -> Result<(), Error> {
 /// Returns the methods that a path has, as the field `allow` lists them.
 pub fn allow(path: &str) -> String {
     let mut allow = String::new();
-    // What answers any method does not ask for TRACE.
+    // A row for any method does not include TRACE.
     for method in EVERY.iter().filter(|method| *method != Method::TRACE) {
         if method == Method::OPTIONS || find(method, path).is_some() {
             allow.push_str(if allow.is_empty() { "" } else { ", " });
@@ -324,17 +324,17 @@ pub fn allow(path: &str) -> String {
     allow
 }
 
-/// Whether this path never asks for credentials.
+/// Returns whether this path never asks for credentials.
 pub fn is_open(path: &str) -> bool {
     rows(path).any(|(endpoint, _)| endpoint.open)
 }
 
-/// Whether this path is a page, to which readers may come from elsewhere.
+/// Returns whether this path is a page, to which pages of other origins may link.
 pub fn is_page(path: &str) -> bool {
     rows(path).any(|(endpoint, _)| endpoint.page)
 }
 
-/// Returns what a request asks of a job; `None` if it asks of none, or changes one.
+/// Returns what a request asks about a job; `None` if it asks about none, or changes one.
 pub fn question(method: &Method, path: &str) -> Option<Question> {
     let (endpoint, id) = find(method, path)?;
     Some(endpoint.question?(JobId::parse(id)?))

@@ -1,9 +1,9 @@
-//! A log that is followed: `/_api/job/ID/log?follow=1`, as plain text or as events (WHATWG HTML section 9.2).
+//! Following a log: `/_api/job/ID/log?follow=1`, as plain text or as events (WHATWG HTML section 9.2).
 //!
 //! Owns the order of checks and waits, and the form of the events. `job/log` has the kept part of a log and its
 //! offsets. Invariants: what a script wrote before its job's end is sent before the end is reported; a client can
-//! resume at every offset that it was sent; a client that follows costs its connection's thread and one piece of the
-//! log.
+//! resume at every offset that it was sent; a client that follows a log costs its connection's thread and one piece of
+//! the log.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -26,15 +26,15 @@ use crate::memory::Allowance;
 use crate::sink::{self, Head, Sink};
 use crate::store::{JobState, Status};
 
-/// From where on a client that was cut off wants the events.
+/// The id of the last event that a disconnected client received.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Asks a proxy that would collect the answer to pass it on at once; nginx does.
+/// Tells a proxy not to buffer the answer; nginx obeys it.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// After how long a silence a comment is sent, so that no proxy takes the connection for dead.
+/// After this much silence a comment is sent, so that no proxy takes the connection for dead.
 const COMMENT: Duration = Duration::from_secs(15);
 
 /// How much of a log is sent at once, in bytes.
@@ -43,23 +43,25 @@ const PIECE: usize = 16 * 1024;
 /// A longer line is several events, each of this length, in bytes.
 const MAX_LINE: usize = 4096;
 
-/// Whether a request asks for this.
+/// Returns whether a request asks to follow a log.
 pub fn is_wanted(asked: &Asked<'_>) -> bool {
     is_on(asked.query(), "follow")
 }
 
-/// Sends the log of a job until that ends; what is kept of it if the answer cannot reach its client before.
+/// Sends the log of a job until the job ends. If the answer cannot be streamed to the client, sends what is kept of
+/// the log.
 ///
-/// # Errors `503` if half of all connections follow or wait, or without memory. Once the head was sent: why the answer
+/// # Errors
+/// `503` if half of all connections follow or wait, or if memory is short. After the head was sent: why the answer
 /// breaks off.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let (job, jobs) = (asked.job()?, &*asked.api.jobs);
     let resumed = last_event_id(asked.call.request.headers());
-    // In this order: of a job that is done, the log is read whole.
+    // In this order: if the job is already done, its log is read completely.
     let is_pending = matches!(jobs.store.status(&job)?, Some(Status::Pending(..)));
     let end = jobs.store.log(&job)?.ok_or(Error::UnknownJob)?;
     if !is_pending && resumed.is_some_and(|offset| offset >= end.offset) {
-        // A client that gets this asks no more (WHATWG HTML section 9.2.3).
+        // A client that receives this status does not reconnect (WHATWG HTML section 9.2.3).
         return Ok(empty(StatusCode::NO_CONTENT).into());
     }
     if asked.call.request.method() != Method::GET || !asked.sink.borrow().is_live() {
@@ -75,7 +77,7 @@ pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
         jobs,
         memory: asked.memory,
         job,
-        // What was written to another run of deferd is gone.
+        // What the script wrote under an earlier run of deferd is lost.
         offset: resumed.filter(|offset| *offset <= end.offset).unwrap_or(0),
         follower: None,
         was_sent: false,
@@ -88,12 +90,12 @@ pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(Outcome::Written)
 }
 
-/// The offset at which a client wants to go on.
+/// Returns the offset from which a client wants to continue.
 fn last_event_id(fields: &HeaderMap) -> Option<u64> {
     fields.get(LAST_EVENT_ID)?.to_str().ok()?.parse().ok()
 }
 
-/// How a log is sent.
+/// The form in which a log is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// Its bytes as they come.
@@ -118,14 +120,14 @@ impl Form {
 /// A client that follows a log.
 struct Following<'a> {
     jobs: &'a Jobs,
-    /// What is kept for it beside the rest of the log is charged to this.
+    /// What is kept for the client, other than the rest of the log, is charged to this.
     memory: &'a Allowance,
     job: JobKey,
-    /// Up to where the log was sent.
+    /// The offset up to which the log was sent.
     offset: u64,
-    /// While the job was begun and is pending, and for what it wrote until its end.
+    /// `Some` from the start of the job until its end, and then until all that it wrote has been sent.
     follower: Option<Follower>,
-    /// Whether anything of the log was sent: then nothing may be left out any more.
+    /// Whether any of the log was sent: from then on, nothing may be skipped.
     was_sent: bool,
     out: Out<'a>,
     lines: Lines,
@@ -148,14 +150,14 @@ impl Following<'_> {
     fn run(&mut self) -> Result<(), Error> {
         let jobs = self.jobs;
         loop {
-            // In this order: what was written before the end is in the log that is read after it.
+            // In this order: the log that is read next has everything that was written before the end.
             let status = jobs.store.status(&self.job)?;
             let log = jobs.store.growing_log(&self.job);
             if let Some(Status::Pending(state, _)) = &status
                 && let Some(follower) = &self.follower
                 && log.as_ref().map_or(*state != JobState::Running, |log| !follower.is_of(log))
             {
-                // With a shared store the next attempt may be made elsewhere, and has another log then.
+                // In a shared store, the next attempt may run on another instance, with a log of its own.
                 self.follower = None;
             }
             if self.follower.is_none() {
@@ -169,7 +171,7 @@ impl Following<'_> {
                 _ if !is_all => {}
                 Some(Status::Pending(state, _)) => {
                     if state != JobState::Running && jobs.is_draining() {
-                        // It may stay for the next deferd.
+                        // The job may be kept for the next run of deferd.
                         return Err(Error::Unavailable("shutting down".into()));
                     }
                     self.wait(state)?;
@@ -214,7 +216,7 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// Waits until there is something to send, for as long as the client may go without.
+    /// Waits until there is something to send, or until the next comment is due.
     fn wait(&mut self, state: JobState) -> Result<(), Error> {
         let quiet = COMMENT.saturating_sub(self.out.sent.elapsed());
         if quiet.is_zero() && self.form == Form::Events {
@@ -234,7 +236,7 @@ impl Following<'_> {
         if execution.stopped().is_some() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Tells how the job ended; not if it was deleted, or collected before that could be seen.
+    /// Reports how the job ended, unless the job was deleted or collected before deferd could see its end.
     fn end(&mut self, ending: Option<Ending>) -> Result<(), Error> {
         if self.form == Form::Events {
             self.lines.end(&mut self.out)?;
@@ -245,7 +247,7 @@ impl Following<'_> {
     }
 }
 
-/// Returns how a job ended, as JSON.
+/// Returns the end of a job as JSON.
 fn told(ending: Option<Ending>) -> String {
     let Some(Ending { status, exit, outcome, .. }) = ending else {
         return r#"{"status":null,"exitCode":null}"#.to_owned();
@@ -261,11 +263,11 @@ fn told(ending: Option<Ending>) -> String {
     }
 }
 
-/// What a client that follows is sent.
+/// Where the answer to a client that follows is written.
 struct Out<'a> {
     sink: &'a mut dyn Sink,
     execution: &'a Execution,
-    /// When something was sent last.
+    /// When something was last sent.
     sent: Instant,
 }
 
@@ -280,11 +282,11 @@ impl Out<'_> {
 /// A log as events, one for each line.
 #[derive(Default)]
 struct Lines {
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end has not arrived.
     line: Vec<u8>,
-    /// The offset behind all that was taken.
+    /// The offset after all bytes that were taken.
     end: u64,
-    /// Events that are to be sent.
+    /// Events that are ready to be sent.
     events: String,
 }
 
@@ -306,8 +308,8 @@ impl Lines {
         Ok(())
     }
 
-    /// Makes an event of the first bytes of the line. What ends a line in an event stream, be it a carriage return,
-    /// begins another line of the event.
+    /// Makes an event of the first bytes of the line. A carriage return also ends a line in an event stream, so it
+    /// begins another `data` line of the event.
     fn add(&mut self, length: usize) {
         let offset = self.end - (self.line.len() - length) as u64;
         let text = String::from_utf8_lossy(&self.line[..length]);
@@ -322,7 +324,7 @@ impl Lines {
         self.line.drain(..length);
     }
 
-    /// Ends the last line, which may have no end.
+    /// Ends the last line, which may lack a line feed.
     fn end(&mut self, out: &mut Out<'_>) -> Result<(), Error> {
         if !self.line.is_empty() {
             self.add(self.line.len());
@@ -339,7 +341,7 @@ impl Lines {
     }
 }
 
-/// Returns the length without a last character whose end has not come.
+/// Returns the length without a last character that is incomplete.
 fn whole_characters(bytes: &[u8]) -> usize {
     let is_begun = |n: usize| {
         let rest = &bytes[bytes.len() - n..];
@@ -354,7 +356,7 @@ mod tests {
     use super::*;
     use crate::sink::Collector;
 
-    /// The events that these pieces of a log make, which begins at an offset.
+    /// Returns the events that these pieces of a log make; the log begins at this offset.
     fn events(begin: u64, pieces: &[&[u8]]) -> String {
         let memory = Allowance::default();
         let mut sink = Collector::new(&memory);

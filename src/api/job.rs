@@ -1,9 +1,8 @@
-//! The job resource: `/_api/job` and what is below it.
+//! The job resource: `/_api/job` and the paths below it.
 //!
-//! Owns the reading of its parameters and the form of its answers; its paths and methods are in `endpoints`.
-//! How jobs live is decided by `jobs` and the store.
-//! Invariant: `x-arango-async-id` stands on results and nowhere else, so that it tells a job's own
-//! `404` from this resource's.
+//! Owns the reading of its parameters and the form of its answers; its paths and methods are in `endpoints`. `jobs`
+//! and the store decide how jobs live. Invariant: only results have the field `x-arango-async-id`, so that it tells a
+//! job's own `404` from this resource's.
 
 use http::header::{CONTENT_RANGE, CONTENT_SECURITY_POLICY, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -23,16 +22,16 @@ use crate::protocol::{
 };
 use crate::store::{List, Lookup, Status, StoreUnavailable};
 
-/// A result that is opened as a page runs nothing, and acts in no name (CSP level 3, section 6.3.2).
+/// A result that is opened as a page runs no script and has no origin (CSP level 3, section 6.3.2).
 pub const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
 
-/// When a client may ask again for a job that is pending, in seconds.
+/// How soon a client may ask again about a pending job, in seconds.
 pub const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
 /// How many ids a list holds when `count` is absent.
 const DEFAULT_COUNT: usize = 100;
 
-/// How many it holds at most.
+/// How many ids a list holds at most.
 const MAX_COUNT: usize = 10_000;
 
 /// The longest id as text, with quotes and a comma, in bytes.
@@ -48,8 +47,8 @@ impl Asked<'_> {
     /// Returns the job that the path names.
     ///
     /// # Errors
-    /// What is no id is an unknown job to PUT and DELETE, and to GET if it is a number; else it is a bad parameter
-    /// to GET, as ArangoDB has it.
+    /// As in ArangoDB, what is not an id is an unknown job for PUT and DELETE. For GET it is an unknown job if it is a
+    /// number, and an invalid parameter otherwise.
     pub fn job(&self) -> Result<JobKey, Error> {
         if let Some(id) = JobId::parse(self.id) {
             return Ok(JobKey { owner: self.owner().clone(), id });
@@ -60,22 +59,22 @@ impl Asked<'_> {
     }
 }
 
-/// Refuses a path that means nothing.
+/// Refuses a path that matches no operation of this resource.
 pub fn malformed(_: &Asked<'_>) -> Result<Outcome, Error> {
     Err(Error::NoJobRequest)
 }
 
-/// What a request asks of a job that may be pending.
+/// What a request asks about a job that may be pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Whether it is done, or its result: what a client may prefer to wait for.
+    /// Whether it is done, or its result: a client may prefer to wait for that.
     End(JobId),
     /// What it has logged so far.
     Log(JobId),
 }
 
 impl Question {
-    /// Whether the job may be pending if the answer has this status code.
+    /// Returns whether the job may be pending if the answer has this status code.
     pub fn may_be_pending(self, answered: StatusCode) -> bool {
         match self {
             Self::End(_) => answered == StatusCode::NO_CONTENT,
@@ -91,12 +90,12 @@ impl Question {
     }
 }
 
-/// The ids of the jobs that are done.
+/// Lists the ids of the jobs that are done.
 pub fn done(asked: &Asked<'_>) -> Result<Outcome, Error> {
     list(asked, List::Done)
 }
 
-/// The ids of those that are not.
+/// Lists the ids of the jobs that are not done.
 pub fn pending(asked: &Asked<'_>) -> Result<Outcome, Error> {
     list(asked, List::Pending)
 }
@@ -107,12 +106,12 @@ fn list(asked: &Asked<'_>, list: List) -> Result<Outcome, Error> {
         Some(text) => after(&text)?,
         None => None,
     };
-    // One more than wanted says that there are more.
+    // One more than wanted, to see whether there are more.
     let mut ids = asked.api.jobs.store.list(asked.owner(), list, behind, count + 1)?;
     let has_more = ids.len() > count;
     ids.truncate(count);
     let next = ids.last().filter(|_| has_more).map(|last| next_page(asked, *last));
-    // The ids as they came, and as text with its quotes and commas.
+    // Charged: the ids themselves, and their text with quotes and commas.
     let charge = asked.charge(ids.len() * (size_of::<JobId>() + ID_TEXT))?;
     let text = array(&ids);
     drop(ids);
@@ -123,7 +122,7 @@ fn list(asked: &Asked<'_>, list: List) -> Result<Outcome, Error> {
     Ok(response.into())
 }
 
-/// The link to the rest of a list (RFC 8288).
+/// Returns the link to the rest of a list (RFC 8288).
 fn next_page(asked: &Asked<'_>, last: JobId) -> HeaderValue {
     let path = asked.call.request.uri().path();
     let count = parameter(asked.query(), "count").map(|count| format!("count={count}&"));
@@ -157,7 +156,7 @@ fn array(ids: &[JobId]) -> String {
     text
 }
 
-/// Whether a job is done, and how it ended, or how far it is.
+/// Returns whether a job is done: how it ended, or its progress.
 pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
     match asked.api.jobs.store.status(&asked.job()?)? {
         None => Err(Error::UnknownJob),
@@ -185,7 +184,7 @@ pub fn status(asked: &Asked<'_>) -> Result<Outcome, Error> {
     }
 }
 
-/// What the job's script has written to stderr; if it is to be followed, what it writes as well.
+/// Returns what the job's script has written to stderr; if the log is followed, also what it writes from now on.
 pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
     if follow::is_wanted(asked) {
         return follow::answer(asked);
@@ -194,12 +193,12 @@ pub fn log(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(text(asked.charged(log.text.into_vec())?).into())
 }
 
-/// The result, which stays; or a range of its content.
+/// Returns the result, or a range of its content; the job keeps the result.
 pub fn peek(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let job = asked.job()?;
     answer_with(asked.api.jobs.store.peek(&job), &job, |mut response| {
         response.headers_mut().append(CONTENT_SECURITY_POLICY, SANDBOX);
-        // A range of a range would say of which bytes it is not.
+        // A range of a range could not name its bytes in the whole result.
         let is_whole =
             response.status() == StatusCode::OK && !response.headers().contains_key(CONTENT_RANGE);
         if !is_whole {
@@ -209,7 +208,7 @@ pub fn peek(asked: &Asked<'_>) -> Result<Outcome, Error> {
     })
 }
 
-/// The result, which is gone once it is delivered.
+/// Returns the result, which is removed once it is delivered.
 pub fn collect(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let (job, jobs) = (asked.job()?, &asked.api.jobs);
     let mut receipt = Receipt::none();
@@ -220,7 +219,7 @@ pub fn collect(asked: &Asked<'_>) -> Result<Outcome, Error> {
     answer_with(found, &job, |response| Answer { response, guard: Guard::Verbatim, receipt })
 }
 
-/// Ends a job.
+/// Cancels a job.
 pub fn cancel(asked: &Asked<'_>) -> Result<Outcome, Error> {
     found(asked.api.jobs.cancel(&asked.job()?)?)
 }
@@ -236,7 +235,7 @@ pub fn forget_all(asked: &Asked<'_>) -> Result<Outcome, Error> {
     found(true)
 }
 
-/// Forgets those that are stamped before a time.
+/// Forgets the client's jobs that are stamped before a time.
 pub fn forget_expired(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let stamp = number(asked.query(), "stamp").and_then(Stamp::from_unix_seconds);
     let stamp = stamp.ok_or(Error::bad_parameter("stamp is not a number"))?;
@@ -251,7 +250,7 @@ fn found(exists: bool) -> Result<Outcome, Error> {
 /// Returns the result that was looked up; `None` while the job is pending.
 ///
 /// # Errors
-/// `404` for an unknown job, `503` if the result cannot be read now, `507` if it can never be.
+/// `404` for an unknown job, `503` if the result cannot be read now, `507` if it can never be read.
 pub fn result_of(found: Lookup) -> Result<Option<StoredResponse>, Error> {
     match found {
         Lookup::Unknown => Err(Error::UnknownJob),
@@ -277,7 +276,7 @@ fn answer_with(
     })
 }
 
-/// A result as its client gets it.
+/// Adds the fields with which a result reaches its client.
 fn named(result: &StoredResponse, id: JobId) -> Response<Content> {
     let mut response = result.to_response();
     for name in [ASYNC_ID, ASYNC_JOB_ID] {
@@ -286,7 +285,7 @@ fn named(result: &StoredResponse, id: JobId) -> Response<Content> {
     response
 }
 
-/// The id as a field value.
+/// Returns the id as a field value.
 pub fn id_value(id: JobId) -> HeaderValue {
     let mut digits = itoa::Buffer::new();
     HeaderValue::from_str(digits.format(id.number())).expect("digits are a field value")

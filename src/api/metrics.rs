@@ -1,8 +1,8 @@
 //! The metrics as text: `/_admin/metrics`, Prometheus' exposition format 0.0.4.
 //!
-//! Owns the names, the help and the labels. What is counted is in `metrics` and in the store's tally. They are of the
-//! whole host, and the same for every user. Invariant: no label has anything that a client sent: routes, outcomes,
-//! states and reasons are deferd's own.
+//! Owns the names, the help and the labels. `metrics` and the store's tally do the counting. The metrics describe the
+//! whole host, and are the same for every user. Invariant: no label contains anything that a client sent: routes,
+//! outcomes, states and reasons are deferd's own words.
 
 use std::fmt::Write as _;
 
@@ -22,14 +22,14 @@ use crate::store::{EngineStats, Stats, Tally};
 const EXPOSITION: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// All metrics.
+/// Returns all metrics.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let mut page = Page(String::with_capacity(16 << 10));
     let stats = asked.api.jobs.store.stats();
     let tally = asked.api.jobs.store.tally();
     write_process(&mut page, asked);
     match (asked.api.jobs.store.engine(), stats) {
-        // That the engine fails is what its metrics are for.
+        // If the engine fails, its metrics say so.
         (Some(engine), stats) => {
             write_engine(&mut page, &engine);
             if let Ok(stats) = stats {
@@ -123,7 +123,7 @@ fn write_tally(page: &mut Page, tally: &Tally, prefixes: &[String]) {
     page.sample("deferd_store_errors_total", &[], tally.errors);
 }
 
-/// The text so far. Writing to a string cannot fail.
+/// The text written so far. Writing to a string cannot fail.
 struct Page(String);
 
 impl Page {
@@ -164,7 +164,7 @@ impl Page {
     }
 }
 
-/// Returns the value of a label as the format has it.
+/// Escapes the value of a label as the format requires.
 fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }

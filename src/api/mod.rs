@@ -1,7 +1,7 @@
 //! The built-in endpoints below `/_api/` and `/_admin/`, as a handler like any other.
 //!
-//! Owns how a request gets to its endpoint; which there are is in `endpoints`, what each does in the other files.
-//! Invariant: a request that the table does not have is a `404` or a `405` before anything is deferred.
+//! Owns how a request gets to its endpoint. `endpoints` lists them, and the other files answer. Invariant: a request
+//! that matches no row of the table gets its `404` or `405` before anything is deferred.
 
 mod admin;
 mod collection;
@@ -42,17 +42,17 @@ pub use openapi::Access;
 pub struct Api {
     jobs: Arc<Jobs>,
     access: Access,
-    /// Those of all routes, at their indexes.
+    /// The prefixes of all routes, at their indexes.
     prefixes: Arc<[String]>,
     /// The description of all endpoints, made when a client first asks for it.
     description: OnceLock<Content>,
-    /// How long one that takes its time may.
+    /// The longest time that an endpoint may take.
     time_limit: Duration,
 }
 
 impl Api {
-    /// The endpoints over these jobs, of routes with these prefixes, which say of themselves who may ask, and end
-    /// within `time_limit`.
+    /// Returns the endpoints over these jobs, of routes with these prefixes, for clients with this access. An answer
+    /// ends within `time_limit`.
     pub fn new(
         jobs: Arc<Jobs>,
         access: Access,
@@ -69,11 +69,11 @@ struct Asked<'a> {
     call: &'a Call,
     /// The segment of the path that stands for `{id}`.
     id: &'a str,
-    /// What the answer is charged to.
+    /// The answer is charged to this.
     memory: &'a Allowance,
-    /// What ends it before it is whole.
+    /// Stops the answer before it is complete.
     execution: &'a Execution,
-    /// Where an answer goes that is sent while it is made.
+    /// The sink of an answer that is sent while it is made.
     sink: RefCell<&'a mut dyn Sink>,
 }
 
@@ -82,19 +82,19 @@ impl Asked<'_> {
         self.call.request.uri().query().unwrap_or_default()
     }
 
-    /// Charges what it takes to make an answer of about so many bytes.
+    /// Charges the memory for making an answer of about this size.
     ///
     /// # Errors
-    /// `503` without memory for it.
+    /// `503` if there is no memory for it.
     fn charge(&self, bytes: usize) -> Result<Charge, Error> {
         let bytes = if bytes > SMALL { bytes } else { 0 };
         Ok(self.memory.charge(bytes)?)
     }
 
-    /// Returns the content of an answer, charged for as long as it is on its way.
+    /// Returns the content of an answer; its charge is held until it is sent.
     ///
     /// # Errors
-    /// `503` without memory for it.
+    /// `503` if there is no memory for it.
     fn charged(&self, bytes: Vec<u8>) -> Result<Content, Error> {
         Ok(whole(bytes, self.memory.nothing())?.into())
     }
@@ -131,7 +131,7 @@ impl Handler for Api {
                 && let Outcome::Answer(answer) = &mut outcome
                 && answer.response.body().in_file().is_some()
             {
-                // If that fails, the receipt is dropped, and a collected result is back.
+                // If that fails, the receipt is dropped, which restores a collected result.
                 *answer.response.body_mut() = own_copy(answer.response.body(), execution)?;
             }
             return Ok(outcome);
@@ -142,11 +142,12 @@ impl Handler for Api {
     }
 }
 
-/// Returns a copy of a stored result's content for the job that has asked for it: a file is removed with the one record
-/// that names it, and the two jobs are removed at different times.
+/// Returns a copy of a stored result's content for the job that has asked for it: a file is removed with the one
+/// record that names it, and the two jobs are removed at different times.
 ///
 /// # Errors
-/// `507` without room for the copy, `503` if the file cannot be read, [`Error::Cancelled`] if the job is stopped.
+/// `507` if there is no room for the copy, `503` if the file cannot be read, [`Error::Cancelled`] if the job is
+/// stopped.
 fn own_copy(content: &Content, execution: &Execution) -> Result<Content, Error> {
     let no_room = |error: NoMemory| Error::no_room_for("the answer", &error);
     let mut copy = ContentBuffer::new(execution.memory());
@@ -162,14 +163,14 @@ fn own_copy(content: &Content, execution: &Execution) -> Result<Content, Error> 
     copy.freeze().map_err(no_room)
 }
 
-/// A `200` with JSON.
+/// Returns a `200` with JSON.
 fn json(body: impl Into<Content>) -> Response<Content> {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }
 
-/// A `200` with text, or with nothing.
+/// Returns a `200` with text, or without content.
 fn text(body: impl Into<Content>) -> Response<Content> {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, TEXT);

@@ -1,8 +1,8 @@
 //! The built-in endpoints as OpenAPI 3.1.
 //!
-//! Owns the form of the description; what it says of an endpoint is in the row of that, and what several share in
-//! `openapi.json` beside this file. A route of the user's own is not described: what a script answers is not
-//! known here. Invariant: what is described is what is answered (`tests/it/docs/openapi.rs`).
+//! Owns the form of the description. What is specific to an endpoint comes from its row, and what several share from
+//! `openapi.json` beside this file. Routes that the operator configures are not described: deferd does not know what
+//! their scripts answer. Invariant: the description matches the answers (`tests/it/docs/openapi.rs`).
 
 use http::Method;
 
@@ -17,13 +17,13 @@ const SHARED: &str = include_str!("openapi.json");
 /// Which clients may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// All clients.
     Open,
     /// Clients with credentials (`--auth`).
     Credentials,
 }
 
-/// What every operation may answer with, as it can be deferred, and refused before it is run.
+/// Answers of every operation, because each can be deferred, or refused before it runs.
 static COMMON: [Answer; 6] = [
     Answer::Shared("202", "Accepted"),
     Answer::Shared("400", "Refused"),
@@ -33,17 +33,17 @@ static COMMON: [Answer; 6] = [
     Answer::Shared("503", "Busy"),
 ];
 
-/// Where credentials are asked for. What is open still is not, deferred: a job has an owner.
+/// The answer where credentials are required. An open endpoint needs them too if it is deferred: a job has an owner.
 static DENIED: Answer = Answer::Shared("401", "Unauthorized");
 
-/// The description, for clients with this access.
+/// Returns the description, for clients with this access.
 pub fn answer(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let api = asked.api;
     let page = api.description.get_or_init(|| describe(api.access).into());
     Ok(json(page.clone()).into())
 }
 
-/// Returns the description. It is put together as text: the rows have nothing that JSON would escape.
+/// Returns the description. It is assembled as text: the rows contain nothing that JSON would escape.
 fn describe(access: Access) -> String {
     let described = ENDPOINTS.chunk_by(|row, next| row.path == next.path);
     let described = described.filter(|rows| !rows[0].name.is_empty());
@@ -57,7 +57,7 @@ fn describe(access: Access) -> String {
     format!(r#"{{"paths":{{{paths}}},{security}{}{version}{tail}"#, &head[1..])
 }
 
-/// Returns the member for a path, whose rows these are.
+/// Returns the member for a path, from the rows of that path.
 fn path(rows: &[Endpoint], access: Access) -> String {
     let mut operations = Vec::new();
     for row in rows {
@@ -126,13 +126,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reference_is_to_something_and_everything_is_referred_to() {
+    fn every_reference_resolves_and_every_component_is_used() {
         for access in [Access::Open, Access::Credentials] {
             let text = describe(access);
             let description: serde_json::Value = serde_json::from_str(&text).unwrap();
             let paths = description["paths"].as_object().unwrap();
             let described: usize = paths.values().map(|path| path.as_object().unwrap().len()).sum();
-            // Of two members with one name, only the last would be left.
+            // If two members had the same name, only the last would remain.
             assert_eq!(described, text.matches(r#""summary":"#).count());
             for reference in text.split(r##""$ref":"#"##).skip(1) {
                 let pointer = reference.split('"').next().unwrap();

@@ -1,7 +1,7 @@
-//! The page that shows one's jobs: `/_admin/ui`, one document without external parts.
+//! The page that shows a user's jobs: `/_admin/ui`, one document without external parts.
 //!
-//! Owns how the page is embedded and guarded. What it shows it asks for itself, from the endpoints beside this one, so
-//! it shows nothing that its reader may not see. `scripts/pack-page` makes `page.html.gz` and `page.policy` of
+//! Owns how the page is embedded and guarded. The page's script asks the other endpoints for what it shows, so it
+//! shows nothing that its reader may not see. `scripts/pack-page` makes `page.html.gz` and `page.policy` from
 //! `page.html`. Invariant: the policy (CSP level 3) lets this script and this style act, and nothing else.
 
 use http::header::{
@@ -17,10 +17,10 @@ use crate::handler::Outcome;
 /// The page, compressed.
 static PACKED: &[u8] = include_bytes!("page.html.gz");
 
-/// Its policy, and a line feed.
+/// Its policy, followed by a line feed.
 static POLICY: &str = include_str!("page.policy");
 
-/// The page, which is sent as gzip always: every browser takes that, and the page is for browsers.
+/// Returns the page, which is always sent as gzip: every browser accepts that.
 pub fn answer(_: &Asked<'_>) -> Result<Outcome, Error> {
     let mut response = Response::new(PACKED.into());
     let fields: [(HeaderName, &'static str); 6] = [
@@ -47,7 +47,7 @@ mod tests {
 
     const PAGE: &str = include_str!("page.html");
 
-    /// gzip's trailer (RFC 1952 section 2.3.1) holds a checksum and the length.
+    /// Returns the trailer of gzip (RFC 1952 section 2.3.1): a checksum and the length.
     fn checksum(bytes: &[u8]) -> u32 {
         let crc = bytes.iter().fold(!0_u32, |crc, &byte| {
             (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))

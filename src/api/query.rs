@@ -1,10 +1,10 @@
 //! Parameters of a query: `name=value` pairs between `&`, percent-encoded.
 //!
-//! Owns nothing else; what a value means is its endpoint's.
+//! Owns only the decoding; each endpoint decides what a value means.
 
 use crate::dots::decode;
 
-/// The first value of `name`, decoded; an empty one without a `=`. Bytes that are not UTF-8 are replaced.
+/// Returns the first value of `name`, decoded; empty without a `=`. Bytes that are not UTF-8 are replaced.
 pub fn parameter(query: &str, name: &str) -> Option<String> {
     if query.is_empty() {
         return None;
@@ -17,8 +17,8 @@ pub fn parameter(query: &str, name: &str) -> Option<String> {
     })
 }
 
-/// All names and values, decoded; an empty value without a `=`. Bytes that are not UTF-8 are replaced; what cannot be
-/// decoded stays as it is.
+/// Returns all names and values, decoded; a value is empty without a `=`. Bytes that are not UTF-8 are replaced; what
+/// cannot be decoded stays as it is.
 pub fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     let text = |part: &str| {
         let bytes = decode(part).unwrap_or_else(|| part.as_bytes().to_vec());
@@ -30,14 +30,14 @@ pub fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Whether `name` is switched on, as ArangoDB reads it.
+/// Returns whether `name` is switched on, by ArangoDB's rule.
 pub fn is_on(query: &str, name: &str) -> bool {
     parameter(query, name).is_some_and(|value| {
         matches!(value.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "y" | "1")
     })
 }
 
-/// The value of `name` as a finite number.
+/// Returns the value of `name` as a finite number.
 pub fn number(query: &str, name: &str) -> Option<f64> {
     parameter(query, name)?.parse().ok().filter(|n: &f64| n.is_finite())
 }

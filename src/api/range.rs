@@ -1,8 +1,8 @@
-//! One range of a result's content, for a download that goes on where it broke off (RFC 9110 section 14).
+//! One range of a result's content, to resume a download that broke off (RFC 9110 section 14).
 //!
-//! Owns the reading of `range` and `if-range`, and the fields of the answer. Invariant: what is not one valid range of
-//! bytes, of the content that the client has begun with, gets the whole content, never an error; only a range behind
-//! the end is refused.
+//! Owns the reading of `range` and `if-range`, and the fields of the answer. Invariant: a request is answered with the
+//! whole content, never an error, unless it has exactly one valid range of the same content that the client already
+//! holds; only a range beyond the end is refused.
 
 use std::ops::Range;
 
@@ -16,19 +16,19 @@ use crate::fields::{FieldLines, find};
 
 const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 
-/// What of some content is asked for.
+/// The part of some content that is asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     /// All of it.
     Whole,
     /// These bytes.
     Part(Range<usize>),
-    /// Bytes behind its end.
+    /// Bytes beyond its end.
     BehindEnd,
 }
 
-/// Answers with the range that the request asks for of `whole`, a `200` whose entity tag is its own, or else `tag`; and
-/// with all of it as `otherwise` has it.
+/// Answers with the requested range of `whole`, a `200`. Its entity tag is its own, or else `tag`. If the whole is
+/// requested, `otherwise` makes its content.
 pub fn answer(
     call: &Call,
     mut whole: Response<Content>,
@@ -74,7 +74,7 @@ fn insert(response: &mut Response<Content>, name: HeaderName, text: &str) {
     response.headers_mut().insert(name, value);
 }
 
-/// Reads what is asked for of content of this length with this entity tag.
+/// Reads which part is requested of content of this length with this entity tag.
 fn asked(fields: &HeaderMap, tag: &HeaderValue, length: usize) -> Asked {
     let [range, condition] = find(fields, &[RANGE, IF_RANGE]);
     let Some(range) = range.only_text() else { return Asked::Whole };
@@ -84,13 +84,13 @@ fn asked(fields: &HeaderMap, tag: &HeaderValue, length: usize) -> Asked {
     read(range, length).unwrap_or(Asked::Whole)
 }
 
-/// Whether the client has begun with this content: only a strong tag says so (section 13.1.5).
+/// Returns whether the client holds the beginning of this content: only a strong tag proves that (section 13.1.5).
 fn holds(condition: FieldLines<'_>, tag: &HeaderValue) -> bool {
     let is_strong = tag.as_bytes().starts_with(b"\"");
     condition.first.is_none() || is_strong && condition.only() == Some(tag)
 }
 
-/// Reads a range; `None` for what is not exactly one valid range of bytes.
+/// Reads a range; `None` if the value is not exactly one valid range of bytes.
 fn read(range: &str, length: usize) -> Option<Asked> {
     let (unit, range) = range.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
@@ -113,7 +113,7 @@ fn read(range: &str, length: usize) -> Option<Asked> {
     }
 }
 
-/// Reads a number, which may be too large for any content.
+/// Reads a number, which may exceed the length of any content.
 fn number(digits: &str) -> Option<usize> {
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(usize::MAX))
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn one_range_of_bytes_is_a_part_and_anything_else_the_whole() {
+    fn one_valid_range_gets_a_part_anything_else_the_whole() {
         use Asked::{BehindEnd, Part, Whole};
         for (range, asked) in [
             ("bytes=0-0", Part(0..1)),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_strong_tag_lets_a_download_go_on() {
+    fn only_the_same_strong_tag_resumes_a_download() {
         for (tag, condition, is_part) in [
             ("\"7\"", "\"7\"", true),
             ("\"7\"", "\"8\"", false),

@@ -1,7 +1,7 @@
-//! The records of jobs: `/_admin/jobs` and what is below it.
+//! The records of jobs: `/_admin/jobs` and the paths below it.
 //!
-//! Owns the parameters of the list, and how a page looks as JSON. What a record tells is in the ledger. Invariants:
-//! a caller sees its own jobs only; a parameter that is unknown or invalid is refused and named, because a filter
+//! Owns the parameters of the list, and the form of a page as JSON. The ledger decides what a record contains.
+//! Invariants: a caller sees its own jobs only; an unknown or invalid parameter is refused by name, because a filter
 //! that was silently ignored would show too much.
 
 use std::fmt::Write as _;
@@ -21,35 +21,35 @@ use crate::job::{JobId, JobKey};
 use crate::protocol::REPEATABLE;
 use crate::store::{Filter, JobState, Order, Page};
 
-/// How many records a page holds when `count` is absent, and at most.
+/// How many records a page holds at most, and if `count` is absent.
 const DEFAULT_COUNT: usize = 100;
 const MAX_COUNT: usize = 1000;
 
-/// About how much a record is as text, in bytes.
+/// About how long a record is as text, in bytes.
 const RECORD_TEXT: usize = 512;
 
 /// How much of a result is shown, in bytes.
 const MAX_CONTENT: usize = 64 * 1024;
 
-/// What a list is asked for.
+/// What a request asks of a list.
 struct Asking {
     filter: Filter,
     after: Option<JobId>,
     count: usize,
 }
 
-/// The records of the caller's jobs that pass the filter.
+/// Lists the records of the caller's jobs that pass the filter.
 pub fn list(asked: &Asked<'_>) -> Result<Outcome, Error> {
     let Asking { filter, after, count } = Asking::read(asked.query())?;
     let page = asked.api.jobs.store.records(asked.owner(), &filter, after, count)?;
-    // The records, and the same as text.
+    // Charged: the records themselves, and their text.
     let charge = asked.charge(2 * page.records.len() * RECORD_TEXT)?;
     let text = page_text(&page, asked.owner());
     drop(page);
     Ok(json(whole(text.into_bytes(), charge)?).into())
 }
 
-/// The record of one job.
+/// Returns the record of one job.
 pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
     refuse_parameters(asked)?;
     let record = asked.api.jobs.store.record(&job(asked)?)?.ok_or(Error::UnknownJob)?;
@@ -60,8 +60,8 @@ pub fn one(asked: &Asked<'_>) -> Result<Outcome, Error> {
     Ok(response.into())
 }
 
-/// The beginning of a result's content as plain text, whatever it is, or a range of it, with no field of the result: so
-/// a page can show it.
+/// Returns the beginning of a result's content, or a range of it, without the result's fields and always as plain
+/// text, so that a page can show it.
 pub fn content(asked: &Asked<'_>) -> Result<Outcome, Error> {
     refuse_parameters(asked)?;
     let job = job(asked)?;
@@ -136,7 +136,7 @@ impl Asking {
     }
 }
 
-/// Reads the id after which a list continues; 0 is its beginning.
+/// Reads the id after which a list continues; 0 is the beginning of the list.
 pub fn after(value: &str) -> Result<Option<JobId>, Error> {
     match JobId::parse(value) {
         Some(id) => Ok(Some(id)),

@@ -1,7 +1,7 @@
-//! The command line of the client: from words to what is to be done.
+//! The command line of the client: turns arguments into an action.
 //!
-//! Owns the options of each command, the two variables of the environment, and the check of each value. Sends
-//! nothing. Invariant: no token stands among the arguments.
+//! Owns the options of each command, the two environment variables, and the check of each value. Sends nothing.
+//! Invariant: no token is taken from the arguments.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -22,15 +22,15 @@ use crate::protocol::ASYNC;
 /// Where deferd listens if no option says otherwise.
 const DEFAULT_URL: &str = "http://127.0.0.1:8529";
 
-/// The fields that are the client's own.
+/// The fields that only the client sets.
 const OWN: [HeaderName; 5] = [ASYNC, CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING];
 
-/// What is to be done.
+/// What the client is asked to do.
 pub enum Action {
     Submit(Submission),
     Run(Submission),
     Status(Vec<JobId>),
-    /// At most for so long.
+    /// The time limit, if one was given.
     Wait(Vec<JobId>, Option<Duration>),
     Fetch(Vec<JobId>, Output),
     Log(Vec<JobId>, Follow),
@@ -39,7 +39,7 @@ pub enum Action {
     Delete(Vec<JobId>),
 }
 
-/// Whether a log is read to the end of its job.
+/// Whether a log is followed to the end of its job.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
     No,
@@ -49,22 +49,22 @@ pub enum Follow {
 /// What is listed.
 #[derive(Default)]
 pub struct List {
-    /// Those of this state; `None`: all.
+    /// The jobs of this state; `None`: all jobs.
     pub state: Option<String>,
     pub form: Form,
 }
 
-/// How it is shown.
+/// The form of the list.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Form {
-    /// A line for each job.
+    /// One line for each job.
     #[default]
     Lines,
-    /// As deferd answers.
+    /// The JSON that deferd sends.
     Json,
 }
 
-/// What the arguments say, before it is known to make sense together.
+/// What the arguments say, before they are checked against each other.
 #[derive(Default)]
 struct Words {
     url: Option<String>,
@@ -136,7 +136,7 @@ impl Words {
         })
     }
 
-    /// Returns the submission; its content is this one where the arguments name none.
+    /// Returns the submission; this is its content if the arguments name none.
     fn submission(self, content: Source) -> Result<Submission, Trouble> {
         let [path] = self.operands.as_slice() else {
             return Err(Trouble::Usage("one PATH is needed, as /run/backup".into()));
@@ -175,7 +175,7 @@ impl Words {
     }
 }
 
-/// Returns the deferd that the arguments or else the environment name.
+/// Returns the deferd that the arguments name, or else the environment.
 fn server(url: Option<&str>, token_file: Option<&Path>) -> Result<Server, Trouble> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let token = match token_file {
@@ -232,7 +232,7 @@ fn add_field(fields: &mut HeaderMap, line: &str) -> Result<(), Trouble> {
     let (name, value) = line.split_once(':').ok_or_else(|| what("not NAME: VALUE"))?;
     let name = HeaderName::try_from(name).map_err(|_| what("not the name of a field"))?;
     if name == AUTHORIZATION {
-        // All users of the host see the arguments of a program; so it is not repeated either.
+        // All users of the host can see a program's arguments, so the value is not repeated in the message either.
         return Err(Trouble::Usage(
             "-H authorization: put the token into DEFERD_TOKEN or --token-file".into(),
         ));

@@ -1,7 +1,7 @@
-//! What each command does, but for `run` and `list`.
+//! What each command does, except `run` and `list`.
 //!
-//! Owns the words on stdout and how several jobs make one outcome. Invariant: of several jobs all are asked for,
-//! unless deferd refuses or cannot be reached.
+//! Owns the words on stdout, and how the outcomes of several jobs become one. Invariant: a command asks for each of
+//! its jobs, unless deferd refuses or cannot be reached.
 
 use http::Method;
 
@@ -59,7 +59,7 @@ pub fn carry_out(action: Action, server: Server) -> Result<u8, Trouble> {
     Ok(outcome.code())
 }
 
-/// Does the same for each job; returns the worst outcome.
+/// Acts on each job; returns the worst outcome.
 fn each(
     ids: &[JobId],
     mut act: impl FnMut(JobId) -> Result<Outcome, Trouble>,
@@ -86,7 +86,7 @@ fn status(server: &Server, id: JobId, name: &str) -> Result<Outcome, Trouble> {
     })
 }
 
-/// Says what is not as it should be after a wait.
+/// Reports on stderr, after a wait, a job that has failed or is not done.
 fn ended(id: JobId, state: &State) -> Outcome {
     match state {
         State::Pending(_) => not_done(id),
@@ -122,7 +122,7 @@ fn not_done(id: JobId) -> Outcome {
     Outcome::NotDone
 }
 
-/// Says that a job does not exist.
+/// Reports that a job does not exist.
 pub fn unknown(id: JobId) -> Outcome {
     tell(&format!("no job {id}"));
     Outcome::Failed

@@ -1,7 +1,7 @@
 //! Fetches a result to its destination, then removes it from deferd.
 //!
-//! Owns the order of the two, and the words for a job that failed. Invariant: the result is asked for in a way that
-//! leaves it where it is; it is removed only after its content was written.
+//! Owns the order of the two steps, and the words for a job that failed. Invariant: fetching leaves the result in
+//! deferd; it is removed only after its content was written.
 
 use http::Method;
 use http::header::CONTENT_LENGTH;
@@ -13,27 +13,27 @@ use super::{Trouble, tell};
 use crate::job::JobId;
 use crate::protocol::{ASYNC_ID, STDERR};
 
-/// Content up to this size comes a second time when the result is collected, in bytes: then deferd keeps the log
-/// for a while. What is larger is deleted, together with its log.
+/// Content up to this size, in bytes, is removed by collecting the result, which sends the content again: after a
+/// collection, deferd keeps the log for a while. Larger content is deleted, together with its log.
 const SMALL: u64 = 1 << 20;
 
-/// What came of it.
+/// The outcome of fetching.
 pub enum Fetched {
-    /// The result; it is removed.
+    /// The result was written, and then removed from deferd.
     Result(Ending),
     /// The job is not done.
     Pending,
-    /// There is no such job.
+    /// The job does not exist.
     Unknown,
 }
 
-/// Fetches the result of a job, and says on stderr if the job has failed.
+/// Fetches the result of a job, and reports on stderr if the job has failed.
 ///
 /// # Errors
-/// [`Trouble::Refused`]; then the result is still there.
+/// [`Trouble::Refused`]; the result then remains in deferd.
 pub fn fetch(server: &Server, id: JobId, output: &Output) -> Result<Fetched, Trouble> {
     let mut result = server.ask(Question::new(Method::GET, job::path(id, "/result")))?;
-    // Only a job's own result names the job: so its own 404 differs from deferd's.
+    // Only a job's own result has the id of the job as a field, which tells its own 404 from deferd's.
     if !result.has(&ASYNC_ID) {
         return match result.status() {
             204 => Ok(Fetched::Pending),
@@ -58,7 +58,7 @@ pub fn fetch(server: &Server, id: JobId, output: &Output) -> Result<Fetched, Tro
     Ok(Fetched::Result(ending))
 }
 
-/// Removes a result whose content, of this length, has been taken.
+/// Removes a result after its content, of this length, was written.
 pub fn remove(server: &Server, id: JobId, length: Option<u64>) {
     let is_small = length.is_none_or(|length| length <= SMALL);
     let method = if is_small { Method::PUT } else { Method::DELETE };
@@ -77,7 +77,7 @@ pub fn remove(server: &Server, id: JobId, length: Option<u64>) {
     tell(&format!("job {id}: {what}"));
 }
 
-/// Returns how a job failed, and the last that its script wrote to stderr.
+/// Returns how a job failed, and the last line that its script wrote to stderr.
 fn failure(server: &Server, id: JobId, ending: Ending, result: &Answer) -> String {
     let mut text = format!("job {id} ended with {ending}");
     if let Some(reason) = result.field(&STDERR).or_else(|| last_line(server, id)) {

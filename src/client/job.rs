@@ -1,7 +1,7 @@
 //! A job as its client sees it: its state, and how it ended.
 //!
-//! Owns the reading of its status, the wait for its end, and the words for both. Invariant: a wait asks once a second
-//! at the most, whatever deferd makes of `prefer: wait`, but for the first few times.
+//! Owns the reading of its status, the wait for its end, and the words for both. Invariant: after the first few
+//! requests, a wait asks at most once a second, whatever deferd makes of `prefer: wait`.
 
 use std::fmt;
 use std::thread::sleep;
@@ -16,10 +16,10 @@ use crate::protocol::{
     ASYNC_ID, ASYNC_RESULT, EXIT_CODE, EXIT_SIGNAL, JOB, JOB_STATE, PREFER, PROGRESS,
 };
 
-/// How long deferd is asked to wait at once: its `--max-wait` is longer, if nothing else was configured.
+/// How long deferd is asked to wait in one request: less than the default of `--max-wait`.
 pub const LONG_ROUND: Duration = Duration::from_secs(30);
 
-/// How long it is asked to wait by a client that shows progress.
+/// How long deferd is asked to wait if the client shows progress.
 pub const SHORT_ROUND: Duration = Duration::from_secs(1);
 
 /// The state of a job.
@@ -28,7 +28,7 @@ pub enum State {
     Pending(Pending),
     /// It is done.
     Done(Ending),
-    /// It does not exist: it was never there, or its result was collected.
+    /// It does not exist: it never did, or its result was collected.
     Unknown,
 }
 
@@ -42,13 +42,13 @@ pub struct Pending {
 #[derive(Clone, Copy)]
 pub struct Ending {
     pub status: u16,
-    /// That of a program that failed.
+    /// The exit code of a program that failed.
     exit_code: Option<u8>,
     signal: Option<u8>,
 }
 
 impl Ending {
-    /// Returns that of a result.
+    /// Returns the ending that a result shows.
     pub fn of(result: &Answer) -> Self {
         Self::with(result.status(), result)
     }
@@ -62,7 +62,7 @@ impl Ending {
         self.status >= 400
     }
 
-    /// Returns the exit code of a shell that ran the script itself.
+    /// Returns the exit code that a shell would return if it ran the script itself.
     pub fn exit_code(self) -> u8 {
         match (self.signal, self.exit_code) {
             (Some(signal), _) => 128_u8.saturating_add(signal),
@@ -95,7 +95,7 @@ impl fmt::Display for Pending {
     }
 }
 
-/// Returns the path of a job, or of something of it.
+/// Returns the path of a job, or of a resource below it.
 pub fn path(id: JobId, rest: &str) -> String {
     format!("{JOB}/{id}{rest}")
 }
@@ -123,7 +123,7 @@ pub fn state(server: &Server, id: JobId, wait: u64) -> Result<State, Trouble> {
     }
 }
 
-/// Returns how a done job ended: an older deferd says so only on the result.
+/// Returns how a finished job ended: an older deferd reports that only on the result.
 fn ending(server: &Server, id: JobId, status: &Answer) -> Result<State, Trouble> {
     if let Some(result) = status.number(&ASYNC_RESULT) {
         return Ok(State::Done(Ending::with(result, status)));
@@ -135,7 +135,7 @@ fn ending(server: &Server, id: JobId, status: &Answer) -> Result<State, Trouble>
     if result.status() == 404 { Ok(State::Unknown) } else { Err(result.refusal()) }
 }
 
-/// Waits until a job is not pending, or the time is over; `pending` sees each answer before that.
+/// Waits until a job is not pending or the time is over; calls `pending` with each answer before that.
 ///
 /// # Errors
 /// [`Trouble::Refused`].
@@ -152,7 +152,7 @@ pub fn wait(
     let mut rest = Duration::from_millis(10);
     loop {
         let asked = Instant::now();
-        // In whole seconds (RFC 7240 section 4.3): for the rest of the time it is asked again and again.
+        // `wait` has whole seconds (RFC 7240 section 4.3), so the last part of a second is spent in repeated requests.
         let state = state(server, id, left().min(round).as_secs())?;
         let State::Pending(it) = &state else { return Ok(state) };
         pending(it);

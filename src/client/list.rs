@@ -1,7 +1,7 @@
-//! `deferd list`: which jobs there are.
+//! `deferd list`: lists the jobs.
 //!
-//! Owns the paging and the form of the lines. A deferd without `/_admin/jobs` lists the ids of what is done and what is
-//! pending. Invariant: the first words of a line are the id and the state.
+//! Owns the paging and the form of the lines. If a deferd lacks `/_admin/jobs`, the list has only the ids of the done
+//! and the pending jobs. Invariant: the first words of a line are the id and the state.
 
 use http::Method;
 use serde_json::Value;
@@ -12,10 +12,10 @@ use super::server::{Question, Server};
 use super::{Trouble, printable};
 use crate::protocol::{JOB, JOB_RECORDS};
 
-/// How many records are asked for at once: the most that there are.
+/// How many records one request asks for: the most that deferd sends.
 const RECORDS: usize = 1_000;
 
-/// How many ids are asked for at once: the most that there are.
+/// How many ids one request asks for: the most that deferd sends.
 const IDS: usize = 10_000;
 
 /// Prints the jobs.
@@ -23,14 +23,14 @@ const IDS: usize = 10_000;
 /// # Errors
 /// [`Trouble::Refused`].
 pub fn list(server: &Server, list: &List) -> Result<(), Trouble> {
-    // Only the job resource knows the word for the three states before *done*.
+    // Only the job resource knows the word *pending*, for the three states before *done*.
     let is_pending = list.state.as_deref() == Some("pending");
     if !is_pending && print_records(server, list)? {
         return Ok(());
     }
     match list.state.as_deref() {
         None => {
-            // In this order: a job that is done meanwhile is in both, and not in none.
+            // In this order: a job that ends between the two requests is in both lists, not in neither.
             let mut pending = ids(server, "pending")?;
             let done = ids(server, "done")?;
             pending.retain(|id| !done.contains(id));
@@ -44,7 +44,7 @@ pub fn list(server: &Server, list: &List) -> Result<(), Trouble> {
     }
 }
 
-/// Prints the records of the jobs; `false` if this deferd has none.
+/// Prints the records of the jobs; returns `false` if this deferd has no records.
 fn print_records(server: &Server, list: &List) -> Result<bool, Trouble> {
     let state = list.state.as_ref().map_or_else(String::new, |state| format!("&state={state}"));
     let mut after = String::new();
@@ -93,7 +93,7 @@ fn line(job: &Value) -> String {
     words.join(" ") + if progress.is_empty() { "" } else { ": " } + &progress
 }
 
-/// Returns the ids of a list of the job resource.
+/// Returns the ids in a list of the job resource.
 fn ids(server: &Server, which: &str) -> Result<Vec<String>, Trouble> {
     let mut ids: Vec<String> = Vec::new();
     loop {

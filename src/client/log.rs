@@ -1,8 +1,8 @@
 //! `deferd log`: what a job's script wrote to stderr.
 //!
-//! Owns how a log is followed: a deferd that can sends it as it comes; of another one, the log is asked for each
-//! second, and what is new in it is found. Invariant: stdout gets each byte once; what a script wrote in between
-//! beyond what deferd keeps is lost.
+//! Owns how a log is followed: a current deferd sends it as it grows; an older one is asked for the log every second,
+//! and the new part is printed. Invariant: stdout gets each byte once. If a script writes more within that second than
+//! deferd keeps, the excess is lost.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::server::{Answer, Patience, Question, Server};
 use super::{Outcome, Trouble};
 use crate::job::JobId;
 
-/// Prints a log as it is.
+/// Prints a log as it is now.
 ///
 /// # Errors
 /// [`Trouble::Refused`].
@@ -28,7 +28,7 @@ pub fn show(server: &Server, id: JobId) -> Result<Outcome, Trouble> {
     Ok(Outcome::Done)
 }
 
-/// Prints a log to the end of its job.
+/// Prints a log until its job ends.
 ///
 /// # Errors
 /// [`Trouble::Refused`].
@@ -48,7 +48,7 @@ pub fn follow(server: &Server, id: JobId) -> Result<Outcome, Trouble> {
     let mut last = answer.content()?;
     print_bytes(&last)?;
     loop {
-        // In this order: what was written before the end is in the log that is read after it.
+        // In this order: the log that is read next has everything that was written before the end.
         let asked = Instant::now();
         let state = job::state(server, id, 1)?;
         let log = server.ask(question(id, ""))?;
@@ -68,18 +68,17 @@ fn question(id: JobId, query: &str) -> Question {
     Question::new(Method::GET, job::path(id, "/log") + query)
 }
 
-/// Returns `None` if there is no such job.
+/// Returns the answer; `None` if the job does not exist.
 fn found(answer: Answer) -> Result<Option<Answer>, Trouble> {
     match answer.status() {
-        // Nothing follows any more.
+        // There is nothing left to follow.
         200 | 204 => Ok(Some(answer)),
         404 => Ok(None),
         _ => Err(answer.refusal()),
     }
 }
 
-/// Returns what a log has that it had not before: what is behind the longest end of the one that is the beginning
-/// of the other.
+/// Returns the new part of a log: what follows the longest end of `before` with which `log` begins.
 fn fresh<'a>(before: &[u8], log: &'a [u8]) -> &'a [u8] {
     let most = before.len().min(log.len());
     let shared = (0..=most).rev().find(|&n| before.ends_with(&log[..n]));

@@ -1,10 +1,9 @@
 //! The client: `deferd submit`, `run` and the other commands, for a deferd that is already running.
 //!
-//! Owns the exit codes and how trouble is told. `arguments` reads the command line; `server` sends requests, over
-//! `transport`; `submission` makes a job of its arguments, `job` asks for one, `fetch` brings its result to an
-//! `output`, `run` does all of that, `list` shows which jobs there are. Imports nothing that serves requests.
-//! Invariants: stdout gets what was asked for and nothing else; deferd removes a result only after its content is
-//! where it belongs.
+//! Owns the exit codes and how trouble is reported. `arguments` reads the command line; `server` sends requests over
+//! `transport`; `submission` makes a job from the arguments, `job` asks for its state, `fetch` writes its result to an
+//! `output`, `run` does all of that, `list` lists the jobs. Imports nothing that serves requests. Invariants: stdout
+//! gets what was asked for and nothing else; deferd removes a result only after its content was written.
 
 mod arguments;
 mod commands;
@@ -26,17 +25,17 @@ use std::process::ExitCode;
 /// `deferd COMMAND --help`.
 pub const HELP: &str = include_str!("help.txt");
 
-/// The exit code of `deferd run` for trouble of its own: what is below belongs to the script.
+/// The exit code of `deferd run` for errors of its own: lower codes belong to the script.
 const RUN_TROUBLE: u8 = 125;
 
-/// How a command ended that got its answers.
+/// How a command ended that received its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     /// The jobs are done, and none has failed.
     Done,
     /// A job is not done.
     NotDone,
-    /// A job has failed, or there is no such job.
+    /// A job has failed, or does not exist.
     Failed,
 }
 
@@ -53,9 +52,9 @@ impl Outcome {
 /// Why a command could not be carried out.
 #[derive(Debug)]
 enum Trouble {
-    /// The arguments make no sense.
+    /// The arguments are invalid.
     Usage(String),
-    /// deferd cannot be reached, it refuses, or the answer cannot be written.
+    /// deferd cannot be reached or refuses, or the output cannot be written.
     Refused(String),
 }
 
@@ -102,7 +101,7 @@ fn tell(what: &dyn fmt::Display) {
     let _ = writeln!(std::io::stderr(), "deferd: {}", printable(&what.to_string()));
 }
 
-/// Returns a text that came from elsewhere without what a terminal would obey.
+/// Removes from a text what a terminal would obey; the text may come from elsewhere.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }

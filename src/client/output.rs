@@ -1,7 +1,7 @@
 //! Where content goes: standard output, or a file.
 //!
-//! Owns that a file is whole or not there. Invariant: when [`Output::write`] has returned, a regular file has the
-//! content on disk under its name.
+//! Owns that a file is either complete or absent. Invariant: when [`Output::write`] has returned, the content is on
+//! disk in a regular file of that name.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,19 +18,19 @@ pub enum Output {
     File(PathBuf),
 }
 
-/// What broke while content was written.
+/// Which side failed while content was written.
 pub enum Broken {
-    /// It did not come to its end.
+    /// The source ended early.
     Content(io::Error),
-    /// It could not be written there.
+    /// The destination could not be written.
     Output(String),
 }
 
 impl Output {
-    /// Writes content to its end; into a regular file so that it survives a crash.
+    /// Writes content to its end; a regular file survives a crash.
     ///
     /// # Errors
-    /// [`Broken`]; then a regular file is what it was before, unless the path is a link.
+    /// [`Broken`]; a regular file then has its previous content, unless the path is a link.
     pub fn write(&self, content: &mut dyn Read) -> Result<(), Broken> {
         match self {
             Self::Stdout => {
@@ -39,8 +39,8 @@ impl Output {
             }
             Self::File(path) => {
                 let unwritable = |error| Broken::Output(format!("{}: {error}", path.display()));
-                // A device, a pipe or a link (/dev/stdout is one, even to a regular file) is written to. To replace it
-                // would take it away from all others.
+                // A device, a pipe or a link (/dev/stdout is a link, even to a regular file) is written in place:
+                // replacing it would take it away from its other users.
                 if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
                     return write_through(content, path, &unwritable);
                 }
@@ -52,7 +52,7 @@ impl Output {
     }
 }
 
-/// Writes to what a path leads to, as it stands there.
+/// Writes in place to what a path leads to.
 fn write_through(
     content: &mut dyn Read,
     path: &Path,
@@ -81,7 +81,7 @@ fn copy(
     }
 }
 
-/// Returns standard output without a buffer, so that what is written there was taken.
+/// Returns standard output without a buffer: what is written to it has been taken.
 fn stdout() -> io::Result<File> {
     io::stdout().as_fd().try_clone_to_owned().map(File::from)
 }
@@ -103,7 +103,7 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Trouble> {
     written.map_err(|error| Trouble::Refused(format!("standard output: {error}")))
 }
 
-/// The beginning of a file, beside it; removed unless it is finished.
+/// The beginning of a file, in the same directory; removed when dropped unless it is finished.
 struct Part {
     path: PathBuf,
     file: File,
@@ -120,7 +120,7 @@ impl Part {
         Ok(Self { path, file })
     }
 
-    /// Puts it on disk, under the name of the file.
+    /// Puts the content on disk, under the name of the file.
     fn finish(self, target: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.path, target)?;
@@ -130,7 +130,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // It is not there if it was finished.
+        // After `finish`, there is no such file.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -1,8 +1,8 @@
 //! `deferd run`: a job that behaves as if its script ran here.
 //!
 //! Owns the progress on a terminal, and that SIGINT, SIGTERM and SIGHUP cancel the job. Invariants: from the moment in
-//! which the request can be accepted, the first such signal ends the job and the second only this process; a
-//! signal that was ignored when this process began stays so, as in a shell's background.
+//! which the request can be accepted, the first such signal cancels the job and the second ends only this process; a
+//! signal that was ignored when this process began stays ignored, as in a shell's background.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -25,13 +25,13 @@ use crate::job::JobId;
 /// The status of a cancelled job.
 const GONE: u16 = 410;
 
-/// How much of a line of progress is shown, in characters: what fits into a line of a terminal.
+/// The longest line of progress, in characters: it fits into a line of a terminal.
 const WIDTH: usize = 78;
 
 /// Submits, waits and fetches; returns the exit code of the script.
 ///
 /// # Errors
-/// [`Trouble`]; it names the job if there is one.
+/// [`Trouble`]; it names the job if one was submitted.
 pub fn run(server: Server, submission: Submission) -> Result<u8, Trouble> {
     let prepared = submission.prepare()?;
     let server = Arc::new(server);
@@ -73,7 +73,7 @@ fn outcome(server: &Server, id: JobId, interrupt: &Interrupt) -> Result<u8, Trou
 /// The line of progress on a terminal.
 struct Progress {
     id: JobId,
-    /// Whether stderr is one.
+    /// Whether stderr is a terminal.
     is_shown: bool,
 }
 
@@ -102,9 +102,9 @@ impl Progress {
 /// What the signals do, and whether one came.
 struct Interrupt {
     server: Arc<Server>,
-    /// The one that came last; 0: none.
+    /// The last signal that arrived; 0: none.
     signal: Arc<AtomicUsize>,
-    /// The job, once there is one.
+    /// The job, once it was submitted.
     job: Mutex<Option<JobId>>,
 }
 
@@ -119,7 +119,7 @@ impl Interrupt {
             if ignored >> (number - 1) & 1 == 1 {
                 continue;
             }
-            // In this order: the first passes this, the second does not.
+            // In this order: the first signal passes this line, the second does not.
             flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&has_come))?;
             flag::register_usize(number, Arc::clone(&signal), number.unsigned_abs() as usize)?;
             flag::register(number, Arc::clone(&has_come))?;
@@ -135,7 +135,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Names the job that a signal cancels; one that came before cancels it now.
+    /// Names the job that a signal cancels; if a signal has already arrived, cancels the job now.
     fn begin(&self, id: JobId) {
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
         if self.signal().is_some() {
@@ -143,7 +143,7 @@ impl Interrupt {
         }
     }
 
-    /// Returns the signal that came.
+    /// Returns the signal that arrived.
     fn signal(&self) -> Option<u8> {
         u8::try_from(self.signal.load(Ordering::SeqCst)).ok().filter(|&signal| signal > 0)
     }
@@ -158,7 +158,7 @@ impl Interrupt {
     }
 }
 
-/// Returns the signals that this process was started to ignore, the lowest bit for number 1.
+/// Returns the signals that this process ignored at its start; the lowest bit is signal 1.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,7 +1,7 @@
 //! Requests to a deferd, and what its refusals say.
 //!
 //! Owns the URL, the token, and the words for a deferd that cannot be reached or refuses. Does not know what an answer
-//! means for a job. Invariant: the token goes to that deferd alone, and into no message.
+//! means for a job. Invariant: the token is sent to that deferd alone, and appears in no message.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -22,11 +22,11 @@ const MAX_REFUSAL: u64 = 64 << 10;
 /// A deferd.
 pub struct Server {
     agent: Agent,
-    /// Its URL, as messages have it.
+    /// Its URL, for messages.
     url: String,
-    /// Host and port, as `host` has them.
+    /// Host and port, the value of `host`.
     authority: String,
-    /// What stands before each path.
+    /// The prefix of each path.
     prefix: String,
     credentials: Option<HeaderValue>,
 }
@@ -34,13 +34,13 @@ pub struct Server {
 /// How long an answer may stay silent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// As long as any answer may.
+    /// The limit for any answer.
     Bounded,
-    /// As long as it likes.
+    /// No limit.
     Endless,
 }
 
-/// What is asked.
+/// A request without its content.
 pub struct Question {
     pub method: Method,
     pub path: String,
@@ -48,7 +48,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// Asks this of a path.
+    /// Returns the request with this method and path.
     pub fn new(method: Method, path: String) -> Self {
         Self { method, path, fields: HeaderMap::new() }
     }
@@ -57,12 +57,12 @@ impl Question {
 /// An answer, its content unread.
 pub struct Answer {
     pub response: Response<Body>,
-    /// What was asked, for messages.
+    /// The request, for messages.
     asked: String,
 }
 
 impl Server {
-    /// Returns the deferd at this URL. Connects to nothing.
+    /// Returns the deferd at this URL. Does not connect.
     ///
     /// # Errors
     /// [`Trouble::Usage`].
@@ -80,7 +80,7 @@ impl Server {
             }
         };
         if !url.starts_with("unix:") && url.contains('@') {
-            // Not repeated: it may have a token in it.
+            // The URL is not repeated: it may contain a token.
             let what = "the URL has credentials; put the token into DEFERD_TOKEN or --token-file";
             return Err(Trouble::Usage(what.into()));
         }
@@ -106,7 +106,7 @@ impl Server {
         })
     }
 
-    /// Asks without content.
+    /// Sends a request without content.
     ///
     /// # Errors
     /// [`Trouble::Refused`] if there is no answer.
@@ -114,7 +114,7 @@ impl Server {
         self.ask_for(question, Patience::Bounded)
     }
 
-    /// The same, with this patience.
+    /// Sends a request without content; its answer may be silent for this long.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
@@ -122,7 +122,7 @@ impl Server {
         self.send(question, SendBody::none(), patience)
     }
 
-    /// Asks with content, whose length the fields may tell.
+    /// Sends a request with content, whose length may be among the fields.
     ///
     /// # Errors
     /// As [`ask`](Self::ask), and [`Trouble::Usage`] if the path is invalid.
@@ -165,7 +165,7 @@ impl Answer {
         self.response.headers().contains_key(name)
     }
 
-    /// Returns a field as text; `None` if it is not there.
+    /// Returns a field as text; `None` if it is absent.
     pub fn field(&self, name: &HeaderName) -> Option<String> {
         let value = self.response.headers().get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -176,10 +176,10 @@ impl Answer {
         self.field(name)?.parse().ok()
     }
 
-    /// Reads the content of an answer that is deferd's own.
+    /// Reads the content of an answer that deferd itself made.
     ///
     /// # Errors
-    /// [`Trouble::Refused`] if it breaks off.
+    /// [`Trouble::Refused`] if the content breaks off.
     pub fn content(&mut self) -> Result<Vec<u8>, Trouble> {
         let mut content = Vec::new();
         let read = self.response.body_mut().as_reader().read_to_end(&mut content);
@@ -187,7 +187,7 @@ impl Answer {
         Ok(content)
     }
 
-    /// Returns what it refuses, and why: the message of deferd's errors, and what is a hint for people.
+    /// Returns the request that was refused, and why: the message of deferd's error, and a hint for people.
     pub fn refusal(mut self) -> Trouble {
         let hint = self.field(&HINT);
         let mut content = Vec::new();
@@ -203,7 +203,7 @@ impl Answer {
     }
 }
 
-/// Returns what an error of ureq says.
+/// Returns the message of an error of ureq.
 fn words(error: ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) => error.to_string(),
@@ -211,8 +211,7 @@ fn words(error: ureq::Error) -> String {
     }
 }
 
-/// Returns a path with its query as a target can have it: what a shell word may hold and a target may not is
-/// percent-encoded.
+/// Returns a path with its query as a valid target: bytes that a target must not contain are percent-encoded.
 fn escaped(path: &str) -> String {
     let mut escaped = String::with_capacity(path.len());
     for byte in path.bytes() {
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_hold_what_a_target_may() {
+    fn targets_are_percent_encoded_where_needed() {
         assert_eq!(escaped("/run/x?a=1&b=%20"), "/run/x?a=1&b=%20");
         assert_eq!(escaped("/run/my \u{fc}#\n"), "/run/my%20%C3%BC%23%0A");
     }

@@ -1,7 +1,7 @@
 //! A submission, made of arguments and a file.
 //!
-//! Owns where its content comes from, and how the id comes back. Invariant: content from a pipe is there before
-//! deferd is asked, up to 16 MiB of it, so that a slow writer meets no time limit of a request.
+//! Owns where its content comes from, and how the id is returned. Invariant: content from a pipe is read before deferd
+//! is asked, up to 16 MiB of it, so that a slow writer meets no time limit of a request.
 
 use std::fs::File;
 use std::io::{self, Cursor, IsTerminal, Read, Seek};
@@ -17,14 +17,14 @@ use super::server::{Patience, Question, Server};
 use crate::job::JobId;
 use crate::protocol::{ASYNC, ASYNC_ID};
 
-/// How much is read ahead, in bytes: what a deferd takes that is not told otherwise.
+/// How much is read ahead, in bytes: deferd's default limit for content.
 const READ_AHEAD: u64 = 16 << 20;
 
-/// What a job is made of.
+/// What a job is made from.
 pub struct Submission {
-    /// With its query.
+    /// The path with its query.
     pub path: String,
-    /// `None`: POST if there is content, else GET.
+    /// `None`: POST if the request has content, else GET.
     pub method: Option<Method>,
     pub fields: HeaderMap,
     pub content: Source,
@@ -36,7 +36,7 @@ pub enum Source {
     Nothing,
     /// Standard input.
     Stdin,
-    /// Standard input, unless that is a terminal; empty, it is no content.
+    /// Standard input, unless it is a terminal; if it is empty, the request has no content.
     Inherited,
     /// A file.
     File(PathBuf),
@@ -49,7 +49,7 @@ pub struct Prepared {
 }
 
 impl Submission {
-    /// Opens its content.
+    /// Opens the content.
     ///
     /// # Errors
     /// [`Trouble::Usage`] if it cannot be read.
@@ -67,14 +67,14 @@ impl Submission {
 }
 
 impl Prepared {
-    /// Submits it; returns the id of the job.
+    /// Submits the request; returns the id of the job.
     ///
     /// # Errors
     /// [`Trouble::Refused`].
     pub fn submit(self, server: &Server) -> Result<JobId, Trouble> {
         let content = self.content.map_or_else(SendBody::none, SendBody::from_owned_reader);
         let answer = server.send(self.question, content, Patience::Bounded)?;
-        // A route can have another status than 202 for it.
+        // A route may answer a submission with a status other than 202.
         match answer.field(&ASYNC_ID).as_deref().and_then(JobId::parse) {
             Some(id) if answer.response.status().is_success() => Ok(id),
             _ => Err(answer.refusal()),
@@ -85,7 +85,7 @@ impl Prepared {
 /// Content that can be read.
 struct Content {
     reader: Box<dyn Read>,
-    /// `None`: it is not known before its end.
+    /// `None`: not known before the end.
     length: Option<u64>,
 }
 
@@ -112,7 +112,7 @@ impl Content {
     fn of(file: io::Result<File>, name: &Path) -> Result<Self, Trouble> {
         let content = file.and_then(|mut file| {
             let metadata = file.metadata()?;
-            // A file of /proc has size 0, and is not empty.
+            // A file in /proc has size 0, but is not empty.
             if metadata.is_file() && metadata.len() > 0 {
                 let length = metadata.len().saturating_sub(file.stream_position()?);
                 return Ok(Self { reader: Box::new(file), length: Some(length) });

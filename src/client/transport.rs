@@ -1,7 +1,7 @@
 //! The connection to a deferd, as ureq uses it: TCP or a Unix socket.
 //!
-//! Owns connecting, reading and writing; knows no HTTP. Invariant: no wait is without an end, but for a read that
-//! is asked to have none.
+//! Owns connecting, reading and writing; knows no HTTP. Invariant: every wait ends, except a read that was asked to
+//! have no limit.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,10 +18,10 @@ use crate::plain_http::{self, AtConnect};
 use crate::protocol::PRODUCT;
 use crate::socket::{Stream, connect_unix};
 
-/// How long it may take until an address accepts.
+/// How long connecting to one address may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// How long deferd may take no byte of a request.
+/// How long deferd may stop reading a request.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 
 /// How long deferd may send nothing: longer than it is asked to wait.
@@ -36,7 +36,7 @@ pub enum Place {
     Unix(PathBuf),
 }
 
-/// Returns ureq over connections to this place, one for each request.
+/// Returns an agent of ureq with connections to this place, one for each request.
 pub fn agent(place: Place) -> Agent {
     let config = plain_http::config()
         .user_agent(PRODUCT)
@@ -69,7 +69,7 @@ impl Connector for Opening {
     }
 }
 
-/// Connects to the first address that accepts.
+/// Connects to the first address that accepts the connection.
 fn connect(name: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::from(ErrorKind::NotFound);
     for address in (name, port).to_socket_addrs()? {
@@ -85,7 +85,7 @@ fn connect(name: &str, port: u16) -> io::Result<TcpStream> {
 struct Connection {
     stream: Stream,
     buffers: LazyBuffers,
-    /// Why deferd took no more of the request.
+    /// Why deferd stopped reading the request.
     cut: Option<io::Error>,
 }
 
@@ -100,8 +100,8 @@ impl Transport for Connection {
         &mut self.buffers
     }
 
-    /// Sends the bytes. One that refuses may have answered before it had read everything: then the rest is dropped,
-    /// and the answer is still to be read.
+    /// Sends the bytes. If deferd refuses, it may have answered before it had read everything: then the rest is
+    /// dropped, and the answer can still be read.
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         if self.cut.is_none() {
             let bytes = &self.buffers.output()[..amount];
@@ -131,7 +131,7 @@ impl Transport for Connection {
                 let late = || io::Error::new(ErrorKind::TimedOut, "no answer in time");
                 Err(self.cut.take().unwrap_or_else(late).into())
             }
-            // ureq takes a reset for the end of content that has no other.
+            // ureq takes a reset for the end of content that has no other end.
             Err(error) => Err(self.cut.take().unwrap_or_else(|| io::Error::other(error)).into()),
         }
     }

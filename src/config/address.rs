@@ -1,6 +1,6 @@
 //! Where deferd listens, as `--listen` names it, and the addresses of sockets.
 //!
-//! Owns their syntax and how they are shown. Opens no socket and looks up no group: `listen` does.
+//! Owns their syntax and their display. Opens no socket and looks up no group: `listen` does.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,32 +8,32 @@ use std::path::PathBuf;
 
 use super::value;
 
-/// The mode of a Unix socket if nothing else is said: its owner alone can connect.
+/// The default mode of a Unix socket: only its owner can connect.
 const PRIVATE: u32 = 0o600;
 
-/// What one `--listen` asks for.
+/// The value of one `--listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// The socket, or two of them.
+    /// The socket, or the two sockets, to open.
     pub socket: Socket,
-    /// Its text, as the operator wrote it.
+    /// The value, as the operator wrote it.
     pub text: String,
-    /// Where that stands: `--listen`, or a line of a file.
+    /// The place of the value, for errors: `--listen`, or a line of a file.
     pub place: String,
 }
 
-/// A socket that is to listen.
+/// A socket to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Socket {
-    /// At one TCP address.
+    /// One TCP address.
     Tcp(SocketAddr),
-    /// At this port of both loopback addresses.
+    /// This port of both loopback addresses.
     Loopback(u16),
-    /// At a path.
+    /// A path.
     Unix(UnixSocket),
 }
 
-/// A Unix socket that is to listen.
+/// A Unix socket to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixSocket {
     /// Its path.
@@ -63,7 +63,7 @@ fn tcp(text: &str) -> Result<Socket, String> {
         return Ok(Socket::Tcp(address));
     }
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-    // `parse` alone takes a sign too.
+    // `parse` alone also accepts a sign.
     let digits = Some(port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
     match digits.and_then(|port| port.parse().ok()) {
         Some(port) if host.is_empty() || host.eq_ignore_ascii_case("localhost") => {
@@ -97,7 +97,7 @@ fn unix(text: &str) -> Result<UnixSocket, String> {
     Ok(socket)
 }
 
-/// Reads three octal digits, with or without a zero before them.
+/// Reads three octal digits, with or without a leading zero.
 fn mode(text: &str) -> Option<u32> {
     let digits = if text.len() == 4 { text.strip_prefix('0')? } else { text };
     let is_octal = digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit());
@@ -131,7 +131,7 @@ impl Address {
     }
 }
 
-/// As the first lines of stdout have it.
+/// In the form of the first lines on stdout.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,18 +1,18 @@
-//! What concerns more than one option.
+//! Checks that concern more than one option.
 //!
-//! Owns the rules of which options go together. Reads nothing. Invariant: an error names the option that is to be
-//! changed, where it stands, and what to do.
+//! Owns the rules for which options go together. Reads nothing. Invariant: an error names the option to change, its
+//! place, and the remedy.
 
 use super::{
     Address, Config, Durability, Exposure, FrontKind, Invalid, Listen, RouteConfig, Socket,
 };
 
 impl Config {
-    /// Checks whether `address` may be listened on, which was asked for at `place`: a service manager can hand over
-    /// another one than the configured.
+    /// Checks whether deferd may listen on `address`, which was requested at `place`: a service manager can hand over
+    /// an address that is not the configured one.
     ///
     /// # Errors
-    /// [`Invalid`], with what to do.
+    /// [`Invalid`], with the remedy.
     pub fn check_exposure(&self, address: &Address, place: &str) -> Result<(), Invalid> {
         if address.is_local() {
             return Ok(());
@@ -30,7 +30,7 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that nothing is to be told of jobs: a store that several deferd share has no notices.
+    /// Checks that no route has programs for the end of its jobs: a shared store has no notices.
     fn check_no_notices(&self) -> Result<(), Invalid> {
         let what = "not available with --store: use --data DIR, or wait with prefer: wait=N";
         if let Some(url) = self.allow_callback.last() {

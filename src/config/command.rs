@@ -1,7 +1,7 @@
-//! The command line: what it asks for, and in which order files, the environment and arguments count.
+//! The command line: which command it names, and the precedence of files, environment and arguments.
 //!
-//! Owns the words that name a command, and the precedence of the places of an option. What an option means is said in
-//! the table of options. Invariant: what is said beside a command and has no effect on it is an error.
+//! Owns the words that name a command, and the precedence of the places of an option. The table of options defines
+//! what an option means. Invariant: an argument that has no effect on its command is an error.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -10,7 +10,7 @@ use lexopt::ValueExt;
 
 use super::{Config, Invalid, Source, setter, store};
 
-/// What the command line asks for.
+/// What the command line asks deferd to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve.
@@ -25,15 +25,14 @@ pub enum Command {
     Client(&'static str, Vec<OsString>),
 }
 
-/// Reads the arguments, and the files that they name. A later option replaces an earlier one, the
-/// command line replaces the file, and what can be said several times adds up; but addresses of the command line
-/// replace those of the file.
+/// Reads the arguments, and the files that they name. A later option replaces an earlier one, the command line
+/// replaces the file, and repeatable options add up; but addresses of the command line replace those of the file.
 ///
 /// # Errors
 /// [`Invalid`].
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Invalid> {
     let mut config = Config::default();
-    // Set after all files, wherever these are named.
+    // Set after all files, wherever the files are named.
     let mut from_line: Vec<(String, String)> = Vec::new();
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
@@ -84,7 +83,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
     Ok(Command::Serve(Box::new(config)))
 }
 
-/// Checks that a command comes first: what is said before it is for a server.
+/// Checks that a command comes first: options before it would be for a server.
 fn check_first(
     command: &str,
     from_line: &[(String, String)],
@@ -97,7 +96,7 @@ fn check_first(
     Err(Invalid::new(command, "", what))
 }
 
-/// Reads the arguments of `token`: one user, and nothing else.
+/// Reads the arguments of `token`: exactly one user.
 fn token(parser: &mut lexopt::Parser) -> Result<Command, Invalid> {
     let mut user = None;
     while let Some(argument) = parser.next()? {

@@ -1,7 +1,7 @@
 //! The file of `--config`: a line `name value` for each option.
 //!
-//! Owns its form, and the words for lines of the forms that other programs' files have. What an option means is
-//! said in the table of options. Invariants: an error names the file and the line; no line is half understood: a
+//! Owns its form, and the messages for lines in the forms of other programs' files. The table of options defines what
+//! an option means. Invariants: an error names the file and the line; a line is understood completely or refused: a
 //! quote or a comment never becomes part of a value.
 
 use std::collections::BTreeMap;
@@ -10,12 +10,12 @@ use std::path::Path;
 use super::{Config, Invalid, Source, is_repeatable, setter};
 
 impl Config {
-    /// Reads a file. What it says replaces what was said before.
+    /// Reads a file. Its values replace earlier ones.
     pub(super) fn read_file(&mut self, path: &Path) -> Result<(), Invalid> {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| Invalid::new("--config", &shown, error))?;
-        // Windows' editors begin a file with a mark.
+        // Editors on Windows begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let mut seen = BTreeMap::new();
         for (n, line) in text.lines().enumerate() {
@@ -42,10 +42,10 @@ impl Config {
     }
 }
 
-/// Checks that a line is of the form of this file.
+/// Checks that a line has the form of this file.
 ///
 /// # Errors
-/// What it should look like.
+/// The form that it should have.
 fn check_form(name: &str, value: &str) -> Result<(), String> {
     let plain = name.trim_start_matches("--");
     let split = plain.find(['=', ':']).unwrap_or(plain.len());

@@ -1,7 +1,7 @@
-//! The options of routes for webhooks: methods, deferring by itself, signatures, and programs that are told of jobs.
+//! The options of routes for webhooks: methods, deferring, signatures, and programs for the end of a job.
 //!
-//! Owns their syntax and which of them belong together. Reads no file. Invariant: an option that would have no effect
-//! is refused.
+//! Owns their syntax and the rules for which go together. Reads no file. Invariant: an option that would have no
+//! effect is refused.
 
 use std::path::PathBuf;
 
@@ -13,22 +13,22 @@ use crate::job::Keep;
 use crate::methods;
 use crate::signature::Scheme;
 
-/// How a route treats requests whose client cannot say so.
+/// How a route treats requests whose clients cannot use deferd's own fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookConfig {
-    /// The methods that it takes; `None`: all but TRACE.
+    /// The methods that it accepts; `None`: all but TRACE.
     pub methods: Option<Vec<Method>>,
-    /// What happens to the results if it defers by itself.
+    /// Whether the route defers every request, and what happens to the results.
     pub defer: Option<Keep>,
-    /// The status code of the answer to those, if not `202`.
+    /// The status code of the answer to deferred requests, if not `202`.
     pub accepted: Option<StatusCode>,
-    /// The field whose value is the idempotency key of a client that sends none.
+    /// The field whose value is the idempotency key if a client sends no key.
     pub idempotency: Option<HeaderName>,
-    /// The file of the secrets that its requests are signed with.
+    /// The file of the secrets with which its requests are signed.
     pub secret: Option<PathBuf>,
-    /// How they are signed.
+    /// The scheme of the signatures.
     pub signature: Option<Scheme>,
-    /// The user to whom the jobs of signed requests belong.
+    /// The user who owns the jobs of signed requests.
     pub owner: Option<String>,
     /// The program that runs for each job that is done; a relative path begins at the directory of the route.
     pub on_done: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub struct HookConfig {
     pub on_failure: Option<PathBuf>,
 }
 
-/// Its options by name.
+/// The options of hooks by name.
 pub const OPTIONS: [(&str, Setter); 9] = [
     ("methods", |r, v| methods::parse(v).map(|v| r.hook.methods = Some(v))),
     ("defer", |r, v| {
@@ -63,15 +63,12 @@ impl HookConfig {
         }
         match (&self.secret, self.signature) {
             (Some(_), None) => {
-                Err("signature says how requests are signed with the secret: it is \
-                                    missing (github, gitea, gitlab or standard)"
+                Err("secret=FILE needs signature=github, gitea, gitlab or standard: it is missing"
                     .into())
             }
-            (None, Some(_)) => {
-                Err("secret=FILE has the secrets of the signature: it is missing".into())
-            }
+            (None, Some(_)) => Err("signature=NAME needs secret=FILE: it is missing".into()),
             (None, None) if self.owner.is_some() => {
-                Err("owner says whose signed requests are: secret=FILE is missing".into())
+                Err("owner=USER needs secret=FILE: it is missing".into())
             }
             _ => Ok(()),
         }
@@ -84,7 +81,7 @@ impl HookConfig {
     pub fn check_owner(&self, has_users: bool) -> Result<(), &'static str> {
         match (&self.secret, &self.owner) {
             (Some(_), None) if has_users => {
-                Err("with --auth a route with a secret needs owner=USER: whose jobs they are")
+                Err("with --auth, a route with a secret needs owner=USER, to whom its jobs belong")
             }
             (Some(_), Some(_)) if !has_users => {
                 Err("owner=USER without --auth: no client could collect the results")
@@ -161,11 +158,11 @@ mod tests {
             ("accepted=200", "it is missing"),
             ("idempotency=a b", "idempotency \"a b\": not the name of a field"),
             ("methods=get", "methods \"get\": \"get\" is not a method"),
-            ("secret=s", "signature says how"),
-            ("signature=github", "secret=FILE has the secrets"),
+            ("secret=s", "secret=FILE needs signature="),
+            ("signature=github", "signature=NAME needs secret=FILE"),
             ("secret=s,signature=sha1", "neither github, gitea, gitlab nor standard"),
             ("secret=,signature=github", "secret \"\": not a path"),
-            ("owner=ann", "secret=FILE is missing"),
+            ("owner=ann", "owner=USER needs secret=FILE"),
             ("on-done=", "on-done \"\": not a path"),
             ("secret=s,signature=github,owner=a b", "owner \"a b\": a user name"),
         ] {
@@ -175,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_jobs_have_an_owner_exactly_where_there_are_users() {
+    fn signed_jobs_have_an_owner_exactly_if_there_are_users() {
         let hook = |owner| {
             let text = format!("/=run:x,secret=s,signature=github{owner}");
             parse(&text).unwrap().hook

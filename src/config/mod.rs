@@ -1,9 +1,9 @@
 //! The configuration: from arguments and a file to checked values.
 //!
-//! Owns every option: its name, its default, its form and its place in `--help`; and the plain types that say what was
-//! chosen, which the parts of deferd import from here. `command` reads the arguments, `file` the `--config` file,
-//! `check` looks at more than one option. Reads text only, and how much memory the host has. Invariant: an error names
-//! the option, the value and what is wrong with it.
+//! Owns every option: its name, its default, its form and its place in `--help`; and the plain types of the values,
+//! which the parts of deferd import from here. `command` reads the arguments, `file` the `--config` file, and `check`
+//! compares options. Reads only text, and how much memory the host has. Invariant: an error names the option, the
+//! value and what is wrong with it.
 
 mod address;
 mod check;
@@ -39,7 +39,7 @@ pub const HELP: &str = include_str!("help.txt");
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Listen>,
-    /// Which front serves it.
+    /// The front that serves it.
     pub front: FrontKind,
     /// The file of the users; `None`: clients need no credentials.
     pub auth: Option<PathBuf>,
@@ -47,21 +47,21 @@ pub struct Config {
     pub allow_origin: Vec<String>,
     /// Further names in `host`; `*` stands for all.
     pub allow_host: Vec<String>,
-    /// The URLs that callbacks may go to, each with what is below it.
+    /// The URLs that callbacks may go to, each with all URLs below it.
     pub allow_callback: Vec<CallbackUrl>,
-    /// The file of the secrets that callbacks are signed with.
+    /// The file of the secrets with which callbacks are signed.
     pub callback_secret: Option<PathBuf>,
     /// Whether deferd may listen beyond loopback without credentials.
     pub exposure: Exposure,
-    /// Where jobs are kept; `None`: in memory, or in the `store`.
+    /// The directory of the jobs; `None`: they are in memory, or in the `store`.
     pub data: Option<PathBuf>,
-    /// The engine on which several deferd share their jobs.
+    /// The engine through which several deferd share their jobs.
     pub store: Option<StoreAddress>,
-    /// How long an instance that is not heard of keeps what it runs.
+    /// How long a silent instance keeps the jobs that it runs.
     pub lease: Duration,
-    /// When what is kept there has to be on disk.
+    /// When a change must be on disk.
     pub durability: Durability,
-    /// The routes beside the built-in ones.
+    /// The routes that the operator configured.
     pub routes: Vec<RouteConfig>,
     /// Worker threads.
     pub workers: usize,
@@ -77,7 +77,7 @@ pub struct Config {
     pub max_head: usize,
     /// The limit of a script's stdout, in bytes, unless its route has one; see [`sizes`](Self::sizes).
     pub max_output: Option<usize>,
-    /// Connections at once.
+    /// The limit of open connections.
     pub max_connections: usize,
     /// How long a result is kept.
     pub ttl: Duration,
@@ -87,9 +87,9 @@ pub struct Config {
     pub timeout: Duration,
     /// The time limit for the content of a request, plus a second for each KiB.
     pub body_timeout: Duration,
-    /// The time that running jobs have at the end.
+    /// How long running jobs may go on during the shutdown.
     pub grace: Duration,
-    /// The longest wait of a client for a job.
+    /// The longest time that a client may wait for a job.
     pub max_wait: Duration,
     /// How long a connection may be idle between two requests.
     pub keep_alive: Duration,
@@ -104,14 +104,14 @@ pub struct Config {
 pub enum Durability {
     /// Before its answer.
     Commit,
-    /// At most 50 ms after it was made; its answer may come before.
+    /// At most 50 ms after the change; its answer may come earlier.
     Relaxed,
 }
 
 /// A front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrontKind {
-    /// For all clients.
+    /// The strict front, for all clients.
     Strict,
     /// tiny_http's accept loop, for trusted callers only.
     #[cfg(feature = "tiny_http")]
@@ -123,7 +123,7 @@ pub enum FrontKind {
 pub enum Exposure {
     /// Only this host.
     Loopback,
-    /// All hosts, as the operator allows by `--insecure`.
+    /// All hosts, because the operator set `--insecure`.
     Insecure,
 }
 
@@ -170,7 +170,7 @@ impl Default for Config {
 pub struct Invalid(String);
 
 impl Invalid {
-    /// An error that names the option, its value and what is wrong.
+    /// Returns an error that names the option, its value and what is wrong.
     pub fn new(option: &str, value: &str, what: impl fmt::Display) -> Self {
         Self(format!("{option} {value:?}: {what}"))
     }
@@ -229,14 +229,14 @@ const OPTIONS: [(&str, Setter); 29] = [
     ("insecure", |c, v| value::flag(v).map(|()| c.exposure = Exposure::Insecure)),
 ];
 
-/// Returns whether an option can be said several times.
+/// Returns whether an option can be given several times.
 fn is_repeatable(name: &str) -> bool {
     ["listen", "route", "allow-origin", "allow-host", "allow-callback"].contains(&name)
 }
 
-/// Where an option is read.
+/// The source of an option.
 struct Source<'a> {
-    /// As an error names it: the option, with its file and line if it has one.
+    /// Its name in errors: the option, with its file and line if it has them.
     place: String,
     /// The directory at which relative paths begin; `None`: the working directory.
     directory: Option<&'a Path>,
@@ -260,7 +260,7 @@ fn front(text: &str) -> Result<FrontKind, String> {
 }
 
 impl Config {
-    /// Whether requests and results are kept outside of this process.
+    /// Returns whether requests and results are kept outside this process.
     pub const fn is_stored_elsewhere(&self) -> bool {
         self.data.is_some() || self.store.is_some()
     }
@@ -285,7 +285,7 @@ impl Config {
         Ok(())
     }
 
-    /// Notes where the option stands that was just set; returns its paths.
+    /// Records the place of the option that was just set; returns its paths.
     fn placed(&mut self, name: &str, place: &str) -> Vec<&mut PathBuf> {
         match (name, self.listen.last_mut(), self.routes.last_mut()) {
             ("listen", Some(listen), _) => {
@@ -306,14 +306,14 @@ impl Config {
         }
     }
 
-    /// Forgets the addresses that were said before: those of another source replace them.
+    /// Removes the addresses that were given before: addresses of another source replace them.
     fn replace(&mut self, name: &str) {
         if name == "listen" {
             self.listen.clear();
         }
     }
 
-    /// Returns where an option stands, as errors name it: with its file and line if it has one.
+    /// Returns the place of an option for errors: with its file and line if it has them.
     pub fn place(&self, name: &str) -> String {
         self.places.get(name).cloned().unwrap_or_else(|| format!("--{name}"))
     }
@@ -451,7 +451,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
     }
 
-    /// Reads a file with this text, in a directory of its own; `DIR` in an error stands for that.
+    /// Reads a file with this text, in a directory of its own; an error shows that directory as `DIR`.
     fn from_file(name: &str, text: &str, more: &[&str]) -> Result<Config, String> {
         let dir = std::env::temp_dir().join(format!("deferd-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();

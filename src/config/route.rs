@@ -1,7 +1,8 @@
 //! The form of a route: `PREFIX=TARGET[,option=value]...`.
 //!
-//! Owns its syntax, and the options of a route by name. Whether the directory exists is seen when the route is
-//! built, not here. Invariant: a route is either read whole, or refused with its option, value and what is wrong.
+//! Owns its syntax, and the options of a route by name. Does not check that the directory exists: that happens when
+//! the route is built. Invariant: a route is either read completely, or refused with its option, value and what is
+//! wrong.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,10 +18,10 @@ use crate::protocol::{ADMIN, API, DATABASE};
 use crate::retry::{After, ExitCodes, Methods, Retry, TEMPORARY_FAILURE};
 use crate::variables;
 
-/// A route as it was configured.
+/// A route as the operator configured it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
-    /// Its place, as errors name it: `--route`, or a line of a file.
+    /// Its place in errors: `--route`, or a line of a file.
     pub place: String,
     /// The path prefix.
     pub prefix: String,
@@ -28,9 +29,9 @@ pub struct RouteConfig {
     pub target: Target,
     /// The time limit of its jobs, if not `--timeout`.
     pub timeout: Option<Duration>,
-    /// How many of its jobs run at once, if not as many as there are workers.
+    /// How many of its jobs run at once; `None`: as many as there are workers.
     pub concurrency: Option<usize>,
-    /// The limit of its scripts' stdout, or its upstream's answer, if not `--max-output`.
+    /// The limit of its scripts' stdout or its upstream's answers, if not `--max-output`.
     pub max_output: Option<usize>,
     /// What happens to its jobs that a crash interrupted.
     pub rerun: Rerun,
@@ -48,14 +49,14 @@ pub struct RouteConfig {
     pub env_file: Option<PathBuf>,
     /// Which of deferd's own variables its scripts get.
     pub pass_env: Vec<String>,
-    /// How its requests are taken, where its client cannot say so.
+    /// The options for webhooks: their clients cannot use deferd's own fields.
     pub hook: HookConfig,
 }
 
 /// Where symbolic links below the directory of a route may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
-    /// To what is below that directory.
+    /// Only below that directory.
     Inside,
     /// Anywhere: `links=yes`.
     Anywhere,
@@ -64,7 +65,7 @@ pub enum Links {
 /// Which web pages may send requests to a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// Those of this server, and of the origins that are allowed.
+    /// Pages of this server, and of the allowed origins.
     Own,
     /// All: `pages=any`.
     Any,
@@ -88,7 +89,7 @@ pub enum Target {
 }
 
 impl RouteConfig {
-    /// Returns all its paths: those of a file begin at the file's directory if they are relative.
+    /// Returns all its paths: in a file, relative paths begin at the file's directory.
     pub(super) fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         let directory = match &mut self.target {
             Target::Cgi(directory) | Target::Run(directory) => Some(directory),
@@ -187,7 +188,7 @@ fn set(route: &mut RouteConfig, name: &str, text: &str) -> Result<(), String> {
     Err(format!("no such option of {kind}: {}", names.join(", ")))
 }
 
-/// Reads names of variables, with `+` between them.
+/// Reads names of variables, separated by `+`.
 fn names(text: &str) -> Result<Vec<String>, String> {
     let names = text.split('+').map(|name| variables::check_name(name).map(|()| name.to_owned()));
     names.collect()
@@ -197,7 +198,7 @@ fn yes_no<T: Copy>(text: &str, yes: T, no: T) -> Result<T, String> {
     value::choice(text, [("yes", yes), ("no", no)])
 }
 
-/// Returns how the jobs of a route are tried again; only `retry` says that they are.
+/// Returns the retry rule of a route, and creates it if needed; only the option `retry` turns retrying on.
 fn retry(route: &mut RouteConfig) -> &mut Retry {
     let after = match route.target {
         Target::Upstream(_) => After::Upstream(Methods::Idempotent),
@@ -206,7 +207,7 @@ fn retry(route: &mut RouteConfig) -> &mut Retry {
     route.retry.get_or_insert(Retry { most: 0, backoff: BACKOFF, after })
 }
 
-/// Reads exit codes that are no success, with `+` between them, or `any`.
+/// Reads exit codes that mean failure, separated by `+`, or `any`.
 fn exit_codes(text: &str) -> Result<ExitCodes, String> {
     if text == "any" {
         return Ok(ExitCodes::Any);
@@ -220,7 +221,7 @@ fn exit_codes(text: &str) -> Result<ExitCodes, String> {
     Ok(ExitCodes::Of(codes?))
 }
 
-/// Bounds a number of attempts: more take longer than any client waits.
+/// Bounds a number of attempts: more would take longer than any client waits.
 fn few(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX - 1)
 }

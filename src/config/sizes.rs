@@ -1,8 +1,8 @@
-//! The sizes that follow from each other, and from the memory that this host has.
+//! The sizes that follow from each other, and from the memory of this host.
 //!
-//! Owns the defaults of `--max-memory`, `--max-stored`, `--max-body` and `--max-output`, and what must hold
-//! between them. Invariants: what is said explicitly counts as it was said, or is refused; only defaults
-//! are fitted; without `--data` no content is taken that could never fit into memory.
+//! Owns the defaults of `--max-memory`, `--max-stored`, `--max-body` and `--max-output`, and the rules between them.
+//! Invariants: an explicit size is used as it is, or refused; only defaults are adapted; without `--data`, no content
+//! is accepted that could never fit into memory.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::{Config, Invalid, RouteConfig};
 const LEAST: usize = 16 << 20;
 const MOST: usize = 256 << 20;
 
-/// The default of `--max-body` and `--max-output` if there is memory for it, in bytes.
+/// The default of `--max-body` and `--max-output` if the memory allows it, in bytes.
 const CONTENT: usize = 16 << 20;
 
 /// The default of `--max-stored` with `--data` or `--store`, in bytes.
@@ -22,7 +22,7 @@ const ON_DISK: usize = 1 << 30;
 /// How large the fields of a script's result may be, in bytes.
 const SCRIPT_FIELDS: usize = 64 * 1024;
 
-/// What is stored with a message beside its content and its fields, at most, in bytes: the log, the record.
+/// The most that is stored with a message besides its content and its fields, in bytes: the log, the record.
 const BESIDE: usize = 16 * 1024;
 
 /// Sizes in bytes.
@@ -34,18 +34,18 @@ pub struct Sizes {
     pub stored: usize,
     /// The content of a request.
     pub body: usize,
-    /// What a script may write or an upstream answer, if its route says nothing else.
+    /// A script's stdout or an upstream's answer, if its route sets no limit.
     pub output: usize,
 }
 
 impl Config {
-    /// Returns the sizes that count.
+    /// Returns the sizes in effect.
     pub fn sizes(&self) -> Sizes {
         let memory = self.max_memory;
-        // With --data large content is in files.
+        // With --data, large content is in files.
         let content = if self.data.is_some() { CONTENT } else { CONTENT.min(memory / 4) };
         let most = self.most_content();
-        // Without --data or --store what is stored is in memory, and what is received and produced needs some too.
+        // Without --data or --store, what is stored is in memory, and content in transit needs some memory too.
         let in_memory = memory - memory / 4;
         let stored = match (self.is_stored_elsewhere(), self.max_stored) {
             (true, stored) => stored.unwrap_or(ON_DISK),
@@ -59,9 +59,9 @@ impl Config {
         }
     }
 
-    /// Returns the size of the largest content that can be received and produced, in bytes: with `--data`, as much as
-    /// `--max-stored` and the disk take. With `--store` it must be read again, with its fields and its log, beside all
-    /// that the process keeps, which leaves half of the memory: what is larger would wait for ever.
+    /// Returns the size of the largest content that can be received and produced, in bytes. With `--data`, only
+    /// `--max-stored` and the disk bound it. With `--store`, it must be readable again, with its fields and its log,
+    /// while the process keeps up to half of the memory for other purposes: larger content would wait for ever.
     pub fn most_content(&self) -> usize {
         if self.data.is_some() {
             return usize::MAX;
@@ -73,7 +73,7 @@ impl Config {
         (self.max_memory / 2).saturating_sub(beside).max(self.max_memory / 4)
     }
 
-    /// Checks that the largest content that is allowed by name can be received, and read back.
+    /// Checks that the largest content that an option allows can be received, and read back.
     pub(super) fn check_sizes(&self) -> Result<(), Invalid> {
         let most = self.most_content();
         let check = |place: &str, size: Option<usize>| {
@@ -101,7 +101,7 @@ impl Config {
     }
 }
 
-/// Returns a size as an operator writes it.
+/// Returns a size in the form of the options.
 pub fn shown(bytes: usize) -> String {
     let units = [(30, "G"), (20, "M"), (10, "K")];
     let whole = |&(shift, _): &(u32, &str)| bytes != 0 && bytes.trailing_zeros() >= shift;
@@ -111,7 +111,7 @@ pub fn shown(bytes: usize) -> String {
     }
 }
 
-/// Returns the default of `--max-memory`: a quarter of what this host or its control group has.
+/// Returns the default of `--max-memory`: a quarter of the memory of this host or its control group.
 pub fn default_memory() -> usize {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let has = of_host(read).unwrap_or(usize::MAX);
@@ -139,7 +139,7 @@ fn of_host(read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
             _ => return None,
         };
         let directory = Path::new(root).join(path);
-        // The limit of a group bounds all below it; within a container, the path may not be visible.
+        // The limit of a group bounds all groups below it; within a container, the path may not be visible.
         let above = directory.ancestors().take_while(|at| at.starts_with(root));
         above.filter_map(|at| read(&at.join(file))?.trim().parse::<usize>().ok()).min()
     });
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_memory_of_the_host_is_that_of_the_smallest_group() {
+    fn the_smallest_group_bounds_the_memory_of_the_host() {
         let info = ("/proc/meminfo", "MemTotal:       4000 kB\nMemFree: 1 kB\n");
         let group = |line| ("/proc/self/cgroup", line);
         for (files, expected) in [
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_shown_as_they_are_written() {
+    fn sizes_are_shown_in_the_form_of_options() {
         for (bytes, text) in [
             (0, "0"),
             (1000, "1000"),

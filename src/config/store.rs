@@ -1,4 +1,4 @@
-//! `--store`: where an engine is on which several deferd share one queue.
+//! `--store`: the address of an engine through which several deferd share one queue.
 //!
 //! Owns the form of that address. Connects to nothing. Invariant: a password is never shown, and never taken from the
 //! command line, which every user of the host can read.
@@ -12,10 +12,10 @@ use crate::dots;
 /// The port of Redis and Valkey.
 const PORT: u16 = 6379;
 
-/// An engine that is shared, and which queue of it.
+/// A shared engine, and the name of a queue in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreAddress {
-    /// Where it may be: the one that is the primary is used.
+    /// Its possible hosts: deferd uses the one that is the primary.
     pub hosts: Vec<StoreHost>,
     /// The user; `None`: the engine's default.
     pub user: Option<String>,
@@ -25,9 +25,9 @@ pub struct StoreAddress {
     pub database: i64,
     /// The name of the queue.
     pub queue: String,
-    /// How many replicas have to have what is acknowledged.
+    /// How many replicas must have a change before it is acknowledged.
     pub replicas: u32,
-    /// As it was given, without the password.
+    /// The address as it was given, without the password.
     text: String,
 }
 
@@ -100,7 +100,7 @@ impl StoreAddress {
     }
 }
 
-/// The address without its password.
+/// The address, without its password.
 impl fmt::Display for StoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -128,7 +128,7 @@ pub fn hide(text: &str) -> String {
     }
 }
 
-/// Whether an address names a password.
+/// Returns whether an address contains a password.
 pub fn has_password(text: &str) -> bool {
     hide(text) != text
 }

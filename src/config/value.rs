@@ -1,6 +1,6 @@
 //! The forms of values: choices, names, counts, sizes, durations.
 //!
-//! Owns their syntax. Errors say what is wrong; which option it was, the caller adds.
+//! Owns their syntax. Does not know the option: an error says what is wrong, and the caller names the option.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub fn choice<T: Copy>(text: &str, words: [(&str, T); 2]) -> Result<T, String> {
     found.map(|(_, meaning)| *meaning).ok_or_else(|| format!("neither {one} nor {other}"))
 }
 
-/// The path of a file.
+/// Reads the path of a file.
 ///
 /// # Errors
 /// What is wrong.
@@ -27,7 +27,7 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("not a path".into()) } else { Ok(text.into()) }
 }
 
-/// An origin, as browsers send it, or `*` for all.
+/// Reads an origin, as browsers send it, or `*` for all.
 ///
 /// # Errors
 /// What is wrong.
@@ -40,7 +40,7 @@ pub fn origin(text: &str) -> Result<String, String> {
     Err("not an origin, as https://ui.example:8080, null or *".into())
 }
 
-/// A host name, without a port, or `*` for all.
+/// Reads a host name, without a port, or `*` for all.
 ///
 /// # Errors
 /// What is wrong.
@@ -52,7 +52,7 @@ pub fn host(text: &str) -> Result<String, String> {
     Err("not a host name without a port, as nas.example.org, nor *".into())
 }
 
-/// A URL that callbacks may go to, and below which.
+/// Reads a URL that callbacks may go to, together with all URLs below it.
 ///
 /// # Errors
 /// What is wrong.
@@ -67,7 +67,7 @@ pub fn callback(text: &str) -> Result<CallbackUrl, String> {
     Ok(url)
 }
 
-/// A number, at least one.
+/// Reads a number, at least one.
 ///
 /// # Errors
 /// What is wrong.
@@ -79,7 +79,7 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A number of threads: at least one, and not too many for a system.
+/// Reads a number of threads: at least one, and not too many for a system.
 ///
 /// # Errors
 /// What is wrong.
@@ -87,7 +87,7 @@ pub fn threads(text: &str) -> Result<usize, String> {
     count(text).and_then(|n| if n <= 1024 { Ok(n) } else { Err("must be at most 1024".into()) })
 }
 
-/// A size of memory, enough to serve anything.
+/// Reads a size of memory that suffices for a server.
 ///
 /// # Errors
 /// What is wrong.
@@ -96,8 +96,8 @@ pub fn memory(text: &str) -> Result<usize, String> {
     if size < 1 << 20 { Err("must be at least 1M".into()) } else { Ok(size) }
 }
 
-/// A size in bytes, or with one of the units K, M, G and T (powers of 1024, in either case, or as KiB), at least one
-/// byte. KB is refused: to some programs it is 1000.
+/// Reads a size in bytes, or with one of the units K, M, G and T (powers of 1024, in either case, or as KiB), at least
+/// one byte. KB is refused: to some programs it is 1000.
 ///
 /// # Errors
 /// What is wrong.
@@ -115,7 +115,7 @@ pub fn size(text: &str) -> Result<usize, String> {
     if split == 0 {
         return Err(FORM.into());
     }
-    // Digits alone: if it is no number, it is too large.
+    // It has digits only, so if it is not a number, it is too large.
     let bytes = text[..split].parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
     match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
         Some(0) => Err("must be at least 1".into()),
@@ -124,8 +124,8 @@ pub fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A duration with its unit: ms, s, m, h, d or w; not zero, and at most a hundred years, so that a moment
-/// that far away can be computed.
+/// Reads a duration with its unit: ms, s, m, h, d or w; not zero, and at most a hundred years, so that the end of the
+/// duration can be computed.
 ///
 /// # Errors
 /// What is wrong.
@@ -146,7 +146,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if split == 0 {
         return Err(FORM.into());
     }
-    // Digits alone: if it is no number, it is too large.
+    // It has digits only, so if it is not a number, it is too large.
     match text[..split].parse().ok().and_then(|number: u64| number.checked_mul(unit)) {
         Some(0) => Err("must not be zero".into()),
         Some(millis) if millis <= CENTURY => Ok(Duration::from_millis(millis)),
@@ -154,7 +154,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Returns a duration as an operator writes it: in the largest unit that it is a whole number of.
+/// Returns a duration in the form of the options: in the largest unit that fits a whole number of times.
 pub fn shown_duration(span: Duration) -> String {
     let millis = span.as_millis();
     let units = [(24 * 3600 * 1000, "d"), (3600 * 1000, "h"), (60 * 1000, "m"), (1000, "s")];
@@ -163,7 +163,7 @@ pub fn shown_duration(span: Duration) -> String {
     format!("{}{name}", millis / unit)
 }
 
-/// Reads how long an instance is believed in that is not heard of.
+/// Reads how long a silent instance is taken for alive.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -175,7 +175,7 @@ pub fn lease(text: &str) -> Result<Duration, String> {
     Ok(lease)
 }
 
-/// A duration, or `0` for none.
+/// Reads a duration, or `0` for none.
 ///
 /// # Errors
 /// What is wrong.
@@ -183,7 +183,7 @@ pub fn duration_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
-/// A level of the log: what is less important is not logged.
+/// Reads a level of the log: less important messages are not logged.
 ///
 /// # Errors
 /// What is wrong.
@@ -191,7 +191,7 @@ pub fn level(text: &str) -> Result<LevelFilter, String> {
     text.parse().map_err(|_| "not a level: off, error, warn, info, debug or trace".into())
 }
 
-/// The value of an option that needs none.
+/// Checks the value of an option that takes none.
 ///
 /// # Errors
 /// What is wrong.

@@ -25,14 +25,14 @@ use crate::socket::{Listener, Stream};
 /// The stack of a connection's thread: its deepest path is JSON and the table of fields.
 const STACK: usize = 256 * 1024;
 
-/// How long the loop rests when the system gives it no more descriptors.
+/// How long the loop pauses when the system has no more descriptors.
 const REST: Duration = Duration::from_millis(50);
 
 /// The period at which the same failure is logged.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// TCP keep-alive: the idle time before the first probe, the pause between probes, and how many unanswered probes end
-/// the connection. So a client is noticed that vanished without a reset, or that closed its write side.
+/// the connection. It detects a client that vanished without a reset, or after it had closed its write side.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
@@ -63,10 +63,10 @@ impl Stopper {
 }
 
 impl Listening {
-    /// Takes over listening sockets, which do not block.
+    /// Takes over listening sockets, which are non-blocking.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn new(listeners: Vec<Listener>, max_connections: usize) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         for listener in &listeners {
@@ -118,11 +118,11 @@ impl Listening {
         }
     }
 
-    /// Waits for connections; returns the sockets that have some, or `None` once stopped.
+    /// Waits for connections; returns the sockets that have some, or `None` once the loop is stopped.
     fn wait(&self) -> Option<Vec<&Listener>> {
         let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN)];
         fds.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
-        // An interrupted wait is an empty one.
+        // An interrupted wait returns no sockets.
         let _ = poll(&mut fds, None);
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         if ready(&fds[0]) {
@@ -133,10 +133,10 @@ impl Listening {
     }
 }
 
-/// Turns on probes of silent clients; accepted sockets inherit that.
+/// Turns on probes of silent clients; accepted sockets inherit the setting.
 fn probe(listener: &Listener) -> rustix::io::Result<()> {
     if matches!(listener, Listener::Unix(_)) {
-        // For Unix sockets, the system reports every client's end.
+        // For Unix sockets, the system reports the end of every client.
         return Ok(());
     }
     sockopt::set_socket_keepalive(listener, true)?;
@@ -165,7 +165,7 @@ fn spawn(
     let service = Arc::clone(service);
     let limits = Arc::clone(limits);
     let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-    // Shared, so that the client can be answered if there is no thread for it.
+    // Shared, so that the client can be answered if no thread can be started for it.
     let stream = Arc::new(stream);
     let its = Arc::clone(&stream);
     let serve = move || connection::serve(its, connection, slot, &service, &limits);
@@ -183,12 +183,12 @@ fn turn_away(mut stream: &Stream, why: &str, trouble: &mut Trouble) {
     // Reads what has arrived, because unread bytes cause a reset, which could overtake the answer.
     let _ = stream.read(&mut [0; 16 * 1024]);
     let response = Error::Unavailable(why.to_owned().into()).response();
-    // It is small: nothing of it is charged.
+    // The answer is small, so nothing of it is charged.
     let memory = Allowance::default();
     let _ = Writer::default().write(&mut stream, response.into(), Manner::LAST, &memory);
 }
 
-/// Logs a failure that can come a thousand times a second, once in a while.
+/// Logs a failure that can occur a thousand times a second, at most once per period.
 #[derive(Default)]
 struct Trouble {
     told: Option<Instant>,

@@ -1,8 +1,8 @@
 //! The content of a request: by length or by chunks, whole or not at all (RFC 9112 sections 6 and 7).
 //!
-//! Owns the chunked decoding and the least rate at which a client must send; its `intake` takes the content.
-//! Invariants: a body that is cut short is an error, never a shorter body; a trailer that is not a list of fields is an
-//! error, though it is dropped; memory follows what has come, not what was announced.
+//! Owns the chunked decoding and the minimum rate at which a client must send; its `intake` takes the content.
+//! Invariants: a body that is cut short is an error, never a shorter body; a trailer that is not a list of fields is
+//! an error, though it is dropped; memory grows with what has arrived, not with what was announced.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -17,17 +17,17 @@ use crate::config::shown_duration;
 use crate::content::Content;
 use crate::error::Error;
 
-/// The longest line with a chunk size, extensions included, in bytes.
+/// The longest line of a chunk size, extensions included, in bytes.
 const MAX_CHUNK_LINE: usize = 4096;
 
-/// The digits of a chunk size: more would not fit 64 bits.
+/// The most digits of a chunk size: more would not fit into 64 bits.
 const MAX_CHUNK_DIGITS: usize = 16;
 
-/// Reads the content that `framing` delimits; returns nothing of it if it is to be dropped.
+/// Reads the content that `framing` delimits; returns empty content if it is dropped.
 ///
 /// # Errors
-/// [`RequestError::Refused`] with `400`, `408`, `413`, or `503` without memory for it; [`RequestError::Gone`] if the
-/// client closes before its end.
+/// [`RequestError::Refused`] with `400`, `408`, `413`, or `503` if there is no memory for it; [`RequestError::Gone`]
+/// if the client closes before its end.
 pub fn read<R: Read + Timed>(
     input: &mut Input<R>,
     framing: Framing,
@@ -42,7 +42,7 @@ pub fn read<R: Read + Timed>(
     let time = limits.body_time;
     let mut reader = Reader { input, begin, last: begin, time, intake, taken: intake.begin() };
     let read = match framing {
-        // It is no more than `most`.
+        // The length is at most `most`.
         Framing::Length(length) => {
             reader.read_content(usize::try_from(length).unwrap_or(usize::MAX))
         }
@@ -55,7 +55,7 @@ pub fn read<R: Read + Timed>(
 struct Reader<'a, R> {
     input: &'a mut Input<R>,
     begin: Instant,
-    /// When the last byte came.
+    /// When the last byte arrived.
     last: Instant,
     time: Duration,
     intake: &'a Intake<'a>,
@@ -63,14 +63,14 @@ struct Reader<'a, R> {
 }
 
 impl<R: Read + Timed> Reader<'_, R> {
-    /// Returns the deadline of reading. A second more for each KiB that came is a least rate. Silence has a bound of
-    /// its own: a client that sent much at first would earn hours of it.
+    /// Returns the deadline of the next read. Each KiB that arrived adds a second, which makes a minimum rate. Silence
+    /// has a bound of its own: a client that sent much at first would otherwise earn hours of it.
     fn deadline(&self) -> Instant {
         let earned = Duration::from_secs(self.taken.received as u64 / 1024);
         (self.begin + earned).min(self.last) + self.time
     }
 
-    /// Returns the limit of time in words.
+    /// Returns the time limit in words.
     fn limit(&self) -> String {
         let time = shown_duration(self.time);
         format!(
@@ -115,7 +115,7 @@ impl<R: Read + Timed> Reader<'_, R> {
         Ok(())
     }
 
-    /// Reads chunks to the last, and the trailer, which is checked and dropped (section 7.1).
+    /// Reads chunks up to the last, and the trailer, which is checked and dropped (section 7.1).
     fn read_chunks(&mut self, limits: &Limits) -> Result<(), RequestError> {
         loop {
             let size = self.read_line(MAX_CHUNK_LINE, chunk_size)??;
@@ -173,8 +173,8 @@ impl<R: Read + Timed> Reader<'_, R> {
     }
 }
 
-/// Checks whether a line of the trailer is empty, or a field as in a head: a token, a colon right behind
-/// it, and a value without control characters. A folded line begins with a blank, which is no token.
+/// Checks that a line of the trailer is empty, or a field as in a head: a token, a colon directly after it, and a
+/// value without control characters. A folded line begins with a blank, which is not part of a token.
 fn check_trailer(line: &[u8]) -> Result<(), Error> {
     if line.is_empty() {
         return Ok(());
@@ -190,7 +190,7 @@ fn check_trailer(line: &[u8]) -> Result<(), Error> {
 /// Returns the size in a chunk's first line; an extension after a semicolon is ignored.
 fn chunk_size(line: &[u8]) -> Result<u64, Error> {
     let digits = line.split(|&b| b == b';').next().unwrap_or_default();
-    // "BWS" may stand before the extension (RFC 9112 section 7.1.1), but not before the size.
+    // "BWS" may precede the extension (RFC 9112 section 7.1.1), but not the size.
     let digits = if digits.len() < line.len() { digits.trim_ascii_end() } else { digits };
     let bad = || Error::bad_parameter("a chunk size is not a hexadecimal number");
     if digits.len() > MAX_CHUNK_DIGITS || !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -302,7 +302,7 @@ mod tests {
         }
     }
 
-    /// Checks the deadline, because waiting for it would need a clock that can be set.
+    /// Checks the computed deadline: waiting for it would need a clock that can be set.
     #[test]
     fn silence_is_bounded_whatever_came_before() {
         let mut input = Input::new(&b""[..]);
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(reader.deadline(), begin + time);
         reader.last += Duration::from_secs(90);
         assert_eq!(reader.deadline(), reader.last + time);
-        // Nor do single bytes buy more than what was earned.
+        // Single bytes do not add more time than was earned either.
         reader.last += Duration::from_secs(20);
         assert_eq!(reader.deadline(), begin + Duration::from_secs(100) + time);
     }

@@ -1,8 +1,8 @@
 //! The client of a connection: whether it has left, and its place.
 //!
-//! Owns the rule by which a client has left: after a reset; and, unless it may wait on with its write side
-//! closed, once that is closed. Invariant: the check that finds it gone gives its place back at once,
-//! whatever its connection's thread still has to end.
+//! Owns the rule for when a client has left: after a reset, or once its write side is closed, unless it may still wait
+//! for its answer. Invariant: the check that finds it gone gives its place back at once, whatever its connection's
+//! thread still has to end.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -22,9 +22,9 @@ pub struct Client {
     pub stream: Arc<Stream>,
     /// Its place.
     pub slot: Slot,
-    /// Whether a closed write side means that it has left. Set by the connection's thread for each request.
+    /// Whether a closed write side means that the client has left. The connection's thread sets it for each request.
     must_stay: AtomicBool,
-    /// Set once, by the first check that finds it gone.
+    /// Set once, by the first check that finds the client gone.
     left: AtomicBool,
 }
 
@@ -35,19 +35,19 @@ impl Client {
     }
 
     /// Begins a request. A client that sends only one request may close its write side after it and wait, as `nc -N`
-    /// does; one that keeps its connection has no reason to (RFC 9112 section 9.6).
+    /// does; a client that keeps its connection has no reason to (RFC 9112 section 9.6).
     pub fn begin_request(&self, version: Version, persistence: Persistence) {
         let must_stay = version == Version::HTTP_11 && persistence == Persistence::KeepAlive;
         self.must_stay.store(must_stay, Ordering::Relaxed);
     }
 
-    /// Counts it as gone from now on: its connection is useless.
+    /// Counts the client as gone from now on: its connection is useless.
     pub fn give_up(&self) {
         self.left.store(true, Ordering::Release);
         self.slot.release();
     }
 
-    /// Returns the events that show that it leaves: `poll` reports a reset even if asked for no event.
+    /// Returns the events that show that a client leaves: `poll` reports a reset even if no event is requested.
     fn flags(&self) -> PollFlags {
         if self.must_stay.load(Ordering::Relaxed) { PollFlags::RDHUP } else { PollFlags::empty() }
     }

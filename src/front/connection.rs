@@ -1,9 +1,9 @@
 //! One connection: its requests one after the other, each through the same phases.
 //!
-//! Owns the order of the phases: read head → check → read content → call → write → again. What each
-//! phase means is in the files beside this one. Invariants: a receipt is confirmed after the last byte
-//! of its answer was written and the connection shows no error, and never otherwise; a connection whose
-//! client was seen leaving has given its place back, and does nothing more.
+//! Owns the order of the phases: read head → check → read content → call → write → again. The files beside this one
+//! implement the phases. Invariants: a receipt is confirmed only if the last byte of its answer was written and the
+//! connection shows no error; a connection whose client was seen leaving has given its place back, and does nothing
+//! more.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -30,23 +30,23 @@ use crate::service::{Plan, Service, Session};
 use crate::sink::Collector;
 use crate::socket::Stream;
 
-/// How long a closing connection is read, so that its last answer is not lost to a reset (RFC 9112 section 9.6):
+/// How long a closing connection is still read, so that its last answer is not lost to a reset (RFC 9112 section 9.6):
 /// many clients send all of their content before they read.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// The same while deferd ends, which waits for it.
+/// The same during the shutdown, which waits for it.
 const LINGER_AT_END: Duration = Duration::from_secs(1);
 
 /// The period at which a lingering connection checks whether deferd is ending.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How much is read meanwhile, as a multiple of the largest accepted content.
+/// How much is read in that time, as a multiple of the largest accepted content.
 const LINGER_BODIES: usize = 4;
 
-/// A request's head that takes no more memory than this is the connection's own, in bytes.
+/// A request's head that takes no more memory than this, in bytes, is not charged: it counts with its connection.
 const SMALL_HEAD: usize = 8 * 1024;
 
-/// One connection.
+/// A connection and what serves it.
 pub struct Exchange<'a> {
     session: Session<'a>,
     limits: &'a Limits,
@@ -94,7 +94,7 @@ enum After {
     Close,
     /// It is closed once the client has stopped sending. That may take long, so the request is released first.
     Linger,
-    /// It is reset: a client would take its broken answer for a complete one if the connection just ended.
+    /// It is reset: if it were just closed, a client would take its broken answer for a complete one.
     Reset,
 }
 
@@ -145,12 +145,12 @@ impl Exchange<'_> {
             Ok(plan) if !self.client.was_seen_leaving() => plan,
             Ok(_) => return After::Close,
             Err(answer) => {
-                // It is not charged, and the client may be slow to take the answer.
+                // The head is not charged, and the client may be slow to take the answer.
                 drop(head);
                 if framing == Framing::Length(0) {
                     return self.deliver(*answer, manner).into();
                 }
-                // Its content has not arrived, and will not be read.
+                // The content has not arrived, and will not be read.
                 self.deliver(*answer, manner.last());
                 return After::Linger;
             }
@@ -172,13 +172,13 @@ impl Exchange<'_> {
     fn call(&mut self, plan: Plan, head: Head, body: Content, manner: Manner) -> After {
         let Self { session, output, writer, client, .. } = self;
         if manner.version == Version::HTTP_10 && !client.stream.has_reset() {
-            // Of an answer without length, such a client could not see that it broke off.
+            // Such a client could not see that an answer without a length broke off.
             let mut whole = Collector::new(session.memory());
             let reply = session.call(plan, head.parts, body, self.connection, &mut whole);
             return self.deliver(reply.whole(whole), manner).into();
         }
         let mut flow = Flow::new(output, writer, client, session, manner);
-        // Without its last chunk, or all that was announced, an answer is broken anyway.
+        // The client sees by the missing last chunk, or the announced length, that the answer is broken.
         let broken =
             || if manner.version == Version::HTTP_10 { After::Reset } else { After::Close };
         match session.call(plan, head.parts, body, self.connection, &mut flow) {
@@ -194,8 +194,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Takes a request that is planned: charges its head if that is large, for as long as the request is in flight (a
-    /// job that it becomes has its own charge), and receives its content.
+    /// Receives a request that passed its checks: charges its head if that is large, for as long as the request is in
+    /// flight (a job made from it has its own charge), and receives its content.
     fn take(
         &mut self,
         plan: &Plan,
@@ -243,10 +243,10 @@ impl Exchange<'_> {
             Ok(receipt) => receipt,
             Err(error) => {
                 if error.kind() == ErrorKind::OutOfMemory {
-                    // No byte of it was sent, and its result stays.
+                    // Nothing of the answer was sent, so its result stays.
                     let refusal = Error::no_memory(&NoMemory::Budget).response();
                     let _ = writer.write(output, refusal.into(), manner.last(), memory);
-                    // The access log has told of the answer already.
+                    // The access log has already recorded the answer.
                     log::warn!(
                         "peer={} status=503 in place of its answer: --max-memory has no room for the fields",
                         self.connection
@@ -256,7 +256,7 @@ impl Exchange<'_> {
                 return Persistence::Close;
             }
         };
-        // A peer that has left resets the connection, which may be seen only now.
+        // A client that has left resets the connection, which may become visible only now.
         if receipt.matters() && self.stream.is_broken() {
             log::debug!("peer={} left before its answer was delivered", self.connection);
             return Persistence::Close;

@@ -1,9 +1,10 @@
-//! An answer that is sent while it is produced: the sink of a waiting client.
+//! An answer that is sent while it is produced: the sink for a waiting client.
 //!
 //! Owns its framing (RFC 9112 sections 6 and 7.1): the announced length, chunks, or, for HTTP/1.0, the end of a
-//! connection that can be reset. Never waits: what the client does not take at once stays in one buffer, and no more is
-//! taken until it is gone. Invariants: an answer that fails midway has no end that a client could take for the real
-//! one; the content is never longer than announced; the memory is that of one buffer, however long the answer is.
+//! connection that can be reset. Never waits: what the client does not take at once stays in one buffer, and no more
+//! is accepted until the buffer is empty. Invariants: an answer that fails midway has no end that a client could take
+//! for the real one; the content is never longer than announced; an answer of any length takes the memory of one
+//! buffer.
 
 use std::io::{self, ErrorKind, Write};
 use std::mem;
@@ -22,10 +23,10 @@ use crate::memory::Charge;
 use crate::service::Session;
 use crate::sink::{FIRST_ROOM, Head, Lost, Sink, Waits};
 
-/// How much content is taken at once if there is memory for it, in bytes: what a pipe holds.
+/// How much content is accepted at once if there is memory for it, in bytes: the capacity of a pipe.
 const LARGE: usize = 64 * 1024;
 
-/// A head that takes no more memory than this is the connection's own, in bytes.
+/// A head that takes no more memory than this, in bytes, is not charged: it counts with its connection.
 const SMALL_HEAD: usize = 16 * 1024;
 
 /// The framing of a chunk before and after its content, in bytes: the size has at most five digits.
@@ -40,7 +41,7 @@ enum Next {
     Head,
     /// This many bytes of content.
     Length(usize),
-    /// Content in chunks, and the last chunk.
+    /// Content in chunks, and then the last chunk.
     Chunks,
     /// Content, until the connection ends.
     UntilEnd,
@@ -48,11 +49,11 @@ enum Next {
     End,
 }
 
-/// Where an answer is before the client takes it.
+/// The memory of an answer until the client takes it.
 enum Buffer {
-    /// The head, and room for little content.
+    /// The head, and room for a little content.
     Small(Vec<u8>),
-    /// Room for [`LARGE`] content: a map, because a heap keeps what a crowd of answers left.
+    /// Room for [`LARGE`] content: a map, because a heap would keep the memory after many such answers.
     Large(MmapMut),
 }
 
@@ -85,10 +86,10 @@ pub struct Flow<'a, 's> {
     buffer: Buffer,
     start: usize,
     end: usize,
-    /// Whether content has filled the room, so that a larger one pays.
+    /// Whether content has filled the room, so that a larger room is worthwhile.
     is_filled: bool,
     charge: Charge,
-    /// Whether the client has left some bytes of the last offer.
+    /// Whether the client did not take all bytes of the last offer.
     waits: bool,
     is_sent: bool,
     lost: Option<Lost>,
@@ -121,10 +122,10 @@ impl<'a, 's> Flow<'a, 's> {
         }
     }
 
-    /// Sends the rest of an answer whose last content was taken; returns what happens to the connection.
+    /// Sends the rest of an answer whose content is complete; returns what happens to the connection.
     ///
     /// # Errors
-    /// Those of the connection; `UnexpectedEof` if content is missing: the connection must be broken.
+    /// Errors of the connection; `UnexpectedEof` if content is missing: the connection must be broken.
     pub fn finish(mut self) -> io::Result<Persistence> {
         let end = match (self.lost, self.next) {
             (Some(_), _) => return Err(ErrorKind::BrokenPipe.into()),
@@ -139,8 +140,8 @@ impl<'a, 's> Flow<'a, 's> {
         Ok(self.manner.persistence)
     }
 
-    /// Has the connection end with a reset if the answer has no other end than that, until it is whole. So a client
-    /// sees that it is broken, even when deferd itself ends.
+    /// If the end of the connection is the only end of the answer, makes that end a reset until the answer is
+    /// complete. A client then sees a broken answer even if deferd itself ends.
     fn arm(&self) {
         if self.next == Next::UntilEnd {
             self.client.stream.reset_at_end();
@@ -153,7 +154,7 @@ impl<'a, 's> Flow<'a, 's> {
         }
     }
 
-    /// The beginning of the room for content: a chunk has its size before that.
+    /// Returns the beginning of the room for content: a chunk has its size before it.
     fn room_start(&self) -> usize {
         self.end + if self.next == Next::Chunks { CHUNK_HEAD } else { 0 }
     }
@@ -168,7 +169,7 @@ impl<'a, 's> Flow<'a, 's> {
         let content = self.room_start();
         let buffer = self.buffer.bytes();
         if self.start == self.end {
-            // Nothing is before it: it begins a little later.
+            // Nothing precedes it in the buffer: the buffer begins a little later.
             self.start += unused;
             self.end += unused;
         } else {
@@ -180,7 +181,7 @@ impl<'a, 's> Flow<'a, 's> {
         self.end += CHUNK_END.len();
     }
 
-    /// Offers the client what is to be sent.
+    /// Offers the pending bytes to the client.
     fn send(&mut self) {
         if self.start == self.end || self.lost.is_some() {
             return;
@@ -193,7 +194,7 @@ impl<'a, 's> Flow<'a, 's> {
                 self.start += taken;
                 self.is_sent |= taken > 0;
                 if !self.is_sent {
-                    // Another answer may take its place.
+                    // Another answer may be sent instead.
                     self.disarm();
                 }
                 self.waits = self.start < self.end;
@@ -216,7 +217,7 @@ impl<'a, 's> Flow<'a, 's> {
         self.start = self.end;
     }
 
-    /// Makes the room larger, once content has filled it and all of that was taken, if there is memory.
+    /// Makes the room larger if content has filled it, the client has taken all of it, and there is memory.
     fn grow(&mut self) {
         let may_grow = matches!(self.buffer, Buffer::Small(_)) && self.is_filled;
         let charged = self.charge.bytes();

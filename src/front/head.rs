@@ -1,6 +1,6 @@
-//! The head of a request: read, checked, and its framing decided (RFC 9112 sections 2 to 6).
+//! The head of a request: reads it, checks it, and decides its framing (RFC 9112 sections 2 to 6).
 //!
-//! Owns every rule of strictness before the content. Does not touch sockets: `input` reads them.
+//! Owns every rule of strictness that applies before the content. Does not touch sockets: `input` reads them.
 //! Invariant: a head that any two readers could frame differently is refused.
 
 use std::io::Read;
@@ -19,13 +19,13 @@ use crate::config::{shown, shown_duration};
 use crate::error::Error;
 use crate::fields::{FieldLines, find};
 
-/// How many fields a head may have, and a trailer.
+/// How many fields a head, or a trailer, may have.
 pub const MAX_FIELDS: usize = 100;
 
-/// The memory of a field of a head beside its text, in bytes: its places in the map, two allocations.
+/// The memory of a field of a head besides its text, in bytes: its places in the map, two allocations.
 const FIELD: usize = 192;
 
-/// The fields that say what a head means to a front.
+/// The fields by which a head controls the front.
 static CONTROL: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, EXPECT];
 
 /// How the content of a request is delimited (RFC 9112 section 6).
@@ -51,7 +51,7 @@ pub enum Persistence {
 pub enum Expectation {
     /// Yes.
     Continue,
-    /// It does not.
+    /// No.
     None,
 }
 
@@ -60,9 +60,9 @@ pub enum Expectation {
 pub struct Head {
     /// Method, target in origin-form, version and fields.
     pub parts: Parts,
-    /// Where it ends.
+    /// Where the content ends.
     pub framing: Framing,
-    /// Whether the client keeps the connection.
+    /// Whether the client wants to keep the connection.
     pub persistence: Persistence,
     /// Whether the client waits for a `100`.
     pub expectation: Expectation,
@@ -70,7 +70,7 @@ pub struct Head {
     pub memory: usize,
 }
 
-/// Reads the next head. Returns `None` if the client closes, or is idle, before a request begins.
+/// Reads the next head. Returns `None` if the client closes the connection or stays idle before a request begins.
 ///
 /// # Errors
 /// [`RequestError`], with the error that the client should get.
@@ -84,7 +84,7 @@ pub fn read<R: Read + Timed>(
             Ok(_) => {}
         }
     }
-    // Most heads come in one piece, which needs no clock.
+    // Most heads arrive in one piece, which needs no clock.
     let mut deadline = None;
     let mut blank_line = Blank::Allowed;
     let mut scanned = 0;
@@ -119,14 +119,14 @@ pub fn read<R: Read + Timed>(
     }
 }
 
-/// Whether an empty line before the request line was skipped already.
+/// Whether an empty line before the request line was already skipped.
 #[derive(PartialEq, Eq)]
 enum Blank {
     Allowed,
     Seen,
 }
 
-/// Returns which part of a head is too large: the request line if even that does not end in time.
+/// Returns which part of a head is too large: the request line, if even that does not end within the limit.
 fn too_large(bytes: &[u8], limits: &Limits) -> Error {
     let most = format!("--max-head {}", shown(limits.max_head));
     if bytes.iter().take(limits.max_head).any(|&b| b == b'\n') {
@@ -136,8 +136,8 @@ fn too_large(bytes: &[u8], limits: &Limits) -> Error {
     }
 }
 
-/// Returns the length of the head with its empty line, once that has come. Looks at each line once: `scanned` is where
-/// the next one begins. A line that does not end in CRLF is refused (2.2).
+/// Returns the length of the head with its empty line, once that has arrived. Examines each line once: `scanned` is
+/// where the next line begins. A line that does not end in CRLF is refused (2.2).
 fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Error> {
     while let Some(len) = memchr(b'\n', &bytes[*scanned..]) {
         let line = &bytes[*scanned..*scanned + len];
@@ -177,7 +177,7 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
 }
 
 impl Head {
-    /// Returns a head of these parts, if they fit together. The target is [`encoded`](target::encoded).
+    /// Returns a head from these parts, if they fit together. The target is [`encoded`](target::encoded).
     ///
     /// # Errors
     /// `400`, `413`, `417` or `501`.
@@ -233,8 +233,7 @@ fn fields(lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Error> {
     Ok(fields)
 }
 
-/// Checks that there is exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and that it is valid
-/// (section 3.2).
+/// Checks that there is exactly one `host` in HTTP/1.1, at most one in HTTP/1.0, and that it is valid (section 3.2).
 fn check_host(host: FieldLines<'_>, version: Version) -> Result<(), Error> {
     match host.first {
         Some(_) if host.more => Err(Error::bad_parameter("more than one host")),
@@ -245,15 +244,14 @@ fn check_host(host: FieldLines<'_>, version: Version) -> Result<(), Error> {
     }
 }
 
-/// Returns whether this is a valid `host` (RFC 9110 section 7.2): an authority without user information, or
-/// nothing.
+/// Returns whether this is a valid `host` (RFC 9110 section 7.2): an authority without user information, or empty.
 fn is_host(value: &[u8]) -> bool {
-    // A name or an IPv4 address without port, as nearly every client sends it, needs no parser.
+    // A name or an IPv4 address without a port, which nearly every client sends, needs no parser.
     value.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
         || Authority::try_from(value).is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
-/// Decides where the content ends (section 6.3): one length of digits, or chunked, never both.
+/// Decides where the content ends (section 6.3): one length in digits, or chunked, never both.
 fn framing(
     length: FieldLines<'_>,
     coding: FieldLines<'_>,
@@ -280,12 +278,12 @@ fn content_length(value: &HeaderValue) -> Result<Framing, Error> {
     let digits = value.to_str().ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit()));
     let digits = digits.filter(|digits| !digits.is_empty());
     let digits = digits.ok_or(Error::bad_parameter("content-length is not a number"))?;
-    // Only digits, so it can only be too large.
+    // It has digits only, so it can only be too large.
     Ok(Framing::Length(digits.parse().unwrap_or(u64::MAX)))
 }
 
-/// Accepts only `chunked` alone. Another coding before a final `chunked` is a `501`; without a final `chunked`
-/// the end of the content cannot be known (section 6.3).
+/// Accepts only `chunked`, without other codings. Another coding before a final `chunked` gets `501`; without a final
+/// `chunked`, the end of the content cannot be known (section 6.3).
 fn transfer_coding(value: &HeaderValue) -> Result<Framing, Error> {
     let codings: Vec<&[u8]> =
         value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).collect();

@@ -1,10 +1,10 @@
-//! The table of heads: what is read, and what is refused with which status code.
+//! A table of heads: which are read, and which are refused with which status code.
 
 use std::time::Duration;
 
 use super::*;
 
-/// Small limits, so that a test reaches them.
+/// Returns limits small enough for a test to reach.
 pub fn limits() -> Limits {
     let time = Duration::from_secs(10);
     Limits {

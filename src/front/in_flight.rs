@@ -1,9 +1,8 @@
-//! The requests in flight: read, and not answered to the last byte.
+//! The requests in flight: those that were read, and whose answers are not completely sent.
 //!
-//! Owns their count, and the decision that there will be no more. Does not know what they ask for. The count is
-//! kept in several places, each on a cache line of its own, because every request of every connection changes
-//! it. Invariants: a count goes down exactly when the guard that raised it is dropped; once closed, no request
-//! begins.
+//! Owns their count, and the decision that no more may begin. Does not know what they ask for. The count is kept in
+//! several places, each on a cache line of its own, because every request of every connection changes it. Invariants:
+//! a count goes down exactly when the guard that raised it is dropped; once closed, no request begins.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread;
@@ -11,30 +10,30 @@ use std::thread;
 /// The number of places in which the count is kept.
 const PLACES: usize = 16;
 
-/// One place. Invariant of the type: no two share a cache line.
+/// One part of the count. Invariant of the type: no two share a cache line.
 #[derive(Default)]
 #[repr(align(64))]
 struct Place(AtomicUsize);
 
 /// Requests may begin.
 const OPEN: u8 = 0;
-/// Whether requests may begin is being decided.
+/// The decision is being made.
 const UNDECIDED: u8 = 1;
 /// No request begins any more.
 const CLOSED: u8 = 2;
 
-/// The number of requests in flight, or that there will be no more.
+/// The number of requests in flight, and whether more may begin.
 #[derive(Default)]
 pub struct InFlight {
     state: AtomicU8,
     places: [Place; PLACES],
 }
 
-// A thread that begins raises the count and then looks at the state; a thread that closes changes the state and
-// then looks at the counts. All of it is sequentially consistent, so one of the two sees the other.
+// A thread that begins a request raises the count and then reads the state; a thread that closes changes the state and
+// then reads the counts. All accesses are sequentially consistent, so at least one of the two sees the other.
 impl InFlight {
-    /// Counts a request of this connection, whatever its number, until the guard is dropped; returns `None` if it
-    /// must not begin, because shutting down would cut its answer.
+    /// Counts a request of this connection until the guard is dropped; the number of the connection can be any.
+    /// Returns `None` if the request must not begin, because shutting down would cut off its answer.
     pub fn begin(&self, connection: usize) -> Option<Busy<'_>> {
         loop {
             let busy = Busy::new(&self.places[connection % PLACES]);
@@ -51,7 +50,7 @@ impl InFlight {
         }
     }
 
-    /// Closes for further requests if none is in flight; returns whether it did.
+    /// Closes to further requests if none is in flight; returns whether it did.
     pub fn close_if_idle(&self) -> bool {
         self.state.store(UNDECIDED, Ordering::SeqCst);
         let idle = self.places.iter().all(|place| place.0.load(Ordering::SeqCst) == 0);
@@ -123,7 +122,7 @@ mod tests {
                     }
                 });
             }
-            // Beside two threads that always begin, it closes often or seldom, depending on the machine.
+            // While two threads always begin requests, closing succeeds often or seldom, depending on the machine.
             let begin = Instant::now();
             while begin.elapsed() < SPAN {
                 if !in_flight.close_if_idle() {

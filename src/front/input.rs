@@ -1,7 +1,7 @@
-//! The bytes of a connection: read under a deadline, kept until a phase has used them.
+//! The bytes of a connection: read under a deadline, and kept until a phase has used them.
 //!
-//! Owns the read buffer. Does not know what the bytes mean. Invariant: bytes behind a request stay in
-//! the buffer for the next one, and each is used once.
+//! Owns the read buffer. Does not know what the bytes mean. Invariant: bytes after a request stay in the buffer for
+//! the next one, and each byte is used once.
 
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use super::RequestError;
 use crate::socket::Stream;
 
-/// How much is read at a time into the buffer, in bytes.
+/// How much is read into the buffer at a time, in bytes.
 const CHUNK: usize = 4096;
 
 /// A source whose reads can be bounded in time.
 pub trait Timed {
-    /// Lets each read from now on wait for at most `time`.
+    /// Limits each read from now on to a wait of `time`.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     fn set_read_time(&mut self, time: Duration) -> io::Result<()>;
 }
 
@@ -27,31 +27,31 @@ impl Timed for &Stream {
     }
 }
 
-/// In tests, requests come from memory: there is nothing to wait for.
+/// In tests, requests come from memory, so no read waits.
 impl Timed for &[u8] {
     fn set_read_time(&mut self, _: Duration) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// A source and what was read from it and not used yet.
+/// A source, and the bytes that were read from it and not yet used.
 pub struct Input<R> {
     source: R,
-    /// `buffer[start..end]` is what was read and not used.
+    /// `buffer[start..end]` was read and not yet used.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// The last timeout of the source, to spare the system call.
+    /// The last timeout that was set on the source, to spare the system call.
     read_time: Option<Duration>,
 }
 
 impl<R: Read + Timed> Input<R> {
-    /// Returns an input of which nothing is read yet.
+    /// Returns an input from which nothing was read yet.
     pub const fn new(source: R) -> Self {
         Self { source, buffer: Vec::new(), start: 0, end: 0, read_time: None }
     }
 
-    /// Returns the bytes that were read and not used.
+    /// Returns the bytes that were read and not yet used.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
@@ -64,22 +64,22 @@ impl<R: Read + Timed> Input<R> {
             (self.start, self.end) = (0, 0);
         }
         if self.buffer.len() > 2 * CHUNK && self.end - self.start <= CHUNK {
-            // A large head is an exception: a connection that is idle, or whose client sends requests ahead,
-            // should not hold its memory.
+            // Only a large head gets here: a connection that is idle, or whose client sends requests ahead, should not
+            // hold the memory of that head.
             self.buffer = self.buffer[self.start..self.end].to_vec();
             (self.start, self.end) = (0, self.buffer.len());
         }
     }
 
-    /// Reads more into the buffer; returns how many bytes, and zero at the end of the stream.
+    /// Reads more into the buffer; returns how many bytes, or zero at the end of the stream.
     ///
     /// # Errors
-    /// [`RequestError::Refused`] with `408` past the deadline, [`RequestError::Gone`] when the connection breaks.
+    /// [`RequestError::Refused`] with `408` past the deadline, [`RequestError::Gone`] if the connection breaks.
     pub fn fill(&mut self, deadline: Instant) -> Result<usize, RequestError> {
         self.fill_within(left_until(deadline)?)
     }
 
-    /// Does the same, for at most `time`, which is not zero.
+    /// Reads more into the buffer, waiting for at most `time`, which is not zero.
     ///
     /// # Errors
     /// As [`fill`](Self::fill).
@@ -90,7 +90,7 @@ impl<R: Read + Timed> Input<R> {
         }
         if self.buffer.len() - self.end < CHUNK {
             let len = (self.end + CHUNK).next_multiple_of(CHUNK);
-            // Not by doubling: a large head would take twice its size.
+            // Doubling would give a large head twice the memory that it needs.
             self.buffer.reserve_exact(len - self.buffer.len());
             self.buffer.resize(len, 0);
         }
@@ -100,7 +100,7 @@ impl<R: Read + Timed> Input<R> {
         Ok(n)
     }
 
-    /// Reads straight into `target`, which spares content a copy; returns zero at the end of the stream.
+    /// Reads straight into `target`, which spares a copy of the content; returns zero at the end of the stream.
     ///
     /// # Errors
     /// As [`fill`](Self::fill).
@@ -120,7 +120,7 @@ fn left_until(deadline: Instant) -> Result<Duration, RequestError> {
     if left.is_zero() { Err(RequestError::LATE) } else { Ok(left) }
 }
 
-/// Lets reads wait for `time`, if they are not `told` so already.
+/// Limits reads to a wait of `time`, unless that is already set.
 fn bound(
     source: &mut impl Timed,
     told: &mut Option<Duration>,
@@ -135,8 +135,8 @@ fn bound(
     Ok(())
 }
 
-/// Reads within `time`, without a look at the clock; once interrupted, within that time from then on. So stopping
-/// and continuing deferd, or many signals, give a client twice its time at the most.
+/// Reads within `time`, without reading the clock; after an interruption, within `time` from then on. Stopping and
+/// continuing deferd, or many signals, thus give a client at most twice its time.
 fn read<R: Read + Timed>(
     source: &mut R,
     told: &mut Option<Duration>,
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    /// A source that is interrupted all the time.
+    /// A source whose reads are always interrupted.
     struct Interrupted {
         begin: Instant,
     }

@@ -1,7 +1,7 @@
-//! What becomes of the content of a request: kept or dropped, how much of it, and whose memory is charged.
+//! The handling of a request's content: kept or dropped, how much of it, and which allowance is charged.
 //!
-//! Owns the limits of content and the words of its refusal. Reads nothing itself: `body` does, or the other
-//! front. Invariant: content that is announced to be too large is refused before any of it is read.
+//! Owns the limits of content and the text of its refusal. Reads nothing itself: `body` or the other front does.
+//! Invariant: content that is announced to be too large is refused before any of it is read.
 
 use super::Limits;
 use super::head::Framing;
@@ -14,40 +14,40 @@ use crate::memory::Allowance;
 /// How much content is read and dropped if the request needs none, in bytes.
 const DROPPED: usize = 64 * 1024;
 
-/// What becomes of the content of a request.
+/// The rules for the content of a request.
 pub struct Intake<'a> {
-    /// How much may come, in bytes.
+    /// How much may arrive, in bytes.
     most: usize,
     /// Which limit that is, for the refusal.
     limit: Limit,
     fate: Fate,
     limits: &'a Limits,
-    /// Whose memory it is charged to.
+    /// The allowance that the content is charged to.
     memory: &'a Allowance,
 }
 
-/// Which limit of content is the lowest.
+/// The lowest limit of the content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Limit {
-    /// That of any content.
+    /// The limit of any content.
     Body,
-    /// That of what the handler takes.
+    /// The limit of what the handler takes.
     Handler,
-    /// That of the memory that its client may charge.
+    /// The limit of the memory that the client may charge.
     Memory,
 }
 
 /// Whether content is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is.
+    /// It is kept.
     Kept,
     /// It is read and dropped.
     Dropped,
 }
 
 impl<'a> Intake<'a> {
-    /// Returns what becomes of content of which the handler takes so much.
+    /// Returns the rules for content of which the handler takes this much.
     pub fn new(takes: Takes, limits: &'a Limits, memory: &'a Allowance) -> Self {
         let (of_handler, fate) = match takes {
             Takes::Any => (usize::MAX, Fate::Kept),
@@ -65,7 +65,7 @@ impl<'a> Intake<'a> {
         Self { most, limit, fate, limits, memory }
     }
 
-    /// Returns how much may come, in bytes.
+    /// Returns how much may arrive, in bytes.
     pub const fn most(&self) -> usize {
         self.most
     }
@@ -86,7 +86,7 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Returns the content before any of it has come.
+    /// Returns the state before any content has arrived.
     pub fn begin(&self) -> Taken {
         Taken { content: ContentBuffer::new(self.memory), received: 0 }
     }
@@ -94,7 +94,7 @@ impl<'a> Intake<'a> {
     /// Takes bytes of the content.
     ///
     /// # Errors
-    /// `413` if they are too many, `503` without memory for them.
+    /// `413` if there are too many, `503` if there is no memory for them.
     pub fn take(&self, taken: &mut Taken, bytes: &[u8]) -> Result<(), Error> {
         taken.received += bytes.len();
         if taken.received > self.most {
@@ -106,7 +106,7 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Returns the refusal of content that is larger than may come.
+    /// Returns the refusal of content that exceeds the limit.
     pub fn too_large(&self) -> Error {
         let most = shown(self.most);
         Error::BodyTooLarge(match (self.limit, self.fate) {
@@ -129,11 +129,11 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// The content that has come.
+/// The content that has arrived.
 pub struct Taken {
-    /// What of it is kept.
+    /// The part that is kept.
     pub content: ContentBuffer,
-    /// How much has come, kept or not, in bytes.
+    /// How much has arrived, kept or not, in bytes.
     pub received: usize,
 }
 

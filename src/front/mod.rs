@@ -1,11 +1,10 @@
-//! The fronts. The strict one, in the files beside this: HTTP/1.1 over blocking sockets, one bounded
-//! thread per connection. The other, in `tiny_http`, is that crate's accept loop before the same service.
+//! The fronts. The strict front, in the files beside this one: HTTP/1.1 over blocking sockets, one bounded thread per
+//! connection. The other, in `tiny_http`, is that crate's accept loop in front of the same service.
 //!
-//! The strict front owns sockets, framing and deadlines. Does not know jobs: a request goes to the service whole,
-//! an answer comes back whole, or goes out while it is produced (`flow`), and its receipt is confirmed when the last
-//! byte went out. Invariants:
-//! every phase has a deadline; after a refused request the connection is closed, so that no byte
-//! behind it is ever read as a request; nothing that a client does ends the accept loop.
+//! The strict front owns sockets, framing and deadlines. Does not know jobs: a request goes to the service complete,
+//! an answer returns complete or goes out while it is produced (`flow`), and its receipt is confirmed when the last
+//! byte was sent. Invariants: every phase has a deadline; after a refused request the connection is closed, so that no
+//! byte after it is ever read as a request; nothing that a client does ends the accept loop.
 
 mod accept;
 mod body;
@@ -40,13 +39,14 @@ pub struct Limits {
     pub max_head: usize,
     /// The content of a request, in bytes.
     pub max_body: usize,
-    /// The words for that limit, for the client that exceeds it: `--max-body 16M`.
+    /// That limit in words, for a client that exceeds it: `--max-body 16M`.
     pub max_body_option: String,
     /// From the first byte of a head to its last.
     pub head_time: Duration,
-    /// For the content, plus a second for each KiB received; and at most this long without a byte of it.
+    /// For the content, plus a second for each KiB received; and the longest pause within it.
     pub body_time: Duration,
-    /// Without a byte of the answer being taken; and for all of it, plus a second for each KiB taken.
+    /// The longest time in which a client takes no byte of the answer; and for all of it, plus a second for each KiB
+    /// taken.
     pub write_time: Duration,
     /// From an answer to the first byte of the next request.
     pub idle_time: Duration,
@@ -59,7 +59,7 @@ impl Limits {
     }
 }
 
-/// The reason that a request is not answered as usual.
+/// Why a request is not answered as usual.
 #[derive(Debug)]
 pub enum RequestError {
     /// The client gets this error, then the connection is closed.
@@ -72,7 +72,7 @@ impl RequestError {
     /// The client was too slow.
     const LATE: Self = Self::Refused(Error::RequestTimeout(Cow::Borrowed("")));
 
-    /// Returns the same; if something did not come in time, with the words for the limit of time.
+    /// Returns the same error; if it is a timeout, adds the words for the time limit.
     fn within(self, limit: impl FnOnce() -> String) -> Self {
         match self {
             Self::Refused(Error::RequestTimeout(_)) => {

@@ -1,8 +1,8 @@
-//! The bytes to a client: written while it takes enough of them.
+//! The bytes to a client: written as long as it takes enough of them.
 //!
-//! Owns the two bounds on slow clients: how long one may take nothing, and the floor on the rate at which
-//! it must take an answer after that. Does not know what the bytes mean. Invariant: only time in which
-//! bytes wait and the socket takes none counts, so a slow script does not make its client slow.
+//! Owns the two bounds on slow clients: how long a client may take nothing, and the minimum rate at which it must take
+//! an answer after that. Does not know what the bytes mean. Invariant: only time in which bytes wait and the socket
+//! accepts none counts, so a slow script does not make its client slow.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -12,37 +12,37 @@ use rustix::fs::sendfile;
 
 use crate::socket::Stream;
 
-/// A blocking write that times out with some of its bytes taken reports those, and not when they were
-/// taken: so each attempt is short, and what one of them misses is this part of the time at the most.
+/// A blocking write that times out after some of its bytes were taken reports how many, but not when. So each attempt
+/// is short, and the error of one attempt is at most this part of the time.
 const ATTEMPTS: u32 = 30;
 
-/// A write that takes everything had to wait for the client if it lasted as long as this.
+/// A write that took at least this long had to wait for the client, even if everything was taken.
 const WAITED: Duration = Duration::from_millis(10);
 
-/// What is written in one piece as a rule, in bytes.
+/// The size of a typical single write, in bytes.
 const SMALL: usize = 16 * 1024;
 
-/// How much of a file is written at once, in bytes: the rate is noted in between.
+/// How much of a file is written at once, in bytes: the rate is checked in between.
 const FILE_PART: usize = 256 * 1024;
 
 /// A destination of answers.
 pub struct Output<'a> {
     stream: &'a Stream,
     patience: Patience,
-    /// Since when bytes have waited that the client did not take at the last [offer](Output::offer).
+    /// When the bytes began to wait that the client did not take at the last [offer](Output::offer).
     waits_since: Option<Instant>,
 }
 
-/// The patience with the client of an answer.
+/// The patience with a client while it takes an answer.
 struct Patience {
-    /// How long it may take nothing, and how long in all, plus what it earns.
+    /// How long it may take nothing; and how long the whole answer may take, plus the time that it earns.
     time: Duration,
-    /// How long it was waited for since it took a byte.
+    /// How long deferd has waited since the client last took a byte.
     since_byte: Duration,
-    /// How long it was waited for since the answer began.
+    /// How long deferd has waited since the answer began.
     in_all: Duration,
-    /// What it took after a tenth of the time. The bytes before that only filled the buffers of both
-    /// sides, which are megabytes and may be all that it ever takes.
+    /// What the client took after a tenth of the time. The bytes before that only filled the buffers of both sides:
+    /// they may be megabytes, and all that it ever takes.
     taken: usize,
 }
 
@@ -51,13 +51,13 @@ impl Patience {
         Self { time, since_byte: Duration::ZERO, in_all: Duration::ZERO, taken: 0 }
     }
 
-    /// Notes an attempt to write `given` bytes, of which `taken` were taken.
+    /// Records an attempt to write `given` bytes, of which `taken` were taken.
     ///
     /// # Errors
-    /// `TimedOut` if the client is too slow: it took nothing for the whole time, or was waited for that
-    /// long and a second more for each KiB.
+    /// `TimedOut` if the client is too slow: it took nothing for the whole time, or was waited for that long plus a
+    /// second for each KiB.
     fn note(&mut self, lasted: Duration, given: usize, taken: usize) -> io::Result<()> {
-        // If it lasted longer than an attempt can, deferd itself was stopped.
+        // An attempt that lasted longer than it can means that deferd itself was stopped.
         let lasted = lasted.min(2 * self.time / ATTEMPTS);
         if self.in_all >= self.time / 10 {
             self.taken += taken;
@@ -78,10 +78,10 @@ impl Patience {
 }
 
 impl<'a> Output<'a> {
-    /// Writes to `stream`, which may take nothing for `time`, and after that less than a KiB a second.
+    /// Writes to `stream`, which may take nothing for `time`, and must then take at least a KiB a second.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn new(stream: &'a Stream, time: Duration) -> io::Result<Self> {
         stream.set_write_time(time / ATTEMPTS)?;
         Ok(Self { stream, patience: Patience::new(time), waits_since: None })
@@ -95,11 +95,11 @@ impl<'a> Output<'a> {
 }
 
 impl Output<'_> {
-    /// Writes what the client takes at once of `bytes`; returns how much that is. The time until the next offer is
-    /// time in which bytes wait, unless all of them are taken.
+    /// Writes those of `bytes` that the client takes at once; returns how many. Until the next offer, the rest counts
+    /// as waiting.
     ///
     /// # Errors
-    /// Those of the connection, and `TimedOut` if the client is too slow.
+    /// Errors of the connection, and `TimedOut` if the client is too slow.
     pub fn offer(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let lasted = self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         let taken = match self.stream.send_at_once(bytes) {
@@ -111,21 +111,21 @@ impl Output<'_> {
         Ok(taken)
     }
 
-    /// Returns how long the client may be waited for at most between two offers.
+    /// Returns how long deferd may wait for the client between two offers.
     pub fn tick(&self) -> Duration {
         self.patience.time / ATTEMPTS
     }
 }
 
 impl Output<'_> {
-    /// Writes some of `given` bytes, in as many attempts as that takes within the time. An interrupted attempt
-    /// counts as one that took no byte: signals, however many, give no client more time.
+    /// Writes some of `given` bytes, in as many attempts as fit into the time. An interrupted attempt counts as one
+    /// that took no byte: signals, however many, give a client no more time.
     fn attempt(
         &mut self,
         given: usize,
         write: impl Fn(&Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        // Most answers are small, go out at once, and need no clock: that is one attempt more at the most.
+        // Most answers are small, go out at once, and need no clock: this costs at most one more attempt.
         let mut begin = (given > SMALL).then(Instant::now);
         loop {
             let written = write(self.stream);
@@ -150,10 +150,10 @@ fn is_no_byte(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// What an answer is written to.
+/// The destination of an answer.
 pub trait Destination: Write {
     /// Writes some of the `length` bytes of `file` from offset `at` on without reading them; returns how many: 0 only
-    /// at the end of the file. `None` if it cannot: they must be read.
+    /// at the end of the file. `None` if it cannot do so: then they must be read.
     fn write_file(&mut self, _file: &File, _at: u64, _length: usize) -> Option<io::Result<usize>> {
         None
     }
@@ -164,7 +164,7 @@ impl Destination for Output<'_> {
         let length = length.min(FILE_PART);
         let sent =
             self.attempt(length, |stream| Ok(sendfile(stream, file, Some(&mut { at }), length)?));
-        // Not every file system can, nor does every sandbox permit it.
+        // Some file systems cannot do this, and some sandboxes do not permit it.
         let cannot = |error: &io::Error| {
             let kind = error.kind();
             matches!(
@@ -176,7 +176,7 @@ impl Destination for Output<'_> {
     }
 }
 
-/// What cannot send a file: it is read.
+/// Cannot send a file, so the file is read.
 impl Destination for &Stream {}
 #[cfg(feature = "tiny_http")]
 impl Destination for Box<dyn Write + Send> {}
@@ -220,7 +220,7 @@ mod tests {
             begin.elapsed()
         };
         let mut waits = Vec::new();
-        // A busy machine is late once or twice; a wrong bound always is.
+        // A busy machine is late once or twice; a wrong bound is always late.
         while waits.last().is_none_or(|&waited| waited >= 2 * time) {
             waits.push(wait());
             assert!(waits.len() < 10, "{waits:?}");
@@ -228,7 +228,7 @@ mod tests {
         assert!(waits.iter().all(|&waited| waited >= time), "{waits:?}");
     }
 
-    /// Returns a file of this many bytes whose name is gone.
+    /// Returns a file of this many bytes whose name was removed.
     fn file(length: usize) -> File {
         let path = std::env::temp_dir().join(format!("deferd-{length}-{}", std::process::id()));
         std::fs::write(&path, content(length)).unwrap();
@@ -256,7 +256,7 @@ mod tests {
                 });
                 let mut output = Output::new(&stream, Duration::from_secs(60)).unwrap();
                 let mut sent = at;
-                // More than there is.
+                // Asks for more than the file has.
                 while let n @ 1.. = output.write_file(&file, sent as u64, length).unwrap().unwrap()
                 {
                     assert!(n <= FILE_PART);
@@ -290,12 +290,12 @@ mod tests {
         let (near, _far) = UnixStream::pair().unwrap();
         let stream = Stream::Unix(near);
         let mut output = Output::new(&stream, Duration::from_secs(60)).unwrap();
-        // A directory opens, and no byte of it can be sent.
+        // A directory can be opened, but no byte of it can be sent.
         let directory = File::open(std::env::temp_dir()).unwrap();
         assert!(output.write_file(&directory, 0, 1).is_none());
     }
 
-    /// Notes attempts of 1 s each until the time is over; returns how many those were.
+    /// Records attempts of 1 s each until the time is over; returns how many there were.
     fn attempts(patience: &mut Patience, taken: impl Fn(u32) -> usize) -> Option<u32> {
         let second = Duration::from_secs(1);
         (1..10_000).find(|&n| patience.note(second, 1 << 20, taken(n)).is_err())
@@ -309,7 +309,7 @@ mod tests {
             ("nothing", (|_| 0) as fn(u32) -> usize, Some(30)),
             ("only what fills the buffers", first_of_much, Some(30)),
             ("one byte a second", |_| 1, Some(30)),
-            // It earns 1 s in 2 s, but for the first three.
+            // It earns 1 s in 2 s, except for the first three.
             ("half of the floor", |_| 512, Some(56)),
             ("a KiB in 25 s", |n| if n % 25 == 0 { 1024 } else { 0 }, Some(31)),
             (
@@ -328,14 +328,14 @@ mod tests {
     #[test]
     fn time_counts_only_while_bytes_wait() {
         let mut patience = Patience::new(Duration::from_secs(30));
-        // A fast client, whatever its answer's size, and one whose writes all wait a little.
+        // A fast client, whatever its answer's size, and a client whose writes all wait a little.
         for _ in 0..100_000 {
             patience.note(Duration::from_millis(1), 10, 10).unwrap();
         }
         for _ in 0..1000 {
             patience.note(Duration::from_millis(900), 1000, 1000).unwrap();
         }
-        // Taken whole, but far too slowly.
+        // Everything is taken, but far too slowly.
         let slow = (0..100).find(|_| patience.note(Duration::from_secs(1), 10, 10).is_err());
         assert!(slow.is_none(), "what it took before has earned that");
         let mut patience = Patience::new(Duration::from_secs(30));

@@ -1,8 +1,7 @@
 //! Random input: mutated requests through the readers of head and content.
 //!
-//! What the readers accept must end where two other readings see its end: `httparse`'s, and one of
-//! RFC 9112's framing rules that is written here and shares nothing with the readers. A failure prints
-//! the seed of its case.
+//! What the readers accept must end where two other parsers see its end: `httparse`, and a parser of RFC 9112's
+//! framing rules that is written here and shares no code with the readers. A failure prints the seed of its case.
 
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
@@ -18,10 +17,10 @@ use crate::memory::Allowance;
 
 const CASES: u64 = 8_000;
 
-/// What stands behind each request.
+/// What follows each request.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nhost: next\r\n\r\n";
 
-/// What a mutation inserts: the pieces on which readers differ.
+/// What a mutation inserts: the pieces on which readers disagree.
 const PIECES: &[&[u8]] = &[
     b"\r",
     b"\n",
@@ -84,7 +83,7 @@ impl Drop for Seed {
     }
 }
 
-/// Returns so many cases: the seed of each, and its random numbers.
+/// Returns `count` cases: the seed of each, and its random numbers.
 fn cases(count: u64) -> impl Iterator<Item = (Seed, Rng)> {
     (0..count).map(|seed| (Seed(seed), Rng::with_seed(seed)))
 }
@@ -95,7 +94,7 @@ struct Sample {
     content: Vec<u8>,
 }
 
-/// Content, in bytes that look like framing.
+/// Returns content whose bytes look like framing.
 fn content(random: &mut Rng) -> Vec<u8> {
     let length = random.usize(..100);
     (0..length).map(|_| *random.choice(b"ab05 :;\r\n\0\xff").unwrap()).collect()
@@ -149,7 +148,7 @@ fn sample(random: &mut Rng) -> Sample {
             ["x: y", "x:", "connection: close", "a-b: c, d; e=\"f:g\"", "cookie: \t a=\u{e4}"];
         lines.push(random.choice(others).unwrap().into());
     }
-    // Any order of the fields will do.
+    // The fields may be in any order.
     let by = random.usize(..lines.len());
     lines.rotate_left(by);
     let blank = if random.usize(..8) == 0 { "\r\n" } else { "" };
@@ -192,8 +191,8 @@ fn mutate(random: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Changes what stands where a length, a chunk size or a coding begins: in a sign, in a list, in nothing,
-/// or in a number that comes round to the same one.
+/// Changes the beginning of a length, a chunk size or a coding: into a sign, a list, nothing, or a number that
+/// overflows to the same one.
 fn twist(random: &mut Rng, bytes: &mut Vec<u8>) {
     let begins = |&i: &usize| b"\n :".contains(&bytes[i - 1]) && bytes[i].is_ascii_hexdigit();
     let starts: Vec<_> = (1..bytes.len()).filter(begins).collect();
@@ -217,14 +216,14 @@ fn twist(random: &mut Rng, bytes: &mut Vec<u8>) {
     drop(bytes.splice(start..end, other.into_bytes()));
 }
 
-/// What was accepted: the content, and how many bytes the request took with it.
+/// An accepted request: its content, and how many bytes the request took with it.
 #[derive(Debug, PartialEq, Eq)]
 struct Accepted {
     content: Vec<u8>,
     end: usize,
 }
 
-/// Hands over bytes in pieces of random length, with interruptions.
+/// Returns bytes in pieces of random length, with interruptions.
 struct Pieces<'a> {
     bytes: &'a [u8],
     random: Rng,
@@ -247,7 +246,7 @@ impl Timed for Pieces<'_> {
     }
 }
 
-/// What the readers make of the first request.
+/// Returns what the readers make of the first request.
 fn first_reading<R: Read + Timed>(
     source: R,
     length: usize,
@@ -276,7 +275,7 @@ fn accepted_in_pieces(bytes: &[u8], seed: u64) -> Option<Accepted> {
     first_reading(Pieces { bytes, random, most }, bytes.len()).ok().flatten()
 }
 
-/// A request as a failure shows it.
+/// Returns a request as a failure shows it.
 fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
@@ -303,8 +302,8 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// RFC 9112 sections 2.2, 3, 5, 6 and 7.1 once more: `None` where a request is malformed, ambiguous, or
-/// not whole.
+/// Reads by RFC 9112 sections 2.2, 3, 5, 6 and 7.1 once more: returns `None` if a request is malformed, ambiguous, or
+/// incomplete.
 fn second_reading(bytes: &[u8]) -> Option<Accepted> {
     let mut lines = Lines { bytes, at: 0 };
     let mut request_line = lines.next()?;
@@ -394,9 +393,9 @@ fn second_chunks(lines: &mut Lines<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// `httparse`'s view of the whole request, from the first byte of the connection.
+/// Returns `httparse`'s view of the whole request, from the first byte of the connection.
 fn reading_of_httparse(bytes: &[u8]) -> Option<Accepted> {
-    // The parser wants a target in UTF-8; what its high bytes are changes no end.
+    // The parser requires a target in UTF-8; the value of its high bytes does not change where it ends.
     let line = bytes.iter().skip(2).position(|&b| b == b'\n').map_or(bytes.len(), |end| end + 2);
     let mut bytes = bytes.to_vec();
     bytes[..line].iter_mut().filter(|b| **b >= 0x80).for_each(|b| *b = b'x');
@@ -505,7 +504,7 @@ fn noise_is_survived() {
         if let Some(first) = accepted(&bytes) {
             assert_eq!(second_reading(&bytes), Some(first), "{}", shown(&bytes));
         }
-        // Content of chunks, too, whatever stands in them.
+        // This includes content in chunks, with any bytes in them.
         let bytes =
             [b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", &bytes[..]]
                 .concat();

@@ -1,10 +1,10 @@
 //! Writing an answer: status line, fields and content (RFC 9112 sections 4 and 6).
 //!
-//! Owns the fields that belong to the connection: `date`, `content-length`, `connection`; and those that
-//! keep an answer from foreign pages: `x-content-type-options` and `cross-origin-resource-policy` (the
-//! Fetch standard, sections 3.6 and 3.7). Invariants: the content-length is that of the content, whatever
-//! a handler said (to HEAD, what it says of GET's); `204` and `304` have none; an answer without the
-//! fields against foreign pages is [`Verbatim`](Guard::Verbatim).
+//! Owns the fields that belong to the connection: `date`, `content-length`, `connection`; and the fields that keep an
+//! answer from foreign pages: `x-content-type-options` and `cross-origin-resource-policy` (the Fetch standard,
+//! sections 3.6 and 3.7). Invariants: the content-length is that of the content, whatever a handler set (for HEAD: the
+//! length that GET would have); `204` and `304` have none; only a [`Verbatim`](Guard::Verbatim) answer lacks the
+//! fields against foreign pages.
 
 use std::io::{self, BufRead, IoSlice, Write};
 use std::time::SystemTime;
@@ -22,14 +22,14 @@ use crate::content::{self, Reader};
 use crate::exchange::{Answer, Guard, LengthOfGet, Receipt};
 use crate::memory::{Allowance, NoRoom};
 
-/// Content up to this size is copied behind the head; larger content is written from where it is.
+/// Content up to this size is copied after the head; larger content is written from where it is.
 const SMALL: usize = 4096;
 
-/// The fields that the front writes, whatever a handler said.
+/// The fields that only the front writes; a handler's values are dropped.
 static OWN: [HeaderName; 3] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING];
 
-/// The fields against foreign pages: browsers take the content for the type that it says, and no page of
-/// another origin may embed it.
+/// The fields against foreign pages: browsers trust the content type instead of guessing, and no page of another
+/// origin may embed the content.
 static GUARDS: [HeaderName; 2] =
     [X_CONTENT_TYPE_OPTIONS, HeaderName::from_static("cross-origin-resource-policy")];
 const NO_SNIFFING: &[u8] = b"x-content-type-options: nosniff\r\n";
@@ -40,7 +40,7 @@ const SAME_ORIGIN: &[u8] = b"cross-origin-resource-policy: same-origin\r\n";
 pub enum Content {
     /// It is sent.
     Sent,
-    /// The request was HEAD.
+    /// It is only described: the request was HEAD.
     Omitted,
 }
 
@@ -56,7 +56,7 @@ pub struct Manner {
 }
 
 impl Manner {
-    /// The last answer of a connection, for any request.
+    /// The form of the last answer of a connection, for any request.
     pub const LAST: Self =
         Self { content: Content::Sent, persistence: Persistence::Close, version: Version::HTTP_11 };
 
@@ -66,8 +66,8 @@ impl Manner {
         Self { content, ..Self::LAST }
     }
 
-    /// Returns the form of the answer to a request with this head as it came: a client reads the answer to the method
-    /// that it sent, not to the one by which that is overridden.
+    /// Returns the form of the answer to a request with this head, as it was received: a client reads the answer to
+    /// the method that it sent, not to the method that overrides it.
     pub fn of(head: &Head) -> Self {
         let is_head = head.parts.method == Method::HEAD;
         Self {
@@ -77,7 +77,7 @@ impl Manner {
         }
     }
 
-    /// Returns the same, with the end of the connection after it.
+    /// Returns the same form, after which the connection ends.
     pub const fn last(self) -> Self {
         Self { persistence: Persistence::Close, ..self }
     }
@@ -90,7 +90,7 @@ pub enum Framing {
     Length(usize),
     /// At the last chunk.
     Chunked,
-    /// Not at all: at the end of the connection, or at once, because the answer has no content.
+    /// Nothing: the content ends with the connection, or the answer has no content.
     Untold,
 }
 
@@ -99,18 +99,18 @@ pub enum Framing {
 pub struct Writer {
     /// The head of an answer, and small content after it.
     head: Vec<u8>,
-    /// The `date` field of this second.
+    /// The second for which the `date` field is valid.
     second: u64,
     date: String,
 }
 
 impl Writer {
-    /// Writes an answer to its last byte, and returns its receipt. A large head is charged to `memory` for
-    /// as long as that takes.
+    /// Writes an answer to its last byte, and returns its receipt. A large head is charged to `memory` during that
+    /// time.
     ///
     /// # Errors
-    /// [`io::ErrorKind::OutOfMemory`] without memory for the head: then nothing was written. Otherwise those
-    /// of the connection: then some of the answer may have gone out.
+    /// [`io::ErrorKind::OutOfMemory`] if there is no memory for the head: then nothing was written. Otherwise errors
+    /// of the connection: then a part of the answer may have been sent.
     pub fn write(
         &mut self,
         stream: &mut impl Destination,
@@ -145,7 +145,7 @@ impl Writer {
         written.map(|()| receipt)
     }
 
-    /// Composes the head of a response whose content is framed like this; to HEAD, that of GET is.
+    /// Composes the head of a response whose content has this framing; for HEAD, the framing that GET would have.
     pub fn compose<T>(
         &mut self,
         response: &Response<T>,
@@ -184,7 +184,7 @@ impl Writer {
     fn put_status_and_fields<T>(&mut self, response: &Response<T>, guard: Guard) {
         let status = response.status();
         if status == StatusCode::OK {
-            // As in nearly all answers.
+            // Nearly all answers have this status line.
             self.head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         } else {
             let reason = status.canonical_reason().unwrap_or("");
@@ -235,7 +235,7 @@ pub fn has_content(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Writes a head and its content, together as long as that is possible.
+/// Writes a head and its content, together if possible.
 fn write_all(stream: &mut impl Destination, head: &[u8], mut content: Reader) -> io::Result<()> {
     let mut head = Some(head);
     loop {
@@ -253,7 +253,7 @@ fn write_all(stream: &mut impl Destination, head: &[u8], mut content: Reader) ->
     }
 }
 
-/// Writes both parts, together as long as that is possible.
+/// Writes both parts, together if possible.
 fn write_both(stream: &mut impl Write, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
     while !first.is_empty() || !second.is_empty() {
         let written = if second.is_empty() {

@@ -1,7 +1,7 @@
-//! The places for connections: so many at once, and no peer (an IPv6 network of /64 is one) has more than half.
+//! The places for connections: a fixed number, of which no peer (an IPv6 network of /64 is one) has more than half.
 //!
-//! Owns the count of connections. Invariant: it goes down once for each guard that raised it: when that is
-//! dropped, or when its connection needs no place any more, because its client has left.
+//! Owns the count of connections. Invariant: it goes down once for each guard that raised it: when the guard is
+//! dropped, or when its connection no longer needs a place, because its client has left.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ impl Slots {
         Arc::new(Self { capacity, taken: Mutex::default(), in_flight: InFlight::default() })
     }
 
-    /// Takes a place for a connection; returns `None` if none is left for it.
+    /// Takes a place for a connection; returns `None` if none is free for it.
     pub fn take(self: &Arc<Self>, connection: &Connection) -> Option<Slot> {
         let peer = connection.counted_peer();
         let mut taken = self.lock();
@@ -48,7 +48,7 @@ impl Slots {
         Some(Slot { slots: Arc::clone(self), peer, number: taken.ever, released })
     }
 
-    /// Returns how many there are.
+    /// Returns how many places there are.
     pub const fn capacity(&self) -> usize {
         self.capacity
     }
@@ -68,7 +68,7 @@ pub struct Slot {
     slots: Arc<Slots>,
     peer: IpAddr,
     number: usize,
-    /// Whether the place was given back already.
+    /// Whether the place was already given back.
     released: AtomicBool,
 }
 

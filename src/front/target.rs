@@ -1,7 +1,7 @@
-//! The target of a request (RFC 9112 section 3.2): as clients write it, in the one form that all else reads.
+//! The target of a request (RFC 9112 section 3.2): converted from what clients send to the one form that deferd uses.
 //!
-//! Owns its percent-encoding and its forms. Does not decode: each reader of a path does. Invariant: what leaves
-//! here is a URI by RFC 3986 in origin-form, whatever bytes a client has sent in it.
+//! Owns its percent-encoding and its forms. Does not decode: each reader of a path does. Invariant: the result is a
+//! URI by RFC 3986 in origin-form, whatever bytes a client has sent.
 
 use std::borrow::Cow;
 
@@ -31,10 +31,10 @@ const fn fate(byte: u8) -> Fate {
     }
 }
 
-/// Returns a head with the target in its request line percent-encoded where that is needed.
+/// Returns a head with the target in its request line percent-encoded where necessary.
 ///
 /// # Errors
-/// `400` if the target has a byte that no encoding explains.
+/// `400` if the target has a byte that cannot be encoded.
 pub fn encoded_in(head: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     let line = &head[..memchr(b'\r', head).unwrap_or(head.len())];
     let (Some(first), Some(last)) = (memchr(b' ', line), memrchr(b' ', line)) else {
@@ -49,8 +49,7 @@ pub fn encoded_in(head: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     })
 }
 
-/// Returns a target percent-encoded where that is needed. A `%` stays: what a client has encoded is not encoded
-/// again.
+/// Returns a target percent-encoded where necessary. A `%` stays: what a client has encoded is not encoded again.
 ///
 /// # Errors
 /// `400`, naming the first byte that is refused and its place; `414` if it is too long.
@@ -83,7 +82,7 @@ pub fn encoded(target: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     Ok(text.into())
 }
 
-/// Returns the refusal of a control character or blank, which stands behind `at` bytes of the target.
+/// Returns the refusal of a control character or blank after the first `at` bytes of the target.
 fn refused(byte: u8, at: usize) -> Error {
     let kind = if byte == b' ' { "a blank" } else { "a control character" };
     let place = at + 1;
@@ -133,7 +132,7 @@ mod tests {
         ] {
             assert_eq!(encoded(target).unwrap(), expected.as_bytes());
         }
-        // All that are kept or encoded are then read, and mean the same.
+        // All bytes that are kept or encoded are then read, and mean the same.
         for byte in (0x21..=0xff).filter(|&byte| byte != 0x7f && byte != b'#') {
             let text = encoded(&[b'/', byte, b'?', byte]).unwrap().into_owned();
             let text = String::from_utf8(text).unwrap();

@@ -1,11 +1,10 @@
 //! The other front: the same service behind tiny_http's blocking accept loop. For trusted callers only.
 //!
-//! Owns that crate: no other file names it. It has no deadlines and no bounds of its own, takes framing loosely,
-//! hands over at once what a client sends ahead (only the answers are in order), and can be ended by a
-//! client (`content-length: 30000000000` with a refused body aborts the process); what is cheap and
-//! sound is done here: `TCP_NODELAY`, the strict front's checks of the head, no job from a body cut
-//! short, a panic caught, a dead accept loop logged. Invariant: a receipt is confirmed only after its
-//! answer was written without error.
+//! Owns that crate: no other file names it. tiny_http has no deadlines and no bounds of its own, accepts invalid
+//! framing, hands over at once what a client sends ahead (only the answers are in order), and a client can abort the
+//! process (`content-length: 30000000000` with a refused body). This file does what is cheap and sound: `TCP_NODELAY`,
+//! the strict front's checks of the head, no job from a body cut short, a panic caught, a dead accept loop logged.
+//! Invariant: a receipt is confirmed only after its answer was written without error.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -34,20 +33,20 @@ use crate::service::{Service, Session};
 use crate::sink::Collector;
 use crate::socket::{Listener, connect_to};
 
-/// Threads that take requests from the accept loop; so many synchronous requests run at once.
+/// Threads that take requests from the accept loop; this many synchronous requests run at once.
 const RECEIVERS: usize = 64;
 
 /// How much content is read at a time, in bytes.
 const CHUNK: usize = 8 * 1024;
 
-/// The period at which a request that came during the shutdown checks whether that was postponed.
+/// The period at which a request that arrived during the shutdown checks whether the shutdown was postponed.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// How long the shutdown tries to wake the accept loop.
 const WAKE_TIME: Duration = Duration::from_secs(1);
 
-/// The name under which tiny_http itself logs. Its messages are dropped: it calls the orderly end of its loop an error,
-/// and this front logs what matters.
+/// The name under which tiny_http itself logs. Its messages are dropped: it reports the orderly end of its loop as an
+/// error, and this front logs what matters.
 pub const LOG_TARGET: &str = "tiny_http";
 
 /// This front.
@@ -56,14 +55,14 @@ pub struct TinyHttp {
     in_flight: Arc<InFlight>,
 }
 
-/// tiny_http serves one socket; each has a server of its own.
+/// A listening socket, with a tiny_http server of its own: a server has only one socket.
 struct OneSocket {
     server: Arc<Server>,
     accepting: Accepting,
     local: Connection,
 }
 
-/// The listening socket, beside tiny_http's handle of it; `None` once it accepts no more connections.
+/// The listening socket, besides tiny_http's handle of it; `None` once it accepts no more connections.
 type Accepting = Arc<Mutex<Option<Listener>>>;
 
 fn end_accepting(accepting: &Accepting) -> Option<Listener> {
@@ -79,9 +78,9 @@ pub struct Stopper {
 impl Stopper {
     /// Ends the accept loops: no new connections. Open connections are still served.
     ///
-    /// tiny_http's loop ends at the first error of `accept`. So the socket is made non-blocking, and one
-    /// more connection has the loop come back to it. Shutting the socket down would do as well, but would
-    /// break it for the service manager that may have handed it over.
+    /// tiny_http's loop ends at the first error of `accept`. So the socket is made non-blocking, and one more
+    /// connection wakes the loop. Shutting the socket down would also end the loop, but would break the socket for the
+    /// service manager that may have passed it.
     pub fn stop(&self) {
         for listener in self.accepting.iter().filter_map(end_accepting) {
             if let Err(error) = wake(&listener) {
@@ -135,7 +134,7 @@ impl TinyHttp {
     /// Takes over listening sockets.
     ///
     /// # Errors
-    /// Those of the system, and of tiny_http.
+    /// Errors of the system, and of tiny_http.
     pub fn new(listeners: Vec<Listener>) -> io::Result<Self> {
         let servers: io::Result<Vec<OneSocket>> =
             listeners.into_iter().map(OneSocket::new).collect();
@@ -148,11 +147,11 @@ impl TinyHttp {
         Stopper { in_flight: Arc::clone(&self.in_flight), accepting }
     }
 
-    /// Starts the threads that take requests, as many for each socket. They end with the process: the accept loop
-    /// can be told to end, but tiny_http's connections cannot.
+    /// Starts the threads that take requests, the same number for each socket. They end with the process: the accept
+    /// loop can be stopped, but tiny_http's connections cannot.
     ///
     /// # Errors
-    /// If the system has no thread left.
+    /// If the system cannot start another thread.
     pub fn serve(self, service: &Arc<Service>, limits: &Arc<Limits>) -> io::Result<()> {
         for OneSocket { server, accepting, local } in &self.servers {
             for number in 0..RECEIVERS {
@@ -190,14 +189,14 @@ impl Receiver {
             match self.server.recv() {
                 Ok(request) => {
                     let _busy = self.begin();
-                    // Its own code can panic while it answers (a `te` field with `q=nan`).
+                    // tiny_http's own code can panic while it answers (a `te` field with `q=nan`).
                     let answered =
                         catch_unwind(AssertUnwindSafe(|| self.answer(&session, request)));
                     if answered.is_err() {
                         log::error!("tiny_http panicked; its client gets no answer");
                     }
                 }
-                // Its accept loop is over, which it reports once; the connections go on.
+                // Its accept loop has ended, which it reports once; the connections go on.
                 Err(error) => {
                     if end_accepting(&self.accepting).is_some() {
                         log::error!(
@@ -209,8 +208,8 @@ impl Receiver {
         }
     }
 
-    /// Counts a request as in flight. During the shutdown it waits, and ends with the process: tiny_http
-    /// itself would answer a dropped request, with `500`.
+    /// Counts a request as in flight. During the shutdown it waits, and ends with the process: if it were dropped,
+    /// tiny_http itself would answer `500`.
     fn begin(&self) -> Busy<'_> {
         loop {
             match self.in_flight.begin(self.number) {
@@ -265,7 +264,7 @@ impl Receiver {
         let intake = Intake::new(takes, &self.limits, &memory);
         match content(request, framing, &intake) {
             Ok(body) => {
-                // tiny_http takes whole answers only.
+                // tiny_http accepts complete answers only.
                 let mut sink = Collector::new(session.memory());
                 session.call(plan, parts, body, connection, &mut sink).whole(sink)
             }
@@ -274,7 +273,7 @@ impl Receiver {
     }
 }
 
-/// A client whose connection tiny_http does not show: whether it has left is seen when it is answered.
+/// A client whose connection tiny_http does not show: only sending its answer shows whether it has left.
 struct Unseen;
 
 impl Peer for Unseen {
@@ -291,7 +290,7 @@ impl Peer for Unseen {
     }
 }
 
-/// Returns the head, by those rules of the strict front that tiny_http has left something to check for.
+/// Returns the head, checked by those rules of the strict front that tiny_http leaves open.
 fn head(request: &tiny_http::Request, limits: &Limits) -> Result<Head, Error> {
     let bad = || Error::bad_parameter("the head is malformed");
     let method = Method::from_bytes(request.method().as_str().as_bytes()).map_err(|_| bad())?;

@@ -1,9 +1,9 @@
 //! The `cgi:` target: CGI/1.1 scripts (RFC 3875).
 //!
-//! Owns what a script's response means (section 6), while it comes; `header_block` reads its beginning, `child` starts
-//! and feeds the script, `environment` makes its environment. Command-line arguments from an "indexed" query
-//! (section 4.4) are deliberately not given: they let a client choose a script's options. Invariants: output without
-//! a valid header block never becomes a response; a response has no more content than it announced, and no less.
+//! Owns the meaning of a script's response (section 6) while it arrives; `header_block` reads its beginning, `child`
+//! starts and feeds the script, `environment` makes its environment. Command-line arguments from an "indexed" query
+//! (section 4.4) are deliberately not passed: they let a client choose a script's options. Invariants: output without
+//! a valid header block never becomes a response; a response has exactly as much content as it announced.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -66,10 +66,10 @@ impl Handler for CgiHandler {
     }
 }
 
-/// The fault of a script's response.
+/// What is wrong with a script's response.
 struct Fault {
     what: String,
-    /// The same for the operator and the owner of a job: with what the script wrote.
+    /// The same for the operator and the owner of a job: also shows what the script wrote.
     in_full: String,
 }
 
@@ -79,12 +79,12 @@ impl Fault {
         Self { in_full: what.clone(), what }
     }
 
-    /// Returns the fault of a header block; `exit` says how the script ended if it failed.
+    /// Returns the fault of a header block; `exit` tells how the script ended if it failed.
     fn of_header(fault: &Invalid, exit: &str) -> Self {
         Self { what: invalid(&fault.to_string()), in_full: invalid(&(fault.with_line() + exit)) }
     }
 
-    /// Writes it to the log and to the job's own log; returns the error that replaces the response.
+    /// Writes the fault to the log and to the job's own log; returns the error that replaces the response.
     fn tell(self, run: &str, execution: &Execution) -> Error {
         let Self { what, in_full } = self;
         log::warn!("{run} {in_full}");
@@ -99,9 +99,9 @@ impl Fault {
 
 /// Why a script's output became no response.
 enum Failure {
-    /// The script's fault.
+    /// The script is at fault.
     Script(Fault),
-    /// A shortage of deferd's own.
+    /// deferd is short of memory.
     NoRoom(NoMemory),
 }
 
@@ -118,7 +118,7 @@ impl From<NoMemory> for Failure {
 }
 
 impl Failure {
-    /// Tells of the script's fault; returns the error that replaces the response.
+    /// Reports the script's fault; returns the error that replaces the response.
     fn tell(self, run: &str, execution: &Execution) -> Error {
         match self {
             Self::Script(fault) => fault.tell(run, execution),
@@ -133,7 +133,7 @@ fn invalid(why: &str) -> String {
 
 /// The state of reading a script's output.
 enum Part {
-    /// Reading the header block, which stays here until it is complete.
+    /// Reading the header block, which is kept here until it is complete.
     Header(ContentBuffer),
     /// Reading content, which goes into the sink.
     Content,
@@ -153,7 +153,7 @@ enum Why {
     Fault(Fault),
 }
 
-/// A script's output, which becomes a response in the sink as it comes (RFC 3875 section 6.2).
+/// A script's output, which becomes a response in the sink as it arrives (RFC 3875 section 6.2).
 struct Output<'a> {
     method: &'a Method,
     max_output: usize,
@@ -178,7 +178,7 @@ impl<'a> Output<'a> {
         Self { method, max_output, sink, part, announced: None, written: 0, waste }
     }
 
-    /// Ends the header block that was read last.
+    /// Ends the header block that was just read.
     fn end_header(&mut self, block: HeaderBlock) -> Result<(), NoMemory> {
         let Part::Header(read) = &self.part else { return Ok(()) };
         let content = read.in_memory().unwrap_or_default()[block.end..].to_vec();
@@ -200,7 +200,7 @@ impl<'a> Output<'a> {
         let redirect = block.fields.contains_key(LOCATION).then_some(StatusCode::FOUND);
         let status = block.status.or(redirect).unwrap_or(StatusCode::OK);
         let is_head = *self.method == Method::HEAD;
-        // Those have no content, and may announce its length (RFC 9110 section 8.6).
+        // Such responses have no content, but may announce its length (RFC 9110 section 8.6).
         let has_content =
             !is_head && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
         if let Some(length) =
@@ -224,12 +224,12 @@ impl<'a> Output<'a> {
         Ok(if has_content { Part::Content } else { Part::Dropped(Why::NoContent) })
     }
 
-    /// Returns how much of the announced content is still to come.
+    /// Returns how much of the announced content is still missing.
     fn left(&self) -> usize {
         self.announced.map_or(usize::MAX, |length| length.saturating_sub(self.written))
     }
 
-    /// Puts what came with the end of the header block into the sink, which has room for it.
+    /// Puts what followed the end of the header block into the sink, which has room for it.
     fn put(&mut self, content: &[u8]) -> Result<(), NoMemory> {
         let mut content = &content[..content.len().min(self.announced.unwrap_or(usize::MAX))];
         while !content.is_empty() {
@@ -242,10 +242,10 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Ends the response of a script that ended like this; `run` is what the log calls this run.
+    /// Ends the response of a script that ended with this status; `run` is the name of this run in the log.
     fn end(mut self, status: ExitStatus, run: &str) -> Result<Outcome, Failure> {
         if let Some(signal) = status.signal() {
-            // Its output may have been cut anywhere.
+            // The output may have been cut anywhere.
             return Err(Fault::new(format!("the script was ended by signal {signal}")).into());
         }
         let code = status.code().filter(|&code| code != 0);
@@ -296,9 +296,9 @@ impl Stdout for Output<'_> {
     fn room(&mut self, most: usize) -> Result<&mut [u8], NoMemory> {
         let left = self.left();
         match &mut self.part {
-            // So little that the content read with its end has room after the head.
+            // Little enough that content read together with the block's end has room after the head.
             Part::Header(read) => read.room(most.min(FIRST_ROOM)),
-            // One byte more shows that there is more.
+            // One byte more shows whether there is more.
             Part::Content => self.sink.room(most.min(left.saturating_add(1))),
             Part::Dropped(_) => Ok(&mut self.waste[..most.min(FIRST_ROOM)]),
         }
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_invalid_is_told_with_and_without_what_was_written() {
+    fn a_fault_is_reported_with_and_without_the_output() {
         let invalid = fault("Content-Type: a/b\nsecret\n\n", 0);
         assert!(invalid.what.ends_with("no valid CGI response: line 2 is not a field"));
         assert!(
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_as_long_as_it_was_announced() {
+    fn content_is_as_long_as_announced() {
         for (length, content) in [("5", "hello"), ("2", "he"), ("0", "")] {
             let stdout = format!("Content-Type: a/b\nContent-Length: {length}\n\nhello");
             assert_eq!(answer(&stdout).body(), content);
@@ -459,7 +459,7 @@ mod tests {
         let much = fault(&short.replace("100", "2000000"), 0);
         assert_eq!(much.what, "the script announced 2000000 bytes: more than max-output 1M");
         assert!(read_as(&Method::GET, &short.replace("100", "99999999999999999999")).is_err());
-        // Those that have no content.
+        // Responses that have no content.
         for stdout in ["Status: 304\nContent-Length: 9\n\n", "Status: 204\nContent-Length: 9\n\n"] {
             assert_eq!(answer(stdout).body(), "");
         }
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_has_written_beyond_its_end_once_that_is_known() {
+    fn content_beyond_the_announced_length_is_detected() {
         for (stdout, is_beyond) in [
             ("Content-Type: a/b\nContent-Length: 3\n", false),
             ("Content-Type: a/b\nContent-Length: 3\n\nhel", false),
@@ -494,7 +494,7 @@ mod tests {
         assert_eq!(killed.what, "the script was ended by signal 9");
     }
 
-    /// A sink without room for a head.
+    /// A sink that has no room for a head.
     struct Full(NoMemory);
 
     impl Sink for Full {
@@ -529,7 +529,7 @@ mod tests {
         }
     }
 
-    /// The end of the output ends the header block, which finds no room then.
+    /// The end of the output ends the header block, for which there is then no room.
     #[test]
     fn a_shortage_of_deferd_is_no_fault_of_the_script() {
         for (cause, status) in [

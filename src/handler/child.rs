@@ -1,9 +1,9 @@
-//! A child process from spawn to reaped.
+//! A child process, from its start until it is reaped.
 //!
 //! Owns the time limit and the stop; `pipes` has its pipes, `group` the process. Does not know CGI. Invariants: when
-//! [`run`] returns, for whatever reason, the child is reaped, and every descriptor is closed. By then a child that was
-//! ended has no descendants; for one that ended by itself, the processes left in its group have some time to leave it.
-//! A program that wants to outlive its request must leave the group (`setsid`), as daemons do.
+//! [`run`] returns, for whatever reason, the child is reaped, and every descriptor is closed. If the child was ended,
+//! it then has no descendants; if it ended by itself, the processes left in its group have some time to leave it. A
+//! program that wants to outlive its request must leave the group (`setsid`), as daemons do.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
@@ -29,24 +29,24 @@ use crate::job::execution::{Execution, Stop};
 /// The time between SIGTERM and SIGKILL for a stopped script and all that it started.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// The same for a script that reached a limit.
+/// The same for a script that exceeded a limit.
 const LIMIT_GRACE: Duration = Duration::from_secs(1);
 
-/// The longest end of a script. Only a process that the kernel cannot end lives longer.
+/// The longest time for ending a script. Only a process that the kernel cannot end lives longer.
 const END_TIME: Duration = Duration::from_secs(6);
 
-/// The period of looking for the end of a script's processes after its own end.
+/// How often deferd checks whether a script's processes have ended, after the script itself has.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What to run.
+/// The program to run.
 pub struct Script<'a> {
-    /// The path of the program, by the name under which it runs.
+    /// The path of the program, with the name under which it runs.
     pub program: &'a Path,
     /// The directory in which it runs.
     pub directory: &'a Path,
-    /// Its whole environment.
+    /// Its complete environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// All of its standard input.
+    /// Its complete standard input.
     pub stdin: &'a Content,
     /// Its time limit.
     pub time_limit: Duration,
@@ -56,13 +56,12 @@ pub struct Script<'a> {
     pub descriptor_limit: Option<Rlimit>,
 }
 
-/// Runs a script to its end, and hands on its stdout. Returns how it ended: as a success if it was ended because it
-/// wrote more than it announced, for its response is complete then.
+/// Runs a script to its end, and passes on its stdout. Returns how it ended. A script that is ended because it wrote
+/// more than it announced counts as a success: its response is complete.
 ///
 /// # Errors
-/// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if the system lacks a
-/// resource for it, so that it was not started, [`Error::GatewayTimeout`] past its time limit, [`Error::Cancelled`] if
-/// it was stopped.
+/// [`Error::BadGateway`] if it cannot be started or writes too much, [`Error::Shortage`] if it was not started because
+/// the system lacks a resource, [`Error::GatewayTimeout`] past its time limit, [`Error::Cancelled`] if it was stopped.
 pub fn run(
     script: &Script<'_>,
     stdout: &mut dyn Stdout,
@@ -70,7 +69,7 @@ pub fn run(
 ) -> Result<ExitStatus, Error> {
     let name = script.program.file_name().unwrap_or_default().to_string_lossy();
     let cannot = |error: io::Error| cannot_start(script.program, &error);
-    // Before the child, so that everything started can be stopped.
+    // Created before the child, so that every started child can be stopped.
     let wake = Arc::new(
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| cannot(e.into()))?,
     );
@@ -110,7 +109,7 @@ pub fn run(
     }
 }
 
-/// Returns what to tell the client if a script does not start, and logs what to tell the operator.
+/// Returns the error for the client if a script does not start, and logs the details for the operator.
 fn cannot_start(program: &Path, error: &io::Error) -> Error {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     let why = loading::why_not(program, error);
@@ -136,14 +135,14 @@ fn cannot_start(program: &Path, error: &io::Error) -> Error {
 enum Ending {
     Exited,
     OverOutput,
-    /// It wrote more than it announced.
+    /// The script wrote more than it announced.
     BeyondEnd,
     TimedOut,
     Stopped,
 }
 
 impl Ending {
-    /// Returns how long the script has to end by itself.
+    /// Returns how much time the script has to end by itself.
     const fn grace(&self) -> Duration {
         match self {
             Self::Stopped => STOP_GRACE,
@@ -151,7 +150,7 @@ impl Ending {
         }
     }
 
-    /// Returns the error for the client, unless the output gives a better one.
+    /// Returns the error for the client, unless the output has a more precise one.
     fn error(&self, time_limit: Duration) -> Error {
         match self {
             Self::TimedOut => {
@@ -197,8 +196,8 @@ fn watch(
     }
 }
 
-/// Sends SIGTERM to the child and all that it started, and serves the pipes until they have ended, or until `deadline`.
-/// Processes started after that are for tidying up, and are left alone.
+/// Sends SIGTERM to the child and all that it started, and serves the pipes until they have ended, or until
+/// `deadline`. Processes started after that are for cleaning up, and get no signal.
 fn terminate(
     group: &Group,
     descendants: &mut Descendants,
@@ -221,7 +220,7 @@ fn terminate(
         if leader == Leader::Exited {
             descendants.terminate_missed();
         }
-        // Its descriptor stays ready after its exit, as does that of a client that has left.
+        // The descriptors of an exited child, and of a client that has left, stay ready, so they are not watched.
         let pidfd = group.pidfd.as_ref().filter(|_| leader == Leader::Runs);
         let timeout = if leader == Leader::Runs { group.tick(left) } else { left.min(LOOK) };
         pipes.serve(&Others { wake, leader: pidfd, client: None }, timeout);

@@ -1,7 +1,7 @@
-//! Completion programs: `on-done` and `on-failure` of a route, each run when a job of the route has ended so.
+//! Completion programs: a route's `on-done` and `on-failure`, which run when a job of the route is done or has failed.
 //!
-//! Owns their environment, and which program a notice is for. `child` runs them; `server::programs` has checked that
-//! no URL leads to them. Invariant: what a program does never changes the job that it is told of.
+//! Owns their environment, and the choice of the program for a notice. `child` runs them; `server::programs` has
+//! checked that no URL leads to them. Invariant: what a program does never changes the job that it is told about.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -39,12 +39,12 @@ pub struct Programs {
     pub on_failure: Option<PathBuf>,
     /// What the operator adds to the environment of the route's scripts.
     pub variables: Arc<Variables>,
-    /// The exit code that a `200` stands for; `None` if it does not tell one.
+    /// The exit code that a `200` stands for; `None` if `200` does not imply one.
     pub code_of_success: Option<i32>,
 }
 
 impl Programs {
-    /// Returns the program that is told of this.
+    /// Returns the program for this event.
     fn of(&self, event: Event) -> Option<&Path> {
         match event {
             Event::Done => self.on_done.as_deref(),
@@ -52,7 +52,7 @@ impl Programs {
         }
     }
 
-    /// Returns the environment of a program that is told by this call.
+    /// Returns the environment of a program, for the notice in this call.
     fn environment(&self, call: &Call) -> Vec<(OsString, OsString)> {
         let mut environment = environment::of_host(&self.variables);
         let told = notice::variables(call.request.headers());
@@ -91,7 +91,7 @@ impl CompletionHandler {
         Self { programs, descriptor_limit }
     }
 
-    /// Returns which program a notice is for, by the options that there are now.
+    /// Returns the program for a notice, by the current options.
     fn find(&self, event: Event, route: &str) -> Option<(&Path, &Programs)> {
         let programs = self.programs.iter().find(|of| beginning(&of.prefix) == route)?;
         Some((programs.of(event)?, programs))

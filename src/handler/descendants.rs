@@ -1,10 +1,10 @@
-//! The processes that a script started, wherever they went: finds and signals them.
+//! The processes that a script started: finds and signals them wherever they have gone.
 //!
-//! Owns the walk over the descendants of one run. Does not wait, and reaps no process: `reaper` does. They are found by
-//! their parents; a process whose parent has ended is inherited by deferd, and known by the variable `DEFERD_RUN` of
-//! its run. Invariant: a signal reaches a descendant of the run or no process at all: it goes to a descriptor of the
-//! process, and only if parent and start time are the same before and after that was opened. A process that has
-//! both changed its environment *and* lost its parent before it was seen escapes.
+//! Owns the walk over the descendants of one run. Does not wait, and reaps no process: `reaper` does. They are found
+//! through their parents; deferd inherits a process whose parent has ended, and recognizes it by the variable
+//! `DEFERD_RUN` of its run. Invariant: a signal reaches a descendant of the run or no process at all: it is sent
+//! through a descriptor of the process, and only if parent and start time are the same before and after the descriptor
+//! was opened. A process escapes only if it changed its environment *and* lost its parent before it was seen.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -24,27 +24,27 @@ use crate::clock;
 /// The variable that names a run.
 pub const RUN: &str = "DEFERD_RUN";
 
-/// The ticks of a second: `USER_HZ` of every Linux that Rust builds for.
+/// The number of ticks in a second: `USER_HZ` of every Linux that Rust builds for.
 const TICKS: u64 = 100;
 
-/// How many descriptors of processes are open at once.
+/// How many descriptors of processes are open at a time.
 const MAX_OPEN: usize = 64;
 
-/// How often a process without an environment is checked before it counts as one of another run.
+/// How often a process without an environment is checked before it counts as a process of another run.
 const MAX_DOUBTS: u32 = 3;
 
-/// The name of a run, which no other run of any deferd has.
+/// The name of a run; no other run of any deferd has the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunName(u128);
 
 impl RunName {
-    /// Returns a new one.
+    /// Returns a new name.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn random() -> Result<Self, Errno> {
         let mut bytes = [0; 16];
-        // So few bytes come in one call.
+        // A single call returns this few bytes.
         getrandom(&mut bytes, GetRandomFlags::empty())?;
         Ok(Self(u128::from_ne_bytes(bytes)))
     }
@@ -58,17 +58,17 @@ impl fmt::Display for RunName {
 
 /// The processes of a run, its leader included.
 pub struct Descendants {
-    /// The script itself, which leads a group. It is not reaped while this is used.
+    /// The script itself, which leads a group. It must not be reaped while this is used.
     leader: Pid,
     /// `DEFERD_RUN=NAME`.
     mark: String,
-    /// The processes that ran at the last look.
+    /// The processes that were running at the last look.
     alive: Vec<Process>,
     /// Processes of another user, which deferd may not signal.
     refused: Vec<Process>,
-    /// How often each orphan had no environment.
+    /// How often each orphan was seen without an environment.
     doubts: HashMap<Pid, u32>,
-    /// Those that were told to end, and when the last of them was, in ticks since the boot.
+    /// The processes that got SIGTERM, and when the last of them did, in ticks since the boot.
     told: Vec<Process>,
     told_at: u64,
 }
@@ -81,14 +81,14 @@ impl Descendants {
         Self { leader, mark, alive, refused, doubts: HashMap::new(), told, told_at: 0 }
     }
 
-    /// Finds them all; returns whether one may be left that can be ended.
+    /// Finds the processes of the run; returns whether any may be left that can be ended.
     pub fn look(&mut self) -> bool {
         let Some(kinship) = Kinship::look() else {
             warn_blind();
             return false;
         };
         let (mut roots, is_unsure) = self.inherited(&kinship);
-        // A process that was seen stays known when its parent ends.
+        // A process that was seen before stays known after its parent ends.
         let known = self.alive.iter().filter(|known| find_again(known).is_some());
         roots.extend(known.map(|known| known.pid));
         roots.push(self.leader);
@@ -97,7 +97,7 @@ impl Descendants {
         is_unsure || self.alive.iter().any(|process| !is_refused(process))
     }
 
-    /// Returns the orphans of this run, and whether some orphan is not identified yet.
+    /// Returns the orphans of this run, and whether any orphan is not yet identified.
     fn inherited(&mut self, kinship: &Kinship) -> (Vec<Pid>, bool) {
         let (mut marked, mut is_unsure) = (Vec::new(), false);
         for pid in kinship.inherited() {
@@ -120,13 +120,13 @@ impl Descendants {
     /// Signals the group, and the processes outside it that the last [look](Self::look) found.
     pub fn signal(&mut self, signal: Signal) {
         let (leader, mut group) = (Some(self.leader), Some(self.leader));
-        // The group takes a signal if one of its processes does.
+        // The group accepts a signal if one of its processes does.
         let in_group = self.alive.iter().filter(|process| process.group == leader);
         let is_refused = |process: &&Process| test_kill_process(process.pid) == Err(Errno::PERM);
         let mut refused: Vec<Process> = in_group.filter(is_refused).cloned().collect();
         for some in self.alive.chunks(MAX_OPEN) {
             let left = some.iter().filter(|process| process.group != leader);
-            // Opens all before it signals the first, whose end would change the parents of others.
+            // Opens all before it signals the first: the end of one would change the parents of others.
             let open: Vec<_> = left.filter_map(|p| Some((p, open(p)?))).collect();
             if let Some(group) = group.take() {
                 let _ = kill_process_group(group, signal);
@@ -143,7 +143,7 @@ impl Descendants {
         self.refused.append(&mut refused);
     }
 
-    /// Tells all that run to end (SIGTERM).
+    /// Sends SIGTERM to all running processes.
     pub fn terminate(&mut self) {
         self.look();
         self.signal(Signal::TERM);
@@ -151,8 +151,8 @@ impl Descendants {
         self.told_at = ticks();
     }
 
-    /// Tells those to end that the last [look](Self::look) found and that were missed: the parent of such a process ended
-    /// just after it had started it. What was started later tidies up, and is left alone.
+    /// Sends SIGTERM to processes of the last [look](Self::look) that were missed before, because the parent ended just
+    /// after it had started them. Processes started later are for cleaning up, and get no signal.
     pub fn terminate_missed(&mut self) {
         let is_told = |process: &Process| self.told.iter().any(|told| process.is(told));
         let orphan = |process: &&Process| process.parent == Some(getpid());
@@ -161,32 +161,32 @@ impl Descendants {
         let missed: Vec<Process> = missed.cloned().collect();
         for pidfd in missed.iter().filter_map(open) {
             let _ = pidfd_send_signal(pidfd, Signal::TERM);
-            // What its own end leaves was missed as well.
+            // Whatever it leaves at its own end was missed as well.
             self.told_at = ticks();
         }
         self.told.extend(missed);
     }
 
-    /// Returns how many ran at the last look, including those that cannot be ended.
+    /// Returns how many were running at the last look, including those that cannot be ended.
     pub fn alive(&self) -> usize {
         self.alive.len()
     }
 }
 
-/// Returns the time since the boot as start times of processes have it (proc_pid_stat(5)).
+/// Returns the time since the boot in the unit of the start times of processes (proc_pid_stat(5)).
 fn ticks() -> u64 {
     clock::now().age.micros() as u64 / (1_000_000 / TICKS)
 }
 
-/// Returns how many processes of a group run, as far as deferd has inherited them or their ancestors; `None` if that
-/// cannot be known.
+/// Returns how many processes of a group are running, as far as deferd has inherited them or their ancestors; `None`
+/// if that cannot be determined.
 pub fn count_group(group: Pid) -> Option<usize> {
     let kinship = Kinship::look()?;
     let processes = walk(&kinship, kinship.inherited());
     Some(processes.iter().filter(|process| process.group == Some(group)).count())
 }
 
-/// Returns those of `roots` and of their descendants that run.
+/// Returns the running processes among `open` and their descendants.
 fn walk(kinship: &Kinship, mut open: Vec<Pid>) -> Vec<Process> {
     let (mut seen, mut alive) = (HashSet::new(), Vec::new());
     while let Some(pid) = open.pop() {
@@ -199,12 +199,12 @@ fn walk(kinship: &Kinship, mut open: Vec<Pid>) -> Vec<Process> {
     alive
 }
 
-/// Returns the process as it is now; `None` if it is gone.
+/// Returns the process as it is now; `None` if it no longer exists.
 fn find_again(process: &Process) -> Option<Process> {
     Process::find(process.pid).filter(|now| now.is(process))
 }
 
-/// Opens a process; `None` if it is gone, or has another parent: then the next look finds it.
+/// Opens a process; `None` if it no longer exists, or has another parent: then the next look finds it.
 fn open(process: &Process) -> Option<OwnedFd> {
     let pidfd = pidfd_open(process.pid, PidfdFlags::empty()).ok()?;
     let now = find_again(process)?;
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_was_missed_is_told_to_end_and_a_later_one_is_not() {
+    fn a_missed_process_gets_sigterm_a_later_one_does_not() {
         set_child_subreaper(Some(getpid())).unwrap();
         let run = RunName::random().unwrap();
         let mut leader = Command::new("sh")
@@ -254,7 +254,7 @@ mod tests {
             }
         };
         wait_until(true, &mut descendants);
-        // As if all had been told before it was started.
+        // As if all had got their signals before it was started.
         descendants.terminate_missed();
         assert!(descendants.told.is_empty());
         // As if it had been started just before.

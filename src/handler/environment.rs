@@ -1,9 +1,9 @@
-//! The environment of a script: the meta-variables of RFC 3875 section 4.1 and what other servers add to them, its
-//! user, its job, and what the operator adds.
+//! The environment of a script: the meta-variables of RFC 3875 section 4.1 and the common additions of other servers,
+//! its user, its job, and what the operator adds.
 //!
 //! Owns the translation from a request; `group` adds `DEFERD_RUN`. Starts nothing. Invariant: of deferd's own
-//! environment only PATH, the user's variables and what the operator names reach a script, and no client can set a
-//! variable that is not named `HTTP_…`.
+//! environment, only PATH, the user's variables and what the operator names reach a script, and a client can only set
+//! variables named `HTTP_…`.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,19 +22,19 @@ use crate::job::execution::Execution;
 use crate::protocol::PRODUCT;
 use crate::variables::Variables;
 
-/// The PATH of scripts if deferd was started without one.
+/// The PATH of scripts if deferd was started without PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The file of the host's users (passwd(5)).
 const PASSWD: &str = "/etc/passwd";
 
-/// The shell of a user that has none (passwd(5)).
+/// The shell of a user for whom none is listed (passwd(5)).
 const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// The variables of a script, by name.
 type Pairs = Vec<(OsString, OsString)>;
 
-/// Returns the environment; if a name is there twice, the last counts.
+/// Returns the environment; if a name occurs twice, the last value counts.
 pub fn of(call: &Call, execution: &Execution, route: &ScriptRoute, script: &Located) -> Pairs {
     let request = &call.request;
     let mut environment = of_host(&route.variables);
@@ -66,7 +66,7 @@ pub fn of(call: &Call, execution: &Execution, route: &ScriptRoute, script: &Loca
     environment
 }
 
-/// Returns what tells of no request: PATH, the user, and what the operator adds.
+/// Returns the variables that do not depend on a request: PATH, the user, and what the operator adds.
 pub fn of_host(variables: &Variables) -> Pairs {
     let mut environment = Vec::with_capacity(48);
     let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
@@ -84,7 +84,7 @@ fn of_server(call: &Call, environment: &mut Pairs) {
     let peer = call.connection.peer_ip().to_string();
     let (address, local_port, peer_port) = match call.connection {
         Connection::Tcp { peer, local } => (local.ip().to_canonical(), local.port(), peer.port()),
-        // It has no ports, and its clients are on this host.
+        // A Unix socket has no ports, and its clients are on this host.
         Connection::Unix => (IpAddr::V4(Ipv4Addr::LOCALHOST), 0, 0),
     };
     set("GATEWAY_INTERFACE", "CGI/1.1".into());
@@ -97,11 +97,11 @@ fn of_server(call: &Call, environment: &mut Pairs) {
     set("SERVER_PORT", local_port.to_string().into());
     set("SERVER_PROTOCOL", format!("{:?}", call.request.version()).into());
     set("SERVER_SOFTWARE", PRODUCT.into());
-    // php-cgi runs no script without it.
+    // Without it, php-cgi refuses to run a script.
     set("REDIRECT_STATUS", "200".into());
 }
 
-/// Adds the variables of the script and of the rest of the path.
+/// Adds the variables for the script and for the rest of the path.
 fn of_script(script: &Located, environment: &mut Pairs) {
     let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
     set("DOCUMENT_ROOT", script.root.clone().into());
@@ -113,7 +113,8 @@ fn of_script(script: &Located, environment: &mut Pairs) {
     }
 }
 
-/// The user of the scripts: that of this process, from the host's users, or else from deferd's own environment.
+/// The user of the scripts, which is the user of this process: from the host's users, or else from deferd's own
+/// environment.
 static USER: LazyLock<[(&str, OsString); 4]> = LazyLock::new(|| {
     let uid = rustix::process::getuid().as_raw();
     let passwd = std::fs::read(PASSWD).unwrap_or_default();
@@ -166,10 +167,10 @@ fn path_translated(script: &Located) -> OsString {
     OsString::from_vec(path)
 }
 
-/// Returns the variable for a field (RFC 3875 section 4.1.18); `None` for fields that scripts must not see:
-/// those that end here, those with a variable of their own, credentials, `Proxy` (which would become the variable
-/// that HTTP clients read their proxy from), and names with other characters than letters, digits and
-/// dashes, which could pass for another field's variable.
+/// Returns the variable for a field (RFC 3875 section 4.1.18); `None` for fields that scripts must not see: hop-by-hop
+/// fields, those with a variable of their own, credentials, `Proxy` (it would become the variable from which HTTP
+/// clients read their proxy), and names with characters other than letters, digits and dashes, which could pass for
+/// another field's variable.
 fn http_variable(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
     let hidden = name.as_str() == "proxy"
         || [AUTHORIZATION, CONTENT_TYPE].contains(name)
@@ -178,7 +179,7 @@ fn http_variable(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
     (!hidden).then(|| format!("HTTP_{}", name.as_str().to_ascii_uppercase().replace('-', "_")))
 }
 
-/// Returns all values of a field as one (RFC 9110 section 5.3; `; ` for Cookie, RFC 9113 section 8.2.3).
+/// Returns all values of a field, joined (RFC 9110 section 5.3; by `; ` for Cookie, RFC 9113 section 8.2.3).
 fn joined(fields: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let separator: &[u8] = if name == COOKIE { b"; " } else { b", " };
     let values: Vec<&[u8]> = fields.get_all(name).iter().map(|value| value.as_bytes()).collect();
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_comes_from_passwd_or_from_the_own_environment() {
+    fn the_user_comes_from_passwd_or_the_environment() {
         let passwd = b"root:x:0:0:root:/root:/bin/bash\n\nann:x:7:7::/home/ann:\nbroken:x:8\n";
         let of = |uid, own: &[(&str, &str)]| {
             let own = |name: &str| {

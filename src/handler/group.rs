@@ -1,8 +1,8 @@
 //! A child process and the process group that it leads: started, signalled, ended, reaped.
 //!
 //! Owns both, and the name of the run. Does not read what the child writes; `descendants` finds what has left the
-//! group. Invariant: the leader is reaped after the last signal to its group, so the group's number is never that
-//! of another; a group that is dropped is killed and reaped.
+//! group. Invariant: the leader is reaped after the last signal to its group, so the group's number cannot belong to
+//! another group; a group that is dropped is killed and reaped.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,19 +21,19 @@ use super::descendants::{Descendants, RUN, RunName};
 use super::reaper;
 use crate::job::lingering::Lingering;
 
-/// How often to look for the leader's end if the kernel gives no descriptor for it (before Linux 5.3, or if none
-/// is left).
+/// How often to check whether the leader has ended if the kernel gives no descriptor for it (before Linux 5.3, or if
+/// deferd may open no more).
 const TICK: Duration = Duration::from_millis(10);
 
-/// The period of looking for killed processes.
+/// The period of checking for killed processes.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Whether the child, which leads its group, still runs.
 #[derive(PartialEq, Eq)]
 pub enum Leader {
-    /// Yes.
+    /// It runs.
     Runs,
-    /// It has ended, and is not reaped yet.
+    /// It has ended, and is not yet reaped.
     Exited,
 }
 
@@ -53,7 +53,7 @@ impl Group {
     /// Starts a script as the leader of a group of its own, in its directory.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn spawn(script: &Script<'_>) -> io::Result<Self> {
         let run = RunName::random()?;
         let mut command = Command::new(script.program);
@@ -69,15 +69,15 @@ impl Group {
         let leader = reaper::spawn(&mut command)?;
         let pid = Pid::from_child(&leader);
         if let Some(limit) = &script.descriptor_limit {
-            // deferd has raised its own; some programs walk over all descriptors that they may have.
-            // It fails if the child has ended already, or runs as another user: that child keeps deferd's limit.
+            // deferd has raised its own limit; some programs walk over all descriptors that they may have. This fails
+            // if the child has already ended, or runs as another user: then the child keeps deferd's limit.
             let _ = prlimit(Some(pid), Resource::Nofile, *limit);
         }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
         Ok(Self { leader, pid, pidfd, run, is_over: false })
     }
 
-    /// Looks for the leader's end without reaping it: its number must stay taken.
+    /// Checks whether the leader has ended, without reaping it: its number must stay taken.
     pub fn leader(&self) -> Leader {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         match waitid(WaitId::Pid(self.pid), options) {
@@ -86,7 +86,7 @@ impl Group {
         }
     }
 
-    /// Returns how long to wait at once, of `span`, until the next look at the leader.
+    /// Returns how much of `span` to wait until the next look at the leader.
     pub fn tick(&self, span: Duration) -> Duration {
         if self.pidfd.is_none() { span.min(TICK) } else { span }
     }
@@ -100,19 +100,19 @@ impl Group {
     /// names the run in the log.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn reap(mut self, log_name: &str) -> io::Result<(ExitStatus, Option<Lingering>)> {
         self.is_over = true;
         let status = reaper::reap(&mut self.leader)?;
         Ok((status, reaper::end_group(self.pid, log_name)))
     }
 
-    /// Kills the leader and all descendants, and reaps it; gives up on those that the kernel does not end by
+    /// Kills the leader and all descendants, and reaps it; gives up on processes that the kernel does not end by
     /// `deadline`. `log_name` names the run in the log.
     pub fn kill(mut self, mut descendants: Descendants, deadline: Instant, log_name: &str) {
         self.is_over = true;
         let mut in_vain = 0;
-        // One look can miss a process whose parent ends at that moment; so two must find none.
+        // One look can miss a process whose parent ends at that moment, so two looks must find none.
         while in_vain < 2 {
             let is_alive = descendants.look();
             descendants.signal(Signal::KILL);
@@ -133,7 +133,7 @@ impl Group {
             return reaper::abandon(&self.leader);
         }
         let _ = reaper::reap(&mut self.leader);
-        // Without /proc only their group tells which children are to be reaped.
+        // Without /proc, only their group shows which children to reap.
         while left == 0 && reaper::is_left(self.pid) && Instant::now() < deadline {
             thread::sleep(LOOK);
         }

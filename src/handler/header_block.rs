@@ -1,8 +1,8 @@
-//! The header block that a CGI response begins with (RFC 3875 section 6.2), as scripts write it.
+//! The header block at the beginning of a CGI response (RFC 3875 section 6.2), as scripts write it.
 //!
-//! Owns the reading of it: as strict as the RFC if a mistake could be content, and as lenient as busybox httpd and
-//! lighttpd otherwise. Decides nothing about the response. Invariant: a block that is returned has a CGI field, or a
-//! status line, or is just an empty line; a refused block names the offending line, if there is one.
+//! Owns its reading: as strict as the RFC where a mistake could be content, otherwise as lenient as busybox httpd and
+//! lighttpd. Decides nothing about the response. Invariant: an accepted block has a CGI field or a status line, or is
+//! just an empty line; a refused block names the offending line, if there is one.
 
 use std::fmt;
 
@@ -12,8 +12,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 /// How many fields a script's response may have.
 const MAX_FIELDS: usize = 1000;
 
-/// How large its header block may be, in bytes: it is held once more while it is read, and is not charged
-/// to the budget of memory then.
+/// How large its header block may be, in bytes: while it is read, it is held a second time, and that copy is not
+/// charged to the budget of memory.
 const MAX_SIZE: usize = 64 * 1024;
 
 /// How much of an offending line is shown, in characters.
@@ -26,7 +26,7 @@ const STATUS: HeaderName = HeaderName::from_static("status");
 pub struct HeaderBlock {
     /// Its fields without `Status` and `Content-Length`.
     pub fields: HeaderMap,
-    /// The status of `Status`, or else of a status line.
+    /// The status from `Status`, or else from a status line.
     pub status: Option<StatusCode>,
     /// How much content is announced, in bytes.
     pub announced: Option<usize>,
@@ -34,7 +34,7 @@ pub struct HeaderBlock {
     pub end: usize,
 }
 
-/// The reason that output does not begin with a header block.
+/// Why output does not begin with a header block.
 #[derive(Debug)]
 pub struct Invalid {
     /// What is wrong.
@@ -43,7 +43,7 @@ pub struct Invalid {
     pub line: Option<(usize, String)>,
 }
 
-/// Without the line, which clients that wait do not see: it may be a secret of the script.
+/// Without the line, because it may be a secret of the script: waiting clients do not see it.
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.line {
@@ -67,16 +67,16 @@ impl Invalid {
     }
 }
 
-/// Whether the script has written all that it will.
+/// Whether the script has written everything.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// Yes: the end of the output ends the header block too.
+    /// Yes: the end of the output also ends the header block.
     Whole,
-    /// It may write more.
+    /// No, it may write more.
     SoFar,
 }
 
-/// Reads the header block, with LF or CRLF at the line ends; `None` if it may not have come to its end yet.
+/// Reads the header block, whose lines end with LF or CRLF; `None` if its end may not have arrived yet.
 ///
 /// # Errors
 /// [`Invalid`].
@@ -109,14 +109,14 @@ pub fn read(stdout: &[u8], output: Output) -> Result<Option<HeaderBlock>, Invali
     unreachable!("the output ends before the line numbers do")
 }
 
-/// A header block while it is read.
+/// The state of reading a header block.
 #[derive(Default)]
 struct Reading {
     fields: HeaderMap,
     count: usize,
-    /// What `Status` says.
+    /// The status from `Status`.
     status: Option<StatusCode>,
-    /// What a status line says.
+    /// The status from a status line.
     line_status: Option<StatusCode>,
     announced: Option<usize>,
 }
@@ -136,7 +136,7 @@ impl Reading {
         }
     }
 
-    /// Takes a field. Of several that CGI allows once, the last counts (section 6.3).
+    /// Takes a field. If CGI allows a field only once, its last value counts (section 6.3).
     fn field(&mut self, line: &[u8]) -> Result<(), &'static str> {
         self.count += 1;
         if self.count > MAX_FIELDS {
@@ -166,7 +166,7 @@ impl Reading {
     /// Ends the block before the line of this number; the content begins at `end`.
     fn end(self, stdout: &[u8], end: usize, number: usize) -> Result<HeaderBlock, Invalid> {
         let status = self.status.or(self.line_status);
-        // "The response header … MUST contain at least one CGI field" (section 6.2). Else it may be content.
+        // "The response header … MUST contain at least one CGI field" (section 6.2). Without one it may be content.
         let is_cgi = [CONTENT_TYPE, LOCATION].iter().any(|name| self.fields.contains_key(name));
         if number > 1 && status.is_none() && !is_cgi {
             let why = "begins a header with neither Content-Type, Location nor Status";
@@ -191,9 +191,9 @@ fn length(value: &[u8]) -> Option<usize> {
     is_number.then(|| digits.parse().unwrap_or(usize::MAX))
 }
 
-/// Returns the beginning of a line, printable.
+/// Returns the beginning of a line in printable form.
 fn shown(line: &[u8]) -> String {
-    // A character has four bytes at most.
+    // A character has at most four bytes.
     let line = String::from_utf8_lossy(&line[..line.len().min(4 * MAX_SHOWN)]).into_owned();
     // What Rust would escape is not printable, such as controls that change the direction of the text.
     let is_printable = |c: char| "\"'\\".contains(c) || c.escape_debug().len() == 1;
@@ -217,17 +217,17 @@ mod tests {
             ("Content-Type: a/b\n\nhello", None, "hello"),
             ("Content-Type: a/b\r\n\r\n\r\nhello", None, "\r\nhello"),
             ("CONTENT-TYPE:a/b\nX: 1\r\n\nhello", None, "hello"),
-            // A status line, of any HTTP/1.
+            // A status line, of any version of HTTP/1.
             ("HTTP/1.0 200 OK\nContent-Type: a/b\n\nhello", Some(200), "hello"),
             ("HTTP/1.1 404 Not here\r\n\r\nhello", Some(404), "hello"),
             ("HTTP/1.1 204\n\n", Some(204), ""),
             ("HTTP/1.1 200 OK\nX: 1\n\nhello", Some(200), "hello"),
             ("HTTP/1.0 200 OK\nStatus: 403\n\n", Some(403), ""),
-            // An empty line first: no fields.
+            // An empty line at the beginning: no fields.
             ("\nhello", None, "hello"),
             ("\r\n\r\nhello", None, "\r\nhello"),
             ("\n", None, ""),
-            // The end of the output ends the block too.
+            // The end of the output also ends the block.
             ("Content-Type: a/b", None, ""),
             ("Content-Type: a/b\r\n", None, ""),
             ("Status: 204\r", Some(204), ""),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block_names_the_line() {
+    fn an_invalid_block_names_the_line() {
         for (stdout, shown) in [
             ("", "it wrote nothing"),
             ("hello", "line 1 is not a field: \"hello\""),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_may_go_on_is_not_judged() {
+    fn a_block_without_its_end_is_not_judged() {
         for stdout in ["", "Sta", "Status: 200", "Status: 200\n", "Status: 200\n\r", "X: 1\n"] {
             assert!(read(stdout.as_bytes(), Output::SoFar).is_ok_and(|block| block.is_none()));
         }

@@ -1,7 +1,7 @@
-//! Fields that end at deferd: those of one connection, and those that deferd writes itself.
+//! Fields that end at deferd: fields of one connection, and fields that deferd writes itself.
 //!
-//! Owns the one table of them, for requests to scripts and upstreams, and for their responses.
-//! Invariant: what is not in the table, and not named by `connection`, passes unchanged.
+//! Owns the one table of them, for requests to scripts and upstreams, and for their responses. Invariant: a field that
+//! is not in the table, and not named by `connection`, passes unchanged.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName,
@@ -21,16 +21,16 @@ pub enum Direction {
     Response,
 }
 
-/// The messages in which a field ends here.
+/// The messages in which a field is removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
-    /// In all.
+    /// In all messages.
     All,
-    /// In those to a script or an upstream.
+    /// In requests to a script or an upstream.
     Requests,
-    /// In those to an upstream.
+    /// In requests to an upstream.
     ToUpstreams,
-    /// In those from a script or an upstream.
+    /// In responses from a script or an upstream.
     Responses,
 }
 
@@ -50,21 +50,21 @@ static TABLE: [(HeaderName, Ends); 17] = [
     (PROXY_AUTHENTICATE, All),
     (HeaderName::from_static("proxy-authentication-info"), All),
     (PROXY_AUTHORIZATION, All),
-    // The content is forwarded whole: its length is known, and no client waits for a `100`.
+    // The content is forwarded as a whole: its length is known, and no client waits for a `100`.
     (CONTENT_LENGTH, All),
     (EXPECT, Requests),
-    // The upstream's own name stands here; the client's is in x-forwarded-host.
+    // The upstream's own name replaces it; the client's is in x-forwarded-host.
     (HOST, ToUpstreams),
-    // deferd has acted on it already, as on METHOD_OVERRIDES. A script may see it: it is the last recipient.
+    // deferd has already acted on it, as on METHOD_OVERRIDES. A script may see it: the script is the last recipient.
     (ASYNC, ToUpstreams),
-    // Only deferd says whether an answer is a job's result, and how many attempts it took.
+    // Only deferd decides whether an answer is a job's result, and how many attempts it took.
     (ASYNC_ID, Responses),
     (ASYNC_JOB_ID, Responses),
     (ATTEMPTS, Responses),
 ];
 
 impl Ends {
-    /// Returns whether a field of this direction ends here.
+    /// Returns whether this covers a message of this direction.
     const fn covers(self, direction: Direction) -> bool {
         match self {
             All => true,
@@ -75,15 +75,15 @@ impl Ends {
     }
 }
 
-/// Returns whether a field of this message ends here. `connection` cannot take what the content needs to be
-/// understood, or the host.
+/// Returns whether a field of this message ends here. `connection` cannot remove a field that is needed to understand
+/// the content, or the host.
 pub fn ends_here(fields: &HeaderMap, name: &HeaderName, direction: Direction) -> bool {
     TABLE.iter().any(|(field, ends)| field == name && ends.covers(direction))
         || (direction == Direction::ToUpstream && METHOD_OVERRIDES.contains(name))
         || (is_named(fields, name) && ![CONTENT_LENGTH, CONTENT_TYPE, HOST].contains(name))
 }
 
-/// Returns whether `connection` names this field: then it belongs to the connection too.
+/// Returns whether `connection` names this field, which then belongs to the connection too.
 fn is_named(fields: &HeaderMap, name: &HeaderName) -> bool {
     let values = fields.get_all(CONNECTION).iter();
     let mut names = values.flat_map(|value| value.as_bytes().split(|&b| b == b','));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_names_ends_here_but_for_what_the_content_needs() {
+    fn fields_named_by_connection_end_unless_the_content_needs_them() {
         let fields = [
             ("connection", "close, X-Hop"),
             ("connection", "content-type"),

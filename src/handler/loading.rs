@@ -1,6 +1,7 @@
-//! Why the kernel cannot load a script that exists and is executable: mostly its interpreter.
+//! Why the kernel cannot load a script that exists and is executable: mostly, its interpreter is missing.
 //!
-//! Owns the words for it. Starts nothing. Invariant: reads only the beginning of a file and its table of segments.
+//! Owns the words for the reason. Starts nothing. Invariant: reads only the beginning of a file and its table of
+//! segments.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -24,7 +25,7 @@ const MAX_SHOWN: usize = 100;
 /// The first bytes of a program (ELF).
 const ELF: &[u8] = b"\x7fELF";
 
-/// The mark with which some editors begin a text.
+/// The byte order mark, which some editors put at the beginning of a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The segment that names the loader (`PT_INTERP`).
@@ -41,7 +42,7 @@ pub fn why_not(program: &Path, error: &io::Error) -> Option<String> {
     }
 }
 
-/// Follows the interpreter of a script, or the loader of a program, to the one that is missing.
+/// Follows the interpreter of a script, or the loader of a program, to the missing one.
 fn of_interpreter(program: &Path, depth: usize) -> Option<String> {
     let head = beginning(program)?;
     let (name, kind) = match head.strip_prefix(b"#!") {
@@ -68,7 +69,7 @@ fn of_interpreter(program: &Path, depth: usize) -> Option<String> {
     Some(format!("{kind} {} {fault}{remedy}", shown(&name)))
 }
 
-/// Returns why a file is no program.
+/// Returns why a file is not a program.
 fn no_program(program: &Path) -> String {
     let head = beginning(program).unwrap_or_default();
     if head.starts_with(ELF) {

@@ -1,8 +1,9 @@
 //! Finds the script of a request path, never outside the route's directory.
 //!
-//! Owns the reading of the path below a script route. Starts nothing. Invariants: what it returns is a regular,
-//! executable file; unless the route has `links=yes`, its real path, all symbolic links resolved, lies below the
-//! route's directory, as that is at this moment; so does the file that the rest of the path names, if it exists.
+//! Owns the reading of the path below a script route. Starts nothing. Invariants: a script that it returns is a
+//! regular, executable file; unless the route has `links=yes`, its real path, with all symbolic links resolved, is
+//! below the route's directory as that is at this moment; the same holds for the file that the rest of the path names,
+//! if it exists.
 
 use std::ffi::OsStr;
 use std::fs::Metadata;
@@ -22,9 +23,9 @@ use crate::error::Error;
 pub struct Located {
     /// The real path of the route's directory.
     pub root: PathBuf,
-    /// The script below it, under the requested name: a program may act by the name of the link.
+    /// The script below it, with the requested name: a program may act differently under the name of a link.
     pub program: PathBuf,
-    /// The real path of the directory where the script lies.
+    /// The real path of the directory that contains the script.
     pub directory: PathBuf,
     /// The path that identifies the script, decoded (RFC 3875 section 4.1.13).
     pub script_name: Vec<u8>,
@@ -35,11 +36,11 @@ pub struct Located {
 /// How much of a refused path the log shows, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// The reason that a path leads to no script.
+/// Why a path leads to no script.
 enum Refusal {
     /// It names no script.
     Missing,
-    /// It leads out of the directory, or to something that clients must not reach: the log says why.
+    /// It leads out of the directory, or to something that clients must not reach: only the log has the reason.
     Outside(&'static str),
     /// The file may not be run.
     Forbidden(&'static str),
@@ -47,12 +48,12 @@ enum Refusal {
 
 use Refusal::Outside;
 
-/// Finds the script that `path` names: the first segments that lead to a file. If the path leads out of
-/// the directory, the log says why.
+/// Finds the script that `path` names: the first segments that lead to a file. If the path leads out of the directory,
+/// the log has the reason.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it names no script below the directory, [`Error::Forbidden`] if the file may
-/// not be executed.
+/// [`Error::NotFound`] if it names no script below the directory, [`Error::Forbidden`] if the file may not be
+/// executed.
 pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
     find(route, path).map_err(|refusal| match refusal {
         Refusal::Missing => Error::NotFound("no such script".into()),
@@ -64,7 +65,7 @@ pub fn locate(route: &ScriptRoute, path: &str) -> Result<Located, Error> {
     })
 }
 
-/// Returns the beginning of a path, printable.
+/// Returns the beginning of a path in printable form.
 fn shown(path: &str) -> String {
     let printable = |c: char| if c.is_ascii_graphic() { c } else { '?' };
     path.chars().take(MAX_SHOWN).map(printable).collect()
@@ -75,7 +76,8 @@ fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
     let rest = path.strip_prefix(route.prefix.as_str()).ok_or_else(none)?;
     let rest = if route.prefix.ends_with('/') { Some(rest) } else { rest.strip_prefix('/') };
     let rest = rest.ok_or_else(none)?;
-    // For each request: the directory may be a link that is changed while deferd runs (`current -> releases/7`).
+    // Resolved for each request: the directory may be a link that is changed while deferd runs, such as
+    // `current -> releases/7`.
     let root = route.directory.canonicalize().map_err(|_| Outside(NO_DIRECTORY))?;
     let mut file = root.clone();
     let mut script_name = route.prefix.trim_end_matches('/').as_bytes().to_vec();
@@ -107,8 +109,8 @@ fn find(route: &ScriptRoute, path: &str) -> Result<Located, Refusal> {
     Err(none())
 }
 
-/// Looks at an entry of a directory. A link to something outside of `root` is refused without a look at its target:
-/// the answer would tell whether that exists.
+/// Looks up an entry of a directory. A link that leads out of `root` is refused before its target is examined: the
+/// answer would show whether the target exists.
 fn entry(file: &Path, root: &Path, links: Links) -> Result<Metadata, Refusal> {
     let may_leave = links == Links::Anywhere || !file.is_symlink();
     if !may_leave && file.canonicalize().is_ok_and(|real| !real.starts_with(root)) {
@@ -117,7 +119,7 @@ fn entry(file: &Path, root: &Path, links: Links) -> Result<Metadata, Refusal> {
     file.metadata().map_err(|error| unreachable_file(&error))
 }
 
-/// Returns the real directory of an executable file, which is below `root` if it must be.
+/// Returns the real directory of an executable file, and checks that it is below `root` if required.
 fn home(file: &Path, root: &Path, links: Links) -> Result<PathBuf, Refusal> {
     access(file, Access::EXEC_OK)
         .map_err(|_| Refusal::Forbidden("the script is not executable"))?;
@@ -129,7 +131,7 @@ fn home(file: &Path, root: &Path, links: Links) -> Result<PathBuf, Refusal> {
     Ok(real)
 }
 
-/// Returns whether it has a control character of ASCII, or of C1 in UTF-8 (U+0080 to U+009F).
+/// Returns whether the text has a control character of ASCII, or of C1 in UTF-8 (U+0080 to U+009F).
 fn has_control(text: &[u8]) -> bool {
     text.iter().any(u8::is_ascii_control)
         || text.windows(2).any(|pair| matches!(pair, [0xc2, 0x80..=0x9f]))
@@ -146,8 +148,8 @@ const BROKEN: &str = "it has a broken escape or %00";
 const LINK: &str = "a symbolic link leads out of the directory, which only links=yes allows";
 const NO_DIRECTORY: &str = "the directory of the route is missing";
 
-/// Refuses a decoded segment that could name anything but an entry of its directory, or that names a
-/// hidden one (`.git`), which is not meant for clients.
+/// Refuses a decoded segment that could name anything other than an entry of its directory, or that names a hidden
+/// entry (`.git`), which is not meant for clients.
 fn check_name(segment: &[u8]) -> Result<(), Refusal> {
     match segment {
         b"." | b".." => Err(Outside("it has a dot segment")),
@@ -157,8 +159,8 @@ fn check_name(segment: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses a decoded path info whose file (`PATH_TRANSLATED`) could be outside of the directory, and one
-/// that has control characters.
+/// Refuses a decoded path info whose file (`PATH_TRANSLATED`) could be outside the directory, or that has control
+/// characters.
 fn check_path_info(path_info: &[u8], root: &Path, links: Links) -> Result<(), Refusal> {
     if dots::has_plain_segment(path_info) {
         return Err(Outside("the path info has a dot segment"));
@@ -172,7 +174,7 @@ fn check_path_info(path_info: &[u8], root: &Path, links: Links) -> Result<(), Re
     let mut file = root.to_owned();
     for name in path_info.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
         file.push(OsStr::from_bytes(name));
-        // A path that does not exist, or cannot be looked at, leads nowhere; nor does one below it.
+        // A path that does not exist, or cannot be examined, leads nowhere; nor does any path below it.
         let Ok(metadata) = file.symlink_metadata() else { break };
         if metadata.is_symlink() {
             // A dangling link may lead to a file by the time the script opens it.

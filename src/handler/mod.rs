@@ -1,8 +1,8 @@
-//! Handlers, which run requests: their trait. They are in the files beside this.
+//! Handlers, which run requests: their trait. The handlers themselves are in the files beside this one.
 //!
-//! Owns what the handlers have in common. A handler gets a complete request and a handle that stops it; it writes the
-//! response into a sink, or returns it whole. Invariant: it sees no store, no queue and no connection; only the handle
-//! says for which job it runs, if any.
+//! Owns what the handlers have in common. A handler gets a complete request and a handle that can stop it; it writes
+//! the response into a sink, or returns it as a whole. Invariant: it sees no store, no queue and no connection; only
+//! the handle tells for which job it runs, if any.
 
 pub mod cgi;
 pub mod child;
@@ -41,13 +41,13 @@ use crate::variables::Variables;
 
 /// What a handler returns.
 pub enum Outcome {
-    /// The whole answer. Nothing was written into the sink.
+    /// The complete answer. Nothing was written into the sink.
     Answer(Answer),
     /// The response was written into the sink, to its end.
     Written,
-    /// The answer is that of `GET` on this target of deferd's own (RFC 3875 section 6.2.2).
+    /// The answer is what deferd answers to `GET` on this target (RFC 3875 section 6.2.2).
     LocalRedirect(PathAndQuery),
-    /// This answer, after this span: the caller waits without holding anything.
+    /// This answer, after this delay: the caller waits without holding anything.
     Delayed(Answer, Duration),
 }
 
@@ -76,8 +76,8 @@ pub trait Handler: Send + Sync {
     /// The answer to the client.
     fn check(&self, request: &Parts) -> Result<(), Error>;
 
-    /// Refuses a request that could never run as a job, before a `202`; for a waiting client [`run`](Self::run) does
-    /// so.
+    /// Refuses a request that could never run as a job, before a `202`; for a waiting client, [`run`](Self::run) makes
+    /// this check.
     ///
     /// # Errors
     /// The answer to the client.
@@ -85,15 +85,15 @@ pub trait Handler: Send + Sync {
         Ok(())
     }
 
-    /// Returns how much content of this request, which it checked, it uses.
+    /// Returns how much content of this request, which has passed `check`, the handler uses.
     fn takes(&self, _: &Parts) -> Takes {
         Takes::Any
     }
 
-    /// Runs the request to its end, or until `execution` is stopped. The response goes into `sink`, or is returned.
+    /// Runs the request to its end, or until `execution` is stopped. The response is written into `sink`, or returned.
     ///
     /// # Errors
-    /// The error that is the answer; if part of a response was sent, the reason that it breaks.
+    /// The error that is the answer; if part of a response was already sent, the reason why it breaks off.
     fn run(
         &self,
         call: &Call,
@@ -101,7 +101,7 @@ pub trait Handler: Send + Sync {
         sink: &mut dyn Sink,
     ) -> Result<Outcome, Error>;
 
-    /// Returns whether a script or an upstream writes the fields of its answers, so that deferd adds none.
+    /// Returns whether a script or an upstream sets the fields of the answers, so that deferd adds none.
     fn relays_fields(&self) -> bool {
         false
     }
@@ -109,7 +109,7 @@ pub trait Handler: Send + Sync {
     /// Reads again the files that may change while deferd runs.
     ///
     /// # Errors
-    /// What is wrong; then everything stays as it was.
+    /// What is wrong; then nothing changes.
     fn reload(&self) -> Result<(), String> {
         Ok(())
     }
@@ -127,7 +127,7 @@ pub fn options(methods: &str) -> Response<Content> {
 pub struct ScriptRoute {
     /// The path prefix of the route.
     pub prefix: String,
-    /// The directory of the scripts: an absolute path, which may lead over symbolic links.
+    /// The directory of the scripts: an absolute path, which may contain symbolic links.
     pub directory: PathBuf,
     /// Where symbolic links below it may lead.
     pub links: Links,

@@ -1,8 +1,8 @@
-//! The pipes of a child process, served at once by one thread.
+//! The pipes of a child process, all served by one thread.
 //!
-//! Owns stdin, stdout and stderr of a child, and what takes its output. Knows no limit of time and no process: `child`
-//! does. Invariants: stdin is fed while stdout and stderr are drained, so that no size deadlocks; each pipe is closed
-//! as soon as it is no longer needed.
+//! Owns stdin, stdout and stderr of a child, and passes on its output. Knows no time limit and no process: `child`
+//! does. Invariants: stdin is fed while stdout and stderr are drained, so that no amount of data deadlocks; each pipe
+//! is closed as soon as it is no longer needed.
 
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,15 +21,15 @@ use crate::sink::{Lost, Waits};
 /// How much is read at a time from stderr, and of dropped output, in bytes.
 pub const READ: usize = 4096;
 
-/// The most that a pipe can hold when the group is dead (`pipe-max-size`).
+/// The most that a pipe can hold after the group is dead (`pipe-max-size`).
 const MAX_PIPE: usize = 1 << 20;
 
-/// What a script's output is called in an error.
+/// The words for a script's output in an error.
 pub const WRITTEN: &str = "what the script writes";
 
-/// What takes the output of a script while it runs.
+/// The destination of a script's output while it runs.
 pub trait Stdout {
-    /// Returns room for what comes next, at most `most` bytes; nothing while it [waits](Self::waits).
+    /// Returns room for the next output, at most `most` bytes; none while it [waits](Self::waits).
     ///
     /// # Errors
     /// [`NoMemory`].
@@ -46,25 +46,25 @@ pub trait Stdout {
         false
     }
 
-    /// As [`flush`](crate::sink::Sink::flush) of a sink; nothing to do if no client reads it.
+    /// Does what [`flush`](crate::sink::Sink::flush) of a sink does; nothing if no client reads the output.
     ///
     /// # Errors
-    /// As there.
+    /// As for a sink.
     fn flush(&mut self) -> Result<(), Lost> {
         Ok(())
     }
 
-    /// As [`waits`](crate::sink::Sink::waits) of a sink; `None` if no client reads it.
+    /// Returns what [`waits`](crate::sink::Sink::waits) of a sink does; `None` if no client reads the output.
     fn waits(&self) -> Option<Waits<'_>> {
         None
     }
 }
 
-/// The descriptors watched beside the pipes.
+/// The descriptors that are watched together with the pipes.
 pub struct Others<'a> {
-    /// Is readable when the run is stopped.
+    /// Readable when the run is stopped.
     pub wake: &'a OwnedFd,
-    /// The child.
+    /// Readable when the child has ended.
     pub leader: Option<&'a OwnedFd>,
     /// The connection of the client that waits for the run.
     pub client: Option<(BorrowedFd<'a>, PollFlags)>,
@@ -78,21 +78,21 @@ pub struct Pipes<'a> {
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     output: &'a mut dyn Stdout,
-    /// How much was read of it, in bytes.
+    /// How much of the output was read, in bytes.
     written: usize,
-    /// The reason that no more output can be taken.
+    /// Why no more output can be taken.
     no_room: Option<NoMemory>,
     max_output: usize,
-    /// Whether the output is read and dropped, because the script is ended: it must not wait for a reader.
+    /// Whether the output is read and dropped, because the script is being ended and must not wait for a reader.
     is_dropped: bool,
     lines: Stderr<'a>,
 }
 
 impl<'a> Pipes<'a> {
-    /// Takes the pipes of a child: its input is `content`, of its output `output` takes at most `max_output` bytes.
+    /// Takes the pipes of a child: its input is `content`; `output` takes at most `max_output` bytes of its output.
     ///
     /// # Errors
-    /// If they cannot be made not to block.
+    /// If they cannot be made non-blocking.
     pub fn new(
         child: &mut Child,
         content: &Content,
@@ -121,12 +121,12 @@ impl<'a> Pipes<'a> {
         })
     }
 
-    /// Returns whether the child must end for what it writes, or because its input cannot be read.
+    /// Returns whether the child must end because of what it writes, or because its input cannot be read.
     pub fn is_over(&self) -> bool {
         self.no_room.is_some() || self.no_input.is_some() || self.written > self.max_output
     }
 
-    /// Returns whether it has written more than it announced.
+    /// Returns whether the child has written more than it announced.
     pub fn is_beyond_end(&self) -> bool {
         self.output.is_beyond_end()
     }
@@ -136,7 +136,7 @@ impl<'a> Pipes<'a> {
         self.is_dropped = true;
     }
 
-    /// Returns the fault of the output, if it [is over](Self::is_over).
+    /// Returns what is wrong with the input or output, if it [is over](Self::is_over).
     pub fn over(&self) -> Option<Error> {
         if let Some(cause) = &self.no_room {
             return Some(Error::no_room_for(WRITTEN, cause));
@@ -150,7 +150,7 @@ impl<'a> Pipes<'a> {
         })
     }
 
-    /// Waits until something is ready; if that is a pipe, serves it.
+    /// Waits until a descriptor is ready; serves the pipes that are.
     pub fn serve(&mut self, others: &Others<'_>, timeout: Duration) -> Ready {
         let mut ready = self.wait(others, timeout);
         if ready.wake {
@@ -173,7 +173,7 @@ impl<'a> Pipes<'a> {
 
     fn wait(&self, others: &Others<'_>, timeout: Duration) -> Ready {
         let Others { wake, leader, client } = others;
-        // What cannot be read is not fed, and its pipe would always be ready.
+        // Input that cannot be read is not fed, and its pipe would always be ready.
         let stdin = self.stdin.as_ref().filter(|_| self.no_input.is_none());
         let stdin = stdin.map(|(pipe, _)| pipe.as_fd());
         let taker = self.output.waits().filter(|_| !self.is_dropped);
@@ -195,7 +195,7 @@ impl<'a> Pipes<'a> {
                 fds.push(PollFd::new(fd, *flags));
             }
         }
-        // An interrupted or failed wait is an empty one: the caller's loop looks at its clock.
+        // An interrupted or failed wait finds nothing ready: the caller's loop checks its clock.
         let timeout = Timespec::try_from(timeout).ok();
         let _ = poll(&mut fds, timeout.as_ref());
         let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
@@ -214,13 +214,13 @@ impl<'a> Pipes<'a> {
         let Some((pipe, rest)) = &mut self.stdin else { return };
         let piece = match rest.fill_buf() {
             Ok(piece) => piece,
-            // It must not take what it has got for the whole.
+            // The script must not take the part that it has received for the whole content.
             Err(error) => return self.no_input = Some(error),
         };
         match pipe.write(piece) {
             Ok(n) => rest.consume(n),
             Err(error) if is_transient(&error) => return,
-            // The script stopped reading, as it may.
+            // The script has stopped reading, which it is free to do.
             Err(_) => return self.stdin = None,
         }
         if rest.left() == 0 {
@@ -234,7 +234,7 @@ impl<'a> Pipes<'a> {
             let mut buffer = [0; READ];
             return read_once(&mut self.stdout, |fd| rustix::io::read(fd, &mut buffer)).is_some();
         }
-        // One byte more than allowed shows that there is more.
+        // One byte more than allowed shows whether there is more.
         let most = self.max_output.saturating_add(1).saturating_sub(self.written).max(1);
         let taken = match self.output.room(most) {
             Ok([]) => return false,
@@ -254,7 +254,7 @@ impl<'a> Pipes<'a> {
         self.no_room.is_none()
     }
 
-    /// Reads once from stderr; returns how much that was.
+    /// Reads once from stderr; returns how many bytes.
     fn read_stderr(&mut self) -> usize {
         let mut buffer = [0; READ];
         let n = read_once(&mut self.stderr, |fd| rustix::io::read(fd, &mut buffer)).unwrap_or(0);
@@ -262,11 +262,11 @@ impl<'a> Pipes<'a> {
         n
     }
 
-    /// Reads what stdout still holds. A process that left the group can keep them open, so this
-    /// waits for nothing but the client, and reads no more than a pipe can hold.
+    /// Reads what stdout still holds. A process that left the group can keep the pipe open, so this waits only for the
+    /// client, and reads at most what a pipe can hold.
     ///
     /// # Errors
-    /// The fault of the output; [`Error::Cancelled`] if it was stopped while it waited.
+    /// What is wrong with the output; [`Error::Cancelled`] if the run was stopped while this waited.
     pub fn drain(&mut self, wake: &OwnedFd, execution: &Execution) -> Result<(), Error> {
         self.stdin = None;
         let end = self.written.saturating_add(MAX_PIPE);
@@ -311,8 +311,8 @@ pub struct Ready {
     pub client: bool,
 }
 
-/// Reads once; at the end of the stream, or if it is broken, closes the pipe. Returns `None` if there
-/// is nothing to read.
+/// Reads once; at the end of the stream, or if it is broken, closes the pipe. Returns `None` if there is nothing to
+/// read.
 fn read_once(
     pipe: &mut Option<OwnedFd>,
     read: impl FnOnce(&OwnedFd) -> rustix::io::Result<usize>,
@@ -355,7 +355,7 @@ mod tests {
         }
     }
 
-    /// The pipe stays ready for more until the script has ended, which may take its grace.
+    /// The pipe would stay ready until the script has ended, which may take its whole grace.
     #[test]
     fn input_that_cannot_be_read_is_not_fed_again() {
         let path = std::env::temp_dir().join(format!("deferd-no-input-{}", std::process::id()));

@@ -1,7 +1,7 @@
 //! Reads processes from /proc: parents, groups, start times, children, environments.
 //!
-//! Owns the reading of /proc. Signals and reaps no process. Invariant: what cannot be read is no answer: a process that
-//! is gone is `None`, a missing environment is `Unknown`.
+//! Owns the reading of /proc. Signals and reaps no process. Invariant: a failed read is never taken for an answer: a
+//! process that no longer exists is `None`, a missing environment is `Unknown`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, getpid};
 
-/// Where the fields of `/proc/PID/stat` are, counted from the one behind the name (proc_pid_stat(5)).
+/// The positions of the fields in `/proc/PID/stat`, counted from the field after the name (proc_pid_stat(5)).
 const STATE: usize = 0;
 const PARENT: usize = 1;
 const GROUP: usize = 2;
@@ -21,13 +21,13 @@ const START: usize = 19;
 pub struct Process {
     /// Its number.
     pub pid: Pid,
-    /// Its parent; `None` if that is in another namespace.
+    /// Its parent; `None` if the parent is in another namespace.
     pub parent: Option<Pid>,
     /// Its process group.
     pub group: Option<Pid>,
-    /// When it started, in ticks since the boot: together with its number this is unique.
+    /// Its start, in ticks since the boot: together with its number, this is unique.
     pub start: u64,
-    /// Whether it has ended, and is not reaped yet.
+    /// Whether it has ended, and is not yet reaped.
     pub has_ended: bool,
 }
 
@@ -39,7 +39,7 @@ impl Process {
     }
 
     fn parse(pid: Pid, stat: &[u8]) -> Option<Self> {
-        // The name, in parentheses, may hold anything.
+        // The name, in parentheses, may contain anything.
         let end = memchr::memrchr(b')', stat)?;
         let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().take(START + 1).collect();
@@ -49,18 +49,18 @@ impl Process {
             parent: Pid::from_raw(number(PARENT)?),
             group: Pid::from_raw(number(GROUP)?),
             start: fields.get(START)?.parse().ok()?,
-            // The state is that of the first thread, which may end before others.
+            // The state is that of the first thread, which may end before the others.
             has_ended: matches!(*fields.get(STATE)?, "Z" | "X" | "x") && number(THREADS)? <= 1,
         })
     }
 
-    /// Whether this is the same process as `other`.
+    /// Returns whether this is the same process as `other`.
     pub fn is(&self, other: &Self) -> bool {
         (self.pid, self.start) == (other.pid, other.start)
     }
 }
 
-/// Whether a process was started with a variable.
+/// Whether a process was started with a variable in its environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variable {
     /// It was.
@@ -87,12 +87,12 @@ pub enum Source {
     Children,
     /// Only the parent of each process: all processes must be read.
     Parents,
-    /// Nothing, or the processes of another namespace.
+    /// No processes, or those of another namespace.
     Nothing,
 }
 
 impl Source {
-    /// Returns what there is; what is found first holds.
+    /// Returns what this system offers; the result of the first call is kept.
     pub fn find() -> Self {
         static SOURCE: OnceLock<Source> = OnceLock::new();
         *SOURCE.get_or_init(|| {
@@ -107,16 +107,16 @@ impl Source {
     }
 }
 
-/// The children of processes.
+/// The children of each process.
 pub enum Kinship {
-    /// Each process is asked.
+    /// Each process is read when its children are requested.
     Asked,
-    /// All were read.
+    /// All processes were read.
     Read(HashMap<Pid, Vec<Pid>>),
 }
 
 impl Kinship {
-    /// Looks at all processes, if it has to; `None` without /proc.
+    /// Reads all processes, if that is necessary; `None` without /proc.
     pub fn look() -> Option<Self> {
         match Source::find() {
             Source::Children => Some(Self::Asked),
@@ -136,8 +136,8 @@ impl Kinship {
         }
     }
 
-    /// Returns the children of this process that it may have inherited. An orphan becomes a child of the first
-    /// thread, which runs as long as the process does; those that other threads started are their own.
+    /// Returns the children of this process that it may have inherited. An orphan becomes a child of the first thread,
+    /// which runs as long as the process does; children of other threads were started by them.
     pub fn inherited(&self) -> Vec<Pid> {
         let own = getpid();
         match self {
@@ -148,7 +148,7 @@ impl Kinship {
 }
 
 fn children_of_thread(process: Pid, thread: Pid) -> Vec<Pid> {
-    // Both may be gone.
+    // The process or the thread may have ended.
     let list = fs::read_to_string(format!("/proc/{process}/task/{thread}/children"));
     let pid = |word: &str| Pid::from_raw(word.parse().ok()?);
     list.unwrap_or_default().split_ascii_whitespace().filter_map(pid).collect()
@@ -184,7 +184,7 @@ mod tests {
             )
         };
         let (parent, group) = (Pid::from_raw(5), Pid::from_raw(6));
-        // A process whose first thread has ended is there still.
+        // A process whose first thread has ended still exists.
         for (state, threads, has_ended) in
             [("S", 1, false), ("Z", 1, true), ("Z", 0, true), ("Z", 2, false), ("X", 0, true)]
         {
@@ -205,7 +205,7 @@ mod tests {
         assert!(Kinship::Asked.children(getpid()).contains(&pid));
         assert!(Kinship::Read(by_parent()).children(getpid()).contains(&pid));
         assert_eq!(Process::find(pid).unwrap().parent, Some(getpid()));
-        // Before it executes its program it has this one's.
+        // Until it executes its program, it has the environment of this process.
         let seen = || variable(pid, b"A_VARIABLE=set");
         while seen() != Variable::Set {}
         assert_eq!(variable(pid, b"A_VARIABLE=se"), Variable::Unset);

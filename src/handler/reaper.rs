@@ -1,10 +1,10 @@
-//! The children of this process: those that it starts and those that it inherits.
+//! The children of this process: those that it started and those that it inherited.
 //!
-//! Owns the table of runs, by which the two are told apart, and a thread that reaps what is inherited and looks after
-//! groups that linger. Does not reap scripts: their runs do. It exists once, because a process has one set of children.
-//! Invariants: a child is inherited if it is not in the table, and a child is started and entered while the thread
-//! reaps none; each is reaped by its number; a lingering group is signalled only while a child of deferd's is in it, so
-//! that its number is never that of another.
+//! Owns the table of runs, which tells the two kinds apart, and a thread that reaps inherited children and takes care
+//! of groups that linger. Does not reap scripts: their runs do. It exists once, because a process has one set of
+//! children. Invariants: a child that is not in the table is inherited, and a child is started and entered while the
+//! thread reaps none; each child is reaped by its number; a lingering group is signalled only while a child of deferd
+//! is in it, so that its number cannot belong to another group.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -26,7 +26,7 @@ use super::descendants::count_group;
 use super::process_table::Kinship;
 use crate::job::lingering::Lingering;
 
-/// The time that the rest of a group has to leave it.
+/// How long the rest of a group has to leave it.
 const LEAVE_TIME: Duration = Duration::from_millis(200);
 
 /// The longest wait for a killed group. Only a process that the kernel cannot end takes longer.
@@ -35,7 +35,7 @@ const KILL_TIME: Duration = Duration::from_secs(6);
 /// The period of checking lingering groups.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How long an inherited child that has ended may wait for others: one pass reaps them all.
+/// How long an inherited child that has ended may wait for others: one pass reaps all of them.
 const REST: Duration = Duration::from_millis(50);
 
 static RUNS: Runs = Runs {
@@ -50,22 +50,22 @@ static RUNS: Runs = Runs {
 static WAKE: OnceLock<UnixStream> = OnceLock::new();
 
 struct Runs {
-    /// Shared by threads that start children, exclusive while inherited ones are reaped.
+    /// Shared by threads that start children, exclusive while inherited children are reaped.
     starting: RwLock<()>,
-    /// The table of runs: the scripts that were started and are not reaped.
+    /// The table of runs: the scripts that were started and are not yet reaped.
     leaders: Mutex<BTreeSet<RawPid>>,
-    /// Scripts that the kernel did not end in time: they are reaped when they have ended.
+    /// Scripts that the kernel did not end in time: they are reaped once they have ended.
     abandoned: Mutex<Vec<Pid>>,
-    /// The groups that came since the thread's last pass.
+    /// The groups that were added since the thread's last pass.
     lingering: Mutex<Vec<LingeringGroup>>,
-    /// How many groups linger, with those of the thread.
+    /// How many groups linger, including those that the thread has taken.
     count: AtomicUsize,
 }
 
 /// Takes over the orphans of all scripts from now on, and reaps them.
 ///
 /// # Errors
-/// Those of the system.
+/// Errors of the system.
 pub fn start() -> io::Result<()> {
     if let Err(error) = set_child_subreaper(Some(getpid())) {
         log::warn!(
@@ -79,18 +79,18 @@ pub fn start() -> io::Result<()> {
         end.set_nonblocking(true)?;
     }
     signal_hook::low_level::pipe::register(SIGCHLD, signals)?;
-    // What was inherited before has sent its signal already.
+    // Children inherited earlier have sent their signals already.
     let reap_at = Some(Instant::now());
     thread::Builder::new().name("reaper".into()).spawn(move || watch(ended, woken, reap_at))?;
-    // A second one would only do the same work.
+    // A second thread would only do the same work.
     let _ = WAKE.set(wake);
     Ok(())
 }
 
-/// Starts a child and enters it into the table, out of which [`reap`] or [`abandon`] takes it.
+/// Starts a child and enters it into the table; [`reap`] or [`abandon`] removes it.
 ///
 /// # Errors
-/// Those of the system.
+/// Errors of the system.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let _shared = RUNS.starting.read().unwrap_or_else(PoisonError::into_inner);
     let child = command.spawn()?;
@@ -98,19 +98,19 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
     Ok(child)
 }
 
-/// Waits for the end of a child that was started here.
+/// Waits for the end of a child that `spawn` started.
 ///
 /// # Errors
-/// Those of the system.
+/// Errors of the system.
 pub fn reap(child: &mut Child) -> io::Result<ExitStatus> {
     let pid = Pid::from_child(child);
     let status = child.wait();
-    // Not before: the thread would take it for an orphan.
+    // Not earlier: the thread would take the child for an orphan.
     leave_table(pid);
     status
 }
 
-/// Leaves a child that was started here, and does not end, to the thread.
+/// Leaves to the thread a child that `spawn` started and that does not end.
 pub fn abandon(child: &Child) {
     let pid = Pid::from_child(child);
     lock(&RUNS.abandoned).push(pid);
@@ -121,8 +121,8 @@ fn leave_table(pid: Pid) {
     lock(&RUNS.leaders).remove(&pid.as_raw_nonzero().get());
 }
 
-/// Gives the rest of a group, whose leader is reaped, some time to leave it, then kills it; `log_name` names the run in
-/// the log. `None` if nothing is left.
+/// Gives the rest of a group, whose leader is reaped, some time to leave it, then kills it; `log_name` names the run
+/// in the log. Returns `None` if nothing is left.
 pub fn end_group(group: Pid, log_name: &str) -> Option<Lingering> {
     if !is_left(group) {
         return None;
@@ -145,7 +145,7 @@ pub fn end_group(group: Pid, log_name: &str) -> Option<Lingering> {
     Some(lingering)
 }
 
-/// Waits until no group lingers any more, at most for `span`.
+/// Waits until no group lingers, for at most `span`.
 pub fn wait_for_groups(span: Duration) {
     let end = Instant::now() + span;
     while RUNS.count.load(Ordering::Acquire) > 0 && Instant::now() < end {
@@ -153,7 +153,7 @@ pub fn wait_for_groups(span: Duration) {
     }
 }
 
-/// Whether a child of deferd's is in a group whose leader is reaped; those that have ended are reaped here.
+/// Returns whether a child of deferd is in a group whose leader is reaped; reaps the children in it that have ended.
 pub fn is_left(group: Pid) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     loop {
@@ -168,7 +168,7 @@ pub fn is_left(group: Pid) -> bool {
 /// A group whose leader has ended.
 struct LingeringGroup {
     group: Pid,
-    /// Its deadline: first to leave, then to end.
+    /// The deadline of the current step: first for leaving, then for ending.
     until: Instant,
     log_name: String,
     is_killed: bool,
@@ -176,8 +176,8 @@ struct LingeringGroup {
 }
 
 impl LingeringGroup {
-    /// Returns whether it is there still; kills it when its time is over. Only the thread does this, which
-    /// reaps nothing meanwhile: so the group's number stays taken between the two steps.
+    /// Returns whether the group still exists; kills it when its time is over. Only the thread calls this, and it
+    /// reaps nothing in between, so the group's number stays taken between the two steps.
     fn look(&mut self, now: Instant) -> bool {
         if is_left(self.group) {
             if now < self.until {
@@ -200,7 +200,7 @@ impl LingeringGroup {
         let _ = kill_process_group(self.group, Signal::KILL);
         self.is_killed = true;
         let left = match count {
-            // The last has ended at this moment.
+            // The last process has ended at this moment.
             Some(0) => return,
             Some(1) => "1 process that was".to_owned(),
             Some(count) => format!("{count} processes that were"),
@@ -216,20 +216,20 @@ impl LingeringGroup {
 /// Wakes the thread.
 fn wake() {
     if let Some(mut sender) = WAKE.get() {
-        // If it is full, the thread has yet to wake.
+        // If the socket is full, the thread will wake in any case.
         let _ = sender.write(&[0]);
     }
 }
 
-/// The thread: each byte of `ended` is a child that has ended, each of `woken` a group that lingers; at `reap_at` it
-/// looks for children to reap.
+/// Runs the thread: each byte from `ended` stands for a child that has ended, each from `woken` for a group that
+/// lingers; at `reap_at` it looks for children to reap.
 fn watch(mut ended: UnixStream, mut woken: UnixStream, mut reap_at: Option<Instant>) {
     let mut groups: Vec<LingeringGroup> = Vec::new();
     loop {
         let tick = (!groups.is_empty()).then_some(TICK);
         let rest = reap_at.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = tick.into_iter().chain(rest).min();
-        // While it rests, the ends of more children do not wake it.
+        // During the rest, the ends of more children do not wake the thread.
         let mut sources = [PollFd::new(&woken, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
         let watched = if reap_at.is_some() { 1 } else { 2 };
         let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
@@ -264,17 +264,17 @@ fn reap_inherited() {
     }
 }
 
-/// Reaps a child that has ended, unless it is the leader of a run; returns whether it is gone.
+/// Reaps a child that has ended, unless it is the leader of a run; returns whether it was reaped.
 fn reap_unless_run(pid: Pid) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    // Most have not ended: then no child has to wait for its start.
+    // Most children have not ended: this check spares a lock that would delay the start of others.
     match waitid(WaitId::Pid(pid), options | WaitIdOptions::NOWAIT) {
         Ok(Some(_)) => {}
         Ok(None) => return false,
         Err(_) => return true,
     }
     let _alone = RUNS.starting.write().unwrap_or_else(PoisonError::into_inner);
-    // The number may be that of another child by now.
+    // The number may belong to another child by now.
     if lock(&RUNS.leaders).contains(&pid.as_raw_nonzero().get()) {
         return false;
     }
@@ -282,7 +282,7 @@ fn reap_unless_run(pid: Pid) -> bool {
     true
 }
 
-/// Takes a poisoned lock too: the guarded data is valid between any two statements.
+/// Locks, even if the lock is poisoned: the guarded data is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

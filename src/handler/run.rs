@@ -1,7 +1,7 @@
 //! The `run:` target: plain programs whose stdout is the content and whose exit code is the status.
 //!
-//! Owns the translation of an exit status into a response. Does not start the program: `child` does.
-//! Invariant: exit code 0 is `200`, and nothing else is.
+//! Owns the translation of an exit status into a response. Does not start the program: `child` does. Invariant: exit
+//! code 0, and no other, is `200`.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -40,7 +40,7 @@ impl Handler for RunHandler {
         locate::locate(&self.route, request.uri.path()).map(drop)
     }
 
-    /// Returns the answer whole, because the exit code is its status.
+    /// Returns the answer as a whole, because its status depends on the exit code.
     fn run(
         &self,
         call: &Call,
@@ -48,7 +48,7 @@ impl Handler for RunHandler {
         _: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
         if call.request.method() == Method::OPTIONS {
-            // A plain program knows no methods: it would run.
+            // A plain program does not know methods: OPTIONS would run it.
             return Ok(options(ANY_METHOD).into());
         }
         let mut stdout = Kept::new(execution.memory());
@@ -61,7 +61,7 @@ impl Handler for RunHandler {
     }
 }
 
-/// Keeps the output of a program, and sees whether it is text.
+/// Keeps the output of a program, and checks whether it is text.
 struct Kept {
     content: ContentBuffer,
     text: Utf8,
@@ -84,10 +84,10 @@ impl Stdout for Kept {
     }
 }
 
-/// Finds the script that a request names and runs it; the same for `run:` and `cgi:`.
+/// Finds the script that a request names and runs it; `run:` and `cgi:` share this.
 ///
 /// # Errors
-/// Those of [`locate::locate`] and [`child::run`].
+/// Errors of [`locate::locate`] and [`child::run`].
 pub fn run_script(
     route: &ScriptRoute,
     call: &Call,
@@ -126,7 +126,7 @@ fn response(
     }
     if !status.success() {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        // Only for the owner of a job: a waiting client may be another user.
+        // Only the owner of a job gets this line: a waiting client may be another user.
         let line = execution.job().and_then(|_| execution.last_line());
         if let Some(line) = line.and_then(|line| HeaderValue::try_from(line).ok()) {
             response.headers_mut().insert(STDERR, line);

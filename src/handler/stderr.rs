@@ -1,15 +1,15 @@
-//! A script's stderr, line by line: to the log, to the job's log tail, to its progress.
+//! A script's stderr, line by line: to the log, to the job's log, and to its progress.
 //!
-//! Owns the splitting into lines. Does not read the pipe: `pipes` does. Invariant: a line without an end costs
-//! no more memory than the longest line that is shown, nothing in a line can forge a second line of the log, and a
-//! script that says much does not fill the log.
+//! Owns the splitting into lines. Does not read the pipe: `pipes` does. Invariant: a line without an end costs no more
+//! memory than the longest line that is shown, nothing in a line can forge a second line of the log, and a script that
+//! writes many lines does not fill the log.
 
 use crate::job::execution::Execution;
 
 /// A longer line is shown in pieces of this length, in bytes.
 const MAX_LINE: usize = 4096;
 
-/// How many lines of one run are logged; the others are counted.
+/// How many lines of one run are logged; the others are only counted.
 const MAX_LOGGED: usize = 100;
 
 /// Splits what a script writes to stderr into lines.
@@ -17,7 +17,7 @@ pub struct Stderr<'a> {
     execution: &'a Execution,
     script: &'a str,
     line: Vec<u8>,
-    /// How many lines there were.
+    /// How many lines the script has written.
     lines: usize,
 }
 
@@ -38,14 +38,14 @@ impl<'a> Stderr<'a> {
                 }
             }
         }
-        // Tools that redraw one line end it with a carriage return: the log waits for the line's
-        // end, the progress does not.
+        // Tools that redraw a line end it with a carriage return: the log waits for the end of the line, the progress
+        // does not.
         if let Some(end) = self.line.iter().rposition(|&b| b == b'\r') {
             self.show_progress(end);
         }
     }
 
-    /// Ends it: what the script wrote last is a line as well.
+    /// Ends the output: its last line counts even without a line feed.
     pub fn finish(mut self) {
         if !self.line.is_empty() {
             self.end_line();
@@ -75,7 +75,7 @@ impl<'a> Stderr<'a> {
         self.line.clear();
     }
 
-    /// Makes the part of the line before a carriage return, or before its end, the progress.
+    /// Makes the line the progress: its part before a carriage return, or before its end.
     fn show_progress(&self, end: usize) {
         let text = String::from_utf8_lossy(&self.line[..end]);
         if let Some(last) = text.trim_end().rsplit('\r').next() {

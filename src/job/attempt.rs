@@ -1,8 +1,8 @@
 //! An attempt: a job from its first start to its result, over retries, redirects and delays.
 //!
-//! Owns what a worker knows of the job that it runs, and what waits with the job while no worker has it. Decides
-//! nothing: whether there is another attempt is `handler::retry`'s decision. Invariant: a redirect and its
-//! deadline live as long as the attempt that led to it.
+//! Owns what a worker knows about the job that it runs, and what is kept with the job while no worker has it. Decides
+//! nothing: `handler::retry` decides whether there is another attempt. Invariant: a redirect and its deadline live as
+//! long as the attempt that led to it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::exchange::{Answer, Call};
 pub struct Attempt {
     /// The request of the job.
     pub call: Call,
-    /// The handle to whatever handler runs for it.
+    /// The handle to its current handler.
     pub execution: Arc<Execution>,
     /// When the job was accepted.
     pub created: Stamp,
@@ -30,9 +30,9 @@ pub struct Attempt {
     pub shortages: u32,
     /// The deadline of this attempt, with all its redirects.
     pub deadline: Instant,
-    /// The target of a local redirect; set by it, dropped with the attempt.
+    /// The request of a local redirect; set by the redirect, dropped with the attempt.
     pub redirected: Option<Redirected>,
-    /// The result at the end of the delay; set if the handler only asked for that delay.
+    /// The result at the end of the delay; set if the handler only requested a delay.
     pub answer: Option<Answer>,
 }
 
@@ -53,12 +53,12 @@ impl Attempt {
         }
     }
 
-    /// Notes in the job's record how many attempts began.
+    /// Records in the handle how many attempts have begun.
     pub fn tell(&self) {
         self.execution.set_attempts(Attempts { first: self.started, count: self.made });
     }
 
-    /// Returns the request to run, or the one that ran last.
+    /// Returns the request that runs next, or that ran last.
     pub fn hop(&self) -> Hop<'_> {
         let first = Hop { call: &self.call, count: 0, deadline: self.deadline };
         self.redirected.as_ref().map_or(first, Redirected::hop)
@@ -69,7 +69,7 @@ impl Attempt {
         self.redirected.as_ref().map_or(self.route, |redirected| redirected.route)
     }
 
-    /// Returns the deadline of a job that does not run: only a redirect has one while it waits.
+    /// Returns the deadline of a job that does not run: a waiting job has one only after a redirect.
     pub fn expiry(&self) -> Option<Instant> {
         self.redirected.as_ref().map(|redirected| redirected.deadline)
     }
@@ -90,17 +90,17 @@ pub struct Claimed {
     pub attempt: Box<Attempt>,
 }
 
-/// A request that was run and led to a local redirect.
+/// A request that was run, and that may lead to a local redirect.
 pub struct Hop<'a> {
     /// The request.
     pub call: &'a Call,
     /// How many redirects led to it.
     pub count: usize,
-    /// The deadline of the first request, and so of all that follow it.
+    /// The deadline of the first request, and of all that follow it.
     pub deadline: Instant,
 }
 
-/// A request that takes the place of the client's.
+/// A request that replaces the client's.
 pub struct Redirected {
     /// The request.
     pub call: Call,

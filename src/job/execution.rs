@@ -1,8 +1,8 @@
 //! The handle to a running handler: stop it, see its progress.
 //!
-//! Owns the stop signal of each running handler, and its last line of stderr; the rest of that is its `log`. And the
-//! client for whom it runs, if one waits: a client that leaves stops the run. Does not know what a handler is.
-//! Invariant: a stop is never lost: a handler that starts to wait, or registers its waker, afterwards sees it too.
+//! Owns the stop signal of each running handler, its last line of stderr (`log` has the other lines), and its waiting
+//! client, if any: a client that leaves stops the run. Does not know what a handler is. Invariant: a stop is never
+//! lost: a handler that only later starts to wait, or registers its waker, still sees it.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -23,10 +23,10 @@ pub const LOOK: Duration = Duration::from_millis(250);
 /// How much of the last line `x-progress` shows, in characters.
 const PROGRESS_CHARS: usize = 100;
 
-/// How hard a handler is told to stop; the later variant is the harder.
+/// How urgently a handler is asked to stop; the later variant is more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
-    /// End soon: a script gets SIGTERM and some seconds to tidy up.
+    /// End soon: a script gets SIGTERM and some seconds to clean up.
     Cancel,
     /// End now.
     Kill,
@@ -38,7 +38,7 @@ pub enum OnLeave {
     /// It is cancelled.
     #[default]
     Cancel,
-    /// It goes on: `ignore-abort=yes`.
+    /// It continues: `ignore-abort=yes`.
     GoOn,
 }
 
@@ -47,13 +47,13 @@ type Waker = Box<dyn Fn() + Send>;
 /// The handle to a handler: for one job, or for a thread that runs one request after another for waiting clients.
 #[derive(Default)]
 pub struct Execution {
-    /// The job it runs for; `None` for a client that waits.
+    /// The job that it runs for; `None` for a waiting client.
     job: Option<JobId>,
-    /// The budget that is charged for the handler's output.
+    /// The allowance that the handler's output is charged to.
     memory: Allowance,
-    /// The client that waits; `None` for a job.
+    /// The waiting client; `None` for a job.
     client: Option<Arc<dyn Peer>>,
-    /// Whether the current run is cancelled when the client leaves. Only the client's thread sets it.
+    /// Whether the current run continues when the client leaves. Only the client's thread sets it.
     goes_on: AtomicBool,
     signal: Mutex<Signal>,
     changed: Condvar,
@@ -62,11 +62,11 @@ pub struct Execution {
     log: Arc<JobLog>,
     /// What lingers after the last run. Set by its handler, taken by the holder of its place in a lane.
     lingering: Mutex<Option<Lingering>>,
-    /// How its last script ended, and the last line of that script.
+    /// How its last script ended, and that script's last line.
     script: Mutex<LastScript>,
     /// The number of the attempt, from 1. Only the job's worker sets it.
     attempt: AtomicU32,
-    /// Only the job's worker sets it.
+    /// The attempts so far. Only the job's worker sets this.
     attempts: Mutex<Attempts>,
 }
 
@@ -75,13 +75,13 @@ pub struct Execution {
 pub struct Attempts {
     /// When the first of them began.
     pub first: Option<Stamp>,
-    /// How many there were.
+    /// How many were made.
     pub count: u32,
 }
 
 #[derive(Default)]
 struct Signal {
-    /// Set by a cancellation, a client that leaves, or the end; never taken back.
+    /// Set by a cancellation, a client that leaves, or the shutdown; never reset.
     stop: Option<Stop>,
     /// Set by a handler that waits in the kernel, dropped by its [`WakerGuard`].
     waker: Option<Waker>,
@@ -89,7 +89,7 @@ struct Signal {
     deadline: Option<Instant>,
 }
 
-/// What is known of the current or last script.
+/// What is known about the current or last script.
 #[derive(Default)]
 struct LastScript {
     /// The last line that it wrote to stderr, made printable.
@@ -117,7 +117,7 @@ impl Execution {
         }
     }
 
-    /// Returns the job that it runs for; `None` for a client that waits.
+    /// Returns the job that it runs for; `None` for a waiting client.
     pub const fn job(&self) -> Option<JobId> {
         self.job
     }
@@ -142,7 +142,7 @@ impl Execution {
         *lock(&self.attempts) = attempts;
     }
 
-    /// Returns the budget that is charged for the handler's output.
+    /// Returns the allowance that the handler's output is charged to.
     pub const fn memory(&self) -> &Allowance {
         &self.memory
     }
@@ -157,8 +157,8 @@ impl Execution {
         self.goes_on.store(on_leave == OnLeave::GoOn, Ordering::Relaxed);
     }
 
-    /// Checks whether the client has left, which stops the run. If the run goes on, only the client's connection gives
-    /// its place back.
+    /// Checks whether the client has left, which stops the run. If the run continues, only the place of the client's
+    /// connection is given back.
     pub fn look(&self) {
         let is_gone = self.client.as_ref().is_some_and(|client| client.is_gone());
         if is_gone && !self.goes_on.load(Ordering::Relaxed) {
@@ -183,12 +183,12 @@ impl Execution {
         lock(&self.signal).deadline.map_or(own, |deadline| deadline.min(own))
     }
 
-    /// The job's id as the log shows it: `-` without one.
+    /// Returns the job's id for the log: `-` if there is no job.
     pub fn job_as_log(&self) -> String {
         self.job.map_or_else(|| "-".to_owned(), |id| id.to_string())
     }
 
-    /// Asks the handler to stop. A harder request replaces a softer one.
+    /// Asks the handler to stop. A more urgent request replaces an earlier one.
     pub fn stop(&self, stop: Stop) {
         let mut signal = lock(&self.signal);
         if signal.stop < Some(stop) {
@@ -200,12 +200,12 @@ impl Execution {
         }
     }
 
-    /// Whether, and how, the handler was asked to stop.
+    /// Returns whether, and how urgently, the handler was asked to stop.
     pub fn stopped(&self) -> Option<Stop> {
         lock(&self.signal).stop
     }
 
-    /// Waits for `span`, or until asked to stop, or the client leaves.
+    /// Waits for `span`, or until asked to stop, or until the client leaves.
     ///
     /// # Errors
     /// The stop, if one was asked for.
@@ -223,14 +223,14 @@ impl Execution {
             let slice = if self.client.is_some() { left.min(LOOK) } else { left };
             signal =
                 self.changed.wait_timeout(signal, slice).unwrap_or_else(PoisonError::into_inner).0;
-            // Checking may stop this run, and takes the lock for that.
+            // Checking may stop this run, which takes the lock.
             drop(signal);
             self.look();
         }
     }
 
-    /// Calls `waker` at each stop until the guard is dropped, and at once if a stop came before. It must not block: it
-    /// runs under the signal's lock.
+    /// Calls `waker` at each stop until the guard is dropped, and at once if a stop came before. `waker` must not
+    /// block: it runs under the signal's lock.
     pub fn on_stop(&self, waker: impl Fn() + Send + 'static) -> WakerGuard<'_> {
         let mut signal = lock(&self.signal);
         if signal.stop.is_some() {
@@ -247,12 +247,12 @@ impl Execution {
         *lock(&self.lingering) = lingering;
     }
 
-    /// Takes what lingers after the last run: its place in a lane is kept as long.
+    /// Takes what lingers after the last run: the run's place in a lane is kept until that is gone.
     pub fn take_lingering(&self) -> Option<Lingering> {
         lock(&self.lingering).take()
     }
 
-    /// Appends to the log, which only a job has: no client could ask for another's.
+    /// Appends to the log. Only a job has one: no client could ask for the log of another run.
     pub fn append_log(&self, bytes: &[u8]) {
         if self.job.is_some() {
             self.log.append(bytes);
@@ -267,12 +267,12 @@ impl Execution {
         }
     }
 
-    /// Says that a script or another handler begins.
+    /// Records that a script or another handler begins.
     pub fn begin_script(&self) {
         *lock(&self.script) = LastScript::default();
     }
 
-    /// Makes `line` the last one of the script, and the progress, unless it is blank.
+    /// Makes `line` the last line of the script, and the progress, unless it is blank.
     pub fn set_line(&self, line: &str) {
         let shown = printable(line);
         if !shown.is_empty() {
@@ -292,18 +292,18 @@ impl Execution {
         lock(&self.script).exit_code = code;
     }
 
-    /// Returns the exit code of the last script; `None` if it was killed, or none ran.
+    /// Returns the exit code of the last script; `None` if it was killed, or if none ran.
     pub fn exit_code(&self) -> Option<i32> {
         lock(&self.script).exit_code
     }
 
-    /// The last line, printable, at most 100 characters.
+    /// Returns the last line, printable, at most 100 characters.
     pub fn progress(&self) -> Option<String> {
         let progress = lock(&self.progress).clone();
         (!progress.is_empty()).then_some(progress)
     }
 
-    /// Returns the last of the log.
+    /// Returns the end of the log.
     pub fn log(&self) -> LogEnd {
         self.log.end()
     }
@@ -331,22 +331,22 @@ impl Drop for WakerGuard<'_> {
     }
 }
 
-/// The handles to runs for waiting clients, so that the end of deferd can stop them. The store has those of jobs.
+/// The handles to runs for waiting clients, which the shutdown uses to stop them. The store has the handles of jobs.
 #[derive(Default)]
 pub struct Executions(Arc<Mutex<Runs>>);
 
 #[derive(Default)]
 struct Runs {
-    /// Each at the place that its [`Run`] knows.
+    /// Each handle is at the index that its [`Run`] knows.
     running: Vec<Option<Arc<Execution>>>,
-    /// The places that are free.
+    /// The free indexes.
     free: Vec<usize>,
-    /// Set at the end: a run that begins later is stopped at once.
+    /// Set at the shutdown: a run that begins later is stopped at once.
     stop: Option<Stop>,
 }
 
 impl Executions {
-    /// Returns the handle to all that runs while this client waits.
+    /// Returns the handle to everything that runs while this client waits.
     pub fn begin(&self, client: Arc<dyn Peer>, memory: Allowance) -> Run {
         let execution = Arc::new(Execution::watching(client, memory));
         let mut runs = lock(&self.0);
@@ -362,7 +362,7 @@ impl Executions {
         Run { runs: Arc::clone(&self.0), place, execution }
     }
 
-    /// Stops every run, also those that begin later.
+    /// Stops every run, including those that begin later.
     pub fn stop_all(&self, stop: Stop) {
         let running: Vec<_> = {
             let mut runs = lock(&self.0);
@@ -375,7 +375,7 @@ impl Executions {
     }
 }
 
-/// A handle that is among those of [`Executions`] until it is dropped.
+/// A handle that is in [`Executions`] until it is dropped.
 pub struct Run {
     runs: Arc<Mutex<Runs>>,
     place: usize,
@@ -397,7 +397,7 @@ fn printable(line: &str) -> String {
     line.trim().chars().map(shown).take(PROGRESS_CHARS).collect()
 }
 
-/// Takes a poisoned lock too: the guarded data is valid between any two statements.
+/// Locks, even if the lock is poisoned: the guarded data is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(execution.progress().as_deref(), Some("the next is in 1s"));
     }
 
-    /// A client that has left, and no socket.
+    /// A client that has left, without a socket.
     struct Left;
 
     impl Peer for Left {

@@ -1,36 +1,37 @@
-//! What lingers after a run, and what is held as long.
+//! Processes that linger after a run, and what is held until they are gone.
 //!
-//! Owns neither: the processes are `handler::reaper`'s, the place in a lane is the store's. Invariant: what is held is
-//! dropped exactly when the lingering processes are gone, at once if they are gone already.
+//! Owns neither: the processes are in the care of `handler::reaper`, and the place in a lane belongs to the store.
+//! Invariant: what is held is dropped exactly when the lingering processes are gone, or at once if they are gone
+//! already.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Something that lingers after a run.
+/// The lingering processes of a run.
 #[derive(Clone)]
 pub struct Lingering(Arc<Mutex<State>>);
 
 enum State {
-    /// It still lingers, and holds this.
+    /// The processes still linger; these values are held.
     Here(Vec<Box<dyn Send>>),
     Gone,
 }
 
 impl Lingering {
-    /// Returns a lingering that holds nothing.
+    /// Returns lingering processes for which nothing is held.
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(State::Here(Vec::new()))))
     }
 
-    /// Keeps `held` until it is gone.
+    /// Holds `held` until the processes are gone.
     pub fn hold(&self, held: impl Send + 'static) {
         if let State::Here(all) = &mut *self.lock() {
             all.push(Box::new(held));
         }
-        // Else it is dropped here, when the lock is released.
+        // Otherwise `held` is dropped here, after the lock is released.
     }
 
-    /// Notes that it is gone.
+    /// Records that the processes are gone.
     pub fn end(&self) {
         let before = std::mem::replace(&mut *self.lock(), State::Gone);
         drop(before);

@@ -1,8 +1,8 @@
-//! What a job's script writes to stderr: the end of it, and the threads that follow it.
+//! What a job's script writes to stderr: its last bytes, and the threads that follow it.
 //!
-//! Owns how much is kept: [`KEPT`] bytes, and while a client follows, what that one may be behind. Does not know what
-//! the bytes mean, nor who wrote them. Invariants: an offset counts all bytes that were ever written, so it means the
-//! same whatever was dropped meanwhile; a thread that follows is woken by each byte that comes.
+//! Owns how much is kept: [`KEPT`] bytes, and more while a client follows, up to [`BEHIND`]. Does not know what the
+//! bytes mean, nor who wrote them. Invariants: an offset counts all bytes that were ever written, so its meaning does
+//! not change when bytes are dropped; a thread that follows is woken by each write.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread, ThreadId};
@@ -12,15 +12,15 @@ use crate::memory::{Allowance, Charge, NoRoom};
 /// How much of a log is kept, in bytes.
 pub const KEPT: usize = 8 * 1024;
 
-/// How far behind a client that follows may be, in bytes.
+/// How far a client that follows may lag, in bytes.
 pub const BEHIND: usize = 64 * 1024;
 
-/// The last of what a job wrote to stderr.
+/// The last bytes that a job wrote to stderr.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogEnd {
     /// The bytes.
     pub text: Box<[u8]>,
-    /// How much it wrote in all, in bytes: the offset behind the text.
+    /// How much it wrote in all, in bytes: the offset after the text.
     pub offset: u64,
 }
 
@@ -30,7 +30,7 @@ impl LogEnd {
         self.offset.saturating_sub(self.text.len() as u64)
     }
 
-    /// Returns what of it is behind an offset.
+    /// Returns the part of it after an offset.
     #[must_use]
     pub fn behind(mut self, offset: u64) -> Self {
         let known = offset.saturating_sub(self.start());
@@ -43,24 +43,24 @@ impl LogEnd {
     }
 }
 
-/// The log of a job that was begun.
+/// The log of a job that has begun.
 #[derive(Default)]
 pub struct JobLog(Mutex<Tail>);
 
 #[derive(Default)]
 struct Tail {
-    /// The last bytes: what is kept, and up to as much again, so that trimming costs O(1) a byte.
+    /// The last bytes: those that are kept, and up to as many again, so that trimming costs O(1) a byte.
     text: Vec<u8>,
     /// How much was written in all, in bytes.
     offset: u64,
     /// The threads that follow.
     followers: Vec<Thread>,
-    /// What is kept for them beside the rest.
+    /// The charge for what is kept for followers beyond [`KEPT`].
     charge: Option<Charge>,
 }
 
 impl JobLog {
-    /// Goes on behind what was written in earlier attempts, which another process may have made.
+    /// Continues after what earlier attempts wrote, which another process may have made.
     pub fn resume(&self, end: &LogEnd) {
         let tail = &mut *self.lock();
         tail.text.splice(..0, end.text.iter().copied());
@@ -86,10 +86,10 @@ impl JobLog {
         LogEnd { text, offset: tail.offset }
     }
 
-    /// Has this thread follow the log, whose bytes are then kept until this thread is [`BEHIND`] bytes behind.
+    /// Makes this thread follow the log, whose bytes are then kept until the thread is [`BEHIND`] bytes behind.
     ///
     /// # Errors
-    /// [`NoRoom`] if `memory` has no room for those.
+    /// [`NoRoom`] if `memory` has no room for those bytes.
     pub fn follow(self: Arc<Self>, memory: &Allowance) -> Result<Follower, NoRoom> {
         let mut tail = self.lock();
         if tail.charge.is_none() {
@@ -100,30 +100,30 @@ impl JobLog {
         Ok(Follower { log: self, thread: thread::current().id() })
     }
 
-    /// Takes a poisoned lock too: the guarded data is valid between any two statements.
+    /// Locks, even if the lock is poisoned: the guarded data is valid between any two statements.
     fn lock(&self) -> MutexGuard<'_, Tail> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A thread that follows a log, until this is dropped.
+/// A thread that follows a log until this is dropped.
 pub struct Follower {
     log: Arc<JobLog>,
     thread: ThreadId,
 }
 
 impl Follower {
-    /// Whether it follows this log.
+    /// Returns whether it follows this log.
     pub fn is_of(&self, log: &Arc<JobLog>) -> bool {
         Arc::ptr_eq(&self.log, log)
     }
 
-    /// Whether the log has bytes behind an offset.
+    /// Returns whether the log has bytes after an offset.
     pub fn has_more(&self, offset: u64) -> bool {
         self.log.lock().offset > offset
     }
 
-    /// Returns the bytes behind an offset, as far as they are still there, and at most so many.
+    /// Returns at most `most` bytes after an offset, as far as they are still kept.
     pub fn behind(&self, offset: u64, most: usize) -> LogEnd {
         let tail = self.log.lock();
         let behind = usize::try_from(tail.offset.saturating_sub(offset)).unwrap_or(usize::MAX);

@@ -1,9 +1,8 @@
 //! Requests and responses as plain HTTP/1.1 messages (`message/http`, RFC 9112 section 10.1), for stores
 //! that outlive the process.
 //!
-//! Owns that form, and nothing of where it is kept. The content runs to the end of the message, whatever
-//! its fields say, or is elsewhere. Invariant: what is read is what was written; anything else is `None`, never a
-//! different message.
+//! Owns that form, but not where it is kept. The content extends to the end of the message, whatever the fields say,
+//! or is elsewhere. Invariant: reading returns what was written; any other message is `None`, never a different one.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, Version};
@@ -11,7 +10,7 @@ use http::{Method, Request, StatusCode, Uri, Version};
 use super::stored::{Ending, StoredResponse, ending, read_fields, write_fields};
 use crate::content::Content;
 
-/// A request's message up to its content.
+/// Returns a request's message up to its content.
 pub fn request_head(request: &Request<Content>) -> Vec<u8> {
     let mut head = Vec::with_capacity(256);
     head.extend_from_slice(request.method().as_str().as_bytes());
@@ -42,7 +41,7 @@ pub fn read_request(message: Bytes, elsewhere: Option<Content>) -> Option<Reques
     Some(request)
 }
 
-/// A response's message up to its content.
+/// Returns a response's message up to its content.
 pub fn response_head(response: &StoredResponse) -> Vec<u8> {
     let status = response.status;
     let reason = status.canonical_reason().unwrap_or("");
@@ -61,17 +60,17 @@ pub fn read_response(message: Bytes, elsewhere: Option<Content>) -> Option<Store
     Some(StoredResponse { status, fields: fields.into(), body })
 }
 
-/// Reads from a response's message how its job ended.
+/// Reads how a job ended from a response's message.
 pub fn read_ending(message: &[u8]) -> Option<Ending> {
     let (line, fields, body) = split(message)?;
     let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     Some(ending(StatusCode::from_bytes(code).ok()?, fields, &message[body..]))
 }
 
-/// The first line, the field lines, and where the content begins.
+/// Returns the first line, the field lines, and where the content begins.
 fn split(message: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let line = message.windows(2).position(|two| two == b"\r\n")?;
-    // The empty line may follow the first line directly, so the search begins at the end of that.
+    // The empty line may follow the first line directly, so the search begins at the end of the first line.
     let end = line + message[line..].windows(4).position(|four| four == b"\r\n\r\n")?;
     Some((&message[..line], message.get(line + 2..end + 2)?, end + 4))
 }
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_none() {
+    fn an_invalid_message_is_none() {
         for text in ["", "\r\n\r\n", "GET /\r\n\r\n", "GET / HTTP/2\r\n\r\n", "GET / HTTP/1.1\r\n"]
         {
             assert!(read_request(Bytes::from_static(text.as_bytes()), None).is_none(), "{text:?}");

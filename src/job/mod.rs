@@ -19,17 +19,17 @@ use crate::error::Error;
 use crate::exchange::Owner;
 use execution::Stop;
 
-/// The size that is accounted for a job's record, beside its request line, request and result, in bytes.
+/// The accounted size of a job's record, besides its request line, request and result, in bytes.
 pub const RECORD: usize = 480;
 
-/// The size that is accounted from the acceptance for an error result, in bytes: so an accepted job always has a
+/// The room that is reserved for an error result when a job is accepted, in bytes: so an accepted job always gets a
 /// result.
 pub const ERROR_ROOM: usize = 1024;
 
-/// How much of its log a job keeps if its result is an error because room is short, in bytes.
+/// How much of its log a job keeps if its result is an error for lack of room, in bytes.
 pub const SHORT_LOG: usize = 256;
 
-/// A route's place in the table.
+/// A route's index in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteIndex(pub usize);
 
@@ -44,19 +44,19 @@ impl JobId {
         text.parse().ok().filter(|_| canonical).map(Self)
     }
 
-    /// The id of this number; `None` for zero.
+    /// Returns the id with this number; `None` for zero.
     pub fn new(number: u64) -> Option<Self> {
         (number != 0).then_some(Self(number))
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The id that follows `last` at `now`: microseconds since the epoch, or the next number if the clock stands still
-    /// or stepped back. So ids increase strictly, sort by time, differ from those before a restart, and fit a
-    /// JavaScript number until the year 2255.
+    /// Returns the id that follows `last` at `now`: microseconds since the epoch, or the next number if the clock has
+    /// not advanced. So ids increase strictly, sort by time, differ from those before a restart, and fit a JavaScript
+    /// number until the year 2255.
     #[must_use]
     pub fn next(last: Option<Self>, now: Stamp) -> Self {
         let after = last.map_or(1, |last| last.0.saturating_add(1));
@@ -70,74 +70,74 @@ impl fmt::Display for JobId {
     }
 }
 
-/// A moment of wall-clock time, in microseconds since the Unix epoch.
+/// A time by the wall clock, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(u64);
 
 impl Stamp {
-    /// The moment `seconds` (fractions allowed) after the epoch, rounded up, so that "strictly before" means the same
-    /// for both; `None` if it is not finite.
+    /// Returns the time `seconds` (fractions allowed) after the epoch, rounded up, so that "strictly before" means the
+    /// same for both; `None` if it is not finite.
     pub fn from_unix_seconds(seconds: f64) -> Option<Self> {
         // `as` saturates: the far future and the time before the epoch are clamped.
         seconds.is_finite().then(|| Self((seconds * 1e6).ceil() as u64))
     }
 
-    /// The moment so many microseconds after the epoch.
+    /// Returns the time `micros` microseconds after the epoch.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since the epoch.
+    /// Returns the microseconds since the epoch.
     pub const fn micros(self) -> u64 {
         self.0
     }
 
-    /// Seconds since the epoch.
+    /// Returns the seconds since the epoch.
     pub fn unix_seconds(self) -> f64 {
         self.0 as f64 / 1e6
     }
 
-    /// The moment `span` earlier, or the epoch.
+    /// Returns the time `span` earlier, or the epoch.
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// The moment `span` later.
+    /// Returns the time `span` later.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// The time from `earlier` to this moment; zero if the clock stepped back.
+    /// Returns the time that passed since `earlier`; zero if the clock stepped back.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// A moment by the clock that cannot be set, in microseconds since an arbitrary moment: things age by it.
+/// A time by the clock that cannot be set, in microseconds since an arbitrary point: it decides how old things are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age(i64);
 
 impl Age {
-    /// The moment this many microseconds after the clock's beginning.
+    /// Returns the time `micros` microseconds after the clock's beginning.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since then.
+    /// Returns the microseconds since the clock's beginning.
     pub const fn micros(self) -> i64 {
         self.0
     }
 
-    /// The moment `span` earlier.
+    /// Returns the time `span` earlier.
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
     }
 }
 
-/// A moment by both clocks.
+/// A time by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// By the wall clock, which clients see and which may jump.
@@ -156,7 +156,7 @@ impl From<SystemTime> for Stamp {
 /// The name of a job together with its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JobKey {
-    /// To whom it belongs.
+    /// The user to whom it belongs.
     pub owner: Owner,
     /// Its id.
     pub id: JobId,
@@ -167,23 +167,23 @@ pub struct JobKey {
 pub enum Keep {
     /// It is kept until it is collected, deleted, or expires.
     Result,
-    /// It is dropped; the job is listed nowhere (fire and forget).
+    /// It is dropped; no list has the job (fire and forget).
     Nothing,
 }
 
-/// Whether a job that a crash interrupted runs again, and so when its start is recorded.
+/// Whether a job that a crash interrupted runs again, which decides when its start is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rerun {
     /// No: its start is durable before its handler has effects.
     No,
-    /// It does, at most [`MAX_STARTS`] times in all (`rerun=yes`): its start is durable before as well, so that
-    /// a job that kills its host does not do so for ever.
+    /// Yes, at most [`MAX_STARTS`] times in all (`rerun=yes`): its start is durable before that as well, so that a job
+    /// that crashes its host does not do so for ever.
     Yes,
-    /// No, and running it twice would do no harm: its start is recorded soon.
+    /// No, but a second run would do no harm: its start is recorded soon.
     Harmless,
 }
 
-/// The greatest number of starts of a job that each time is interrupted by a crash.
+/// How often a job is started at most if a crash interrupts it each time.
 pub const MAX_STARTS: u32 = 3;
 
 /// The answer of a stopped handler, unless the job's own `410` replaces it.

@@ -1,8 +1,8 @@
-//! Notices: jobs of deferd's own, each of which tells that another job is done.
+//! Notices: jobs of deferd's own, each of which tells a receiver that another job is done.
 //!
-//! Owns their lanes and the form of their requests: what a program or a receiver is told. Whether there is a notice
-//! is decided by `ledger::notices`; `handler::completion` and `handler::upstream::callback` deliver them. Invariant:
-//! the name of their lanes is no path, so no request of a client leads there.
+//! Owns their lanes and the form of their requests: what a program or a URL is told. `ledger::notices` decides whether
+//! there is a notice; `handler::completion` and `handler::upstream::callback` deliver them. Invariant: the name of
+//! their lanes is not a path, so no request of a client leads there.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
@@ -16,13 +16,13 @@ use crate::exchange::{Call, Connection, Owner};
 use crate::memory::allocated;
 use crate::protocol::CALLBACK_URL;
 
-/// The identity of a message, the same in each attempt at it (Standard Webhooks).
+/// The identity of a message, the same in each attempt to deliver it (Standard Webhooks).
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
-/// The beginnings of the names of the fields that become variables of a program.
+/// The prefix of the fields that become variables of a program.
 const VARIABLE: &str = "deferd-";
 
-/// The job that a notice tells of.
+/// The job that a notice is about.
 const JOB_ID: HeaderName = HeaderName::from_static("deferd-job-id");
 
 /// The route of that job.
@@ -34,23 +34,23 @@ const STATUS: HeaderName = HeaderName::from_static("deferd-status");
 /// When a notice to a URL was made, by the clock that cannot be set, in microseconds.
 const MADE: HeaderName = HeaderName::from_static("deferd-made");
 
-/// What a notice takes beside what it tells, in bytes: its record, a request of eight fields, the end of a log.
+/// What a notice takes besides its variable parts, in bytes: its record, a request of eight fields, the end of a log.
 const NOTICE: usize = RECORD + ERROR_ROOM + 1280 + SHORT_LOG;
 
-/// The lanes of notices: they stand behind those of the routes, in this order.
+/// The lanes of notices: they follow those of the routes, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoticeLane {
-    /// Programs of a route that are run when a job is done.
+    /// Programs of a route, which run when a job is done.
     Completion,
-    /// Requests to a URL that the client named.
+    /// Requests to URLs that clients named.
     Callback,
 }
 
 impl NoticeLane {
-    /// All of them, in the order of their lanes.
+    /// All lanes, in their order.
     pub const ALL: [Self; 2] = [Self::Completion, Self::Callback];
 
-    /// Returns its name: that of the route in logs, metrics and records.
+    /// Returns its name, which stands for a route in logs, metrics and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Completion => "completion",
@@ -58,7 +58,7 @@ impl NoticeLane {
         }
     }
 
-    /// Returns the lane of this name.
+    /// Returns the lane with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|lane| lane.name() == name)
     }
@@ -69,7 +69,7 @@ impl NoticeLane {
     }
 }
 
-/// What a program of a route is told.
+/// What happened to a job, as a program of its route is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A job is done.
@@ -98,7 +98,7 @@ pub enum Receiver {
 }
 
 impl Receiver {
-    /// Returns the lane of a notice to it.
+    /// Returns the lane for a notice to this receiver.
     pub const fn lane(&self) -> NoticeLane {
         match self {
             Self::Program(_) => NoticeLane::Completion,
@@ -106,20 +106,20 @@ impl Receiver {
         }
     }
 
-    /// Returns what a notice to it is accounted with at most, in bytes, if it tells no more of the log than its end.
+    /// Returns the largest accounted size of a notice to this receiver, in bytes, if it has only the end of the log.
     pub fn room(&self, line: &RequestLine, owner: &Owner) -> usize {
         let owner = owner.name().map_or(0, str::len);
         let url = if let Self::Url(url) = self { allocated(url.len()) } else { 0 };
-        // The text of a record escapes some characters of both.
+        // As text, a record may escape some characters of both.
         NOTICE + 2 * (line.footprint() + owner) + url
     }
 }
 
-/// What is told of a job to a program.
+/// What a program is told about a job.
 pub struct Told<'a> {
     /// The id of the job.
     pub id: JobId,
-    /// The request.
+    /// What its record keeps of its request.
     pub line: &'a RequestLine,
     /// The owner.
     pub owner: &'a Owner,
@@ -129,7 +129,7 @@ pub struct Told<'a> {
     pub seconds: f64,
 }
 
-/// Returns the request of a notice to a program: the variables are its fields, the log is its content.
+/// Returns the request of a notice to a program: its fields become variables, the log is its content.
 pub fn to_program(event: Event, told: &Told<'_>, log: Content) -> Call {
     let Told { id, line, owner, ending, seconds } = told;
     let (_, target, route) = line.parts().unwrap_or_default();
@@ -152,7 +152,7 @@ pub fn to_program(event: Event, told: &Told<'_>, log: Content) -> Call {
         (HeaderName::from_static("deferd-seconds"), &format!("{seconds:.3}")),
         (HeaderName::from_static("deferd-owner"), owner.name().unwrap_or_default()),
     ] {
-        // No request has a target that cannot be the value of a field, and no user such a name.
+        // Every target can be the value of a field, and so can every user's name.
         let value = HeaderValue::from_bytes(value.as_bytes());
         let value = value.unwrap_or(HeaderValue::from_static(""));
         request.headers_mut().insert(name, value);
@@ -160,7 +160,7 @@ pub fn to_program(event: Event, told: &Told<'_>, log: Content) -> Call {
     call(request, owner)
 }
 
-/// Returns the request of a notice to a URL that is made now: the record of the job is its content.
+/// Returns the request of a notice to a URL, made at `now`: the record of the job is its content.
 pub fn to_url(url: &str, id: JobId, owner: &Owner, record: String, now: Age) -> Call {
     let mut request = Request::new(record.into());
     *request.method_mut() = Method::POST;
@@ -179,20 +179,20 @@ fn call(request: Request<Content>, owner: &Owner) -> Call {
     Call { request, connection: Connection::Unix, owner: owner.clone(), auth_type: None }
 }
 
-/// Returns what a notice to a program tells: the event, and the route of the job. `None` if another version of deferd
-/// wrote it in a form that this one does not know.
+/// Returns the event, and the route of the job, from a notice to a program. `None` if another version of deferd wrote
+/// it in a form that this version does not know.
 pub fn event(request: &Request<Content>) -> Option<(Event, &str)> {
     let option = request.uri().path().strip_prefix('/')?;
     let event = [Event::Done, Event::Failure].into_iter().find(|event| event.option() == option)?;
     Some((event, request.headers().get(ROUTE)?.to_str().ok()?))
 }
 
-/// Returns whether a notice to a program tells of a job that ended with `200`.
+/// Returns whether a notice to a program is about a job that ended with `200`.
 pub fn is_of_success(request: &Request<Content>) -> bool {
     request.headers().get(STATUS).is_some_and(|status| status == StatusCode::OK.as_str())
 }
 
-/// Returns the job that a notice tells of, as the log shows it.
+/// Returns the job that a notice is about, for the log.
 pub fn job(request: &Request<Content>) -> &str {
     request.headers().get(JOB_ID).and_then(|id| id.to_str().ok()).unwrap_or("-")
 }
@@ -203,7 +203,7 @@ pub fn made(request: &Request<Content>) -> Option<Age> {
     made.parse().ok().map(Age::from_micros)
 }
 
-/// Returns the variables of a program, by name.
+/// Returns the variables for a program, by name.
 pub fn variables(fields: &HeaderMap) -> impl Iterator<Item = (String, &[u8])> {
     let is_variable = |name: &HeaderName| name.as_str().starts_with(VARIABLE);
     fields.iter().filter(move |(name, _)| is_variable(name)).map(|(name, value)| {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_of_notices_is_no_path() {
+    fn the_name_of_a_notice_lane_is_not_a_path() {
         for (n, lane) in NoticeLane::ALL.into_iter().enumerate() {
             assert_eq!((NoticeLane::named(lane.name()), lane as usize), (Some(lane), n));
             assert!(!lane.name().starts_with(['/', '*']));

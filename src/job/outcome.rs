@@ -1,7 +1,7 @@
-//! The outcome of a job: in which of five ways it ended.
+//! The outcome of a job: one of five ways in which it can end.
 //!
-//! Owns how that is told from a result: what deferd itself answers for a job that was cancelled or interrupted is
-//! known by its content, because a script may use the same status codes. Does no I/O.
+//! Owns how a result shows the outcome: deferd's own answers for cancelled and interrupted jobs are recognized by
+//! their content, because a script may use the same status codes. Does no I/O.
 
 use http::StatusCode;
 
@@ -16,14 +16,14 @@ pub enum Outcome {
     Error,
     /// It exceeded its time limit.
     Timeout,
-    /// It was cancelled, which is no failure.
+    /// It was cancelled, which is not a failure.
     Canceled,
     /// It was running when deferd crashed.
     Interrupted,
 }
 
 impl Outcome {
-    /// All of them, in the order of their numbers.
+    /// All outcomes, in the order of their numbers.
     pub const ALL: [Self; 5] =
         [Self::Ok, Self::Error, Self::Timeout, Self::Canceled, Self::Interrupted];
 
@@ -39,7 +39,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the job failed.
+    /// Returns whether the job failed.
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Error | Self::Timeout | Self::Interrupted)
     }
@@ -55,7 +55,7 @@ impl Outcome {
         }
     }
 
-    /// Returns the outcome of this name.
+    /// Returns the outcome with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|outcome| outcome.name() == name)
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_is_told_from_status_and_content() {
+    fn an_outcome_follows_from_status_and_content() {
         for (status, body, outcome) in [
             (200, b"".as_slice(), Outcome::Ok),
             (304, b"", Outcome::Ok),

@@ -1,8 +1,8 @@
 //! What a job's record keeps of its request: the method, the beginning of the target, the prefix of the route, and
-//! whether the request can be sent again from those.
+//! whether the request can be repeated from these.
 //!
-//! Owns how much of it is kept. Does not decide which part of a target may be shown: its maker passes only that.
-//! Invariant: it never takes more than [`MAX_TARGET`] bytes beside the method.
+//! Owns how much is kept. Does not decide which part of a target may be shown: the caller passes only that part.
+//! Invariant: it never takes more than [`MAX_TARGET`] bytes besides the method.
 
 use http::Method;
 
@@ -11,14 +11,14 @@ use crate::memory::allocated;
 /// How much of a target is kept, in bytes.
 pub const MAX_TARGET: usize = 256;
 
-/// Method, target and route of a job's request; all unknown if an older deferd stored the job.
+/// Method, target and route of a job's request; all are unknown if an older deferd stored the job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestLine {
     /// The method, a blank, and the beginning of the target; empty if they are unknown.
     text: Box<str>,
     /// How much of the target is the prefix of the route, in bytes.
     prefix: u16,
-    /// Whether the request has no content, and its target is all here.
+    /// Whether the request has no content, and its target is complete here.
     repeatable: bool,
 }
 
@@ -36,8 +36,7 @@ impl RequestLine {
         Self { text: [method, " ", target].concat().into(), prefix, repeatable: false }
     }
 
-    /// Returns the line of these parts, as [`parts`](Self::parts) gave them; `None` if the target does not begin
-    /// with the prefix.
+    /// Returns the line from its [`parts`](Self::parts); `None` if the target does not begin with the prefix.
     pub fn from_parts(method: &str, target: &str, prefix: &str) -> Option<Self> {
         beginning(target).starts_with(prefix).then(|| Self::of(method, target, prefix.len()))
     }
@@ -48,29 +47,30 @@ impl RequestLine {
         Some((method, target, target.get(..usize::from(self.prefix))?))
     }
 
-    /// Returns the same line of a request that can be sent again from it: it has no content, and its target is `whole`.
+    /// Returns the same line for a request that can be repeated from it: the request has no content, and its target is
+    /// `whole`.
     pub fn repeatable(mut self, whole: &str) -> Self {
         self.repeatable = self.parts().is_some_and(|(_, target, _)| target.len() == whole.len());
         self
     }
 
-    /// Whether the request can be sent again from this line.
+    /// Returns whether the request can be repeated from this line.
     pub const fn is_repeatable(&self) -> bool {
         self.repeatable
     }
 
-    /// Whether the route has this prefix.
+    /// Returns whether the route has this prefix.
     pub fn has_prefix(&self, prefix: &str) -> bool {
         self.parts().is_some_and(|(_, _, own)| own == beginning(prefix))
     }
 
-    /// Returns the size that is accounted for it beside its record, in bytes.
+    /// Returns its accounted size besides its record, in bytes.
     pub fn footprint(&self) -> usize {
         allocated(self.text.len())
     }
 }
 
-/// Returns the part of a text that is kept of a target.
+/// Returns the part of a target's text that is kept.
 pub fn beginning(text: &str) -> &str {
     let mut end = text.len().min(MAX_TARGET);
     while !text.is_char_boundary(end) {

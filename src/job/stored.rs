@@ -1,8 +1,7 @@
 //! A response at rest: the field lines as bytes and the content, in a fifth of the memory of a header map.
 //!
-//! Owns the conversion both ways and nothing else. Invariant: what comes out has the same status
-//! code, the same fields in the same order for each name, and the same content; the content is
-//! shared, never copied.
+//! Owns the conversion both ways and nothing else. Invariant: the result of converting back has the same status code,
+//! the same fields in the same order for each name, and the same content; the content is shared, never copied.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -23,20 +22,20 @@ pub struct StoredResponse {
     pub(super) body: Content,
 }
 
-/// How a job ended, as far as its record says that.
+/// How a job ended, as far as its record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// The status code of its result.
     pub status: StatusCode,
-    /// How the program ended that failed for it.
+    /// How the program that failed ended.
     pub exit: Option<Exit>,
-    /// In which way the job ended.
+    /// The outcome of the job.
     pub outcome: Outcome,
     /// How much content its result has, in bytes.
     pub bytes: u64,
 }
 
-/// How a program ended that failed.
+/// How a failed program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// With this exit code.
@@ -50,23 +49,23 @@ pub enum Exit {
 pub struct StoredResult {
     /// The response that will be collected.
     pub response: StoredResponse,
-    /// The last of what the job wrote to stderr.
+    /// The last bytes that the job wrote to stderr.
     pub log: LogEnd,
 }
 
-/// What is known of a result without reading it.
+/// What is known about a result without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// How the job ended.
     pub ending: Ending,
-    /// How long its log is, as far as that is kept, in bytes.
+    /// How many bytes of its log are kept.
     pub log: usize,
     /// How much it wrote to stderr in all, in bytes.
     pub logged: u64,
 }
 
 impl StoredResult {
-    /// Returns what is known of it without reading it.
+    /// Returns what is known about it without reading it.
     pub fn summary(&self) -> Summary {
         let LogEnd { text, offset } = &self.log;
         Summary { ending: self.response.ending(), log: text.len(), logged: *offset }
@@ -77,15 +76,15 @@ impl StoredResult {
         self.response.footprint() + allocated(self.log.text.len())
     }
 
-    /// Returns how much of that is not charged by the content itself.
+    /// Returns how much of its size is not charged by the content itself.
     pub fn uncharged(&self) -> usize {
         self.footprint() - self.response.body.charged()
     }
 }
 
 impl StoredResult {
-    /// Returns the error that replaces a result for which there is no room, with the end of the log: it needs no more
-    /// than [`ERROR_ROOM`](super::ERROR_ROOM).
+    /// Returns the error that replaces a result for which there is no room, with the end of the log: it fits into
+    /// [`ERROR_ROOM`](super::ERROR_ROOM).
     #[must_use]
     pub fn without_room(self, error: &Error) -> Self {
         let LogEnd { text, offset } = &self.log;
@@ -102,7 +101,7 @@ impl StoredResponse {
 
     /// Returns how the job ended.
     pub fn ending(&self) -> Ending {
-        // Only deferd's own errors are told by their content, and those are small.
+        // Only deferd's own errors are recognized by their content, and they are small.
         let body = self.body.in_memory().map_or(&[][..], |body| body);
         Ending { bytes: self.body.len() as u64, ..ending(self.status, &self.fields, body) }
     }
@@ -112,7 +111,7 @@ impl StoredResponse {
         &self.body
     }
 
-    /// The response as it was produced.
+    /// Returns the response as it was produced.
     pub fn to_response(&self) -> Response<Content> {
         let mut response = Response::new(self.body.clone());
         *response.status_mut() = self.status;
@@ -163,7 +162,7 @@ pub(super) fn write_fields(fields: &HeaderMap, lines: &mut Vec<u8>) {
     }
 }
 
-/// Reads field lines of our own making.
+/// Reads field lines that `write_fields` wrote.
 pub(super) fn read_fields(lines: &[u8], fields: &mut HeaderMap) {
     for line in lines.split_inclusive(|&b| b == b'\n') {
         if let Some((name, value)) = field(line) {
@@ -172,7 +171,7 @@ pub(super) fn read_fields(lines: &[u8], fields: &mut HeaderMap) {
     }
 }
 
-/// A field line of our own making: names hold no colon and values no line feed.
+/// Reads a field line that `write_fields` wrote: names have no colon and values no line feed.
 fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let line = line.strip_suffix(b"\r\n")?;
     let colon = line.iter().position(|&b| b == b':')?;

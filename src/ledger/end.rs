@@ -1,7 +1,7 @@
-//! The end: no job begins any more, and what runs is asked to stop.
+//! The shutdown: no job begins any more, and what runs is asked to stop.
 //!
-//! Owns what a draining and a stopped ledger still does. Invariant: a job that the end has stopped stays as it is kept,
-//! as after a crash.
+//! Owns what a ledger still does while it drains, and after it was stopped. Invariant: a job that the shutdown has
+//! stopped stays as its store keeps it, as after a crash.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::job::JobKey;
 use crate::job::execution::{Execution, Stop};
 
 impl<Q, R> Ledger<Q, R> {
-    /// Begins no more jobs: waiting and delayed ones stay in the store; those that began and wait for the lane of a
-    /// redirect go on.
+    /// Begins no more jobs: waiting and delayed jobs stay in the store; jobs that began, and wait for the lane of a
+    /// redirect, go on.
     pub fn drain(&mut self) {
         self.is_draining = true;
         for (job, _) in self.all_pending() {
@@ -28,8 +28,8 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Tries no notice again: an end that does not keep them would wait for all their delays. Those that wait for their
-    /// first attempt run yet.
+    /// Retries no more notices: a shutdown after which the store keeps nothing would otherwise wait for all their
+    /// delays. Notices that wait for their first attempt still run.
     pub fn drain_notices(&mut self) {
         self.is_draining_notices = true;
         for (job, _) in self.all_pending() {
@@ -46,8 +46,8 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Stops everything: no job is claimed any more, no thread waits, and those that run are asked to stop: in one
-    /// step, so that no job takes the end for a client's cancellation.
+    /// Stops everything: no job is claimed any more, no thread waits, and running jobs are asked to stop. This is one
+    /// step, so that no job takes the shutdown for a client's cancellation.
     pub fn stop(&mut self, stop: Stop) {
         self.stopped = Some(stop);
         let pending = self.all_pending();
@@ -65,8 +65,8 @@ impl<Q, R> Ledger<Q, R> {
         self.wakes.timekeeper = true;
     }
 
-    /// Leaves a job as it is kept if the end has stopped it: then the next process finds that it ran. `false` if it
-    /// is to be finished: it was cancelled, or has come to its end.
+    /// Leaves a job as its store keeps it if the shutdown has stopped it: the next process then finds that it was
+    /// running. Returns `false` if the job must be finished, because it was cancelled or has ended.
     pub fn abandon(&mut self, job: &JobKey) -> bool {
         let is_ending = self.stopped.is_some();
         let Some(pending) = self.pending_mut(job) else { return false };
@@ -108,9 +108,9 @@ mod tests {
     use crate::memory::Allowance;
     use std::time::Duration;
 
-    /// What the end stops is left for the next process, from the moment that nothing else goes on.
+    /// Stopped jobs are left for the next process only if nothing else goes on from that moment.
     #[test]
-    fn the_end_asks_what_runs_to_stop_in_the_same_step() {
+    fn the_shutdown_stops_running_jobs_in_the_same_step() {
         let (memory, hour) = (Allowance::default(), Duration::from_secs(3600));
         let lanes = vec![Lane { limit: Limit::Open, rerun: Rerun::No, tells: Tells::NONE }];
         let plan = Plan { workers: 1, queue: 1, ttl: hour, log_ttl: hour, lanes };

@@ -1,7 +1,8 @@
-//! How jobs are finished: their result is decided, fits the accounts, and takes their place; or they are cancelled.
+//! How jobs are finished: their result is decided, fits the accounts, and replaces their request; or they are
+//! cancelled.
 //!
-//! Owns the transitions from pending to done. Invariant: a result is decided once, and always fits: an error that fits
-//! stands for one that does not.
+//! Owns the transitions from pending to done. Invariant: a result is decided once, and always fits: if it does not, an
+//! error that fits replaces it.
 
 use std::sync::Arc;
 
@@ -14,13 +15,13 @@ use crate::job::{JobKey, Moment, RECORD, Stamp};
 
 /// The outcome of cancelling a job.
 pub enum Cancel {
-    /// There is no such job.
+    /// The job does not exist.
     Unknown,
-    /// Its result exists, or is decided.
+    /// The job has its result, or the result is decided.
     NoEffect,
-    /// It runs: this is the handle to its handler.
+    /// The job runs: this is the handle to its handler.
     Running(Arc<Execution>),
-    /// It waits or is delayed: it is to be finished.
+    /// The job waits or is delayed: the caller must finish it.
     Waiting,
 }
 
@@ -28,17 +29,17 @@ pub enum Cancel {
 pub struct Finishing {
     /// The result.
     pub result: StoredResult,
-    /// Whether that is the error of a job that was cancelled while it ran.
+    /// Whether the result is the error of a job that was cancelled while it ran.
     pub cancelled: Cancelled,
     /// When the job was accepted.
     pub created: Stamp,
-    /// The attempts that there were.
+    /// The attempts that were made.
     pub attempts: Attempts,
 }
 
 impl<Q, R> Ledger<Q, R> {
-    /// Decides the result of a pending job: `response`, or `410` if it was cancelled in time; wherever the job
-    /// waits or runs, it leaves that place. `None` if there is no such job, or its result is decided.
+    /// Decides the result of a pending job: `response`, or `410` if it was cancelled in time. The job leaves the place
+    /// where it waits or runs. Returns `None` if the job does not exist, or its result is already decided.
     pub fn begin_finish(&mut self, job: &JobKey, response: StoredResponse) -> Option<Finishing> {
         let mut place = LanePlace::None;
         match self.pending(job)?.phase {
@@ -53,11 +54,11 @@ impl<Q, R> Ledger<Q, R> {
         Some(Finishing { result, cancelled, created, attempts })
     }
 
-    /// Puts the result of a pending job on the accounts in place of its request; `memory` says how much of
-    /// it is to be charged. Returns the result.
+    /// Puts the result of a pending job on the accounts in place of its request; `memory` returns how much of it must
+    /// be charged. Returns the result.
     ///
     /// # Errors
-    /// The error that stands for a result that does not fit: for that there is room since the job was admitted.
+    /// The error that replaces a result that does not fit: room for it was reserved when the job was admitted.
     pub fn fit_result(
         &mut self,
         job: &JobKey,
@@ -81,7 +82,7 @@ impl<Q, R> Ledger<Q, R> {
     /// Replaces the accounted size of a pending job.
     ///
     /// # Errors
-    /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then all is as before.
+    /// [`Refused::Full`] or [`Refused::NoMemory`] if it does not fit; then nothing changes.
     fn fit(&mut self, job: &JobKey, size: Size) -> Result<(), Refused> {
         if self.stored.saturating_add(size.footprint) > self.room.capacity {
             let footprint = self.pending(job).map_or(0, |pending| pending.footprint);
@@ -99,7 +100,7 @@ impl<Q, R> Ledger<Q, R> {
         Ok(())
     }
 
-    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result); by nothing if it is
+    /// Finishes a pending job: replaces it by its result, which [fits](Self::fit_result), or removes it if it is
     /// unwanted.
     pub fn finish(&mut self, job: &JobKey, result: R, summary: Summary, now: Moment) -> Finished {
         if let Some(pending) = self.unwanted.remove(job) {
@@ -138,7 +139,7 @@ impl<Q, R> Ledger<Q, R> {
         self.tally.finish(route, outcome, created, pending.attempts(), now);
     }
 
-    /// Cancels a job: a running one is marked, a waiting one is to be finished by the caller.
+    /// Cancels a job: marks a running one; the caller must finish a waiting one.
     pub fn cancel(&mut self, job: &JobKey) -> Cancel {
         let Some(jobs) = self.owners.get_mut(&job.owner) else { return Cancel::Unknown };
         let is_done = jobs.done.get(job.id).is_some();

@@ -1,7 +1,8 @@
 //! How jobs are forgotten: by their owner, all at once, and by time.
 //!
 //! Owns what is removed with a job: its record, its part of the accounts, the waits for it. A forgotten job that waits
-//! or runs goes on, and its result is dropped. Invariant: nothing is freed here, it is handed out.
+//! or runs goes on, and its result is dropped. Invariant: nothing is freed here; removed records are returned to the
+//! caller.
 
 use super::Ledger;
 use super::idempotency::Expired;
@@ -13,12 +14,12 @@ use crate::job::{Age, JobId, JobKey, Stamp};
 /// How many jobs, logs or keys are forgotten while the lock is held.
 pub const BATCH: usize = 512;
 
-/// The forgotten part of a job.
+/// What was forgotten with a job.
 #[must_use]
 pub enum Forgotten<R> {
     /// It waits or runs: its work goes on.
     Pending,
-    /// Its result, to be dropped without the lock.
+    /// Its result, which must be dropped without the lock.
     Result(Box<Done<R>>),
 }
 
@@ -42,8 +43,8 @@ impl<Q, R> Ledger<Q, R> {
         Some(forgotten)
     }
 
-    /// Forgets the idempotency keys of an owner's jobs, removed ones included; returns them. Jobs that are not accepted
-    /// yet keep theirs.
+    /// Forgets the idempotency keys of an owner's jobs, removed ones included; returns them. Jobs that are not yet
+    /// accepted keep theirs.
     pub fn forget_keys(&mut self, owner: &Owner) -> Vec<(Owner, Box<str>)> {
         let (forgotten, bytes) = self.keys.forget(owner, |id| self.keyed.contains(&id));
         self.stored -= bytes;
@@ -64,8 +65,8 @@ impl<Q, R> Ledger<Q, R> {
         Some(Cleared { pending, done, in_delivery, ages, logs })
     }
 
-    /// Forgets the owner's pending jobs that are stamped before `before`: at most as many as the queue holds, and
-    /// nothing is freed.
+    /// Forgets the owner's pending jobs that are stamped before `before`: at most as many as the queue holds. Frees
+    /// nothing.
     pub fn forget_pending_before(&mut self, owner: &Owner, before: Stamp) -> Vec<JobId> {
         let mut forgotten = Vec::new();
         while let Some(jobs) = self.owners.get_mut(owner)
@@ -78,7 +79,7 @@ impl<Q, R> Ledger<Q, R> {
         forgotten
     }
 
-    /// Forgets at most `BATCH` of the owner's results that are in reach.
+    /// Forgets at most `BATCH` of the owner's results within reach.
     pub fn forget_batch(&mut self, owner: &Owner, reach: Reach) -> Results<R> {
         let mut results = Vec::new();
         let Some(jobs) = self.owners.get_mut(owner) else { return results };
@@ -92,12 +93,12 @@ impl<Q, R> Ledger<Q, R> {
         results
     }
 
-    /// Returns the owners who have jobs.
+    /// Returns the owners that have jobs.
     pub fn owners(&self) -> Vec<Owner> {
         self.owners.keys().cloned().collect()
     }
 
-    /// Forgets the keys of jobs that were accepted before `before` and are gone, and looks at `BATCH` keys at most.
+    /// Forgets the keys of removed jobs that were accepted before `before`; checks at most `BATCH` keys.
     pub fn expire_keys(&mut self, before: Age) -> Expired {
         let Self { owners, unwanted, keys, .. } = self;
         let expired = keys.expire(before, BATCH, |job| {
@@ -108,7 +109,7 @@ impl<Q, R> Ledger<Q, R> {
         expired
     }
 
-    /// Removes the owner if it has nothing left.
+    /// Removes the owner if it has no records left.
     pub(super) fn tidy(&mut self, owner: &Owner) {
         if self.owners.get(owner).is_some_and(Jobs::is_empty) {
             self.owners.remove(owner);

@@ -1,4 +1,4 @@
-//! The idempotency keys: which job was accepted under which.
+//! The idempotency keys: which job was accepted under which key.
 //!
 //! Owns the two orders of each owner's keys, by key and by age, and their accounted size. Knows nothing of states and
 //! disks. Invariant: a key is in both maps of its owner or in neither.
@@ -10,14 +10,14 @@ use crate::exchange::Owner;
 use crate::job::{Age, JobId, JobKey};
 use crate::memory::{Charge, allocated};
 
-/// The accounted size of a key beside its own two copies, in bytes: its places in both maps.
+/// The accounted size of a key besides its own two copies, in bytes: its places in both maps.
 pub const PLACES: usize = 224;
 
 /// The keys of all owners.
 #[derive(Default)]
 pub struct Idempotency {
     owners: BTreeMap<Owner, OwnerKeys>,
-    /// The footprints of all keys.
+    /// The accounted size of all keys, in bytes.
     bytes: usize,
 }
 
@@ -33,7 +33,7 @@ struct Known {
     accepted: Age,
     id: JobId,
     fingerprint: [u8; 32],
-    /// Its memory.
+    /// The charge for its memory.
     _charge: Charge,
 }
 
@@ -55,7 +55,7 @@ impl Idempotency {
         self.bytes
     }
 
-    /// Records that a job was accepted under a key, whose memory is charged.
+    /// Records that a job was accepted under a key; `charge` is for the memory of the key.
     pub fn insert(&mut self, job: &JobKey, key: &IdempotencyKey, accepted: Age, charge: Charge) {
         let keys = self.owners.entry(job.owner.clone()).or_default();
         let known = Known { accepted, id: job.id, fingerprint: key.fingerprint, _charge: charge };
@@ -64,7 +64,7 @@ impl Idempotency {
         self.bytes += key.footprint();
     }
 
-    /// Takes a key out; returns its accounted size, zero if it is unknown.
+    /// Removes a key; returns its accounted size, which is zero if it is unknown.
     pub fn take(&mut self, owner: &Owner, key: &str) -> usize {
         let Some(keys) = self.owners.get_mut(owner) else { return 0 };
         let Some(known) = keys.by_key.remove(key) else { return 0 };
@@ -79,7 +79,7 @@ impl Idempotency {
     /// Returns the job that was accepted under a key.
     ///
     /// # Errors
-    /// [`Refused::KeyReused`] if that was another request.
+    /// [`Refused::KeyReused`] if the key was used for a different request.
     pub fn get(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused> {
         let known = self.owners.get(owner).and_then(|keys| keys.by_key.get(&key.key));
         match known {
@@ -89,7 +89,7 @@ impl Idempotency {
         }
     }
 
-    /// Takes out all keys of an owner but those whose jobs `is_kept` names; returns them, and their accounted size.
+    /// Removes all keys of an owner, except those whose jobs `is_kept` names; returns them, and their accounted size.
     pub fn forget(
         &mut self,
         owner: &Owner,
@@ -113,8 +113,8 @@ impl Idempotency {
         (forgotten, bytes)
     }
 
-    /// Takes out the keys of jobs that were accepted before `before` and are gone, as `is_there`
-    /// says; the others get the age `before`, to be looked at when that is old. Looks at `most` keys at most.
+    /// Removes the keys of jobs that were accepted before `before` and that `is_there` no longer finds. The other keys
+    /// get the age `before`, and are checked again when that is old. Checks at most `most` keys.
     pub fn expire(
         &mut self,
         before: Age,
@@ -137,14 +137,14 @@ impl Idempotency {
     }
 }
 
-/// Keys that were taken out because of their age.
+/// Keys that were removed because of their age.
 #[must_use]
 pub struct Expired {
-    /// With their owners.
+    /// The keys, with their owners.
     pub keys: Vec<(Owner, Box<str>)>,
-    /// What they were accounted with.
+    /// Their accounted size.
     pub bytes: usize,
-    /// Whether all keys of that age were looked at.
+    /// Whether all keys of that age were checked.
     pub is_last: bool,
 }
 
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn forgetting_an_owner_s_keys_spares_others_and_jobs_under_way() {
+    fn forgetting_keys_spares_other_owners_and_pending_jobs() {
         let mut keys = Idempotency::default();
         let (ann, bob) = (Owner::named("ann"), Owner::named("bob"));
         for (owner, name, n) in [(&ann, "a", 1), (&ann, "b", 2), (&bob, "a", 3)] {

@@ -1,7 +1,7 @@
 //! The index of records by timestamp, for expiry, and by id; and the records of one owner.
 //!
-//! Owns the two orders and keeps them in step. Knows nothing of transitions and locks. Invariant: an id is in
-//! both maps of its index or in neither.
+//! Owns the two orders and keeps them consistent. Knows nothing of transitions and locks. Invariant: an id is in both
+//! maps of its index or in neither.
 
 use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +13,9 @@ use super::logs::Logs;
 use super::records::Order;
 use crate::job::{Age, JobId, Stamp};
 
-/// Records ordered by timestamp, for expiry, with the way from an id to them.
+/// Records ordered by timestamp, for expiry, and indexed by id.
 pub struct TimeIndex<T> {
-    /// A record is looked up many times between its insertion and its end, always by its id.
+    /// The records by id: a record is looked up many times between its insertion and its end, always by its id.
     records: BTreeMap<JobId, (Stamp, Box<T>)>,
     by_stamp: BTreeSet<(Stamp, JobId)>,
 }
@@ -33,29 +33,29 @@ impl<T> TimeIndex<T> {
         self.by_stamp.insert((stamp, id));
     }
 
-    /// Takes a record by its id.
+    /// Removes and returns a record by its id.
     pub fn take(&mut self, id: JobId) -> Option<Box<T>> {
         let (stamp, record) = self.records.remove(&id)?;
         self.by_stamp.remove(&(stamp, id));
         Some(record)
     }
 
-    /// A record by its id.
+    /// Returns a record by its id.
     pub fn get(&self, id: JobId) -> Option<&T> {
         self.records.get(&id).map(|(_, record)| record.as_ref())
     }
 
-    /// A record by its id, to be changed.
+    /// Returns a record by its id, to be changed.
     pub fn get_mut(&mut self, id: JobId) -> Option<&mut T> {
         self.records.get_mut(&id).map(|(_, record)| record.as_mut())
     }
 
-    /// The ids, ascending.
+    /// Returns the ids, ascending.
     pub fn ids(&self) -> impl Iterator<Item = JobId> {
         self.records.keys().copied()
     }
 
-    /// The ids behind `after` in this order; all of them without it.
+    /// Returns the ids after `after` in this order; all of them if it is `None`.
     pub fn ids_behind(&self, after: Option<JobId>, order: Order) -> Ids<'_, T> {
         let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
         match order {
@@ -64,13 +64,13 @@ impl<T> TimeIndex<T> {
         }
     }
 
-    /// Takes the oldest record, if it is stamped strictly before `before`.
+    /// Removes and returns the oldest record, if it is stamped strictly before `before`.
     pub fn take_before(&mut self, before: Stamp) -> Option<(JobId, Box<T>)> {
         let (_, id) = self.by_stamp.first().filter(|(stamp, _)| *stamp < before).copied()?;
         Some((id, self.take(id)?))
     }
 
-    /// Every record, with its id, ascending.
+    /// Returns every record, with its id, ascending.
     pub fn into_records(self) -> impl Iterator<Item = (JobId, Box<T>)> {
         self.records.into_iter().map(|(id, (_, record))| (id, record))
     }
@@ -85,7 +85,7 @@ impl<T> TimeIndex<T> {
         self.records.iter().map(|(id, (_, record))| (*id, record.as_ref()))
     }
 
-    /// Whether it has no records.
+    /// Returns whether it has no records.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -111,23 +111,23 @@ impl<T> Iterator for Ids<'_, T> {
     }
 }
 
-/// The jobs of one owner. Made by the first of them, dropped when the last is gone.
+/// The jobs of one owner. Created for its first job, dropped when the last one is gone.
 pub struct Jobs<Q, R> {
-    /// Waiting, delayed, running or finishing.
+    /// Waiting, delayed, running or finishing jobs.
     pub pending: TimeIndex<Pending<Q>>,
-    /// With a result.
+    /// Jobs with a result.
     pub done: TimeIndex<Done<R>>,
-    /// Collected, and neither confirmed nor restored yet.
+    /// Collected results that are neither confirmed nor restored yet.
     pub in_delivery: TimeIndex<Done<R>>,
-    /// The order in which those in `done` expire.
+    /// The order in which the jobs in `done` expire.
     pub(super) ages: BTreeSet<(Age, JobId)>,
     /// The logs of jobs whose results were collected.
     pub(super) logs: Logs,
-    /// Footprints of `done`, `in_delivery` and `logs`, so that forgetting all of them needs no count.
+    /// The accounted size of `done`, `in_delivery` and `logs`, so that forgetting all of them needs no count.
     pub result_bytes: usize,
 }
 
-/// Results that were taken off, to be dropped without the lock.
+/// Removed results, which must be dropped without the lock.
 pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
 
 /// The range of a deletion by time.
@@ -135,11 +135,12 @@ pub type Results<R> = Vec<(JobId, Box<Done<R>>)>;
 pub enum Reach {
     /// Results that can be collected and were produced before this by the clock that cannot be set.
     Expired(Age),
-    /// Results that are stamped before this, those in delivery too: if their delivery fails, they do not come back.
+    /// Results that are stamped before this, including those in delivery: if their delivery fails, they are not
+    /// restored.
     Stamped(Stamp),
 }
 
-/// The records of an owner all of whose jobs were forgotten, to be dropped without the lock.
+/// The records of an owner whose jobs were all forgotten, which must be dropped without the lock.
 pub struct Cleared<R> {
     /// The jobs whose work goes on.
     pub pending: Vec<JobId>,
@@ -151,7 +152,7 @@ pub struct Cleared<R> {
 }
 
 impl<R> Cleared<R> {
-    /// The jobs whose results, or kept logs, are gone.
+    /// Returns the jobs whose results, or kept logs, were removed.
     pub fn results(&self) -> impl Iterator<Item = JobId> {
         self.done.ids().chain(self.in_delivery.ids()).chain(self.logs.keys().copied())
     }
@@ -171,7 +172,7 @@ impl<Q, R> Default for Jobs<Q, R> {
 }
 
 impl<Q, R> Jobs<Q, R> {
-    /// Whether this owner has no jobs and no logs.
+    /// Returns whether this owner has no jobs and no logs.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
             && self.done.is_empty()
@@ -185,14 +186,14 @@ impl<Q, R> Jobs<Q, R> {
         self.done.insert(id, done.finished, done);
     }
 
-    /// Takes a result that can be collected.
+    /// Removes and returns a result that can be collected.
     pub fn take_done(&mut self, id: JobId) -> Option<Box<Done<R>>> {
         let done = self.done.take(id)?;
         self.ages.remove(&(done.age, id));
         Some(done)
     }
 
-    /// Takes the oldest result that is in reach, if there is one.
+    /// Removes and returns the oldest result within reach, if there is one.
     pub fn take_result(&mut self, reach: Reach) -> Option<(JobId, Box<Done<R>>)> {
         match reach {
             Reach::Expired(before) => {
@@ -209,7 +210,7 @@ impl<Q, R> Jobs<Q, R> {
         }
     }
 
-    /// Whether the range includes the job.
+    /// Returns whether the range includes the job.
     pub fn has(&self, id: JobId) -> bool {
         let pending = self.pending.get(id).is_some();
         pending || self.done.get(id).is_some() || self.in_delivery.get(id).is_some()

@@ -13,8 +13,8 @@
 //!             +-------------------+ due
 //! ```
 //!
-//! Does no I/O, reads no clock (`now` is a parameter) and takes no lock. Invariant: a state carries exactly what
-//! exists in it, so that nothing can be asked of a job too early.
+//! Does no I/O, reads no clock (`now` is a parameter) and takes no lock. Invariant: a state carries exactly the data
+//! that exists in it, so that nothing can be asked of a job too early.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,17 +38,18 @@ pub struct Pending<Q> {
     pub created: Stamp,
     /// Its accounted size, in bytes.
     pub footprint: usize,
-    /// The part of that which is memory and not charged by the content itself.
+    /// The charge for the memory of it that the content does not charge itself.
     pub charge: Charge,
-    /// Its route; `None` if no route has the path of a job that was read from disk.
+    /// Its route; `None` if no route matches the path of a job that was read from disk.
     pub route: Option<RouteIndex>,
-    /// Its request, as its record has it.
+    /// What its record keeps of its request.
     pub line: RequestLine,
     /// How many times deferd has started it: more than once only after a crash.
     pub starts: u32,
     /// The threads that wait for its result.
     pub waiters: Vec<Arc<Waiter>>,
-    /// The programs and the URL that are to be told of its result, and their room, which is part of `footprint`.
+    /// The programs and the URL to notify about its result, and the room for the notices, which is part of
+    /// `footprint`.
     pub owed: Option<Box<Owed>>,
     /// Its state.
     pub phase: Phase<Q>,
@@ -61,14 +62,14 @@ pub enum Phase<Q> {
     Waiting {
         /// The route.
         route: RouteIndex,
-        /// What will run.
+        /// What it will run.
         work: Work<Q>,
     },
-    /// It began, and waits for a moment: to run again, or to be finished.
+    /// It has begun, and waits for a time: to run again, or to be finished.
     Delayed {
-        /// When.
+        /// The end of the delay.
         until: Instant,
-        /// What happens then.
+        /// What happens at that time.
         attempt: Box<Attempt>,
     },
     /// A worker runs it; the request is with the worker.
@@ -77,14 +78,14 @@ pub enum Phase<Q> {
         place: LanePlace,
         /// The handle to its handler: stop it, see its progress.
         execution: Arc<Execution>,
-        /// Whether it was cancelled: then that is its result, whatever the handler says.
+        /// Whether it was cancelled: its result is then `410`, whatever the handler returns.
         cancelled: Cancelled,
     },
-    /// Its result is decided and on its way into the store.
+    /// Its result is decided and being stored.
     Finishing {
         /// The last of what it wrote to stderr.
         log: LogEnd,
-        /// The attempts that there were.
+        /// The attempts that were made.
         attempts: Attempts,
     },
 }
@@ -94,12 +95,12 @@ pub enum Phase<Q> {
 pub enum Work<Q> {
     /// Its request, for the first time.
     First(Q),
-    /// The attempt so far: it began before.
+    /// The attempt so far: the job has begun before.
     Again(Box<Attempt>),
 }
 
 impl<Q> Work<Q> {
-    /// Returns the deadline of a job that only waits.
+    /// Returns the deadline of a job that waits in a lane.
     pub fn expiry(&self) -> Option<Instant> {
         match self {
             Self::First(_) => None,
@@ -111,11 +112,11 @@ impl<Q> Work<Q> {
 /// A running job's place in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LanePlace {
-    /// It has none: no worker runs it, it only has to be finished.
+    /// None: no worker runs it, and it only has to be finished.
     None,
     /// In the lane of this route, until the run ends.
     Of(RouteIndex),
-    /// The same, but it stays taken when the run ends: the processes of the run are not all gone then.
+    /// The same, but the place stays taken when the run ends, because some processes of the run are still there.
     Kept(RouteIndex),
 }
 
@@ -124,7 +125,7 @@ pub enum LanePlace {
 pub enum Cancelled {
     /// Yes: its result is `410`.
     Yes,
-    /// It was not.
+    /// No.
     No,
 }
 
@@ -133,19 +134,19 @@ pub enum Cancelled {
 pub struct Done<R> {
     /// When it was accepted.
     pub created: Stamp,
-    /// When its result was produced: its stamp.
+    /// When its result was produced; this is its stamp.
     pub finished: Stamp,
-    /// The same by the clock by which it expires.
+    /// The same time by the clock that decides when it expires.
     pub age: Age,
     /// Its accounted size, in bytes.
     pub footprint: usize,
-    /// The part of that which is memory and not charged by the content itself.
+    /// The charge for the memory of it that the content does not charge itself.
     pub charge: Charge,
-    /// Its request, as its record has it.
+    /// What its record keeps of its request.
     pub line: RequestLine,
-    /// The attempts that there were.
+    /// The attempts that were made.
     pub attempts: Attempts,
-    /// What is known of its result without reading it.
+    /// What is known about its result without reading it.
     pub summary: Summary,
     /// The current or last delivery.
     pub delivery: DeliveryId,
@@ -153,7 +154,7 @@ pub struct Done<R> {
     pub result: R,
 }
 
-/// Names one delivery of a result: a result that comes back is delivered under another one.
+/// Names one delivery of a result: a result that was restored is delivered under another id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryId(pub u64);
 
@@ -181,18 +182,18 @@ impl<Q> Pending<Q> {
         }
     }
 
-    /// Returns the same job with what it owes to others.
+    /// Returns the same job with the notices that it owes.
     pub fn owing(self, owed: Option<Box<Owed>>) -> Self {
         Self { owed, ..self }
     }
 
-    /// Returns the room that it has for notices.
+    /// Returns the room that it reserves for notices.
     pub fn room_for_notices(&self) -> Size {
         self.owed.as_ref().map_or(Size::default(), |owed| owed.room)
     }
 
-    /// Takes the work out of a job that waits or is delayed, which then needs another phase; `None` from any other job,
-    /// which stays as it is.
+    /// Takes the work out of a job that waits or is delayed, which then needs another phase; returns `None` for any
+    /// other job, which does not change.
     pub fn take_work(&mut self) -> Option<Work<Q>> {
         let finishing = Phase::Finishing { log: LogEnd::default(), attempts: Attempts::default() };
         match std::mem::replace(&mut self.phase, finishing) {
@@ -205,13 +206,13 @@ impl<Q> Pending<Q> {
         }
     }
 
-    /// Whether its result is decided.
+    /// Returns whether its result is decided.
     pub const fn is_finishing(&self) -> bool {
         matches!(self.phase, Phase::Finishing { .. })
     }
 
-    /// Decides the result: `response`, or `410` if the job was cancelled in time, and says which.
-    /// From now on it can be neither claimed nor cancelled.
+    /// Decides the result: `response`, or `410` if the job was cancelled in time; returns which. From now on, the job
+    /// can be neither claimed nor cancelled.
     pub fn finish(&mut self, response: StoredResponse) -> (StoredResult, Cancelled) {
         let cancelled = match self.phase {
             Phase::Running { cancelled, .. } => cancelled,
@@ -228,8 +229,8 @@ impl<Q> Pending<Q> {
         (StoredResult { response, log }, cancelled)
     }
 
-    /// Cancels a running job: marks it and returns the handle to its handler. `None` for a job that
-    /// does not run: one that waits is [finished](Self::finish) instead.
+    /// Cancels a running job: marks it and returns the handle to its handler. Returns `None` for a job that does not
+    /// run: a waiting job is [finished](Self::finish) instead.
     pub fn cancel_running(&mut self) -> Option<Arc<Execution>> {
         match &mut self.phase {
             Phase::Waiting { .. } | Phase::Delayed { .. } | Phase::Finishing { .. } => None,
@@ -240,7 +241,7 @@ impl<Q> Pending<Q> {
         }
     }
 
-    /// Returns the handle to its handlers, once it was begun and while it has no result.
+    /// Returns the handle to its handlers, from its beginning until it has a result.
     fn execution(&self) -> Option<&Execution> {
         match &self.phase {
             Phase::Waiting { work: Work::First(_), .. } | Phase::Finishing { .. } => None,
@@ -260,7 +261,7 @@ impl<Q> Pending<Q> {
         }
     }
 
-    /// Returns the attempts at it so far.
+    /// Returns the attempts that were made so far.
     pub fn attempts(&self) -> Attempts {
         match &self.phase {
             Phase::Finishing { attempts, .. } => *attempts,
@@ -273,7 +274,7 @@ impl<Q> Pending<Q> {
         self.execution().and_then(Execution::progress)
     }
 
-    /// Returns the last of what the job wrote to stderr.
+    /// Returns the end of what the job wrote to stderr.
     pub fn log(&self) -> LogEnd {
         match &self.phase {
             Phase::Finishing { log, .. } => log.clone(),
@@ -281,7 +282,7 @@ impl<Q> Pending<Q> {
         }
     }
 
-    /// Returns the log while it grows, once the job was begun.
+    /// Returns the log while it grows, if the job has begun.
     pub fn growing_log(&self) -> Option<Arc<JobLog>> {
         self.execution().map(Execution::growing_log)
     }

@@ -1,8 +1,8 @@
-//! The lock of a ledger, and the threads that are to be woken when it is released.
+//! The lock of a ledger, and the threads to wake when it is released.
 //!
-//! Owns the order of the two: first the lock is released, then threads are woken, so that none wakes only to wait
-//! for the lock. Knows nothing of jobs. The channels carry wake-ups, no jobs: a thread that is woken looks in the
-//! schedule for itself. Invariant: each wake-up of a worker is for one that waits, so that none piles up.
+//! Owns the order of the two: the lock is released first, then threads are woken, so that no thread wakes only to wait
+//! for the lock. Knows nothing of jobs. The channels carry wake-ups, not jobs: a woken thread checks the schedule
+//! itself. Invariant: each wake-up of a worker is for a worker that waits, so that wake-ups do not pile up.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,18 +15,18 @@ use super::{Next, Patience};
 use crate::job::attempt::Claimed;
 use crate::memory::Budget;
 
-/// Threads to be woken.
+/// The threads to wake.
 #[derive(Default)]
 pub struct Wakes {
-    /// Clients that wait for a job which is done or gone.
+    /// Clients that wait for a job that is now done or gone.
     pub waiters: Vec<Arc<Waiter>>,
-    /// Clients that wait for a job which has begun.
+    /// Clients that wait for a job that has now begun.
     pub roused: Vec<Arc<Waiter>>,
-    /// Callers that were let in.
+    /// Callers that were admitted.
     pub callers: Vec<Sender<()>>,
-    /// How many workers.
+    /// The number of workers.
     pub workers: usize,
-    /// Whether the thread that watches the time has to check again.
+    /// Whether the thread that watches the time must check again.
     pub timekeeper: bool,
 }
 
@@ -35,7 +35,7 @@ pub trait Wake {
     /// Returns the threads to wake since the last call.
     fn wakes(&mut self) -> Wakes;
 
-    /// Whether the end has come.
+    /// Returns whether deferd is shutting down.
     fn is_stopped(&self) -> bool;
 }
 
@@ -52,14 +52,14 @@ impl Default for Dispatch {
 }
 
 impl Dispatch {
-    /// Locks a ledger. Takes a poisoned lock too: the data is valid between any two statements.
+    /// Locks a ledger, even if the lock is poisoned: the data is valid between any two statements.
     pub fn lock<'a, T: Wake>(&'a self, mutex: &'a Mutex<T>) -> Locked<'a, T> {
         let guard = mutex.lock().unwrap_or_else(PoisonError::into_inner);
         Locked { guard: Some(guard), dispatch: self }
     }
 
-    /// Claims a job as soon as `claim` finds one that may run and there is memory for it. `None` at the end, or,
-    /// without patience, if no job may run now.
+    /// Claims a job as soon as `claim` finds one that may run and there is memory for it. Returns `None` at the
+    /// shutdown, or, without patience, if no job may run now.
     pub fn claim<T: Wake, J>(
         &self,
         mutex: &Mutex<T>,
@@ -80,7 +80,7 @@ impl Dispatch {
         }
     }
 
-    /// Waits for `span`, or until `overdue` finds jobs that have to be finished, and returns those.
+    /// Waits for `span`, or until `overdue` finds jobs that must be finished, and returns them.
     pub fn overdue<T: Wake>(
         &self,
         mutex: &Mutex<T>,
@@ -97,8 +97,8 @@ impl Dispatch {
         }
     }
 
-    /// Returns the jobs that `overdue` finds. If it finds none, waits until `end`, until it may find one, or for a
-    /// wake-up: an earlier delay or deadline.
+    /// Returns the jobs that `overdue` finds. If it finds none, waits until `end`, until it may find one, or until a
+    /// wake-up announces an earlier delay or deadline.
     pub fn overdue_or_wait<T: Wake>(
         &self,
         mutex: &Mutex<T>,
@@ -116,11 +116,11 @@ impl Dispatch {
         wakes.waiters.iter().for_each(|waiter| waiter.notify());
         wakes.roused.iter().for_each(|waiter| waiter.rouse());
         for caller in wakes.callers {
-            // It may have left its line.
+            // The caller may have left its lane.
             let _ = caller.try_send(());
         }
         for _ in 0..wakes.workers {
-            // This channel and the next have both ends here.
+            // This struct holds both ends of this channel and the next.
             let _ = self.workers.0.send(());
         }
         if wakes.timekeeper {
@@ -129,8 +129,8 @@ impl Dispatch {
     }
 }
 
-/// Waits for a wake-up. `Receiver::recv` spins and yields before it sleeps, which takes the processors from the threads
-/// that would send one; a `Select` sleeps at once.
+/// Waits for a wake-up. `Receiver::recv` spins and yields before it sleeps, which takes processor time from the
+/// threads that would send one; a `Select` sleeps at once.
 fn park(wake_ups: &Receiver<()>) -> Option<()> {
     let mut select = Select::new();
     select.recv(wake_ups);
@@ -139,7 +139,7 @@ fn park(wake_ups: &Receiver<()>) -> Option<()> {
 
 /// A ledger under its lock.
 pub struct Locked<'a, T: Wake> {
-    /// `None` only while it is dropped.
+    /// `None` only while it is being dropped.
     guard: Option<MutexGuard<'a, T>>,
     dispatch: &'a Dispatch,
 }

@@ -1,7 +1,7 @@
 //! The logs of jobs whose results were collected: kept for a while, so that they can still be read.
 //!
-//! Owns their part of the accounts. They are the first to go when room is short. Invariant: an owner has at most
-//! [`MOST`] of them.
+//! Owns their part of the accounts. They are the first to be dropped when room is short. Invariant: an owner has at
+//! most [`MOST`] of them.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ use crate::memory::{Charge, allocated};
 /// How many logs an owner has at most.
 pub const MOST: usize = 64;
 
-/// The log of a job that is gone.
+/// The kept log of a job that was removed.
 pub struct KeptLog {
-    /// When its job was removed, by the clock by which the log expires.
+    /// When its job was removed, by the clock that decides when the log expires.
     age: Age,
     /// Its accounted size, in bytes.
     pub(super) footprint: usize,
@@ -30,7 +30,7 @@ pub struct KeptLog {
 }
 
 impl KeptLog {
-    /// Returns it, unless its text is on disk.
+    /// Returns the end of the log, unless its text is on disk.
     pub fn end(&self) -> Option<LogEnd> {
         self.text.clone().map(|text| LogEnd { text, offset: self.logged })
     }
@@ -54,13 +54,13 @@ const fn footprint(length: usize) -> usize {
 }
 
 impl<Q, R> Ledger<Q, R> {
-    /// Whether the log of a job is kept when its result is gone.
+    /// Returns whether the log of a job is kept after its result was removed.
     pub(super) fn outlives(&self, done: &Done<R>) -> bool {
         done.summary.log > 0 && !self.plan.log_ttl.is_zero()
     }
 
-    /// Keeps the log of a job whose result is gone, if it has one; returns whether. It takes less room than the result
-    /// did.
+    /// Keeps the log of a job whose result was removed, if it has one; returns whether it has. The log takes less room
+    /// than the result did.
     pub(super) fn keep_log(
         &mut self,
         job: &JobKey,
@@ -118,7 +118,7 @@ impl<Q, R> Ledger<Q, R> {
         self.owners.get(&job.owner)?.logs.get(&job.id)
     }
 
-    /// Drops a kept log, if it is there.
+    /// Drops a kept log, if there is one.
     pub(super) fn drop_log(&mut self, owner: &Owner, id: JobId) {
         let Some(jobs) = self.owners.get_mut(owner) else { return };
         let Some(log) = jobs.logs.remove(&id) else { return };
@@ -130,7 +130,7 @@ impl<Q, R> Ledger<Q, R> {
         self.tidy(owner);
     }
 
-    /// Takes the kept logs of an owner who is forgotten off the accounts.
+    /// Takes the kept logs of a forgotten owner off the accounts.
     pub(super) fn take_off_logs(&mut self, logs: &Logs) {
         for (id, log) in logs {
             self.log_bytes -= log.footprint;
@@ -138,7 +138,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Drops the oldest kept logs until so many bytes more fit, or none is left.
+    /// Drops the oldest kept logs until `bytes` more fit, or none is left.
     pub(super) fn make_room(&mut self, bytes: usize) {
         while self.stored.saturating_add(bytes) > self.room.capacity
             && let Some(((_, id), owner)) = self.log_ages.first_key_value()
@@ -148,7 +148,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Drops at most [`BATCH`] kept logs of jobs that are gone since before `before`; returns whether there are more.
+    /// Drops at most [`BATCH`] kept logs of jobs that were removed before `before`; returns whether there are more.
     pub fn expire_logs(&mut self, before: Age) -> bool {
         for _ in 0..BATCH {
             match self.log_ages.first_key_value() {
@@ -162,7 +162,7 @@ impl<Q, R> Ledger<Q, R> {
         true
     }
 
-    /// Takes the text of a kept log that is on disk now.
+    /// Drops the text of a kept log, which is now on disk.
     pub fn flush_log(&mut self, job: &JobKey) {
         let jobs = self.owners.get_mut(&job.owner);
         if let Some(log) = jobs.and_then(|jobs| jobs.logs.get_mut(&job.id)) {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_all_owners_go_first() {
+    fn the_oldest_logs_of_all_owners_go_first() {
         let mut ledger = ledger(10 * footprint(100));
         for (owner, id, age) in
             [("a", 1, 50), ("b", 2, 10), ("a", 3, 30), ("b", 4, 20), ("c", 5, 40)]
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_that_is_kept_longest_goes_first_whatever_its_id() {
+    fn the_log_kept_longest_goes_first_whatever_its_id() {
         let mut ledger = ledger(usize::MAX);
         for id in 2..=MOST as u64 + 1 {
             keep(&mut ledger, "a", id, 1);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_is_remembered_until_the_lock_is_released() {
+    fn dropped_logs_are_listed_until_the_lock_is_released() {
         let mut ledger = ledger(usize::MAX);
         for id in 1..10 {
             keep(&mut ledger, "a", id, 0);

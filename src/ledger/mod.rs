@@ -1,13 +1,13 @@
-//! What every store knows of its jobs: the states of all of them, and their schedule, as plain data.
+//! What every store knows about its jobs: the states of all of them, and their schedule, as plain data.
 //!
 //! Owns the records of each owner's jobs, the accounts, the ids, the idempotency keys and the schedule, whatever a
 //! store keeps of requests (`Q`) and results (`R`). Does no I/O and takes no lock: a store holds it under its mutex,
-//! and [`locked`] wakes the threads that its changes concern. `submit` has how jobs come in, `running` how they run,
-//! `finishing` how they end, `notices` what is told of that, `results` how they are collected, `forgetting` how they
-//! go, `logs` what stays of them for a while, `end` what a stopped ledger still does. Invariants: a job is in exactly
-//! one place: waiting in a lane, delayed, running, finishing, done, or in delivery; `stored` equals the footprints of
-//! all records, keys, and submissions that are admitted and not accepted yet; it exceeds the capacity only by what was
-//! found at start; no method frees the memory of many jobs, they are handed out.
+//! and [`locked`] wakes the threads that its changes concern. `submit` has how jobs are accepted, `running` how they
+//! run, `finishing` how they end, `notices` who is notified, `results` how they are collected, `forgetting` how they
+//! are removed, `logs` which logs are kept for a while, `end` what a stopped ledger still does. Invariants: a job is
+//! in exactly one place: waiting in a lane, delayed, running, finishing, done, or in delivery; `stored` equals the
+//! footprints of all records, keys, and submissions that are admitted and not yet accepted; it exceeds the capacity
+//! only by what was found at start; no method frees the memory of many jobs: they are returned to the caller.
 
 mod end;
 mod finishing;
@@ -67,7 +67,7 @@ pub struct IdempotencyKey {
     pub fingerprint: [u8; 32],
 }
 
-/// The room of a store.
+/// The limits of a store.
 #[derive(Clone, Debug)]
 pub struct Room {
     /// `--max-stored`, in bytes.
@@ -81,29 +81,29 @@ pub struct Room {
 /// How a route's jobs run.
 #[derive(Clone, Copy, Debug)]
 pub struct Lane {
-    /// How many requests of the route run at once.
+    /// How many requests of the route may run at once.
     pub limit: Limit,
     /// Whether its jobs run again after a crash.
     pub rerun: Rerun,
-    /// Which programs are told that its jobs are done.
+    /// Which programs are notified about its jobs.
     pub tells: Tells,
 }
 
-/// Which programs of a route are told of its jobs.
+/// Which programs of a route are notified about its jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tells {
-    /// `on-done`, of each that is done.
+    /// `on-done`: for each job that is done.
     pub on_done: bool,
-    /// `on-failure`, of each that failed.
+    /// `on-failure`: for each job that failed.
     pub on_failure: bool,
 }
 
 impl Tells {
-    /// None.
+    /// No programs.
     pub const NONE: Self = Self { on_done: false, on_failure: false };
 }
 
-/// How many workers run jobs, and how many jobs may wait.
+/// How many workers there are, how many jobs may wait, and how long results are kept.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How many workers there are.
@@ -112,9 +112,9 @@ pub struct Plan {
     pub queue: usize,
     /// How long a result is kept: `--ttl`.
     pub ttl: Duration,
-    /// How long a log is kept after the result was collected: `--log-ttl`; zero: it goes with the result.
+    /// How long a log is kept after the result was collected: `--log-ttl`; zero: it is removed with the result.
     pub log_ttl: Duration,
-    /// One for each route, at its index; those of notices stand behind them in every ledger.
+    /// One for each route, at its index; in a ledger, the lanes of notices follow.
     pub lanes: Vec<Lane>,
 }
 
@@ -123,9 +123,9 @@ pub struct Plan {
 pub struct Stats {
     /// Waiting requests, results and keys, with their records, in bytes.
     pub stored: usize,
-    /// The limit of that, in bytes.
+    /// The limit of `stored`, in bytes.
     pub capacity: usize,
-    /// How many jobs wait in lanes; notices are left out here and below.
+    /// How many jobs wait in lanes; this count and those below leave out notices.
     pub waiting: usize,
     /// How many are delayed.
     pub delayed: usize,
@@ -135,16 +135,16 @@ pub struct Stats {
     pub done: usize,
     /// When the waiting job with the lowest id was accepted.
     pub oldest: Option<Stamp>,
-    /// How many of each route wait and run.
+    /// How many jobs of each route wait and run.
     pub by_lane: Vec<(usize, usize)>,
 }
 
-/// The reason that a job was not accepted; nothing of it stays behind.
+/// Why a job was not accepted; nothing of it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Waiting requests and kept results have reached `--max-stored`.
     Full,
-    /// Its request is larger than `--max-stored` can ever hold.
+    /// Its request is larger than `--max-stored` allows.
     TooLarge,
     /// The memory for records is in use (`--max-memory`).
     NoMemory,
@@ -152,11 +152,11 @@ pub enum Refused {
     QueueFull,
     /// Idempotency keys have reached their part of `--max-stored`.
     ManyKeys,
-    /// The idempotency key stands for another request.
+    /// The idempotency key was used for another request.
     KeyReused,
-    /// The store cannot make it durable now.
+    /// The store cannot make the job durable now.
     Unavailable,
-    /// The engine that the store is on has no memory left.
+    /// The engine of the store has no memory left.
     EngineFull,
 }
 
@@ -170,12 +170,12 @@ impl Refused {
     }
 }
 
-/// What a job's status says.
+/// The status of a job.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It has no result yet; its state, and the last line of its stderr.
+    /// It has no result yet: its state, and the last line of its stderr.
     Pending(JobState, Option<String>),
-    /// It has a result; how it ended.
+    /// It has a result: how it ended.
     Done(Ending),
 }
 
@@ -184,9 +184,9 @@ pub enum Status {
 pub enum JobState {
     /// It waits in a lane.
     Waiting,
-    /// It waits for a moment.
+    /// It waits for a point in time.
     Delayed,
-    /// It runs, or its result is on its way into the store.
+    /// It runs, or its result is being stored.
     Running,
     /// It has a result.
     Done,
@@ -203,19 +203,19 @@ impl JobState {
         }
     }
 
-    /// Returns the state of this name.
+    /// Returns the state with this name.
     pub fn named(name: &str) -> Option<Self> {
         let states = [Self::Waiting, Self::Delayed, Self::Running, Self::Done];
         states.into_iter().find(|state| state.name() == name)
     }
 }
 
-/// Which of the two lists.
+/// One of the two lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
-    /// Without a result.
+    /// Jobs without a result.
     Pending,
-    /// With a result.
+    /// Jobs with a result.
     Done,
 }
 
@@ -224,10 +224,10 @@ pub enum List {
 pub enum Finished {
     /// It can be collected.
     Kept,
-    /// No client can ask for it, or its job has an error instead: `410` because it was cancelled, `507` because the
-    /// response found no room.
+    /// No client can ask for it, or an error replaced it: `410` because the job was cancelled, `507` because the
+    /// response did not fit.
     Dropped,
-    /// The end stopped the job; the next process has it.
+    /// The shutdown stopped the job; the next process handles it.
     Left,
 }
 
@@ -235,40 +235,40 @@ pub enum Finished {
 pub struct Ledger<Q, R> {
     room: Room,
     plan: Plan,
-    /// The last id that was given out.
+    /// The last id that was assigned.
     last: Option<JobId>,
     /// The jobs that a client can ask for.
     owners: BTreeMap<Owner, Jobs<Q, R>>,
-    /// The jobs whose result no client wants, until they have run.
+    /// The jobs whose results no client wants, until they have run.
     unwanted: HashMap<JobKey, Box<Pending<Q>>>,
     keys: Idempotency,
-    /// The jobs with a key that are admitted and not accepted yet.
+    /// The jobs with a key that are admitted and not yet accepted.
     keyed: HashSet<JobId>,
-    /// How many jobs are admitted and not accepted yet.
+    /// How many jobs are admitted and not yet accepted.
     admitted: usize,
-    /// In bytes.
+    /// The accounted size of everything, in bytes.
     stored: usize,
-    /// How much of that is kept logs, which go when room is short.
+    /// How much of that is kept logs, which are dropped when room is short.
     log_bytes: usize,
     /// The kept logs, the oldest first.
     log_ages: BTreeMap<(Age, JobId), Owner>,
-    /// The jobs whose kept logs were dropped, until the lock is released: a store that keeps them elsewhere has asked
-    /// for them by then.
+    /// The jobs whose kept logs were dropped. Emptied when the lock is released: a store that keeps logs elsewhere has
+    /// taken them by then.
     dropped_logs: Vec<JobId>,
-    /// The deliveries so far.
+    /// The number of deliveries so far.
     deliveries: u64,
     schedule: Schedule<Sender<()>>,
     tally: Tally,
     /// Whether the schedule changed since the last [`wakes`](Wake::wakes).
     is_changed: bool,
-    /// How many workers wait.
+    /// The number of waiting workers.
     idle: usize,
     wakes: Wakes,
-    /// Whether jobs that have not begun stay so.
+    /// Whether jobs that have not begun are left as they are.
     is_draining: bool,
-    /// Whether notices that failed are not tried again.
+    /// Whether failed notices are not retried.
     is_draining_notices: bool,
-    /// Set at the end: no job goes on.
+    /// Set at the shutdown: no job goes on.
     stopped: Option<Stop>,
 }
 
@@ -329,13 +329,13 @@ impl<Q, R> Ledger<Q, R> {
         &self.tally
     }
 
-    /// The same, to be changed by a store that keeps jobs elsewhere.
+    /// Returns the same counts, to be changed by a store that keeps jobs elsewhere.
     pub const fn tally_mut(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
-    /// Returns the schedule, to be changed: the workers and callers that may run then are woken when the lock is
-    /// released.
+    /// Returns the schedule for a change. When the lock is released, the workers and callers that may then run are
+    /// woken.
     const fn schedule(&mut self) -> &mut Schedule<Sender<()>> {
         self.is_changed = true;
         &mut self.schedule
@@ -347,7 +347,7 @@ impl<Q, R> Wake for Ledger<Q, R> {
         self.dropped_logs.clear();
         if std::mem::take(&mut self.is_changed) {
             self.wakes.callers.append(&mut self.schedule.admit());
-            // One at a time: the worker that is woken claims a job, and so wakes the next.
+            // Only one is woken: the worker claims a job, and thereby wakes the next.
             if self.idle > 0 && self.schedule.next().is_some() {
                 self.idle -= 1;
                 self.wakes.workers += 1;

@@ -1,9 +1,9 @@
-//! The outbox: the programs and URLs that are to be told that a job is done.
+//! The outbox: the programs and URLs to notify when a job is done.
 //!
-//! Owns what is owed for a job, from its acceptance on, and makes the notices when its result is decided, in whatever
-//! way that comes about. A notice is a job of its own lane which no client can ask for; the store accepts it together
-//! with the result. Invariants: a job that owes notices is accounted with the room for them, so none is lost for want
-//! of it; a notice itself owes nothing, and takes no place of the queue.
+//! Owns what a job owes, from its acceptance on, and makes the notices when its result is decided, in whatever way. A
+//! notice is a job in a lane of its own, for which no client can ask; the store accepts it together with the result.
+//! Invariants: a job that owes notices accounts for their room, so no notice is lost for lack of room; a notice itself
+//! owes nothing, and takes no place of the queue.
 
 use super::job::Pending;
 use super::schedule::Limit;
@@ -16,26 +16,26 @@ use crate::job::stored::{StoredResult, Summary};
 use crate::job::{JobKey, Keep, Moment, RECORD, Rerun, RouteIndex, SHORT_LOG};
 use crate::memory::{Charge, allocated};
 
-/// What a pending job owes to others.
+/// The notices that a pending job owes.
 #[derive(Debug)]
 pub struct Owed {
     /// The URL that its client named.
     callback: Option<Box<str>>,
-    /// What its notices take at most, in bytes: the job is accounted with it.
+    /// The most that its notices take: the account of the job includes it.
     pub room: Size,
 }
 
 /// Which part of a notice its store keeps in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InMemory {
-    /// All of it.
+    /// The whole notice.
     All,
-    /// Its record.
+    /// Only its record.
     Record,
 }
 
 impl InMemory {
-    /// Returns the size of what takes `footprint` bytes in all.
+    /// Returns the size of a notice that takes `footprint` bytes in all.
     fn size(self, footprint: usize, line: &RequestLine) -> Size {
         let memory = match self {
             Self::All => footprint,
@@ -45,39 +45,40 @@ impl InMemory {
     }
 }
 
-/// A notice that is to be accepted, with the room that it takes.
+/// A notice that is ready to be accepted, with the room that it takes.
 pub struct Notice {
-    /// Its name, that of a job of the same owner.
+    /// Its name: it is a job of the same owner.
     pub job: JobKey,
     /// Its lane.
     pub lane: NoticeLane,
-    /// The same as a route.
+    /// The index of its lane.
     pub route: RouteIndex,
-    /// What it tells.
+    /// Its request, with its content.
     pub call: Call,
-    /// Its request, as its record has it.
+    /// What its record keeps of its request.
     pub line: RequestLine,
-    /// What it is accounted with.
+    /// Its accounted size.
     pub size: Size,
-    /// Its memory.
+    /// The charge for its memory.
     pub charge: Charge,
 }
 
 /// Adds the lanes of notices to those of the routes. Half of the workers, at least one, run the notices of a lane, and
-/// the [schedule](super::schedule) leaves one worker of several to the jobs: slow receivers do not hold up all jobs.
+/// the [schedule](super::schedule) leaves one worker of several to the jobs, so slow receivers do not hold up all
+/// jobs.
 pub fn add_lanes(plan: &mut Plan) {
     let limit = Limit::Shared((plan.workers / 2).max(1));
     let lane = Lane { limit, rerun: Rerun::Yes, tells: Tells::NONE };
     plan.lanes.extend(NoticeLane::ALL.map(|_| lane));
 }
 
-/// A part of the room, for one notice.
+/// The part of the room for one notice.
 struct Part {
     size: Size,
     charge: Charge,
 }
 
-/// Returns the programs of a route, and the URL.
+/// Returns the receivers: the programs of a route, and the URL.
 fn receivers(tells: Tells, callback: Option<Box<str>>) -> impl Iterator<Item = Receiver> {
     let programs = [(tells.on_done, Event::Done), (tells.on_failure, Event::Failure)];
     let programs = programs.into_iter().filter(|(is_told, _)| *is_told);
@@ -86,7 +87,7 @@ fn receivers(tells: Tells, callback: Option<Box<str>>) -> impl Iterator<Item = R
 }
 
 impl<Q, R> Ledger<Q, R> {
-    /// Returns how many routes have a lane, those of notices left out.
+    /// Returns how many routes have a lane, without those of notices.
     pub(super) const fn routes(&self) -> usize {
         self.plan.lanes.len() - NoticeLane::ALL.len()
     }
@@ -96,13 +97,13 @@ impl<Q, R> Ledger<Q, R> {
         route.0 >= self.routes()
     }
 
-    /// Returns the lane of notices as a route.
+    /// Returns the index of a lane of notices.
     pub const fn notice_route(&self, lane: NoticeLane) -> RouteIndex {
         RouteIndex(self.routes() + lane as usize)
     }
 
-    /// Returns what a job of this route owes, whose client has named this URL; `None` if that is nothing. The room
-    /// includes that of the URL itself.
+    /// Returns what a job of this route owes if its client has named this URL; `None` if it owes nothing. The room
+    /// includes the URL itself.
     pub fn owed(
         &self,
         route: Option<RouteIndex>,
@@ -127,8 +128,8 @@ impl<Q, R> Ledger<Q, R> {
         route.map_or(Tells::NONE, |route| self.plan.lanes[route.0].tells)
     }
 
-    /// Makes the notices of a pending job whose result is decided, in the room that its account has for them. They are
-    /// to be [accepted](Self::accept_notice) when the result is as durable as the store promises.
+    /// Makes the notices of a pending job whose result is decided, in the room that its account has for them. They
+    /// must be [accepted](Self::accept_notice) once the result is as durable as the store promises.
     pub fn take_notices(
         &mut self,
         job: &JobKey,
@@ -157,7 +158,7 @@ impl<Q, R> Ledger<Q, R> {
         notices
     }
 
-    /// Makes a notice in a part of the room; with the whole log if there is room for it, else with its end.
+    /// Makes a notice in its part of the room; it has the whole log if that fits, otherwise the end of the log.
     fn notice(
         &mut self,
         of: &JobKey,
@@ -186,7 +187,8 @@ impl<Q, R> Ledger<Q, R> {
         Some(Notice { job, lane, route, call, line, size, charge })
     }
 
-    /// Puts a notice on the accounts in place of its part of the room; `false` if it is larger and does not fit.
+    /// Puts a notice on the accounts in place of its part of the room; returns `false` if it is larger and does not
+    /// fit.
     fn fit_notice(&mut self, size: Size, part: &mut Part) -> bool {
         let grown = size.footprint.saturating_sub(part.size.footprint);
         self.make_room(grown);
@@ -198,7 +200,7 @@ impl<Q, R> Ledger<Q, R> {
         true
     }
 
-    /// Returns the request that tells of a job.
+    /// Returns the request that notifies the receiver about a job.
     fn request_to(
         &self,
         job: &JobKey,
@@ -224,7 +226,7 @@ impl<Q, R> Ledger<Q, R> {
         })
     }
 
-    /// Returns how many notices are not delivered.
+    /// Returns the number of undelivered notices.
     pub fn undelivered(&self) -> usize {
         self.unwanted
             .values()

@@ -1,8 +1,8 @@
-//! The records of an owner's jobs, as they are listed: filtered, in pages, in the order of the ids or against it.
+//! The records of an owner's jobs as a list: filtered, in pages, ascending or descending by id.
 //!
-//! Owns what a record tells, also as JSON, and how many are looked at for one page. Invariants: a page costs the same
-//! however many jobs there are; the lock is held for 500 records at a time; a job is looked at once, and told as it is
-//! then.
+//! Owns the contents of a record, also as JSON, and how many jobs are examined for one page. Invariants: a page costs
+//! the same however many jobs there are; the lock is held for 500 records at a time; a job is examined once, and
+//! listed as it is at that time.
 
 use super::job::{Done, Pending};
 use super::{Found, JobState, Ledger};
@@ -12,22 +12,22 @@ use crate::job::request_line::RequestLine;
 use crate::job::stored::{Ending, Exit, Summary};
 use crate::job::{JobId, JobKey, Stamp};
 
-/// How many records are looked at for one page.
+/// How many records are examined for one page.
 pub const MAX_LOOKS: usize = 10_000;
 
-/// How many of them while the lock is held.
+/// How many of them are examined under one hold of the lock.
 const STEP: usize = 500;
 
-/// What a listing says of a job.
+/// What a list says about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRecord {
     /// Its id.
     pub id: JobId,
     /// Its state.
     pub state: JobState,
-    /// Its request.
+    /// What its record keeps of its request.
     pub line: RequestLine,
-    /// The attempts at it so far.
+    /// The attempts that were made so far.
     pub attempts: Attempts,
     /// When it was accepted.
     pub created: Stamp,
@@ -42,14 +42,14 @@ pub struct JobRecord {
 pub struct End {
     /// When its result was produced.
     pub finished: Stamp,
-    /// When its result expires, if the wall clock is right; `None` if it was dropped.
+    /// When its result expires, if the wall clock is right; `None` if the result was dropped.
     pub expires: Option<Stamp>,
     /// How it ended.
     pub ending: Ending,
 }
 
 impl JobRecord {
-    /// Returns it as a JSON object whose members have this order.
+    /// Returns the record as a JSON object whose members have this order.
     pub fn to_json(&self, owner: &Owner) -> String {
         let Self { id, state, line, attempts, created, progress, end } = self;
         let (method, target, route) =
@@ -90,7 +90,7 @@ fn number(number: Option<impl ToString>) -> String {
     number.map_or_else(|| "null".to_owned(), |number| number.to_string())
 }
 
-/// In which order records are listed.
+/// The order in which records are listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// The lowest id first.
@@ -103,33 +103,33 @@ pub enum Order {
 /// Which records are listed, and in which order.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Those in this state.
+    /// Only records in this state.
     pub state: Option<JobState>,
-    /// Those of jobs that failed.
+    /// Only records of jobs that failed.
     pub only_failed: bool,
-    /// Those of the route with this prefix.
+    /// Only records of the route with this prefix.
     pub route: Option<Box<str>>,
-    /// In this order.
+    /// The order of the list.
     pub order: Order,
 }
 
 /// A part of a list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// At most as many as were asked for, in the order of the filter.
+    /// At most as many as requested, in the order of the filter.
     pub records: Vec<JobRecord>,
-    /// The list continues after this id; `None` at its end.
+    /// The id after which the list continues; `None` at its end.
     pub next: Option<JobId>,
 }
 
 /// The request for one [step](Ledger::step).
 pub struct Step<'a> {
     filter: &'a Filter,
-    /// Only ids after this one, in the order of the filter, are looked at.
+    /// Only ids after this one, in the order of the filter, are examined.
     after: Option<JobId>,
-    /// How many records are wanted.
+    /// How many records are requested.
     count: usize,
-    /// How many may be looked at.
+    /// How many may be examined.
     looks: usize,
 }
 
@@ -137,13 +137,13 @@ pub struct Step<'a> {
 pub struct Stepped {
     records: Vec<JobRecord>,
     looked: usize,
-    /// The last id that was looked at, if there are more behind it.
+    /// The last id that was examined, if there are more after it.
     next: Option<JobId>,
 }
 
 impl Page {
-    /// Collects a page of at most `count` records behind `after`, one `step` after the other, each of which holds
-    /// the lock for itself.
+    /// Collects a page of at most `count` records after `after`, in steps of `step`, each of which takes the lock
+    /// separately.
     pub fn collect(
         filter: &Filter,
         after: Option<JobId>,
@@ -167,28 +167,28 @@ impl Page {
 }
 
 impl Step<'_> {
-    /// Returns whether pending jobs are looked at, and done ones.
+    /// Returns whether pending jobs are examined, and whether done jobs are.
     pub fn lists(&self) -> [bool; 2] {
         [self.filter.takes_pending(), self.filter.takes_done()]
     }
 
-    /// Returns in which order.
+    /// Returns the order of the list.
     pub const fn order(&self) -> Order {
         self.filter.order
     }
 
-    /// Returns the id behind which jobs are looked at.
+    /// Returns the id after which jobs are examined.
     pub const fn after(&self) -> Option<JobId> {
         self.after
     }
 
-    /// Returns how many may be looked at.
+    /// Returns how many may be examined.
     pub const fn looks(&self) -> usize {
         self.looks
     }
 
-    /// Looks at records that a store has elsewhere, in the order of the filter: so many as may be looked at, and one
-    /// more if there is.
+    /// Examines records that a store has elsewhere, in the order of the filter. `found` should have one more record,
+    /// if there is one, than may be examined.
     pub fn over(&self, found: impl Iterator<Item = JobRecord>) -> Stepped {
         let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };
         let mut last = self.after;
@@ -259,7 +259,7 @@ impl<Q, R> Ledger<Q, R> {
         JobRecord { id, state, line, attempts, created, progress: None, end: Some(end) }
     }
 
-    /// Returns the record of a pending job as it is when it ends now.
+    /// Returns the record that a pending job has if it ends now.
     pub(super) fn record_at_end(
         &self,
         job: &JobKey,
@@ -272,7 +272,7 @@ impl<Q, R> Ledger<Q, R> {
         JobRecord { state: JobState::Done, progress: None, end, ..told_pending(job.id, pending) }
     }
 
-    /// Looks at the next records of `owner`.
+    /// Examines the next records of `owner`.
     pub fn step(&self, owner: &Owner, step: &Step<'_>) -> Stepped {
         let Step { filter, after, count, looks } = *step;
         let mut stepped = Stepped { records: Vec::new(), looked: 0, next: None };

@@ -1,7 +1,7 @@
-//! How jobs are asked for, and their results collected.
+//! How jobs are looked up, and their results collected.
 //!
-//! Owns the way of a result into delivery, and back or out. Invariant: a result in delivery is confirmed or restored
-//! only by the delivery that it is in.
+//! Owns the transitions of a result into delivery, and from there back or out. Invariant: a result in delivery is
+//! confirmed or restored only by its current delivery.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::job::{Age, JobId, JobKey};
 
 /// The outcome of looking up a job.
 pub enum Found<'a, Q, R> {
-    /// There is no such job.
+    /// The job does not exist.
     Unknown,
     /// It has no result yet.
     Pending(&'a Pending<Q>),
@@ -25,7 +25,7 @@ pub enum Found<'a, Q, R> {
 }
 
 impl<Q, R> Ledger<Q, R> {
-    /// The job as its owner sees it.
+    /// Returns the job as its owner sees it.
     pub fn find(&self, job: &JobKey) -> Found<'_, Q, R> {
         let Some(jobs) = self.owners.get(&job.owner) else { return Found::Unknown };
         match jobs.done.get(job.id) {
@@ -34,7 +34,8 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// The job whose log is asked for: one whose result is in delivery, too, if the log outlives that.
+    /// Returns the job whose log is requested. If the log outlives the result, the job is also found while its result
+    /// is in delivery.
     pub fn find_log(&self, job: &JobKey) -> Found<'_, Q, R> {
         match self.find(job) {
             Found::Unknown => {
@@ -46,7 +47,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// The status of a job; `None` if it does not exist.
+    /// Returns the status of a job; `None` if it does not exist.
     pub fn status(&self, job: &JobKey) -> Option<Status> {
         match self.find(job) {
             Found::Unknown => None,
@@ -55,7 +56,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Moves a result into delivery, if there is one to be collected; names the delivery.
+    /// Moves a result into delivery, if there is one to collect; its delivery then has a new id.
     pub fn collect(&mut self, job: &JobKey) -> Option<&Done<R>> {
         let jobs = self.owners.get_mut(&job.owner)?;
         let mut done = jobs.take_done(job.id)?;
@@ -65,8 +66,8 @@ impl<Q, R> Ledger<Q, R> {
         jobs.in_delivery.get(job.id)
     }
 
-    /// Removes a result that was delivered; nothing if it is not in this delivery. Its log is kept for a while: `text`
-    /// has it, if it is not on disk. Returns whether there is one to be kept.
+    /// Removes a result that was delivered; does nothing if it is not in this delivery. Its log is kept for a while:
+    /// `text` has it, unless it is on disk. Returns whether there is a log to keep.
     pub fn confirm(
         &mut self,
         job: &JobKey,
@@ -82,7 +83,7 @@ impl<Q, R> Ledger<Q, R> {
         Some((done, log))
     }
 
-    /// Puts a result back whose delivery failed; nothing if it is not in this delivery.
+    /// Restores a result whose delivery failed; does nothing if it is not in this delivery.
     pub fn restore(&mut self, job: &JobKey, delivery: DeliveryId) {
         let Some(done) = self.end_delivery(job, delivery) else { return };
         if let Some(jobs) = self.owners.get_mut(&job.owner) {
@@ -96,19 +97,20 @@ impl<Q, R> Ledger<Q, R> {
         if is_this { jobs.in_delivery.take(job.id) } else { None }
     }
 
-    /// Returns a result, in delivery or not, to be changed.
+    /// Returns a result for changing, whether it is in delivery or not.
     pub fn result_mut(&mut self, job: &JobKey) -> Option<&mut R> {
         let jobs = self.owners.get_mut(&job.owner)?;
         let done = jobs.done.get_mut(job.id).or_else(|| jobs.in_delivery.get_mut(job.id))?;
         Some(&mut done.result)
     }
 
-    /// Returns the log of a job that was begun and is pending, to be followed while it grows.
+    /// Returns the log of a pending job that has begun, to be followed while it grows.
     pub fn growing_log(&self, job: &JobKey) -> Option<Arc<JobLog>> {
         self.owners.get(&job.owner)?.pending.get(job.id)?.growing_log()
     }
 
-    /// Has a thread notified when the job is done or gone; `None` if it is not pending, or the end has come.
+    /// Registers this thread to be notified when the job is done or gone; `None` if the job is not pending, or deferd
+    /// is shutting down.
     pub fn watch(&mut self, job: &JobKey) -> Option<Arc<Waiter>> {
         if self.stopped.is_some() {
             return None;
@@ -119,7 +121,7 @@ impl<Q, R> Ledger<Q, R> {
         Some(waiter)
     }
 
-    /// Lets a thread no longer be notified.
+    /// Cancels the notification of a thread.
     pub fn unwatch(&mut self, job: &JobKey, waiter: &Arc<Waiter>) {
         let jobs = self.owners.get_mut(&job.owner);
         if let Some(pending) = jobs.and_then(|jobs| jobs.pending.get_mut(job.id)) {
@@ -127,7 +129,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// At most `count` ids of `owner` above `after`, ascending.
+    /// Returns at most `count` ids of `owner` above `after`, ascending.
     pub fn list(
         &self,
         owner: &Owner,

@@ -1,8 +1,8 @@
-//! How jobs run: claimed, tried again, redirected; and callers in their lanes.
+//! How jobs run: claimed, retried, redirected; and the callers in their lanes.
 //!
-//! Owns the transitions of pending jobs that stay pending, each with its change of the schedule. Runs nothing.
-//! Invariant: a job that runs has a place in its lane, and gives it back with the transition that ends the run, or
-//! later if it is kept.
+//! Owns the transitions between the states of a pending job, each with its change of the schedule. Runs nothing.
+//! Invariant: a running job has a place in its lane; the transition that ends the run gives it back, or a later call
+//! if the place is kept.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,19 +24,19 @@ const START_MEMORY: usize = 1 << 20;
 /// What a worker does if no job may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Wait for one.
+    /// It waits for a job.
     Forever,
-    /// Return without one.
+    /// It returns without a job.
     None,
 }
 
 /// The outcome of asking for a job.
 pub enum Next<T> {
-    /// A job, which runs from now on.
+    /// A job, which is running from now on.
     Job(T),
-    /// None may run now: a patient worker is counted as idle, and will be woken.
+    /// No job may run now: a patient worker is counted as idle, and will be woken.
     Nothing,
-    /// One may run, but this many bytes of memory must be free first.
+    /// A job may run, but only when this many bytes of memory are free.
     NoMemory(usize),
     /// No more jobs will run.
     Closed,
@@ -50,7 +50,7 @@ pub struct Taken<Q> {
     pub route: RouteIndex,
     /// When it was accepted.
     pub created: Stamp,
-    /// How many processes have begun it, with this one.
+    /// How many processes have begun it, including this one.
     pub starts: u32,
     /// Whether it runs again after a crash.
     pub rerun: Rerun,
@@ -84,26 +84,26 @@ impl<T> Next<T> {
     }
 }
 
-/// Running them.
+/// Running jobs.
 impl<Q, R> Ledger<Q, R> {
-    /// A job that has no result yet, forgotten or not.
+    /// Returns a job that has no result yet, forgotten or not.
     pub fn pending(&self, job: &JobKey) -> Option<&Pending<Q>> {
         let listed = self.owners.get(&job.owner).and_then(|jobs| jobs.pending.get(job.id));
         listed.or_else(|| self.unwanted.get(job).map(Box::as_ref))
     }
 
-    /// The same, to be changed.
+    /// Returns the same job, to be changed.
     pub fn pending_mut(&mut self, job: &JobKey) -> Option<&mut Pending<Q>> {
         let listed = self.owners.get_mut(&job.owner).and_then(|jobs| jobs.pending.get_mut(job.id));
         listed.or_else(|| self.unwanted.get_mut(job).map(Box::as_mut))
     }
 
-    /// Whether no client can ask for the job: it was forgotten, or submitted without keeping its result.
+    /// Returns whether no client can ask for the job: it was forgotten, or submitted without keeping its result.
     pub fn is_unwanted(&self, job: &JobKey) -> bool {
         self.unwanted.contains_key(job)
     }
 
-    /// Claims the oldest job that may run, for a worker; what it produces is charged to `memory`.
+    /// Claims the oldest job that may run, for a worker; what the job produces is charged to `memory`.
     pub fn claim(&mut self, memory: &Allowance, patience: Patience) -> Next<Taken<Q>> {
         if self.stopped.is_some() {
             return Next::Closed;
@@ -114,7 +114,7 @@ impl<Q, R> Ledger<Q, R> {
             return Next::NoMemory(least);
         }
         loop {
-            // Each waiting job has a record; one without is skipped, so that no worker stands still.
+            // Each waiting job has a record; a job without one is skipped, so that the worker goes on.
             let Some((route, job)) = self.schedule().claim() else {
                 self.idle += usize::from(patience == Patience::Forever);
                 return Next::Nothing;
@@ -126,7 +126,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Claims this job, which waits in the lane of its route; `None` if it has no room there.
+    /// Claims this job, which waits in the lane of its route; `None` if the lane has no room.
     pub fn claim_this(&mut self, job: &JobKey, memory: &Allowance) -> Option<Taken<Q>> {
         let route = match self.pending(job)?.phase {
             Phase::Waiting { route, .. } if self.stopped.is_none() => route,
@@ -149,17 +149,17 @@ impl<Q, R> Ledger<Q, R> {
         (!budget.has_free(least)).then_some(least)
     }
 
-    /// Whether a job that waits may run now.
+    /// Returns whether a waiting job may run now.
     pub fn has_work(&self) -> bool {
         self.schedule.next().is_some()
     }
 
-    /// Returns how many more jobs of each route may run beside those that run and wait.
+    /// Returns, for each route, how many jobs may run in addition to those that run and wait.
     pub fn rooms(&self) -> impl Iterator<Item = usize> {
         self.schedule.rooms()
     }
 
-    /// Takes out an unwanted job that goes on elsewhere; its place is free.
+    /// Removes an unwanted job that goes on elsewhere; frees its place.
     pub fn let_go(&mut self, job: &JobKey) {
         self.unschedule(job);
         let Some(pending) = self.unwanted.remove(job) else { return };
@@ -169,13 +169,13 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Whether a worker runs the job.
+    /// Returns whether a worker runs the job.
     pub fn is_running(&self, job: &JobKey) -> bool {
         let phase = self.pending(job).map(|pending| &pending.phase);
         matches!(phase, Some(Phase::Running { .. } | Phase::Finishing { .. }))
     }
 
-    /// Returns the jobs that wait to be begun.
+    /// Returns the jobs that have not begun.
     pub fn not_begun(&self) -> Vec<JobKey> {
         let is_first = |job: &JobKey| {
             let phase = self.pending(job).map(|pending| &pending.phase);
@@ -200,7 +200,7 @@ impl<Q, R> Ledger<Q, R> {
             cancelled: Cancelled::No,
         };
         let (created, starts) = (pending.created, pending.starts);
-        // Now there is a log to be followed.
+        // From now on, the job has a log to follow.
         let watching = pending.waiters.clone();
         self.wakes.roused.extend(watching);
         if let Some(at) = work.expiry() {
@@ -209,10 +209,10 @@ impl<Q, R> Ledger<Q, R> {
         Some(Taken { job, route, created, starts, rerun, execution, work })
     }
 
-    /// Lets a running job wait until `until`, for its next attempt or for its answer.
+    /// Makes a running job wait until `until`, for its next attempt or for its answer.
     ///
     /// # Errors
-    /// The attempt, if the job was cancelled, or the end has come: then it is to be finished.
+    /// The attempt, if the job was cancelled or deferd is shutting down: the caller must then finish the job.
     pub fn retry(
         &mut self,
         job: &JobKey,
@@ -235,10 +235,10 @@ impl<Q, R> Ledger<Q, R> {
         Ok(())
     }
 
-    /// Lets a running job wait in the lane of its redirect's target.
+    /// Makes a running job wait in the lane of its redirect's target.
     ///
     /// # Errors
-    /// As for [`retry`](Self::retry).
+    /// As of [`retry`](Self::retry).
     pub fn redirect(&mut self, job: &JobKey, attempt: Box<Attempt>) -> Result<(), Box<Attempt>> {
         let (route, expiry) = (attempt.hop_route(), attempt.expiry());
         self.lay_down(job, attempt, |attempt| Phase::Waiting {
@@ -251,7 +251,7 @@ impl<Q, R> Ledger<Q, R> {
         Ok(())
     }
 
-    /// Ends the run of a job that goes on later, in the phase that `then` makes of its attempt.
+    /// Ends the run of a job that goes on later; `then` turns its attempt into its next phase.
     fn lay_down(
         &mut self,
         job: &JobKey,
@@ -280,7 +280,7 @@ impl<Q, R> Ledger<Q, R> {
     }
 
     /// Keeps a running job's place in its lane beyond the end of the run, until it is [given up](Self::give_up);
-    /// `None` if it has none.
+    /// returns `None` if the job has no place.
     pub fn keep_place(&mut self, job: &JobKey) -> Option<RouteIndex> {
         let Phase::Running { place, .. } = &mut self.pending_mut(job)?.phase else { return None };
         let LanePlace::Of(route) = *place else { return None };
@@ -288,18 +288,18 @@ impl<Q, R> Ledger<Q, R> {
         Some(route)
     }
 
-    /// Gives up a place that was kept when its run had ended.
+    /// Gives up a place that was kept after its run had ended.
     pub fn give_up(&mut self, route: RouteIndex) {
         self.schedule().give_up(route);
     }
 
-    /// Takes out the jobs whose delay or deadline is over and which only have to be finished; those that are to
-    /// run again enter their lanes. Returns as well when the next delay or deadline is over.
+    /// Removes and returns the jobs whose delay or deadline is over and that only have to be finished; jobs that run
+    /// again enter their lanes. Also returns when the next delay or deadline is over.
     pub fn overdue(&mut self, now: Instant) -> (Vec<Claimed>, Option<Instant>) {
         let mut overdue = Vec::new();
         while let Some((job, due)) = self.schedule().take_due(now) {
             let Some(pending) = self.pending_mut(&job) else { continue };
-            // Only jobs that were tried have a delay or a deadline.
+            // Only jobs that were already tried have a delay or a deadline.
             let Some(Work::Again(attempt)) = pending.take_work() else { continue };
             match due {
                 Due::Enter | Due::EnterUnqueued => {
@@ -323,7 +323,7 @@ impl<Q, R> Ledger<Q, R> {
         (overdue, self.schedule.next_due())
     }
 
-    /// Takes a job that waits or is delayed out of the schedule.
+    /// Removes a job that waits or is delayed from the schedule.
     pub(super) fn unschedule(&mut self, job: &JobKey) {
         match self.pending(job).map(|pending| &pending.phase) {
             Some(Phase::Waiting { route, work }) => {
@@ -341,15 +341,15 @@ impl<Q, R> Ledger<Q, R> {
 
 /// Synchronous callers.
 impl<Q, R> Ledger<Q, R> {
-    /// Lets a caller in, or gives it a place in line: `wake` is sent to when it is let in.
+    /// Admits a caller, or gives it a place in the lane: `wake` gets a message when it is admitted.
     ///
     /// # Errors
-    /// Its place.
+    /// Its place in the lane.
     pub fn enter_lane(&mut self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn> {
         self.schedule().enter(route, wake.clone())
     }
 
-    /// Takes a caller out of the line, or out of its place.
+    /// Removes a caller from the lane, or frees its place if it was admitted.
     pub fn leave_lane(&mut self, route: RouteIndex, turn: Option<Turn>) {
         self.schedule().leave(route, turn);
     }

@@ -1,11 +1,12 @@
-//! The schedule: which job a worker gets next, which caller is let in, and when a delay is over.
+//! The schedule: which job a worker gets next, which caller is admitted, and when a delay is over.
 //!
-//! Owns the lanes, one for each route, in which jobs and synchronous callers wait in one line, and the moments at which
+//! Owns the lanes, one for each route, in which jobs and synchronous callers wait in one line, and the times at which
 //! delays end. Plain data: it takes no lock, reads no clock and wakes no thread; `C` notifies a caller. Invariants: a
-//! job waits in at most one lane or is delayed, never both; what runs of a route never exceeds its limit; jobs of one
-//! lane start in the order of their ids, notices that are tried again behind the others; a waiter is passed over only
-//! while its own kind is at its limit, or by jobs if it is a notice. Jobs of the last lanes, notices, leave one worker
-//! of several to the others. With n waiting jobs and r routes: `push`, `remove` O(log n), `next` O(r).
+//! job waits in at most one lane or is delayed, never both; the running requests of a route never exceed its limit;
+//! the jobs of one lane start in the order of their ids, retried notices after all others; a waiting job or caller is
+//! passed over only while its own kind is at its limit, or, if it is a notice, by jobs. Jobs of the last lanes, which
+//! are for notices, leave one worker of several to the others. With n waiting jobs and r routes: `push`, `remove`
+//! O(log n), `next` O(r).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,31 +17,31 @@ use crate::job::{JobId, JobKey, RouteIndex};
 /// How many jobs in a row may take the last free worker before older notices.
 const MAX_PASSED: usize = 16;
 
-/// How many requests of a route run at once.
+/// How many requests of a route may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// This many jobs and synchronous callers together: `concurrency=N`.
     Shared(usize),
     /// As many jobs as there are workers, and this many callers.
     Callers(usize),
-    /// As many jobs as there are workers; callers have no limit, and never come here.
+    /// As many jobs as there are workers; callers have no limit, and do not use the lane.
     Open,
 }
 
-/// A caller's place in a lane: behind the jobs up to an id, in the order of arrival.
+/// A caller's place in a lane: after the jobs up to an id, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn(Option<JobId>, u64);
 
 /// What happens to a job at the end of its delay, or at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// It was delayed, and enters its lane again.
+    /// It was delayed, and now enters its lane again.
     Enter,
-    /// The same of a notice, which takes no place of the queue and enters behind those that were not tried yet.
+    /// The same for a notice, which takes no place of the queue and enters after those that were not tried yet.
     EnterUnqueued,
-    /// It was delayed, and its answer is there.
+    /// It was delayed, and its answer is ready.
     Finish,
-    /// It waited in the lane of this route, and is too late for an answer.
+    /// It waited in the lane of this route, and it is too late for an answer.
     Expire(RouteIndex),
 }
 
@@ -58,17 +59,17 @@ pub struct Schedule<C> {
     delayed: usize,
     /// How many of those only have to be finished.
     asleep: usize,
-    /// From which lane on jobs take no place of the queue.
+    /// The first lane whose jobs take no place of the queue.
     unqueued_from: usize,
-    /// How many of those wait or are delayed.
+    /// How many jobs of those lanes wait or are delayed.
     unqueued: usize,
-    /// How many of those run.
+    /// How many jobs of those lanes run.
     unqueued_running: usize,
-    /// How many other jobs were claimed since the last of those.
+    /// How many other jobs were claimed since the last job of those lanes.
     passed: usize,
     /// The next events by time; at most one for each job.
     timers: BTreeMap<(Instant, JobId), (JobKey, Due)>,
-    /// The highest id that ever waited: a caller that comes stands behind it.
+    /// The highest id that ever waited: a caller that arrives stands after it.
     newest: Option<JobId>,
     /// How many callers had to wait, which makes each [`Turn`] unique.
     turns: u64,
@@ -78,12 +79,12 @@ pub struct Schedule<C> {
 
 struct Lane<C> {
     limit: Limit,
-    /// Jobs that run, and places that stay taken behind them.
+    /// Running jobs, and places that stay taken after their jobs.
     jobs: usize,
-    /// Callers that were let in.
+    /// Callers that were admitted.
     inside: usize,
     waiting: BTreeMap<JobId, Owner>,
-    /// Notices that are tried again: a receiver that fails does not hold up the first attempts at others.
+    /// Notices that are retried: a receiver that fails does not hold up the first attempts at others.
     again: BTreeMap<JobId, Owner>,
     callers: BTreeMap<Turn, C>,
 }
@@ -108,19 +109,19 @@ impl<C> Lane<C> {
         }
     }
 
-    /// Returns the job that may run, if a worker is free.
+    /// Returns the job that may run if a worker is free.
     fn next(&self) -> Option<JobId> {
         let first = self.waiting.first_key_value().or_else(|| self.again.first_key_value());
         let (id, _) = first?;
         (self.room() > 0).then_some(*id)
     }
 
-    /// Takes out a job that waits.
+    /// Removes a waiting job.
     fn take(&mut self, id: JobId) -> Option<Owner> {
         self.waiting.remove(&id).or_else(|| self.again.remove(&id))
     }
 
-    /// Whether the caller that came first may run. Jobs before it have their places, as many as
+    /// Returns whether the first caller in line may run. Jobs before it have priority, but only as many as
     /// `free_workers` can take.
     fn has_room_for(&self, turn: Turn, free_workers: usize) -> bool {
         match self.limit {
@@ -136,7 +137,7 @@ impl<C> Lane<C> {
 }
 
 impl<C> Schedule<C> {
-    /// Returns a schedule for so many workers, with a lane of each limit.
+    /// Returns a schedule for this many workers, with a lane for each limit.
     pub fn new(workers: usize, limits: impl IntoIterator<Item = Limit>) -> Self {
         let lanes: Vec<_> = limits.into_iter().map(Lane::new).collect();
         Self {
@@ -157,7 +158,7 @@ impl<C> Schedule<C> {
         }
     }
 
-    /// Lets the jobs of the last `lanes` take no place of the queue.
+    /// Exempts the jobs of the last `lanes` from the queue: they take no place of it.
     pub fn unqueue(&mut self, lanes: usize) {
         self.unqueued_from = self.lanes.len() - lanes;
     }
@@ -190,7 +191,7 @@ impl<C> Schedule<C> {
         self.lanes.iter().map(|lane| (lane.waiting.len(), lane.jobs))
     }
 
-    /// Returns how many more jobs of each route may run beside those that run and wait.
+    /// Returns, for each route, how many jobs may run in addition to those that run and wait.
     pub fn rooms(&self) -> impl Iterator<Item = usize> {
         self.lanes.iter().map(|lane| lane.room().saturating_sub(lane.waiting.len()))
     }
@@ -203,9 +204,8 @@ impl<C> Schedule<C> {
         Some(JobKey { owner: owner.clone(), id: *id })
     }
 
-    /// Returns how many places of the queue are taken. As many jobs that only wait for a moment as there are
-    /// workers take none, as if each had a worker: so a queue that is full of them has still taken as many jobs as
-    /// it promises.
+    /// Returns how many places of the queue are taken. Jobs that only wait for a point in time take no place, up to as
+    /// many as there are workers, as if each had a worker: so the queue accepts as many jobs as it promises.
     pub const fn queue_len(&self) -> usize {
         let asleep = self.asleep.saturating_sub(self.workers);
         self.waiting + self.delayed - self.asleep - self.unqueued + asleep
@@ -215,13 +215,13 @@ impl<C> Schedule<C> {
         route.0 >= self.unqueued_from
     }
 
-    /// Counts a job that waits, in its lane.
+    /// Counts a job as waiting in its lane.
     fn wait(&mut self, route: RouteIndex) {
         self.waiting += 1;
         self.unqueued += usize::from(self.is_unqueued(route));
     }
 
-    /// Counts it no longer.
+    /// Counts a job as no longer waiting.
     fn end_wait(&mut self, route: RouteIndex) {
         self.waiting -= 1;
         self.unqueued -= usize::from(self.is_unqueued(route));
@@ -236,7 +236,7 @@ impl<C> Schedule<C> {
         self.passed = if self.is_unqueued(route) { 0 } else { self.passed + 1 };
     }
 
-    /// Counts a job that was delayed no longer.
+    /// Counts a job as no longer delayed.
     fn end_delay(&mut self, due: Due) {
         self.delayed -= 1;
         self.asleep -= usize::from(due == Due::Finish);
@@ -250,7 +250,7 @@ impl<C> Schedule<C> {
 
 /// Jobs.
 impl<C> Schedule<C> {
-    /// Lets a job wait in a lane, at the place of its id; it is to be finished at `expiry` if it waits still.
+    /// Puts a job into a lane, at the place of its id; if it is still waiting at `expiry`, it must be finished.
     pub fn push(&mut self, route: RouteIndex, job: &JobKey, expiry: Option<Instant>) {
         self.newest = self.newest.max(Some(job.id));
         self.lanes[route.0].waiting.insert(job.id, job.owner.clone());
@@ -260,13 +260,13 @@ impl<C> Schedule<C> {
         }
     }
 
-    /// Lets a notice that is tried again wait in its lane, behind those that were not tried yet.
+    /// Puts a retried notice into its lane, after those that were not tried yet.
     pub fn push_again(&mut self, route: RouteIndex, job: &JobKey) {
         self.lanes[route.0].again.insert(job.id, job.owner.clone());
         self.wait(route);
     }
 
-    /// Takes a waiting job out of its lane; nothing if it does not wait there.
+    /// Removes a waiting job from its lane; does nothing if it does not wait there.
     pub fn remove(&mut self, route: RouteIndex, id: JobId, expiry: Option<Instant>) {
         if self.lanes[route.0].take(id).is_some() {
             self.end_wait(route);
@@ -276,8 +276,8 @@ impl<C> Schedule<C> {
         }
     }
 
-    /// Returns the oldest job that may run: that a worker is free, the caller knows. Notices leave one worker of
-    /// several to the jobs; on the last free one, jobs come first, but not for ever.
+    /// Returns the oldest job that may run, provided that a worker is free, which only the caller knows. Notices leave
+    /// one worker of several to the jobs; on the last free worker, jobs come first, but not for ever.
     pub fn next(&self) -> Option<(RouteIndex, JobId)> {
         let has_room_for_notice = self.unqueued_running < self.workers.saturating_sub(1).max(1);
         let prefers_jobs = self.free_workers() <= 1 && self.passed < MAX_PASSED;
@@ -288,7 +288,7 @@ impl<C> Schedule<C> {
         heads.min_by_key(|(route, id)| (prefers_jobs && self.is_unqueued(*route), *id))
     }
 
-    /// Claims the oldest job that may run: from now on it runs.
+    /// Claims the oldest job that may run: it is running from now on.
     pub fn claim(&mut self) -> Option<(RouteIndex, JobKey)> {
         let (route, id) = self.next()?;
         let owner = self.lanes[route.0].take(id)?;
@@ -296,7 +296,7 @@ impl<C> Schedule<C> {
         Some((route, JobKey { owner, id }))
     }
 
-    /// Claims this job, which waits in the lane of this route; `false` if it has no room.
+    /// Claims this job, which waits in the lane of this route; returns `false` if the lane has no room.
     pub fn claim_this(&mut self, route: RouteIndex, id: JobId) -> bool {
         let lane = &mut self.lanes[route.0];
         if lane.room() == 0 || lane.take(id).is_none() {
@@ -306,24 +306,24 @@ impl<C> Schedule<C> {
         true
     }
 
-    /// Forgets the deadline of a job that was claimed.
+    /// Removes the deadline of a job that was claimed.
     pub fn disarm(&mut self, expiry: Instant, id: JobId) {
         self.timers.remove(&(expiry, id));
     }
 
-    /// Gives back the place of a job that ran.
+    /// Gives back the place of a job whose run has ended.
     pub fn release(&mut self, route: RouteIndex) {
         self.free_worker(route);
         self.give_up(route);
     }
 
-    /// Counts a job as ended, whose place stays taken.
+    /// Counts a job as ended, but keeps its place taken.
     pub fn free_worker(&mut self, route: RouteIndex) {
         self.running -= 1;
         self.unqueued_running -= usize::from(self.is_unqueued(route));
     }
 
-    /// Gives back a place that stayed taken.
+    /// Gives back a place that was kept.
     pub fn give_up(&mut self, route: RouteIndex) {
         self.lanes[route.0].jobs -= 1;
     }
@@ -336,7 +336,7 @@ impl<C> Schedule<C> {
         self.unqueued += usize::from(due == Due::EnterUnqueued);
     }
 
-    /// Takes out a delayed job.
+    /// Removes a delayed job.
     pub fn undelay(&mut self, until: Instant, id: JobId) {
         if let Some((_, due)) = self.timers.remove(&(until, id)) {
             self.end_delay(due);
@@ -348,7 +348,7 @@ impl<C> Schedule<C> {
         self.timers.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Takes out the next job whose delay or deadline is over.
+    /// Removes and returns the next job whose delay or deadline is over.
     pub fn take_due(&mut self, now: Instant) -> Option<(JobKey, Due)> {
         let first = self.timers.first_entry().filter(|first| first.key().0 <= now)?;
         let (job, due) = first.remove();
@@ -362,8 +362,7 @@ impl<C> Schedule<C> {
 
 /// Synchronous callers.
 impl<C> Schedule<C> {
-    /// Lets a caller in, or gives it a place in line: it is one of those that
-    /// [`admit`](Self::admit) returns later.
+    /// Admits a caller, or gives it a place in the lane: [`admit`](Self::admit) returns it later.
     ///
     /// # Errors
     /// Its place.
@@ -381,7 +380,7 @@ impl<C> Schedule<C> {
         Err(turn)
     }
 
-    /// Takes a caller out of the line; if it was let in meanwhile, gives its place back.
+    /// Removes a caller from the lane; if it was admitted in the meantime, gives its place back.
     pub fn leave(&mut self, route: RouteIndex, turn: Option<Turn>) {
         let lane = &mut self.lanes[route.0];
         if turn.and_then(|turn| lane.callers.remove(&turn)).is_some() {
@@ -391,7 +390,7 @@ impl<C> Schedule<C> {
         }
     }
 
-    /// Lets in the callers for whom there is room, and returns them. To be called after every change.
+    /// Admits the callers for whom there is room, and returns them. Must be called after every change.
     pub fn admit(&mut self) -> Vec<C> {
         let mut admitted = Vec::new();
         let free = self.free_workers();

@@ -1,7 +1,8 @@
 //! The contract of the schedule, against a model that knows only what was pushed and what runs, and with threads.
 //!
-//! Whatever is pushed, claimed, removed, delayed, entered and left in whatever order: jobs of a lane start in the
-//! order of their ids, limits hold, no waiter is passed over that could run, and nothing that may run is left behind.
+//! Jobs are pushed, claimed, removed and delayed, and callers enter and leave, in any order. Always: the jobs of a
+//! lane start in the order of their ids, limits hold, no job or caller that could run is passed over, and nothing that
+//! may run is left behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -24,24 +25,24 @@ fn job(number: u64) -> JobKey {
     JobKey { owner: Owner::anonymous(), id: JobId::new(number).unwrap() }
 }
 
-/// What the model knows of a caller.
+/// What the model knows about a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Caller {
     number: u64,
     lane: usize,
-    /// How many jobs had been pushed for the first time when it came.
+    /// How many jobs had been pushed for the first time when it arrived.
     after: u64,
     turn: Option<Turn>,
 }
 
-/// Everything that was done, in plain lists.
+/// The state of the schedule, in plain lists.
 #[derive(Default)]
 struct Model {
-    /// Jobs in lanes: number to lane.
+    /// Jobs in lanes: from number to lane.
     waiting: BTreeMap<u64, usize>,
     delayed: BTreeMap<u64, (Instant, usize)>,
     running: BTreeMap<u64, usize>,
-    /// The lanes of places that stay taken behind jobs.
+    /// The lanes of places that stay taken after their jobs.
     kept: Vec<usize>,
     line: Vec<Caller>,
     inside: Vec<Caller>,
@@ -56,7 +57,7 @@ impl Model {
         self.inside.iter().filter(|caller| caller.lane == lane).count()
     }
 
-    /// Whether a job of this lane has room, whatever else waits.
+    /// Returns whether a job of this lane has room, whatever else waits.
     fn has_room(&self, lane: usize) -> bool {
         match LIMITS[lane] {
             Limit::Shared(limit) => self.jobs(lane) + self.callers(lane) < limit,
@@ -64,14 +65,14 @@ impl Model {
         }
     }
 
-    /// The oldest job that may run.
+    /// Returns the oldest job that may run.
     fn next(&self) -> Option<u64> {
         let mut seen = BTreeSet::new();
         let heads = self.waiting.iter().filter(|(_, lane)| seen.insert(**lane));
         heads.filter(|(_, lane)| self.has_room(**lane)).map(|(n, _)| *n).min()
     }
 
-    /// What must hold of every state once those were let in for whom there is room.
+    /// Checks what must hold in every state after all callers were admitted for whom there is room.
     fn check(&self, context: &str) {
         for (lane, limit) in LIMITS.iter().enumerate() {
             let (jobs, callers) = (self.jobs(lane), self.callers(lane));
@@ -81,7 +82,8 @@ impl Model {
                 Limit::Open => {}
             }
             let Some(first) = self.line.iter().find(|caller| caller.lane == lane) else { continue };
-            // It waits for a reason: no room, or the rest of it is for older jobs that workers can take.
+            // The caller must have a reason to wait: there is no room, or the rest is for older jobs that workers can
+            // take.
             let older = self.waiting.iter().filter(|(n, l)| **l == lane && **n <= first.after);
             let free = WORKERS.saturating_sub(self.running.len());
             let reserved = older.count().min(free);
@@ -96,7 +98,7 @@ impl Model {
     }
 }
 
-/// Both, and the time.
+/// The schedule, its model, and the time.
 struct Pair {
     schedule: Schedule<u64>,
     model: Model,
@@ -193,7 +195,7 @@ impl Pair {
         }
     }
 
-    /// Gives up a place that stayed taken.
+    /// Gives up a place that was kept.
     fn give_up(&mut self) {
         if !self.model.kept.is_empty() {
             let lane = self.model.kept.swap_remove(self.random.usize(..self.model.kept.len()));
@@ -301,8 +303,8 @@ fn delays_beyond_the_workers_fill_the_queue() {
     assert_eq!(schedule.queue_len(), 1, "what runs again has a place of its own");
 }
 
-/// Workers, and threads that push and remove, all at once: each job is claimed once or removed, and those of a
-/// lane with a limit of one run one by one, in their order.
+/// Workers, and threads that push and remove, run at once: each job is claimed once or removed, and the jobs of a lane
+/// with a limit of one run one at a time, in their order.
 #[test]
 fn threads_share_a_schedule_under_one_lock() {
     const JOBS: u64 = 20_000;
@@ -394,7 +396,7 @@ fn notices_leave_a_worker_to_the_jobs() {
             schedule.release(claimed[0].0);
         }
         assert_eq!(schedule.claim(), Some((RouteIndex(0), job(99))), "{workers} workers");
-        // The place of a job that has ended takes no worker.
+        // The place of a job that has ended does not occupy a worker.
         if workers > 1 {
             schedule.free_worker(claimed[0].0);
             assert!(schedule.claim().is_some(), "{workers} workers");
@@ -421,7 +423,7 @@ fn jobs_pass_older_notices_but_not_for_ever() {
 }
 
 #[test]
-fn a_notice_that_is_tried_again_waits_behind_the_others() {
+fn a_retried_notice_waits_behind_the_others() {
     let mut schedule: Schedule<()> = Schedule::new(1, [Limit::Open, Limit::Open]);
     schedule.unqueue(1);
     let route = RouteIndex(1);

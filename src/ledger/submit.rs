@@ -1,8 +1,8 @@
-//! How jobs come in: admitted to the accounts, given an id, accepted into the schedule.
+//! How jobs are accepted: admitted to the accounts, given an id, and put into the schedule.
 //!
-//! Owns the checks of capacity, and the order of ids. Invariant: a submission that is refused leaves nothing on the
-//! accounts; a place in the queue, bytes, record and schedule are taken under one hold of the lock, or, if the
-//! store makes a job durable in between, given back by [`Ledger::withdraw`].
+//! Owns the checks of capacity, and the order of ids. Invariant: a refused submission leaves nothing on the accounts;
+//! a place in the queue, bytes, record and schedule are taken under one hold of the lock, or, if the store makes a job
+//! durable in between, given back by [`Ledger::withdraw`].
 
 use super::job::{Done, Pending, Phase};
 use super::{IdempotencyKey, Ledger, Refused};
@@ -11,31 +11,31 @@ use crate::job::request_line::RequestLine;
 use crate::job::{Age, JobId, JobKey, Keep, RECORD, Rerun, RouteIndex, Stamp};
 use crate::memory::Charge;
 
-/// Keys take at most this part of the capacity.
+/// The divisor of the capacity that bounds the keys: they take at most a quarter.
 const PART_OF_KEYS: usize = 4;
 
-/// What a submission takes, in bytes.
+/// The size of a submission, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Size {
-    /// All that it is accounted with.
+    /// Its whole accounted size.
     pub footprint: usize,
-    /// The part of that which is memory and not charged by the content itself.
+    /// The part of it that is memory and not charged by the content itself.
     pub memory: usize,
 }
 
-/// The memory of a submission that is admitted.
+/// The charges of an admitted submission.
 pub struct Admitted {
-    /// Of its record.
+    /// For its record.
     pub record: Charge,
-    /// Of its idempotency key.
+    /// For its idempotency key.
     pub key: Option<Charge>,
 }
 
 impl<Q, R> Ledger<Q, R> {
-    /// Checks whether a submission of so many bytes would fit, and leave the reserve free.
+    /// Checks whether a submission of this many bytes would fit and leave the reserve free.
     ///
     /// # Errors
-    /// [`Refused::Full`] or [`Refused::QueueFull`]; [`Refused::TooLarge`] if it never will.
+    /// [`Refused::Full`] or [`Refused::QueueFull`]; [`Refused::TooLarge`] if it can never fit.
     pub const fn check(&self, bytes: usize) -> Result<(), Refused> {
         let bytes = bytes.saturating_add(self.room.reserve);
         if bytes > self.room.capacity {
@@ -55,10 +55,10 @@ impl<Q, R> Ledger<Q, R> {
         self.admitted + self.schedule.queue_len()
     }
 
-    /// Puts a submission on the accounts before it is accepted, and its key.
+    /// Puts a submission, and its key, on the accounts before it is accepted.
     ///
     /// # Errors
-    /// [`Refused`]; then nothing of it is on the accounts.
+    /// [`Refused`]; then the accounts do not change.
     pub fn admit(&mut self, size: Size, key: Option<&IdempotencyKey>) -> Result<Admitted, Refused> {
         let key_size = key.map_or(0, IdempotencyKey::footprint);
         let most = self.room.capacity / PART_OF_KEYS;
@@ -77,8 +77,7 @@ impl<Q, R> Ledger<Q, R> {
         Ok(admitted)
     }
 
-    /// Takes a submission that was admitted and is not accepted off the accounts, and its key, unless
-    /// that is gone.
+    /// Takes an admitted, not yet accepted submission off the accounts, and its key, unless that was already removed.
     pub fn withdraw(&mut self, job: &JobKey, footprint: usize, key: Option<&IdempotencyKey>) {
         self.stored -= footprint;
         self.admitted -= 1;
@@ -88,7 +87,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// The job that was accepted under this key.
+    /// Returns the job that was accepted under this key.
     ///
     /// # Errors
     /// [`Refused::KeyReused`].
@@ -96,19 +95,19 @@ impl<Q, R> Ledger<Q, R> {
         self.keys.get(owner, key)
     }
 
-    /// The next id.
+    /// Assigns the next id.
     pub fn next_id(&mut self, now: Stamp) -> JobId {
         let id = JobId::next(self.last, now);
         self.last = Some(id);
         id
     }
 
-    /// The last id that was given out.
+    /// Returns the last id that was assigned.
     pub const fn last_id(&self) -> Option<JobId> {
         self.last
     }
 
-    /// Accepts a job that was admitted: it waits in the lane of its route from now on.
+    /// Accepts an admitted job: it waits in the lane of its route from now on.
     pub fn accept(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
         self.admitted -= 1;
         self.keyed.remove(&job.id);
@@ -116,7 +115,7 @@ impl<Q, R> Ledger<Q, R> {
         self.enter(job, pending, keep);
     }
 
-    /// Accepts a job that a store read at start, beyond the capacity if need be.
+    /// Accepts a job that a store read at start, even if it exceeds the capacity.
     pub fn found_pending(&mut self, job: &JobKey, pending: Box<Pending<Q>>, keep: Keep) {
         self.stored += pending.footprint;
         self.enter(job, pending, keep);
@@ -139,7 +138,7 @@ impl<Q, R> Ledger<Q, R> {
         }
     }
 
-    /// Takes over a result that a store read at start, beyond the capacity if need be.
+    /// Takes over a result that a store read at start, even if it exceeds the capacity.
     pub fn found_result(&mut self, job: JobKey, done: Box<Done<R>>) {
         self.stored += done.footprint;
         let jobs = self.owners.entry(job.owner).or_default();
@@ -164,7 +163,7 @@ impl<Q, R> Ledger<Q, R> {
         self.keys.insert(job, key, accepted, self.room.memory.charge_found(size));
     }
 
-    /// Records a key that was admitted, before its job is accepted.
+    /// Records an admitted key, before its job is accepted.
     pub fn insert_key(
         &mut self,
         job: &JobKey,

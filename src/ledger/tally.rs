@@ -1,8 +1,8 @@
 //! The tally of a store: counts of its jobs since the process began.
 //!
-//! Owns the counts. They are kept under the store's lock, where each of these events happens anyway: so they cost no
-//! synchronization of their own, and agree with the states of the jobs at every moment. Invariant: a job is counted
-//! when it is accepted by this process, and when its result comes to be, in whatever way.
+//! Owns the counts. They are kept under the store's lock, which each of these events takes anyway: so they cost no
+//! synchronization of their own, and always agree with the states of the jobs. Invariant: a job is counted when this
+//! process accepts it, and when it gets its result, in whatever way.
 
 use crate::histogram::Histogram;
 use crate::job::execution::Attempts;
@@ -13,7 +13,7 @@ use crate::job::{RouteIndex, Stamp};
 /// Counts of jobs by what happened to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// One for each route, at its index; the last are those of notices.
+    /// One for each route, at its index; the last are those of the notices' lanes.
     pub routes: Vec<OfRoute>,
     /// From acceptance to the first attempt, of jobs that are done.
     pub wait: Histogram,
@@ -23,7 +23,7 @@ pub struct Tally {
     pub errors: u64,
 }
 
-/// The same for the jobs of one route.
+/// The counts of one route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OfRoute {
     /// How many were accepted.
@@ -33,7 +33,7 @@ pub struct OfRoute {
 }
 
 impl Tally {
-    /// Returns the tally of so many routes, the last of which are the lanes of notices.
+    /// Returns the tally of this many routes, the last of which are the lanes of notices.
     pub fn new(routes: usize) -> Self {
         Self { routes: vec![OfRoute::default(); routes], ..Self::default() }
     }
@@ -57,7 +57,7 @@ impl Tally {
         if let Some(of_route) = self.of(route) {
             of_route.finished[outcome as usize] += 1;
         }
-        // A notice waits for its receiver: it says nothing of how jobs run.
+        // A notice waits for its receiver, so it is no measure of how jobs run.
         let is_notice =
             route.is_some_and(|route| route.0 >= self.routes.len() - NoticeLane::ALL.len());
         if let Some(first) = attempts.first.filter(|_| !is_notice) {

@@ -1,13 +1,13 @@
 //! Waiters: the threads that wait for a job, each woken when the job is done or gone.
 //!
-//! Owns one thread's wait. Which job it waits for is in the job's record: a transition that ends the wait takes
-//! the waiters out there. Invariant: a notification is never lost, because it is a flag as well as a wake-up.
+//! Owns the wait of one thread. The job's record has the waiters of the job: a transition that ends their wait takes
+//! them from there. Invariant: a notification is never lost, because it sets a flag as well as waking the thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// The period at which a waiting thread checks what sends no notification, such as a client that left.
+/// The period at which a waiting thread checks for what sends no notification, such as a client that left.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A thread that waits for a job.
@@ -29,19 +29,19 @@ impl Waiter {
         self.thread.unpark();
     }
 
-    /// Has the thread ask whether its wait is over.
+    /// Wakes the thread, which checks whether its wait is over.
     pub fn rouse(&self) {
         self.thread.unpark();
     }
 
-    /// Whether the wait was ended.
+    /// Returns whether the wait was ended.
     pub fn is_notified(&self) -> bool {
         self.notified.load(Ordering::Acquire)
     }
 
-    /// Waits for `span`, or until it is [notified](Self::notify), or `is_over` says so: that is asked whenever the
-    /// thread is woken, at least four times a second, and at the end of the span. Only for the thread whose waiter it
-    /// is.
+    /// Waits for `span`, until [notified](Self::notify), or until `is_over` returns true: that is called whenever the
+    /// thread is woken, at least four times a second, and at the end of the span. Only the thread of the waiter may
+    /// call this.
     pub fn wait(&self, span: Duration, is_over: &dyn Fn() -> bool) {
         let deadline = Instant::now() + span;
         while !self.is_notified() {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_woken_asks_whether_it_is_over() {
+    fn a_woken_thread_checks_whether_its_wait_is_over() {
         let (tell, told) = mpsc::channel();
         let waiting = thread::spawn(move || {
             let waiter = Waiter::current();

@@ -1,16 +1,16 @@
-//! What the process has beside the content that is charged: what the allocator keeps of freed memory, stacks,
-//! heads that are still read, the pages of a store.
+//! What the process has besides charged content: freed memory that the allocator keeps, stacks, heads that are still
+//! read, the pages of a store.
 //!
-//! Owns the look at the process and what follows from it for the budget. Charges nothing. Invariants: what
-//! is kept counts only beyond [`BESIDE`], which every deferd needs; half of the budget stays usable whatever
-//! is kept, so what was stored within its limits can be collected; without a reading nothing is kept.
+//! Owns the reading of the process's memory and what follows from it for the budget. Charges nothing. Invariants: what
+//! is kept counts only beyond [`BESIDE`], which every deferd needs; half of the budget stays usable whatever is kept,
+//! so what was stored within its limits can be collected; if the memory cannot be read, nothing counts as kept.
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// What the process may have beside its content before that counts, in bytes: less than the 24 MiB that
-/// may be resident above `--max-memory`, because some more comes between two looks.
+/// How much memory besides its content the process may have before it counts, in bytes: less than the 24 MiB that may
+/// be resident above `--max-memory`, because some more is allocated between two readings.
 const BESIDE: usize = 18 << 20;
 
 /// How long a reading holds.
@@ -19,30 +19,30 @@ const FRESH: Duration = Duration::from_millis(50);
 /// Returns the resident memory, in bytes; `None` if it is not known.
 type Reading = Box<dyn Fn() -> Option<usize> + Send + Sync>;
 
-/// What is kept beside the content.
+/// What is kept besides the content.
 pub struct Kept {
     reading: Option<Reading>,
     begin: Instant,
-    /// When the next look is due, in microseconds since `begin`.
+    /// When the next reading is due, in microseconds since `begin`.
     due: AtomicU64,
-    /// What was charged at the last look, in bytes.
+    /// What was charged at the last reading, in bytes.
     used: AtomicUsize,
-    /// What was kept then, in bytes.
+    /// What was kept at the last reading, in bytes.
     bytes: AtomicUsize,
 }
 
 impl Kept {
-    /// Never looks: nothing is kept.
+    /// Never reads: nothing is kept.
     pub fn nothing() -> Self {
         Self::new(None)
     }
 
-    /// Looks at this process.
+    /// Reads the memory of this process.
     pub fn of_process() -> Self {
         Self::new(Some(Box::new(resident)))
     }
 
-    /// Looks by `reading`.
+    /// Reads by `reading`.
     pub fn new(reading: Option<Reading>) -> Self {
         Self {
             reading,
@@ -53,13 +53,13 @@ impl Kept {
         }
     }
 
-    /// Returns what was kept when the process was last looked at, in bytes.
+    /// Returns what was kept at the last reading, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
     }
 
-    /// Returns what is kept beside `used` bytes of content, in bytes: as of the last look, if that is fresh
-    /// and not much was freed since, because what is freed may be kept from then on.
+    /// Returns what is kept besides `used` bytes of content, in bytes. The last reading is used if it is fresh and not
+    /// much was freed since: the allocator may keep what is freed.
     pub fn beside(&self, used: usize, capacity: usize) -> usize {
         let Some(reading) = &self.reading else { return 0 };
         let now = u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -69,7 +69,7 @@ impl Kept {
             return self.bytes();
         }
         let next = now.saturating_add(FRESH.as_micros() as u64);
-        // One thread looks; for the others the last look has to do.
+        // One thread reads; the others use the last reading.
         if self.due.compare_exchange(due, next, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let bytes = reading().map_or(0, |resident| kept(resident, used, capacity));
             self.used.store(used, Ordering::Release);
@@ -79,15 +79,15 @@ impl Kept {
     }
 }
 
-/// Returns what of the resident memory is kept, in bytes.
+/// Returns how much of the resident memory is kept, in bytes.
 const fn kept(resident: usize, used: usize, capacity: usize) -> usize {
     let most = capacity / 2;
     let kept = resident.saturating_sub(used).saturating_sub(BESIDE);
     if kept < most { kept } else { most }
 }
 
-/// Returns the resident memory of this process, in bytes. It is not `/proc/self/statm`, which counts in pages
-/// of a size that it does not tell.
+/// Returns the resident memory of this process, in bytes. `/proc/self/statm` counts in pages without telling their
+/// size, so it is not used.
 fn resident() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,7 +1,7 @@
 //! The limits of connections, configured and fixed.
 //!
-//! Owns the fixed ones, and which option a client is told of that exceeded one. Enforces none: `front` does.
-//! Invariant: only a test can change the fixed ones.
+//! Owns the fixed limits, and the option that a client is told about if it exceeds a limit. Enforces none: `front`
+//! does. Invariant: only a test can change the fixed limits.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::config::{Config, Sizes, shown};
 use crate::front::Limits;
 use crate::test_variable;
 
-/// From the first byte of a head to its last.
+/// The limit from the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Without a byte of an answer being taken.
+/// The longest time in which a client takes no byte of an answer.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 
 /// Returns the limits of every connection.
@@ -27,7 +27,7 @@ pub fn of(config: &Config) -> Limits {
     }
 }
 
-/// Returns which limit of content is the lowest, as the client is told.
+/// Returns the lowest limit of content, in the words for the client.
 fn body_option(config: &Config) -> String {
     let Sizes { memory, body, .. } = config.sizes();
     match config.max_body {

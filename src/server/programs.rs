@@ -1,8 +1,8 @@
 //! The completion programs of routes: found at the start, and refused if a URL leads to them.
 //!
-//! Owns that rule. Runs nothing. Invariant: a program below the directory of a route is hidden there: a name of its
-//! path begins with a dot, as `locate` refuses such a path. A link in a route with `links=yes` may lead anywhere: the
-//! log warns of that.
+//! Owns that rule. Runs nothing. Invariant: a program below the directory of a route is hidden there: a name in its
+//! path begins with a dot, and `locate` refuses such paths. A link in a route with `links=yes` may lead anywhere: the
+//! log warns about that.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::job::notice::Event;
 use crate::ledger::Tells;
 use crate::variables::Variables;
 
-/// Returns which programs of a route are told of its jobs.
+/// Returns which programs of a route are notified about its jobs.
 pub const fn tells(route: &RouteConfig) -> Tells {
     Tells { on_done: route.hook.on_done.is_some(), on_failure: route.hook.on_failure.is_some() }
 }
@@ -58,7 +58,7 @@ fn directory(route: &RouteConfig) -> Option<&Path> {
     }
 }
 
-/// Returns the absolute path of a program that can be run, and that no URL leads to.
+/// Returns the absolute path of a program that can be executed, and that no URL leads to.
 fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf, String> {
     let path = match directory(route) {
         _ if program.is_absolute() => program.to_owned(),
@@ -73,7 +73,7 @@ fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf,
         let is_own = program.is_relative()
             && own.is_some()
             && directory(other).and_then(|directory| directory.canonicalize().ok()) == own;
-        // A directory that is missing is an error of its own route.
+        // If a directory is missing, its own route reports the error.
         for root in directory(other).and_then(|directory| roots(directory).ok()).iter().flatten() {
             for path in [&path, &real] {
                 let Ok(rest) = path.strip_prefix(root) else { continue };
@@ -94,7 +94,7 @@ fn find(program: &Path, route: &RouteConfig, config: &Config) -> Result<PathBuf,
     Ok(path)
 }
 
-/// Warns if a link in the directory of a route may lead to an absolute program: links are made at any time.
+/// Warns if a link in the directory of a route may lead to an absolute program: a link can be created at any time.
 fn warn_of_links(program: &Path, config: &Config) {
     let mut routes = config.routes.iter().filter(|_| program.is_absolute());
     if let Some(route) = routes.find(|route| route.links == Links::Anywhere) {
@@ -106,12 +106,12 @@ fn warn_of_links(program: &Path, config: &Config) {
     }
 }
 
-/// Returns a directory as it is named, and where that leads.
+/// Returns a directory under its configured name, and under its real path.
 fn roots(directory: &Path) -> io::Result<[PathBuf; 2]> {
     Ok([std::path::absolute(directory)?, directory.canonicalize()?])
 }
 
-/// Returns whether a name of this path is one that no request reaches.
+/// Returns whether a name in this path is hidden from all requests.
 fn is_hidden(path: &Path) -> bool {
     path.iter().any(|name| name.as_encoded_bytes().starts_with(b"."))
 }

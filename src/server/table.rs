@@ -1,7 +1,7 @@
-//! From the configured routes to the route table, with the built-in endpoints in it.
+//! From the configured routes to the route table, including the built-in endpoints.
 //!
-//! Owns what a route has if its configuration says nothing. Starts nothing. Invariant: every route that could
-//! run without a bound has one for its synchronous callers.
+//! Owns the defaults of a route. Starts nothing. Invariant: every route that could otherwise run without a bound has a
+//! limit for its synchronous callers.
 
 use std::io;
 use std::path::Path;
@@ -36,10 +36,10 @@ use crate::store::{Lane, Plan, Tells};
 use crate::test_variable;
 use crate::variables::Variables;
 
-/// How many synchronous callers of a route run at once for each worker, if the route says nothing else.
+/// How many synchronous callers of a route run at once for each worker, if the route sets no limit.
 const CALLERS_PER_WORKER: usize = 4;
 
-/// How often a callback is sent at most, and how long to wait before the second time; doubled each time.
+/// How often a callback is sent at most, and the pause before the second attempt; it is doubled each time.
 const CALLBACK_ATTEMPTS: u32 = 5;
 const CALLBACK_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -108,7 +108,7 @@ pub fn routes(
     Ok(Routes::new(built_in.chain(configured).chain(notices).collect()))
 }
 
-/// Returns the route behind a lane of notices, to which no request of a client leads.
+/// Returns the route for a lane of notices, to which no request of a client leads.
 fn notices(
     lane: NoticeLane,
     time_limit: Duration,
@@ -129,7 +129,7 @@ fn notices(
     }
 }
 
-/// Returns how callbacks are tried again: whatever of deferd's own errors stands for the failure.
+/// Returns how callbacks are retried: after any failure, whichever error of deferd's own represents it.
 fn again() -> Retry {
     let backoff = test_variable::duration("DEFERD_TEST_CALLBACK_BACKOFF", CALLBACK_BACKOFF);
     Retry { most: CALLBACK_ATTEMPTS - 1, backoff, after: After::Upstream(Methods::All) }
@@ -147,7 +147,7 @@ fn methods(route: &RouteConfig) -> AllowedMethods {
     route.hook.methods.clone().map_or(AllowedMethods::NoTrace, AllowedMethods::Listed)
 }
 
-/// Returns how the requests of a route are deferred if their client does not say so.
+/// Returns how the requests of a route are deferred if their clients do not ask for it.
 fn deferral(route: &RouteConfig) -> OfRoute {
     let HookConfig { defer, accepted, idempotency, .. } = &route.hook;
     OfRoute {
@@ -192,9 +192,8 @@ pub fn plan(config: &Config) -> Plan {
     }
 }
 
-/// Returns how many requests of a route run at once. Without a limit of the route's own, synchronous callers are
-/// bounded all the same if a script costs a process for each, or a run goes on without its client: that is not
-/// bounded by the connections.
+/// Returns how many requests of a route run at once. If the route sets no limit, synchronous callers still have one if
+/// each costs a process, or if a run can outlast its client: the limit of connections does not bound those.
 fn limit(route: &RouteConfig, config: &Config) -> Limit {
     let is_script = !matches!(route.target, Target::Upstream(_));
     match route.concurrency {
@@ -239,7 +238,7 @@ fn script(
     }
     Ok(ScriptRoute {
         prefix: route.prefix.clone(),
-        // Its links are resolved for each request.
+        // The handler resolves its links for each request.
         directory: std::path::absolute(directory).map_err(invalid)?,
         links: route.links,
         variables: Arc::clone(variables),
@@ -249,7 +248,7 @@ fn script(
     })
 }
 
-/// Returns how much a script or upstream of this route may give, in bytes.
+/// Returns how much a script or an upstream of this route may send, in bytes.
 fn max_output(route: &RouteConfig, config: &Config) -> usize {
     route.max_output.unwrap_or(config.sizes().output)
 }

@@ -1,8 +1,8 @@
-//! One thread's dealings with the service: its requests, one after the other.
+//! The session of one thread with the service: its requests, one after the other.
 //!
-//! Owns the deferring and running of requests, the wait of clients for jobs, and the access log. The checks are
-//! in the file above. Does no I/O of its own. A client that prefers to wait for a job does so here, in its
-//! connection's thread. Invariant: each request that was read has one line in the access log, and counts once.
+//! Owns the deferring and running of requests, the wait of clients for jobs, and the access log. `service` makes the
+//! checks. Does no I/O of its own. A client that prefers to wait for a job waits here, in its connection's thread.
+//! Invariant: each request that was read has one line in the access log, and counts once.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -34,37 +34,37 @@ use crate::routes::{Route, delayed_until};
 use crate::sink::{self, Sink};
 use crate::store::{Lookup, Submission};
 
-/// How long a client that asks again and again for a pending job waits each time. Without it such clients
-/// take the processors from the work that they ask for; with more of it they would learn late of progress.
+/// How long a client that repeatedly asks for a pending job waits each time. Without this wait, such clients would
+/// take the processors from the jobs that they ask about; with a longer one, they would see progress late.
 const ASKING_AGAIN: Duration = Duration::from_millis(10);
 
-/// One thread's dealings with the service, one request after the other.
+/// The session of one thread, which serves one request after the other.
 pub struct Session<'a> {
     service: &'a Service,
     /// The client that waits for its answers.
     peer: Arc<dyn Peer>,
     connections: Connections,
-    /// The job that the last request asked for, if it was answered as one that may still be pending. Set by
-    /// `call`, taken by each request.
+    /// The job that the last request asked about, if the answer was that it may be pending. Set by `call`, taken by
+    /// each request.
     last: Cell<Option<JobKey>>,
-    /// The line to the handlers that it runs while their clients wait.
+    /// The handle for the handlers that run while their clients wait.
     line: Run,
-    /// When the request began that it has in hand.
+    /// When the current request began.
     began: Cell<Instant>,
-    /// Where it counts.
+    /// The counters of this session.
     metrics: SessionMetrics<'a>,
 }
 
-/// What the checks of a head come to.
+/// The outcome of checking a head.
 enum Checked {
     /// The request may go on.
     Planned(Plan),
-    /// It is a preflight, and this its answer.
+    /// The request is a preflight, and this is its answer.
     Preflight(Response<Content>),
 }
 
 impl<'a> Session<'a> {
-    /// Begins the dealings of a thread with the service.
+    /// Begins the session of a thread.
     pub(super) fn begin(
         service: &'a Service,
         peer: Arc<dyn Peer>,
@@ -77,24 +77,24 @@ impl<'a> Session<'a> {
         Self { service, peer, connections, last: Cell::new(None), line, began, metrics }
     }
 
-    /// Returns whose memory the content of its requests and answers is charged to.
+    /// Returns the allowance that the content of its requests and answers is charged to.
     pub fn memory(&self) -> &Allowance {
         self.line.execution.memory()
     }
 
-    /// Returns whose memory the content of a request is charged to. Until its signature is verified, all such content
-    /// together has no more than a quarter of the budget.
+    /// Returns the allowance that the content of a request is charged to. Until signatures are verified, all such
+    /// content together has at most a quarter of the budget.
     pub fn memory_of<'p>(&'p self, plan: &'p Plan) -> &'p Allowance {
         plan.unproven.as_ref().unwrap_or_else(|| self.memory())
     }
 
-    /// Whether deferd is ending, so that connections should not be kept.
+    /// Returns whether deferd is shutting down, so that connections should not be kept.
     pub fn is_draining(&self) -> bool {
         self.service.jobs.is_draining()
     }
 
-    /// Checks a request by its head. Rewrites its method to the one that it stands for, and its target to
-    /// the one without database prefix.
+    /// Checks a request by its head. Applies an override of its method, and removes the database prefix from its
+    /// target.
     ///
     /// # Errors
     /// The answer, if it needs no more of the request: it is refused, or a preflight.
@@ -128,8 +128,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Returns the answer to a request that is refused for its content, or for want of memory, and writes its line to
-    /// the access log.
+    /// Returns the answer to a request that is refused because of its content, or for lack of memory, and writes its
+    /// line to the access log.
     pub fn refuse(
         &self,
         plan: &Plan,
@@ -153,7 +153,7 @@ impl<'a> Session<'a> {
         response.into()
     }
 
-    /// Completes an answer that no handler has given.
+    /// Completes an answer that no handler made.
     fn answer_early(
         &self,
         mut response: Response<Content>,
@@ -179,16 +179,16 @@ impl<'a> Session<'a> {
         response.into()
     }
 
-    /// Returns how much of the content of a request that has some is used.
+    /// Returns how much of a request's content is used.
     pub fn takes(&self, plan: &Plan, request: &Parts) -> Takes {
         match self.service.routes.get(plan.route).handler.takes(request) {
-            // It waits with its request, and tells apart what is submitted under one key.
+            // A deferred request keeps its content, which also tells apart requests under the same key.
             Takes::Nothing if plan.mode != Mode::Synchronous => Takes::Any,
             takes => takes,
         }
     }
 
-    /// Answers a whole request, which the client waits for. Its handler may write the response into `sink`.
+    /// Answers a complete request, which the client waits for. Its handler may write the response into `sink`.
     pub fn call(
         &self,
         mut plan: Plan,
@@ -234,7 +234,7 @@ impl<'a> Session<'a> {
         reply
     }
 
-    /// Runs a request, or makes a job of it, as its mode says.
+    /// Runs a request, or makes a job of it, according to its mode.
     fn run_or_defer(
         &self,
         route: RouteIndex,
@@ -267,8 +267,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits for the job that the client asks for: as long as it prefers; at least for a moment if its last
-    /// request asked for the same job, which was pending. Without a place it does not wait.
+    /// Waits for the job that the client asks about: as long as it prefers; for at least a moment if its last request
+    /// asked about the same job, which was pending. If no place for waiting is free, it does not wait.
     fn wait_for(&self, job: &JobKey, wait: Option<Duration>, last: Option<&JobKey>) {
         let jobs = &self.service.jobs;
         let preferred = wait.unwrap_or_default().min(self.service.max_wait);
@@ -281,8 +281,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Runs a request while its client waits, in line with the others of its route, and follows its local
-    /// redirects: each in the lane of its target, all within one deadline.
+    /// Runs a request while its client waits, in turn with the others of its route, and follows its local redirects:
+    /// each in the lane of its target, all within one deadline.
     fn run(&self, index: RouteIndex, call: &Call, sink: &mut dyn Sink) -> Result<Produced, Error> {
         let routes = &self.service.routes;
         let time_limit = routes.get(index).time_limit;
@@ -294,7 +294,7 @@ impl<'a> Session<'a> {
             let target = match outcome? {
                 Outcome::Answer(answer) => return Ok(Produced::Answer(answer)),
                 Outcome::Written => {
-                    // So that the access log knows whether the client took it.
+                    // The access log then knows whether the client took the answer.
                     sink::flush(sink, &self.line.execution)?;
                     return Ok(Produced::InSink);
                 }
@@ -323,7 +323,8 @@ impl<'a> Session<'a> {
         limit.map(|limit| jobs.enter(index, limit, deadline, &self.line.execution)).transpose()
     }
 
-    /// Runs a request whose turn has come; its lane is left when it has ended, with all that it leaves behind.
+    /// Runs a request whose turn has come; its place in the lane is kept until it has ended, with all that it leaves
+    /// behind.
     fn run_in_lane(
         &self,
         index: RouteIndex,
@@ -365,8 +366,8 @@ impl<'a> Session<'a> {
         Ok(JobKey { owner, id })
     }
 
-    /// The job's result, as the plain response that it is, if it is there within `span`; else the `202`
-    /// (RFC 7240 section 4.3).
+    /// Returns the job's result as a plain response, if it is done within `span`; else the `202` (RFC 7240 section
+    /// 4.3).
     fn answer_in_time(
         &self,
         route: RouteIndex,
@@ -379,7 +380,7 @@ impl<'a> Session<'a> {
             && let Some(_place) = jobs.watch()
         {
             jobs.wait(&job, span.min(*max_wait), &*self.peer);
-            // Without memory for it at this moment, the client gets the `202`.
+            // If there is no memory for the result at this moment, the client gets the `202`.
             if let Lookup::Done((result, delivery)) = jobs.store.collect(&job) {
                 let relays = routes.get(route).handler.relays_fields();
                 let guard = if relays { Guard::Verbatim } else { Guard::Added };
@@ -393,8 +394,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The `202`, with the id where the result can be asked for; in its content too if the client prefers that
-/// (RFC 7240 section 4.2), because it may not be able to read fields.
+/// Returns the `202`, with the id under which the result can be requested. The content has it too if the client
+/// prefers that (RFC 7240 section 4.2), because it may not be able to read fields.
 fn accepted(id: Option<JobId>, applied: Applied) -> Response<Content> {
     let mut response = empty(StatusCode::ACCEPTED);
     if let Some(applied) = applied.value() {
@@ -416,8 +417,8 @@ fn accepted(id: Option<JobId>, applied: Applied) -> Response<Content> {
     response
 }
 
-/// Tells the operator of a field that was meant to defer a request, and does not. The query may hold what no log
-/// may show, and has no part in it.
+/// Warns the operator of a field that was meant to defer a request, but does not. The query may contain what must not
+/// be logged, so it is left out.
 fn warn_of_no_meaning(request: &Parts, connection: &Connection) {
     let Some(value) = deferral::without_meaning(request) else { return };
     log::warn!(

@@ -1,4 +1,4 @@
-//! The volatile store: a mutex around the ledger, with requests and results in it.
+//! The volatile store: a ledger under a mutex, which holds requests and results.
 //!
 //! Owns every job in memory. Does no I/O and calls no handler. Invariant: the memory of many jobs is
 //! freed after the lock is released.
@@ -29,7 +29,7 @@ use crate::ledger::{
 };
 use crate::memory::Allowance;
 
-/// Jobs in memory, gone with the process.
+/// Jobs in memory, lost when the process ends.
 pub struct MemoryStore {
     ledger: Mutex<MemoryLedger>,
     dispatch: Dispatch,
@@ -39,7 +39,7 @@ pub struct MemoryStore {
 type MemoryLedger = Ledger<Box<Call>, StoredResult>;
 
 impl MemoryStore {
-    /// An empty store.
+    /// Returns an empty store.
     pub fn new(room: Room, plan: Plan) -> Self {
         let memory = room.memory.clone();
         let ledger = Mutex::new(Ledger::new(room, plan, None));
@@ -50,7 +50,7 @@ impl MemoryStore {
         self.dispatch.lock(&self.ledger)
     }
 
-    /// Forgets at most [`BATCH`] of the owner's results that are in reach; returns how many.
+    /// Forgets at most [`BATCH`] of the owner's results within reach; returns how many.
     fn forget_batch(&self, owner: &Owner, reach: Reach) -> usize {
         // A `let`, so that the lock is released before the batch is dropped.
         let batch = self.lock().forget_batch(owner, reach);
@@ -163,7 +163,7 @@ impl Store for MemoryStore {
     }
 
     fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished {
-        // Before the lock is taken.
+        // Converted before the lock is taken.
         let response = response.into();
         finish(&mut self.lock(), job, response, now)
     }

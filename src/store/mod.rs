@@ -1,29 +1,29 @@
-//! What a store of jobs promises; each store beside this file keeps it in its own way.
+//! What a store of jobs promises; each store beside this file keeps the promise in its own way.
 //!
-//! A store owns every job from its acceptance to its end, and hands each job on exactly once:
+//! A store owns every job from its acceptance to its end, and passes each job on exactly once:
 //!
 //! - **Isolation.** Every operation by id names an owner; a job of another owner does not exist.
 //! - **Ids** are unique and strictly increasing in the order of [`Store::submit`].
 //! - **First in, first out.** [`Store::claim`] gives out the jobs of one route in the order of their ids, as many at
-//!   once as its limit allows, whatever is cancelled meanwhile.
+//!   once as its limit allows, whatever is cancelled in the meantime.
 //! - **Once.** A job is claimed by one worker; [`Store::collect`] gives a result to one caller, and until that
-//!   delivery is [confirmed](Store::confirm) or [failed](Store::restore) the job exists for no other, deletion in
-//!   bulk excepted: that makes a failed delivery final.
+//!   delivery is [confirmed](Store::confirm) or [failed](Store::restore) the job does not exist for other callers.
+//!   Only deletion in bulk reaches it: then a failed delivery does not restore the result.
 //! - **Forgetting** removes the record only. A waiting job still runs and a running one goes on;
 //!   the result is dropped.
 //! - **Linearizable.** Each operation takes effect at one moment between its call and its return;
-//!   forgetting by time does so for each job by itself.
+//!   forgetting by time does so for each job separately.
 //! - **Cost**, with n jobs: submit, claim, finish, collect O(log n); a list of k ids O(k); expiring
 //!   k jobs O(k log n). No lock is held while the memory of many jobs is freed.
 //! - **Bounded.** At `--max-stored` and at `--queue` new jobs are refused, and a result that does not fit becomes an
-//!   error (`507`), for which there is room from the job's acceptance on. What is kept is never evicted.
-//! - **Tells of results.** With the result of a job that owes notices, in the same step, these are accepted: jobs of
-//!   lanes of their own, which no client sees. There is room for them since the job's acceptance.
-//! - **Keeps its word.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the
-//!   ways to forget is as durable as the store is; a result is so before its job is done.
+//!   error (`507`), for which room is reserved when the job is accepted. What is kept is never evicted.
+//! - **Notifies.** The notices that a job owes are accepted in the same step as its result: they are jobs in lanes of
+//!   their own, which no client sees. Room for them is reserved when the job is accepted.
+//! - **Durable.** What a store has returned from [`Store::submit`], [`Store::cancel`] and the operations that forget is
+//!   as durable as the store is; a result is durable before its job is done.
 //!
-//! A store may be elsewhere, and out of reach: what asks for the truth can fail, because a false `404` is a lie and
-//! `503` is not. What ends a delivery cannot, and never blocks.
+//! A store may be remote, and unreachable: operations that read or promise something can fail, because a false `404`
+//! would be a lie, and a `503` is not. Operations that end a delivery cannot fail, and never block.
 
 pub mod disk;
 pub mod memory;
@@ -54,33 +54,33 @@ pub use crate::ledger::{
     Plan, Refused, Room, Stats, Status, Tally, Tells,
 };
 
-/// A job to be accepted.
+/// A job that is being submitted.
 pub struct Submission {
     /// What to run, and for whom.
     pub call: Call,
     /// Its route.
     pub route: RouteIndex,
-    /// Its request, as its record has it.
+    /// What its record keeps of its request.
     pub line: RequestLine,
     /// What happens to the result.
     pub keep: Keep,
-    /// By what the client names this submission, if it does.
+    /// The client's name for this submission, if it sent one.
     pub key: Option<IdempotencyKey>,
-    /// The URL that is to be told when it is done.
+    /// The URL to notify when it is done.
     pub callback: Option<Box<str>>,
 }
 
-/// A job that was accepted, now or before.
+/// A job that was accepted, now or earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// It is to be run.
+    /// It will run.
     New(JobId),
-    /// This submission was accepted before, under the same key; nothing new runs.
+    /// This submission was already accepted, under the same key; nothing new runs.
     Known(JobId),
 }
 
 impl Accepted {
-    /// The job's id.
+    /// Returns the job's id.
     pub const fn id(self) -> JobId {
         match self {
             Self::New(id) | Self::Known(id) => id,
@@ -88,20 +88,20 @@ impl Accepted {
     }
 }
 
-/// The store cannot make it durable, or read it, now: what was asked for may yet happen.
+/// The store cannot make a change durable, or read, at this time: the change may still happen later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreUnavailable;
 
-/// What is known of the engine on which several deferd share a store.
+/// What is known about the engine through which several deferd share a store.
 #[derive(Clone, Debug, Default)]
 pub struct EngineStats {
-    /// Whether it answers, and takes changes.
+    /// Whether it answers, and accepts changes.
     pub is_up: bool,
-    /// How long it took to carry out an operation.
+    /// How long operations took.
     pub latency: Histogram,
-    /// How often this instance was taken for dead, and had to give up what it ran.
+    /// How often this instance was taken for dead, and had to give up the jobs that it ran.
     pub fenced: u64,
-    /// How many jobs of other instances, which were dead, this one has ended or let run again.
+    /// How many jobs of other, dead instances this one has ended or let run again.
     pub reaped: u64,
 }
 
@@ -110,7 +110,7 @@ pub struct EngineStats {
 pub enum Lookup<T = StoredResponse> {
     /// This owner has no such job.
     Unknown,
-    /// Its result is not there yet.
+    /// It has no result yet.
     Pending,
     /// Its result.
     Done(T),
@@ -123,7 +123,7 @@ pub enum Lookup<T = StoredResponse> {
 }
 
 impl<T> Lookup<T> {
-    /// Returns the same with what `then` makes of the result.
+    /// Returns the same outcome, with the result mapped by `then`.
     pub fn map<U>(self, then: impl FnOnce(T) -> U) -> Lookup<U> {
         match self {
             Self::Unknown => Lookup::Unknown,
@@ -136,7 +136,7 @@ impl<T> Lookup<T> {
     }
 }
 
-/// A store of jobs. See the [module](self) for what it promises.
+/// A store of jobs. The [module](self) lists what it promises.
 pub trait Store: Send + Sync {
     /// Its name in `/_api/version?details=true`.
     fn name(&self) -> &'static str;
@@ -144,112 +144,112 @@ pub trait Store: Send + Sync {
     /// Accepts a job.
     ///
     /// # Errors
-    /// [`Refused`]; then nothing of it stays behind.
+    /// [`Refused`]; then nothing of it is kept.
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused>;
 
-    /// Returns how much it holds.
+    /// Returns how much the store holds.
     ///
     /// # Errors
-    /// [`StoreUnavailable`] if that cannot be known now.
+    /// [`StoreUnavailable`] if that cannot be determined now.
     fn stats(&self) -> Result<Stats, StoreUnavailable>;
 
-    /// Returns what has become of jobs since the process began.
+    /// Returns the counts of what happened to jobs since the process began.
     fn tally(&self) -> Tally;
 
-    /// Returns the job that was accepted under this key already.
+    /// Returns the job that was already accepted under this key.
     ///
     /// # Errors
-    /// [`Refused::KeyReused`] where the key stands for another request.
+    /// [`Refused::KeyReused`] if the key was used for another request.
     fn recall(&self, owner: &Owner, key: &IdempotencyKey) -> Result<Option<JobId>, Refused>;
 
-    /// Whether a request of `bytes` would be accepted at this moment.
+    /// Checks whether a request of `bytes` would be accepted at this moment.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it would not.
     fn check(&self, bytes: usize) -> Result<(), Refused>;
 
-    /// Waits, if need be, for a job that may run, and hands it to this worker, whose memory is charged for what
-    /// it produces. `None` when no job will run any more, or without patience, if none may run now.
+    /// Waits, if necessary, for a job that may run, and gives it to this worker; what the job produces is charged to
+    /// `memory`. Returns `None` if no job will run any more, or, without patience, if none may run now.
     fn claim(&self, memory: &Allowance, patience: Patience) -> Option<Claimed>;
 
-    /// Lets a running job wait until `until`: then it runs again, or is [overdue](Self::overdue) if it has its
-    /// answer. One that was cancelled is finished with `410`.
+    /// Makes a running job wait until `until`: then it runs again, or is [overdue](Self::overdue) if it has its
+    /// answer. A job that was cancelled is finished with `410`.
     fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment);
 
-    /// Lets a running job wait in the lane of its redirect's target; it is [overdue](Self::overdue) past the
-    /// deadline of that. One that was cancelled is finished with `410`.
+    /// Makes a running job wait in the lane of its redirect's target; past the deadline of the redirect it is
+    /// [overdue](Self::overdue). A job that was cancelled is finished with `410`.
     fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment);
 
-    /// Waits for `span`, or until jobs are due that only have to be finished, and returns those.
+    /// Waits for `span`, or until jobs are due that only have to be finished, and returns them.
     fn overdue(&self, span: Duration) -> Vec<Claimed>;
 
-    /// Finishes a running job with its result, which can be collected once it is as durable as the store
-    /// promises.
+    /// Finishes a running job with its result, which can be collected once it is as durable as the store promises.
     fn finish(&self, job: &JobKey, response: Response<Content>, now: Moment) -> Finished;
 
     /// Keeps a running job's place in its lane beyond the end of the run, until it is [given up](Self::give_up);
-    /// `None` if it has none.
+    /// returns `None` if the job has no place.
     fn keep_place(&self, job: &JobKey) -> Option<RouteIndex>;
 
-    /// Gives up a place that was kept when its run had ended.
+    /// Gives up a place that was kept after its run had ended.
     fn give_up(&self, route: RouteIndex);
 
-    /// Lets a synchronous caller into the lane of a route, or gives it a place in line: `wake` is sent to when it
-    /// is let in.
+    /// Admits a synchronous caller to the lane of a route, or gives it a place in line: `wake` gets a message when it
+    /// is admitted.
     ///
     /// # Errors
     /// Its place in line.
     fn enter_lane(&self, route: RouteIndex, wake: &Sender<()>) -> Result<(), Turn>;
 
-    /// Takes a caller out of its lane; or out of the line, if it waits there still.
+    /// Removes a caller from its lane, whether it was admitted or still waits.
     fn leave_lane(&self, route: RouteIndex, turn: Option<Turn>);
 
-    /// Waits for `span`, or until the job is done or gone, or `is_over` says so, or the end has come.
+    /// Waits for `span`, until the job is done or gone, until `is_over` returns true, or until deferd is shutting
+    /// down.
     fn wait(&self, job: &JobKey, span: Duration, is_over: &dyn Fn() -> bool);
 
-    /// The status of a job; `None` if it does not exist.
+    /// Returns the status of a job; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`StoreUnavailable`] if that cannot be known now.
+    /// [`StoreUnavailable`] if that cannot be determined now.
     fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable>;
 
-    /// The last of the job's stderr, for a while also after its result was collected; `None` if there is no such job.
+    /// Returns the end of the job's stderr, which can still be read for a while after its result was collected; `None`
+    /// if there is no such job.
     ///
     /// # Errors
     /// [`StoreUnavailable`] if it cannot be read now.
     fn log(&self, job: &JobKey) -> Result<Option<LogEnd>, StoreUnavailable>;
 
-    /// The log of a job that was begun in this process and is pending, to be followed while it grows.
+    /// Returns the log of a pending job that was begun in this process, to be followed while it grows.
     fn growing_log(&self, job: &JobKey) -> Option<Arc<JobLog>>;
 
-    /// The result, which stays.
+    /// Returns the result; the store keeps it.
     fn peek(&self, job: &JobKey) -> Lookup;
 
-    /// The result, taken out for delivery, which must be [confirmed](Self::confirm) or
-    /// [failed](Self::restore).
+    /// Takes the result out for delivery, which must be [confirmed](Self::confirm) or [failed](Self::restore).
     fn collect(&self, job: &JobKey) -> Lookup<(StoredResponse, DeliveryId)>;
 
-    /// The collected result was delivered: its job is gone, but for its log. Nothing if it is not in this delivery any
-    /// more.
+    /// Removes a collected result that was delivered, and its job except for the log. Does nothing if the result is no
+    /// longer in this delivery.
     fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment);
 
-    /// The collected result was not delivered: it is back, unless it was deleted in bulk meanwhile.
+    /// Restores a collected result that was not delivered, unless it was deleted in bulk in the meantime.
     fn restore(&self, job: &JobKey, delivery: DeliveryId);
 
-    /// Cancels a job: one that waits is done with `410`, a running one is told to stop, a done one
-    /// stays as it is. `false` if it does not exist.
+    /// Cancels a job: a waiting one is done with `410`, a running one is asked to stop, a done one does not change.
+    /// Returns `false` if it does not exist.
     ///
     /// # Errors
-    /// [`StoreUnavailable`]: it is cancelled, and that is not durable yet.
+    /// [`StoreUnavailable`]: it is cancelled, but that is not yet durable.
     fn cancel(&self, job: &JobKey, now: Moment) -> Result<bool, StoreUnavailable>;
 
-    /// Forgets a job; `false` if it does not exist.
+    /// Forgets a job; returns `false` if it does not exist.
     ///
     /// # Errors
-    /// [`StoreUnavailable`]: it is forgotten, and that is not durable yet; so for all that forget.
+    /// [`StoreUnavailable`]: it is forgotten, but that is not yet durable; the same holds for the next two.
     fn forget(&self, job: &JobKey) -> Result<bool, StoreUnavailable>;
 
-    /// Forgets every job of `owner`, and their idempotency keys.
+    /// Forgets every job of `owner`, and the idempotency keys.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
@@ -261,21 +261,21 @@ pub trait Store: Send + Sync {
     /// [`StoreUnavailable`].
     fn forget_before(&self, owner: &Owner, before: Stamp) -> Result<(), StoreUnavailable>;
 
-    /// Forgets results of all owners that came to be before `before` by the clock that cannot be set: some hundreds;
-    /// returns how many. If those were all, it forgets the idempotency keys of jobs accepted before that and gone.
-    /// Called until it returns zero, it forgets all.
+    /// Forgets some hundred results, of all owners, that were produced before `before` by the clock that cannot be
+    /// set; returns how many. If there are no more, also forgets the idempotency keys of removed jobs that were
+    /// accepted before `before`. Repeated until it returns zero, it forgets all of them.
     ///
     /// # Errors
     /// [`StoreUnavailable`].
     fn expire(&self, before: Age) -> Result<usize, StoreUnavailable>;
 
-    /// Drops the logs of jobs that are gone since before `before`.
+    /// Drops the logs of jobs that were removed before `before`.
     fn expire_logs(&self, before: Age);
 
-    /// At most `count` ids of `owner` above `after`, ascending.
+    /// Returns at most `count` ids of `owner` above `after`, ascending.
     ///
     /// # Errors
-    /// [`StoreUnavailable`] if that cannot be known now.
+    /// [`StoreUnavailable`] if that cannot be determined now.
     fn list(
         &self,
         owner: &Owner,
@@ -284,17 +284,17 @@ pub trait Store: Send + Sync {
         count: usize,
     ) -> Result<Vec<JobId>, StoreUnavailable>;
 
-    /// The record of a job; `None` if it does not exist.
+    /// Returns the record of a job; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`StoreUnavailable`] if that cannot be known now.
+    /// [`StoreUnavailable`] if that cannot be determined now.
     fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable>;
 
-    /// At most `count` records of `owner` behind `after` that pass the filter, in its order; so many as are found
+    /// Returns at most `count` records of `owner` after `after` that pass the filter, in its order: those that are
     /// among the next [`MAX_LOOKS`](crate::ledger::records::MAX_LOOKS).
     ///
     /// # Errors
-    /// [`StoreUnavailable`] if that cannot be known now.
+    /// [`StoreUnavailable`] if that cannot be determined now.
     fn records(
         &self,
         owner: &Owner,
@@ -303,30 +303,30 @@ pub trait Store: Send + Sync {
         count: usize,
     ) -> Result<Page, StoreUnavailable>;
 
-    /// Whether no job runs, and none waits to run in this process; a store with notices counts them too.
+    /// Returns whether no job runs, and none waits to run in this process; a store with notices counts them too.
     fn is_idle(&self) -> bool {
-        // Without the truth the end waits for its time.
+        // If this cannot be determined, the shutdown waits for its full time.
         self.stats().is_ok_and(|stats| stats.running + stats.waiting + stats.delayed == 0)
     }
 
-    /// Returns what is known of the engine that the store is on; `None` if it is in this process.
+    /// Returns what is known about the engine of the store; `None` if the store is in this process.
     fn engine(&self) -> Option<EngineStats> {
         None
     }
 
-    /// Waits until all that was handed over before is durable.
+    /// Waits until all earlier changes are durable.
     ///
     /// # Errors
-    /// [`StoreUnavailable`] where that cannot be had now.
+    /// [`StoreUnavailable`] if they cannot be made durable now.
     fn flush(&self) -> Result<(), StoreUnavailable>;
 
-    /// Accepts that the end is near: what waits or is delayed stays where it is kept, if that outlives the
-    /// process; else it runs yet, and only notices that failed do not run again.
+    /// Begins the shutdown. Jobs that wait or are delayed stay in the store if it outlives the process; otherwise they
+    /// still run, and only failed notices are not retried.
     fn drain(&self);
 
-    /// Hands out no more jobs, lets no thread wait, and stops what runs.
+    /// Gives out no more jobs, lets no thread wait, and stops what runs.
     fn stop(&self, stop: Stop);
 
-    /// Ends orderly; the ids of the jobs that end with the process.
+    /// Closes the store in order; returns the ids of the jobs that are lost with the process.
     fn close(&self) -> Vec<JobId>;
 }

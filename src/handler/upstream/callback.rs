@@ -1,9 +1,9 @@
-//! Callbacks: the record of a job that is done, posted to the URL that its client named.
+//! Callbacks: the record of a finished job, sent by POST to the URL that its client named.
 //!
-//! Owns the request and what its answer means: 2xx ends it, 410 gives up, anything else is tried again by its route's
-//! `retry`. A receiver that cannot be reached is left alone for a while, in which callbacks to it fail at once: they
-//! hold no worker until their connections time out. Invariants: only a URL that the operator allows now is called, and
-//! each request is signed; the content of an answer is never read, and no redirect is followed.
+//! Owns the request and the meaning of its answer: 2xx ends it, 410 gives up, anything else is tried again according
+//! to the route's `retry`. A receiver that cannot be reached is left alone for a while; callbacks to it then fail at
+//! once, instead of holding workers until connections time out. Invariants: only a URL that the operator currently
+//! allows is called, and each request is signed; the content of an answer is never read, and no redirect is followed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,23 +37,23 @@ pub const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How long a receiver that cannot be reached is left alone.
 const REST: Duration = Duration::from_secs(30);
 
-/// How long it may take until there is a connection.
+/// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// The size of the buffer for a request, in bytes: its longest line, that of the URL, fits.
+/// The size of the buffer for a request, in bytes: its longest line, which has the URL, fits.
 const OUTPUT_BUFFER: usize = 8192;
 
-/// Until when the receivers below an allowed URL are left alone.
+/// How long the receivers below an allowed URL are left alone.
 #[derive(Debug, Default)]
 struct Rest(Mutex<Option<Instant>>);
 
 impl Rest {
-    /// Returns whether they are left alone now.
+    /// Returns whether they are left alone at this moment.
     fn holds(&self, now: Instant) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
     }
 
-    /// Leaves them alone until then; `None`: no longer.
+    /// Leaves them alone until this time; `None`: calls them again.
     fn set(&self, until: Option<Instant>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
@@ -62,7 +62,7 @@ impl Rest {
 /// Delivers callbacks.
 pub struct CallbackHandler {
     allowed: Arc<[CallbackUrl]>,
-    /// One for each allowed URL, at its index.
+    /// The rest of each allowed URL, at its index.
     rests: Vec<Rest>,
     /// `None`: without `--callback-secret` no callback is delivered.
     signature: Option<Signature>,
@@ -72,8 +72,8 @@ pub struct CallbackHandler {
 }
 
 impl CallbackHandler {
-    /// Returns a handler that calls what these URLs cover, whose receivers have so long to answer, and which gives up
-    /// callbacks of an age. Connects to nothing before the first callback.
+    /// Returns a handler that calls URLs below `allowed`, gives each receiver `time_limit` to answer, and gives up
+    /// callbacks older than `max_age`. Does not connect before the first callback.
     pub fn new(
         allowed: Arc<[CallbackUrl]>,
         signature: Option<Signature>,
@@ -83,7 +83,7 @@ impl CallbackHandler {
         Self { allowed, rests, signature, time_limit, max_age, agent: agent(OUTPUT_BUFFER) }
     }
 
-    /// Returns the URL of a notice, if it may be called still, what signs the request, and the rest of its receiver.
+    /// Returns the URL of a notice if it may still be called, the key for its signature, and the rest of its receiver.
     fn receiver(&self, call: &Call) -> Option<(CallbackUrl, &Signature, &Rest)> {
         let url = call.request.headers().get(CALLBACK_URL)?.to_str().ok()?;
         let url = CallbackUrl::parse(url).ok()?;
@@ -91,15 +91,15 @@ impl CallbackHandler {
         Some((url, self.signature.as_ref()?, self.rests.get(place)?))
     }
 
-    /// Returns whether the callback of this execution is too old: its id has the moment at which it was made.
+    /// Returns whether the callback of this execution is too old: its id contains the time of its creation.
     fn is_too_old(&self, call: &Call, execution: &Execution) -> bool {
         let made = execution.job().map(|id| Stamp::from_micros(id.number()));
         let age = notice::made(&call.request);
         made.is_some_and(|made| is_older(made, age, self.max_age, clock::now()))
     }
 
-    /// Sends the request. One that found a kept connection closed is sent again: to its receiver, both are one by their
-    /// `webhook-id`.
+    /// Sends the request. If a kept connection turns out to be closed, sends it again: the receiver recognizes
+    /// repeated requests by their `webhook-id`.
     fn send(
         &self,
         url: &CallbackUrl,
@@ -132,8 +132,8 @@ impl CallbackHandler {
     }
 }
 
-/// Returns whether more than `span` has passed since then: by the clock that cannot be set, or by the wall clock if the
-/// host was started anew since.
+/// Returns whether more than `span` has passed since `made`: by the clock that cannot be set, or by the wall clock if
+/// the host has been restarted since.
 fn is_older(made: Stamp, age: Option<Age>, span: Duration, now: Moment) -> bool {
     match age {
         Some(age) if age <= now.age => age < now.age.before(span),
@@ -194,7 +194,7 @@ impl Handler for CallbackHandler {
                 let phase = context.phase.get();
                 log::warn!("job={job} of={of} callback={receiver} phase={phase:?}: {cause}");
                 let error = phase.error(&cause, (self.time_limit, CONNECT_LIMIT));
-                // A shortage of deferd's own tells nothing of the receiver.
+                // A shortage in deferd itself does not mean that the receiver is unreachable.
                 let is_its_own = matches!(error, Error::BadGateway(_));
                 if is_its_own && matches!(phase, Phase::Resolving | Phase::Connecting) {
                     rest.set(Some(Instant::now() + REST));
@@ -228,10 +228,10 @@ mod tests {
         for (age, now, is_old) in [
             (age, at(hour, 2 * hour), false),
             (age, at(hour + second, 2 * hour + second), true),
-            // The wall clock jumps ahead, and back.
+            // The wall clock jumps forward, and back.
             (age, at(400 * hour, hour + second), false),
             (age, at(-400 * hour, 2 * hour + second), true),
-            // The host was started anew, or an older deferd made it.
+            // The host was restarted, or an older deferd made the notice.
             (age, at(hour, second), false),
             (age, at(hour + second, second), true),
             (None, at(hour + second, 9 * hour), true),

@@ -1,8 +1,8 @@
-//! The context of a call to an upstream: its sockets learn from it when the call must end, and report its phase.
+//! The context of a call to an upstream: its sockets learn from it when the call must end, and report the phase to it.
 //!
-//! Owns the one wait of all of them. ureq hands kept connections from call to call and tells them nothing of
-//! the call; every wait of a call happens in its own thread, so its context is found there. Invariant: no wait
-//! outlasts the limit of its phase, a stop, or the client for whom the call is made.
+//! Owns the one wait that all of them use. ureq passes kept connections from call to call and tells them nothing about
+//! the call; every wait of a call happens in its own thread, so the context is found through the thread. Invariant: no
+//! wait outlasts the limit of its phase, a stop, or the client for whom the call is made.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
@@ -29,9 +29,9 @@ pub enum Phase {
     Connecting,
     /// The request is being written.
     Sending,
-    /// No byte of the answer has come.
+    /// No byte of the answer has arrived.
     Waiting,
-    /// Part of the answer has come.
+    /// Part of the answer has arrived.
     Receiving,
 }
 
@@ -44,12 +44,12 @@ enum Origin {
     Fresh,
 }
 
-/// What the sockets of a call need to know of it.
+/// What the sockets of a call need to know about it.
 pub struct CallContext {
     wake: Arc<Wake>,
     /// Tells whether the client has left.
     execution: Arc<Execution>,
-    /// Of the whole call.
+    /// The deadline of the whole call.
     deadline: Instant,
     /// How long connecting may take.
     connect_limit: Duration,
@@ -59,18 +59,18 @@ pub struct CallContext {
     pub phase: Cell<Phase>,
     /// The part of the answer that is neither its head nor content.
     pub noise: Noise,
-    /// Whether the upstream takes no more of the request.
+    /// Whether the upstream has stopped taking the request.
     pub is_cut: Cell<bool>,
-    /// Whether a read may wait for the upstream; else it fails with `WouldBlock`, and may be tried again.
+    /// Whether a read may wait for the upstream; otherwise it fails with `WouldBlock`, and can be repeated.
     pub may_wait: Cell<bool>,
     origin: Cell<Origin>,
 }
 
 /// Stops a call.
 struct Wake {
-    /// Set first.
+    /// Set before `event`.
     stopped: AtomicBool,
-    /// Readable from then on.
+    /// Readable once the call is stopped.
     event: OwnedFd,
 }
 
@@ -95,7 +95,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<CallContext>>> = const { RefCell::new(None) };
 }
 
-/// Makes a call that of this thread until it is dropped.
+/// Makes a call the current one of this thread until it is dropped.
 pub struct Entered<'a> {
     context: Rc<CallContext>,
     _waker: WakerGuard<'a>,
@@ -116,10 +116,10 @@ impl Drop for Entered<'_> {
 }
 
 impl CallContext {
-    /// Enters a call in this thread, with its deadline and how long connecting may take.
+    /// Enters a call in this thread, with its deadline and a limit for connecting.
     ///
     /// # Errors
-    /// [`Error::Shortage`] if no descriptor is left, [`Error::Cancelled`] if it was stopped before it began.
+    /// [`Error::Shortage`] if no descriptor is left, [`Error::Cancelled`] if the call was stopped before it began.
     pub fn enter(
         execution: &Arc<Execution>,
         deadline: Instant,
@@ -147,13 +147,13 @@ impl CallContext {
         Ok(Entered { context, _waker: guard })
     }
 
-    /// Returns that of this thread.
+    /// Returns the context of this thread's call.
     pub fn get() -> io::Result<Rc<Self>> {
         let current = CURRENT.with_borrow(Option::clone);
         current.ok_or_else(|| io::Error::other("a connection outside of a call"))
     }
 
-    /// Begins an attempt: over a kept connection, unless one is opened.
+    /// Begins an attempt; it uses a kept connection unless a new one is opened.
     pub fn begin(&self) {
         self.origin.set(Origin::Kept);
         self.noise.reset();
@@ -175,13 +175,14 @@ impl CallContext {
         self.limit.set(self.deadline);
     }
 
-    /// Begins to receive content, behind the head of the answer.
+    /// Begins to receive content, after the head of the answer.
     pub fn begin_content(&self) {
         self.phase.set(Phase::Receiving);
         self.noise.begin_content();
     }
 
-    /// Moves from phase `from` to `to`; a TLS handshake reads and writes too, and is still connecting.
+    /// Moves from phase `from` to `to`; during a TLS handshake, which also reads and writes, the phase stays
+    /// connecting.
     pub fn advance(&self, from: Phase, to: Phase) {
         if self.phase.get() == from {
             self.phase.set(to);
@@ -197,8 +198,8 @@ impl CallContext {
         Ok(())
     }
 
-    /// Waits until the client has taken what a sink has for it. One that has left, or is too slow, stops the call,
-    /// unless the call goes on without it.
+    /// Waits until the client has taken what a sink holds for it. A client that has left, or is too slow, stops the
+    /// call, unless the call goes on without it.
     ///
     /// # Errors
     /// As [`may_go_on`](Self::may_go_on).
@@ -213,7 +214,7 @@ impl CallContext {
         }
     }
 
-    /// Waits for `span` at most, or until `fd` is ready; returns whether it is.
+    /// Waits for at most `span`, or until `fd` is ready; returns whether it is.
     fn wait_for(&self, fd: impl AsFd, flags: PollFlags, span: Duration) -> io::Result<bool> {
         let left = self.limit.get().saturating_duration_since(Instant::now()).min(span);
         let timeout = Timespec::try_from(left).ok();
@@ -224,7 +225,7 @@ impl CallContext {
             PollFd::from_borrowed_fd(wake, PollFlags::IN),
             PollFd::from_borrowed_fd(client, leaving),
         ];
-        // An interrupted wait is an empty one: the caller's loop looks at its clock.
+        // An interrupted wait finds nothing ready: the caller's loop checks its clock.
         let _ = poll(&mut fds, timeout.as_ref());
         let [ready, _, left] = fds.map(|fd| !fd.revents().is_empty());
         if left {
@@ -237,7 +238,7 @@ impl CallContext {
     /// Checks whether the call goes on.
     ///
     /// # Errors
-    /// If it was stopped, and `TimedOut` past the limit of this phase.
+    /// If the call was stopped, and `TimedOut` past the limit of this phase.
     pub fn may_go_on(&self) -> io::Result<()> {
         if self.wake.stopped.load(Ordering::Acquire) {
             return Err(io::Error::other("stopped"));
@@ -245,8 +246,8 @@ impl CallContext {
         if Instant::now() >= self.limit.get() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
-    /// Returns whether the attempt failed because a kept connection was closed: no byte of an answer came, and there
-    /// was neither a timeout nor a stop.
+    /// Returns whether the attempt failed because a kept connection was closed: no byte of an answer arrived, and
+    /// there was neither a timeout nor a stop.
     pub fn is_stale(&self) -> bool {
         self.origin.get() == Origin::Kept
             && matches!(self.phase.get(), Phase::Sending | Phase::Waiting)

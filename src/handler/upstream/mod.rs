@@ -1,11 +1,11 @@
 //! The `http://` target: any HTTP service behind a path prefix.
 //!
 //! Owns the call from a request to an answer: its repetition if a kept connection was stale, and the words for its
-//! failures. `request` makes what is sent, `socket` has the connection, `deadline` the call's limits. ureq speaks HTTP;
-//! it is set to follow no redirect, decode no content, add no field, and treat no status code as an error. Invariants:
-//! the upstream's address never reaches a client, only the log; a call ends within its time limit, and at once when it
-//! is stopped; of an answer no more is read than `max-output` of content, and a bounded amount of anything else
-//! (`noise`).
+//! failures. `request` makes what is sent, `socket` has the connection, `deadline` the call's limits. ureq speaks
+//! HTTP; it is set to follow no redirect, decode no content, add no field, and treat no status code as an error.
+//! Invariants: the upstream's address is only in the log, never in an answer to a client; a call ends within its time
+//! limit, and at once when it is stopped; of an answer, at most `max-output` of content is read, and a bounded amount
+//! of everything else (`noise`).
 
 pub mod callback;
 mod deadline;
@@ -37,11 +37,11 @@ use crate::sink::{Head, Sink};
 use deadline::{CallContext, Phase};
 use resolve::MAX_LOOKUPS;
 
-/// How long a connection to an upstream is kept without use: less than the 5 s after which the most
-/// impatient of the common servers close theirs.
+/// How long an unused connection to an upstream is kept: less than 5 s, after which the least patient of the common
+/// servers close theirs.
 const IDLE_TIME: Duration = Duration::from_secs(4);
 
-/// How many connections without use are kept to an upstream.
+/// How many unused connections to an upstream are kept.
 const MAX_IDLE: usize = 16;
 
 /// How large the head of an upstream's answer may be, in bytes.
@@ -56,7 +56,7 @@ pub struct UpstreamRoute {
     pub scheme: Scheme,
     /// Host and port.
     pub authority: Authority,
-    /// What replaces the prefix.
+    /// The path that replaces the prefix.
     pub path: String,
     /// How long a call may take.
     pub time_limit: Duration,
@@ -75,14 +75,14 @@ pub struct UpstreamHandler {
 }
 
 impl UpstreamHandler {
-    /// Returns a handler for the upstream of this route. Connects to nothing before the first call.
+    /// Returns a handler for the upstream of this route. Does not connect before the first call.
     pub fn new(route: UpstreamRoute) -> Self {
         let agent = agent(output_buffer(&route));
         Self { route, agent }
     }
 }
 
-/// Returns what speaks HTTP for deferd, with a buffer of this size for requests, in bytes.
+/// Returns an HTTP client with a buffer of this size for requests, in bytes.
 fn agent(output_buffer: usize) -> Agent {
     let config = plain_http::config()
         .input_buffer_size(MAX_HEAD)
@@ -105,7 +105,7 @@ impl Handler for UpstreamHandler {
         execution: &Arc<Execution>,
         sink: &mut dyn Sink,
     ) -> Result<Outcome, Error> {
-        // The connection's, for input and output: each is as large as the largest head.
+        // The connection's buffers for input and output: each holds the largest head.
         let buffers = MAX_HEAD + output_buffer(&self.route);
         let _buffers = execution.memory().charge(buffers)?;
         let deadline = execution.deadline(self.route.time_limit);
@@ -123,14 +123,14 @@ impl Handler for UpstreamHandler {
     }
 }
 
-/// Returns the size of the buffer for a request, in bytes: its longest line must fit, deferd's own fields
-/// beside the client's.
+/// Returns the size of the buffer for a request, in bytes: its longest line must fit, and deferd's fields together
+/// with the client's.
 const fn output_buffer(route: &UpstreamRoute) -> usize {
     route.max_head + 4096
 }
 
-/// The content of a request on its way. What the upstream does not take is not read: ureq asks for all of it before it
-/// reads the answer, which the upstream may have sent already.
+/// The content of a request while it is sent. After the upstream has stopped taking it, the rest is not read: ureq
+/// asks for all of it before it reads the answer, which the upstream may have sent already.
 struct Upload<'a> {
     reader: Reader,
     /// How much was left out, in bytes.
@@ -154,9 +154,9 @@ impl Read for Upload<'_> {
 enum Failure {
     /// The request itself cannot be forwarded.
     Refused(Error),
-    /// The connection, or the bytes that came over it.
+    /// The connection failed, or its bytes were invalid.
     RequestError(ureq::Error),
-    /// The answer does not fit the request: a transfer coding that was not asked for, or a switch of protocols.
+    /// The answer does not match the request: a transfer coding that was not requested, or a switch of protocols.
     Unasked,
     /// The content is larger than `max-output`.
     TooLarge,
@@ -171,9 +171,9 @@ impl From<ureq::Error> for Failure {
 }
 
 impl UpstreamHandler {
-    /// Sends the request and receives the head of the answer. A kept connection may have been closed by
-    /// the upstream while it was idle; if nothing of an answer came, an idempotent request is safe
-    /// to send again (RFC 9112 section 9.3.1). Each attempt uses up one such connection.
+    /// Sends the request and receives the head of the answer. The upstream may have closed a kept connection while it
+    /// was idle; if no part of an answer arrived, an idempotent request can safely be sent again (RFC 9112 section
+    /// 9.3.1). Each attempt uses up one such connection.
     fn call(&self, call: &Call, context: &CallContext) -> Result<Response<Body>, Failure> {
         loop {
             let request = request::forwarded(&self.route, call).map_err(Failure::Refused)?;
@@ -196,7 +196,7 @@ impl UpstreamHandler {
         }
     }
 
-    /// Hands on an answer, and its content as it comes.
+    /// Passes on an answer, and its content as it arrives.
     fn answer(
         &self,
         method: &Method,
@@ -220,7 +220,7 @@ impl UpstreamHandler {
             response.extensions_mut().insert(LengthOfGet(length));
             None
         } else {
-            // ureq gives no length if no content follows.
+            // ureq reports no length if no content follows.
             let none = length.filter(|length| length == "0" && !is_chunked).map(|_| 0);
             let length = body.content_length().or(none);
             length.map(|length| usize::try_from(length).unwrap_or(usize::MAX))
@@ -233,7 +233,7 @@ impl UpstreamHandler {
         self.content(body, context, sink)
     }
 
-    /// Hands on the content to its end.
+    /// Passes on the content to its end.
     fn content(
         &self,
         body: Body,
@@ -242,10 +242,10 @@ impl UpstreamHandler {
     ) -> Result<(), Failure> {
         let mut reader = body.into_reader();
         let mut received: usize = 0;
-        // The head goes out with the first content, or before the upstream is waited for.
+        // The head goes out with the first content, or before a wait for the upstream.
         context.may_wait.set(false);
         loop {
-            // One byte more than allowed shows that there is more.
+            // One byte more than allowed shows whether there is more.
             let most = self.route.max_output.saturating_add(1) - received;
             let room = sink.room(most).map_err(Failure::NoMemory)?;
             let n = match reader.read(room) {
@@ -271,7 +271,7 @@ impl UpstreamHandler {
         }
     }
 
-    /// Returns the error for the client, and logs the details for the operator, who alone sees the address.
+    /// Returns the error for the client, and logs the details, including the address, for the operator.
     fn error(&self, failure: Failure, context: &CallContext, execution: &Execution) -> Error {
         if execution.stopped().is_some() {
             return Error::Cancelled;
@@ -314,7 +314,7 @@ impl UpstreamHandler {
 const INVALID: &str = "its answer is not valid HTTP";
 const INSECURE: &str =
     "no secure connection: its certificate is not trusted, or it does not speak TLS";
-/// Not the upstream's fault; the message says so.
+/// The upstream is not at fault; the message says so.
 const CANNOT_CONNECT: &str = "no connection to the upstream can be opened";
 
 fn bad(what: &str) -> Error {
@@ -322,8 +322,8 @@ fn bad(what: &str) -> Error {
 }
 
 impl Phase {
-    /// Returns the error for a failure in this phase of a call with these limits of its time: of the whole, and until
-    /// there is a connection.
+    /// Returns the error for a failure in this phase of a call with these two time limits: of the whole call, and of
+    /// connecting.
     fn error(
         self,
         cause: &ureq::Error,
@@ -331,7 +331,7 @@ impl Phase {
     ) -> Error {
         let kind = match cause {
             ureq::Error::Io(error) => {
-                // Nothing was sent yet: a job may be tried again.
+                // Nothing was sent yet, so a job may be tried again.
                 if matches!(self, Self::Resolving | Self::Connecting)
                     && let Some(short) = Error::shortage(CANNOT_CONNECT, error)
                 {
@@ -372,7 +372,7 @@ impl Phase {
             (Self::Connecting, ErrorKind::TimedOut) => {
                 bad(&format!("no connection in time: connect-timeout {}", connect_limit()))
             }
-            // As ureq hands on what a handshake of TLS fails with.
+            // ureq reports a failed TLS handshake in this form.
             (Self::Connecting, ErrorKind::InvalidData) => bad(INSECURE),
             (Self::Connecting, _) => bad("cannot connect"),
             (Self::Sending, ErrorKind::TimedOut) => late("it did not take the request in time"),
@@ -392,7 +392,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn content_that_the_upstream_does_not_take_is_not_read() {
+    fn content_that_the_upstream_refuses_is_not_read() {
         let execution = Arc::new(Execution::default());
         let far = Instant::now() + Duration::from_secs(3600);
         let context = CallContext::enter(&execution, far, Duration::from_secs(1)).unwrap();

@@ -1,30 +1,30 @@
-//! The part of an answer that carries nothing: interim responses, chunk framing and trailers.
+//! The parts of an answer that carry no content: interim responses, chunk framing and trailers.
 //!
-//! Owns the bound on it. Does not read HTTP: what ureq takes out of its buffer, and is neither the final head nor
-//! content, is noise. Invariant: a call to an upstream that sends endlessly, but no content, ends after [`MAX_NOISE`]
-//! and a read.
+//! Owns the bound on them. Does not read HTTP: whatever ureq takes out of its buffer is noise unless it is the final
+//! head or content. Invariant: if an upstream sends endlessly, but no content, the call ends after at most
+//! [`MAX_NOISE`] and one read.
 
 use std::cell::Cell;
 
-/// How much noise an answer may have, in bytes: before its final head, and again since content came.
+/// How much noise an answer may have, in bytes: before its final head, and again after content arrived.
 pub const MAX_NOISE: usize = 64 * 1024;
 
-/// How much framing each byte of content may bring with it: a chunk of one byte has five.
+/// How much framing is free for each byte of content: a chunk of one byte has five bytes of it.
 const FRAMING: usize = 8;
 
-/// How much is read at a time while there is noise, in bytes: little, so that much noise is noticed soon.
+/// How much is read at a time while there is noise, in bytes: little, so that excessive noise is noticed soon.
 const SMALL_READ: usize = 4096;
 
-/// The fault of an answer.
+/// The errors of an answer with too much noise.
 pub const INTERIM: &str = "more than 64 KiB of interim responses";
 pub const TRAILERS: &str = "more than 64 KiB of trailers or chunk framing";
 
-/// How much of the answer was read and used.
+/// How much of the answer was received and used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Used {
-    /// Bytes, whatever they mean.
+    /// All bytes, whatever they mean.
     bytes: usize,
-    /// Of these, content.
+    /// The content among them.
     content: usize,
 }
 
@@ -33,16 +33,16 @@ struct Used {
 enum Part {
     /// Interim responses, and the final head.
     Head,
-    /// Content; the bytes used at the last look, and the noise since content came.
+    /// Content: the bytes used at the last check, and the noise since content arrived.
     Content { seen: Option<Used>, noise: usize },
 }
 
 /// The noise of one answer.
 pub struct Noise {
     part: Cell<Part>,
-    /// Bytes that came over the connection.
+    /// How many bytes arrived over the connection.
     came: Cell<usize>,
-    /// Bytes of content that were handed on.
+    /// How many bytes of content were passed on.
     content: Cell<usize>,
     excess: Cell<Option<&'static str>>,
 }
@@ -58,7 +58,7 @@ impl Noise {
         }
     }
 
-    /// Forgets what came: another attempt begins.
+    /// Starts again from zero: another attempt begins.
     pub fn reset(&self) {
         self.part.set(Part::Head);
         self.came.set(0);
@@ -66,17 +66,17 @@ impl Noise {
         self.excess.set(None);
     }
 
-    /// Notes that the final head is there.
+    /// Records that the final head has arrived.
     pub fn begin_content(&self) {
         self.part.set(Part::Content { seen: None, noise: 0 });
     }
 
-    /// Notes bytes that came over the connection.
+    /// Records bytes that arrived over the connection.
     pub fn add(&self, bytes: usize) {
         self.came.set(self.came.get() + bytes);
     }
 
-    /// Notes how much content was handed on so far.
+    /// Records how much content was passed on so far.
     pub fn set_content(&self, bytes: usize) {
         self.content.set(bytes);
     }
@@ -96,18 +96,18 @@ impl Noise {
     pub fn check(&self, unused: usize) -> Result<(), &'static str> {
         let bytes = self.came.get().saturating_sub(unused);
         let (is_over, what) = match self.part.get() {
-            // Until the final head is there, only interim responses are used.
+            // Until the final head has arrived, only interim responses are used.
             Part::Head => (bytes > MAX_NOISE, INTERIM),
             Part::Content { seen, noise } => {
                 let used = Used { bytes, content: self.content.get() };
-                // The first look is where this part begins: how long the head was is not known here.
+                // The first check marks the beginning of this part: the length of the head is not known here.
                 let before = seen.unwrap_or(used);
                 let content = used.content - before.content;
                 let more = (used.bytes - before.bytes).saturating_sub(content);
                 let noise = (noise + more).saturating_sub(FRAMING.saturating_mul(content));
                 self.part.set(Part::Content { seen: Some(used), noise });
-                // Content never stays unused: this is a line of framing that has not ended, and cannot
-                // end if it fills the buffer.
+                // Content never stays unused: these bytes are a line of framing that has not ended, and cannot end if
+                // it fills the buffer.
                 (noise + unused >= MAX_NOISE, TRAILERS)
             }
         };
@@ -128,7 +128,8 @@ impl Noise {
 mod tests {
     use super::*;
 
-    /// Looks `times` before `came` bytes come, `content` of which are content; when it was too much.
+    /// Checks `times` times, each after `came` bytes of which `content` are content; returns when there was too much
+    /// noise.
     fn too_much(noise: &Noise, times: usize, (came, content): (usize, usize)) -> Option<usize> {
         (0..times).find(|_| {
             let checked = noise.check(0);
@@ -143,7 +144,7 @@ mod tests {
         let noise = Noise::new();
         assert_eq!(too_much(&noise, 17, (4096, 0)), None);
         assert_eq!((noise.check(0), noise.excess()), (Err(INTERIM), Some(INTERIM)));
-        // A head that is not whole yet is no interim response.
+        // An incomplete head is not an interim response.
         let noise = Noise::new();
         noise.add(MAX_NOISE + 100);
         assert_eq!(noise.check(100), Ok(()));
@@ -168,7 +169,7 @@ mod tests {
         ] {
             assert_eq!(too_much(&after_head(), 100_000, step), cut, "{what}");
         }
-        // However much content came before.
+        // However much content arrived before.
         let noise = after_head();
         assert_eq!(too_much(&noise, 1000, (65_600, 65_536)), None);
         assert_eq!(too_much(&noise, 1000, (100, 0)), Some(656));

@@ -1,8 +1,8 @@
 //! Makes the upstream's request from the client's.
 //!
-//! Owns target and fields; sends nothing. Invariants: the target stays below the route's path, whatever
-//! the upstream makes of dots and escapes; of deferd's own concerns (its credentials, its fields, its
-//! preferences) nothing is forwarded.
+//! Owns target and fields; sends nothing. Invariants: the target stays below the route's path, however the upstream
+//! reads dots and escapes; nothing that concerns only deferd (its credentials, its fields, its preferences) is
+//! forwarded.
 
 use std::net::IpAddr;
 
@@ -26,21 +26,21 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// Returns the request for the upstream, without its content.
 ///
 /// # Errors
-/// Those of [`target`].
+/// Errors of [`target`].
 pub fn forwarded(route: &UpstreamRoute, call: &Call) -> Result<Request<()>, Error> {
     let mut request = Request::new(());
     *request.method_mut() = call.request.method().clone();
     *request.uri_mut() = target(route, call.request.uri())?;
     *request.headers_mut() = fields(call);
     if let Some(content) = content(call).filter(|content| content.in_memory().is_none()) {
-        // What is read from a file would be sent in chunks without.
+        // Without it, content that is read from a file would be sent in chunks.
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
     }
     Ok(request)
 }
 
-/// Returns what is sent as the content, an empty one included if the method or the client has one
-/// (RFC 9110 section 8.6); none with HEAD, whose content has no meaning.
+/// Returns the content to send, which may be empty if the method or the client defines content (RFC 9110 section 8.6);
+/// `None` for HEAD, whose content has no meaning.
 pub fn content(call: &Call) -> Option<&Content> {
     let request = &call.request;
     let method = request.method();
@@ -50,24 +50,23 @@ pub fn content(call: &Call) -> Option<&Content> {
     has_content.then_some(request.body())
 }
 
-/// Returns the upstream's target: the prefix replaced, the query kept.
+/// Returns the upstream's target: replaces the prefix, keeps the query.
 ///
 /// # Errors
-/// [`Error::BadParameter`] for a path that some reader could resolve to one above the route's: see
-/// [`dots::check`].
+/// [`Error::BadParameter`] for a path that some reader could resolve to a path above the route's: see [`dots::check`].
 pub fn target(route: &UpstreamRoute, uri: &Uri) -> Result<Uri, Error> {
     let path = uri.path();
     let rest = path.strip_prefix(route.prefix.as_str()).unwrap_or(path);
     dots::check(rest).map_err(Error::bad_parameter)?;
     let base = route.path.as_str();
-    // One slash where they meet.
+    // Exactly one slash joins the two.
     let (base, rest) = match (base.ends_with('/'), rest.strip_prefix('/')) {
         (true, Some(rest)) => (base, rest.to_owned()),
         (false, None) if !rest.is_empty() => (base, format!("/{rest}")),
         _ => (base, rest.to_owned()),
     };
-    // Behind `/`, further slashes would make an authority of the first name to readers that resolve
-    // references (RFC 3986 section 4.2), and so would a backslash (WHATWG URL).
+    // After `/`, readers that resolve references (RFC 3986 section 4.2) would take further slashes for the beginning
+    // of an authority, and likewise a backslash (WHATWG URL).
     let rest = if base == "/" { rest.trim_start_matches('/').to_owned() } else { rest };
     if base == "/" && rest.starts_with('\\') {
         return Err(Error::bad_parameter("the path begins with a backslash"));
@@ -90,7 +89,7 @@ fn fields(call: &Call) -> HeaderMap {
     hop_by_hop::strip(&mut fields, Direction::ToUpstream);
     remove_fields(&mut fields, is_ambiguous);
     if call.auth_type.is_some() {
-        // Credentials for deferd end here. Without --auth the upstream checks them.
+        // Credentials for deferd end here. Without --auth, credentials are for the upstream.
         fields.remove(AUTHORIZATION);
     }
     fields.remove(PREFER);
@@ -102,15 +101,15 @@ fn fields(call: &Call) -> HeaderMap {
     fields
 }
 
-/// Returns whether this name could pass for that of another field: a CGI variable has `_` for a dash too.
+/// Returns whether this name could pass for another field's: a CGI variable has `_` in place of a dash.
 fn is_ambiguous(name: &str) -> bool {
     name.contains('_')
 }
 
-/// Returns whether only proxies send this field: of their client, or of the target that it asked for.
+/// Returns whether only proxies send this field: about their client, or the target that it requested.
 fn is_of_proxies(name: &str) -> bool {
     const NAMES: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
-    // The list among them gets the client's address at its end.
+    // This field is a list: the client's address is appended to it.
     let is_list = name == FORWARDED_FOR.as_str();
     NAMES.contains(&name) || (name.starts_with("x-forwarded-") && !is_list)
 }
@@ -123,8 +122,8 @@ fn remove_fields(fields: &mut HeaderMap, which: fn(&str) -> bool) {
     }
 }
 
-/// Adds the origin of the request. Fields of a proxy on this host about its own client stay; any other client could
-/// have invented them.
+/// Adds fields about the origin of the request. The fields that a proxy on this host wrote about its client are kept;
+/// any other client could have invented them.
 fn add_forwarded(fields: &mut HeaderMap, peer: IpAddr, host: Option<HeaderValue>) {
     if !peer.is_loopback() {
         remove_fields(fields, is_of_proxies);
@@ -175,7 +174,7 @@ mod tests {
             ("/llm/", "/", "/llm/?q", "/?q"),
             ("/", "/", "/a//b/", "/a//b/"),
             ("/x/", "/", "/x/a%2Fb%5c?%zz/../", "/a%2Fb%5c?%zz/../"),
-            // What would begin with an authority to readers that resolve references.
+            // To readers that resolve references, this target would begin with an authority.
             ("/x/", "/", "/x//evil.example/", "/evil.example/"),
             ("/x/", "/", "/x////evil.example/", "/evil.example/"),
             ("/x", "/", "/x//evil.example/", "/evil.example/"),

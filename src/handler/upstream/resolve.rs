@@ -1,8 +1,8 @@
 //! The addresses of an upstream's host.
 //!
-//! Owns the lookup of names, which only the system's blocking resolver knows how to do: each runs in a
-//! thread of its own, so that a call can be stopped and can run out of time meanwhile. Invariant: there
-//! are never more than [`MAX_LOOKUPS`] such threads; each ends when the resolver gives up.
+//! Owns the lookup of names, for which only the system's blocking resolver will do: each lookup runs in a thread of
+//! its own, so that a call can be stopped, and can time out, in the meantime. Invariant: there are never more than
+//! [`MAX_LOOKUPS`] such threads; each ends when the resolver gives up.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -13,7 +13,7 @@ use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Lookups under way at once.
+/// The largest number of lookups at once.
 pub const MAX_LOOKUPS: usize = 32;
 
 /// The stack of a lookup's thread, for the plug-ins that a resolver may load.
@@ -31,16 +31,16 @@ pub enum Found {
 
 /// A lookup under way.
 pub struct Lookup {
-    /// Readable when the answer is there.
+    /// Readable when the answer has arrived.
     pub ready: OwnedFd,
     answer: Receiver<io::Result<Vec<SocketAddr>>>,
 }
 
 impl Lookup {
-    /// Returns the answer, once it is there.
+    /// Returns the answer, once it has arrived.
     ///
     /// # Errors
-    /// Those of the resolver.
+    /// Errors of the resolver.
     pub fn answer(&self) -> io::Result<Vec<SocketAddr>> {
         self.answer.try_recv().unwrap_or_else(|_| Err(io::ErrorKind::NotFound.into()))
     }
@@ -58,7 +58,7 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Found> {
     lookup(host.to_owned(), port).map(Found::Lookup)
 }
 
-/// A place among the lookups.
+/// A place among the [`MAX_LOOKUPS`], given back when dropped.
 struct Place;
 
 impl Place {

@@ -1,4 +1,4 @@
-//! The connection to an upstream, as ureq uses it: a socket whose every wait can be stopped.
+//! The connection to an upstream, as ureq uses it: a socket on which every wait can be stopped.
 //!
 //! Owns connecting, reading and writing; knows no HTTP. Invariant: every wait goes through the call's
 //! [context](super::deadline), so that the call's time limit and stop bound it.
@@ -21,7 +21,7 @@ use super::deadline::{CallContext, Phase};
 use super::resolve::{self, Found};
 use crate::plain_http::AtConnect;
 
-/// Returns ureq over deferd's own sockets.
+/// Returns an agent of ureq that uses deferd's own sockets.
 pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
     let sockets = Sockets;
     #[cfg(feature = "tls")]
@@ -58,7 +58,7 @@ impl Connector for Sockets {
     }
 }
 
-/// Tells the call that connecting is done, TLS included, and has the answer's bytes counted as ureq sees them.
+/// Tells the call that connecting is done, TLS included, and counts the answer's bytes as ureq sees them.
 #[derive(Debug)]
 struct Opened;
 
@@ -118,8 +118,8 @@ fn addresses(uri: &http::Uri, current: &CallContext) -> io::Result<Vec<SocketAdd
     }
 }
 
-/// Connects to the first address that accepts. Each gets an equal share of the time that is left, so
-/// that one that does not answer does not use up all of it.
+/// Connects to the first address that accepts. Each address gets an equal share of the remaining time, so that one
+/// that does not answer cannot use up all of it.
 fn open(addresses: &[SocketAddr], current: &CallContext) -> io::Result<TcpStream> {
     let limit = current.limit.get();
     let mut last = io::Error::from(ErrorKind::NotFound);
@@ -154,7 +154,7 @@ fn open_one(address: &SocketAddr, current: &CallContext) -> io::Result<TcpStream
     Ok(stream)
 }
 
-/// Whether the upstream takes no more of the request.
+/// Whether the upstream has stopped taking the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     No,
@@ -163,7 +163,7 @@ enum Cut {
 
 /// A connection.
 struct Socket {
-    /// Does not block.
+    /// Non-blocking.
     stream: TcpStream,
     /// Sizes of the buffers for input and output, in bytes.
     sizes: (usize, usize),
@@ -184,7 +184,7 @@ impl Transport for Socket {
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         let current = CallContext::get()?;
-        // Checked here too: a socket that takes everything, or nothing more, never waits.
+        // Also checked here: a socket that takes everything, or nothing more, never waits.
         current.may_go_on()?;
         let mut bytes = &self.buffers.output()[..amount];
         while !bytes.is_empty() && self.cut == Cut::No {
@@ -194,7 +194,7 @@ impl Transport for Socket {
                     current.wait(&self.stream, PollFlags::OUT)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // It may have answered before it read everything: its answer is still to be read.
+                // The upstream may have answered before it read everything: its answer is still to be read.
                 Err(_) => self.cut = Cut::Yes,
             }
         }
@@ -221,11 +221,11 @@ impl Transport for Socket {
                     current.wait(&self.stream, PollFlags::IN)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // ureq takes a reset for the end of content that has no other.
+                // ureq takes a reset for the end of content that has no other end.
                 Err(error) => return Err(io::Error::other(error).into()),
             }
         };
-        // Checked between any two reads, so that a call whose upstream always sends more is stopped too.
+        // Checked between any two reads, so that a call can be stopped even if its upstream sends without a pause.
         current.may_go_on()?;
         if n > 0 {
             current.advance(Phase::Waiting, Phase::Receiving);
@@ -234,7 +234,7 @@ impl Transport for Socket {
         Ok(n > 0)
     }
 
-    /// Returns whether it can be used: ureq asks before it keeps it, and before it uses it again. An idle
+    /// Returns whether the connection is usable: ureq asks before it keeps it, and before it uses it again. An idle
     /// connection needs no buffers.
     fn is_open(&mut self) -> bool {
         if self.buffers.input().is_empty() {

@@ -1,8 +1,8 @@
-//! Messages in memory for as long as they are used: each read from the tables once, and charged.
+//! Messages in memory while they are used: each is read from the tables once, and charged.
 //!
-//! Owns what is charged for a message that is read, and the results that several readers have at once. Does
-//! not know what a message means. Invariants: one result that many clients read is in memory once; of
-//! large messages one is read at a time, because redb has a copy of its own meanwhile.
+//! Owns the charges for messages that are read, and the results that several readers share. Does not know what a
+//! message means. Invariants: a result that many clients read is in memory once; large messages are read one at a
+//! time, because redb has a copy of its own while one is read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,18 +14,18 @@ use crate::content::SMALL;
 use crate::job::JobId;
 use crate::memory::{Allowance, Charge, NoRoom};
 
-/// From which size a message is shared, and read alone, in bytes.
+/// The size from which a message is shared, and read alone, in bytes.
 const LARGE: usize = 64 * 1024;
 
-/// Why a message is not there.
+/// Why a message was not read.
 pub enum Unloaded {
     /// There is no memory for it at this moment.
     NoMemory,
-    /// It needs more than all memory that there is.
+    /// It needs more than the whole memory.
     TooLarge,
     /// The tables cannot be read.
     TableError(TableError),
-    /// What is there is not what was written, and will not be.
+    /// The message differs from what was written, and is lost.
     Damaged(String),
 }
 
@@ -41,14 +41,14 @@ impl From<NoRoom> for Unloaded {
     }
 }
 
-/// The messages that are read.
+/// The messages that are being read or used.
 pub struct Loads {
     memory: Allowance,
-    /// The large results that some client still reads.
+    /// The large results that a client still reads.
     shared: Mutex<HashMap<JobId, Weak<Bytes>>>,
 }
 
-/// A share of a result.
+/// A shared reference to a result.
 struct Shared(Arc<Bytes>);
 
 impl AsRef<[u8]> for Shared {
@@ -58,13 +58,13 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Loads {
-    /// Nothing is read yet; what will be is charged to `memory`.
+    /// Begins without messages; those that are read are charged to `memory`.
     pub fn new(memory: Allowance) -> Self {
         Self { memory, shared: Mutex::default() }
     }
 
-    /// Reads a result of about `size` bytes by `read`, which takes what is charged for it, or shares the
-    /// one that other clients read already.
+    /// Reads a result of about `size` bytes by `read`, which takes the charge for it; or shares the one that other
+    /// clients are already reading.
     ///
     /// # Errors
     /// [`Unloaded`].
@@ -88,7 +88,7 @@ impl Loads {
         Ok(Some(Bytes::from_owner(Shared(result))))
     }
 
-    /// Reads a large message beside no other one, or a small one at once.
+    /// Reads a large message while no other large one is read, or a small one at once.
     ///
     /// # Errors
     /// [`Unloaded`].
@@ -102,9 +102,9 @@ impl Loads {
         self.alone(size, read)
     }
 
-    /// While it is copied out of redb, a message is in memory twice, but only one large one is: the process
-    /// has redb's copy, and the heap that it leaves, beside its content. One that can never fit must not be
-    /// waited for: its worker would wait in vain, for ever.
+    /// Reads a message. While it is copied out of redb, a message is in memory twice, but only one large message is:
+    /// the process has redb's copy, and the heap that it leaves, as well as the content. A message that can never fit
+    /// is refused: its worker would wait for ever.
     fn alone(
         &self,
         size: usize,

@@ -1,11 +1,11 @@
 //! The durable store: the ledger in memory, requests and results in one file, one writer.
 //!
-//! Owns what is waited for and what is not. Submissions, cancellations and deletions wait for the commit
-//! that makes them durable, and so do starts; results are handed over, and done when they are durable;
-//! collecting and asking never wait for a commit. A relaxed store waits for no commit but that of the start of a
-//! job that runs again after a crash. What is kept and in what form is `tables` and `record`, when it is written is
-//! `writer`, where to is `engine` and `open`. Invariant: what this store has said is so after a crash, or, if it is
-//! relaxed, what it said more than 50 ms before; what it has not said may be so or not.
+//! Owns which operations wait for a commit. Submissions, cancellations and deletions wait for the commit that makes
+//! them durable, and so do starts; results are passed to the writer, and the job is done once its result is durable;
+//! collecting and reading never wait for a commit. A relaxed store waits only for the start of a job that runs again
+//! after a crash. `tables` and `record` decide what is kept and in what form, `writer` when it is written, `engine`
+//! and `open` where. Invariant: what this store has acknowledged still holds after a crash, or, if it is relaxed, what
+//! it acknowledged more than 50 ms before; what it has not acknowledged may hold or not.
 
 mod engine;
 mod loads;
@@ -61,7 +61,7 @@ pub use self::open::{Directory, Recovered};
 
 /// How long a disk that failed is left alone.
 const REST: Duration = Duration::from_secs(1);
-/// How long the end waits for a disk that fails.
+/// How long the shutdown waits for a disk that fails.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// Jobs on disk.
@@ -72,9 +72,9 @@ pub struct DiskStore {
     durability: Durability,
     /// How long a disk that failed is left alone.
     rest: Duration,
-    /// The jobs that were accepted and are not durable, told by the writer at its end.
+    /// The accepted jobs that are not durable, which the writer sends at its end.
     lost: Receiver<Vec<JobId>>,
-    /// Held for as long as the store is open; `None` where it is over something else.
+    /// Held while the store is open; `None` if the store is not in a directory.
     _directory: Option<Directory>,
 }
 
@@ -84,12 +84,12 @@ type Open = Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>;
 pub type Find<'a> = &'a dyn Fn(&str) -> Result<RouteIndex, Error>;
 
 impl DiskStore {
-    /// Opens the store in a directory. The jobs in it that are not done wait in the
-    /// lanes of the routes that `find` has for their paths, in the order of their ids; those that ran when the
-    /// process ended are done with `500`, unless their routes say that they run again.
+    /// Opens the store in a directory. Jobs that are not done wait, in the order of their ids, in the lanes of the
+    /// routes that `find` returns for their paths; jobs that were running when the process ended are done with `500`,
+    /// unless their routes run them again.
     ///
     /// # Errors
-    /// In words: what is wrong with it, and what to do.
+    /// What is wrong with the directory, and what to do, in words.
     pub fn open(
         directory: Directory,
         room: Room,
@@ -104,11 +104,11 @@ impl DiskStore {
         Ok((store, recovered))
     }
 
-    /// Opens the store over any storage that can be opened again and again, and a folder for large content. When that
-    /// fails it is left alone for `rest` before the next attempt.
+    /// Opens the store over any storage that can be opened repeatedly, and a folder for large content. After a
+    /// failure, the storage is left alone for `rest` before the next attempt.
     ///
     /// # Errors
-    /// In words: what is wrong with it.
+    /// What is wrong with the storage, in words.
     pub fn with_backend<B: StorageBackend + Clone>(
         backend: B,
         folder: Arc<dyn Files>,
@@ -161,19 +161,20 @@ impl DiskStore {
         Ok((store, recovered))
     }
 
-    /// Forgets at most [`BATCH`] of the owner's results that are in reach; returns how many.
+    /// Forgets at most [`BATCH`] of the owner's results within reach; returns how many.
     fn forget_batch(&self, owner: &Owner, reach: Reach) -> usize {
         let mut state = self.shared.lock();
         let batch = state.ledger.forget_batch(owner, reach);
         if !batch.is_empty() {
             state.put_off(Change::Remove(batch.iter().map(|(id, _)| *id).collect()));
         }
-        // Before the batch is.
+        // The lock is released before the batch is dropped.
         drop(state);
         batch.len()
     }
 
-    /// Waits until what was changed before is durable, or what was removed, where that is promised.
+    /// Waits until all earlier changes are durable, or only those that `change` waits for, unless the store is
+    /// relaxed.
     fn flushed(&self, change: Change) -> Result<(), StoreUnavailable> {
         match self.durability {
             Durability::Commit => self.shared.ask(change).wait(),
@@ -188,7 +189,7 @@ impl Store for DiskStore {
     }
 
     fn submit(&self, submission: Submission, now: Moment) -> Result<Accepted, Refused> {
-        // If it is refused, its file is removed, and not under the lock.
+        // If the submission is refused, its file is removed, which must not happen under the lock.
         let content = submission.call.request.body();
         let _file = content.in_file().map(|(file, _)| Arc::clone(file));
         content.sync().map_err(|error| {
@@ -258,7 +259,7 @@ impl Store for DiskStore {
                 })
             })?;
             if recorded.is_some_and(|recorded| recorded.wait().is_err()) {
-                // The end came first: the job still waits where it counts.
+                // The store was closed first: on disk, the job still waits.
                 return None;
             }
             if let Some(taken) = self.load(taken) {
@@ -269,7 +270,7 @@ impl Store for DiskStore {
 
     fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
         attempt.call.request.body().close();
-        // On disk a redirected job runs all the while: what led to the redirect has had its effects.
+        // On disk, a redirected job stays running: what led to the redirect has had its effects.
         let is_redirected = attempt.redirected.is_some();
         let mut state = self.shared.lock();
         let kept = state.ledger.retry(job, attempt, until);
@@ -278,7 +279,7 @@ impl Store for DiskStore {
             Ok(()) => state.put_off(Change::Retry(job.id)),
             Err(_) => drop(state.finish(job, Error::Cancelled.response().into(), now)),
         }
-        // Before the attempt is.
+        // The lock is released before the attempt is dropped.
         drop(state);
     }
 
@@ -289,7 +290,7 @@ impl Store for DiskStore {
         if kept.is_err() {
             state.finish(job, Error::Cancelled.response().into(), now);
         }
-        // Before the attempt is.
+        // The lock is released before the attempt is dropped.
         drop(state);
     }
 
@@ -307,7 +308,7 @@ impl Store for DiskStore {
                 (Error::InsufficientStorage(what.into()).response(), false)
             }
         };
-        // If it finds no room, its file is removed, and not under the lock.
+        // If the result does not fit, its file is removed, which must not happen under the lock.
         let _file = response.body().in_file().map(|(file, _)| Arc::clone(file));
         let response = response.into();
         let mut state = self.shared.lock();
@@ -428,7 +429,7 @@ impl Store for DiskStore {
                 state.put_off(Change::KeepLog(job.id, Box::new(record)));
             }
         }
-        // Before the result is.
+        // The lock is released before the result is dropped.
         drop(state);
     }
 
@@ -440,7 +441,7 @@ impl Store for DiskStore {
         let mut state = self.shared.lock();
         match state.ledger.cancel(job) {
             Cancel::Unknown => return Ok(false),
-            // A client that is told that it had no effect must not find the job pending afterwards.
+            // A client that gets the answer "no effect" must not find the job pending afterwards.
             Cancel::NoEffect if matches!(state.ledger.find(job), Found::Pending(_)) => {
                 drop(state);
                 return self.flush().map(|()| true);
@@ -481,7 +482,7 @@ impl Store for DiskStore {
             state.put_off(Change::Forget(cleared.pending.clone()));
             state.put_off(Change::Remove(cleared.results().collect()));
         }
-        // Before what was cleared is.
+        // The lock is released before the removed records are dropped.
         drop(state);
         self.flushed(Change::Settled)
     }
@@ -557,7 +558,7 @@ impl Store for DiskStore {
     }
 
     fn close(&self) -> Vec<JobId> {
-        // The writer ends when it has written all that was handed over.
+        // Without senders, the writer ends after it has written all orders.
         self.shared.lock().orders = None;
         self.lost.recv_timeout(CLOSE_TIME).unwrap_or_default()
     }
@@ -565,7 +566,7 @@ impl Store for DiskStore {
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        // A second time it does nothing.
+        // Does nothing if the store is already closed.
         self.close();
     }
 }

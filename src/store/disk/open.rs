@@ -1,7 +1,8 @@
-//! Opening: the directory, its lock, its file, and the ledger of what is in there.
+//! Opening: the directory, its lock, its file, and the ledger of its contents.
 //!
-//! Owns the names within the directory, the words for what can be wrong with them, and the sweep of files that no
-//! record names. Invariants: a file that cannot be understood is not changed; the file is made whole or not at all.
+//! Owns the names within the directory, the words for what can be wrong with them, and the removal of files that no
+//! record names. Invariants: a file that cannot be understood is not changed; the file is created completely or not at
+//! all.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -33,18 +34,18 @@ use crate::store::{DeliveryId, Plan, Room};
 
 /// The name of the file within the directory.
 const FILE: &str = "jobs.redb";
-/// The same while it is made.
+/// The file while it is being created.
 const NEW_FILE: &str = "jobs.redb.new";
-/// The folder of large contents.
+/// The folder of large content.
 const CONTENT: &str = "content";
-/// What a running deferd holds locked.
+/// The file that a running deferd holds locked.
 const LOCK: &str = "lock";
-/// How long to wait for the lock, and how often to look: a script that a deferd was about to run when
-/// it was killed holds it until it is executed.
+/// How long to wait for the lock, and how often to check: a script that deferd was about to run when it was killed
+/// holds the lock until it is executed.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How a job ended whose result is damaged.
+/// The ending of a job whose result is damaged.
 const UNKNOWN: Ending = Ending {
     status: StatusCode::INTERNAL_SERVER_ERROR,
     exit: None,
@@ -52,19 +53,19 @@ const UNKNOWN: Ending = Ending {
     bytes: 0,
 };
 
-/// A directory that this process has for itself.
+/// A directory that only this process uses.
 pub struct Directory {
     path: PathBuf,
     folder: Arc<dyn Files>,
-    /// Locked for as long as it is open.
+    /// Locked while it is open.
     _lock: File,
 }
 
 impl Directory {
-    /// Makes the directory if need be, for its owner only, and locks it.
+    /// Creates the directory if necessary, for its owner only, and locks it.
     ///
     /// # Errors
-    /// In words.
+    /// What is wrong with the directory, in words.
     pub fn open(path: &Path) -> Result<Self, String> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|error| match error.kind() {
@@ -109,10 +110,10 @@ impl Directory {
         Arc::clone(&self.folder)
     }
 
-    /// Opens its file, which is made if it is missing.
+    /// Opens its file; creates it if it is missing.
     ///
     /// # Errors
-    /// In words, with the file's path.
+    /// What is wrong with the file, in words, with its path.
     pub fn file(&self) -> Result<DiskFile, String> {
         let path = self.path.join(FILE);
         let opened = match path.try_exists() {
@@ -123,7 +124,7 @@ impl Directory {
         opened.map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// What to say of a file that cannot be served.
+    /// Returns the message about a file that cannot be used.
     pub fn refusal(&self, fault: &TableError) -> String {
         format!(
             "{}: {fault}; nothing was changed: restore the file from a copy, or move it away, with \
@@ -134,7 +135,7 @@ impl Directory {
 
     fn make_file(&self) -> Result<DiskFile, TableError> {
         let (new, path) = (self.path.join(NEW_FILE), self.path.join(FILE));
-        // Left behind by one who did not come to the end of this.
+        // An earlier process may have left it behind, unfinished.
         fs::remove_file(&new).or_else(|error| match error.kind() {
             ErrorKind::NotFound => Ok(()),
             _ => Err(error),
@@ -150,16 +151,16 @@ impl Directory {
 /// What was found on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// How many jobs and results.
+    /// The number of jobs and results.
     pub jobs: usize,
     /// How many of them wait to run.
     pub waiting: usize,
-    /// How many ran when the process ended, and are done with an error.
+    /// How many were running when the process ended, and are done with an error.
     pub interrupted: usize,
 }
 
-/// The ledger of what is on disk, what that is, and the jobs that are to be finished with an error: those that
-/// ran and do not run again, and those for whose path `find` has no route.
+/// Returns the ledger of what is on disk, the counts of it, and the jobs that must be finished with an error: those
+/// that were running and do not run again, and those for whose path `find` returns no route.
 pub fn ledger(
     contents: Contents,
     scale: &Scale,
@@ -211,7 +212,7 @@ pub fn ledger(
                 let owed = ledger.owed(own, callback, (&line, &job.owner), InMemory::Record);
                 let room = owed.as_ref().map_or(Size::default(), |owed| owed.room);
                 let charge = ledger.found_record(&line, room.memory);
-                // An older deferd did not account for the error that it may end with.
+                // An older deferd did not account for the error with which the job may end.
                 let footprint =
                     footprint.max(RECORD + line.footprint() + ERROR_ROOM) + room.footprint;
                 let phase = match route_of(found, begun, starts, &ledger) {
@@ -251,8 +252,8 @@ pub fn ledger(
     (ledger, recovered, failed)
 }
 
-/// Removes the files that no record names: they were written and not named when a process ended. Tells of files that
-/// are missing, or shorter than their records say.
+/// Removes the files that no record names: they were written and not yet named when a process ended. Warns of files
+/// that are missing, or shorter than their records say.
 pub fn sweep(folder: &dyn Files, named: &[(JobId, FileRecord)]) {
     let found = match folder.list() {
         Ok(found) => found,
@@ -272,14 +273,14 @@ pub fn sweep(folder: &dyn Files, named: &[(JobId, FileRecord)]) {
     }
 }
 
-/// Returns the handle to what ran when the process ended, of which nothing is known but how often it was begun.
+/// Returns the handle for a job that was running when the process ended; only the number of its starts is known.
 fn interrupted(starts: u32) -> Arc<Execution> {
     let execution = Execution::default();
     execution.set_attempts(Attempts { first: None, count: starts });
     Arc::new(execution)
 }
 
-/// Returns the route in whose lane a job waits that was found; an error if it does not run.
+/// Returns the route in whose lane a recovered job waits; an error if it does not run again.
 fn route_of(
     found: Result<RouteIndex, Error>,
     begun: Begun,

@@ -1,7 +1,8 @@
-//! An order to the writer: a change of what is on disk, and what follows when it is durable.
+//! An order to the writer: a change of what is on disk, and what follows once it is durable.
 //!
-//! Owns what each change means for room and for jobs. `transaction` decides how it falls upon the tables. Invariant:
-//! made twice in the same order, changes come to the same: so a commit that failed can be tried again.
+//! Owns what each change means for room and for jobs. `transaction` translates it into rows of the tables. Invariant:
+//! making the same changes twice in the same order has the same result as making them once, so a failed commit can be
+//! repeated.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,17 +19,17 @@ use crate::job::stored::{StoredResult, Summary};
 use crate::job::{JobId, JobKey, Keep, Moment};
 use crate::store::IdempotencyKey;
 
-/// What the writer is to do.
+/// What the writer must do.
 pub struct Order {
     /// The change.
     pub change: Change,
-    /// What the ledger learns when it is durable.
+    /// What the ledger learns once the change is durable.
     pub on_durable: OnDurable,
-    /// Which thread waits for it.
+    /// The thread that waits for it.
     pub ack: Ack,
     /// Whether it is worth a commit of its own.
     pub urgency: Urgency,
-    /// The files that no record names any more once it is durable.
+    /// The files that no record names once it is durable.
     pub unnamed: BTreeSet<FileName>,
 }
 
@@ -38,7 +39,7 @@ impl Order {
         Self { change, on_durable, ack, urgency, unnamed: BTreeSet::new() }
     }
 
-    /// Whether nothing depends on it.
+    /// Returns whether nothing depends on it.
     pub fn is_void(&self) -> bool {
         let nothing =
             matches!(self.on_durable, OnDurable::Nothing) && matches!(self.ack, Ack::None);
@@ -46,91 +47,92 @@ impl Order {
     }
 }
 
-/// What the ledger learns when a change is durable.
+/// What the ledger learns once a change is durable.
 #[derive(Debug)]
 pub enum OnDurable {
     /// Nothing: it knows already.
     Nothing,
     /// The job is accepted, and enters the schedule.
     Accept(JobKey, Box<DiskPending>, Keep),
-    /// The request of the job, which is accepted already, need not be kept in memory.
+    /// The request of the job, which is already accepted, need no longer be kept in memory.
     FlushRequest(JobKey),
-    /// The job is done, with such a result, since then; and its notices are accepted.
+    /// The job is done, with this result, at this time; and its notices are accepted.
     Finish(JobKey, Summary, Moment, Accepted),
-    /// The result of the job, which is done already, need not be kept in memory; and its notices are accepted.
+    /// The result of the job, which is already done, need no longer be kept in memory; and its notices are accepted.
     FlushResult(JobKey, Accepted),
 }
 
 /// Notices that enter the schedule with the result of their job.
 pub type Accepted = Vec<(JobKey, Box<DiskPending>)>;
 
-/// Which thread waits for a change.
+/// The thread that waits for a change.
 pub enum Ack {
     /// None.
     None,
-    /// One that wants to know soon, one way or the other.
+    /// A thread that needs a quick answer, good or bad.
     Soon(Promise),
-    /// One that can only go on when it is durable.
+    /// A thread that can only continue once the change is durable.
     Durable(Promise),
 }
 
-/// How much a change matters.
+/// How urgent a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
     /// It is committed at once.
     Urgent,
-    /// It goes with the next urgent one, or a little later.
+    /// It is committed with the next urgent change, or a little later.
     Lazy,
 }
 
 /// A change of what is on disk.
 #[derive(Debug)]
 pub enum Change {
-    /// None: to wait for those before.
+    /// No change: serves to wait for all earlier ones.
     Nothing,
-    /// None: to wait for those before that make room.
+    /// No change: serves to wait for the earlier ones that make room.
     Settled,
-    /// A job is there.
+    /// A job was accepted.
     Accept(Box<NewJob>),
-    /// A job was claimed, and so many processes have begun it.
+    /// A job was claimed; it has now been begun by this many processes.
     Claim(JobId, u32),
-    /// A job that ran waits again.
+    /// A running job waits again.
     Retry(JobId),
     /// A pending job is done.
     Finish(JobId, Box<End>),
-    /// A result was collected: all of the job goes but its log, for which there is this record.
+    /// A result was collected: all of the job is removed except its log, which has this record.
     KeepLog(JobId, Box<Record>),
-    /// No client can ask for these jobs any more: results go, pending jobs go on.
+    /// No client can ask for these jobs any more: results are removed, pending jobs go on.
     Forget(Vec<JobId>),
-    /// These jobs are gone.
+    /// These jobs are removed.
     Remove(Vec<JobId>),
-    /// This job, which may have been accepted, was not.
+    /// This job was refused; an earlier commit may have accepted it.
     Withdraw(Box<NewJob>),
-    /// These keys stand for nothing any more.
+    /// These keys are removed.
     RemoveKeys(Vec<(Owner, Box<str>)>),
 }
 
-/// What is left of a job that is done.
+/// What remains of a job that is done.
 #[derive(Debug)]
 pub struct End {
     /// Its result; `None` if no client can ask for it.
     pub kept: Option<(Record, Arc<StoredResult>)>,
-    /// The notices that it leads to.
+    /// The notices that it causes.
     pub notices: Vec<NewJob>,
 }
 
-/// A job that comes to be.
+/// A job that is being accepted.
 #[derive(Debug)]
 pub struct NewJob {
     /// Its id.
     pub id: JobId,
-    /// All but its request.
+    /// All of it except its request.
     pub record: Record,
-    /// The room that is kept for its notices, in bytes: it is accounted with it beside the record's footprint.
+    /// The room that is reserved for its notices, in bytes: the account of the job has it in addition to the record's
+    /// footprint.
     pub room: usize,
-    /// When it was accepted, by the clock by which its key expires, as it is kept.
+    /// When it was accepted, as the age that is stored: it decides when its key expires.
     pub aged: i64,
-    /// Its request's message up to the content, and that.
+    /// Its request's message up to the content, and the content.
     pub request: (Vec<u8>, Content),
     /// Its idempotency key.
     pub key: Option<IdempotencyKey>,
@@ -145,7 +147,7 @@ impl NewJob {
 }
 
 impl Change {
-    /// About how much memory it holds, in bytes.
+    /// Estimates how much memory it holds, in bytes.
     pub fn size(&self) -> usize {
         match self {
             Self::Accept(job) => job.size(),
@@ -167,7 +169,7 @@ impl Change {
         }
     }
 
-    /// Whether it changes nothing.
+    /// Returns whether it changes nothing.
     pub const fn is_void(&self) -> bool {
         match self {
             Self::Nothing | Self::Settled => true,
@@ -182,7 +184,7 @@ impl Change {
         }
     }
 
-    /// Whether jobs come to be by it.
+    /// Returns whether it accepts jobs.
     pub fn accepts(&self) -> bool {
         match self {
             Self::Accept(_) => true,
@@ -191,23 +193,23 @@ impl Change {
         }
     }
 
-    /// Whether it takes room in the file that it may not get.
+    /// Returns whether it takes room in the file, which may not be available.
     pub const fn takes_room(&self) -> bool {
         matches!(self, Self::Accept(_) | Self::Finish(..))
     }
 
-    /// Whether it frees pages of the file, be it by putting something smaller in their place.
+    /// Returns whether it frees pages of the file, if only by replacing content with something smaller.
     pub const fn may_free(&self) -> bool {
         self.makes_room() || matches!(self, Self::Finish(..))
     }
 
-    /// Whether it makes room in the file.
+    /// Returns whether it makes room in the file.
     pub const fn makes_room(&self) -> bool {
         let removes = matches!(self, Self::Remove(_) | Self::RemoveKeys(_) | Self::Withdraw(_));
         removes || matches!(self, Self::Forget(_) | Self::KeepLog(..))
     }
 
-    /// The file that it names, or, taken back, named.
+    /// Returns the file that it names, or, if it withdraws a submission, the file that the submission named.
     pub fn file(&self) -> Option<&Arc<ContentFile>> {
         let content = match self {
             Self::Accept(job) | Self::Withdraw(job) => &job.request.1,
@@ -217,7 +219,7 @@ impl Change {
         content.in_file().map(|(file, _)| file)
     }
 
-    /// The jobs that it changes.
+    /// Returns the jobs that it changes.
     pub fn jobs(&self) -> &[JobId] {
         match self {
             Self::Nothing | Self::Settled | Self::RemoveKeys(_) => &[],
@@ -229,8 +231,8 @@ impl Change {
         }
     }
 
-    /// What takes it back, where it is the acceptance of a job: without what of its request is in memory, which
-    /// is not needed for that.
+    /// Returns the change that withdraws it, if it accepts a job; without the part of the request that is in memory,
+    /// which that change does not need.
     #[must_use]
     pub fn withdrawn(self) -> Self {
         match self {

@@ -1,7 +1,7 @@
-//! The outcome of a change: whether it became durable, told once by the writer to the thread that waits.
+//! The outcome of a change: the writer's one answer, whether it became durable, to the thread that waits.
 //!
-//! Owns that one answer. A channel would do, but its receiver spins and yields before it sleeps, which beside many
-//! clients costs the writer its turn. Invariant: a promise that is dropped is an answer too: the store was closed.
+//! Owns that answer. A channel would also do, but its receiver spins and yields before it sleeps, which delays the
+//! writer if there are many clients. Invariant: dropping a promise is an answer too: the store was closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,10 +13,10 @@ const UNKNOWN: u8 = 0;
 const DURABLE: u8 = 1;
 const REFUSED: u8 = 2;
 
-/// What the thread that asked for a change waits for.
+/// What the thread that requested a change waits for.
 pub struct Outcome(Arc<Answer>);
 
-/// What the writer keeps.
+/// The writer's side.
 pub struct Promise(Arc<Answer>);
 
 struct Answer {
@@ -31,13 +31,13 @@ pub fn promise() -> (Promise, Outcome) {
 }
 
 impl Promise {
-    /// Says that the change is durable.
+    /// Answers that the change is durable.
     pub fn keep(self) {
         self.0.tell(DURABLE);
     }
 }
 
-/// Unless it was kept, the change is refused, or the store closed.
+/// Answers, unless the promise was kept, that the change is refused or the store closed.
 impl Drop for Promise {
     fn drop(&mut self) {
         self.0.tell(REFUSED);
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_is_what_became_of_the_promise() {
+    fn an_outcome_tells_whether_the_promise_was_kept() {
         for keep in [true, false] {
             let (promise, outcome) = promise();
             let writer = thread::spawn(move || if keep { promise.keep() } else { drop(promise) });

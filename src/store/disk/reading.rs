@@ -1,8 +1,8 @@
 //! How requests and results are read from the tables and from files.
 //!
-//! Owns what is done if one cannot be read: a request is tried again and again, or its job is done with an error; a
-//! result is told for what it is at this moment. Writes nothing. Invariant: the store's
-//! lock is not held meanwhile.
+//! Owns what happens if a read fails: reading a request is repeated, or its job is done with an error; a failed read
+//! of a result is reported as what it is at this moment. Writes nothing. Invariant: the store's lock is not held
+//! during a read.
 
 use std::io::ErrorKind;
 
@@ -23,8 +23,8 @@ use crate::ledger::job::Work;
 use crate::store::{Lookup, Store};
 
 impl DiskStore {
-    /// Reads a request, if need be again and again; `None` if the job was stopped meanwhile, or its request is damaged
-    /// or larger than the memory: then it has its result.
+    /// Reads a request, repeatedly if necessary; `None` if the job was stopped in the meantime, or if its request is
+    /// damaged or larger than the memory: then the job has its result.
     fn fetch(&self, job: &JobKey, execution: &Execution) -> Option<Box<Call>> {
         let error = loop {
             match self.request(job) {
@@ -51,7 +51,7 @@ impl DiskStore {
         None
     }
 
-    /// Returns a job that was claimed with its request, which is read if it is on disk; `None` if it was
+    /// Returns a claimed job with its request, which is read if it is on disk; `None` if the job was
     /// [finished](Self::fetch) instead.
     pub(super) fn load(&self, taken: Taken<Place<Box<Call>>>) -> Option<Taken<Box<Call>>> {
         let Taken { job, route, created, starts, rerun, execution, work } = taken;
@@ -63,7 +63,7 @@ impl DiskStore {
         Some(Taken { job, route, created, starts, rerun, execution, work })
     }
 
-    /// Reads the request of a job that runs.
+    /// Reads the request of a running job.
     fn request(&self, job: &JobKey) -> Result<Box<Call>, Unloaded> {
         let damaged = |what: &str| Unloaded::Damaged(what.into());
         let record = self.shared.read(|tables| tables.record(job.id))?;
@@ -84,9 +84,9 @@ impl DiskStore {
         Ok(Box::new(Call { request, connection, owner, auth_type }))
     }
 
-    /// Opens the content of a job's message, if that is in a file; of this footprint are both together.
+    /// Opens the content of a job's message if it is in a file; `footprint` is the size of both together.
     fn file(&self, job: &JobKey, footprint: usize) -> Result<Option<Content>, Unloaded> {
-        // Smaller content is in its message: no file of less becomes a job's content.
+        // Smaller content is in the message: only content above this size is put into a file.
         if footprint <= IN_MEMORY {
             return Ok(None);
         }
@@ -96,14 +96,14 @@ impl DiskStore {
         let Err(error) = content.open() else { return Ok(Some(content)) };
         let what = format!("content/{}: {error}", file.name);
         match error.kind() {
-            // Removed since, and the file with it.
+            // The record was removed in the meantime, and the file with it.
             ErrorKind::NotFound if named()?.as_ref() != Some(&file) => Ok(None),
             ErrorKind::NotFound | ErrorKind::UnexpectedEof => Err(Unloaded::Damaged(what)),
             _ => Err(TableError::new(what).into()),
         }
     }
 
-    /// Reads a result of this footprint that the ledger says is there.
+    /// Reads a result of this footprint, which exists according to the ledger.
     pub(super) fn response(&self, job: &JobKey, footprint: usize) -> Lookup {
         let damaged = || Unloaded::Damaged("its message cannot be understood".into());
         let response = self.file(job, footprint).and_then(|content| {
@@ -116,7 +116,7 @@ impl DiskStore {
         });
         match response {
             Ok(Some(response)) => Lookup::Done(response),
-            // Deleted in bulk since.
+            // It was deleted in bulk in the meantime.
             Ok(None) => Lookup::Unknown,
             Err(Unloaded::NoMemory) => Lookup::NoMemory,
             Err(Unloaded::TooLarge) => Lookup::TooLarge,
@@ -132,7 +132,7 @@ impl DiskStore {
     }
 }
 
-/// Opens the content of a result that is not durable yet, before its file can be removed.
+/// Opens the content of a result that is not yet durable, before its file can be removed.
 pub(super) fn opened(response: StoredResponse) -> Lookup {
     match response.body().open() {
         Ok(()) => Lookup::Done(response),

@@ -1,8 +1,7 @@
-//! What is kept of a job beside its messages: a few lines of text that a person can read.
+//! What is kept of a job besides its messages: a few lines of text that a person can read.
 //!
-//! Owns the form of those lines, `name: value` each, and of the lines of an idempotency key. Does no I/O.
-//! Invariant: what is read is what was written; a record that lacks a line, or has one that means nothing,
-//! is `None`.
+//! Owns the form of those lines, `name: value` each, and of the lines of an idempotency key. Does no I/O. Invariant:
+//! reading returns what was written; a record that lacks a line, or has an invalid one, is `None`.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -22,16 +21,16 @@ use crate::job::stored::{Ending, Exit};
 use crate::job::{JobId, Keep, Stamp};
 use crate::store::IdempotencyKey;
 
-/// A job, as the table of jobs has it.
+/// A job in the table of jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// To whom it belongs.
+    /// The user to whom it belongs.
     pub owner: Owner,
     /// When it was accepted.
     pub created: Stamp,
-    /// What its request or its result is accounted with, in bytes.
+    /// The accounted size of its request or its result, in bytes.
     pub footprint: usize,
-    /// Its request, as it is listed; an older deferd did not record that.
+    /// What its record keeps of its request; an older deferd did not keep it.
     pub line: RequestLine,
     /// Its state.
     pub state: Stage,
@@ -40,7 +39,7 @@ pub struct Record {
 /// The state of a job, as far as it must be known after a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Its request waits, or ran when the process ended.
+    /// Its request waits, or was running when the process ended.
     Pending {
         /// Whether it runs.
         begun: Begun,
@@ -48,43 +47,43 @@ pub enum Stage {
         starts: u32,
         /// What happens to its result.
         keep: Keep,
-        /// Where the request came from.
+        /// The connection over which the request came.
         connection: Connection,
         /// The scheme of its sender's credentials.
         auth_type: Option<&'static str>,
-        /// The path of its target, by which its route is found; of a notice the name of its lane.
+        /// The path of its target, which determines its route; for a notice, the name of its lane.
         path: String,
-        /// The URL that is to be told when it is done.
+        /// The URL to notify when it is done.
         callback: Option<Box<str>>,
     },
-    /// Its result is there.
+    /// Its result is stored.
     Done {
-        /// Since when.
+        /// When the result was produced.
         finished: Stamp,
-        /// The same by the clock by which it expires, as [`Scale`](crate::clock::Scale) keeps it; an older deferd
-        /// did not.
+        /// The same by the clock that decides when it expires, in the form of [`Scale`](crate::clock::Scale); an older
+        /// deferd did not store it.
         aged: Option<i64>,
-        /// The attempts that there were.
+        /// The attempts that were made.
         attempts: Attempts,
-        /// How long its log is, as far as that is kept, in bytes.
+        /// How many bytes of its log are kept.
         log: usize,
         /// How much it wrote to stderr in all, in bytes.
         logged: u64,
-        /// How it ended; `None` if an older deferd wrote this: its message says so.
+        /// How it ended; `None` if an older deferd wrote this: then its message tells.
         ending: Option<Ending>,
     },
-    /// Its result was collected, and its log is there.
+    /// Its result was collected, and its log is kept.
     Collected {
-        /// Since when, as [`Scale`](crate::clock::Scale) keeps it.
+        /// When it was collected, in the form of [`Scale`](crate::clock::Scale).
         aged: i64,
-        /// How long its log is, as far as that is kept, in bytes.
+        /// How many bytes of its log are kept.
         log: usize,
         /// How much it wrote to stderr in all, in bytes.
         logged: u64,
     },
 }
 
-/// Whether a job runs, as far as that is recorded.
+/// Whether a job has begun, as far as that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
     /// Yes.
@@ -94,7 +93,7 @@ pub enum Begun {
 }
 
 impl Record {
-    /// What happens to its result.
+    /// Returns what happens to its result.
     pub const fn keep(&self) -> Keep {
         match self.state {
             Stage::Pending { keep, .. } => keep,
@@ -102,7 +101,7 @@ impl Record {
         }
     }
 
-    /// The lines.
+    /// Returns the lines.
     pub fn to_text(&self) -> String {
         let mut text = String::with_capacity(192);
         let state = match &self.state {
@@ -225,30 +224,30 @@ impl Record {
     }
 }
 
-/// A key, as the table of keys has it under [`key_name`].
+/// A key in the table of keys, under its [`key_name`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
     /// The job that was accepted under it.
     pub id: JobId,
-    /// When.
+    /// When it was accepted.
     pub accepted: Stamp,
-    /// The same by the clock by which it expires; an older deferd did not keep that.
+    /// The same by the clock that decides when it expires; an older deferd did not store it.
     pub aged: Option<i64>,
-    /// What was submitted.
+    /// The digest of what was submitted.
     pub fingerprint: [u8; 32],
 }
 
-/// Where the content of a message is that is in a file, as the table of files has it.
+/// A row of the table of files: where the content of a message is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileRecord {
     /// The name of the file.
     pub name: FileName,
-    /// Which of its bytes.
+    /// The range of its bytes.
     pub range: Range<usize>,
 }
 
 impl FileRecord {
-    /// Returns where content is, if it is in a file.
+    /// Returns where content is if it is in a file; otherwise `None`.
     pub fn of(content: &Content) -> Option<Self> {
         content.in_file().map(|(file, range)| Self { name: file.name(), range: range.clone() })
     }
@@ -258,7 +257,7 @@ impl FileRecord {
         Content::of_file(Arc::new(ContentFile::kept(folder, self.name)), self.range.clone())
     }
 
-    /// The lines.
+    /// Returns the lines.
     pub fn to_text(&self) -> String {
         let Self { name, range } = self;
         format!("file: {name}\nfrom: {}\nbytes: {}\n", range.start, range.len())
@@ -274,13 +273,13 @@ impl FileRecord {
     }
 }
 
-/// Under what a key is kept: a user's name has no line feed.
+/// Returns the name under which a key is stored: a user's name contains no line feed.
 pub fn key_name(owner: &Owner, key: &str) -> String {
     format!("{}\n{key}", owner.name().unwrap_or(""))
 }
 
 impl KeyRecord {
-    /// The lines.
+    /// Returns the lines.
     pub fn to_text(&self) -> String {
         let mut text = format!("job: {}\naccepted: {}\n", self.id, self.accepted.micros());
         if let Some(aged) = self.aged {
@@ -290,7 +289,7 @@ impl KeyRecord {
         text
     }
 
-    /// Reads the lines, and the name under which they stand.
+    /// Reads the lines, and the name under which they are stored.
     pub fn read(name: &str, bytes: &[u8]) -> Option<(Owner, IdempotencyKey, Self)> {
         let lines = Lines::read(bytes)?;
         let (owner, key) = name.split_once('\n')?;
@@ -326,17 +325,18 @@ impl<'a> Lines<'a> {
         self.get("aged").map_or(Some(None), |aged| aged.parse().ok().map(Some))
     }
 
-    /// An older deferd did not say how long the log is.
+    /// Returns how many bytes of the log are kept; an older deferd did not record it.
     fn log(&self) -> Option<usize> {
         self.get("log").map_or(Some(0), |log| log.parse().ok())
     }
 
-    /// It has a line only if not all of it is kept; an older deferd did not say that either.
+    /// Returns how much was logged: the line exists only if not all of the log is kept; an older deferd never wrote
+    /// it.
     fn logged(&self) -> Option<u64> {
         self.get("logged").map_or_else(|| Some(self.log()? as u64), |logged| logged.parse().ok())
     }
 
-    /// An older deferd did not count the starts.
+    /// Returns the number of starts; an older deferd did not count them.
     fn starts(&self, begun: Begun) -> Option<u32> {
         match self.get("starts") {
             None => Some(u32::from(begun == Begun::Yes)),
@@ -344,7 +344,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// An older deferd did not record this.
+    /// Returns what is kept of the request; an older deferd did not record it.
     fn request_line(&self) -> Option<RequestLine> {
         match (self.get("method"), self.get("target"), self.get("route")) {
             (None, None, None) => Some(RequestLine::default()),
@@ -358,7 +358,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// An older deferd did not record this.
+    /// Returns the attempts; an older deferd did not record them.
     fn attempts(&self) -> Option<Attempts> {
         let first = match self.get("started") {
             None => None,
@@ -368,7 +368,7 @@ impl<'a> Lines<'a> {
         Some(Attempts { first, count })
     }
 
-    /// An older deferd did not record this.
+    /// Returns the ending; an older deferd did not record it.
     fn ending(&self) -> Option<Option<Ending>> {
         let number = |name: &str| match self.get(name) {
             None => Some(None),
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_back() {
+    fn a_record_is_read_as_it_was_written() {
         for record in records() {
             assert_eq!(Record::read(record.to_text().as_bytes()), Some(record));
         }
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_comes_back() {
+    fn a_file_is_read_as_it_was_written() {
         let name = FileName::parse(&"0123456789abcdef".repeat(2)).unwrap();
         let record = FileRecord { name, range: 7..usize::MAX };
         assert_eq!(FileRecord::read(record.to_text().as_bytes()), Some(record));
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_comes_back() {
+    fn a_key_is_read_as_it_was_written() {
         let owner = Owner::named("ann");
         let record = KeyRecord {
             id: JobId::parse("12").unwrap(),

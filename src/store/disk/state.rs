@@ -1,8 +1,7 @@
-//! What the store's callers and its writer share: the ledger with the way to the writer, and the tables.
+//! What the store's callers and its writer share: the ledger, the channel to the writer, and the tables.
 //!
-//! Owns the order in which changes reach the writer: it is that in which the ledger saw them, because both
-//! happen under one lock. Invariants: that lock is not held while the disk is waited for; reading never
-//! waits for a commit.
+//! Owns the order in which changes reach the writer: it is the order in which the ledger saw them, because both happen
+//! under one lock. Invariants: that lock is not held during a wait for the disk; reading never waits for a commit.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -23,15 +22,15 @@ use crate::ledger::locked::{Dispatch, Locked, Wake, Wakes};
 use crate::ledger::{Finishing, InMemory, Ledger, Notice, Taken};
 use crate::store::Finished;
 
-/// How many bytes of results may be on their way to the disk before those who finish jobs wait.
+/// How many bytes of results may be on their way to the disk before workers wait.
 const MAX_BACKLOG: usize = 4 << 20;
 
-/// Where a request or a result is.
+/// The place of a request or a result.
 #[derive(Debug)]
 pub enum Place<T> {
     /// On disk.
     OnDisk,
-    /// Here, because it may not be on disk yet.
+    /// In memory, because it may not be on disk yet.
     Here(T),
 }
 
@@ -43,45 +42,45 @@ pub type DiskPending = Pending<Place<Box<Call>>>;
 
 /// What callers and writer share.
 pub struct Shared {
-    /// Behind the one lock.
+    /// Guarded by the one lock.
     pub state: Mutex<State>,
     /// The scale of the ages on disk.
     pub scale: Arc<Scale>,
-    /// Where workers wait for that to change.
+    /// Where workers wait for changes of the state.
     pub dispatch: Dispatch,
     /// The files of large content.
     pub folder: Arc<dyn Files>,
-    /// While the file cannot be opened: why not.
+    /// The tables; if the file cannot be opened, the reason.
     tables: RwLock<Result<Tables, String>>,
     open: Box<dyn Fn() -> Result<Tables, TableError> + Send + Sync>,
     /// Set by the writer while commits fail.
     failing: AtomicBool,
     /// How often the tables could not be read or changed.
     errors: AtomicU64,
-    /// Set when the tables could not be read, until the writer has seen to it.
+    /// Set when the tables could not be read, until the writer has handled it.
     doubted: AtomicBool,
-    /// Notified when the backlog became smaller.
+    /// Notified when the backlog has become smaller.
     eased: Condvar,
 }
 
-/// What is guarded by the one lock.
+/// What the one lock guards.
 pub struct State {
     /// The states of all jobs.
     pub ledger: DiskLedger,
-    /// The way to the writer; `None` when the store is closed.
+    /// The channel to the writer; `None` once the store is closed.
     pub orders: Option<Sender<Order>>,
     /// The scale of the ages on disk.
     scale: Arc<Scale>,
-    /// Bytes of results on their way to the disk.
+    /// How many bytes of results are on their way to the disk.
     backlog: usize,
-    /// How much a result matters; one that can wait is listed before it is durable.
+    /// The urgency of results; a lazy result is listed before it is durable.
     urgency: Urgency,
-    /// Ids up to this one may be given out before they are on disk.
+    /// The highest id that may be assigned before it is on disk.
     leased: Option<JobId>,
 }
 
 impl State {
-    /// Over what was found on disk.
+    /// Returns the state over what was found on disk.
     pub const fn new(
         ledger: DiskLedger,
         scale: Arc<Scale>,
@@ -91,29 +90,29 @@ impl State {
         Self { ledger, scale, orders: Some(orders), backlog: 0, urgency, leased: None }
     }
 
-    /// Whether an id may be given out before it is on disk.
+    /// Returns whether an id may be assigned before it is on disk.
     pub fn is_leased(&self, id: JobId) -> bool {
         self.leased.is_some_and(|leased| id <= leased)
     }
 
-    /// Allows the ids up to this one.
+    /// Allows the ids up to this one to be assigned.
     pub const fn lease(&mut self, up_to: JobId) {
         self.leased = Some(up_to);
     }
 
-    /// Hands a change to the writer; `false` when the store is closed: then there is no answer.
+    /// Sends a change to the writer; returns `false` if the store is closed: then there is no answer.
     pub fn order(&self, order: Order) -> bool {
         self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok())
     }
 
-    /// Hands over a change whose outcome the caller will wait for.
+    /// Sends a change whose outcome the caller will wait for.
     pub fn ask(&self, change: Change, on_durable: OnDurable) -> Outcome {
         let (ack, outcome) = promise();
         self.order(Order::new(change, on_durable, Ack::Soon(ack), Urgency::Urgent));
         outcome
     }
 
-    /// Hands over a change that the caller needs to be durable before it goes on.
+    /// Sends a change that must be durable before the caller continues.
     fn insist(&self, change: Change) -> Outcome {
         let (ack, outcome) = promise();
         let on_durable = OnDurable::Nothing;
@@ -121,21 +120,21 @@ impl State {
         outcome
     }
 
-    /// Hands over a change that has time.
+    /// Sends a change that is not urgent.
     pub fn put_off(&self, change: Change) {
         let on_durable = OnDurable::Nothing;
         self.order(Order::new(change, on_durable, Ack::None, Urgency::Lazy));
     }
 
-    /// Takes a submission that is refused off the accounts.
+    /// Takes a refused submission off the accounts.
     pub fn withdraw(&mut self, job: &NewJob) {
         let Record { owner, footprint, .. } = &job.record;
         let name = JobKey { owner: owner.clone(), id: job.id };
         self.ledger.withdraw(&name, footprint + job.room, job.key.as_ref());
     }
 
-    /// Records that a job was claimed; returns what the worker has to wait for before the handler may have
-    /// effects. On disk a redirected job runs already.
+    /// Records that a job was claimed; returns what the worker must wait for before the handler may have effects. On
+    /// disk, a redirected job is already running.
     pub fn claim(&self, taken: &Taken<Place<Box<Call>>>) -> Option<Outcome> {
         if let Work::Again(attempt) = &taken.work
             && attempt.redirected.is_some()
@@ -144,7 +143,7 @@ impl State {
         }
         let change = Change::Claim(taken.job.id, taken.starts);
         match (taken.rerun, self.urgency) {
-            // A job that kills its host within the 50 ms of a relaxed store would do so for ever.
+            // Otherwise, a job that crashes its host within the 50 ms of a relaxed store would do so for ever.
             (Rerun::Yes, _) | (Rerun::No, Urgency::Urgent) => Some(self.insist(change)),
             (Rerun::No, Urgency::Lazy) | (Rerun::Harmless, _) => {
                 self.put_off(change);
@@ -153,8 +152,8 @@ impl State {
         }
     }
 
-    /// Finishes a pending job with `response`, or `410` if it was cancelled in time, and hands that over. A job that
-    /// the end has stopped stays as it is on disk, as after a crash.
+    /// Finishes a pending job with `response`, or with `410` if it was cancelled in time, and sends the result to the
+    /// writer. A job that the shutdown has stopped stays as it is on disk, as after a crash.
     pub fn finish(&mut self, job: &JobKey, response: StoredResponse, now: Moment) -> Finished {
         if self.ledger.abandon(job) {
             return Finished::Left;
@@ -203,8 +202,8 @@ impl State {
         if is_kept { Finished::Kept } else { Finished::Dropped }
     }
 
-    /// Returns a notice as it is written, and as it enters the schedule once that is durable, so that none tells of a
-    /// result which a crash takes back.
+    /// Returns a notice in two forms: as it is written, and as it enters the schedule once it is durable, so that no
+    /// notice is about a result that a crash would undo.
     fn new_job(&self, notice: Notice, now: Moment) -> (NewJob, (JobKey, Box<DiskPending>)) {
         let Notice { job, lane, route, call, line, size, charge } = notice;
         let state = Stage::Pending {
@@ -229,7 +228,7 @@ impl State {
         (new_job, (job, Box::new(pending)))
     }
 
-    /// Whether so much is on its way that workers should wait.
+    /// Returns whether so much is on its way to the disk that workers should wait.
     pub const fn is_behind(&self) -> bool {
         self.backlog > MAX_BACKLOG
     }
@@ -250,7 +249,7 @@ impl Wake for State {
 }
 
 impl Shared {
-    /// Over tables that are open, and what is needed to open them again.
+    /// Returns the shared state over open tables, with what is needed to open them again.
     pub fn new(
         state: State,
         tables: Tables,
@@ -271,16 +270,16 @@ impl Shared {
         })
     }
 
-    /// The ledger, and the way to the writer.
+    /// Locks the ledger and the channel to the writer.
     pub fn lock(&self) -> Locked<'_, State> {
         self.dispatch.lock(&self.state)
     }
 
-    /// Reads the tables. Where that fails the writer is called: after one failure redb refuses
-    /// everything until it is opened anew.
+    /// Reads the tables. If that fails, calls the writer: after one failure, redb refuses everything until it is
+    /// opened anew.
     ///
     /// # Errors
-    /// [`TableError`], also where they are not open.
+    /// [`TableError`], also if they are not open.
     pub fn read<T>(
         &self,
         run: impl FnOnce(&Tables) -> Result<T, TableError>,
@@ -293,12 +292,12 @@ impl Shared {
         })
     }
 
-    /// Forgets that the tables could not be read: what comes will show.
+    /// Clears the mark that the tables could not be read: the next read will show.
     pub fn trust(&self) {
         self.doubted.store(false, Ordering::Release);
     }
 
-    /// Asks the writer for a change that the ledger need not learn of.
+    /// Asks the writer for a change whose outcome the ledger need not know.
     pub fn ask(&self, change: Change) -> Outcome {
         self.lock().ask(change, OnDurable::Nothing)
     }
@@ -306,7 +305,7 @@ impl Shared {
     /// Uses the tables.
     ///
     /// # Errors
-    /// [`TableError`], also where they are not open.
+    /// [`TableError`], also if they are not open.
     pub fn with_tables<T>(
         &self,
         run: impl FnOnce(&Tables) -> Result<T, TableError>,
@@ -315,20 +314,21 @@ impl Shared {
         tables.as_ref().map_err(TableError::new).and_then(run)
     }
 
-    /// Opens the tables anew, after a fault: until then redb refuses even to read. Where they have
-    /// not been changed since they were opened last, and can be read, they are left as they are.
+    /// Opens the tables anew after a fault: until then, redb refuses even to read. Tables that were not changed since
+    /// they were last opened, and that can be read, stay as they are.
     pub fn reopen(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let in_doubt = self.doubted.swap(false, Ordering::AcqRel);
         if !in_doubt && tables.as_ref().is_ok_and(Tables::is_held_back) {
             return;
         }
-        // The old one first: it lets go of the file.
+        // The old tables first, because they hold the file.
         close(std::mem::replace(&mut *tables, Err(String::new())));
         *tables = (self.open)().map_err(|fault| fault.to_string());
     }
 
-    /// Makes the file of the tables shorter if that pays beside `stored` bytes of contents. Reading waits meanwhile.
+    /// Shortens the file of the tables if that is worthwhile with `stored` bytes of content. Reads wait during that
+    /// time.
     ///
     /// # Errors
     /// [`TableError`]; then the tables must be opened anew.
@@ -346,33 +346,33 @@ impl Shared {
         close(std::mem::replace(&mut *tables, Err("the store is closed".into())));
     }
 
-    /// Counts an attempt to read or change the tables that failed.
+    /// Counts a failed attempt to read or change the tables.
     pub fn count_error(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how many there were.
+    /// Returns the number of failed attempts.
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
     }
 
-    /// Whether commits fail at the moment.
+    /// Returns whether commits currently fail.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Acquire)
     }
 
-    /// Says whether commits fail.
+    /// Sets whether commits fail.
     pub fn set_failing(&self, failing: bool) {
         self.failing.store(failing, Ordering::Release);
     }
 
-    /// Whether the store is closed.
+    /// Returns whether the store is closed.
     pub fn is_closed(&self) -> bool {
         self.lock().orders.is_none()
     }
 
-    /// Waits while much is on its way: so that workers do not fill the memory with results that the
-    /// disk cannot take as fast, or at all.
+    /// Waits while much is on its way to the disk, so that workers do not fill the memory with results faster than the
+    /// disk can take them.
     pub fn wait_for_ease(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.is_behind() {
@@ -380,14 +380,14 @@ impl Shared {
         }
     }
 
-    /// Notes that this many bytes have arrived.
+    /// Records that this many bytes are on disk.
     pub fn ease(&self, mut state: Locked<'_, State>, bytes: usize) {
         state.backlog -= bytes;
         drop(state);
         self.eased.notify_all();
     }
 
-    /// Says that the writer has ended, and nothing will arrive any more.
+    /// Records that the writer has ended, and that nothing more will be written.
     pub fn abandon(&self) {
         let mut state = self.lock();
         state.orders = None;
@@ -395,7 +395,7 @@ impl Shared {
         self.ease(state, bytes);
     }
 
-    /// The last id that was given out.
+    /// Returns the last id that was assigned.
     pub fn last_id(&self) -> Option<JobId> {
         self.lock().ledger.last_id()
     }

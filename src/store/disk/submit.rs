@@ -1,8 +1,8 @@
-//! Submitting to the store on disk: from a submission to a job that is accepted, known, or on its way.
+//! Submitting to the store on disk: from a submission to a job that is new or known, and may not be durable yet.
 //!
-//! Owns what is made of a submission before it has an id, and the moment in which it gets one. `mod` decides what
-//! is waited for. Invariant: ids reach the writer in their order, because an id is given and handed over under one
-//! hold of the lock.
+//! Owns what is prepared of a submission before it has an id, and the moment in which it gets one. `mod` decides what
+//! is waited for. Invariant: ids reach the writer in their order, because assigning an id and sending it happen under
+//! one hold of the lock.
 
 use super::order::{Ack, Change, NewJob, OnDurable, Order, Urgency};
 use super::outcome::Outcome;
@@ -15,25 +15,25 @@ use crate::ledger::job::Pending;
 use crate::ledger::{InMemory, Size};
 use crate::store::{IdempotencyKey, Refused, Store, StoreUnavailable, Submission};
 
-/// How many jobs may wait before one whose request is kept in memory as well, so that the worker that claims it
-/// soon need not read it from the disk; and how large such a request is at most, as it is accounted, in bytes.
+/// How many jobs may wait ahead of a job whose request is also kept in memory, so that the worker that soon claims it
+/// need not read it from the disk; and the largest accounted size of such a request, in bytes.
 const NEAR: usize = 64;
 const NEAR_SIZE: usize = 6 << 10;
 
-/// A submission with all that can be made of it before it has an id.
+/// A submission with everything that can be prepared before it has an id.
 pub struct Prepared {
     call: Box<Call>,
     route: RouteIndex,
     pub record: Record,
     age: Age,
-    /// Its message up to the content.
+    /// Its request's message up to the content.
     head: Vec<u8>,
     pub submission_key: Option<IdempotencyKey>,
     callback: Option<Box<str>>,
 }
 
 impl Prepared {
-    /// What can be made of it at `now`.
+    /// Prepares a submission at `now`.
     pub fn new(submission: Submission, now: Moment) -> Self {
         let Submission { call, route, line, keep, key, callback } = submission;
         let footprint = RECORD + line.footprint() + ERROR_ROOM + call.footprint();
@@ -54,27 +54,27 @@ impl Prepared {
     }
 }
 
-/// What a submission comes to.
+/// The outcome of a submission.
 pub enum Submitted {
-    /// A job that is there when the outcome says so, at once without one.
+    /// A new job; it is accepted once the outcome says so, or at once if there is none.
     New(JobId, Option<Outcome>),
-    /// The job of an earlier submission, which may be on its way yet; with this one, to be made again if that
-    /// comes to nothing.
+    /// The job of an earlier submission with the same key, which may not be durable yet; and this submission, to be
+    /// repeated if the earlier one is refused.
     Known(JobId, InDoubt, Box<Prepared>),
 }
 
-/// Whether the job of an idempotency key may yet be refused.
+/// Whether the job of an idempotency key may still be refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum InDoubt {
-    /// It may.
+    /// Yes.
     Yes,
-    /// It is accepted.
+    /// No: it is accepted.
     No,
 }
 
 impl DiskStore {
-    /// Puts a submission on the accounts and hands it over, under one hold of the lock, so that ids
-    /// reach the disk in their order.
+    /// Puts a submission on the accounts and sends it to the writer, under one hold of the lock, so that ids reach the
+    /// disk in their order.
     pub(super) fn submit_prepared(&self, prepared: Prepared) -> Result<Submitted, Refused> {
         let mut state = self.shared.lock();
         if let Some(key) = &prepared.submission_key
@@ -133,13 +133,13 @@ impl DiskStore {
         key: &IdempotencyKey,
     ) -> Result<Option<(JobId, InDoubt)>, Refused> {
         let found = state.ledger.recall(owner, key)?;
-        // What was answered before its commit is accepted, and so is what was leased since: the refused
-        // have lost their keys.
+        // A job that was acknowledged before its commit counts as accepted, and so does one whose id was leased:
+        // refused jobs have lost their keys.
         let is_sure = |id| self.durability == Durability::Relaxed && state.is_leased(id);
         Ok(found.map(|id| (id, if is_sure(id) { InDoubt::No } else { InDoubt::Yes })))
     }
 
-    /// Waits until the job of a key is accepted. `None` if the key does not stand for it any more: it was
+    /// Waits until the job of a key is accepted. Returns `None` if the key no longer stands for it: the job was
     /// refused, or forgotten with all jobs of its owner.
     pub(super) fn resolve(
         &self,

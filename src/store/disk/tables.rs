@@ -1,8 +1,8 @@
-//! The tables: what is on disk, changed by whole transactions and read beside them.
+//! The tables: what is on disk, changed by whole transactions, and readable during them.
 //!
-//! Owns their names and their format's version; `transaction` decides how each change falls upon them. Nothing else
-//! names redb, but for the file beneath (`engine`) and its trait in `mod`. Invariants: a file of another format is
-//! refused and not touched; a transaction is durable when [`Tables::commit`] returns, or nothing of it can be seen; a
+//! Owns their names and their format's version; `transaction` translates each change into rows. Only this file names
+//! redb, apart from the file beneath (`engine`) and its trait in `mod`. Invariants: a file of another format is
+//! refused and not changed; a transaction is durable when [`Tables::commit`] returns, or none of it is visible; a
 //! panic in redb, which means damage, is a [`TableError`].
 
 use std::collections::BTreeSet;
@@ -28,23 +28,24 @@ use crate::job::{JobId, message};
 use crate::memory::Charge;
 use crate::store::IdempotencyKey;
 
-/// The versions of all that is defined here and in `record`: a file is of the second since it named a file of content,
-/// which an older deferd would take for none.
+/// The versions of everything that is defined here and in `record`. A file gets the second version when it first names
+/// a file of content, which an older deferd would take for missing content.
 const FORMAT: u64 = 1;
 const FORMAT_WITH_FILES: u64 = 2;
 
-/// All tables are of one type: redb's code is generic, and each type of table another 100 KiB of it.
+/// All tables have one type: redb's code is generic, and each further type of table would add 100 KiB of it.
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// Names to numbers, in decimal: `format`, and `last`, above which no id was given out; `clock` is a [`Reading`].
+/// Names to numbers, in decimal: `format`, and `last`, the highest id that may have been assigned; `clock` is a
+/// [`Reading`].
 const META: Definition = TableDefinition::new("deferd");
-/// Ids, their bytes in network order, to records.
+/// Ids, as bytes in network order, to records.
 pub(super) const JOBS: Definition = TableDefinition::new("jobs");
 /// Ids to messages: the request of a pending job, the response of a done one.
 pub(super) const MESSAGES: Definition = TableDefinition::new("messages");
-/// Ids to the last that a done job wrote to stderr, where it wrote anything.
+/// Ids to the end of what a done job wrote to stderr, if it wrote anything.
 pub(super) const LOGS: Definition = TableDefinition::new("logs");
-/// Ids to the files that have the content of the job's message, where that is not in the message itself.
+/// Ids to the files that have the content of the job's message, if it is not in the message itself.
 pub(super) const FILES: Definition = TableDefinition::new("files");
 /// Owners and idempotency keys to the jobs that were accepted under them.
 pub(super) const KEYS: Definition = TableDefinition::new("keys");
@@ -54,13 +55,13 @@ const FORMAT_NAME: &[u8] = b"format";
 const LAST_NAME: &[u8] = b"last";
 const CLOCK_NAME: &[u8] = b"clock";
 
-/// Where room is tried out; empty outside of a transaction.
+/// Where a transaction tries out whether there is room; empty outside of transactions.
 pub(super) const SPARE: Definition = TableDefinition::new("spare");
 
-/// How much of the file may be free whatever is stored, in bytes.
+/// How much of the file may always be free, in bytes.
 const SLACK: u64 = 4 << 20;
 
-/// For pages of the file, in bytes: the kernel keeps those that are often read, too.
+/// The cache for pages of the file, in bytes: the kernel also caches pages that are often read.
 const CACHE: usize = 2 << 20;
 
 /// Why the tables could not be read or changed.
@@ -80,30 +81,30 @@ impl<E: Into<redb::Error>> From<E> for TableError {
 }
 
 impl TableError {
-    /// A fault in words.
+    /// Returns a fault, in words.
     pub fn new(what: impl Into<String>) -> Self {
         Self(what.into())
     }
 }
 
-/// Runs what redb may panic at when the file was damaged behind its back.
+/// Runs what may make redb panic if the file was damaged.
 fn guarded<T>(run: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
     catch_unwind(AssertUnwindSafe(run))
         .unwrap_or_else(|_| Err(TableError::new("redb panicked: the file is damaged")))
 }
 
-/// What is on disk when it is opened.
+/// What is on disk when the file is opened.
 #[derive(Default)]
 pub struct Contents {
-    /// Every job.
+    /// All jobs.
     pub jobs: Vec<(JobId, Record)>,
-    /// Every file of content.
+    /// All files of content.
     pub files: Vec<(JobId, FileRecord)>,
-    /// Every key.
+    /// All keys.
     pub keys: Vec<(Owner, IdempotencyKey, KeyRecord)>,
-    /// Above this, no id was given out.
+    /// The highest id that may have been assigned.
     pub last: Option<JobId>,
-    /// The clocks when that was written.
+    /// The clocks when `last` was written.
     pub reading: Option<Reading>,
 }
 
@@ -114,15 +115,15 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Opens the tables of a file, which is not changed before they are [allowed to](Self::commit_overlay).
+    /// Opens the tables of a file. The file is not changed before [`commit_overlay`](Self::commit_overlay).
     ///
     /// # Errors
-    /// [`TableError`] if deferd did not write the file, or it is damaged.
+    /// [`TableError`] if deferd did not write the file, or if it is damaged.
     pub fn open(storage: DirtyRanges<impl StorageBackend + Clone>) -> Result<Self, TableError> {
         guarded(|| {
             let overlay = Overlay::new(storage)?;
             let mut builder = Database::builder();
-            // Otherwise damage would show at some later time, or never.
+            // Without this check, damage would show later, or never.
             builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
             if overlay.len()? == 0 {
                 return Err(TableError::new("it is empty"));
@@ -134,7 +135,7 @@ impl Tables {
         })
     }
 
-    /// Makes the tables of a file that is empty.
+    /// Creates the tables in an empty file.
     ///
     /// # Errors
     /// [`TableError`].
@@ -153,20 +154,20 @@ impl Tables {
         })
     }
 
-    /// Allows the file to be changed: it has to be before a commit.
+    /// Allows the file to be changed: this must be called before a commit.
     ///
     /// # Errors
-    /// [`TableError`]; the tables can be read all the same.
+    /// [`TableError`]; the tables can still be read.
     pub fn commit_overlay(&self) -> Result<(), TableError> {
         Ok(self.overlay.commit()?)
     }
 
-    /// Whether what is written to them is held back.
+    /// Returns whether what is written to them is held back.
     pub fn is_held_back(&self) -> bool {
         self.overlay.is_open()
     }
 
-    /// Makes the file shorter if more than half of it is free, and more than [`SLACK`]: beside what is `stored` in it
+    /// Shortens the file if more than half of it, and more than [`SLACK`], is free, relative to what is `stored` in it
     /// and in the files of content.
     ///
     /// # Errors
@@ -194,7 +195,7 @@ impl Tables {
         })
     }
 
-    /// Closes them, so that they need not be repaired when they are opened again.
+    /// Closes them, so that they need no repair when they are opened again.
     ///
     /// # Errors
     /// [`TableError`].
@@ -219,7 +220,8 @@ impl Tables {
         }
     }
 
-    /// Reads everything but messages and logs; of the results that an older deferd stored, how their jobs ended.
+    /// Reads everything except messages and logs; for results that an older deferd stored, also reads from the message
+    /// how the job ended.
     ///
     /// # Errors
     /// [`TableError`], which names the record that cannot be read.
@@ -267,9 +269,9 @@ impl Tables {
         })
     }
 
-    /// Makes these changes durable, all of them or none; no id above `last` was given out until the clocks were
-    /// read as given with it. Adds to what stands beside each change the files that no record names any more once it
-    /// is durable, also when the commit fails: it may be durable all the same.
+    /// Makes these changes durable, all of them or none. With `last`, records the highest id that may be assigned, and
+    /// the clocks. Adds, to the set given with each change, the files that no record names once it is durable; it does
+    /// so even if the commit fails, because the changes may be durable nevertheless.
     ///
     /// # Errors
     /// [`TableError`]; then the tables must be opened anew.
@@ -329,8 +331,8 @@ impl Tables {
         })
     }
 
-    /// Reads the message of a job, its request or its response, which holds `charge` then, without content that is in
-    /// a file; `None` if there is no such job.
+    /// Reads the message of a job, its request or its response, which then holds `charge`; content in a file is not
+    /// included. `None` if there is no such job.
     ///
     /// # Errors
     /// [`TableError`].
@@ -341,7 +343,7 @@ impl Tables {
         })
     }
 
-    /// The log of a done job; empty if it has none.
+    /// Reads the log of a done job; empty if it has none.
     ///
     /// # Errors
     /// [`TableError`].
@@ -355,7 +357,7 @@ impl Tables {
 
 type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
-/// Returns the table of files, if a file was ever named.
+/// Returns the table of files, if any file was ever named.
 fn files_of(read: &ReadTransaction) -> Result<Option<ReadTable>, TableError> {
     match read.open_table(FILES) {
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
@@ -363,7 +365,7 @@ fn files_of(read: &ReadTransaction) -> Result<Option<ReadTable>, TableError> {
     }
 }
 
-/// An id as a key: ids in their order are keys in theirs.
+/// Returns an id as a key: the keys have the order of the ids.
 pub(super) const fn key(id: JobId) -> [u8; 8] {
     id.number().to_be_bytes()
 }

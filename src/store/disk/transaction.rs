@@ -1,7 +1,7 @@
-//! How each change falls upon the tables, within one transaction.
+//! What each change does to the tables, within one transaction.
 //!
-//! Owns the rows that a change adds, replaces and removes, and the room that a transaction leaves. Begins and commits
-//! none. Invariant: a row that names a file goes only with its file told as unnamed.
+//! Owns the rows that a change adds, replaces and removes, and the room that a transaction leaves. Neither begins nor
+//! commits a transaction. Invariant: a row that names a file is removed only if the file is reported as unnamed.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +17,8 @@ use crate::job::stored::StoredResult;
 use crate::job::{JobId, Keep, message};
 use crate::store::IdempotencyKey;
 
-/// What a change that takes room must leave of it in the file, in bytes: so that on a full disk jobs
-/// can be removed, which takes some pages before it makes any free.
+/// How much room in the file a change that takes room must leave, in bytes: so that jobs can be removed when the disk
+/// is full, which takes some pages before it frees any.
 const SPARE_ROOM: usize = 120 << 10;
 
 type OpenTable<'a> = Table<'a, &'static [u8], &'static [u8]>;
@@ -50,10 +50,10 @@ impl<'a> OpenTables<'a> {
         })
     }
 
-    /// Makes a change, and adds the files to `unnamed` that no record names then.
+    /// Makes a change, and adds to `unnamed` the files that no record names afterwards.
     ///
     /// # Errors
-    /// [`TableError`], also if the record that is to be changed cannot be read.
+    /// [`TableError`], also if the record to change cannot be read.
     pub fn apply(
         &mut self,
         change: &Change,
@@ -130,7 +130,7 @@ impl<'a> OpenTables<'a> {
         Ok(())
     }
 
-    /// Writes a message without joining its parts in memory first; of content in a file, where that is.
+    /// Writes a message without joining its parts in memory first; if its content is in a file, writes where.
     fn put_message(
         &mut self,
         id: JobId,
@@ -148,7 +148,7 @@ impl<'a> OpenTables<'a> {
         Ok(())
     }
 
-    /// Says which file has the content of a job's message now, if one has it.
+    /// Records which file has the content of a job's message now, if any.
     fn name_file(
         &mut self,
         id: JobId,
@@ -211,10 +211,10 @@ impl<'a> OpenTables<'a> {
     }
 }
 
-/// Sees to it that the file has the room that removals need.
+/// Ensures that the file has the room that removals need.
 ///
 /// # Errors
-/// [`TableError`] if the disk does not give it.
+/// [`TableError`] if the disk has no room.
 pub fn keep_spare_room(write: &WriteTransaction) -> Result<(), TableError> {
     let mut spare = write.open_table(SPARE)?;
     drop(spare.insert_reserve(&b""[..], SPARE_ROOM)?);

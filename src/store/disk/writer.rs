@@ -1,9 +1,9 @@
-//! The one writer: changes that come together go to disk together.
+//! The one writer: changes that arrive together are committed together.
 //!
-//! Owns the batch, the moment of its commit, and what happens when that fails. Invariants: changes are made in their
-//! order, but while commits fail, what makes room goes before what takes it, unless both are about one job (`part`);
-//! a change that a client may rely on is tried again until it is durable; a submission that was refused leaves nothing
-//! behind, not even when the disk took it and said that it did not.
+//! Owns the batch, the time of its commit, and what happens if that fails. Invariants: changes are made in their
+//! order, except that while commits fail, changes that make room come before those that take it, unless both concern
+//! one job (`part`); a change that a client may rely on is repeated until it is durable; a refused submission leaves
+//! nothing behind, not even if the disk wrote it and reported that it did not.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -22,22 +22,22 @@ use crate::job::stored::StoredResult;
 use crate::ledger::job::{Phase, Work};
 use crate::store::StoreUnavailable;
 
-/// How long a change that no thread waits for is held back for others.
+/// How long a change for which no thread waits is held back, to be committed together with others.
 const LAZY: Duration = Duration::from_millis(20);
-/// The same where everything is such a change; less than the 50 ms that are promised, for the commit.
+/// The same if all changes are of this kind; less than the promised 50 ms, to leave time for the commit.
 const RELAXED: Duration = Duration::from_millis(40);
-/// How much goes into one commit, in changes and in bytes: redb holds it in memory.
+/// How much one commit contains, in changes and in bytes: redb holds it in memory.
 const MAX_CHANGES: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
-/// How long no order comes before the file is made shorter: that takes a while.
+/// How long no order must have arrived before the file is shortened, which takes a while.
 const IDLE: Duration = Duration::from_secs(1);
 /// The period at which the same failure is logged.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// How far above the last id the ids are that may be given out without being on disk, in their
-/// unit, microseconds: ten minutes.
+/// How far ids that may be assigned without being on disk may exceed the last id, in microseconds, the unit of ids:
+/// ten minutes.
 const LEASE: u64 = 600_000_000;
 
-/// The writer's own side.
+/// The writer's own state.
 pub struct Writer {
     shared: Arc<Shared>,
     orders: Receiver<Order>,
@@ -45,22 +45,22 @@ pub struct Writer {
     /// How long a disk that failed is left alone.
     rest: Duration,
     batch: Vec<Order>,
-    /// Whether something was freed since it was tried to make the file shorter.
+    /// Whether something was freed since the last attempt to shorten the file.
     may_shrink: bool,
-    /// The files that are still to be removed.
+    /// The files that must still be removed.
     unnamed: BTreeSet<FileName>,
-    /// Up to which id the ids may be given out that are not on disk, once the batch is.
+    /// The highest id that may be assigned without being on disk, once the batch is durable.
     lease: Option<JobId>,
-    /// When the last trouble was told.
+    /// When the last failure was logged.
     told: Option<Instant>,
-    /// Whether the trouble was told, and that it is over was not.
+    /// Whether a failure was logged, but not yet its end.
     is_end_owed: bool,
-    /// Told at the end: the jobs that were accepted and are not durable.
+    /// Receives, at the end, the accepted jobs that are not durable.
     lost: Sender<Vec<JobId>>,
 }
 
 impl Writer {
-    /// A writer of what comes from `orders`.
+    /// Returns a writer for the orders that it receives.
     pub fn new(
         shared: Arc<Shared>,
         orders: Receiver<Order>,
@@ -84,7 +84,7 @@ impl Writer {
         }
     }
 
-    /// Writes until the store is closed and everything is written, or cannot be.
+    /// Writes until the store is closed and everything is written, or cannot be written.
     pub fn run(mut self) {
         let mut written = Ok(());
         while written.is_ok() && self.gather() {
@@ -101,11 +101,11 @@ impl Writer {
         self.batch.clear();
         self.shared.abandon();
         self.shared.shut();
-        // The thread that closed the store may wait no longer.
+        // The thread that closed the store may no longer wait.
         let _ = self.lost.send(lost);
     }
 
-    /// Waits for an order. While none comes, the file is made as short as it can be, if that pays.
+    /// Waits for an order. If none arrives, shortens the file if that is worthwhile.
     fn next_order(&mut self) -> Result<Order, RecvError> {
         if self.may_shrink {
             match self.orders.recv_timeout(IDLE) {
@@ -116,8 +116,8 @@ impl Writer {
         self.orders.recv()
     }
 
-    /// Makes the file shorter if much of it is free: redb lets it grow twofold and reuses what becomes free, but
-    /// gives nothing back by itself.
+    /// Shortens the file if much of it is free: redb doubles the file when it grows and reuses free pages, but never
+    /// returns them by itself.
     fn shrink(&mut self) {
         self.may_shrink = false;
         let stored = self.shared.lock().ledger.stats().stored;
@@ -127,7 +127,7 @@ impl Writer {
         }
     }
 
-    /// Collects the next batch; `false` when there will be none.
+    /// Collects the next batch; returns `false` if there will be none.
     fn gather(&mut self) -> bool {
         let Ok(first) = self.next_order() else { return false };
         let lag = if self.durability == Durability::Relaxed { RELAXED } else { LAZY };
@@ -147,8 +147,7 @@ impl Writer {
         true
     }
 
-    /// Commits the batch, however long that takes; an error when the store was closed before it
-    /// could be done.
+    /// Commits the batch, however long that takes; returns an error if the store was closed before it succeeded.
     fn commit(&mut self) -> Result<(), StoreUnavailable> {
         if let Err(fault) = self.try_commit() {
             log::debug!("a commit failed, trying once more: {fault}");
@@ -173,13 +172,13 @@ impl Writer {
             })
         });
         committed.inspect_err(|_| self.shared.count_error())?;
-        // What could not be read has nothing to do with this opening any more.
+        // Earlier failed reads no longer concern the tables that are now open.
         self.shared.trust();
         Ok(())
     }
 
-    /// Sees to it that the files last which the batch names: each was made durable by the thread that wrote it, and
-    /// that they exist is made so here.
+    /// Makes the files that the batch names permanent: the thread that wrote a file has synced it, and this syncs the
+    /// folder.
     fn name_files(&self) -> Result<(), TableError> {
         let adds = |change: &&Change| change.takes_room();
         let changes = self.batch.iter().map(|order| &order.change).filter(adds);
@@ -187,13 +186,13 @@ impl Writer {
         if files.peek().is_none() {
             return Ok(());
         }
-        // Before the commit: if that fails, it may have named them all the same.
+        // Before the commit: even if that fails, it may have made the names durable.
         files.for_each(|file| file.keep());
         let synced = self.shared.folder.sync();
         synced.map_err(|error| TableError::new(format!("content: {error}")))
     }
 
-    /// Removes the files that no record names now. One that cannot be removed is tried again behind the next commit.
+    /// Removes the files that no record names now. If a file cannot be removed, tries again after the next commit.
     fn remove_files(&mut self) {
         for order in &mut self.batch {
             self.unnamed.append(&mut order.unnamed);
@@ -212,7 +211,7 @@ impl Writer {
         });
     }
 
-    /// Above which id none was given out, and none will be before the next commit.
+    /// Returns the highest id that may be assigned before the next commit.
     fn last_id(&self) -> Option<JobId> {
         let accepts = self.batch.iter().any(|order| order.change.accepts());
         match self.durability {
@@ -225,8 +224,8 @@ impl Writer {
         }
     }
 
-    /// Tries again and again; waiting threads are told meanwhile, and so are those that come. What does not fit all
-    /// at once may fit in parts, and the file of a request that its result replaces makes room for the next.
+    /// Repeats the commit until it succeeds, and meanwhile answers waiting threads, including new ones. Orders that do
+    /// not fit all at once may fit in parts; the file of a request that its result replaces makes room for the next.
     fn persist(&mut self, mut fault: TableError) -> Result<(), StoreUnavailable> {
         self.shared.set_failing(true);
         let mut most = usize::MAX;
@@ -245,14 +244,14 @@ impl Writer {
             }
         }
         self.shared.set_failing(false);
-        // Told only where the trouble was: a disk may fail and work by turns.
+        // Logged only if the failure was logged: a disk may fail and work in turn.
         if std::mem::take(&mut self.is_end_owed) {
             log::info!("the store on disk works again");
         }
         Ok(())
     }
 
-    /// Leaves the disk alone for a while; `false` when the store was closed.
+    /// Leaves the disk alone for a while; returns `false` if the store was closed.
     fn rest(&mut self) -> bool {
         let until = Instant::now() + self.rest;
         while Instant::now() < until {
@@ -268,8 +267,8 @@ impl Writer {
         true
     }
 
-    /// Commits what makes room, without that which cannot be had before there is some; and opens the
-    /// tables, so that results can be read meanwhile.
+    /// Commits the changes that make room, without those that need room first; and opens the tables, so that results
+    /// can be read in the meantime.
     fn make_room(&mut self) {
         self.shared.reopen();
         let (room, rest) = part(std::mem::take(&mut self.batch));
@@ -281,7 +280,7 @@ impl Writer {
         }
     }
 
-    /// Commits the first orders of the batch, and takes them out of it.
+    /// Commits the first orders of the batch, and removes them from it.
     fn commit_first(&mut self, count: usize) -> Result<(), TableError> {
         let rest = self.batch.split_off(count);
         let committed = self.try_commit();
@@ -313,7 +312,7 @@ impl Writer {
         }
     }
 
-    /// Lets the ledger know that the batch is durable, and the threads that wait for that.
+    /// Tells the ledger that the batch is durable, and the threads that wait for it.
     fn finish_batch(&mut self) {
         self.remove_files();
         self.may_shrink |= self.batch.iter().any(|order| order.change.may_free());
@@ -339,7 +338,7 @@ impl Writer {
         }
     }
 
-    /// Says exactly where the ids ended.
+    /// Records exactly the last id that was assigned.
     fn sign_off(&self) {
         let last = self.shared.last_id().map(|last| (last, self.shared.scale.read()));
         let signed = self.shared.with_tables(|tables| tables.commit(std::iter::empty(), last));
@@ -349,13 +348,13 @@ impl Writer {
     }
 }
 
-/// What need not be in memory any more, to be dropped without the lock.
+/// What is no longer needed in memory, to be dropped without the lock.
 enum Waste {
     Request(#[expect(dead_code, reason = "it is there to be dropped")] Place<Box<Call>>),
     Result(#[expect(dead_code, reason = "it is there to be dropped")] Place<Arc<StoredResult>>),
 }
 
-/// Lets the ledger know that a change is durable.
+/// Tells the ledger that a change is durable.
 fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
     match on_durable {
         OnDurable::Nothing => None,
@@ -377,7 +376,7 @@ fn durable(state: &mut State, on_durable: OnDurable) -> Option<Waste> {
         OnDurable::FlushResult(job, notices) => {
             accept(state, notices);
             let Some(result) = state.ledger.result_mut(&job) else {
-                // It was collected meanwhile; its log may be kept.
+                // The result was collected in the meantime; its log may be kept.
                 state.ledger.flush_log(&job);
                 return None;
             };
@@ -392,13 +391,13 @@ fn accept(state: &mut State, notices: Accepted) {
     }
 }
 
-/// Whether a disk that failed, perhaps because it is full, need not be asked before this is refused.
+/// Returns whether this can be refused without asking a disk that failed, perhaps because it is full.
 const fn is_hopeless(order: &Order) -> bool {
     !matches!(order.change, Change::Settled)
 }
 
-/// Parts orders into those that make room and the others; either part keeps its order, and the first
-/// can go before the second: what would have to come after another stays behind it.
+/// Splits orders into those that make room and the rest. Both parts keep their order, and the first can be committed
+/// before the second: an order that must follow one of the rest is in the rest.
 fn part(orders: Vec<Order>) -> (Vec<Order>, Vec<Order>) {
     let (mut room, mut rest) = (Vec::new(), Vec::new());
     let mut waiting = HashSet::new();
@@ -422,9 +421,9 @@ fn part(orders: Vec<Order>) -> (Vec<Order>, Vec<Order>) {
     (room, rest)
 }
 
-/// Tells a waiting thread that it will take a while. A submission is taken back: off the accounts, and
-/// off the disk, which may have it. What remains to be done, if anything does: a disk that fails for
-/// days must not fill the memory with what no thread waits for any more.
+/// Tells a waiting thread that its change is delayed. A submission is withdrawn: from the accounts, and from the disk,
+/// which may have it. Returns what remains to be done, if anything: a disk that fails for days must not fill the
+/// memory with orders that no thread waits for.
 fn refused(mut order: Order, shared: &Shared) -> Option<Order> {
     if let Ack::Soon(_) = &order.ack {
         if let Change::Accept(job) = &order.change {
@@ -432,7 +431,7 @@ fn refused(mut order: Order, shared: &Shared) -> Option<Order> {
             order.on_durable = OnDurable::Nothing;
             order.change = order.change.withdrawn();
         }
-        // Only now, when nothing of it is left.
+        // Only now, when nothing of the submission is left.
         order.ack = Ack::None;
     }
     (!order.is_void()).then_some(order)

@@ -1,8 +1,8 @@
-//! The bell: what instances tell each other through the engine, and the threads here that wait for it.
+//! The bell: what instances send each other through the engine, and the threads here that wait for it.
 //!
 //! Owns the subscription and the threads that wait for a job, for work, or for another instance's log. Messages carry
-//! hints, never a job: one that is lost costs a second. Invariant: when the subscription was interrupted, every thread
-//! looks for itself.
+//! hints, never a job: a lost message costs a second. Invariant: after the subscription was interrupted, every thread
+//! checks for itself.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,17 +18,17 @@ use crate::job::log::LogEnd;
 use crate::ledger::waiters::Waiter;
 use crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded};
 
-/// How long a worker without work waits before it looks by itself.
+/// How long a worker without work waits before it checks without being woken.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long the log of another instance is waited for.
+/// How long a thread waits for the log of another instance.
 const LOG_TIME: Duration = Duration::from_millis(500);
 
-/// What is told.
+/// A message to this instance.
 pub enum Message {
-    /// This job is to be stopped.
+    /// This job must be stopped.
     Cancel(JobId),
-    /// An instance asks for the log of a job that runs here: the job, the instance's channel, and what names the
+    /// An instance asks for the log of a job that runs here: the job, the instance's channel, and the number of the
     /// question.
     Log(JobId, String, u64),
 }
@@ -56,13 +56,13 @@ impl Default for Bell {
 }
 
 impl Bell {
-    /// Waits for work, for a second at most. A worker looks in the engine for itself.
+    /// Waits for work, at most for a second. The worker then checks the engine itself.
     pub fn wait_for_work(&self) {
         self.idle.fetch_add(1, Ordering::AcqRel);
         let mut select = Select::new();
         select.recv(&self.work.1);
         if let Ok(woken) = select.select_timeout(LOOK) {
-            // Both ends are here.
+            // This struct holds both ends.
             let _ = woken.recv(&self.work.1);
         }
         self.idle.fetch_sub(1, Ordering::AcqRel);
@@ -87,14 +87,14 @@ impl Bell {
         }
     }
 
-    /// Has a thread notified when this job may be done or gone.
+    /// Registers this thread to be notified when this job may be done or gone.
     pub fn watch(&self, id: JobId) -> Arc<Waiter> {
         let waiter = Arc::new(Waiter::current());
         lock(&self.waiters).entry(id).or_default().push(Arc::clone(&waiter));
         waiter
     }
 
-    /// Lets a thread no longer be notified.
+    /// Cancels the notification of a thread.
     pub fn unwatch(&self, id: JobId, waiter: &Arc<Waiter>) {
         let mut all = lock(&self.waiters);
         if let Some(waiters) = all.get_mut(&id) {
@@ -120,7 +120,7 @@ impl Bell {
     }
 
     /// Asks another instance for the log of a job that runs there; `None` if it does not answer soon. `send` sends the
-    /// question under its name.
+    /// question, which has this number.
     pub fn ask_for_log(&self, send: impl FnOnce(u64)) -> Option<LogEnd> {
         let name = self.asked.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = bounded(1);
@@ -131,19 +131,19 @@ impl Bell {
         log
     }
 
-    /// Hands an answer to the thread that has asked: the name of the question, the offset of the log, the log.
+    /// Passes an answer to the thread that asked: the number of the question, the offset of the log, the log.
     fn answer(&self, said: &[u8]) {
         let mut parts = said.splitn(3, |&b| b == b' ');
         let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
         let (Some(name), Some(offset)) = (number(), number()) else { return };
         let text = parts.next().unwrap_or_default().into();
         if let Some(sender) = lock(&self.questions).remove(&name) {
-            // It may have waited long enough.
+            // The thread may have stopped waiting.
             let _ = sender.try_send(LogEnd { text, offset });
         }
     }
 
-    /// Listens until the store is closed; what is not for the threads here goes to `tell`.
+    /// Listens until the store is closed; passes to `tell` the messages that are not for threads that wait here.
     pub fn listen(&self, engine: &Engine, tell: impl Fn(Message)) {
         while !engine.is_closed() {
             if let Err(trouble) = self.subscribe(engine, &tell) {
@@ -186,7 +186,7 @@ impl Bell {
                     tell(Message::Log(id, to.to_owned(), name));
                 }
             }
-            // A beat, each second at least: without one the connection is dead.
+            // A beat arrives at least every second: without one, the connection is dead.
             _ => {}
         }
     }

@@ -1,8 +1,8 @@
 //! How an instance takes jobs from the engine, and gives them back.
 //!
-//! Owns the way of a job from the engine's lane into the ledger here, with its request. Invariants: a job is taken by
-//! one operation, and whatever was taken is run, finished or given back; nothing is taken in advance: a worker takes
-//! one job when it is idle.
+//! Owns the transfer of a job, with its request, from the engine's lane into the ledger here. Invariants: a job is taken by
+//! one operation, and every taken job is run, finished or given back; nothing is taken in advance: a worker takes one
+//! job when it is idle.
 
 use std::time::Duration;
 
@@ -25,17 +25,17 @@ use crate::ledger::locked::Wake as _;
 use crate::ledger::{Next, Patience};
 use crate::memory::Allowance;
 
-/// When a job that cannot be run here now may be taken again.
+/// When a job that cannot run here now may be taken again.
 const LATER: Duration = Duration::from_secs(1);
 
-/// Which of the fields stands for the lines of the request, which are beside them.
+/// The index of the field that stands for the lines of the request, which have a key of their own.
 const LINES: usize = 1;
 
-/// The fields of a job that a worker needs beside those that are [`Told`], and those before them.
+/// The fields of a job that a worker needs: those of [`Told`] first, then the others.
 const FIELDS: [&[u8]; 15] =
     [b"s", b"h", b"c", b"f", b"e", b"t", b"m", b"p", b"i", b"b", b"lg", b"lo", b"o", b"l", b"sh"];
 
-/// A job that was taken, before its request is here.
+/// A job that was taken, before its request has been fetched.
 #[derive(Clone, Copy)]
 pub struct Took {
     id: JobId,
@@ -44,7 +44,7 @@ pub struct Took {
     bytes: usize,
 }
 
-/// A job that was taken, with what is needed to run it.
+/// A job that was taken, with everything that is needed to run it.
 struct Arrived {
     held: Held,
     route: RouteIndex,
@@ -53,7 +53,7 @@ struct Arrived {
     created: Stamp,
 }
 
-/// What a worker needs of a job.
+/// What a worker needs to know about a job.
 struct Fetched {
     fields: Reply,
     request: Option<Vec<u8>>,
@@ -101,7 +101,7 @@ impl Inner {
             let again = if self.plan.lanes[*lane].rerun == Rerun::Yes { "1" } else { "0" };
             operation = operation.with(&*self.lanes[*lane]).with(again).with("1");
         }
-        // What was taken must be known: there is no giving up.
+        // The outcome must be known: this is never given up.
         let reply = self.engine.run(&operation, Insist::Yes).ok()?;
         if reply.text(0) == "fenced" {
             self.fenced(incarnation);
@@ -113,8 +113,8 @@ impl Inner {
         Some(Took { id, fence: reply.number(3), incarnation, bytes: reply.size(4) })
     }
 
-    /// Brings the request of a job that was taken here, and lets it begin; or gives it back, or finishes it, if that
-    /// cannot be.
+    /// Fetches the request of a job that was taken, and lets it begin; if that is impossible, gives the job back, or
+    /// finishes it.
     fn take_in(&self, took: Took, memory: &Allowance) -> Option<Claimed> {
         let arrived = self.fetch_job(&took)?;
         let Arrived { held, route, call, line, created } = arrived;
@@ -133,17 +133,17 @@ impl Inner {
             local.lose(|held| held.incarnation == took.incarnation);
             return None;
         }
-        // A synchronous caller may have its place meanwhile: then it waits for that here.
+        // A synchronous caller may have taken its place in the meantime: then the job waits here for a place.
         let taken = local.ledger.claim_this(&key, memory)?;
         Some(local.begin(taken))
     }
 
-    /// Brings what is needed of a job that was taken.
+    /// Fetches what is needed of a job that was taken.
     fn fetch_job(&self, took: &Took) -> Option<Arrived> {
         let Took { id, fence, incarnation, bytes } = *took;
         let budget = self.memory.budget().allowance();
         if self.lock().held(id).is_some() {
-            // It was taken away and its run here has not ended yet.
+            // The job was taken away from this instance earlier, and that run has not ended yet.
             self.put_off(took);
             return None;
         }
@@ -192,7 +192,7 @@ impl Inner {
         Some(Arrived { held, route, call, line: told.line, created: told.created })
     }
 
-    /// Reads a job's fields, its request and its log; `None` if the store was closed.
+    /// Reads a job's fields, its request and its log; returns `None` if the store was closed.
     fn fetch(&self, took: &Took) -> Option<Fetched> {
         let key = |kind: &str| self.engine.key(&format!("{kind}:{}", took.id));
         let (job, request, log, lines) = (key("j"), key("q"), key("g"), key("n"));
@@ -203,7 +203,7 @@ impl Inner {
         let request: [&[u8]; 2] = [&request[0], &request[1]];
         let log: [&[u8]; 2] = [&log[0], &log[1]];
         let lines: [&[u8]; 2] = [&lines[0], &lines[1]];
-        // Of large messages one is read at a time: each is here twice meanwhile.
+        // Large messages are read one at a time: each is in memory twice while it is read.
         let _turn = (took.bytes > SPOOLED).then(|| self.large.lock());
         let answers = self.engine.read(&[&fields, &request, &log, &lines], Insist::Yes).ok()?;
         let mut answers = answers.into_iter();
@@ -217,14 +217,14 @@ impl Inner {
         Some(Fetched { fields, request, log })
     }
 
-    /// Gives back a job that was taken and not begun; that is no start.
+    /// Gives back a job that was taken and not begun; this does not count as a start.
     fn put_back(&self, took: &Took, after: Duration, insist: Insist) {
         let operation = Operation::new(&script::RETRY, Effect::Once)
             .with(took.incarnation.to_string())
             .with(took.id.to_string())
             .with(took.fence.to_string())
             .number(after.as_micros());
-        // Attempts, shortages, log, progress, answer, footprint, ending, logged.
+        // In order: attempts, shortages, log, progress, answer, footprint, ending, logged.
         let nothing = ["", "", "", "", "", "0", "", "0"];
         let operation = nothing.into_iter().fold(operation, Operation::with);
         let reply = self.engine.run(&operation, insist);
@@ -253,7 +253,7 @@ impl Inner {
         }
     }
 
-    /// Gives back what waits here to be begun.
+    /// Gives back the jobs that wait here and have not begun.
     pub fn put_back_waiting(&self) {
         let taken: Vec<Took> = {
             let mut local = self.lock();
@@ -266,7 +266,8 @@ impl Inner {
             keys.into_iter().filter_map(take_out).collect()
         };
         for took in &taken {
-            // The end does not wait for an engine that is away: `leave` or another instance ends what it was not told.
+            // The shutdown does not wait for an unreachable engine: `leave`, or another instance, ends what it was not
+            // told about.
             self.put_back(took, Duration::ZERO, Insist::Once);
         }
     }

@@ -1,10 +1,10 @@
-//! The way to the engine: each operation happens once, however often it is sent.
+//! The access to the engine: each operation happens once, however often it is sent.
 //!
-//! Owns how long an operation is tried, and over what it goes: a slot of the `pool`, connected to the `primary`. Does
-//! not know what an operation means. Invariants: a connection that failed is never used again, nor one to an engine
-//! before this; an operation whose reply was lost is sent again under its number, and one that is given up is undone
-//! before its slot is forgotten; a thread waits for the engine no longer than its patience, and not at all once the
-//! store is closed.
+//! Owns how long an operation is tried, and its connection: a slot of the `pool`, connected to the `primary`. Does not
+//! know what an operation means. Invariants: a connection that failed is never used again, and neither is a connection
+//! to an earlier engine; an operation whose reply was lost is sent again under its number, and an operation that is
+//! given up is undone before its slot is forgotten; a thread waits for the engine no longer than its patience, and not
+//! at all once the store is closed.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,23 +24,23 @@ use super::settler::Task;
 use super::wire::{Wire, call, full};
 use crate::histogram::Histogram;
 
-/// How long the engine may take to answer, and to answer what has a large body.
+/// How long the engine may take to answer, and to answer an operation with a large body.
 pub const REPLY_TIME: Duration = Duration::from_secs(5);
 const LARGE_REPLY_TIME: Duration = Duration::from_secs(10);
-/// From which size on, in bytes.
+/// The size from which a body is large, in bytes.
 const LARGE: usize = 1 << 20;
 /// How long an operation is tried for a client.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two attempts, at first and at most; each is up to a quarter longer or shorter.
+/// The pause between two attempts, at first and at most; each pause is varied by up to a quarter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long replicas get to have an operation, in milliseconds.
+/// How long replicas have to receive an operation, in milliseconds.
 const REPLICAS_TIME: &[u8] = b"1000";
 
-/// An operation that was given up: it is to be undone.
+/// An operation that was given up, and that must be undone.
 pub struct GivenUp {
-    /// The slot.
+    /// The slot over which it was sent.
     pub slot: u64,
-    /// Its number there.
+    /// Its number in the slot.
     pub operation: u64,
     /// The idempotency key of the job that it submits, if there is one.
     pub key: Vec<u8>,
@@ -53,14 +53,14 @@ pub struct Engine {
     pool: Pool,
     health: Health,
     closed: AtomicBool,
-    /// Where threads rest until they try again.
+    /// Where threads pause before they try again.
     resting: Mutex<()>,
     end: Condvar,
     given_up: Sender<Task>,
 }
 
 impl Engine {
-    /// Returns the way to an engine, over which nothing was sent yet.
+    /// Returns the access to an engine, over which nothing has been sent yet.
     pub fn new(primary: Primary, clock: Clock, workers: usize, given_up: Sender<Task>) -> Self {
         Self {
             primary,
@@ -79,17 +79,17 @@ impl Engine {
         format!("{}{name}", self.primary.prefix)
     }
 
-    /// Returns what names this process.
+    /// Returns the name of this process in the engine.
     pub fn process(&self) -> &str {
         &self.primary.process
     }
 
-    /// Which clock stamps jobs.
+    /// Returns which clock stamps jobs.
     pub const fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Whether the engine is known not to answer, or not to take changes.
+    /// Returns whether the engine is known not to answer, or not to accept changes.
     pub fn is_failing(&self) -> bool {
         self.health.is_failing()
     }
@@ -104,17 +104,17 @@ impl Engine {
         self.health.latency()
     }
 
-    /// Whether another engine was found since this was asked last.
+    /// Returns whether another engine was found since the last call.
     pub fn take_changed(&self) -> bool {
         self.primary.take_changed()
     }
 
-    /// Has what runs compared with the engine once more.
+    /// Requests another comparison of the running jobs with the engine.
     pub fn note_changed(&self) {
         self.primary.note_changed();
     }
 
-    /// Lets no thread wait for it any more.
+    /// Closes the access: no thread waits for the engine any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.pool.wake_all();
@@ -122,17 +122,17 @@ impl Engine {
         self.end.notify_all();
     }
 
-    /// Whether it was closed.
+    /// Returns whether it was closed.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Returns a slot beside the pool, for a thread of its own.
+    /// Returns a slot outside the pool, for a thread of its own.
     pub fn slot(&self) -> Slot {
         self.pool.slot()
     }
 
-    /// Makes a connection to the primary.
+    /// Opens a connection to the primary.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -140,12 +140,12 @@ impl Engine {
         if self.is_closed() { Err(Trouble::Closed) } else { self.primary.connect() }
     }
 
-    /// Notes that it answers.
+    /// Records that it answers.
     pub fn is_well(&self) {
         self.health.is_well(&self.primary.address);
     }
 
-    /// Notes that it fails.
+    /// Records that it fails.
     pub fn fails(&self, trouble: &Trouble) {
         if !self.is_closed() {
             self.health.fails(&self.primary.address, trouble);
@@ -177,14 +177,14 @@ impl Engine {
         outcome
     }
 
-    /// Has an operation undone that may have happened.
+    /// Requests that an operation which may have happened be undone.
     pub fn give_up(&self, slot: &Slot, operation: &Operation) {
         let key = if operation.is_submission() {
             operation.arguments.get(12).cloned().unwrap_or_default()
         } else {
             Vec::new()
         };
-        // The thread that settles ends with the store.
+        // The settler ends with the store.
         let _ = self.given_up.send(Task::Withdraw(GivenUp {
             slot: slot.number,
             operation: slot.operations,
@@ -200,7 +200,7 @@ impl Engine {
         slot.operations += 1;
         let began = Instant::now();
         let mut backoff = BACKOFF.0;
-        // Set when it was sent and may have happened.
+        // Set once the operation was sent and may have happened.
         let mut in_doubt = None;
         loop {
             let was_connected = self.is_connected(slot);
@@ -209,15 +209,15 @@ impl Engine {
                     self.health.observe(began.elapsed());
                     return Ok(reply);
                 }
-                // It happened, or the engine has said that it did not.
-                // One that was in doubt before stays so, although it is refused now.
+                // The engine has answered: the operation happened, or was refused. If an earlier attempt was in doubt,
+                // it stays in doubt although this one was refused.
                 Err(Trouble::Full) => return Err(in_doubt.unwrap_or(Trouble::Full)),
                 Err(Trouble::Closed) => return Err(Trouble::Closed),
                 Err(Trouble::Unreplicated) if insist != Insist::Yes => {
                     return Err(Trouble::Unreplicated);
                 }
                 Err(trouble @ Trouble::Unreachable(_)) if was_connected && !self.is_closed() => {
-                    // The connection may have died while it was idle: a new one tells whether the engine fails.
+                    // The connection may have died while it was idle: a new one shows whether the engine fails.
                     in_doubt = Some(trouble);
                     continue;
                 }
@@ -242,12 +242,12 @@ impl Engine {
         }
     }
 
-    /// Whether a slot has a connection to this engine that was used before.
+    /// Returns whether a slot has a connection to this engine that was used before.
     fn is_connected(&self, slot: &Slot) -> bool {
         slot.connection.is_some() && slot.generation == self.primary.generation()
     }
 
-    /// Takes out the connection of a slot, or makes one.
+    /// Takes the connection out of a slot, or opens one.
     fn wire(&self, slot: &mut Slot) -> Result<Wire, Trouble> {
         let is_connected = self.is_connected(slot);
         match slot.connection.take() {
@@ -276,7 +276,8 @@ impl Engine {
                 replicated.map(|()| Reply::of(value))
             }
             Err(trouble) => {
-                // Whatever may be wrong, another connection finds it out; but memory is full for all of them.
+                // Whatever is wrong, a new connection will find out; but if memory is full, it is full for all of
+                // them.
                 if trouble == Trouble::Full {
                     slot.connection = Some(wire);
                 }
@@ -301,7 +302,7 @@ impl Engine {
         answer
     }
 
-    /// Sends an operation, whose answers come within the time of this connection.
+    /// Sends an operation, whose answers arrive within the time of this connection.
     fn send_within(
         &self,
         wire: &mut Wire,
@@ -309,7 +310,7 @@ impl Engine {
         number: &str,
         operation: &Operation,
     ) -> Result<Value, Trouble> {
-        // It names the operation: what comes late does not take the place of the next one's.
+        // The key names the operation, so a late body cannot replace the body of the next operation.
         let spool = self.key(&format!("b:{}:{}:{}", self.process(), slot.number, slot.operations));
         let slot = slot.number.to_string();
         let mut arguments: Vec<&[u8]> = operation.arguments.iter().map(Vec::as_slice).collect();
@@ -318,7 +319,8 @@ impl Engine {
             let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
             wire.send(&[&[b"SET"], &[spool.as_bytes()], &pieces, &[b"EX"], &[b"600"]])?;
             match wire.receive().map_err(full) {
-                // An engine without memory refuses SET, but not the script that ends a job: it gets the message itself.
+                // An engine without memory refuses SET, but not the script that ends a job: that script gets the
+                // message itself.
                 Err(Trouble::Full) if !operation.is_submission() => {
                     whole = pieces.concat();
                     arguments[*place - 1] = &whole;
@@ -344,13 +346,13 @@ impl Engine {
         let answer = call(wire, operation.script, &parts).map_err(full);
         let is_refused = matches!(answer, Err(Trouble::Full | Trouble::Refused(_)));
         if is_refused && operation.is_submission() && operation.spool.is_some() {
-            // No script removes it.
+            // No script removes the body.
             wire.ask(&[b"UNLINK", spool.as_bytes()])?;
         }
         answer
     }
 
-    /// Waits until the replicas have what went over this connection, as many as have to.
+    /// Waits until as many replicas as required have what was sent over this connection.
     fn replicate(&self, wire: &mut Wire, effect: Effect) -> Result<(), Trouble> {
         let replicas = self.primary.address.replicas;
         if effect != Effect::Replicated || replicas == 0 {
@@ -362,7 +364,7 @@ impl Engine {
         }
     }
 
-    /// Reads keys by a pipeline: all commands first, then all answers.
+    /// Reads keys by a pipeline: sends all commands first, then reads all answers.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -414,7 +416,7 @@ impl Engine {
     }
 }
 
-/// Returns a span up to a quarter longer or shorter, so that instances do not come back all at once.
+/// Returns a span varied by up to a quarter, so that instances do not all return at once.
 fn jittered(span: Duration) -> Duration {
     let random = RandomState::new().hash_one(Instant::now()) % 501;
     span * (750 + random as u32) / 1000

@@ -1,6 +1,7 @@
-//! How jobs and results go without having been collected: by a client's word, and by age.
+//! How jobs and results are removed without being collected: by a client's request, and by age.
 //!
-//! Owns how such an operation is repeated until all is gone. Invariant: one operation changes a bounded number of jobs.
+//! Owns the repetition of such an operation until it is complete. Invariant: one operation changes a bounded number of
+//! jobs.
 
 use super::operation::{Clock, Effect, Operation};
 use super::{Inner, owner, script};
@@ -30,7 +31,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Forgets the jobs of an owner from before a moment.
+    /// Forgets the jobs of an owner that are stamped before a time.
     pub(super) fn forget_before(
         &self,
         owner: &Owner,
@@ -41,7 +42,7 @@ impl Inner {
         self.forget_list(owner, before, "d")
     }
 
-    /// Forgets jobs by an operation that is repeated as long as it says so.
+    /// Forgets jobs by an operation that is repeated for as long as its reply asks for that.
     pub(super) fn forget_list(
         &self,
         owner: &Owner,
@@ -63,7 +64,7 @@ impl Inner {
         }
     }
 
-    /// Removes what is older than `before`; returns how many results.
+    /// Removes what is older than `before`; returns the number of results.
     pub(super) fn remove_old(&self, which: &str, before: Age) -> Result<usize, StoreUnavailable> {
         let (at, older) = match self.engine.clock() {
             Clock::Caller => (before.micros().max(0).to_string(), String::new()),

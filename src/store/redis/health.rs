@@ -1,7 +1,7 @@
 //! Whether the engine answers, and how quickly.
 //!
-//! Owns what is told of that: to clients (`503`), to the log, and to the metrics. Asks for nothing. Invariant: the log
-//! has one line for an outage and one for each reason of a refusal, however often these were met.
+//! Owns what is reported about that: to clients (`503`), to the log, and to the metrics. Sends nothing. Invariant: the
+//! log has one line for an outage and one for each reason of a refusal, however often they occurred.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::lock;
 use super::operation::Trouble;
 use crate::histogram::Histogram;
 
-/// How it is.
+/// The state of the engine.
 #[derive(Default)]
 pub struct Health {
     is_failing: AtomicBool,
@@ -22,7 +22,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether the engine is known not to answer, or not to take changes.
+    /// Returns whether the engine is known not to answer, or not to accept changes.
     pub fn is_failing(&self) -> bool {
         self.is_failing.load(Ordering::Acquire)
     }
@@ -37,12 +37,12 @@ impl Health {
         *lock(&self.latency)
     }
 
-    /// Notes how long an answer took.
+    /// Records how long an answer took.
     pub fn observe(&self, span: Duration) {
         lock(&self.latency).observe(span);
     }
 
-    /// Notes that the engine of this name answers.
+    /// Records that the engine of this name answers.
     pub fn is_well(&self, name: &impl std::fmt::Display) {
         if self.is_failing.swap(false, Ordering::AcqRel) {
             *lock(&self.refusal) = None;
@@ -50,7 +50,7 @@ impl Health {
         }
     }
 
-    /// Notes that the engine of this name fails.
+    /// Records that the engine of this name fails.
     pub fn fails(&self, name: &impl std::fmt::Display, trouble: &Trouble) {
         let why = match trouble {
             Trouble::Unreachable(why) | Trouble::Refused(why) => why.as_str(),
@@ -59,7 +59,7 @@ impl Health {
         };
         self.errors.fetch_add(1, Ordering::Relaxed);
         let is_first = !self.is_failing.swap(true, Ordering::AcqRel);
-        // It was away, and now it refuses: the remedy is another.
+        // It was unreachable, and now it refuses: the remedy is different.
         let is_other = matches!(trouble, Trouble::Refused(_))
             && lock(&self.refusal).replace(why.into()).is_none_or(|before| before != why);
         if is_first || is_other {

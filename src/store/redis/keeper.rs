@@ -1,7 +1,7 @@
-//! The keeper: the thread that keeps an instance alive for the others, and looks after what dead ones left.
+//! The keeper: the thread that shows the other instances that this one lives, and takes over what dead ones left.
 //!
-//! Owns the beats, and what is done once with each. Invariants: only the engine's word takes an instance's jobs away;
-//! after it they are stopped, and the instance joins anew.
+//! Owns the beats, and what is done once with each beat. Invariants: only the engine's answer takes an instance's jobs
+//! away; the jobs are then stopped, and the instance joins anew.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,11 +15,11 @@ use crate::error::Error;
 use crate::job::JobId;
 use crate::job::execution::Stop;
 
-/// Between two beats, at most; and between two warnings of lanes that no instance serves.
+/// The longest time between two beats; and between two warnings of lanes that no instance serves.
 const BEAT: Duration = Duration::from_secs(1);
 const WARN: Duration = Duration::from_secs(60);
 
-/// After a beat that failed, until the next one.
+/// The time between a failed beat and the next one.
 const AGAIN: Duration = Duration::from_millis(100);
 
 impl Inner {
@@ -85,7 +85,7 @@ impl Inner {
     /// Joins the instances.
     ///
     /// # Errors
-    /// [`Trouble`]; the engine fails as well if it refuses this instance.
+    /// [`Trouble`]; if the engine refuses this instance, it also counts as failing.
     pub fn join(&self, slot: &mut Slot) -> Result<u64, Trouble> {
         let uname = rustix::system::uname();
         let limits = self.limits();
@@ -122,7 +122,7 @@ impl Inner {
         Ok(incarnation)
     }
 
-    /// Returns the progress of the jobs here that the engine was not told.
+    /// Returns the progress of jobs here that the engine does not know yet.
     fn progress(&self) -> Vec<(JobId, String)> {
         let mut local = self.lock();
         let mut lines = Vec::new();
@@ -156,7 +156,7 @@ impl Inner {
         if let Some(execution) = execution {
             execution.stop(Stop::Cancel);
         }
-        // Nothing runs that would see the stop.
+        // A waiting job has no handler that would see the stop.
         if let Some(key) = waiting {
             self.finish(&key, Error::Cancelled.response().into(), clock::now());
         }
@@ -212,7 +212,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes equal what the engine and this instance know of what runs here, after a failover or a restart.
+    /// Reconciles what the engine and this instance know about the jobs that run here, after a failover or a restart.
     fn compare(&self, slot: &mut Slot, incarnation: u64) -> Result<(), Trouble> {
         self.lock().is_comparing = true;
         let compared = self.compare_when_still(slot, incarnation);
@@ -249,7 +249,7 @@ impl Inner {
             (1..reply.len()).filter_map(|n| JobId::parse(reply.text(n))).collect();
         let count = self.lock().lose(|held| stopped.contains(&held.key.id));
         log::warn!(
-            "store: the engine is another or has restarted; {count} jobs here do not run any more as it knows"
+            "store: the engine was replaced or restarted; {count} jobs that run here are unknown to it, and stopped"
         );
         Ok(())
     }

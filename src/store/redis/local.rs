@@ -1,8 +1,8 @@
-//! What an instance has of the shared jobs: those that it runs, and its lanes.
+//! The part of the shared jobs that an instance holds: the jobs that it runs, and its lanes.
 //!
-//! Owns the ledger of this process, in which a job is from when it is taken until it is given back, and which fence it
-//! runs under. Does no I/O. Invariants: a job that the engine has taken away is never told to it again; a lane is asked
-//! for no more jobs than it has room for.
+//! Owns the ledger of this process, which has a job from when it is taken until it is given back, and the fence under
+//! which the job runs. Does no I/O. Invariants: nothing is sent to the engine about a job that it has taken away; an
+//! instance asks for no more jobs of a lane than the lane has room for.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,66 +16,66 @@ use crate::ledger::job::Pending;
 use crate::ledger::locked::{Wake, Wakes};
 use crate::ledger::{Ledger, Plan, Room, Taken};
 
-/// The part of the shared jobs that is here.
+/// The part of the shared jobs that this instance holds.
 pub struct Local {
-    /// Their states; results are elsewhere.
+    /// The states of these jobs; results are in the engine.
     pub ledger: Ledger<Box<Call>, ()>,
-    /// What the engine knows them by.
+    /// What the engine needs to identify them.
     held: HashMap<JobId, Held>,
-    /// How many jobs of each lane are asked for at the moment.
+    /// How many jobs of each lane are being asked for.
     asked: Vec<usize>,
-    /// Whether no job is taken any more.
+    /// Whether no more jobs are taken.
     pub is_draining: bool,
-    /// Whether what runs here is being compared with what the engine knows.
+    /// Whether the jobs that run here are being compared with what the engine knows.
     pub is_comparing: bool,
-    /// How many threads ask for jobs at the moment.
+    /// How many threads are asking for jobs.
     asking: usize,
-    /// Whether the thread that watches the time has to look again.
+    /// Whether the thread that watches the time must check again.
     wakes_timekeeper: bool,
-    /// Whether some thread could not ask for a lane whose room others keep.
+    /// Whether a thread could not ask for a lane because other threads hold its room.
     is_missed: bool,
-    /// The jobs that were cancelled when they were not here yet, while some thread asks.
+    /// The jobs that were cancelled before they arrived here, while a thread asks.
     cancelled: HashSet<JobId>,
 }
 
-/// A job that is here.
+/// A job that this instance holds.
 pub struct Held {
     /// The job.
     pub key: JobKey,
-    /// Under which fence it runs.
+    /// The fence under which it runs.
     pub fence: u64,
-    /// Which incarnation of this process took it.
+    /// The incarnation of this process that took it.
     pub incarnation: u64,
-    /// Whether the engine has taken it away since: its result is dropped.
+    /// Whether the engine has since taken it away: its result is then dropped.
     pub is_lost: bool,
-    /// What it had come to before it was taken, until it begins.
+    /// Its state from earlier attempts, until it begins.
     pub resumed: Option<Resumed>,
-    /// The handle to its handler, once it began.
+    /// The handle to its handler, once it has begun.
     pub execution: Option<Arc<Execution>>,
-    /// Which progress the engine was told.
+    /// The progress that was last sent to the engine.
     pub told: Option<String>,
 }
 
-/// What a job had come to in its attempts before.
+/// The state of a job from earlier attempts.
 #[derive(Debug, Default)]
 pub struct Resumed {
     /// When the first attempt began.
     pub started: Option<Stamp>,
-    /// How many there were.
+    /// How many attempts were made.
     pub made: u32,
-    /// How often it could not begin for want of descriptors, processes or memory.
+    /// How often it could not begin for lack of descriptors, processes or memory.
     pub shortages: u32,
-    /// The last of what it wrote to stderr.
+    /// The last bytes that it wrote to stderr.
     pub log: LogEnd,
-    /// The last line of that.
+    /// The last line among them.
     pub progress: Option<String>,
 }
 
-/// A request for a job, for which room is kept in these lanes.
+/// A request for a job, which holds room in these lanes.
 pub struct Asking(pub Vec<usize>);
 
 impl Local {
-    /// Nothing is here.
+    /// Begins without jobs.
     pub fn new(room: Room, plan: Plan) -> Self {
         let lanes = plan.lanes.len();
         Self {
@@ -91,7 +91,7 @@ impl Local {
         }
     }
 
-    /// Returns which lanes to ask for a job; `None` if no job may be taken, or none has room.
+    /// Returns which lanes to ask for a job; `None` if no job may be taken, or no lane has room.
     pub fn ask(&mut self) -> Option<Asking> {
         if self.is_draining || self.is_comparing {
             return None;
@@ -113,7 +113,7 @@ impl Local {
         Some(Asking(lanes))
     }
 
-    /// Gives back the room that was kept; whether a thread has missed it.
+    /// Gives back the room that was held; returns whether another thread needed it.
     pub fn asked(&mut self, asking: &Asking) -> bool {
         for lane in &asking.0 {
             self.asked[*lane] -= 1;
@@ -125,7 +125,7 @@ impl Local {
         std::mem::take(&mut self.is_missed)
     }
 
-    /// Has a job stopped that was cancelled: it runs here, or is on its way.
+    /// Cancels a job: returns its handle if it runs here; remembers the cancellation if the job may be on its way.
     pub fn cancel(&mut self, id: JobId) -> Option<Arc<Execution>> {
         let execution = self.execution(id);
         if execution.is_none() && self.asking > 0 {
@@ -134,12 +134,12 @@ impl Local {
         execution
     }
 
-    /// Has the thread that watches the time look again.
+    /// Makes the thread that watches the time check again.
     pub const fn wake_timekeeper(&mut self) {
         self.wakes_timekeeper = true;
     }
 
-    /// Whether some thread asks for jobs.
+    /// Returns whether a thread is asking for jobs.
     pub const fn is_asking(&self) -> bool {
         self.asking > 0
     }
@@ -154,7 +154,7 @@ impl Local {
     ) {
         let key = held.key.clone();
         self.held.insert(key.id, held);
-        // It is listed where the engine lists it; here no client finds it.
+        // The engine lists the job; in this ledger, no client finds it.
         self.ledger.found_pending(&key, Box::new(pending(route, Box::new(call))), Keep::Nothing);
     }
 
@@ -177,39 +177,39 @@ impl Local {
         Claimed { job, attempt }
     }
 
-    /// Returns a job that is here.
+    /// Returns a job that this instance holds.
     pub fn held(&self, id: JobId) -> Option<&Held> {
         self.held.get(&id)
     }
 
-    /// Whether a job is here that only waits, for the lane of its redirect or a delay.
+    /// Returns the key of a job here that waits, for the lane of its redirect or a delay.
     pub fn is_waiting(&self, id: JobId) -> Option<JobKey> {
         let held = self.held(id).filter(|held| !held.is_lost)?;
         (!self.ledger.is_running(&held.key)).then(|| held.key.clone())
     }
 
-    /// Returns all that are here.
+    /// Returns all jobs that this instance holds.
     pub fn all(&mut self) -> impl Iterator<Item = &mut Held> {
         self.held.values_mut()
     }
 
-    /// Whether none is here.
+    /// Returns whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Lets go of a job, which has its result or goes on elsewhere.
+    /// Removes a job that has its result or goes on elsewhere.
     pub fn remove(&mut self, id: JobId) -> Option<Held> {
         self.held.remove(&id)
     }
 
-    /// Returns the handle to what runs for a job.
+    /// Returns the handle to the handler of a job.
     pub fn execution(&self, id: JobId) -> Option<Arc<Execution>> {
         self.held(id).filter(|held| !held.is_lost)?.execution.clone()
     }
 
-    /// Notes that the engine has taken away jobs; returns how many. Those that run are stopped, and those that wait
-    /// here are gone.
+    /// Records that the engine has taken jobs away; returns how many. Running jobs are stopped, and waiting ones are
+    /// removed.
     pub fn lose(&mut self, is_lost: impl Fn(&Held) -> bool) -> usize {
         let mut count = 0;
         let mut waiting = Vec::new();

@@ -1,12 +1,12 @@
 //! The shared store: several deferd have one queue and one set of results, on Redis or Valkey.
 //!
-//! Owns what is of one instance: what it runs, its lanes, and its word to the engine, where all jobs are. Each
-//! operation is one script (`script`, `scripts/*.lua`), sent by `engine`, which sends it again until it knows the
-//! outcome: over the `pool`, to the `primary`. `promise` is the store as the rest of deferd sees it: `submit` accepts
-//! jobs, `claim` takes them, `running` ends them, `reading` tells of them, `forgetting` removes them. `keeper` keeps
-//! the instance alive, `settler` tells of deliveries, `bell` hears what others say. Invariants: what the engine has not
-//! acknowledged was not promised; only the engine's word takes a job from an instance; a job that was taken away leaves
-//! no result.
+//! Owns what belongs to one instance: what it runs, its lanes, and its messages to the engine, which has all jobs.
+//! Each operation is one script (`script`, `scripts/*.lua`); `engine` sends it, repeatedly until the outcome is known,
+//! over the `pool` to the `primary`. `promise` is the store as the rest of deferd sees it: `submit` accepts jobs,
+//! `claim` takes them, `running` ends them, `reading` reads them, `forgetting` removes them. `keeper` keeps the
+//! instance alive, `settler` reports deliveries, `bell` receives the messages of other instances. Invariants: what the
+//! engine has not acknowledged was not promised; only the engine's answer takes a job from an instance; a job that was
+//! taken away leaves no result.
 //!
 //! # Keys
 //!
@@ -18,23 +18,23 @@
 //! | `l:PREFIX`, `w`, `ws` | ids that wait in a lane; delayed by time: to run again, or with their answer |
 //! | `p:OWNER`, `d:…`, `v:…`, `lg:…` | pending, done, in delivery, kept logs; `e`, `le`: the last two of all, by age |
 //! | `k:OWNER`, `kb`, `ke` | idempotency keys, their bytes, their ages |
-//! | `hz`, `z`, `hb` | up to which id an owner has forgotten all; lists to be purged; deletions by time under way |
-//! | `i`, `i:INC`, `gone` | living incarnations by the end of their lease; what they are; dead ones being reaped |
-//! | `run:INC`, `dlv:INC`, `x:INC`, `h:PREFIX` | what an incarnation runs, delivers, has to stop; who found a lane empty |
+//! | `hz`, `z`, `hb` | the id up to which an owner has forgotten all; lists to purge; current deletions by time |
+//! | `i`, `i:INC`, `gone` | living incarnations by the end of their lease; who they are; dead ones being reaped |
+//! | `run:INC`, `dlv:INC`, `x:INC`, `h:PREFIX` | what an incarnation runs, delivers, stops; who found a lane empty |
 //! | `m:PROCESS`, `b:PROCESS:SLOT:N` | the memo: the last reply of each connection; a large body on its way |
 //!
 //! # What it survives
 //!
-//! - **The memo**: an operation has a number in its connection's slot and leaves its reply there; sent again after a
-//!   lost answer it finds that, and one that comes late finds a higher number. What is given up is withdrawn
-//!   (`settler`).
-//! - **The fence**: a run and a delivery have a number of the engine; a result, a retry and a confirmation count only
-//!   under it. A job that was taken away leaves nothing.
+//! - **The memo**: an operation has a number in its connection's slot and leaves its reply there. If it is sent again
+//!   after a lost answer, it finds that reply; if it arrives late, it finds a higher number. An operation that is
+//!   given up is withdrawn (`settler`).
+//! - **The fence**: a run and a delivery have a number from the engine; a result, a retry and a confirmation count
+//!   only under it. A job that was taken away leaves nothing.
 //! - **Mercy**: if no instance beat for half a lease, or the clock jumped, nothing is reaped for one lease: an outage
-//!   of the engine interrupts no job. Only the engine's clock counts; results do not grow old while no instance beats.
-//! - **Only the engine's word `fenced` takes jobs from an instance**: it then stops them and joins anew. A new
-//!   replication id skips ids and fences ahead (`epoch`), and what runs is compared (`reconcile`).
-//! - **Hints are no jobs**: pub/sub wakes workers and clients, stops scripts and fetches logs; a lost message costs a
+//!   of the engine interrupts no job. Only the engine's clock counts; results do not age while no instance beats.
+//! - **Only the engine's answer `fenced` takes jobs from an instance**: it then stops them and joins anew. A new
+//!   replication id makes ids and fences skip ahead (`epoch`), and what runs is compared (`reconcile`).
+//! - **Hints are not jobs**: pub/sub wakes workers and clients, stops scripts and fetches logs; a lost message costs a
 //!   second. After an I/O error a connection is never used again.
 
 mod bell;
@@ -85,26 +85,26 @@ use crate::memory::Allowance;
 
 pub use self::operation::Clock;
 
-/// From which size on a message is sent ahead of its script, and read alone, in bytes.
+/// The size from which a message is sent ahead of its script, and read alone, in bytes.
 const SPOOLED: usize = 64 * 1024;
 
 /// How many ids one script lists at most.
 const LIST: usize = 50_000;
 
-/// How long the end waits for the engine.
+/// How long the shutdown waits for the engine.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
-/// How long the engine's counters are believed without asking again.
+/// How long the engine's counters are used before they are read again.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// How an instance shares jobs.
 #[derive(Clone, Debug)]
 pub struct Sharing {
-    /// Where the engine is.
+    /// The address of the engine.
     pub address: crate::config::StoreAddress,
-    /// How long an instance that is not heard of keeps what it runs.
+    /// How long a silent instance keeps the jobs that it runs.
     pub lease: Duration,
-    /// What the engine has to promise.
+    /// What the engine must promise.
     pub durability: crate::config::Durability,
     /// Which clock stamps jobs.
     pub clock: Clock,
@@ -125,20 +125,20 @@ struct Inner {
     capacity: usize,
     reserve: usize,
     memory: Allowance,
-    /// The prefix of each route, at its index: the name of its lane.
+    /// The prefix of each route, at its index: it is the name of its lane.
     lanes: Vec<Box<str>>,
     lease: Duration,
     durability: crate::config::Durability,
     /// The living incarnation; zero if none lives.
     incarnation: AtomicU64,
     counters: Mutex<Option<(Instant, Counters)>>,
-    /// When delays end that began here.
+    /// The ends of the delays that began here.
     due: Mutex<BTreeSet<Instant>>,
-    /// Over which the end of delays is told.
+    /// The slot over which the ends of delays are sent.
     timekeeper: Mutex<Slot>,
     /// Held while a large message is read.
     large: Mutex<()>,
-    /// `410`, and `500`.
+    /// The results for cancelled (`410`) and for interrupted (`500`) jobs.
     cancelled: Standing,
     interrupted: Standing,
     fenced: AtomicU64,
@@ -146,14 +146,14 @@ struct Inner {
     closed: AtomicBool,
 }
 
-/// A result that the engine may have to give a job by itself.
+/// A result that the engine may give a job by itself.
 struct Standing {
     message: Vec<u8>,
     footprint: usize,
     ending: String,
 }
 
-/// What the engine counts.
+/// The engine's counters.
 #[derive(Clone, Copy)]
 struct Counters {
     bytes: usize,
@@ -190,7 +190,7 @@ impl Inner {
         self.reaped.fetch_add(jobs, Ordering::Relaxed);
     }
 
-    /// Returns what instances that share a queue should agree on.
+    /// Returns the limits on which instances that share a queue should agree.
     fn limits(&self) -> String {
         let Self { plan, capacity, durability, .. } = self;
         format!(
@@ -199,7 +199,7 @@ impl Inner {
         )
     }
 
-    /// Adds what the engine gives jobs by itself to an operation.
+    /// Adds to an operation the results that the engine gives jobs by itself.
     fn with_errors(&self, operation: Operation) -> Operation {
         let Self { cancelled, interrupted, .. } = self;
         operation
@@ -210,7 +210,7 @@ impl Inner {
             .with(&cancelled.ending)
     }
 
-    /// Gives up what an incarnation has: the engine took it for dead.
+    /// Gives up the jobs of an incarnation that the engine took for dead.
     fn fenced(&self, incarnation: u64) {
         let mut local = self.lock();
         let lives =
@@ -240,10 +240,10 @@ impl Inner {
     }
 }
 
-/// Returns content as it is sent to the engine: with a shared store it is in memory.
+/// Returns content in the form that is sent to the engine: with a shared store it is in memory.
 ///
 /// # Errors
-/// Those of its file, if it is in one.
+/// Errors of its file, if it is in one.
 fn bytes_of(content: &Content) -> io::Result<Bytes> {
     match content.in_memory() {
         Some(bytes) => Ok(bytes.clone()),
@@ -254,7 +254,7 @@ fn bytes_of(content: &Content) -> io::Result<Bytes> {
 /// Returns a response as the message that the engine keeps.
 ///
 /// # Errors
-/// Those of [`bytes_of`].
+/// Errors of [`bytes_of`].
 fn message_of(response: &StoredResponse) -> io::Result<Vec<u8>> {
     let mut message = message::response_head(response);
     message.extend_from_slice(&bytes_of(response.body())?);
@@ -265,14 +265,14 @@ fn owner(job: &JobKey) -> &str {
     job.owner.name().unwrap_or("")
 }
 
-/// A poisoned lock is taken all the same: what it guards is valid between any two statements.
+/// Locks, even if the lock is poisoned: the guarded data is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for SharedStore {
     fn drop(&mut self) {
-        // A second time it does nothing.
+        // Does nothing if the store is already closed.
         self.0.close();
     }
 }

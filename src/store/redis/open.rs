@@ -1,7 +1,7 @@
-//! How the shared store begins and ends.
+//! How the shared store is opened and closed.
 //!
-//! Owns the order of both. Invariant: nothing is taken before the instance has joined, and what was taken is told or
-//! given back before the connections end.
+//! Owns the order of both. Invariant: nothing is taken before the instance has joined, and what was taken is reported
+//! or given back before the connections end.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +29,7 @@ impl SharedStore {
     /// Opens the store on an engine, for the routes of these prefixes.
     ///
     /// # Errors
-    /// In words: what is wrong with the engine, and what to do.
+    /// What is wrong with the engine, and what to do, in words.
     pub fn open(
         sharing: Sharing,
         room: Room,
@@ -100,13 +100,14 @@ impl Inner {
         });
     }
 
-    /// Ends: what is to be told is told, and what was taken is given back, as far as the engine can be reached.
+    /// Closes the store: sends what is still to be reported, and gives back what was taken, as far as the engine is
+    /// reachable.
     pub(super) fn close(&self) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
         let deadline = Instant::now() + CLOSE_TIME;
-        // What was delivered would be restored by `leave`.
+        // Otherwise `leave` would restore results that were delivered.
         self.untold.wait_for(None, CLOSE_TIME);
         let mut slot = self.engine.slot();
         let leave = || {
@@ -117,12 +118,12 @@ impl Inner {
             match self.engine.run_over(&mut slot, &leave(), Insist::Once) {
                 Ok(reply) if reply.text(0) == "more" => {}
                 Ok(_) => break,
-                // The others find out by the lease.
+                // The other instances find out when the lease ends.
                 Err(_) => self.engine.rest(Duration::from_millis(200)),
             }
         }
         self.engine.close();
-        // They end with the connection, or a moment later.
+        // The threads end with their connections, or shortly after.
         let _ = self.tasks.send(Task::End);
         self.bell.ring_all();
     }

@@ -1,7 +1,7 @@
-//! Operations: a script with its arguments, and what became of it.
+//! Operations: a script with its arguments, and its outcome.
 //!
-//! Owns what is known of an operation beside its meaning: whether it may happen twice, how long it is tried, and what
-//! is sent ahead of it. Sends nothing.
+//! Owns what is known about an operation apart from its meaning: whether it may happen twice, how long it is tried,
+//! and what is sent ahead of it. Sends nothing.
 
 use bytes::Bytes;
 
@@ -9,39 +9,39 @@ use super::reply::Reply;
 use super::script::{self, Script};
 use crate::job::Moment;
 
-/// Why an operation did not happen, or may not have.
+/// Why an operation did not happen, or may not have happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// The engine was not reached, or has not answered.
     Unreachable(String),
-    /// The engine refuses it, in its words.
+    /// The engine refuses it; the text is the engine's.
     Refused(String),
     /// The engine's memory is full.
     Full,
-    /// It happened, and too few replicas have it.
+    /// It happened, but too few replicas have it.
     Unreplicated,
     /// The store is closed.
     Closed,
 }
 
-/// What became of an operation.
+/// The outcome of an operation.
 pub type Outcome = Result<Reply, Trouble>;
 
 /// Whether an operation may be sent again without a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It reads, or may happen twice.
+    /// It only reads, or may happen twice.
     Harmless,
     /// It must happen once.
     Once,
-    /// It must happen once, and on the replicas too before it counts.
+    /// It must happen once, and counts only once the replicas have it.
     Replicated,
 }
 
-/// How long a thread tries.
+/// How long a thread keeps trying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insist {
-    /// As long as a client waits; not at all while the engine is known to fail.
+    /// For as long as a client waits; not at all while the engine is known to fail.
     No,
     /// Until there is an answer, or the store is closed.
     Yes,
@@ -52,9 +52,9 @@ pub enum Insist {
 /// Which clock stamps jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// The engine's.
+    /// The clock of the engine.
     Engine,
-    /// The caller's: for tests, whose clocks stand still and jump.
+    /// The caller's clock: for tests, whose clocks stand still and jump.
     Caller,
 }
 
@@ -64,12 +64,12 @@ pub struct Operation {
     pub script: &'static Script,
     /// Whether it may happen twice.
     pub effect: Effect,
-    /// When it happens by the caller's clock.
+    /// Its time by the caller's clock.
     pub at: Option<Moment>,
     /// The arguments.
     pub arguments: Vec<Vec<u8>>,
-    /// The message that is sent ahead, and which argument names the place where it is; the one before is for the
-    /// message itself.
+    /// The message that is sent ahead, and the index of the argument that names its key; the argument before that is
+    /// for the message itself.
     pub spool: Option<(usize, Vec<Bytes>)>,
 }
 
@@ -79,7 +79,7 @@ impl Operation {
         Self { script, effect, at: None, arguments: Vec::new(), spool: None }
     }
 
-    /// Whether it accepts a job.
+    /// Returns whether it accepts a job.
     pub fn is_submission(&self) -> bool {
         std::ptr::eq(self.script, &raw const script::SUBMIT)
     }
@@ -90,7 +90,7 @@ impl Operation {
         self.arguments.iter().map(Vec::len).chain(ahead).sum()
     }
 
-    /// Says when it happens by the caller's clock.
+    /// Sets its time by the caller's clock.
     pub const fn at(mut self, now: Moment) -> Self {
         self.at = Some(now);
         self
@@ -104,12 +104,12 @@ impl Operation {
 
     /// Adds a number.
     pub fn number(self, number: impl TryInto<u64>) -> Self {
-        // Beyond 2^53 the engine's numbers are not exact; nothing is as much.
+        // The engine's numbers are exact only up to 2^53, and no real number is as large.
         let number = number.try_into().unwrap_or(u64::MAX).min(1 << 52);
         self.with(number.to_string())
     }
 
-    /// Adds a message: as an argument, or sent ahead if it is large, because an engine copies arguments twice.
+    /// Adds a message: as an argument, or, if it is large, sent ahead, because an engine copies arguments twice.
     pub fn message(mut self, head: Vec<u8>, body: &Bytes) -> Self {
         if head.len() + body.len() <= super::SPOOLED {
             let message = [&head, &body[..]].concat();

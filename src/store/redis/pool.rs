@@ -1,7 +1,7 @@
-//! The connections of an instance to its engine, each with the numbers of the operations that went over it.
+//! The connections of an instance to its engine, each with the numbers of the operations sent over it.
 //!
-//! Owns how many there are, and who has one at the moment. Connects to nothing. Invariant: a place that was borrowed is
-//! given back when it is dropped, or its number is never used again.
+//! Owns how many there are, and which are borrowed. Connects to nothing. Invariant: a borrowed slot is given back when
+//! it is dropped, or its number is never used again.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,20 +17,20 @@ const BORROW_TIME: Duration = Duration::from_secs(2);
 /// How many connections a pool has at most.
 const MOST_CONNECTIONS: usize = 32;
 
-/// A connection with the numbers of the operations that went over it, or over those before it.
+/// A connection with the numbers of the operations that were sent over it, or over its predecessors.
 #[derive(Debug)]
 pub struct Slot {
     /// Its number in this process.
     pub number: u64,
     /// The number of its last operation.
     pub operations: u64,
-    /// The connection; `None` if it is to be made.
+    /// The connection; `None` if it must be opened first.
     pub connection: Option<Wire>,
-    /// Which engine it leads to, counted from the first.
+    /// The generation of the engine that it leads to, counted from the first.
     pub generation: u64,
 }
 
-/// The places.
+/// The slots of an instance.
 pub struct Pool {
     most: usize,
     places: Mutex<Places>,
@@ -41,19 +41,19 @@ pub struct Pool {
 #[derive(Default)]
 struct Places {
     idle: Vec<Slot>,
-    /// How many there are, with those that are borrowed.
+    /// How many slots were made, including those that are borrowed.
     made: usize,
 }
 
-/// A place of the pool, until it is dropped.
+/// A slot of the pool, given back when dropped.
 pub struct Borrowed<'a> {
     pool: &'a Pool,
-    /// `None` only while it is dropped.
+    /// `None` only while it is being dropped.
     slot: Option<Slot>,
 }
 
 impl Pool {
-    /// Returns one for so many workers, which connects to nothing yet.
+    /// Returns a pool for this many workers. Does not connect.
     pub fn new(workers: usize) -> Self {
         Self {
             most: (workers + 8).min(MOST_CONNECTIONS),
@@ -63,13 +63,13 @@ impl Pool {
         }
     }
 
-    /// Returns a slot beside the pool, for a thread of its own.
+    /// Returns a slot outside the pool, for a thread of its own.
     pub fn slot(&self) -> Slot {
         let number = self.slots.fetch_add(1, Ordering::Relaxed);
         Slot { number, operations: 0, connection: None, generation: 0 }
     }
 
-    /// Borrows a place, as soon as one is free.
+    /// Borrows a slot, as soon as one is free.
     ///
     /// # Errors
     /// [`Trouble`]: all are in use for too long, or `is_closed`.
@@ -101,7 +101,7 @@ impl Pool {
         }
     }
 
-    /// Has all threads that wait look again.
+    /// Makes all waiting threads check again.
     pub fn wake_all(&self) {
         drop(lock(&self.places));
         self.freed.notify_all();
@@ -109,7 +109,7 @@ impl Pool {
 }
 
 impl Borrowed<'_> {
-    /// Gives the place to another slot: this one is never used again.
+    /// Replaces the slot by a new one: this one is never used again.
     pub fn retire(mut self) {
         self.slot = None;
     }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_comes_back_and_a_retired_number_does_not() {
+    fn a_slot_is_reused_and_a_retired_number_is_not() {
         let pool = Pool::new(1);
         let borrow = || pool.borrow(Insist::No, || false).unwrap();
         let all: Vec<Borrowed<'_>> = (0..9).map(|_| borrow()).collect();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_panics_gives_its_place_back() {
+    fn a_thread_that_panics_gives_its_slot_back() {
         let pool = Pool::new(1);
         for _ in 0..20 {
             let panicked = std::thread::scope(|scope| {

@@ -1,8 +1,8 @@
-//! The primary: which of the hosts of `--store` is used, and what it must promise before it is trusted with jobs.
+//! The primary: which of the hosts of `--store` is used, and what it must promise before jobs are entrusted to it.
 //!
-//! Owns how a connection is made, and which engine was found last. Sends no operation but `epoch`. Invariants: an
-//! engine that could lose what it acknowledges, or evict a key, is refused by name, the first as well as one that takes
-//! its place; one that is another than before gives out no id again.
+//! Owns how a connection is opened, and which engine was found last. Sends no operation but `epoch`. Invariants: an
+//! engine that could lose what it acknowledges, or evict a key, is refused, and the message names the setting; this
+//! holds for the first engine as for its replacements; a replacement never assigns an id again.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,13 +16,13 @@ use super::wire::{Wire, call, field, info, named, unreachable};
 use super::{lock, script};
 use crate::config::{Durability, StoreAddress, StoreHost};
 
-/// How long a connection may take to be made.
+/// How long connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
 
 /// The oldest engine that runs the scripts.
 const OLDEST: (u64, u64) = (7, 0);
 
-/// Which engine it is.
+/// The identity of an engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Identity {
     replication: String,
@@ -31,23 +31,23 @@ struct Identity {
 
 /// The hosts, and the engine that was found among them.
 pub struct Primary {
-    /// Where it may be.
+    /// Its possible addresses.
     pub address: StoreAddress,
-    /// What it has to promise.
+    /// What it must promise.
     durability: Durability,
-    /// What all keys begin with.
+    /// The prefix of all keys.
     pub prefix: String,
-    /// What names this process.
+    /// The name of this process in the engine.
     pub process: String,
     identity: Mutex<Option<Identity>>,
-    /// Set when another engine, or another run of it, was found.
+    /// Set when another engine, or another run of the same one, was found.
     changed: AtomicBool,
-    /// How many engines, or runs of one, were found after the first: connections to those before are dropped.
+    /// How many engines, or runs of one, were found after the first: connections to earlier ones are dropped.
     generation: AtomicU64,
 }
 
 impl Primary {
-    /// Returns one that was not looked for yet.
+    /// Returns a primary that was not looked for yet.
     pub fn new(address: StoreAddress, durability: Durability, process: String) -> Self {
         Self {
             prefix: format!("deferd:{{{}}}:", address.queue),
@@ -65,17 +65,17 @@ impl Primary {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether another engine was found since this was asked last.
+    /// Returns whether another engine was found since the last call.
     pub fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
     }
 
-    /// Has what runs compared with the engine once more.
+    /// Requests another comparison of the running jobs with the engine.
     pub fn note_changed(&self) {
         self.changed.store(true, Ordering::Release);
     }
 
-    /// Makes a connection to whichever host is the primary.
+    /// Opens a connection to whichever host is the primary.
     ///
     /// # Errors
     /// What is wrong with the last of the hosts.
@@ -117,14 +117,14 @@ impl Primary {
             }
         })?;
         let mut wire = Wire(connection);
-        // The crate sets its own for the handshake, and then none.
+        // The crate sets a time of its own for the handshake, and none after it.
         wire.set_time(REPLY_TIME)?;
         self.identify(&mut wire)?;
         Ok(wire)
     }
 
-    /// Asks which engine it is, whether it takes changes, and of another one than before whether it keeps them; that
-    /// one gives out no id again.
+    /// Checks which engine it is and that it is the primary. If it is not the one found before, also checks that it
+    /// keeps changes, and makes it skip ids.
     fn identify(&self, wire: &mut Wire) -> Result<(), Trouble> {
         let info = info(wire, &[b"server", b"replication"])?;
         if field(&info, "role") != "master" {
@@ -159,7 +159,7 @@ impl Primary {
     }
 }
 
-/// Checks that an engine, of which this is INFO, keeps what it acknowledges.
+/// Checks that an engine with this INFO keeps what it acknowledges.
 ///
 /// # Errors
 /// What is missing, and what to do.
@@ -200,7 +200,7 @@ fn check(wire: &mut Wire, info: &str, durability: Durability) -> Result<(), Trou
     }
 }
 
-/// Asks for a setting of the engine; `None` if it shows none to this user.
+/// Reads a setting of the engine; `None` if this user may not read it.
 fn setting(wire: &mut Wire, name: &str) -> Result<Option<String>, Trouble> {
     match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
         Ok(Value::Array(pair)) => Ok(match pair.get(1) {

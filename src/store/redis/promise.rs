@@ -1,6 +1,6 @@
 //! The promise of a store, kept by an engine.
 //!
-//! Owns which file keeps which part of it.
+//! Owns the mapping from the promise to the files that keep it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -172,7 +172,7 @@ impl Store for SharedStore {
 
     fn is_idle(&self) -> bool {
         let local = self.0.lock();
-        // What is on its way here comes back from the engine, unless that fails.
+        // A job that is on its way here is expected from the engine, unless the engine fails.
         local.is_empty() && (!local.is_asking() || self.0.engine.is_failing())
     }
 

@@ -1,7 +1,7 @@
-//! How jobs are looked up and waited for, and how results are handed out.
+//! How jobs are looked up and waited for, and how results are delivered.
 //!
-//! Owns the reading of results and logs, those of other instances as well. Invariant: what is read is charged before it
-//! comes.
+//! Owns the reading of results and logs, including those of other instances. Invariant: what is read is charged before
+//! it arrives.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -27,7 +27,7 @@ use crate::store::{
 };
 
 impl Inner {
-    /// Reads what the engine knows of a job; `None` if it does not exist.
+    /// Reads what the engine knows about a job; `None` if it does not exist.
     pub(super) fn look(&self, job: &JobKey, logs: bool) -> Result<Option<Told>, StoreUnavailable> {
         self.untold.wait(Some(job.id));
         let operation = Operation::new(&script::LOOK, Effect::Harmless)
@@ -38,7 +38,7 @@ impl Inner {
         Ok(Told::read(&reply))
     }
 
-    /// Reads a result that is charged.
+    /// Reads a result of `bytes`, after charging it.
     pub(super) fn response(&self, job: &JobKey, bytes: usize) -> Lookup {
         let budget = self.memory.budget().allowance();
         if bytes > budget.capacity() {
@@ -56,13 +56,13 @@ impl Inner {
                 let response = message::read_response(copied(&text, charge), None);
                 response.map_or(Lookup::Unreadable, Lookup::Done)
             }
-            // Deleted since.
+            // It was deleted in the meantime.
             Some(Value::Nil) => Lookup::Unknown,
             _ => Lookup::Unreadable,
         }
     }
 
-    /// Makes the record of a job that runs here as new as it is here.
+    /// Updates the record of a job that runs here from its handler.
     pub(super) fn freshen(&self, record: &mut JobRecord) {
         if record.end.is_none()
             && let Some(execution) = self.lock().execution(record.id)
@@ -79,7 +79,8 @@ impl Inner {
         })
     }
 
-    /// The log of a job that runs in another instance, as far as that answers; else what was kept of its last attempt.
+    /// Returns the log of a job that runs in another instance, if that answers; otherwise the log kept from its last
+    /// attempt.
     pub(super) fn log_elsewhere(&self, job: &JobKey, told: &Told) -> Option<LogEnd> {
         let instance = self.engine.key(&format!("i:{}", told.incarnation));
         let proc: [&[u8]; 3] = [b"HGET", instance.as_bytes(), b"proc"];
@@ -92,7 +93,7 @@ impl Inner {
         self.bell.ask_for_log(|name| {
             let question = format!("log {} {} {name}", job.id, self.engine.process());
             let publish: [&[u8]; 3] = [b"PUBLISH", channel.as_bytes(), question.as_bytes()];
-            // Without an answer it is unknown.
+            // If this fails, there is no answer, and the log stays unknown.
             let _ = self.engine.read(&[&publish], Insist::No);
         })
     }
@@ -105,11 +106,11 @@ impl Inner {
         let answer = [format!("said {name} {} ", log.offset).as_bytes(), &log.text].concat();
         let channel = self.engine.key(&format!("c:{to}"));
         let publish: [&[u8]; 3] = [b"PUBLISH", channel.as_bytes(), &answer];
-        // It does not wait long.
+        // If this fails, the other instance stops waiting soon.
         let _ = self.engine.read(&[&publish], Insist::No);
     }
 
-    /// Whether a job is done or gone, as far as that can be known.
+    /// Returns whether a job is done or gone, as far as that can be determined.
     pub(super) fn is_over(&self, job: &JobKey) -> bool {
         match self.look(job, false) {
             Ok(Some(told)) => told.state == JobState::Done,
@@ -118,7 +119,7 @@ impl Inner {
         }
     }
 
-    /// Returns how much there is.
+    /// Returns how much the store holds.
     pub(super) fn stats(&self) -> Result<Stats, StoreUnavailable> {
         self.untold.wait(None);
         let mut operation = Operation::new(&script::STATS, Effect::Harmless);
@@ -143,7 +144,7 @@ impl Inner {
         })
     }
 
-    /// Returns how far a job is.
+    /// Returns the status of a job.
     pub(super) fn status(&self, job: &JobKey) -> Result<Option<Status>, StoreUnavailable> {
         let Some(told) = self.look(job, false)? else { return Ok(None) };
         if let Some(ending) = told.ending.filter(|_| told.state == JobState::Done) {
@@ -176,7 +177,7 @@ impl Inner {
         Ok(Some(LogEnd { text, offset: told.logged }))
     }
 
-    /// Reads a result, which stays.
+    /// Reads a result; the store keeps it.
     pub(super) fn peek(&self, job: &JobKey) -> Lookup {
         match self.look(job, false) {
             Err(StoreUnavailable) => Lookup::Unreadable,
@@ -186,7 +187,7 @@ impl Inner {
         }
     }
 
-    /// Waits until a job is done or gone, for a span at most, or until `is_over`.
+    /// Waits until a job is done or gone, for at most `span`, or until `is_over`.
     pub(super) fn wait(&self, job: &JobKey, span: Duration, is_over: &dyn Fn() -> bool) {
         let deadline = Instant::now() + span;
         loop {
@@ -205,7 +206,7 @@ impl Inner {
             let gone = Cell::new(false);
             let over = || {
                 gone.set(is_over());
-                // Four times a second; the bell may have been missed, so the engine is asked with every second look.
+                // Called four times a second; a message may have been lost, so every second call asks the engine.
                 gone.get() || (looks.replace(looks.get() + 1) % 2 == 1 && self.is_over(job))
             };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -256,7 +257,7 @@ impl Inner {
         Ok(ids)
     }
 
-    /// Returns what is told of a job.
+    /// Returns the record of a job.
     pub(super) fn record(&self, job: &JobKey) -> Result<Option<JobRecord>, StoreUnavailable> {
         let told = self.look(job, false)?;
         let mut record = told.and_then(|told| told.record(job.id, self.plan.ttl));
@@ -264,7 +265,7 @@ impl Inner {
         Ok(record)
     }
 
-    /// Returns a page of what is told of jobs.
+    /// Returns a page of records.
     pub(super) fn records(
         &self,
         owner: &Owner,
@@ -332,14 +333,14 @@ impl Inner {
         found.map(|response| (response, delivery))
     }
 
-    /// Notes that a delivery succeeded.
+    /// Records that a delivery succeeded.
     pub(super) fn confirm(&self, job: &JobKey, delivery: DeliveryId, now: Moment) {
         let ended = self.untold.add(job.id, delivery);
-        // Its end is that of the store.
+        // This fails only after the store was closed.
         let _ = self.tasks.send(Task::Confirm(ended, now));
     }
 
-    /// Notes that a delivery failed: the result can be collected again.
+    /// Records that a delivery failed: the result can be collected again.
     pub(super) fn restore(&self, job: &JobKey, delivery: DeliveryId) {
         let ended = self.untold.add(job.id, delivery);
         let _ = self.tasks.send(Task::Restore(ended));

@@ -1,7 +1,7 @@
-//! What the engine keeps of a job beside its messages, as the store reads it.
+//! What the engine keeps of a job besides its messages, as the store reads it.
 //!
-//! Owns the form of an ending and the order of the fields that the scripts tell. The lines of the request are those of
-//! the store on disk. Invariant: what cannot be read is `None`, never another job.
+//! Owns the form of an ending and the order of the fields in the scripts' replies. The lines of the request have the
+//! form of the store on disk. Invariant: a record that cannot be read is `None`, never another job.
 
 use http::StatusCode;
 
@@ -15,16 +15,16 @@ use crate::job::{JobId, Stamp};
 use crate::ledger::{End, JobRecord, JobState};
 use crate::store::disk::record::{Record, Stage};
 
-/// A job as the engine tells of it.
+/// A job as the engine describes it.
 #[derive(Debug)]
 pub struct Told {
-    /// How far it is.
+    /// Its state.
     pub state: JobState,
-    /// Its request, as its record has it.
+    /// What its record keeps of its request.
     pub line: RequestLine,
-    /// Where its request came from.
+    /// The connection over which its request came.
     pub connection: Connection,
-    /// How its sender proved who it is.
+    /// The scheme of its sender's credentials.
     pub auth_type: Option<&'static str>,
     /// When it was accepted.
     pub created: Stamp,
@@ -32,27 +32,27 @@ pub struct Told {
     pub finished: Option<Stamp>,
     /// How it ended.
     pub ending: Option<Ending>,
-    /// The attempts at it.
+    /// The attempts that were made.
     pub attempts: Attempts,
-    /// The last line that it wrote to stderr, as far as its instance has told.
+    /// The last line that it wrote to stderr, as far as its instance has reported.
     pub progress: Option<String>,
-    /// Which incarnation runs it.
+    /// The incarnation that runs it.
     pub incarnation: u64,
-    /// What it is accounted with, in bytes.
+    /// Its accounted size, in bytes.
     pub bytes: usize,
     /// How much it wrote to stderr in all, in bytes.
     pub logged: u64,
 }
 
 impl Told {
-    /// Reads the fields that a script tells; `None` if there is no such job, or they are damaged.
+    /// Reads the fields of a script's reply; `None` if there is no such job, or they are damaged.
     pub fn read(fields: &Reply) -> Option<Self> {
         let (state, is_collected) = match fields.text(0) {
             "q" => (JobState::Waiting, false),
             "w" => (JobState::Delayed, false),
             "r" => (JobState::Running, false),
             "d" => (JobState::Done, false),
-            // In delivery, or collected: of these only the log is asked for.
+            // In delivery, or collected: only the log of such a job is asked for.
             "v" | "c" => (JobState::Done, true),
             _ => return None,
         };
@@ -82,7 +82,7 @@ impl Told {
         })
     }
 
-    /// Returns what is told of the job to its owner, whose results are kept for `ttl`.
+    /// Returns the record of the job for its owner, whose results are kept for `ttl`.
     pub fn record(self, id: JobId, ttl: std::time::Duration) -> Option<JobRecord> {
         let Self { state, line, created, finished, ending, attempts, progress, .. } = self;
         let end = match state {
@@ -97,7 +97,7 @@ impl Told {
     }
 }
 
-/// Returns how a job ended, as the engine keeps it.
+/// Returns how a job ended, in the form that the engine keeps.
 pub fn ending(result: &StoredResponse) -> String {
     let Ending { status, exit, outcome, bytes } = result.ending();
     let exit = match exit {
@@ -128,7 +128,7 @@ mod tests {
     use http::Response;
 
     #[test]
-    fn an_ending_comes_back() {
+    fn an_ending_is_read_as_it_was_written() {
         for (status, name, value) in [
             (200, "x-a", "1"),
             (500, "x-exit-code", "3"),

@@ -1,6 +1,6 @@
-//! What an engine answers, read without trust: a part that is missing or of another type is empty.
+//! The answers of an engine, read without trust: a part that is missing or of another type is empty.
 //!
-//! Owns nothing. Invariant: no answer panics.
+//! Owns nothing. Invariant: no answer causes a panic.
 
 use redis::Value;
 
@@ -12,7 +12,7 @@ use crate::job::execution::Attempts;
 pub struct Reply(Vec<Value>);
 
 impl Reply {
-    /// Returns the parts of a list; any other answer is the only part.
+    /// Returns the parts of a list; any other answer becomes the only part.
     pub fn of(value: Value) -> Self {
         match value {
             Value::Array(parts) => Self(parts),
@@ -47,7 +47,7 @@ impl Reply {
         }
     }
 
-    /// Returns a part as a size, or how many; the greatest if it does not fit.
+    /// Returns a part as a size or a count; the largest possible one if it does not fit.
     pub fn size(&self, n: usize) -> usize {
         usize::try_from(self.number(n)).unwrap_or(usize::MAX)
     }
@@ -57,7 +57,7 @@ impl Reply {
         (!self.bytes(n).is_empty()).then(|| Stamp::from_micros(self.number(n)))
     }
 
-    /// Returns two parts as the attempts at a job: when the first began, and how many there were.
+    /// Returns two parts as the attempts at a job: when the first began, and how many were made.
     pub fn attempts(&self, n: usize) -> Attempts {
         Attempts { first: self.stamp(n), count: u32::try_from(self.number(n + 1)).unwrap_or(0) }
     }
@@ -69,12 +69,12 @@ impl Reply {
         }
     }
 
-    /// Takes out a part that is a list itself.
+    /// Removes and returns a part that is itself a list.
     pub fn take_list(&mut self, n: usize) -> Self {
         self.0.get_mut(n).map(|part| Self::of(std::mem::take(part))).unwrap_or_default()
     }
 
-    /// Takes out the bytes of a part; `None` if it is missing.
+    /// Removes and returns the bytes of a part; `None` if it is missing.
     pub fn take_bytes(&mut self, n: usize) -> Option<Vec<u8>> {
         match self.0.get_mut(n).map(std::mem::take) {
             Some(Value::BulkString(bytes)) => Some(bytes),

@@ -1,7 +1,7 @@
 //! How a job that runs here ends: with its result, delayed, redirected, or cancelled.
 //!
-//! Owns what the engine is told of a run. Invariants: a result is told until the engine has answered; of a run that the
-//! engine has taken away nothing is told.
+//! Owns what is sent to the engine about a run. Invariants: a result is sent until the engine has answered; nothing is
+//! sent about a run that the engine has taken away.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::memory::allocated;
 use crate::store::{Finished, Refused, StoreUnavailable};
 
 impl Inner {
-    /// Tells the engine a job's result: at first as it is, then the error that stands for one that finds no room.
+    /// Sends a job's result to the engine: first as it is, and if it does not fit, the error that replaces it.
     pub(super) fn tell_result(
         &self,
         (id, fence, incarnation): (JobId, u64, u64),
@@ -108,20 +108,20 @@ impl Inner {
         }
         self.bell.ring(id);
         match word {
-            // The store was closed meanwhile.
+            // The store was closed in the meantime.
             None => Finished::Left,
             Some("kept") if instead.is_none() => Finished::Kept,
             Some("kept" | "cancelled" | "dropped" | "lost" | "fenced") => Finished::Dropped,
             Some(other) => {
                 log::error!("job={id} has no result: the engine answers {other:?} to finish");
-                // For the engine it runs still.
+                // For the engine, the job is still running.
                 self.engine.note_changed();
                 Finished::Dropped
             }
         }
     }
 
-    /// Delays a job that runs here; `false` if it is to be finished.
+    /// Delays a job that runs here; returns `false` if the caller must finish it.
     pub(super) fn delay(&self, job: &JobKey, attempt: &Attempt, until: Instant) -> bool {
         let found = {
             let local = self.lock();
@@ -179,7 +179,7 @@ impl Inner {
         }
     }
 
-    /// Returns when the next delay that began here is over; takes out those that are.
+    /// Returns when the next delay that began here is over; removes those that are over.
     pub(super) fn next_due(&self, now: Instant) -> (bool, Option<Instant>) {
         let mut due = lock(&self.due);
         let later = due.split_off(&(now + Duration::from_nanos(1)));
@@ -187,10 +187,10 @@ impl Inner {
         (is_due, due.first().copied())
     }
 
-    /// Lays down a job that is to be tried again.
+    /// Delays a job that will be retried.
     pub(super) fn retry(&self, job: &JobKey, attempt: Box<Attempt>, until: Instant, now: Moment) {
         let is_laid_down = if attempt.redirected.is_some() {
-            // For the engine it runs all the while: what led to the redirect has had its effects.
+            // For the engine, the job stays running: what led to the redirect has had its effects.
             let mut local = self.lock();
             let is_lost = local.held(job.id).is_none_or(|held| held.is_lost);
             !is_lost && local.ledger.retry(job, attempt, until).is_ok()
@@ -202,7 +202,7 @@ impl Inner {
         }
     }
 
-    /// Lays down a job that goes on in the lane of its target.
+    /// Makes a job wait in the lane of its redirect's target.
     pub(super) fn redirect(&self, job: &JobKey, attempt: Box<Attempt>, now: Moment) {
         let is_laid_down = {
             let mut local = self.lock();
@@ -216,7 +216,7 @@ impl Inner {
         }
     }
 
-    /// Waits for jobs that have to be finished, and ends delays meanwhile.
+    /// Waits for jobs that must be finished, and ends delays in the meantime.
     pub(super) fn overdue(&self, span: Duration) -> Vec<Claimed> {
         let end = Instant::now() + span;
         loop {
@@ -224,7 +224,7 @@ impl Inner {
             let (is_due, next) = self.next_due(now);
             if is_due {
                 let mut slot = lock(&self.timekeeper);
-                // If it cannot be told now, the next beat does.
+                // If this fails now, the next beat does it.
                 if self.engine.is_failing() || self.end_due(&mut slot).is_err() {
                     log::debug!("store: delays end with the next beat");
                 }
@@ -233,7 +233,7 @@ impl Inner {
             let until = next.map_or(end, |next| next.min(end));
             let jobs = self.dispatch.overdue_or_wait(&self.local, until, |local, now| {
                 let overdue = local.ledger.overdue(now);
-                // Workers of this store wait for the bell alone.
+                // Workers of this store are woken only by the bell.
                 if local.ledger.has_work() {
                     self.bell.wake_worker();
                 }

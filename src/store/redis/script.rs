@@ -1,8 +1,8 @@
-//! The scripts that run in the engine, each of them one operation of the store.
+//! The scripts that run in the engine; each is one operation of the store.
 //!
-//! Owns their text: a line that says what an engine may expect of them, the prologue, and the script itself, whose
-//! first lines are its contract. Invariants: an operation is one script, so it happens whole or not at all; a release
-//! sends no other text.
+//! Owns their text: a line that tells the engine what the script may do, the prologue, and the script itself, whose
+//! first lines are its contract. Invariants: an operation is one script, so it happens completely or not at all; a
+//! release sends no other text.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -15,12 +15,12 @@ pub struct Script {
     pub name: &'static str,
     /// Its text.
     pub code: &'static str,
-    /// Under what an engine has it (SCRIPT LOAD).
+    /// The digest under which an engine stores it (SCRIPT LOAD).
     pub digest: OnceLock<String>,
 }
 
-/// What a test does without, to show what it is for (`DEFERD_TEST_WITHOUT`): its name, in which script, of which text,
-/// and what stands there then.
+/// What a test removes to show what it is for (`DEFERD_TEST_WITHOUT`): its name, the script, the text that is removed,
+/// and the text that replaces it.
 const CONTROLS: [(&str, &str, &str, &str); 4] = [
     ("memo", "submit", "if NONCE ~= '' then\n    local last", "if false then\n    local last"),
     ("fence", "finish", "if not is_living(inc) then return drop('fenced') end\n", ""),
@@ -29,7 +29,7 @@ const CONTROLS: [(&str, &str, &str, &str); 4] = [
 ];
 
 impl Script {
-    /// Returns its text as an engine gets it.
+    /// Returns its text in the form that an engine gets.
     pub fn text(&self) -> Cow<'static, str> {
         let Some(without) = test_variable::read("DEFERD_TEST_WITHOUT") else {
             return self.code.into();
@@ -51,14 +51,14 @@ macro_rules! scripts {
             digest: OnceLock::new(),
         };)*
 
-        /// All of them.
+        /// All scripts.
         #[cfg(test)]
         pub static ALL: &[&Script] = &[$(&$name),*];
     };
 }
 
 scripts! {
-    /// Accepts a job. The only one that an engine without memory refuses.
+    /// Accepts a job. An engine without memory refuses only this script.
     SUBMIT: "submit", "";
     /// Hands out jobs.
     TAKE: "take", "allow-oom";
@@ -76,17 +76,17 @@ scripts! {
     CANCEL: "cancel", "allow-oom";
     /// Forgets a job.
     FORGET: "forget", "allow-oom";
-    /// Forgets by time.
+    /// Forgets jobs by time.
     FORGET_BEFORE: "forget_before", "allow-oom";
     /// Forgets all jobs of an owner.
     FORGET_ALL: "forget_all", "allow-oom";
-    /// Removes what that left.
+    /// Removes what `FORGET_ALL` left.
     PURGE: "purge", "allow-oom";
     /// Removes what is old.
     EXPIRE: "expire", "allow-oom";
     /// Reads a job.
     LOOK: "look", "no-writes";
-    /// Has the end of a job told.
+    /// Requests a message at the end of a job.
     WATCH: "watch", "allow-oom";
     /// Reads a list.
     LIST: "list", "no-writes";
@@ -94,21 +94,21 @@ scripts! {
     RECORDS: "records", "no-writes";
     /// Reads the counters.
     STATS: "stats", "no-writes";
-    /// Finds the job of a key.
+    /// Finds the job that was accepted under a key.
     RECALL: "recall", "allow-oom";
     /// Begins an incarnation.
     JOIN: "join", "allow-oom";
-    /// Keeps it alive.
+    /// Keeps an incarnation alive.
     BEAT: "beat", "allow-oom";
-    /// Gives back what a dead one had.
+    /// Gives back the jobs of a dead incarnation.
     REAP: "reap", "allow-oom";
-    /// Ends it in order.
+    /// Ends an incarnation in order.
     LEAVE: "leave", "allow-oom";
-    /// Notes another engine.
+    /// Records another engine.
     EPOCH: "epoch", "allow-oom";
     /// Compares what runs.
     RECONCILE: "reconcile", "allow-oom";
-    /// Undoes what was given up.
+    /// Undoes an operation that was given up.
     WITHDRAW: "withdraw", "allow-oom";
     /// Finds lanes that no instance serves.
     STRAY: "stray", "no-writes";
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn each_control_is_of_one_place() {
+    fn each_control_removes_one_place() {
         for (part, name, text, _) in CONTROLS {
             let script = ALL.iter().find(|script| script.name == name).unwrap();
             assert_eq!(script.code.matches(text).count(), 1, "{part}: {name} has {text:?}");

@@ -1,7 +1,9 @@
-//! The settler: a thread that tells the engine what became of deliveries, and undoes what was given up, in order.
+//! The settler: a thread that reports the outcomes of deliveries to the engine, and undoes operations that were given
+//! up, in order.
 //!
-//! Owns what is not told yet. Invariants: each of it is tried until it succeeds or the store is closed; a thread that
-//! asks for a job waits a moment for what is to be told of that job, so that it sees its own words.
+//! Owns what is not yet reported. Invariants: each report is repeated until it succeeds or the store is closed; a
+//! thread that asks for a job first waits a moment for the reports about that job, so that it sees the effects of its
+//! own calls.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -15,20 +17,20 @@ use super::{lock, script};
 use crate::job::{JobId, Moment};
 use crate::ledger::job::DeliveryId;
 
-/// How many deliveries are told at once.
+/// How many deliveries are reported at once.
 const BATCH: usize = 64;
 
-/// How long a thread waits for what is to be told.
+/// How long a thread waits for outstanding reports.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// How late an operation may come that was given up, once the engine answers again.
+/// How late an operation that was given up may arrive, once the engine answers again.
 const LATE: Duration = Duration::from_secs(5 * 60);
 
-/// What is to be told.
+/// What the settler has to do.
 pub enum Task {
-    /// A delivery succeeded, at a moment.
+    /// A delivery succeeded, at this time.
     Confirm(Ended, Moment),
-    /// It failed.
+    /// A delivery failed.
     Restore(Ended),
     /// An operation was given up.
     Withdraw(GivenUp),
@@ -36,14 +38,14 @@ pub enum Task {
     End,
 }
 
-/// A delivery that ended, in the order of the ends.
+/// A delivery that ended, numbered in the order of the ends.
 pub struct Ended {
     number: u64,
     id: JobId,
     delivery: DeliveryId,
 }
 
-/// What is not told yet.
+/// What is not yet reported.
 #[derive(Default)]
 pub struct Untold {
     waiting: Mutex<Waiting>,
@@ -54,14 +56,14 @@ pub struct Untold {
 struct Waiting {
     /// The number of the last delivery that ended.
     last: u64,
-    /// The numbers of those that are not told.
+    /// The numbers of the deliveries that are not yet reported.
     numbers: BTreeSet<u64>,
-    /// How many of them are of each job.
+    /// How many of them there are of each job.
     jobs: HashMap<JobId, usize>,
 }
 
 impl Untold {
-    /// Notes that a delivery ended, which is to be told.
+    /// Records that a delivery ended and must be reported.
     pub fn add(&self, id: JobId, delivery: DeliveryId) -> Ended {
         let mut waiting = lock(&self.waiting);
         waiting.last += 1;
@@ -86,13 +88,13 @@ impl Untold {
         self.told.notify_all();
     }
 
-    /// Waits, for a moment, until nothing is to be told of this job, or of any delivery that ended before; whether it
-    /// is so.
+    /// Waits a moment until everything is reported about this job, or, without a job, about all deliveries that ended
+    /// before; returns whether it is.
     pub fn wait(&self, id: Option<JobId>) -> bool {
         self.wait_for(id, WAIT)
     }
 
-    /// The same, for no longer than a span.
+    /// Waits likewise, for at most `span`.
     pub fn wait_for(&self, id: Option<JobId>, span: Duration) -> bool {
         let deadline = Instant::now() + span;
         let mut waiting = lock(&self.waiting);
@@ -113,7 +115,7 @@ impl Untold {
     }
 }
 
-/// Tells the engine what comes, until the store is closed. `keeps_logs`: whether logs outlive their results.
+/// Carries out tasks until the store is closed. `keeps_logs`: whether logs outlive their results.
 pub fn run(engine: &Engine, tasks: &Receiver<Task>, untold: &Untold, keeps_logs: bool) {
     let mut slot = engine.slot();
     let mut next = None;
@@ -158,7 +160,7 @@ pub fn run(engine: &Engine, tasks: &Receiver<Task>, untold: &Untold, keeps_logs:
                 {
                     undo = undo.with(slot.to_string());
                 }
-                // Beyond the end of the store it is as with a crash: the job runs.
+                // If the store is closed first, this is like a crash: the job runs.
                 let _ = engine.run_over(&mut slot, &undo, Insist::Yes);
                 withdrawn.push_back((given, Instant::now()));
             }
@@ -172,13 +174,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_waits_for_what_ended_before_and_not_for_what_comes() {
+    fn a_thread_waits_only_for_deliveries_that_ended_before() {
         let untold = Untold::default();
         let end = |n: u64| untold.add(JobId::parse(&n.to_string()).unwrap(), DeliveryId(n));
         std::thread::scope(|scope| {
             let mut before = end(1);
             let waits = scope.spawn(|| untold.wait_for(None, Duration::from_secs(20)));
-            // At no time is all told.
+            // There is always an unreported delivery.
             for n in 2.. {
                 let next = end(n);
                 untold.remove([(before.number, before.id)].into_iter());

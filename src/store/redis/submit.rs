@@ -1,7 +1,7 @@
 //! How a job is accepted.
 //!
-//! Owns what the engine is told of a request, and what of its counters is believed without asking. Invariant: what the
-//! engine has not acknowledged was not accepted.
+//! Owns what is sent to the engine about a request, and which of its counters are used without asking. Invariant: what
+//! the engine has not acknowledged was not accepted.
 
 use super::operation::{Clock, Effect, Insist, Operation, Trouble};
 use super::{Counters, FRESH, Inner, bytes_of, lock, script};
@@ -24,7 +24,7 @@ impl Inner {
             keep,
             connection: call.connection,
             auth_type: call.auth_type,
-            // The lane is beside it, and the path is in the request.
+            // The lane is a separate argument, and the path is in the request.
             path: String::new(),
             callback: None,
         };
@@ -92,7 +92,7 @@ impl Inner {
         }
     }
 
-    /// Checks whether there may be room for a job of so many bytes, before its content is read.
+    /// Checks whether there may be room for a job of this many bytes, before its content is read.
     pub(super) fn check(&self, bytes: usize) -> Result<(), Refused> {
         if self.engine.is_failing() {
             return Err(Refused::Unavailable);
@@ -101,7 +101,7 @@ impl Inner {
         if bytes > self.capacity {
             return Err(Refused::TooLarge);
         }
-        // While there is much room, what the last beat said is enough: the submission itself is exact.
+        // While there is much room, the last beat's counters suffice: the submission itself is exact.
         if self.engine.clock() == Clock::Engine
             && let Some((at, Counters { bytes: stored, log_bytes, waiting })) =
                 *lock(&self.counters)

@@ -1,7 +1,7 @@
 //! A connection to the engine: commands as bytes, and their answers.
 //!
 //! Owns the form of a command, and how long an answer may take. Invariants: large parts are not copied; the engine's
-//! words come back as they are.
+//! words are returned as they are.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Wire {
         self.0.set_write_timeout(Some(time)).map_err(unreachable)
     }
 
-    /// Sends a command, whose parts may be in pieces.
+    /// Sends a command, each part of which may consist of pieces.
     pub fn send(&mut self, parts: &[&[&[u8]]]) -> Result<(), Trouble> {
         let mut text = Vec::with_capacity(256);
         text.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
@@ -75,12 +75,12 @@ impl Wire {
     }
 }
 
-/// Returns an error of the crate as one of the store.
+/// Turns an error of the crate into an error of the store.
 pub fn unreachable(error: redis::RedisError) -> Trouble {
     Trouble::Unreachable(error.to_string())
 }
 
-/// Runs a script; an engine that does not have it gets it.
+/// Runs a script; an engine that lacks the script is sent its text first.
 pub fn call(wire: &mut Wire, script: &'static Script, parts: &[&[u8]]) -> Result<Value, Trouble> {
     let digest = match script.digest.get() {
         Some(digest) => digest.clone(),
@@ -110,7 +110,7 @@ fn load(wire: &mut Wire, script: &'static Script) -> Result<String, Trouble> {
     }
 }
 
-/// Asks for sections of INFO.
+/// Reads sections of INFO.
 ///
 /// # Errors
 /// [`Trouble`].
@@ -129,7 +129,7 @@ pub fn field<'a>(info: &'a str, name: &str) -> &'a str {
     lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("")
 }
 
-/// Tells that memory is full from other refusals.
+/// Distinguishes full memory from other refusals.
 pub fn full(trouble: Trouble) -> Trouble {
     match trouble {
         Trouble::Refused(why) if why.starts_with("OOM") || why.contains("-OOM") => Trouble::Full,
@@ -137,7 +137,7 @@ pub fn full(trouble: Trouble) -> Trouble {
     }
 }
 
-/// Adds the name of the host to what went wrong.
+/// Adds the name of the host to an error.
 pub fn named(host: &StoreHost, trouble: Trouble) -> Trouble {
     let name = match host {
         StoreHost::Tcp(host, port) => format!("{host}:{port}"),

@@ -1,4 +1,4 @@
-//! Who may come in, and whose jobs are whose.
+//! Who is authorized, and to whom jobs belong.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use crate::support::{
 };
 use serde_json::json;
 
-/// A fresh token and its line for the file.
+/// Returns a fresh token and its line for the file.
 fn token(user: &str) -> (String, String) {
     let Ended { code, stdout: text, .. } = run_deferd(&["token", user]);
     assert_eq!(code, Some(0));
@@ -64,7 +64,7 @@ fn wait_done(client: &mut Client, user: &str, id: &str) {
 }
 
 #[test]
-fn without_credentials_nothing_is_told_but_availability() {
+fn without_credentials_only_availability_is_answered() {
     let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
     for target in [
@@ -168,7 +168,7 @@ fn a_kept_log_does_not_exist_for_others() {
     told(&mut client).expect_error(404, 404);
 }
 
-/// A key stands for a request of its own user.
+/// A key counts only for requests of its own user.
 #[test]
 fn users_with_the_same_key_have_jobs_of_their_own() {
     let guarded = State::start(&[]);
@@ -179,7 +179,7 @@ fn users_with_the_same_key_have_jobs_of_their_own() {
         client.request("POST", target, &fields, b"x")
     };
     let of_ann = send(&guarded.ann, "/run/s-cat").expect(202);
-    // Another request under a key that ann has used already: to bob nothing of that is told.
+    // A different request under a key that ann has already used: bob learns nothing about that.
     let of_bob = send(&guarded.bob, "/_api/version").expect(202);
     assert_ne!(of_ann.id(), of_bob.id());
     assert_eq!(send(&guarded.ann, "/run/s-cat").expect(202).id(), of_ann.id());
@@ -209,7 +209,7 @@ fn a_script_sees_the_user_and_never_the_token() {
 }
 
 #[test]
-fn the_file_is_read_again_on_sighup_and_a_broken_one_changes_nothing() {
+fn sighup_reads_the_file_again_unless_it_is_broken() {
     let guarded = State::start(&[]);
     let mut client = guarded.deferd.client();
     let (carl, line) = token("carl");
@@ -227,22 +227,22 @@ fn the_file_is_read_again_on_sighup_and_a_broken_one_changes_nothing() {
     ask(&mut client, &carl, "GET", "/_api/version").expect(200);
 }
 
-/// Whether this is root, who alone may give a file to another group.
+/// Returns whether this is root: only root may give a file to another group.
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// A deferd that reads its users from this file, and has this directory of credentials.
+/// Runs a deferd that reads its users from this file, and has this directory of credentials.
 fn with_file(file: &Path, credentials: &Path) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.args(["--listen", "127.0.0.1:0", "--auth"]).arg(file);
-    // It ends by itself: what is wrong with the users is told before.
+    // It exits by itself, after it has reported what is wrong with the users.
     command.args(["--data", "/dev/null"]).env("CREDENTIALS_DIRECTORY", credentials);
     run(&mut command)
 }
 
 #[test]
-fn the_file_may_be_read_by_deferd_s_own_group_and_no_other() {
+fn the_file_may_be_readable_by_deferds_group_only() {
     let dir = TempDir::new();
     let file = dir.join("users");
     write_private(&file, &token("ann").1);
@@ -264,7 +264,7 @@ fn the_file_may_be_read_by_deferd_s_own_group_and_no_other() {
     }
 }
 
-/// systemd's credentials are 0440, and their directory is for deferd alone.
+/// systemd's credentials have the mode 0440, and only deferd can enter their directory.
 #[test]
 fn a_credential_of_systemd_is_read() {
     let dir = TempDir::new();
@@ -274,7 +274,7 @@ fn a_credential_of_systemd_is_read() {
         write_private(&file, &token("ann").1);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).unwrap();
         if is_root() {
-            // If it were of deferd's own group, it would be read for that reason.
+            // If the file belonged to deferd's own group, it would be read for that reason.
             let other = fs::metadata(&file).unwrap().gid() + 1;
             std::os::unix::fs::chown(&file, None, Some(other)).unwrap();
         }
@@ -330,7 +330,7 @@ fn credentials_are_not_among_what_is_kept() {
     assert!(result.contains("/_admin/echo") && !result.contains(token), "{result}");
 }
 
-/// Whatever refuses a request: its head, a check, its content, its signature.
+/// A request may be refused for its head, by a check, or for its content or signature.
 #[test]
 fn a_refused_request_is_logged_with_owner_and_route() {
     let dir = TempDir::new();
@@ -367,7 +367,7 @@ fn a_refused_request_is_logged_with_owner_and_route() {
             let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
             let lines: String = lines.collect();
             let head = format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{lines}\r\n");
-            // deferd may answer and close before it has taken all of this.
+            // deferd may answer and close before it has read all of this.
             let _ = client.socket().write_all(&[head.as_bytes(), content].concat());
         } else {
             client.send_request(method, &target, fields, content);

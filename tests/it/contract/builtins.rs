@@ -1,11 +1,11 @@
-//! The built-in endpoints: version, time, sleep, echo, availability, collection; each answers a client
-//! that waits and a deferred request alike.
+//! The built-in endpoints: version, time, sleep, echo, availability, collection; each gives a waiting client and a
+//! deferred request the same answer.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::{Client, Deferd, Reply, TempDir, eventually};
 
-/// Asks twice, once deferred, with a method that the endpoint does not have: nothing is deferred.
+/// Sends a request twice, the second time deferred, with a method that the endpoint lacks: nothing is deferred.
 #[track_caller]
 fn expect_no_method(client: &mut Client, method: &str, target: &str) {
     for fields in [&[][..], &[("x-arango-async", "store")]] {
@@ -13,7 +13,8 @@ fn expect_no_method(client: &mut Client, method: &str, target: &str) {
     }
 }
 
-/// Asks twice, once deferred, and asserts that both answers are alike but for the fields that vary.
+/// Sends a request twice, the second time deferred, and asserts that the answers are equal except for fields that
+/// vary.
 #[track_caller]
 fn both(client: &mut Client, method: &str, target: &str, body: &[u8]) -> Reply {
     let now = client.request(method, target, &[], body).without_id();
@@ -43,7 +44,7 @@ fn version_answers_any_method() {
 }
 
 #[test]
-fn the_details_of_the_version_are_strings_and_say_what_really_answers() {
+fn the_details_of_the_version_name_the_server() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for on in ["true", "1", "yes"] {
@@ -69,7 +70,7 @@ fn time_is_the_clock() {
     let waited = client.get("/_admin/time").expect(200).without_id();
     let id = client.store("GET", "/_admin/time/", b"");
     let deferred = client.result(&id).expect(200);
-    // A double holds microseconds, with a little to spare at the last digit.
+    // A double can represent microseconds; its last digit may differ.
     for reply in [&waited, &deferred] {
         let json = reply.json();
         assert_eq!((&json["error"], &json["code"]), (&false.into(), &200.into()));
@@ -102,7 +103,7 @@ fn sleep_lasts_and_says_how_long() {
 }
 
 #[test]
-fn a_sleep_of_no_good_duration_is_400() {
+fn a_sleep_with_an_invalid_duration_is_400() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for query in [
@@ -129,7 +130,7 @@ fn a_sleep_of_no_good_duration_is_400() {
 }
 
 #[test]
-fn a_sleep_past_the_time_limit_is_504_and_no_longer_than_that() {
+fn a_sleep_past_the_time_limit_is_504() {
     let deferd = Deferd::start(&["--timeout", "50ms"]);
     let mut client = deferd.client();
     let begin = Instant::now();
@@ -140,7 +141,7 @@ fn a_sleep_past_the_time_limit_is_504_and_no_longer_than_that() {
     both(&mut client, "GET", "/_admin/sleep?duration=0", b"").expect(200);
 }
 
-/// A deferd with two workers, in memory and over a store on disk.
+/// Starts a deferd with two workers, once in memory and once over a store on disk.
 fn with_two_workers() -> [(Deferd, TempDir); 2] {
     ["", "--data"].map(|option| {
         let data = TempDir::new();
@@ -189,7 +190,7 @@ fn deferred_sleeps_are_answered_when_they_end() {
     }
 }
 
-/// Nothing is without bound: beyond the workers' share a sleep takes a place in the queue.
+/// Everything is bounded: beyond the workers' share, a sleep takes a place in the queue.
 #[test]
 fn sleeps_fill_the_queue() {
     let deferd = Deferd::start(&["--workers", "1", "--queue", "2"]);
@@ -201,7 +202,7 @@ fn sleeps_fill_the_queue() {
         accepted.extend(reply.id().map(str::to_owned));
         accepted.len() == 3
     });
-    // As long as the last one runs, it has no place yet.
+    // While the previous sleep is still running, it has no place yet.
     let mut refused = None;
     eventually("all three sleep", || {
         let reply = client.request("GET", "/_admin/time", &fields, b"");
@@ -209,7 +210,7 @@ fn sleeps_fill_the_queue() {
         refused.is_some()
     });
     refused.unwrap().expect_error(503, 21003);
-    // The first has the worker's share, the others a place each.
+    // The first has the share of the worker, the others have a place each.
     client.put(&format!("/_api/job/{}/cancel", accepted[2])).expect(200);
     client.result(&accepted[2]).expect(410);
     let id = client.store("GET", "/_admin/time", b"");
@@ -291,7 +292,7 @@ fn a_collection_of_an_illegal_name_is_400_1208() {
 }
 
 #[test]
-fn a_collection_that_is_no_json_is_400_600_and_a_legal_one_501() {
+fn an_invalid_collection_is_400_a_legal_one_501() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for body in ["nonsense", "{", r#"{"name":"a"} x"#, "\u{feff}{}", r#"{"name":'a'}"#] {
@@ -304,7 +305,7 @@ fn a_collection_that_is_no_json_is_400_600_and_a_legal_one_501() {
 }
 
 #[test]
-fn the_list_of_collections_is_empty_as_none_can_be_created() {
+fn the_list_of_collections_is_empty() {
     let deferd = Deferd::start(&[]);
     let reply = both(&mut deferd.client(), "GET", "/_api/collection", b"").expect(200);
     assert_eq!(reply.text(), r#"{"error":false,"code":200,"result":[]}"#);

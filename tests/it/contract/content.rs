@@ -1,4 +1,4 @@
-//! Content larger than memory, on every way that it takes with `--data`; and that nothing of it is left.
+//! Content larger than memory, on every path that it takes with `--data`; nothing of it is left.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use hmac_sha256::HMAC;
 
 use crate::support::{Client, Deferd, TempDir, eventually, fixtures};
 
-/// More than all memory that content may have here.
+/// More than the memory for content allows here.
 const SIZE: usize = 6 << 20;
 
 const LIMITS: [&str; 6] = ["--max-memory", "4M", "--max-body", "8M", "--max-output", "8M"];
@@ -99,20 +99,20 @@ fn a_key_and_a_signature_are_of_the_whole_content() {
 }
 
 #[test]
-fn what_is_refused_or_cut_short_or_fails_leaves_no_file() {
+fn refused_cut_and_failed_requests_leave_no_file() {
     let small = Small::start(&[]);
     let bytes = content(2);
     let head = |target: &str, fields: &str| {
         format!("POST {target} HTTP/1.1\r\nhost: x\r\nx-arango-async: store\r\n{fields}\r\n\r\n")
     };
-    // Its client leaves midway.
+    // The client leaves midway.
     let mut leaves = small.deferd.client();
     leaves.send(head("/run/s-cat", &format!("content-length: {SIZE}")).as_bytes());
     leaves.send(&bytes[..SIZE / 2]);
     eventually("some of it is in a file", || small.files() == 1);
     drop(leaves);
     small.assert_nothing_is_left();
-    // Its script reads none of it, writes too much, or is forgotten, and its result dropped.
+    // The script reads none of it, or writes too much, or is forgotten, or its result is dropped.
     let mut client: Client = small.deferd.client();
     let unread = client.store("POST", "/run/s-exit?3", &bytes);
     client.result(&unread).expect(500);

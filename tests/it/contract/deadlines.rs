@@ -1,6 +1,6 @@
-//! The three limits of the front that no option changes, at their real length.
+//! The three limits of the front that no option changes, with their real values.
 //!
-//! Everything else about them is tested with shorter ones ([`with_limit`](crate::support::with_limit)).
+//! All other tests of them use shorter values ([`with_limit`](crate::support::with_limit)).
 
 use std::io::Read;
 use std::thread;
@@ -10,7 +10,7 @@ use crate::strict::unharmed;
 use crate::strict::unharmed::connections;
 use crate::support::{Ability, Deferd, PATIENCE, eventually, lacks};
 
-/// It lasts as long as the limit, and not twice that, on a busy machine either.
+/// Asserts that the limit was kept, and not exceeded twofold, even on a busy machine.
 #[track_caller]
 fn assert_lasted(begin: Instant, seconds: u64) {
     let (lasted, limit) = (begin.elapsed(), Duration::from_secs(seconds));
@@ -18,7 +18,7 @@ fn assert_lasted(begin: Instant, seconds: u64) {
     assert!(lasted < 2 * limit, "as much as {lasted:?}");
 }
 
-/// Contract: a head is cut after 10 s, however little is missing.
+/// Contract: a head is cut off after 10 s, however little is missing.
 fn a_head_is_cut_after_ten_seconds() {
     let deferd = Deferd::start(&[]);
     unharmed(&deferd, || {
@@ -31,7 +31,7 @@ fn a_head_is_cut_after_ten_seconds() {
     });
 }
 
-/// Contract: a client is cut after 30 s in which not one byte was taken.
+/// Contract: a client is cut off after 30 s in which it took no byte.
 fn a_client_that_takes_nothing_is_cut_after_thirty_seconds() {
     let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
@@ -47,7 +47,7 @@ fn a_client_that_takes_nothing_is_cut_after_thirty_seconds() {
     });
 }
 
-/// Contract: a connection is closed after 75 s between two requests, or without a first one, and without a word.
+/// Contract: a connection is closed after 75 s between two requests, or without a first one, without an answer.
 fn an_idle_connection_is_closed_after_75_seconds() {
     let deferd = Deferd::start(&[]);
     unharmed(&deferd, || {
@@ -62,7 +62,7 @@ fn an_idle_connection_is_closed_after_75_seconds() {
     });
 }
 
-/// All at once, for they take as long as they say.
+/// All at once, because they last as long as their limits.
 #[test]
 fn heads_answers_and_idleness_have_10_30_and_75_seconds() {
     if lacks(Ability::Deadlines) {

@@ -1,9 +1,9 @@
-//! Routes that say for their clients what those cannot say: that requests are deferred, under which key, and which
-//! methods there are.
+//! Routes that specify what their clients cannot: that requests are deferred, under which key, and which methods are
+//! allowed.
 
 use crate::support::{Client, Deferd, Reply, TempDir, eventually, run_deferd};
 
-/// A deferd with the scripts of the tests behind `/hook/` and `/cgi/`, each with options.
+/// Starts a deferd with the scripts of the tests behind `/hook/` and `/cgi/`, each with options.
 fn start(hook: &str, cgi: &str) -> Deferd {
     let scripts = crate::support::fixtures().display().to_string();
     let hook = format!("/hook/=run:{scripts}{hook}");
@@ -31,11 +31,11 @@ fn a_route_defers_every_request_that_says_nothing_itself() {
         assert!(reply.body.is_empty());
         assert_eq!(client.result(&id).expect(200).text(), "text", "{method}");
     }
-    // Nothing to see at once, and nothing to run.
+    // A refused HEAD has no content, and nothing runs.
     client.request("HEAD", "/hook/s-cat", &[], b"").expect(200).without_id();
     client.request("OPTIONS", "/hook/s-cat", &[], b"").expect(200).without_id();
     assert!(client.jobs().is_empty());
-    // What can never run is refused as ever, and other routes defer nothing.
+    // Requests that can never run are refused as usual, and other routes defer nothing.
     client.get("/hook/nothing").expect_error(404, 404);
     client.get("/_api/version").expect(200).without_id();
 }
@@ -55,7 +55,7 @@ fn the_request_s_own_word_wins_over_the_route_s() {
         let reply = post(&mut client, "/hook/s-cat", fields).expect(200).without_id();
         assert_eq!(reply.text(), "text\n", "{fields:?}");
     }
-    // A client that knows the protocol gets what that says.
+    // A client that knows the protocol gets the protocol's answer.
     let reply = post(&mut client, "/hook/s-cat", &[("x-arango-async", "store")]).expect(202);
     client.result(reply.id().unwrap()).expect(200);
     let reply = post(&mut client, "/hook/s-cat", &[("x-arango-async", "true")]).expect(202);
@@ -107,7 +107,7 @@ fn a_field_of_the_sender_s_own_is_the_key() {
     assert_eq!(post(&mut client, &target, &[delivery]).expect(202).id(), Some(first.as_str()));
     client.request("POST", &target, &[delivery], b"other").expect_error(422, 422);
     assert_eq!(lines(&file), 1);
-    // The client's own key wins, and without any each request is a job.
+    // The client's own key takes precedence, and without any key each request is a job.
     let own = [delivery, ("idempotency-key", "own")];
     for fields in [&own[..], &[], &[("x-github-delivery", "")]] {
         let other = post(&mut client, &target, fields).expect(202).id().unwrap().to_owned();
@@ -117,7 +117,7 @@ fn a_field_of_the_sender_s_own_is_the_key() {
     assert_eq!(lines(&file), 4);
     post(&mut client, &target, &[delivery, delivery]).expect_error(400, 400);
     let mut client = deferd.client();
-    // It counts for what the client defers as well, and for nothing else.
+    // It also counts for requests that the client defers itself, and for no others.
     let fields = [("x-arango-async", "store"), ("x-id", "a \"b\", c")];
     let first = post(&mut client, "/cgi/s-echo", &fields).expect(202);
     assert_eq!(post(&mut client, "/cgi/s-echo", &fields).expect(202).id(), first.id());
@@ -137,7 +137,7 @@ fn a_route_takes_the_methods_that_it_names() {
         let fields = [("x-arango-async", "store")];
         assert_eq!(refused(&mut client, method, "/hook/s-cat", &fields), "OPTIONS, POST");
     }
-    // The method counts that it stands for.
+    // The overriding method counts.
     let put = [("x-http-method-override", "PUT")];
     assert_eq!(refused(&mut client, "POST", "/hook/s-cat", &put), "OPTIONS, POST");
     let get = [("x-http-method-override", "GET")];
@@ -147,12 +147,12 @@ fn a_route_takes_the_methods_that_it_names() {
     client.request("HEAD", "/cgi/s-echo", &[], b"").expect(200);
     let reply = client.request("TRACE", "/cgi/s-echo", &[], b"").expect(200);
     assert_eq!(reply.header("x-method"), Some("TRACE"));
-    // OPTIONS is answered, and by a plain program's route it is told what there is.
+    // OPTIONS is answered; the route of a plain program lists its methods.
     let reply = client.request("OPTIONS", "/hook/s-cat", &[], b"").expect(200);
     assert_eq!(reply.header("allow"), Some("OPTIONS, POST"));
     client.request("OPTIONS", "/cgi/s-echo", &[], b"").expect(200);
     assert!(client.jobs().is_empty());
-    // The method comes before the key, and behind the route.
+    // The method is checked before the key, and after the route.
     let fields = [("idempotency-key", "two words")];
     client.request("GET", "/hook/s-cat", &fields, b"").expect_error(405, 405);
     client.request("GET", "/nowhere/", &fields, b"").expect_error(404, 404);
@@ -160,7 +160,7 @@ fn a_route_takes_the_methods_that_it_names() {
 }
 
 #[test]
-fn a_local_redirect_is_a_request_of_its_own_and_methods_hold_for_it() {
+fn the_allowed_methods_apply_to_local_redirects() {
     let deferd = start(",methods=POST", "");
     let mut client = deferd.client();
     let body = b"Location: /hook/s-cat\n\n";

@@ -1,6 +1,6 @@
-//! The end under load: clients submit, run and collect while SIGTERM comes.
+//! The shutdown under load: clients submit, run and collect when SIGTERM arrives.
 //!
-//! Every `202` is accounted for, and no answer is cut: a connection ends between two of them.
+//! Every `202` is accounted for, and no answer is cut off: a connection ends only between two answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -10,34 +10,34 @@ use std::time::Instant;
 
 use crate::support::{Ability, Client, Deferd, PATIENCE, Reply, TempDir, eventually, lacks};
 
-/// How many `202`s there are before the signal; on a machine that is too slow for that, so many as come in
-/// half of a test's patience, and some.
+/// How many `202`s there are before the signal; on a machine that is too slow, as many as arrive in half of a test's
+/// patience.
 const ENOUGH: usize = 150;
 const SOME: usize = 10;
 
-/// An answer that no pair of socket buffers holds.
+/// An answer that is larger than any pair of socket buffers.
 const LARGE: usize = 8 << 20;
 
-/// What one client was told.
+/// What one client received.
 #[derive(Default)]
 struct Told {
     /// The ids and the words of jobs whose results are kept.
     stored: Vec<(String, String)>,
     /// The words of jobs whose results are dropped.
     forgotten: Vec<String>,
-    /// The ids of results that came whole, and their status codes.
+    /// The ids of results that arrived completely, and their status codes.
     collected: BTreeMap<String, u16>,
     /// How many synchronous requests were cancelled by the end of the grace.
     cancelled: usize,
 }
 
-/// A client that goes on until nobody listens any more.
+/// A client that continues until nothing listens any more.
 struct Visitor<'a> {
     deferd: &'a Deferd,
     /// The target of a job that notes its content.
     note: &'a str,
     name: usize,
-    /// `202`s of all clients.
+    /// The number of `202`s of all clients.
     accepted: &'a AtomicUsize,
     client: Option<Client>,
     told: Told,
@@ -60,8 +60,8 @@ impl Visitor<'_> {
         self.told
     }
 
-    /// The answer; `None` when nobody listens. The harness asserts that an answer that has begun is
-    /// whole. A connection may end before that: then the request goes to the next one.
+    /// Returns the answer; `None` when nothing listens any more. The harness asserts that an answer that has begun is
+    /// complete. A connection may end before that: then the request is sent over the next one.
     fn ask(&mut self, method: &str, target: &str, field: &str, body: &str) -> Option<Reply> {
         let length = body.len();
         let request = format!(
@@ -124,8 +124,8 @@ impl Visitor<'_> {
     }
 }
 
-/// Lets clients do everything while deferd is told to end; what they were told, the log, and the words
-/// that jobs have noted.
+/// Runs clients that do everything while deferd is told to end; returns what they received, the log, and the words
+/// that jobs have recorded.
 fn end_under_load(arguments: &[&str]) -> (Vec<Told>, String, Vec<String>) {
     let mut deferd = Deferd::with_scripts("", arguments);
     let dir = TempDir::new();
@@ -155,13 +155,13 @@ fn end_under_load(arguments: &[&str]) -> (Vec<Told>, String, Vec<String>) {
     (told, deferd.log(), words.lines().map(str::to_owned).collect())
 }
 
-/// The ids that the log tells of as lost.
+/// Returns the ids that the log reports as lost.
 fn lost(log: &str) -> BTreeSet<&str> {
     let lines = log.lines().filter_map(|line| line.split_once("lost with the memory store: "));
     lines.flat_map(|(_, ids)| ids.split(' ')).collect()
 }
 
-/// Each result came, or is told as lost; not both.
+/// Asserts that each result was either collected or reported as lost.
 #[track_caller]
 fn assert_accounted_for(told: &Told, lost: &BTreeSet<&str>) {
     for (id, _) in &told.stored {
@@ -171,7 +171,7 @@ fn assert_accounted_for(told: &Told, lost: &BTreeSet<&str>) {
 }
 
 #[test]
-fn every_202_before_the_end_is_run_and_its_result_collected_or_told_as_lost() {
+fn every_202_before_the_shutdown_is_accounted_for() {
     let (told, log, words) = end_under_load(&["--grace", "1h", "--workers", "2"]);
     let lost = lost(&log);
     for told in &told {
@@ -185,7 +185,7 @@ fn every_202_before_the_end_is_run_and_its_result_collected_or_told_as_lost() {
 }
 
 #[test]
-fn past_the_grace_every_202_is_collected_or_told_as_lost() {
+fn past_the_grace_every_202_is_accounted_for() {
     let (told, log, words) = end_under_load(&["--grace", "1ms", "--workers", "1"]);
     let lost = lost(&log);
     for told in &told {

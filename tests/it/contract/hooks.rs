@@ -1,4 +1,4 @@
-//! Signed requests: what a route with a secret lets in, whose jobs those are, and what is told of them.
+//! Signed requests: which ones a route with a secret accepts, who owns their jobs, and what is logged.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::support::{Client, Deferd, Reply, TempDir, eventually, fixtures, run_d
 
 const SECRET: &str = "It's a Secret to Everybody";
 
-/// The example of GitHub's documentation: this content, signed with that secret.
+/// The example of GitHub's documentation: this content, signed with this secret.
 const CONTENT: &[u8] = b"Hello, World!";
 const SIGNED: (&str, &str) = (
     "x-hub-signature-256",
@@ -28,7 +28,7 @@ fn signed(secret: &str, content: &[u8]) -> String {
     format!("sha256={}", hex(&HMAC::mac(content, secret)))
 }
 
-/// A file that only its owner can read.
+/// Writes a file that only its owner can read.
 fn private(dir: &TempDir, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     fs::write(&path, text).unwrap();
@@ -36,7 +36,7 @@ fn private(dir: &TempDir, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// A deferd whose `/hook/` is signed in this way, and the directory of its files.
+/// Starts a deferd whose `/hook/` is signed in this way; returns it and the directory of its files.
 fn start(scheme: &str, secrets: &str, options: &str, arguments: &[&str]) -> (Deferd, TempDir) {
     let dir = TempDir::new();
     let file = private(&dir, "secret", secrets);
@@ -73,14 +73,14 @@ fn only_signed_requests_are_run_or_deferred() {
     ] {
         for mode in [None, Some(defer), Some(("x-arango-async", "true"))] {
             let fields: Vec<_> = fields.iter().copied().chain(mode).collect();
-            // Behind a refusal that comes before the content the connection ends.
+            // A refusal before the content ends the connection.
             let mut client = deferd.client();
             let reply = client.request("POST", &target, &fields, content).expect_error(401, 11);
             assert!(reply.header("www-authenticate").is_some());
         }
     }
     assert!(client.jobs().is_empty() && !file.exists());
-    // No other route asks for it.
+    // Other routes require no signature.
     client.get("/_api/version").expect(200);
 }
 
@@ -105,10 +105,10 @@ fn binary_and_chunked_content_is_verified_as_it_was_sent() {
 }
 
 #[test]
-fn every_request_of_the_route_must_be_signed_whatever_its_method() {
+fn requests_with_any_method_must_be_signed() {
     let (deferd, _dir) = start("github", SECRET, ",methods=POST,idempotency=x-id", &[]);
     let mut client = deferd.client();
-    // Without a signature it is not told what else is wrong.
+    // Without a signature, nothing else that is wrong is reported.
     for (method, target) in [("GET", "/hook/s-cat"), ("POST", "/hook/nothing"), ("TRACE", "/hook/")]
     {
         client.request(method, target, &[], b"").expect_error(401, 11);
@@ -162,7 +162,7 @@ fn gitea_gitlab_and_standard_webhooks_are_verified() {
 }
 
 #[test]
-fn secrets_are_rotated_on_sighup_and_a_broken_file_changes_nothing() {
+fn sighup_rotates_secrets_unless_the_file_is_broken() {
     let (deferd, dir) = start("github", SECRET, "", &[]);
     let mut client = deferd.client();
     let new = signed("new", CONTENT);
@@ -181,7 +181,7 @@ fn secrets_are_rotated_on_sighup_and_a_broken_file_changes_nothing() {
     post(&mut client, &[new], CONTENT).expect(200);
 }
 
-/// What a deferd with users and a signed route needs: the arguments, ann's `authorization`, and the files.
+/// Starts a deferd with users and a signed route; returns it, ann's `authorization`, and the directory of its files.
 fn with_users() -> (Deferd, String, TempDir) {
     let users = TempDir::new();
     let token = "a".repeat(64);
@@ -195,7 +195,7 @@ fn with_users() -> (Deferd, String, TempDir) {
 }
 
 #[test]
-fn a_signed_route_asks_for_no_user_and_its_jobs_are_its_owner_s() {
+fn jobs_of_a_signed_route_belong_to_its_owner() {
     let (deferd, ann, _dir) = with_users();
     let mut client = deferd.client();
     let authorization = ("authorization", ann.as_str());
@@ -204,10 +204,10 @@ fn a_signed_route_asks_for_no_user_and_its_jobs_are_its_owner_s() {
     client.get(&path).expect_error(401, 11);
     eventually("it is done", || client.request("GET", &path, &[authorization], b"").status == 200);
     client.request("PUT", &path, &[authorization], b"").expect(200);
-    // A user is no signature, and a signature no user.
+    // A user does not replace a signature, nor a signature a user.
     post(&mut deferd.client(), &[authorization], CONTENT).expect_error(401, 11);
     deferd.client().request("POST", "/run/s-cat", &[SIGNED], CONTENT).expect_error(401, 11);
-    // What was sent beside the signature goes nowhere.
+    // The other fields that were sent with the signature go nowhere.
     let fields = [SIGNED, authorization, ("x-arango-async", "no")];
     let seen = client.request("POST", "/hook/s-environ", &fields, CONTENT).expect(200).text();
     assert!(!seen.contains(&ann[7..]), "{seen}");
@@ -226,13 +226,13 @@ fn a_route_s_options_for_signatures_belong_together() {
     for (secret, options, arguments, part) in [
         (&good, ",signature=github", &auth[..], "needs owner=USER"),
         (&good, ",signature=github,owner=ann", &[], "owner=USER without --auth"),
-        (&good, "", &[], "signature says how"),
+        (&good, "", &[], "secret=FILE needs signature="),
         (&good, ",signature=sha1", &[], "neither github, gitea, gitlab nor standard"),
         (&empty, ",signature=github", &[], "it has no secret"),
         (&open, ",signature=github", &[], "chmod 600"),
         (&missing, ",signature=github", &[], "No such file"),
         (&good, ",signature=standard", &[], "line 1: not of the form whsec_BASE64"),
-        // It is no user for the rest.
+        // The signature does not replace users for the other routes.
         (&good, ",signature=github", &["--listen", "0.0.0.0:0"], "not a loopback address"),
     ] {
         let route = format!("/hook/=run:/tmp,secret={secret}{options}");
@@ -289,7 +289,7 @@ fn queries_of_signed_routes_are_not_logged() {
     }
     let without_effect = [SIGNED, ("x-arango-async", "no")];
     client.request("POST", "/hook/s-cat?token=hidden", &without_effect, CONTENT).expect(200);
-    // Refused for its page, before anything else of it is looked at.
+    // Refused because of its page, before anything else is examined.
     let foreign = [("origin", "https://evil.example")];
     client.request("POST", "/hook/s-cat?token=hidden", &foreign, b"").expect(403);
     client.get("/_admin/time?shown").expect(200);

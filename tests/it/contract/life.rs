@@ -1,4 +1,4 @@
-//! Life and death: the orderly end by SIGTERM and SIGINT, its grace, and how long results live.
+//! Lifetime: the orderly shutdown by SIGTERM and SIGINT, its grace, and how long results live.
 //!
 //! Start-up and its errors are in `startup`.
 
@@ -11,7 +11,7 @@ use crate::support::{Ability, Client, Deferd, TempDir, eventually, lacks};
 
 const STORE: [(&str, &str); 1] = [("x-arango-async", "store")];
 
-/// Clients whose connections are there, and have served a request.
+/// Returns clients that are connected and have sent a request.
 fn clients<const N: usize>(deferd: &Deferd) -> [Client; N] {
     [(); N].map(|()| {
         let mut client = deferd.client();
@@ -20,13 +20,13 @@ fn clients<const N: usize>(deferd: &Deferd) -> [Client; N] {
     })
 }
 
-/// Sends the signal and waits until deferd takes no more connections and no more jobs. Uses up
-/// `watcher`'s connection.
+/// Sends the signal and waits until deferd accepts no more connections and no more jobs. Uses up `watcher`'s
+/// connection.
 #[track_caller]
 fn drain(deferd: &Deferd, signal: &str, watcher: &mut Client) {
     deferd.signal(signal);
     eventually("no new connections", || TcpStream::connect(deferd.address).is_err());
-    // Not by asking again and again: an answer on its way at this moment closes its connection.
+    // Not by repeated requests: an answer under way at this moment closes its connection.
     eventually("deferd says that it ends", || deferd.log().contains("ending: "));
     let reply = watcher.get("/_admin/server/availability").expect_error(503, 503);
     assert_eq!(reply.header("connection"), Some("close"));
@@ -45,7 +45,7 @@ fn without_work_either_signal_ends_it_with_0() {
 }
 
 #[test]
-fn while_draining_new_jobs_are_503_and_the_rest_is_answered() {
+fn while_draining_only_new_jobs_are_503() {
     for signal in ["-TERM", "-INT"] {
         let mut deferd = Deferd::with_scripts("", &["--grace", "1h"]);
         let hold = Hold::new();
@@ -69,7 +69,7 @@ fn while_draining_new_jobs_are_503_and_the_rest_is_answered() {
 }
 
 #[test]
-fn within_the_grace_running_and_waiting_jobs_and_requests_are_finished() {
+fn within_the_grace_jobs_and_requests_are_finished() {
     let mut deferd = Deferd::with_scripts("", &["--grace", "1h", "--workers", "1"]);
     let [mut watcher, mut client, mut waiting] = clients(&deferd);
     let (job, synchronous, dir) = (Hold::new(), Hold::new(), TempDir::new());
@@ -87,9 +87,9 @@ fn within_the_grace_running_and_waiting_jobs_and_requests_are_finished() {
 }
 
 #[test]
-fn past_the_grace_running_jobs_are_cancelled_and_waiting_ones_do_not_start() {
+fn past_the_grace_jobs_are_cancelled_or_never_start() {
     let dir = TempDir::new();
-    // Its start, and be it for a moment, cannot go unseen: the log says that it failed.
+    // If it starts, even for a moment, the log says that it failed.
     let script = dir.join("no-interpreter");
     std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
     std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
@@ -101,7 +101,7 @@ fn past_the_grace_running_jobs_are_cancelled_and_waiting_ones_do_not_start() {
     hold.start(&mut client);
     let queued = client.store("GET", "/own/no-interpreter", b"");
     deferd.signal("-TERM");
-    // A script that minds no SIGTERM is the one that can tell that it got it.
+    // Only a script that ignores SIGTERM can report that it received it.
     hold.wait_for("term");
     hold.release();
     assert_eq!(deferd.wait().code(), Some(0));
@@ -190,13 +190,13 @@ fn what_waits_on_disk_is_left_for_the_next_deferd() {
 }
 
 #[test]
-fn a_result_expires_its_time_after_it_came_to_be_and_no_pending_job_does() {
+fn results_expire_after_their_time_pending_jobs_do_not() {
     let deferd = Deferd::with_scripts("", &["--ttl", "300ms", "--workers", "2"]);
     let mut client = deferd.client();
     let hold = Hold::new();
     let pending = hold.start(&mut client);
     let done = client.store("GET", "/_api/version", b"");
-    // Older than the one that expires here.
+    // Older than the result that expires here.
     eventually("the result expires", || client.get(&format!("/_api/job/{done}")).status == 404);
     client.put(&format!("/_api/job/{done}")).expect_error(404, 404);
     client.get(&format!("/_api/job/{pending}")).expect(204);

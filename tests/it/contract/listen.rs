@@ -1,4 +1,4 @@
-//! Where it listens: Unix sockets, sockets handed over, and what the service manager is told.
+//! Where deferd listens: Unix sockets, inherited sockets, and the messages to the service manager.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -47,7 +47,7 @@ fn version_over(path: &Path) -> String {
     version_with(path, "host: x\r\n")
 }
 
-/// The answer to a request with these field lines.
+/// Returns the answer to a request with these field lines.
 fn version_with(path: &Path, fields: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -63,7 +63,7 @@ fn a_unix_socket_is_private_and_removed_at_the_end() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let listen = format!("unix:{}", path.display());
-    // A socket that nobody serves any more is left over from a crash.
+    // A socket on which nothing listens any more is left over from a crash.
     drop(UnixListener::bind(&path).unwrap());
     let started = Started::new(deferd(&["--listen", &listen]));
     assert_eq!(started.1, format!("listening on {listen}"));
@@ -80,7 +80,7 @@ fn a_unix_socket_is_private_and_removed_at_the_end() {
     assert!(!path.exists());
 }
 
-/// No browser connects to a Unix socket, but a proxy does for it.
+/// No browser connects to a Unix socket, but a proxy does so on its behalf.
 #[test]
 fn unix_clients_use_any_host_and_pages_are_refused() {
     let dir = TempDir::new();
@@ -116,7 +116,7 @@ fn a_file_that_is_not_a_socket_stays() {
 }
 
 #[test]
-fn a_unix_socket_has_the_mode_and_group_that_were_asked_for() {
+fn a_unix_socket_has_the_configured_mode_and_group() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let gid = std::fs::metadata(&dir.0).unwrap().gid();
@@ -145,7 +145,7 @@ fn a_unix_socket_has_the_mode_and_group_that_were_asked_for() {
         assert!(!path.exists());
     }
     let other = format!("unix:{},group={}", path.display(), gid + 1);
-    // Only root may give a file to a group that it is not in.
+    // Only root may give a file to a group of which it is not a member.
     if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
         let started = Started::new(deferd(&["--listen", &other]));
         assert_eq!(std::fs::metadata(&path).unwrap().gid(), gid + 1);
@@ -161,7 +161,7 @@ fn a_unix_socket_has_the_mode_and_group_that_were_asked_for() {
     assert!(!path.exists(), "nothing is left behind");
 }
 
-/// A deferd with its log and every address that it says it listens on.
+/// Starts a deferd; returns it with every address that it reports, and the directory of its log.
 fn listening(arguments: &[&str]) -> (Started, Vec<String>, TempDir) {
     let dir = TempDir::new();
     let (stdout, stderr) = (dir.join("stdout"), dir.join("stderr"));
@@ -230,7 +230,7 @@ fn a_port_alone_is_that_of_both_loopback_addresses() {
 }
 
 #[test]
-fn an_error_of_one_address_is_told_by_its_name_and_leaves_no_file() {
+fn an_address_error_is_named_and_leaves_no_file() {
     let dir = TempDir::new();
     let unix = format!("unix:{}", dir.join("socket").display());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -244,18 +244,18 @@ fn an_error_of_one_address_is_told_by_its_name_and_leaves_no_file() {
     assert!(!dir.join("socket").exists());
 }
 
-/// Starts deferd as a service manager does: the socket as descriptor 3, and the variables.
+/// Starts deferd as a service manager does: with the socket as descriptor 3, and the variables.
 fn activated(socket: impl Into<OwnedFd>, arguments: &str) -> Started {
     let binary = env!("CARGO_BIN_EXE_deferd");
     let script = format!("LISTEN_FDS=1 LISTEN_PID=$$ exec {binary} {arguments} 3<&0 </dev/null");
     let mut shell = Command::new("sh");
-    // Handed on as stdin, it is in no other process that a test starts, and shells know its number.
+    // Passed as stdin, it is inherited by no other process that a test starts, and shells know its number.
     shell.args(["-c", &script]).stdin(Stdio::from(socket.into()));
     Started::new(shell)
 }
 
 #[test]
-fn a_socket_that_is_handed_over_is_served() {
+fn an_inherited_socket_is_served() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let dir = TempDir::new();
@@ -271,7 +271,7 @@ fn a_socket_that_is_handed_over_is_served() {
 }
 
 #[test]
-fn all_sockets_that_are_handed_over_are_served() {
+fn all_inherited_sockets_are_served() {
     let dir = TempDir::new();
     let (listener, path) = (TcpListener::bind("127.0.0.1:0").unwrap(), dir.join("socket"));
     let address = listener.local_addr().unwrap();
@@ -293,7 +293,7 @@ fn all_sockets_that_are_handed_over_are_served() {
 }
 
 #[test]
-fn a_unix_socket_that_is_handed_over_is_served_and_stays() {
+fn an_inherited_unix_socket_is_served_and_stays() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let listener = UnixListener::bind(&path).unwrap();
@@ -304,7 +304,7 @@ fn a_unix_socket_that_is_handed_over_is_served_and_stays() {
 }
 
 #[test]
-fn the_service_manager_is_told_ready_and_stopping() {
+fn the_service_manager_is_notified() {
     let dir = TempDir::new();
     let socket = UnixDatagram::bind(dir.join("notify")).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -1,4 +1,4 @@
-//! The log: it holds up nothing, whoever reads it or not, and says what was asked for.
+//! The log: it holds up nothing, whether it is read or not, and its options work.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use crate::support::{
     Client, Deferd, Ended, PATIENCE, TempDir, eventually, first_line, run, run_deferd,
 };
 
-/// A deferd whose stderr is this, killed with the test.
+/// A deferd with this stderr, killed with the test.
 struct Started(Child, Client);
 
 impl Started {
@@ -50,9 +50,9 @@ fn deferd(arguments: &[&str]) -> Command {
     command
 }
 
-/// A pipe holds some 400 lines; before, the next one stopped its thread for good.
+/// A pipe holds some 400 lines; formerly, the next line stopped its thread for ever.
 #[test]
-fn an_unread_stderr_holds_up_no_request_and_dropped_lines_are_counted() {
+fn an_unread_stderr_delays_no_request() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     reader.set_read_timeout(Some(PATIENCE)).unwrap();
     let stderr = Stdio::from(OwnedFd::from(stderr));
@@ -66,7 +66,7 @@ fn an_unread_stderr_holds_up_no_request_and_dropped_lines_are_counted() {
     let dropped = lines.find(|line| line.contains("lines of the log were dropped")).unwrap();
     let count = dropped.strip_prefix("deferd: ").unwrap().split(' ').next().unwrap();
     assert!(count.parse::<u32>().unwrap() > 100, "{dropped}");
-    // What comes later is there again, in the order in which it came.
+    // Later lines are written again, in the order of their events.
     let rest = thread::spawn(move || lines.collect::<Vec<_>>());
     started.1.get("/_admin/time?last").expect(200);
     started.terminate();
@@ -76,7 +76,7 @@ fn an_unread_stderr_holds_up_no_request_and_dropped_lines_are_counted() {
     assert!(last.is_some() && end > last, "{rest:?}");
 }
 
-/// An orderly end loses no line.
+/// An orderly shutdown loses no line.
 #[test]
 fn the_last_line_before_the_end_is_written() {
     for _ in 0..10 {
@@ -90,7 +90,7 @@ fn the_last_line_before_the_end_is_written() {
 }
 
 #[test]
-fn a_script_has_a_hundred_lines_in_the_log_and_then_one() {
+fn a_script_has_at_most_a_hundred_lines_logged() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for (lines, left_out) in [(100, None), (101, Some(1)), (350, Some(250))] {
@@ -113,7 +113,7 @@ fn a_script_has_a_hundred_lines_in_the_log_and_then_one() {
     }
 }
 
-/// Runs a deferd that has this `JOURNAL_STREAM`; what it logs, with one request.
+/// Runs a deferd with this `JOURNAL_STREAM`; returns what it logs for one request.
 fn logged_with(stream: impl Fn(&File) -> String) -> String {
     let dir = TempDir::new();
     let path = dir.join("stderr");
@@ -136,7 +136,7 @@ fn lines_for_the_journal_have_a_priority_and_no_time() {
     assert!(log.lines().all(|line| line.starts_with("<6>") || line.starts_with("<4>")), "{log}");
     assert!(log.contains("<6>request=GET target=/_admin/time peer="), "{log}");
     assert!(log.contains("<4>--listen :0 is 127.0.0.1:0"), "{log}");
-    // Inherited by a process whose stderr is another file.
+    // Inherited by a process whose stderr is a different file.
     for other in ["1:1", "", "journal"] {
         let log = logged_with(|_| other.into());
         assert!(log.lines().all(|line| line.starts_with('[')), "{log}");
@@ -144,7 +144,7 @@ fn lines_for_the_journal_have_a_priority_and_no_time() {
     }
 }
 
-/// The log of a deferd with this `RUST_LOG` and these options, after one request.
+/// Returns the log of a deferd with this `RUST_LOG` and these options, after one request.
 fn log_of(rust_log: &str, arguments: &[&str]) -> String {
     let dir = TempDir::new();
     let path = dir.join("stderr");
@@ -183,7 +183,7 @@ fn log_is_an_option_and_wins_over_rust_log() {
 }
 
 #[test]
-fn a_start_up_error_is_told_behind_what_was_logged() {
+fn a_start_up_error_follows_the_log() {
     let dir = TempDir::new();
     let missing = format!("/x=run:{}", dir.join("missing").display());
     let mut command = deferd(&["--listen", ":0", "--route", &missing]);
@@ -196,7 +196,7 @@ fn a_start_up_error_is_told_behind_what_was_logged() {
 }
 
 #[test]
-fn an_async_field_without_meaning_is_told() {
+fn an_async_field_without_meaning_is_logged() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     let ask = |client: &mut Client, fields: &[(&str, &str)]| {

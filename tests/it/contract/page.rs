@@ -1,5 +1,4 @@
-//! The page `/_admin/ui`: how it is sent and guarded, and who may come to it. `tests/pages/ui.mjs` uses it in a
-//! browser.
+//! The page `/_admin/ui`: how it is sent and guarded, and who may reach it. `tests/pages/ui.mjs` uses it in a browser.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +24,7 @@ fn guarded(reply: Reply) -> Reply {
     reply
 }
 
-/// What stands between the tags of the one element of this name.
+/// Returns what is between the tags of the only element with this name.
 fn element(name: &str) -> &'static str {
     let (_, rest) = PAGE.split_once(&format!("<{name}>")).unwrap();
     rest.split_once(&format!("</{name}>")).unwrap().0

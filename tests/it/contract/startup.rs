@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Ability, Client, Deferd, Ended, TempDir, eventually, lacks, run, run_deferd};
 
-/// Asserts exit 2, nothing on stdout, and one line on stderr with all of these.
+/// Asserts exit code 2, nothing on stdout, and one line on stderr with all of these parts.
 #[track_caller]
 fn assert_invalid(arguments: &[&str], parts: &[&str]) {
     let Ended { code, stdout, stderr } = run_deferd(arguments);
@@ -18,7 +18,7 @@ fn assert_invalid(arguments: &[&str], parts: &[&str]) {
 }
 
 #[test]
-fn a_start_up_error_names_the_option_the_value_and_what_is_wrong() {
+fn a_start_up_error_names_option_value_and_fault() {
     for (arguments, parts) in [
         (&["--queue", "none"][..], &["--queue", "\"none\"", "number"][..]),
         (&["--queue", "0"], &["--queue", "\"0\"", "at least 1"]),
@@ -90,7 +90,7 @@ fn an_error_in_the_file_names_its_line() {
         let mut parts = parts.to_vec();
         parts.push(&file);
         assert_invalid(&["--config", &file], &parts);
-        // The command line does not mend the file.
+        // The command line does not repair the file.
         assert_invalid(&["--queue", "7", "--config", &file, "--ttl", "1h"], &parts);
     }
 }
@@ -122,7 +122,7 @@ fn a_failure_of_the_system_exits_1() {
 }
 
 #[test]
-fn the_first_line_says_where_it_listens_and_deferd_outlives_its_reader() {
+fn the_first_line_of_stdout_names_the_address() {
     let mut deferd = Deferd::start(&[]);
     assert_ne!(deferd.address.port(), 0);
     // The harness has read the line and closed the pipe.
@@ -169,7 +169,7 @@ fn with_insecure_it_listens_to_strangers() {
 }
 
 #[test]
-fn a_file_holds_options_the_command_line_replaces_them_and_routes_add_up() {
+fn the_command_line_replaces_options_of_the_file() {
     let dir = TempDir::new();
     let file = dir.join("config").display().to_string();
     let scripts = crate::support::fixtures().display().to_string();
@@ -187,7 +187,7 @@ fn a_file_holds_options_the_command_line_replaces_them_and_routes_add_up() {
     let refused = deferd.client().get("/file/c-zeros?1025").expect(502).text();
     assert!(refused.contains("more than max-output 1K"), "{refused}");
     deferd.client().get("/line/c-zeros?1").expect(404);
-    // The command line wins on either side of the file.
+    // The command line takes precedence, whether it is before or after the file.
     for arguments in [
         ["--max-body", "20", "--config", &file, "--route", &line_route],
         ["--route", &line_route, "--config", &file, "--max-body", "20"],

@@ -1,8 +1,8 @@
-//! SIGKILL under load, again and again, on one directory: what a client was told is so afterwards.
+//! SIGKILL under load, repeatedly, on one directory: what clients were told still holds afterwards.
 //!
-//! Each round starts deferd on what the last one left, accounts for every id that any client ever got,
-//! then lets clients submit, collect and delete until deferd is killed in the middle of it. How long that
-//! is, is random, in every second round from the first `202` on; the seed is printed on failure.
+//! Each round starts deferd on what the previous one left, accounts for every id that any client ever received, and
+//! then lets clients submit, collect and delete until deferd is killed in the middle of that. The duration is random;
+//! in every second round it begins at the first `202`. The seed is printed on failure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Read, Write};
@@ -15,20 +15,19 @@ use std::time::{Duration, Instant};
 use crate::support::{Client, Deferd, PATIENCE, TempDir, eventually, uninterrupted};
 use fastrand::Rng;
 
-/// As many rounds as this, or as there is time for.
+/// The number of rounds, if there is time for all.
 const ROUNDS: usize = 200;
 const TIME: Duration = Duration::from_secs(90);
 const CLIENTS: usize = 4;
 
-/// What became of a job, as far as its client knows.
+/// The state of a job, as far as its client knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It was accepted: it is there.
+    /// It was accepted: it exists.
     Accepted,
-    /// Its result came whole, and nothing was answered on that connection since: it may be there
-    /// once more.
+    /// Its result arrived completely, and nothing was answered on that connection since: it may exist once more.
     Delivered,
-    /// Its result came whole, and a later submission was answered; or it was deleted: it is gone.
+    /// Its result arrived completely, and a later submission was answered; or it was deleted: it is removed.
     Gone,
 }
 
@@ -67,29 +66,29 @@ fn whatever_is_killed_every_202_is_accounted_for() {
     );
 }
 
-/// From when on deferd lives for its time.
+/// When the time begins for which deferd lives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Begin {
     Start,
-    /// However busy the machine is, there are jobs then.
+    /// At the first `202`: however busy the machine is, there are jobs then.
     FirstAccepted,
 }
 
-/// What its clients and its killer know of the life of one deferd.
+/// What the clients and the killer know about the life of one deferd.
 #[derive(Default)]
 struct Life {
-    /// A client has got a `202`.
+    /// Whether a client has received a `202`.
     accepted: AtomicBool,
     killed: AtomicBool,
 }
 
-/// What all clients know: of each id, the number that was submitted and what became of it.
+/// What all clients know: for each id, the number that was submitted, and the fate of the job.
 type Fates = BTreeMap<u64, (u64, Fate)>;
 
-/// One directory through all its deferds.
+/// One directory, over the lives of all its deferds.
 struct Overlay {
     data: TempDir,
-    /// The numbers below this one were submitted.
+    /// The numbers below this were submitted.
     submitted: AtomicU64,
     known: Fates,
 }
@@ -99,12 +98,12 @@ impl Overlay {
         Deferd::with_scripts("", &["--data", self.data.join("store").to_str().unwrap()])
     }
 
-    /// The file in which each script leaves its number.
+    /// Returns the file in which each script leaves its number.
     fn ran(&self) -> PathBuf {
         self.data.join("ran")
     }
 
-    /// Compares what is there with what is known, and collects it; how many jobs were interrupted.
+    /// Compares what exists with what is known, and collects it; returns how many jobs were interrupted.
     fn account(&mut self, deferd: &Deferd) -> usize {
         let mut client = deferd.client();
         eventually("what waits has run", || client.list("pending").is_empty());
@@ -122,7 +121,7 @@ impl Overlay {
         interrupted
     }
 
-    /// Collects a result, once; whether its job was interrupted.
+    /// Collects a result, once; returns whether its job was interrupted.
     fn collect(&mut self, client: &mut Client, id: u64) -> bool {
         let number = self.known.get(&id).map(|(number, _)| *number);
         let reply = client.put(&format!("/_api/job/{id}"));
@@ -134,7 +133,7 @@ impl Overlay {
             let text = reply.text();
             let said: u64 = text.lines().next().unwrap().parse().unwrap();
             assert!(text == content(said), "{id}: {} bytes", text.len());
-            // One whose 202 did not reach its client is any of those that were submitted.
+            // A job whose 202 did not reach its client can be any of those that were submitted.
             let submitted = self.submitted.load(Ordering::Relaxed);
             assert!(number.map_or(said < submitted, |number| said == number), "{id}: {reply:?}");
         }
@@ -142,7 +141,7 @@ impl Overlay {
         interrupted
     }
 
-    /// When a later submission is durable, so is all that was answered on this connection before.
+    /// Once a later submission is durable, everything answered earlier on this connection is as well.
     fn settle(&mut self, client: &mut Client) {
         let number = self.submitted.fetch_add(1, Ordering::Relaxed);
         let target = format!("/run/k-once?{}", self.ran().display());
@@ -160,9 +159,9 @@ impl Overlay {
             if begin == Begin::FirstAccepted {
                 eventually("a job is accepted", || life.accepted.load(Ordering::Acquire));
             }
-            // The one wait that is meant: until the moment of the kill.
+            // This wait is intended: until the moment of the kill.
             thread::sleep(span);
-            // Dropped, it is killed by SIGKILL.
+            // Dropping it kills it by SIGKILL.
             drop(deferd);
             life.killed.store(true, Ordering::Release);
             clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
@@ -171,7 +170,7 @@ impl Overlay {
     }
 }
 
-/// The content of a request, and of its result: some is so large that it is a file.
+/// Returns the content of a request, and of its result: some is so large that it is a file.
 fn content(number: u64) -> String {
     let rest = if number.is_multiple_of(4) { "x".repeat(100_000) } else { String::new() };
     format!("{number}\n{rest}")
@@ -188,13 +187,13 @@ fn work(address: SocketAddr, client: usize, ran: &Path, number: &AtomicU64, life
         let Some((202, id, _)) = raw.exchange("POST", &target, &body) else { break };
         let id = id.expect("a 202 has an id");
         life.accepted.store(true, Ordering::Release);
-        // On this connection all before is older than that, and durable.
+        // Everything earlier on this connection is older, and therefore durable.
         let delivered = fates.values_mut().filter(|(_, fate)| *fate == Fate::Delivered);
         delivered.for_each(|(_, fate)| *fate = Fate::Gone);
         fates.insert(id, (n, Fate::Accepted));
         let job = format!("/_api/job/{id}");
         if (n as usize + client).is_multiple_of(5) {
-            // From now on it may be gone, and is for sure when that is answered.
+            // From now on it may be removed, and it is certainly removed once this is answered.
             fates.insert(id, (n, Fate::Delivered));
             let Some((200, ..)) = raw.exchange("DELETE", &job, "") else { break };
             fates.insert(id, (n, Fate::Gone));
@@ -205,7 +204,7 @@ fn work(address: SocketAddr, client: usize, ran: &Path, number: &AtomicU64, life
                     other => break other,
                 }
             };
-            // Not whole: perhaps it was on its way, and then it is still there.
+            // Not complete: it may have been under way, and then it still exists.
             let Some((200, _, text)) = collected else { break };
             assert!(text == body, "{} bytes of {}", text.len(), body.len());
             fates.insert(id, (n, Fate::Delivered));
@@ -226,7 +225,7 @@ impl Raw {
         Some(Self(stream, Vec::new()))
     }
 
-    /// Status, id and content of a whole answer; `None` when the connection breaks before.
+    /// Returns status, id and content of a complete answer; `None` if the connection breaks before.
     fn exchange(
         &mut self,
         method: &str,

@@ -1,4 +1,4 @@
-//! What is left when deferd or the machine ends without warning.
+//! What remains when deferd or the machine ends without warning.
 
 mod kill;
 mod notices;

@@ -1,4 +1,4 @@
-//! The power cut and the outbox: a result that is on the disk has all its notices there, and no notice is there
+//! The power cut and the outbox: a result that is on the disk has all its notices there, and there is no notice
 //! without its result.
 
 use std::collections::BTreeMap;
@@ -10,10 +10,10 @@ use deferd::store::disk::{DiskStore, Durability};
 use deferd::store::{JobState, Status, Store};
 use http::Response;
 
-/// Jobs of each way to end.
+/// How many jobs take each way.
 const ROUNDS: usize = 4;
 
-/// How many images there are at least.
+/// The least number of images.
 const MANY: usize = 50;
 
 /// What was done with a job.
@@ -40,7 +40,7 @@ fn a_power_cut_parts_no_result_from_its_notices() {
         for round in 0..ROUNDS {
             for (n, way) in WAYS.into_iter().enumerate() {
                 let job = drive(&store, round * WAYS.len() + n, way);
-                // From so many calls of the disk on, it is there as it is now.
+                // After this many calls of the disk, the job is as it is now.
                 jobs.push((job.key.id, way, volume.recorded()));
             }
         }
@@ -57,7 +57,7 @@ fn a_power_cut_parts_no_result_from_its_notices() {
     }
 }
 
-/// Takes a job on its way; all of it is on the disk then.
+/// Takes a job along its way; afterwards, all of it is on the disk.
 fn drive(store: &DiskStore, n: usize, way: Way) -> Job {
     let keep = if way == Way::Dropped { Keep::Nothing } else { Keep::Result };
     let job = offer_telling(store, n, keep).unwrap();
@@ -65,7 +65,7 @@ fn drive(store: &DiskStore, n: usize, way: Way) -> Job {
         store.cancel(&job.key, at(THEN)).unwrap();
     } else {
         while claim(store).expect("it waits").job != job.key {
-            // Notices before it stay begun: a crash lets them wait again.
+            // Earlier notices stay begun: a crash makes them wait again.
         }
     }
     if way == Way::Forgotten {
@@ -79,11 +79,11 @@ fn drive(store: &DiskStore, n: usize, way: Way) -> Job {
     job
 }
 
-/// Opens an image: each job that is done has all its notices, and no other has one.
+/// Opens an image: each job that is done has all its notices, and no other job has one.
 fn check(image: Image, durability: Durability, jobs: &[(JobId, Way, usize)], calls: usize) {
     let volume = Volume::of(image);
     let (store, _) = open_with(telling(), CAPACITY, &volume, durability).expect("it opens");
-    // What was interrupted has its result, and so its notices, from here on.
+    // An interrupted job has its result, and thereby its notices, from here on.
     store.flush().unwrap();
     let mut notices: BTreeMap<JobId, Vec<&'static str>> = BTreeMap::new();
     let mut waiting = Vec::new();

@@ -1,8 +1,8 @@
-//! The power cut: whatever it leaves of a disk opens, and holds what was promised by then.
+//! The power cut: whatever it leaves of a disk can be opened, and holds what was promised by then.
 //!
-//! Random operations are driven over a store on a disk that records what is done to it. After each
-//! answer it is noted what that promises. Then the power is cut after every call that the disk got: the
-//! disk has what was synced, and of the rest any part, torn between sectors.
+//! A store with random operations is on a disk that records what is done to it. After each answer, its promise is
+//! recorded. Then the power is cut after every call to the disk: the disk has what was synced, and any part of the
+//! rest, torn between sectors.
 
 use std::thread;
 
@@ -17,10 +17,10 @@ use deferd::store::{Lane, Store, Tells};
 
 /// Scenarios for each durability, and operations in each.
 const SCENARIOS: u64 = 8;
-/// How many images there are at least.
+/// The least number of images.
 const MANY: usize = 1000;
 const OPERATIONS: usize = 60;
-/// Of how many images one is cut again while it is opened.
+/// One of this many images is cut again while it is opened.
 const CUT_AGAIN: usize = 8;
 
 #[test]
@@ -67,7 +67,7 @@ fn a_job_that_cuts_the_power_is_begun_three_times() {
     }
 }
 
-/// What had been promised when the disk had got so many calls.
+/// What had been promised when the disk had received this many calls.
 struct Note {
     calls: usize,
     promises: Promises,
@@ -110,7 +110,7 @@ fn cut_everywhere(seed: u64, durability: Durability) -> usize {
     events.len() + 1
 }
 
-/// Says on failure which image it was.
+/// Reports, on failure, which image it was.
 struct Say<'a> {
     seed: u64,
     durability: Durability,
@@ -132,7 +132,7 @@ impl Drop for Say<'_> {
     }
 }
 
-/// Opens the image, and cuts the power again while that is under way.
+/// Opens the image, and cuts the power again during that.
 fn cut_again(image: Image, durability: Durability, random: &mut Rng) -> Image {
     let volume = Volume::of(image);
     let mut medium = volume.medium();

@@ -1,4 +1,4 @@
-//! What becomes of jobs that were not done when deferd was killed, when it is started again.
+//! What happens, at the next start, to jobs that were not done when deferd was killed.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::support::hold::Hold;
 use crate::support::upstream::{Then, Upstream};
 use crate::support::{Client, Deferd, Ended, TempDir, eventually, run_deferd};
 
-/// A directory of jobs, and a file that they append to.
+/// A directory of jobs, and a file to which they append.
 struct Trial {
     dir: TempDir,
 }
@@ -42,7 +42,7 @@ impl Trial {
         std::fs::read_to_string(self.file()).unwrap_or_default()
     }
 
-    /// The target that appends its content to the file.
+    /// Returns the target that appends its content to the file.
     fn append(&self) -> String {
         format!("/run/c-append?{}", self.file().display())
     }
@@ -68,7 +68,7 @@ fn more_jobs_than_the_queue_holds_run_in_their_order() {
     ids.iter().for_each(|id| drop(client.result(id).expect(200)));
     let expected: String = (0..JOBS).map(|n| format!("{n}\n")).collect();
     assert_eq!(trial.appended(), expected);
-    // It ran, and its route does not say that it may run twice.
+    // It ran, and its route does not permit a second run.
     let interrupted = client.result(&running).expect_job_error(500, 500);
     assert_eq!(interrupted.json()["errorMessage"], "interrupted");
     // And the queue takes new jobs.
@@ -77,12 +77,12 @@ fn more_jobs_than_the_queue_holds_run_in_their_order() {
 }
 
 #[test]
-fn a_job_runs_again_where_its_route_says_so() {
+fn a_job_runs_again_if_its_route_says_so() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start(",rerun=yes", &[]);
     let running = hold.start(&mut deferd.client());
     drop(deferd);
-    // The script that was left alone ends, and says so; the next one says that it has begun.
+    // The script that was left behind ends, and records it; the next one records that it has begun.
     hold.release();
     hold.wait_for("ended");
     hold.forget();
@@ -101,7 +101,7 @@ fn a_job_that_kills_its_host_begins_three_times() {
         let start = || trial.start(",rerun=yes", &["--durability", durability]);
         let mut deferd = start();
         let target = format!("/run/c-poison?{}", trial.file().display());
-        // The answer may be cut off by the end.
+        // The end may cut off the answer.
         let request = format!(
             "POST {target} HTTP/1.1\r\nhost: x\r\nx-arango-async: store\r\ncontent-length: 6\r\n\r\nbegun\n"
         );
@@ -125,7 +125,7 @@ fn a_job_that_kills_its_host_begins_three_times() {
 }
 
 #[test]
-fn a_job_between_two_attempts_waits_over_an_orderly_end_and_a_kill() {
+fn a_delayed_job_survives_an_end_and_a_kill() {
     let dir = TempDir::new();
     let data = dir.join("data").display().to_string();
     let is_busy = Arc::new(AtomicBool::new(true));
@@ -146,7 +146,7 @@ fn a_job_between_two_attempts_waits_over_an_orderly_end_and_a_kill() {
         eventually("it waits for its next attempt", || {
             deferd.log().contains(&format!("job={id} attempt 1 ended"))
         });
-        // A later submission is durable, so what came before it is as well.
+        // A later submission is durable, so everything before it is as well.
         deferd.client().store("GET", "/_admin/time", b"");
         deferd.signal(end);
         deferd.wait();
@@ -187,7 +187,7 @@ fn make_old(trial: &Trial) {
 }
 
 #[test]
-fn the_status_of_a_done_job_says_how_it_ended_after_a_restart_and_an_upgrade() {
+fn status_tells_the_ending_after_restart_and_upgrade() {
     let trial = Trial::new();
     let mut deferd = trial.start("", &[]);
     let mut client = deferd.client();
@@ -243,7 +243,7 @@ fn an_orderly_end_leaves_what_runs_as_a_crash_does() {
 }
 
 #[test]
-fn a_job_that_was_cancelled_stays_so_at_an_orderly_end() {
+fn a_cancelled_job_stays_cancelled_at_the_shutdown() {
     let (trial, hold) = (Trial::new(), Hold::deaf());
     let mut deferd = trial.start(",rerun=yes", &["--grace", "100ms"]);
     let mut client = deferd.client();
@@ -259,7 +259,7 @@ fn a_job_that_was_cancelled_stays_so_at_an_orderly_end() {
 }
 
 #[test]
-fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
+fn the_result_of_a_job_names_its_missing_route() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start(",rerun=yes", &[]);
     let mut client = deferd.client();
@@ -275,7 +275,7 @@ fn a_job_whose_route_is_gone_is_done_with_a_result_that_says_so() {
 }
 
 #[test]
-fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
+fn an_unwanted_job_runs_unlisted_after_a_restart() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start("", &[]);
     let mut client = deferd.client();
@@ -292,7 +292,7 @@ fn a_job_that_nobody_waits_for_runs_after_a_restart_and_is_listed_nowhere() {
     client.wait_done(&running);
     eventually("nothing is pending", || client.list("pending").is_empty());
     assert_eq!(client.list("done"), [running]);
-    // Nor does it run once more.
+    // It does not run a second time either.
     drop((client, deferd));
     let deferd = trial.start("", &[]);
     let mut client = deferd.client();
@@ -314,7 +314,7 @@ fn content_larger_than_memory_outlives_a_kill() {
     let large = client.store("POST", "/run/s-cat", &vec![b'x'; SIZE]);
     let small = client.store("POST", &trial.append(), b"small\n");
     drop((client, deferd));
-    // Files that no record names, as a kill leaves them, and one of another program.
+    // Files that no record names, as a kill leaves them, and a file of another program.
     let folder = Path::new(&trial.data()).join("content");
     let orphan = folder.join("0123456789abcdef".repeat(2));
     fs::write(&orphan, b"half of").unwrap();
@@ -332,7 +332,7 @@ fn content_larger_than_memory_outlives_a_kill() {
 }
 
 #[test]
-fn a_job_whose_file_is_gone_says_so_and_stops_nothing() {
+fn a_job_with_a_missing_file_reports_that() {
     let (trial, hold) = (Trial::new(), Hold::new());
     let deferd = trial.start("", &[]);
     let mut client = deferd.client();
@@ -344,7 +344,7 @@ fn a_job_whose_file_is_gone_says_so_and_stops_nothing() {
     drop((client, deferd));
     for (n, file) in fs::read_dir(Path::new(&trial.data()).join("content")).unwrap().enumerate() {
         let path = file.unwrap().path();
-        // One is missing, and the other is cut.
+        // One is missing, and the other is truncated.
         if n == 0 { fs::remove_file(path).unwrap() } else { fs::write(path, b"short").unwrap() }
     }
     let deferd = trial.start("", &[]);
@@ -377,7 +377,7 @@ fn contents_without_their_records_are_not_removed() {
     assert_eq!(deferd.client().result(&id).expect(200).body.len(), 100_000);
 }
 
-/// Content that is still to come fills the memory: clients that have sent most of theirs.
+/// Fills the memory with content that is still arriving: clients have sent most of theirs.
 fn fill_memory(deferd: &Deferd) -> Vec<Client> {
     let mut clients = Vec::new();
     let head = "POST /run/c-talk HTTP/1.1\r\nhost: x\r\ncontent-length: 61000\r\n\r\n";

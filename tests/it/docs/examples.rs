@@ -1,4 +1,4 @@
-//! The scripts that are shipped as examples do what they promise.
+//! The example scripts that are shipped do what they promise.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::support::{Deferd, eventually};
 use serde_json::{Value, json};
 
-/// A deferd with the examples, as their own comments call them.
+/// Starts a deferd with the examples, called as their own comments say.
 fn start() -> Deferd {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let cgi = format!("/cgi-bin/=cgi:{}", scripts.join("cgi-bin").display());
@@ -59,7 +59,7 @@ fn system_describes_this_host_as_json() {
     }
 }
 
-/// The checksum of POSIX, by the program itself.
+/// Returns the checksum of POSIX, computed by the program itself.
 fn cksum(content: &[u8]) -> u64 {
     let mut command = Command::new("cksum");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

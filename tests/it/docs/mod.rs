@@ -1,4 +1,4 @@
-//! What the documents say is what deferd does.
+//! The documents describe what deferd does.
 
 mod examples;
 mod openapi;

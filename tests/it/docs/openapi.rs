@@ -1,5 +1,5 @@
-//! The description at `/_api/openapi.json` against what is answered: every operation is asked in every
-//! way that it knows, and what comes must be what is described, no more and no less.
+//! The description at `/_api/openapi.json` against the answers: every operation is requested in every way that it
+//! knows, and the answers must be exactly those that are described.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ fn operations(root: &Value) -> Vec<Operation<'_>> {
 }
 
 impl Operation<'_> {
-    /// A target that means this operation, with all that it needs.
+    /// Returns a target for this operation, with everything that it needs.
     fn target(&self, id: &str) -> String {
         let query = match self.path {
             "/_api/job/expired" => "?stamp=0",
@@ -69,7 +69,7 @@ impl<'a> Seen<'a> {
         self.root.pointer(reference.strip_prefix('#').unwrap()).expect(reference)
     }
 
-    /// Takes note of an answer, which must be one of those that are described.
+    /// Records an answer, which must be one of those that are described.
     fn note(&mut self, operation: &Operation<'a>, reply: &Reply) {
         let what = format!("{} {}: {reply:?}", operation.method, operation.path);
         let status = reply.status.to_string();
@@ -90,7 +90,7 @@ impl<'a> Seen<'a> {
         self.statuses.insert((operation.path.to_owned(), operation.method.clone(), status));
     }
 
-    /// Asserts that all that is described was seen.
+    /// Asserts that everything that is described was seen.
     fn assert_complete(&self) {
         for operation in operations(self.root) {
             for status in operation.description["responses"].as_object().unwrap().keys() {
@@ -101,7 +101,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// An instance whose queue is full for good.
+/// Starts an instance whose queue is permanently full.
 fn full() -> Deferd {
     let deferd = Deferd::start(&["--workers", "1", "--queue", "1"]);
     let mut client = deferd.client();
@@ -114,15 +114,15 @@ fn full() -> Deferd {
 }
 
 #[test]
-fn every_described_answer_is_given_and_every_given_one_is_described() {
-    // Workers enough for the jobs that are forgotten while they sleep.
+fn answers_and_description_match_exactly() {
+    // Enough workers for the jobs that are forgotten while they sleep.
     let deferd = Deferd::start(&["--max-body", "1K", "--workers", "16"]);
     let (full, hasty) = (full(), Deferd::start(&["--timeout", "1ms"]));
     let mut client = deferd.client();
     let root = describe(&mut client, &[]);
     let mut seen = Seen::new(&root);
     for operation in operations(&root) {
-        // As a request, with all that the operation says of a job.
+        // A request with everything that the operation reports about a job.
         let done = client.store("GET", "/_admin/time", b"");
         client.wait_done(&done);
         let pending = client.store("GET", "/_admin/sleep?duration=3600", b"");
@@ -139,7 +139,7 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
         // What every operation has in common. A refusal may end its connection.
         let deferred = operation.send(&mut client, "1", &[ASYNC]).expect(202);
         seen.note(&operation, &deferred);
-        // It may forget all keys, so it comes to its end before there is one.
+        // It may forget all keys, so it ends before there is one.
         let path = format!("/_api/job/{}", deferred.id().unwrap());
         crate::support::eventually("it ran", || client.get(&path).status != 204);
         let named = [ASYNC, ("idempotency-key", "first")];
@@ -168,7 +168,7 @@ fn every_described_answer_is_given_and_every_given_one_is_described() {
 }
 
 #[test]
-fn where_credentials_are_asked_for_the_description_says_so() {
+fn the_description_says_where_credentials_are_required() {
     let open = Deferd::start(&[]);
     let root = describe(&mut open.client(), &[]);
     assert_eq!(root["security"], Value::Null);

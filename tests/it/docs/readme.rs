@@ -1,13 +1,13 @@
-//! The README's transcripts, run as they stand: its commands, its answers.
+//! The README's transcripts, run exactly as written: its commands, its answers.
 //!
-//! The commands are carried out by a small reading of curl's options, so that the test needs no curl.
-//! Numbers (ids, sizes) may differ; everything else that the README shows must be in the answer.
+//! A small parser of curl's options runs the commands, so that the test needs no curl. Numbers (ids, sizes) may
+//! differ; everything else that the README shows must be in the answer.
 
 use crate::support::{Deferd, Reply, eventually};
 
 const README: &str = include_str!("../../../README.md");
 
-/// The fenced blocks of the README: language and text.
+/// Returns the fenced blocks of the README: language and text.
 fn blocks() -> Vec<(&'static str, &'static str)> {
     let fenced = README.split("```").skip(1).step_by(2);
     fenced.map(|block| block.split_once('\n').unwrap()).collect()
@@ -32,7 +32,7 @@ fn words(line: &str, id: &str) -> Vec<String> {
     words
 }
 
-/// Carries out a curl command of the README.
+/// Runs a curl command of the README.
 fn curl(deferd: &Deferd, line: &str, id: &str) -> Reply {
     let mut method = "GET".to_owned();
     let mut fields = Vec::new();
@@ -61,7 +61,7 @@ fn curl(deferd: &Deferd, line: &str, id: &str) -> Reply {
     deferd.client().request(&method, &target, &fields, &body)
 }
 
-/// Every run of digits as one `N`.
+/// Returns the text with every run of digits replaced by one `N`.
 fn without_numbers(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {

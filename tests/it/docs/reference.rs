@@ -1,4 +1,4 @@
-//! REFERENCE.md has a row for everything that a user can say or see, and no row for anything else.
+//! REFERENCE.md has a row for everything that a user can set or see, and no other rows.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ const REFERENCE: &str = include_str!("../../../REFERENCE.md");
 
 type Names = BTreeSet<String>;
 
-/// The cells of each row below a heading, up to the next heading.
+/// Returns the cells of each row below a heading, up to the next heading.
 fn rows(heading: &str) -> Vec<Vec<&'static str>> {
     let (_, below) = REFERENCE.split_once(&format!("\n{heading}\n")).expect(heading);
     let section = below.lines().take_while(|line| !line.starts_with('#'));
@@ -16,7 +16,7 @@ fn rows(heading: &str) -> Vec<Vec<&'static str>> {
     rows.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
-/// What the code spans in the first cells below a heading begin with, up to one of these characters.
+/// Returns the beginnings of the code spans in the first cells below a heading, up to one of these characters.
 fn names(heading: &str, ends: &[char]) -> Names {
     let rows = rows(heading);
     let cells = rows.iter().map(|cells| cells[0]);
@@ -24,7 +24,7 @@ fn names(heading: &str, ends: &[char]) -> Names {
     spans.map(|span| span.split(ends).next().unwrap().to_owned()).collect()
 }
 
-/// The options at the beginning of the lines of a help text.
+/// Returns the options at the beginning of the lines of a help text.
 fn options(help: &str) -> Names {
     let lines = help.lines().filter_map(|line| line.strip_prefix("  -"));
     let heads = lines.map(|line| line.split("  ").next().unwrap());
@@ -44,7 +44,7 @@ fn assert_same(what: &str, told: &Names, is: &Names) {
 
 #[test]
 fn every_option_has_a_row_and_every_row_an_option() {
-    // `--route` has its place in the line of usage.
+    // `--route` is in the line of usage.
     let mut of_deferd = options(deferd::config::HELP);
     of_deferd.insert("--route".into());
     assert!(of_deferd.len() > 25, "{of_deferd:?}");
@@ -74,7 +74,7 @@ fn every_described_request_has_a_row() {
     let mut described = Names::new();
     for (path, methods) in root["paths"].as_object().unwrap() {
         let methods = methods.as_object().unwrap();
-        // Those of an endpoint with any method stand for GET alone.
+        // Endpoints with any method are described for GET alone.
         let any = methods.contains_key("patch");
         for method in methods.keys().filter(|method| !any || *method == "get") {
             described.insert(format!("{} {}", method.to_uppercase(), path.replace("{id}", "ID")));

@@ -1,10 +1,10 @@
-//! What a CGI script may answer (RFC 3875 section 6), and what the client gets of it.
+//! What a CGI script may answer (RFC 3875 section 6), and what the client receives.
 //!
-//! Most tests let `s-cat` answer: there, the request's content is the script's output.
+//! In most tests, `s-cat` answers: the request's content is the script's output.
 
 use crate::support::{Ability, Client, Deferd, Reply, eventually, fixtures, lacks};
 
-/// The answer to a script's output, and the result of the same as a job.
+/// Returns the answer to a script's output, and the result of the same request as a job.
 #[track_caller]
 fn both(client: &mut Client, output: &str) -> [Reply; 2] {
     let now = client.request("POST", "/cgi/s-cat", &[], output.as_bytes());
@@ -12,7 +12,7 @@ fn both(client: &mut Client, output: &str) -> [Reply; 2] {
     [now, client.result(&id)]
 }
 
-/// What a script is responsible for in an answer: all but the fields that deferd adds.
+/// Returns what the script determines in an answer: everything except the fields that deferd adds.
 fn of_the_script(reply: &Reply) -> (u16, Vec<(String, String)>, String) {
     const ADDED: [&str; 7] = [
         "date",
@@ -28,7 +28,7 @@ fn of_the_script(reply: &Reply) -> (u16, Vec<(String, String)>, String) {
     (reply.status, fields, reply.text())
 }
 
-/// Asserts one of deferd's own errors as an answer or as a job's result.
+/// Asserts that an answer or a job's result is one of deferd's own errors.
 #[track_caller]
 fn assert_error(reply: &Reply, status: u16, what: &str) {
     let mut bare = reply.clone();
@@ -49,7 +49,7 @@ fn a_document_reaches_the_client_with_its_status_and_fields() {
             "hello\n",
         ),
         ("CONTENT-TYPE:a/b\r\n\r\n\r\nhello", 200, &[("content-type", "a/b")], "\r\nhello"),
-        // Line ends may be mixed, as a script's libraries do.
+        // Line ends may be mixed, as the libraries of a script produce them.
         (
             "Content-Type: a/b\r\nX-One: 1\n\nhello",
             200,
@@ -62,7 +62,7 @@ fn a_document_reaches_the_client_with_its_status_and_fields() {
         ("Content-Type: a/b\nStatus: 299\n\nodd", 299, &[("content-type", "a/b")], "odd"),
         ("Status: 500 My fault\r\nContent-Type: a/b\r\n\r\n", 500, &[("content-type", "a/b")], ""),
         ("Status: 204 No Content\n\n", 204, &[], ""),
-        // As busybox httpd and lighttpd take it.
+        // As busybox httpd and lighttpd accept it.
         ("HTTP/1.0 200 OK\nContent-Type: a/b\n\nhello", 200, &[("content-type", "a/b")], "hello"),
         ("HTTP/1.1 404 Not here\r\n\r\nno", 404, &[], "no"),
         ("HTTP/1.1 200 OK\nX-One: 1\n\nhello", 200, &[("x-one", "1")], "hello"),
@@ -75,7 +75,7 @@ fn a_document_reaches_the_client_with_its_status_and_fields() {
         ("Status: 403\r\nX-One: 1\r\n", 403, &[("x-one", "1")], ""),
         ("Content-Type: a/b\nContent-Type: c/d\n\nx", 200, &[("content-type", "c/d")], "x"),
         ("Content-Type: a/b\nContent-Length: 5\n\nhello", 200, &[("content-type", "a/b")], "hello"),
-        // What goes beyond the announced length is dropped.
+        // Content beyond the announced length is dropped.
         ("Content-Type: a/b\nContent-Length: 2\n\nhello", 200, &[("content-type", "a/b")], "he"),
     ] {
         let fields = fields.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
@@ -111,7 +111,7 @@ fn a_client_redirect_reaches_the_client() {
 }
 
 #[test]
-fn a_local_redirect_is_answered_by_a_get_of_its_target() {
+fn a_local_redirect_runs_get_of_its_target() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for reply in both(&mut client, "Location: /cgi/s-environ/a%20b?q=%20\r\n\r\n") {
@@ -127,7 +127,7 @@ fn a_local_redirect_is_answered_by_a_get_of_its_target() {
         ] {
             assert!(variables.contains(&variable), "{variable}: {content:?}");
         }
-        // The content was the first script's.
+        // The content belonged to the first script.
         assert!(!content.contains("CONTENT_"), "{content:?}");
     }
     for reply in both(&mut client, "Location: /cgi/s-echo\n\n") {
@@ -150,7 +150,7 @@ fn a_local_redirect_may_lead_to_any_route() {
 }
 
 #[test]
-fn a_local_redirect_to_nowhere_is_not_found() {
+fn a_local_redirect_to_an_unknown_target_is_404() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for target in ["/cgi/s-missing", "/nowhere", "/cgi/../s-cat", "/cgi/%2e%2e/s-cat"] {
@@ -191,7 +191,7 @@ fn output_without_a_valid_header_block_is_a_bad_gateway() {
         "Status: abc\nContent-Type: a/b\n\n",
         "Status: 99\nContent-Type: a/b\n\n",
         "Status: 1000\nContent-Type: a/b\n\n",
-        // No final answer: a client would wait for another one behind it.
+        // Not a final answer: a client would wait for another one after it.
         "Status: 100 Continue\nContent-Type: a/b\n\n",
         "Status: 101 Switching Protocols\nContent-Type: a/b\n\n",
     ] {
@@ -202,9 +202,9 @@ fn output_without_a_valid_header_block_is_a_bad_gateway() {
     assert_error(&client.result(&id), 502, "a job");
 }
 
-/// The owner of a job sees what the script wrote; a client that waits may be another, and sees where that is.
+/// The owner of a job sees what the script wrote; a waiting client may be another user, and sees only where it is.
 #[test]
-fn the_offending_line_is_in_the_message_of_a_job_in_the_log_and_in_the_jobs_log() {
+fn the_offending_line_is_in_message_and_logs() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for (n, (output, kind, line)) in [
@@ -235,7 +235,7 @@ fn the_offending_line_is_in_the_message_of_a_job_in_the_log_and_in_the_jobs_log(
     }
 }
 
-/// A script that writes more than it announced need not be waited for.
+/// deferd need not wait for a script that writes more than it announced.
 #[test]
 fn a_script_that_writes_beyond_the_announced_length_is_ended() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -264,9 +264,9 @@ fn up_to_1000_fields_are_passed() {
     }
 }
 
-/// A script that knows HEAD says how long its answer to GET is.
+/// A script that knows HEAD announces the length of its answer to GET.
 #[test]
-fn a_head_request_is_answered_with_the_length_that_the_script_announces() {
+fn head_gets_the_length_that_the_script_announces() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let output = b"Content-Type: a/b\nContent-Length: 1234\n\n";
@@ -275,9 +275,9 @@ fn a_head_request_is_answered_with_the_length_that_the_script_announces() {
     client.get("/_api/version").expect(200);
 }
 
-/// What it wrote until then may be cut anywhere. A job's result says so; of an answer some has gone out already.
+/// Its output may have been cut anywhere. A job's result says so; of an answer, a part has already been sent.
 #[test]
-fn a_script_that_fails_behind_its_header_block_is_a_bad_gateway_or_a_broken_answer() {
+fn a_script_that_fails_midway_breaks_its_answer() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let short = "Content-Type: text/plain\nContent-Length: 100\n\nso far";
@@ -296,7 +296,7 @@ fn a_script_that_fails_behind_its_header_block_is_a_bad_gateway_or_a_broken_answ
 }
 
 #[test]
-fn fields_of_the_connection_and_of_the_length_are_not_passed() {
+fn hop_by_hop_fields_and_lengths_are_not_passed() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let output = "Content-Type: a/b\nConnection: close, X-Hop\nX-Hop: 1\nKeep-Alive: timeout=5\n\
@@ -308,11 +308,11 @@ fn fields_of_the_connection_and_of_the_length_are_not_passed() {
         let kept = kept.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(of_the_script(&reply), (200, kept.to_vec(), "hello".to_owned()));
     }
-    // The connection is still one: the next answer comes in order.
+    // The connection is still usable: the next answer is in order.
     client.get("/_api/version").expect(200);
 }
 
-/// Only a job's own result has the field: a script must not pass its answer off as one.
+/// Only a job's own result has the field: a script must not pass off its answer as one.
 #[test]
 fn a_script_cannot_set_the_id_of_a_job() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -321,7 +321,7 @@ fn a_script_cannot_set_the_id_of_a_job() {
     let reply = client.request("POST", "/cgi/s-cat", &[], output).expect(200);
     assert_eq!((reply.id(), reply.header("x-arango-async-job-id")), (None, None));
     let id = client.store("POST", "/cgi/s-cat", output);
-    // `result` sees to it that there is exactly one, of the job.
+    // `result` asserts that there is exactly one, that of the job.
     let reply = client.result(&id);
     assert_eq!(reply.header("x-arango-async-job-id"), Some(&*id));
 }
@@ -351,11 +351,11 @@ fn a_head_request_runs_the_script_and_gets_no_content() {
     let reply = client.result(&id).expect(200);
     assert_eq!(reply.header("content-type"), Some("text/plain"));
     assert_eq!(reply.text(), "");
-    // Had content been sent, it would be read as the next answer.
+    // If content were sent, it would be read as the next answer.
     client.get("/_api/version").expect(200);
 }
 
-/// As long as the answers are the same, it is the operator's choice which to use.
+/// If the answers are the same, the operator is free to choose.
 #[test]
 fn a_script_answers_the_same_now_and_as_a_job() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -385,9 +385,9 @@ fn a_script_s_path_and_directory_are_its_own() {
     assert_eq!(reply.text(), format!("/cgi/s-where\n/some/path\n{}\n", directory.display()));
 }
 
-/// The method of the answer's framing is the one that the client has sent.
+/// The answer is framed for the method that the client has sent.
 #[test]
-fn a_post_that_stands_for_head_gets_an_answer_without_content() {
+fn an_override_to_head_frames_a_posts_answer() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let head = [("x-http-method-override", "HEAD")];

@@ -1,4 +1,5 @@
-//! What a script has started and left alone: it ends with the script if that is ended, has a moment if not.
+//! Processes that a script started and left behind: they end with the script if it is ended; otherwise they have a
+//! moment.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crate::support::{Ability, Deferd, eventually, lacks, not_tested};
 /// Scripts that start processes which leave their group.
 const LEAVING: [&str; 3] = ["/run/e-timeout", "/run/e-monitor", "/run/e-orphans"];
 
-/// The script has ended, so nothing of it runs.
+/// Asserts that nothing of the script runs once it has ended.
 #[track_caller]
 fn assert_nothing_runs_now(place: &Place) {
     assert_eq!(place.processes(), [0; 0], "they outlive their job");
@@ -86,7 +87,7 @@ fn the_end_of_deferd_ends_descendants_outside_the_group() {
     }
 }
 
-/// A process with neither the variable of its run nor a place in its group is still known by its parents.
+/// A process with neither the variable of its run nor a place in its group is still found through its parents.
 #[test]
 fn cancelling_ends_a_program_of_another_user() {
     if !Command::new("id").arg("-u").output().unwrap().stdout.starts_with(b"0\n") {
@@ -103,7 +104,7 @@ fn cancelling_ends_a_program_of_another_user() {
     assert_nothing_runs_now(&place);
 }
 
-/// It may be a descendant that executes a program at this moment; but not for ever.
+/// It could be a descendant that is executing a program at this moment; but not for ever.
 #[test]
 fn a_daemon_without_environment_delays_no_end() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -138,7 +139,7 @@ fn descendants_may_tidy_up_after_sigterm() {
 }
 
 #[test]
-fn past_a_limit_a_stubborn_script_is_killed_after_1_s() {
+fn a_limit_kills_a_stubborn_script_after_1_s() {
     let deferd = Deferd::with_scripts(",timeout=2s", &[]);
     let mut client = deferd.client();
     let place = Place::new();
@@ -176,7 +177,7 @@ fn what_stays_in_the_group_is_killed_and_counted() {
     before.assert_restored(&deferd);
 }
 
-/// The answer to one of several runs is there before what it left is killed.
+/// The answer to one of several runs arrives before the processes that it left are killed.
 #[test]
 fn the_result_does_not_wait_for_the_group() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -192,7 +193,7 @@ fn the_result_does_not_wait_for_the_group() {
 
 #[test]
 fn a_lane_of_one_never_runs_two() {
-    // What is left of the group keeps the place; what has left it is ended with the run.
+    // Processes left in the group keep the place; a process that has left the group is ended with the run.
     for (options, script, status) in
         [("", "/run/e-lock", 200), (",timeout=300ms", "/run/e-lock-apart", 504)]
     {
@@ -208,14 +209,14 @@ fn a_lane_of_one_never_runs_two() {
         for id in &ids {
             client.result(id).expect(status);
         }
-        // A caller waits for its turn as long as it may run.
+        // A caller waits for its turn for as long as it may run.
         for caller in &mut callers {
             let reply = caller.try_read("GET").unwrap();
             assert!(reply.status == status || reply.status == 504, "{reply:?}");
         }
         assert!(!place.sign("clash").exists(), "{script}: two at once");
         place.assert_nothing_runs();
-        // All places are given back.
+        // All places were given back.
         client.get(&target).expect(status);
     }
 }
@@ -229,7 +230,7 @@ fn a_daemon_has_time_to_leave_the_group() {
     for _ in 0..RUNS {
         assert_eq!(client.get(&place.target("/run/e-setsid")).expect(200).text(), "started\n");
     }
-    // The time of the last that leaves something is over after that of all others.
+    // The time of the last run that leaves something ends after that of all others.
     let last = Place::new();
     client.get(&last.target("/run/e-lock")).expect(200);
     eventually("what the last has left is killed", || deferd.log().contains(" killed "));

@@ -1,4 +1,4 @@
-//! What a script gets: its environment (RFC 3875 section 4.1), its directory, its standard input.
+//! What a script receives: its environment (RFC 3875 section 4.1), its directory, its standard input.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ type Environment = BTreeMap<String, String>;
 /// A PATH that only these tests have, with what the scripts need.
 const PATH: &str = "/usr/bin:/bin:/of/this/test";
 
-/// A deferd whose own environment has secrets that no script may see.
+/// Starts a deferd whose own environment has secrets that no script may see.
 fn start() -> Deferd {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env("PATH", PATH).env("A_SECRET", "of deferd").env("http_proxy", "http://localhost:9");
@@ -24,8 +24,8 @@ fn start() -> Deferd {
     Deferd::start_by(command, &[&["--route", &cgi, "--route", &run], &hosts[..]].concat())
 }
 
-/// The environment that `s-environ` answers with, whether its header block was read or not, without the name of
-/// the run, which is another one each time.
+/// Returns the environment that `s-environ` answers with, whether its header block was read or not; without the name
+/// of the run, which differs each time.
 #[track_caller]
 fn environment(reply: Reply) -> Environment {
     let body = reply.expect(200).text();
@@ -37,13 +37,13 @@ fn environment(reply: Reply) -> Environment {
     assert_eq!(environment.len(), count, "a variable more than once");
     let run = environment.remove("DEFERD_RUN").expect("the name of the run");
     assert!(run.len() == 32 && run.bytes().all(|b| b.is_ascii_hexdigit()), "{run}");
-    // Each connection has another one.
+    // It differs for each connection.
     let port = environment.remove("REMOTE_PORT").expect("REMOTE_PORT");
     assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{port}");
     environment
 }
 
-/// The user that runs the tests, as the host knows it.
+/// Returns the user that runs the tests, as the host lists it.
 fn user() -> [(&'static str, String); 4] {
     let id = Command::new("id").arg("-u").output().unwrap().stdout;
     let id = String::from_utf8(id).unwrap();
@@ -54,8 +54,8 @@ fn user() -> [(&'static str, String); 4] {
         .map(|(name, value)| (name, value.to_owned()))
 }
 
-/// The environment for `GET /cgi/s-environ` without query or fields; then with these changes, of
-/// which an empty name means nothing and a value of `None` that the variable is not there.
+/// Returns the environment for `GET /cgi/s-environ` without query or fields, with these changes: an empty name has no
+/// meaning, and a value of `None` removes the variable.
 fn plain(deferd: &Deferd, changes: &[(&str, Option<&str>)]) -> Environment {
     let port = deferd.address.port().to_string();
     let root = fixtures().canonicalize().unwrap().display().to_string();
@@ -92,7 +92,7 @@ fn plain(deferd: &Deferd, changes: &[(&str, Option<&str>)]) -> Environment {
     environment
 }
 
-/// Starts a deferd whose scripts get these variables of the operator's.
+/// Starts a deferd whose operator adds these variables for scripts.
 fn with_variables(own: &[(&str, &str)], options: &str) -> Deferd {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.envs(own.iter().copied());
@@ -114,7 +114,7 @@ fn raw(deferd: &Deferd, bytes: &str) -> Reply {
 }
 
 #[test]
-fn a_script_gets_the_meta_variables_path_and_user_and_nothing_else() {
+fn a_script_gets_only_meta_variables_path_and_user() {
     let deferd = start();
     let reply = deferd.client().get("/cgi/s-environ");
     assert_eq!(environment(reply), plain(&deferd, &[]));
@@ -151,7 +151,7 @@ fn path_query_and_content_have_their_variables() {
 }
 
 #[test]
-fn a_job_s_script_gets_the_environment_of_the_request_that_was_deferred() {
+fn a_deferred_script_gets_its_requests_environment() {
     let deferd = start();
     let mut client = deferd.client();
     let id = client.store("DELETE", "/cgi/s-environ/x?y", b"hello");
@@ -195,9 +195,8 @@ fn repeated_fields_are_joined_with_commas_and_cookies_with_semicolons() {
     assert_eq!(environment(raw(&deferd, &(request + "\r\n"))), expected);
 }
 
-/// `Proxy` would become `HTTP_PROXY`, which HTTP clients obey; credentials are none of a script's
-/// business; the content's fields have variables of their own; and an underscore must not let one
-/// field pass for another.
+/// `Proxy` would become `HTTP_PROXY`, which HTTP clients obey; credentials do not concern a script; the content's
+/// fields have variables of their own; and an underscore must not let one field pass for another.
 #[test]
 fn fields_that_a_script_must_not_see_are_not_there() {
     let deferd = start();
@@ -217,7 +216,7 @@ fn fields_that_a_script_must_not_see_are_not_there() {
     assert_eq!(environment(reply), plain(&deferd, &changes));
 }
 
-/// The content is decoded: a framework that sees `transfer-encoding` decodes it again, and loses it.
+/// The content is decoded: a framework that sees `transfer-encoding` would decode it again, and lose it.
 #[test]
 fn fields_of_the_connection_end_before_the_script() {
     let deferd = start();
@@ -235,7 +234,7 @@ fn fields_of_the_connection_end_before_the_script() {
 }
 
 #[test]
-fn the_server_s_name_is_the_one_that_the_client_asked_for() {
+fn server_name_is_the_host_that_was_requested() {
     let deferd = start();
     for (host, name) in [
         ("example.org:8080", "example.org"),
@@ -250,7 +249,7 @@ fn the_server_s_name_is_the_one_that_the_client_asked_for() {
 }
 
 #[test]
-fn a_client_of_http_1_0_is_told_as_such() {
+fn server_protocol_shows_http_1_0() {
     let deferd = start();
     let reply = raw(&deferd, "GET /cgi/s-environ HTTP/1.0\r\n\r\n");
     let changes = [
@@ -262,7 +261,7 @@ fn a_client_of_http_1_0_is_told_as_such() {
 }
 
 #[test]
-fn the_content_s_length_is_told_exactly_when_there_is_content() {
+fn content_length_is_set_only_with_content() {
     let deferd = start();
     let mut client = deferd.client();
     let told = |reply: Reply| reply.expect(200).header("x-content-length").unwrap().to_owned();
@@ -272,7 +271,7 @@ fn the_content_s_length_is_told_exactly_when_there_is_content() {
     assert_eq!(told(client.request("GET", "/cgi/s-echo", &[], b"x")), "1");
 }
 
-/// Every byte there is, and none that is text in any encoding.
+/// Returns all byte values; the sequence is not text in any encoding.
 fn all_bytes(length: usize) -> Vec<u8> {
     (0..=255).rev().cycle().take(length).collect()
 }
@@ -281,7 +280,7 @@ fn all_bytes(length: usize) -> Vec<u8> {
 fn stdin_is_exactly_the_content_and_then_ends() {
     let deferd = start();
     let mut client = deferd.client();
-    // The lengths around those of pipes and buffers.
+    // The lengths around the sizes of pipes and buffers.
     for length in [0, 1, 255, 4095, 4096, 4097, 65_535, 65_536, 65_537] {
         let content = all_bytes(length);
         let echo = |client: &mut Client, target: &str| {
@@ -325,10 +324,10 @@ fn chunked_content_reaches_the_script_whole_and_with_its_length() {
     }
 }
 
-/// What the descriptors of this process lead to.
+/// Returns what the descriptors of this process lead to.
 fn links() -> Vec<String> {
     let entries = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
-    // The directory's own descriptor is gone by the time it is looked at.
+    // The directory's own descriptor no longer exists when it is looked at.
     let links = entries.filter_map(|path| std::fs::read_link(path).ok());
     links.map(|link| link.display().to_string()).collect()
 }
@@ -337,11 +336,11 @@ fn links() -> Vec<String> {
 fn a_script_inherits_its_three_pipes_and_no_other_descriptor() {
     let deferd = start();
     let mut client = deferd.client();
-    // Pipes and sockets of others, that it might inherit.
+    // Pipes and sockets of others, which the script might inherit.
     let _idle = [deferd.client(), deferd.client()];
     let ids: Vec<_> = (0..20).map(|_| client.store("POST", "/run/s-descriptors", b"x")).collect();
     let script = fixtures().canonicalize().unwrap().join("s-descriptors").display().to_string();
-    // What the tests themselves were started with is not deferd's, and the shell holds the script.
+    // What the tests themselves were started with does not come from deferd, and the shell holds the script.
     let outer = links();
     for id in ids {
         let text = client.result(&id).expect(200).text();
@@ -353,7 +352,7 @@ fn a_script_inherits_its_three_pipes_and_no_other_descriptor() {
 }
 
 #[test]
-fn the_operator_adds_variables_from_a_file_and_from_deferds_own() {
+fn variables_come_from_a_file_and_from_deferd() {
     let dir = TempDir::new();
     let file = dir.join("env");
     write(&file, "# secrets\n\nTOKEN= a \"b\" $c=d \nBOTH=of the file\nHOME=/another\nEMPTY=\n");
@@ -376,7 +375,7 @@ fn the_operator_adds_variables_from_a_file_and_from_deferds_own() {
 }
 
 #[test]
-fn a_file_of_variables_is_read_again_on_sighup_if_it_is_valid() {
+fn sighup_reads_valid_files_of_variables_again() {
     let dir = TempDir::new();
     let file = dir.join("env");
     write(&file, "COLOUR=red\n");

@@ -1,4 +1,4 @@
-//! Scripts: how they are found, what they get, what becomes of what they write, and how they end.
+//! Scripts: how they are found, what they receive, what happens to their output, and how they end.
 
 mod cgi;
 mod ending;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::{Client, Deferd, Reply, TempDir, eventually, fixtures};
 
-/// Directories as an attacker would wish them: a secret program beside those of the route.
+/// Creates directories as an attacker would wish them: a secret program beside those of the route.
 ///
 /// ```text
 /// scripts/         the route's
@@ -46,9 +46,8 @@ fn tree() -> TempDir {
     dir
 }
 
-/// Copies a program, by a process of its own: a descriptor of ours that is open for writing could
-/// be inherited by a deferd that another test starts at that moment, and what is open for writing
-/// cannot be executed.
+/// Copies a program, by a process of its own: if this process had the copy open for writing, a deferd that another
+/// test starts at that moment could inherit the descriptor, and a file that is open for writing cannot be executed.
 fn install(from: &Path, to: &Path) {
     let mut command = Command::new("install");
     assert!(command.args(["-m", "755"]).arg(from).arg(to).status().unwrap().success());
@@ -60,7 +59,7 @@ fn start(dir: &TempDir) -> Deferd {
     Deferd::start(&["--route", &cgi, "--route", &run])
 }
 
-/// Asserts that the path is refused with this status, now and before a `202`.
+/// Asserts that the path is refused with this status, both for a waiting client and before a `202`.
 #[track_caller]
 fn assert_refused(client: &mut Client, path: &str, status: u16) {
     for fields in [&[][..], &[("x-arango-async", "store")], &[("x-arango-async", "true")]] {
@@ -150,7 +149,7 @@ fn what_names_no_script_is_not_found() {
 }
 
 #[test]
-fn the_first_segments_that_lead_to_a_file_are_the_script() {
+fn the_first_segments_naming_a_file_are_the_script() {
     let dir = tree();
     let deferd = start(&dir);
     let mut client = deferd.client();
@@ -164,12 +163,12 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
         ("where/a%2Fb%2f/c", "where", "/a/b//c", ""),
         ("where/.a/..b/c..~", "where", "/.a/..b/c..~", ""),
         ("where/a%20b%5cc%c3%a4", "where", "/a b\\c\u{e4}", ""),
-        // The file that this names may be missing, and the names too long for one.
+        // The file that the rest names may be missing, and its names may be too long.
         ("where/inside/none", "where", "/inside/none", ""),
         (&format!("where/{long}"), "where", &format!("/{long}"), ""),
         ("sub/deep/where", "sub/deep/where", "", "/sub/deep"),
         ("sub/deep/where/info", "sub/deep/where", "/info", "/sub/deep"),
-        // Empty segments before the script's name mean nothing, behind it they are the script's.
+        // Empty segments before the script's name have no meaning; after it, they belong to the script.
         ("/where", "where", "", ""),
         ("//sub///deep//where//info/", "sub/deep/where", "//info/", "/sub/deep"),
         ("%73ub/deep/where", "sub/deep/where", "", "/sub/deep"),
@@ -182,7 +181,7 @@ fn the_first_segments_that_lead_to_a_file_are_the_script() {
     }
 }
 
-/// Asserts that the log says at `warn` that this path was refused, and why, in a line of bounded length.
+/// Asserts that the log reports at `warn` that this path was refused, and why, in a line of bounded length.
 #[track_caller]
 fn assert_told(deferd: &Deferd, path: &str, why: &str) {
     let start = &path[..path.len().min(100)];
@@ -223,7 +222,7 @@ fn path_info_that_leads_outside_is_refused() {
         ("where/%7f", "control character"),
         ("where/%1b[2J", "control character"),
         ("where/%c2%85", "control character"),
-        // Its file is another's, by a link on the way or at the end.
+        // Its file is outside, through a link on the way or at the end.
         ("where/out", "symbolic link"),
         ("where/out-dir/secret", "symbolic link"),
         ("where/sub/../out", "dot segment"),
@@ -278,7 +277,7 @@ fn hidden_names_and_backups_are_no_scripts() {
             assert_told(&deferd, &target, why);
         }
     }
-    // A directory is no backup of a script.
+    // A directory is not a backup of a script.
     client.get("/cgi/old~/where").expect(200);
 }
 
@@ -302,7 +301,7 @@ fn the_log_says_why_a_path_is_refused() {
         assert_refused(&mut client, &target, 404);
         assert_told(&deferd, &target, why);
     }
-    // What is only missing is not worth a warning.
+    // A missing file alone is not worth a warning.
     assert_refused(&mut client, "/run/missing", 404);
     let log = deferd.log_with("target=/run/missing ");
     assert!(!log.lines().any(|line| line.contains("WARN") && line.contains("missing")), "{log}");
@@ -364,9 +363,9 @@ fn the_directory_of_a_route_may_be_a_link() {
     assert_eq!(reply.text(), format!("/sub/deep/where\n/x\n{}\n", directory.display()));
 }
 
-/// Programs with many names choose by the one that they were called by.
+/// Programs with many names choose their function by the name under which they are called.
 #[test]
-fn a_script_that_is_a_link_runs_under_the_name_that_was_asked_for() {
+fn a_linked_script_runs_under_the_requested_name() {
     let dir = tree();
     let scripts = dir.join("scripts");
     let draft = dir.join("draft");
@@ -388,7 +387,7 @@ fn a_script_that_is_a_link_runs_under_the_name_that_was_asked_for() {
 }
 
 #[test]
-fn links_may_lead_out_of_the_directory_only_with_links_yes() {
+fn links_lead_outside_only_with_links_yes() {
     let dir = tree();
     let scripts = dir.join("scripts").display().to_string();
     let (open, closed) = (format!("/open/=cgi:{scripts},links=yes"), format!("/=cgi:{scripts}"));
@@ -407,7 +406,7 @@ fn links_may_lead_out_of_the_directory_only_with_links_yes() {
         assert_refused(&mut client, &format!("/{path}"), 404);
         assert_told(&deferd, &format!("path=/{path}"), "links=yes");
     }
-    // Links are allowed, and nothing else is.
+    // Only links are permitted.
     for path in ["../secret", "%2e%2e/secret", "dangling", "loop", "where/../x", "pipe"] {
         assert_refused(&mut client, &format!("/open/{path}"), 404);
     }
@@ -437,14 +436,14 @@ fn the_directory_of_a_route_is_resolved_for_each_request() {
     std::fs::remove_dir_all(dir.join("releases/1")).unwrap();
     let id = client.store("GET", "/run/which", b"");
     assert_eq!(client.result(&id).expect(200).text(), format!("2 {root}/2\n"));
-    // While it leads nowhere, no script is there, and the log says why.
+    // While the link leads nowhere, there is no script, and the log says why.
     std::fs::remove_file(dir.join("current")).unwrap();
     assert_refused(&mut client, "/run/which", 404);
     assert_told(&deferd, "/run/which", "the directory of the route is missing");
 }
 
 #[test]
-fn what_is_not_executable_is_forbidden() {
+fn a_file_that_is_not_executable_is_forbidden() {
     let dir = tree();
     let deferd = start(&dir);
     let mut client = deferd.client();
@@ -453,7 +452,7 @@ fn what_is_not_executable_is_forbidden() {
     }
 }
 
-/// Returns a program whose loader has another name: that of a C library which is not there.
+/// Returns a program that names another loader: that of a C library which is not installed.
 fn of_another_library() -> Vec<u8> {
     let mut program = std::fs::read("/bin/true").unwrap();
     let name = b"/lib64/ld-linux-x86-64.so.2";
@@ -465,7 +464,7 @@ fn of_another_library() -> Vec<u8> {
 }
 
 #[test]
-fn a_script_that_cannot_start_is_a_bad_gateway_that_names_why() {
+fn a_script_that_cannot_start_names_the_reason() {
     let dir = tree();
     let interpreter = dir.join("scripts/interpreter").display().to_string();
     let not_executable = dir.join("scripts/plain").display().to_string();
@@ -507,11 +506,11 @@ fn a_script_that_cannot_start_is_a_bad_gateway_that_names_why() {
             let message = |reply: &Reply| reply.json()["errorMessage"].as_str().unwrap().to_owned();
             let now = client.request("POST", &target, &[], b"x").expect_error(502, 502);
             assert!(message(&now).contains(why), "{name}: {}", message(&now));
-            // Only the attempt tells: that is the job's, and its result says so.
+            // Only the attempt shows the error: so the job's result reports it.
             let id = client.store("POST", &target, b"x");
             let result = client.result(&id).expect(502);
             assert_eq!(message(&result), message(&now));
-            // Of its request, and of its job.
+            // Once for the request, and once for the job.
             times += 2;
             eventually(&format!("{name} is logged"), || deferd.log().matches(why).count() >= times);
         }
@@ -520,7 +519,7 @@ fn a_script_that_cannot_start_is_a_bad_gateway_that_names_why() {
 }
 
 #[test]
-fn a_script_that_is_gone_when_its_turn_comes_is_not_found() {
+fn a_script_removed_before_its_turn_is_not_found() {
     let dir = tree();
     let scripts = dir.join("scripts");
     install(&fixtures().join("s-say"), &scripts.join("say"));

@@ -13,8 +13,8 @@ use crate::support::{
 pub(super) const CANCELLED: &str =
     r#"{"error":true,"errorMessage":"canceled request","code":410,"errorNum":21}"#;
 
-/// A directory that a script is asked with: it leaves its signs there, and its processes are known
-/// by it.
+/// A directory that a script is called with: the script leaves its marks there, and its processes are recognized by
+/// it.
 pub(super) struct Place(pub TempDir);
 
 impl Place {
@@ -44,7 +44,7 @@ impl Place {
     }
 }
 
-/// What deferd holds of the system.
+/// The resources that deferd holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holdings {
     descriptors: usize,
@@ -58,7 +58,7 @@ impl Holdings {
         Self { descriptors, threads, children: deferd.children() }
     }
 
-    /// Those of a deferd that has run one script, for whatever is made once.
+    /// Returns the holdings of a deferd that has run one script, so that what is created once exists.
     pub(super) fn at_rest(deferd: &Deferd, client: &mut Client) -> Self {
         client.get("/run/s-done").expect(200);
         let id = client.store("GET", "/run/s-done", b"");
@@ -84,7 +84,7 @@ pub(super) fn assert_error(reply: &Reply, status: u16) {
     assert_eq!((reply.status, &reply.json()["errorNum"]), (status, &status.into()), "{reply:?}");
 }
 
-/// Submits a script and waits until it says that it runs.
+/// Submits a script and waits until it reports that it runs.
 #[track_caller]
 pub(super) fn store_running(client: &mut Client, target: &str) -> String {
     let id = client.store("GET", target, b"");
@@ -95,10 +95,10 @@ pub(super) fn store_running(client: &mut Client, target: &str) -> String {
 }
 
 #[test]
-fn past_its_timeout_a_script_is_killed_with_its_whole_group() {
+fn a_timeout_kills_the_scripts_whole_group() {
     let deferd = Deferd::with_scripts(",timeout=500ms", &[]);
     let mut client = deferd.client();
-    // Not by `at_rest`: on a busy machine no script is sure to be in time.
+    // Not by `at_rest`: on a busy machine, a script may miss its time limit.
     client.get("/run/s-forever").expect(504);
     let before = Holdings::of(&deferd);
     for script in ["/run/s-forever", "/cgi/s-forever", "/run/s-stubborn", "/cgi/s-stubborn"] {
@@ -111,9 +111,9 @@ fn past_its_timeout_a_script_is_killed_with_its_whole_group() {
     before.assert_restored(&deferd);
 }
 
-/// The write end of a script that reads nothing is full when its time is up.
+/// The pipe to a script that reads nothing is full when its time is up.
 #[test]
-fn a_script_that_never_reads_its_content_is_killed_in_time() {
+fn a_script_that_reads_nothing_is_killed_in_time() {
     let deferd = Deferd::with_scripts(",timeout=300ms", &[]);
     let mut client = deferd.client();
     let place = Place::new();
@@ -124,7 +124,7 @@ fn a_script_that_never_reads_its_content_is_killed_in_time() {
 }
 
 #[test]
-fn over_max_output_a_script_is_killed_with_its_whole_group() {
+fn exceeding_max_output_kills_the_whole_group() {
     let deferd = Deferd::with_scripts(",max-output=100K", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);
@@ -145,7 +145,7 @@ fn over_max_output_a_script_is_killed_with_its_whole_group() {
 }
 
 #[test]
-fn as_much_as_max_output_is_allowed_and_not_a_byte_more() {
+fn output_of_exactly_max_output_is_allowed() {
     let deferd = Deferd::with_scripts(",max-output=100K", &["--max-output", "1"]);
     let mut client = deferd.client();
     let content = vec![b'x'; 100 << 10];
@@ -156,7 +156,7 @@ fn as_much_as_max_output_is_allowed_and_not_a_byte_more() {
 }
 
 #[test]
-fn children_that_hold_the_pipes_do_not_delay_the_answer_and_are_killed() {
+fn children_that_hold_the_pipes_are_killed() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);
@@ -170,7 +170,7 @@ fn children_that_hold_the_pipes_do_not_delay_the_answer_and_are_killed() {
     before.assert_restored(&deferd);
 }
 
-/// Ends a process that left its group, whatever comes of the test.
+/// Ends a process that left its group, even if the test fails.
 pub(super) struct Ended(pub u32);
 
 impl Drop for Ended {
@@ -180,7 +180,7 @@ impl Drop for Ended {
 }
 
 #[test]
-fn a_daemon_that_left_the_group_lives_on_and_delays_nothing() {
+fn a_daemon_outside_the_group_lives_on() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);
@@ -197,7 +197,7 @@ fn a_daemon_that_left_the_group_lives_on_and_delays_nothing() {
         let daemon = Ended(pid);
         assert_eq!(reply.expect(200).text(), "answered\n");
         assert_eq!(group_members(daemon.0), [daemon.0], "it may live: daemons do");
-        // deferd inherits it. It holds nothing of deferd's: the pipes are closed on this side.
+        // deferd inherits it. It holds nothing of deferd: on this side, the pipes are closed.
         let with_daemon = Holdings { children: vec![daemon.0], ..before.clone() };
         with_daemon.assert_restored(&deferd);
         drop(daemon);
@@ -223,7 +223,7 @@ fn a_cancelled_script_gets_sigterm_and_may_tidy_up() {
 }
 
 #[test]
-fn a_cancelled_script_that_goes_on_is_killed_after_5_s() {
+fn a_stubborn_cancelled_script_is_killed_after_5_s() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let before = Holdings::at_rest(&deferd, &mut client);
@@ -232,7 +232,7 @@ fn a_cancelled_script_that_goes_on_is_killed_after_5_s() {
     let begin = Instant::now();
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     eventually("SIGTERM arrives", || place.sign("noticed").exists());
-    // A second wish does not shorten its time, nor make it longer.
+    // A second cancellation neither shortens nor extends its time.
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     assert_eq!(client.result(&id).expect(410).text(), CANCELLED);
     assert!(begin.elapsed() >= Duration::from_millis(4_900), "{:?}", begin.elapsed());
@@ -240,7 +240,7 @@ fn a_cancelled_script_that_goes_on_is_killed_after_5_s() {
     before.assert_restored(&deferd);
 }
 
-/// Work under way is not stopped when its record is forgotten, and ends like any other.
+/// A running script is not stopped when its record is forgotten, and ends like any other.
 #[test]
 fn a_forgotten_script_runs_on_to_its_end() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -256,13 +256,13 @@ fn a_forgotten_script_runs_on_to_its_end() {
     before.assert_restored(&deferd);
 }
 
-/// Starts a job and a request that is waited for, both of this script, and waits until they run.
+/// Starts a job and a synchronous request with this script, and waits until both run.
 pub(super) fn run_both(deferd: &Deferd, place: &Place, script: &str) -> Client {
     let mut client = deferd.client();
     let mut waiting = deferd.client();
     waiting.send_request("GET", &place.target(script), &[], b"");
     store_running(&mut client, &place.target(script));
-    // A line on stderr each, when everything is started.
+    // Each writes a line to stderr when everything is started.
     eventually("both run", || deferd.log().matches("stderr: running").count() == 2);
     waiting
 }
@@ -273,7 +273,7 @@ fn after_its_end_deferd_leaves_no_process_of_a_script() {
     let place = Place::new();
     let mut waiting = run_both(&deferd, &place, "/run/s-tidy");
     deferd.signal("-TERM");
-    // Who waits for an answer gets one.
+    // A client that waits for an answer gets one.
     assert_eq!(waiting.try_read("GET").unwrap().expect(410).text(), CANCELLED);
     assert!(deferd.wait().success());
     assert!(place.sign("tidied").exists());
@@ -322,7 +322,7 @@ fn two_hundred_jobs_leave_no_descriptor_thread_or_process() {
 fn scripts_keep_the_descriptor_limit_of_the_start() {
     let dir = TempDir::new();
     let script = dir.join("limit");
-    // Its limit is set right behind its start.
+    // The limit is set directly after the start.
     let text =
         "#!/bin/sh\nuntil [ $(ulimit -Sn) = 150 ]; do sleep 0.02; done\nulimit -Sn\nulimit -Hn\n";
     std::fs::write(&script, text).unwrap();

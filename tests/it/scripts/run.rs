@@ -2,7 +2,7 @@
 
 use crate::support::{Client, Deferd, Reply, TempDir, eventually, running_with_query};
 
-/// The answer to a request, and the result of the same as a job.
+/// Returns the answer to a request, and the result of the same request as a job.
 #[track_caller]
 fn both(client: &mut Client, target: &str, content: &[u8]) -> [Reply; 2] {
     let now = client.request("POST", target, &[], content);
@@ -11,7 +11,7 @@ fn both(client: &mut Client, target: &str, content: &[u8]) -> [Reply; 2] {
 }
 
 #[test]
-fn exit_0_is_200_and_any_other_500_with_the_code() {
+fn only_exit_code_0_is_200() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for code in ["0", "1", "2", "64", "126", "127", "128", "143", "255"] {
@@ -84,7 +84,7 @@ fn large_content_goes_in_and_out_at_the_same_time() {
     }
 }
 
-/// Whoever first wrote all of stdin would wait for a script that waits to be read.
+/// If deferd first wrote all of stdin, it would wait for a script that waits until its output is read.
 #[test]
 fn a_script_may_write_much_before_it_reads_anything() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -113,7 +113,7 @@ fn a_script_that_closes_its_pipes_is_waited_for() {
     let target = format!("/run/s-close?{}", dir.0.display());
     let id = client.store("POST", &target, &vec![b'x'; 1 << 20]);
     eventually("the pipes are closed", || dir.join("closed").exists());
-    // The end of stdout must not pass for the script's: nothing ends it but the file.
+    // The end of stdout must not be taken for the end of the script: only the file ends it.
     for _ in 0..20 {
         client.get("/run/s-done").expect(200);
     }
@@ -124,10 +124,9 @@ fn a_script_that_closes_its_pipes_is_waited_for() {
     assert_eq!(reply.text(), "early");
 }
 
-/// A deferd that is stopped cannot have read it before: the script's end and its last words are
-/// there at once.
+/// A deferd that is stopped cannot have read it before: the script's end and its last output arrive at once.
 #[test]
-fn what_the_pipes_hold_when_a_script_ends_is_not_lost() {
+fn output_left_in_the_pipes_is_not_lost() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let dir = TempDir::new();
@@ -146,14 +145,14 @@ fn what_the_pipes_hold_when_a_script_ends_is_not_lost() {
     assert_eq!(client.result(&id).expect(200).body, vec![0; 20_000]);
 }
 
-/// The processor time that a process has used, in clock ticks (10 ms).
+/// Returns the processor time that a process has used, in clock ticks (10 ms).
 fn ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let rest = &stat[stat.rfind(')').unwrap()..];
     rest.split_whitespace().skip(12).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
-/// A closed pipe is always ready: one that stayed in the poll would turn the wait into a loop.
+/// A closed pipe is always ready: if it stayed in the poll, the wait would become a busy loop.
 #[test]
 fn waiting_for_a_script_without_pipes_costs_no_processor_time() {
     let deferd = Deferd::with_scripts("", &[]);

@@ -38,7 +38,7 @@ fn progress_is_the_last_line_while_the_job_runs() {
         ("one\ntwo\nthree words here\n", "three words here"),
         ("one\r\ntwo\r\n", "two"),
         ("  blanks around \n", "blanks around"),
-        // Tools that redraw one line end each state of it with a carriage return.
+        // Tools that redraw a line end each version of it with a carriage return.
         ("10 %\r20 %\r30 %\r", "30 %"),
         ("copying\n10 %\r20 %\r100 %\n", "100 %"),
         (&format!("{exact}\n"), &exact),
@@ -58,7 +58,7 @@ fn progress_is_the_last_line_while_the_job_runs() {
     }
 }
 
-/// Clients read field values as ASCII. Characters are counted, not bytes, and what is no text does no harm.
+/// Clients read field values as ASCII. Characters are counted, not bytes, and invalid text does no harm.
 #[test]
 fn progress_is_at_most_100_printable_characters() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -90,7 +90,7 @@ fn a_job_without_a_word_has_no_progress() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let silent = Talking::start(&mut client, b"");
-    // When a later one talks, this one has had its chance.
+    // When a later script has written something, this one has had its chance.
     let other = Talking::start(&mut client, b"hello\n");
     eventually("the other talks", || other.status(&mut client).header("x-progress").is_some());
     assert_eq!(silent.status(&mut client).expect(204).header("x-progress"), None);
@@ -99,7 +99,7 @@ fn a_job_without_a_word_has_no_progress() {
 }
 
 #[test]
-fn the_log_of_a_job_is_there_from_its_first_word_until_it_is_removed() {
+fn a_log_exists_from_its_first_byte_until_removal() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let words = "one\n\n  tw\u{f6}\x1b[2K\r\nhalf a line";
@@ -113,7 +113,7 @@ fn the_log_of_a_job_is_there_from_its_first_word_until_it_is_removed() {
         assert_eq!((reply.id(), &*reply.text()), (None, words));
     }
     client.result(&job.id).expect(200);
-    // From when the client has the result, or a little later.
+    // Once the client has the result, or a little later.
     eventually("it outlives the collection", || job.log(&mut client).text() == words);
     client.delete(&format!("/_api/job/{}", job.id)).expect(404);
     job.log(&mut client).expect_error(404, 404);
@@ -148,7 +148,7 @@ fn the_log_keeps_the_last_8_kib() {
 }
 
 #[test]
-fn every_line_is_in_deferd_s_log_with_the_job_s_id() {
+fn every_line_is_logged_with_the_jobs_id() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let job = Talking::start(&mut client, b"first of these\nsecond of these\nthe end of these");
@@ -163,7 +163,7 @@ fn every_line_is_in_deferd_s_log_with_the_job_s_id() {
 }
 
 #[test]
-fn the_lines_of_a_request_that_is_not_deferred_are_logged_too() {
+fn stderr_of_synchronous_requests_is_logged_too() {
     let deferd = Deferd::with_scripts("", &[]);
     let dir = TempDir::new();
     std::fs::write(dir.join("go"), "").unwrap();
@@ -176,10 +176,10 @@ fn the_lines_of_a_request_that_is_not_deferred_are_logged_too() {
     }
 }
 
-/// A script writes what a stranger told it: that must not look like a line of deferd's own, nor
-/// command the reader's terminal.
+/// A script may write what a stranger sent it: that must neither look like a line of deferd's own, nor control the
+/// reader's terminal.
 #[test]
-fn no_word_of_a_script_can_forge_a_line_of_the_log() {
+fn no_script_can_forge_a_line_of_the_log() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let job =
@@ -192,7 +192,7 @@ fn no_word_of_a_script_can_forge_a_line_of_the_log() {
     assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{log:?}");
 }
 
-/// The most memory that a process has had, in KiB.
+/// Returns the highest memory that a process has used, in KiB.
 fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -200,7 +200,7 @@ fn peak_memory(pid: u32) -> u64 {
 }
 
 #[test]
-fn a_flood_of_words_neither_blocks_the_script_nor_fills_the_memory() {
+fn a_flood_on_stderr_neither_blocks_nor_fills_memory() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     client.get("/run/s-done").expect(200);

@@ -1,16 +1,16 @@
-//! The audit: everything that an engine has is read, and all that follows from the jobs is computed anew.
+//! The audit: reads everything that an engine has, and recomputes everything that follows from the jobs.
 //!
-//! Knows the keys and nothing of how they change. Invariant: a key that no job explains is an error.
+//! Knows the keys, but not how they change. Invariant: a key that no job explains is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use redis::{Commands, Connection};
 
-/// How long what is under way may take.
+/// How long pending operations may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A queue as it is in an engine.
+/// The contents of a queue in an engine.
 #[derive(Default)]
 struct Queue {
     jobs: BTreeMap<String, BTreeMap<String, String>>,
@@ -20,7 +20,7 @@ struct Queue {
     strings: BTreeMap<String, BTreeSet<String>>,
     meta: BTreeMap<String, String>,
     keys: i64,
-    /// Owners and their idempotency keys, as the owners have them and by age.
+    /// Owners and their idempotency keys: by owner, and by age.
     by_owner: BTreeSet<String>,
     by_age: BTreeSet<String>,
     strange: Vec<String>,
@@ -67,7 +67,7 @@ impl Queue {
         queue
     }
 
-    /// Returns the lists that there must be.
+    /// Returns the lists that must exist.
     fn expected(&self) -> Result<BTreeMap<String, BTreeSet<String>>, String> {
         let mut lists: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (id, job) in &self.jobs {
@@ -120,7 +120,7 @@ impl Queue {
     }
 }
 
-/// Asserts that all keys of a queue agree, once what is under way has come to an end; returns how many jobs there are.
+/// Asserts that all keys of a queue agree, once pending operations have ended; returns the number of jobs.
 #[track_caller]
 pub fn audit(connection: &mut Connection, queue: &str) -> usize {
     let deadline = Instant::now() + PATIENCE;
@@ -133,7 +133,7 @@ pub fn audit(connection: &mut Connection, queue: &str) -> usize {
     }
 }
 
-/// Compares; returns how many jobs there are.
+/// Compares the keys; returns the number of jobs.
 ///
 /// # Errors
 /// What does not agree.

@@ -1,6 +1,6 @@
-//! An engine of a test: a real server on a free port, in a directory of its own.
+//! An engine for a test: a real server on a free port, in a directory of its own.
 //!
-//! `DEFERD_TEST_ENGINE` names another server than `redis-server`. Invariant: it is ended with its test.
+//! `DEFERD_TEST_ENGINE` names a server other than `redis-server`. Invariant: it ends with its test.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -18,11 +18,11 @@ pub struct Engine {
     dir: TempDir,
 }
 
-/// What an engine needs so that nothing that it acknowledged is lost.
+/// The settings under which an engine loses nothing that it acknowledged.
 pub const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 impl Engine {
-    /// Starts one with these settings beside those that every store needs.
+    /// Starts an engine with these settings, in addition to those that every store needs.
     pub fn start(settings: &[&str]) -> Self {
         let arguments = settings.iter().map(ToString::to_string).collect();
         let mut engine = Self { child: None, port: free_port(), arguments, dir: TempDir::new() };
@@ -30,13 +30,13 @@ impl Engine {
             if engine.launch() {
                 return engine;
             }
-            // Another process has taken the port meanwhile.
+            // Another process has taken the port in the meantime.
             engine.port = free_port();
         }
         panic!("the engine does not start:\n{}", engine.log());
     }
 
-    /// Starts one that loses nothing.
+    /// Starts an engine that loses nothing.
     pub fn durable() -> Self {
         Self::start(DURABLE)
     }
@@ -91,7 +91,7 @@ impl Engine {
         self.try_connect().unwrap()
     }
 
-    /// Carries out a command.
+    /// Runs a command.
     pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         words[1..].iter().for_each(|word| {
@@ -100,7 +100,7 @@ impl Engine {
         command.query(&mut self.connect()).unwrap()
     }
 
-    /// Returns its address as `--store` has it.
+    /// Returns its address in the form of `--store`.
     pub fn address(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -113,25 +113,25 @@ impl Engine {
         }
     }
 
-    /// Starts it again where it was.
+    /// Starts it again at the same address.
     pub fn restart(&mut self) {
         self.kill();
         assert!(self.launch(), "it starts again:\n{}", self.log());
     }
 
-    /// Starts one that loses nothing, as the replica of another.
+    /// Starts an engine that loses nothing, as the replica of another.
     pub fn replica_of(primary: &Self) -> Self {
         Self::start(&[DURABLE, &["--replicaof", "127.0.0.1", &primary.port.to_string()]].concat())
     }
 
-    /// Starts it again where it was, as the replica of another.
+    /// Starts it again at the same address, as the replica of another.
     pub fn restart_as_replica_of(&mut self, primary: &Self) {
         let port = primary.port.to_string();
         self.arguments.extend(["--replicaof", "127.0.0.1", &port].map(str::to_owned));
         self.restart();
     }
 
-    /// Waits until it has all of its primary.
+    /// Waits until it has all data of its primary.
     pub fn wait_in_step(&self) {
         eventually("the replica has its primary", || {
             self.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
@@ -151,7 +151,7 @@ impl Drop for Engine {
     }
 }
 
-/// Returns a port that is free at the moment.
+/// Returns a port that is currently free.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

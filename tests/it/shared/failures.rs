@@ -1,4 +1,4 @@
-//! What happens when an instance, the engine, or the way between them fails: the lines of the contract's table.
+//! What happens when an instance, the engine, or the connection between them fails: the rows of the contract's table.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::{Client, TempDir, eventually, run_deferd};
 /// The lease of these instances.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// What a loaded machine may add, at best.
+/// How much time a loaded machine may add, at best.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// Asserts that a job ends as interrupted.
@@ -47,7 +47,7 @@ fn a_job_whose_instance_died_is_interrupted_within_the_lease() {
 }
 
 #[test]
-fn a_job_that_may_run_again_does_and_a_poisonous_one_ends() {
+fn a_job_runs_again_at_most_three_times() {
     let mut instances = Instances::with(1, ",rerun=yes", &[]);
     let address = instances.engine.address();
     let dir = TempDir::new();
@@ -75,7 +75,7 @@ fn a_job_that_may_run_again_does_and_a_poisonous_one_ends() {
     assert_eq!(instances.end(), 0);
 }
 
-/// Attempts that failed are no starts: a job whose instance dies in a later one runs again.
+/// Failed attempts do not count as starts: a job whose instance dies in a later attempt runs again.
 #[test]
 fn retries_do_not_use_up_the_starts_of_a_job() {
     let options = ",rerun=yes,retry=9,backoff=20ms,retry-on=7";
@@ -92,7 +92,7 @@ fn retries_do_not_use_up_the_starts_of_a_job() {
 }
 
 #[test]
-fn a_result_whose_deliverer_died_can_be_collected_again() {
+fn a_result_of_a_dead_deliverer_is_restored() {
     let mut instances = Instances::start(2);
     let (mut a, mut b) = (instances.client(0), instances.client(1));
     let id = a.store("GET", "/run/h-big", b"");
@@ -109,7 +109,7 @@ fn a_result_whose_deliverer_died_can_be_collected_again() {
 }
 
 #[test]
-fn an_instance_that_was_stalled_is_fenced_and_its_results_are_dropped() {
+fn a_stalled_instance_is_fenced() {
     let instances = Instances::start(2);
     let mut runs = instances.run_at(1);
     instances.all[1].signal("-STOP");
@@ -120,7 +120,7 @@ fn an_instance_that_was_stalled_is_fenced_and_its_results_are_dropped() {
     instances.all[1].log_with("taken for dead");
     assert_interrupted(&mut a, &runs.id);
     runs.free_others();
-    // It goes on under another name.
+    // The instance goes on under another name.
     let mut next = instances.run_at(1);
     next.hold.release();
     next.free_others();
@@ -139,7 +139,7 @@ fn a_job_that_cannot_begin_and_is_cancelled_ends() {
     let mut client = instances.client(0);
     let hold = Hold::deaf();
     let id = hold.start(&mut client);
-    // Another instance takes this one for dead, and gives the job back while its script runs on here.
+    // Another instance takes this one for dead, and gives the job back while its script still runs here.
     let key = |name: &str| format!("deferd:{{default}}:{name}");
     let living = instances.engine.command::<Vec<String>>(&["ZRANGE", &key("i"), "0", "-1"]);
     proxy.hold(b"$4\r\njobs\r\n$1\r\n0\r\n$");
@@ -153,10 +153,10 @@ fn a_job_that_cannot_begin_and_is_cancelled_ends() {
     assert_eq!(instances.end(), 0);
 }
 
-/// A result that the engine does not take, by a word that this deferd does not know, is interrupted: it would run for
-/// ever.
+/// If the engine refuses a result with a reply that this deferd does not know, the job is interrupted: otherwise it
+/// would run for ever.
 #[test]
-fn a_job_whose_result_is_not_taken_is_interrupted() {
+fn a_job_whose_result_is_refused_is_interrupted() {
     let instances = Instances::start(1);
     let mut client = instances.client(0);
     let hold = Hold::new();
@@ -166,7 +166,7 @@ fn a_job_whose_result_is_not_taken_is_interrupted() {
     let instance = format!("deferd:{{default}}:i:{}", living[0]);
     let process: String = instances.engine.command(&["HGET", &instance, "proc"]);
     let memo = format!("deferd:{{default}}:m:{process}");
-    // To the engine all that comes is late.
+    // For the engine, everything that arrives is late.
     let slots: Vec<String> = (0..40).map(|slot| slot.to_string()).collect();
     for slot in &slots {
         instances.engine.command::<()>(&["HSET", &memo, slot, "999999|"]);
@@ -181,7 +181,7 @@ fn a_job_whose_result_is_not_taken_is_interrupted() {
     assert_eq!(instances.end(), 0);
 }
 
-/// An instance that comes back to a queue of another form says so, and takes no job.
+/// An instance that returns to a queue of another form reports that, and takes no job.
 #[test]
 fn an_instance_that_cannot_join_anew_fails() {
     let instances = Instances::start(1);
@@ -199,7 +199,7 @@ fn an_instance_that_cannot_join_anew_fails() {
     assert_eq!(instances.end(), 0);
 }
 
-/// Nothing is lost and nothing is interrupted if all are cut off for longer than the lease.
+/// If all instances are cut off for longer than the lease, nothing is lost and nothing is interrupted.
 #[test]
 fn an_outage_of_the_engine_interrupts_no_job() {
     let mut instances = Instances::start(2);
@@ -242,7 +242,7 @@ fn operations_whose_answers_were_lost_happen_once() {
         client.send_request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
         eventually("the way is hit", || proxy.hits() > 0);
         proxy.set(Way::Open);
-        // Refused without having been sent, or accepted once; what was lost was accepted.
+        // Refused without having been sent, or accepted once; a lost submission was accepted.
         let reply = client.try_read("POST").expect("an answer");
         assert!(reply.status == 202 || (reply.status == 503 && round % 3 > 0), "{reply:?}");
         accepted.extend(reply.id().filter(|_| reply.status == 202).map(str::to_owned));
@@ -317,7 +317,7 @@ fn a_full_engine_refuses_jobs_and_can_be_emptied() {
     assert_eq!(instances.end(), 0);
 }
 
-/// NOREPLICAS stands for every word with which an engine refuses changes and still reads.
+/// NOREPLICAS stands for every reply with which an engine refuses changes but can still be read.
 #[test]
 fn an_engine_that_takes_no_changes_is_read() {
     let instances = Instances::start(1);
@@ -386,7 +386,7 @@ fn a_password_comes_from_the_environment() {
 }
 
 #[test]
-fn an_address_in_the_environment_that_is_not_utf8_is_refused() {
+fn a_store_address_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deferd"));
     let address = std::ffi::OsStr::from_bytes(b"redis://:secr\xff@127.0.0.1");
@@ -397,7 +397,7 @@ fn an_address_in_the_environment_that_is_not_utf8_is_refused() {
 }
 
 #[test]
-fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
+fn the_primary_is_found_again_after_a_failover() {
     let primary = Engine::durable();
     let replica = Engine::replica_of(&primary);
     replica.wait_in_step();
@@ -410,7 +410,7 @@ fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
     let waits = client.store("POST", "/run/s-cat", b"waits");
     drop(primary);
     instances.engine.command::<()>(&["REPLICAOF", "NO", "ONE"]);
-    // With `replicas=1` nothing is acknowledged any more: the other replica is the primary now.
+    // With `replicas=1`, nothing is acknowledged any more: the other replica is now the primary.
     let fields = [("x-arango-async", "store")];
     let refused = client.request("POST", "/run/s-cat", &fields, b"x");
     assert_eq!(refused.status, 503);
@@ -419,13 +419,13 @@ fn the_primary_is_found_among_the_hosts_and_after_a_failover() {
     hold.release();
     instances.all[0] = start(&instances.engine.address(), "", &[]);
     let mut client = instances.client(0);
-    // It began on the engine that is gone, and its instance died: so it is interrupted.
+    // It began on the engine that is lost, and its instance died: so it is interrupted.
     assert_interrupted(&mut client, &runs);
     client.result(&waits).expect(200);
     instances.end_empty();
 }
 
-/// All keys of a queue are in one slot, so a node of a cluster can have it.
+/// All keys of a queue are in one slot, so one node of a cluster can hold the queue.
 #[test]
 fn a_cluster_node_has_a_queue_and_a_lost_slot_is_an_outage() {
     let engine = Engine::start(&[DURABLE, &["--cluster-enabled", "yes"]].concat());
@@ -447,7 +447,7 @@ fn a_cluster_node_has_a_queue_and_a_lost_slot_is_an_outage() {
     instances.end_empty();
 }
 
-/// What was the primary kept everything, and what takes its place does not: it gets no job.
+/// The former primary kept everything, and its replacement does not: it gets no job.
 #[test]
 fn an_engine_that_breaks_promises_is_refused_after_a_failover() {
     let primary = Engine::durable();
@@ -468,7 +468,7 @@ fn an_engine_that_breaks_promises_is_refused_after_a_failover() {
     assert_eq!(instances.end(), 0);
 }
 
-/// Only an engine that hides its settings is trusted unseen.
+/// Only an engine that hides its settings is trusted without a check.
 #[test]
 fn an_engine_that_hides_its_settings_is_warned_of() {
     let renamed = Engine::start(&["--rename-command", "CONFIG", ""]);

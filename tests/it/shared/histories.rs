@@ -1,6 +1,5 @@
-//! The clients of three instances: what each saw of a job is explained by the model of one deferd
-//! (`contract::jobs::histories`), also while ways to the engine fail, and with one relaxation when an instance is taken
-//! for dead.
+//! The clients of three instances: the model of one deferd (`contract::jobs::histories`) explains what each client saw
+//! of a job, even while connections to the engine fail, and, with one relaxation, when an instance is taken for dead.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,7 +13,7 @@ use crate::support::Deferd;
 
 const INSTANCES: usize = 3;
 
-/// Explains what clients of three instances see, while `weather` changes by its number of calls.
+/// Explains what clients of three instances see, while `weather` changes according to the number of its calls.
 fn explain(
     failures: Failures,
     lease: &str,

@@ -15,7 +15,7 @@ pub struct Instances {
     pub all: Vec<Deferd>,
 }
 
-/// A job that runs on an instance that was chosen, and those that keep the others busy meanwhile.
+/// A job that runs on a chosen instance, and the jobs that keep the other instances busy.
 pub struct RunsAt {
     pub hold: Hold,
     pub id: String,
@@ -23,7 +23,7 @@ pub struct RunsAt {
 }
 
 impl RunsAt {
-    /// Lets the other instances go on.
+    /// Lets the other instances continue.
     pub fn free_others(&mut self) {
         self.blockers.drain(..).for_each(|hold| hold.release());
     }
@@ -45,7 +45,7 @@ impl Instances {
         self.all[n].client()
     }
 
-    /// Has a job run on an instance, submitted on another one.
+    /// Runs a job on an instance, submitted to another one.
     #[track_caller]
     pub fn run_at(&self, n: usize) -> RunsAt {
         let mut client = self.client((n + 1) % self.all.len());
@@ -61,7 +61,7 @@ impl Instances {
         panic!("no job runs on instance {n}");
     }
 
-    /// Waits until an instance has a job's result, and collects it there; while the engine fails it has none.
+    /// Waits until an instance has a job's result, and collects it there; while the engine fails, there is none.
     #[track_caller]
     pub fn result(&self, n: usize, id: &str) -> Reply {
         let mut reply = None;
@@ -74,7 +74,7 @@ impl Instances {
         reply.unwrap()
     }
 
-    /// Submits a request to an instance until it accepts it: its id.
+    /// Submits a request to an instance until it accepts it; returns its id.
     #[track_caller]
     pub fn accepted(&self, n: usize, method: &str, target: &str, body: &[u8]) -> String {
         let mut id = None;
@@ -111,8 +111,8 @@ impl Instances {
         audit(&mut self.engine.connect(), "default")
     }
 
-    /// The same when all jobs are deleted: nothing may be left, once those have run that were waiting then, and what a
-    /// client left while it was delivered has come back.
+    /// Does the same after deleting all jobs: nothing may be left, once the jobs that were waiting have run, and
+    /// results that a client abandoned during delivery are restored.
     pub fn end_empty(self) {
         eventually("nothing is left", || {
             self.client(0).delete("/_api/job/all").expect(200);
@@ -122,7 +122,7 @@ impl Instances {
     }
 }
 
-/// Whether an instance runs this script: it has the query in its environment.
+/// Returns whether an instance runs this script, whose environment has the query.
 fn runs_here(deferd: &Deferd, hold: &Hold) -> bool {
     let target = hold.target();
     let (_, query) = target.split_once('?').unwrap();
@@ -138,7 +138,7 @@ pub fn start(address: &str, route_options: &str, options: &[&str]) -> Deferd {
     start_without("", address, route_options, options)
 }
 
-/// The same without one of the parts that hold the promises.
+/// Starts an instance without one of the parts that guarantee the promises.
 pub fn start_without(part: &str, address: &str, route_options: &str, options: &[&str]) -> Deferd {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env("DEFERD_TEST_WITHOUT", part);
@@ -147,7 +147,7 @@ pub fn start_without(part: &str, address: &str, route_options: &str, options: &[
     Deferd::with_scripts_by(command, route_options, &[&own, options].concat())
 }
 
-/// Asserts that what takes as long, at best, is quick: the others of five may have met a busy machine.
+/// Asserts that the best of five runs is quick: the others may have met a busy machine.
 #[track_caller]
 fn assert_quick(most: Duration, run: impl FnMut() -> Duration) {
     let mut run = run;
@@ -156,7 +156,7 @@ fn assert_quick(most: Duration, run: impl FnMut() -> Duration) {
 }
 
 #[test]
-fn a_job_runs_on_any_instance_and_is_collected_on_any() {
+fn jobs_run_and_are_collected_on_any_instance() {
     let instances = Instances::start(3);
     let (mut a, mut c) = (instances.client(0), instances.client(2));
     let mut runs = instances.run_at(1);
@@ -171,7 +171,7 @@ fn a_job_runs_on_any_instance_and_is_collected_on_any() {
     a.put(&format!("/_api/job/{id}")).expect(404);
     let echoed = a.store("POST", "/run/s-cat", b"from here");
     assert_eq!(c.result(&echoed).text(), "from here");
-    // A body that goes ahead of its script.
+    // A body that is sent ahead of its script.
     let large = vec![b'x'; 300_000];
     let echoed = a.store("POST", "/run/s-cat", &large);
     assert!(c.result(&echoed).body == large, "large content comes back");
@@ -236,7 +236,7 @@ fn cancelling_on_one_instance_stops_the_script_on_another() {
 }
 
 #[test]
-fn a_client_that_waits_on_one_instance_is_woken_by_another() {
+fn a_client_of_one_instance_is_woken_by_another() {
     let instances = Instances::start(2);
     let mut a = instances.client(0);
     assert_quick(Duration::from_millis(400), || {
@@ -273,7 +273,7 @@ fn log_and_progress_of_another_instance_are_shown() {
 }
 
 #[test]
-fn a_deletion_on_one_instance_leaves_a_delivery_of_another_whole() {
+fn a_deletion_spares_a_delivery_of_another_instance() {
     let instances = Instances::start(2);
     let (mut a, mut b) = (instances.client(0), instances.client(1));
     let id = a.store("GET", "/run/h-big", b"");
@@ -289,7 +289,7 @@ fn a_deletion_on_one_instance_leaves_a_delivery_of_another_whole() {
 }
 
 #[test]
-fn jobs_of_a_route_that_no_instance_has_wait_and_are_cancelled() {
+fn jobs_of_an_unserved_route_wait() {
     let mut instances = Instances::start(1);
     let (hold, dir) = (Hold::new(), TempDir::new());
     let only = format!("/only/=run:{}", crate::support::fixtures().display());
@@ -322,7 +322,7 @@ fn jobs_of_a_route_that_no_instance_has_wait_and_are_cancelled() {
 }
 
 #[test]
-fn what_waits_when_an_instance_ends_is_left_to_the_others() {
+fn jobs_waiting_at_an_instances_end_go_elsewhere() {
     let mut instances = Instances::start(2);
     let runs = instances.run_at(1);
     let others = Hold::new();
@@ -343,9 +343,9 @@ fn what_waits_when_an_instance_ends_is_left_to_the_others() {
     instances.end_empty();
 }
 
-/// A job whose instance ends while the engine's word is on its way there goes back, and was not begun.
+/// A job whose instance ends while the engine's reply is on its way there is given back, and has not begun.
 #[test]
-fn what_is_on_its_way_to_an_instance_that_ends_goes_back() {
+fn a_job_on_its_way_to_an_ending_instance_returns() {
     let instances = Instances::with(1, "", &["--lease", "20s"]);
     let proxy = Proxy::start(instances.engine.port);
     let mut b = start(&proxy.address(), "", &["--lease", "20s"]);
@@ -359,7 +359,7 @@ fn what_is_on_its_way_to_an_instance_that_ends_goes_back() {
         first.release();
         first.wait_for("ended");
     }
-    // The answer to a request for a job, with a job.
+    // The answer to a request for a job, which has a job.
     proxy.hold(b"$4\r\njobs\r\n$1\r\n0\r\n$");
     let id = a.store("GET", &second.target(), b"");
     eventually("the engine gives it out", || proxy.hits() > 0);
@@ -378,7 +378,7 @@ fn what_is_on_its_way_to_an_instance_that_ends_goes_back() {
     instances.end_empty();
 }
 
-/// A job that was redirected has its retry where it is: no word of the engine ends that delay.
+/// A redirected job is retried by the instance that holds it: no message of the engine ends that delay.
 #[test]
 fn a_redirected_job_is_retried_on_time() {
     let instances = Instances::with(1, ",retry=1,backoff=50ms,retry-on=7", &[]);

@@ -2,11 +2,11 @@
 //!
 //! - [`engine`], [`proxy`], [`audit`]: the kit.
 //! - [`suites`]: how the suites of `store` run over it.
-//! - [`scripts`]: those that clients reach seldom.
+//! - [`scripts`]: the scripts that clients seldom reach.
 //! - [`instances`]: what several instances promise together, one property a test.
 //! - [`failures`]: what happens when an instance, the engine, or the way between them fails.
-//! - [`histories`]: whatever the clients of several instances saw is explained by the model of one.
-//! - [`storm`]: all of that at once, and what happens without the parts that hold it.
+//! - [`histories`]: the model of one instance explains whatever the clients of several saw.
+//! - [`storm`]: all of that at once, and what happens without the parts that prevent it.
 
 pub mod audit;
 pub mod engine;

@@ -1,4 +1,4 @@
-//! A way to an engine that can be cut and stalled.
+//! A proxy to an engine, whose connections can be cut and stalled.
 //!
 //! Knows no protocol. Invariant: its threads end with it.
 
@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How a proxy passes on what it gets.
+/// How a proxy forwards what it receives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// At once.
     Open = 0,
-    /// Nothing, until it is open again.
+    /// Nothing, until it is opened again.
     Stalled = 1,
-    /// Requests only: answers are lost, with their connections.
+    /// Only requests: answers are lost, and their connections end.
     Deaf = 2,
-    /// No connection.
+    /// Nothing: connections are refused.
     Cut = 3,
-    /// All but the answers with the words of [`Proxy::hold`], until it is open again.
+    /// Everything except answers with the words of [`Proxy::hold`], which wait until it is opened again.
     Held = 4,
-    /// All but the answers with the words of [`Proxy::lose`], whose connections end instead.
+    /// Everything except answers with the words of [`Proxy::lose`], whose connections end instead.
     Lossy = 5,
 }
 
@@ -38,7 +38,7 @@ struct State {
     over: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
     words: Mutex<Vec<u8>>,
-    /// How often a way other than open has hit a request, an answer or a connection.
+    /// How often a mode other than open has affected a request, an answer or a connection.
     hits: AtomicUsize,
 }
 
@@ -62,19 +62,19 @@ impl State {
         part.windows(words.len()).any(|window| window == &words[..])
     }
 
-    /// Whether what comes has to wait.
+    /// Returns whether this part must wait.
     fn holds(&self, part: &[u8], answers: bool) -> bool {
         self.is(Way::Stalled) || (answers && self.is(Way::Held) && self.has_words(part))
     }
 
-    /// Whether an answer is lost.
+    /// Returns whether an answer is lost.
     fn loses(&self, part: &[u8]) -> bool {
         self.is(Way::Deaf) || (self.is(Way::Lossy) && self.has_words(part))
     }
 }
 
 impl Proxy {
-    /// Starts one before the port of an engine.
+    /// Starts a proxy in front of the port of an engine.
     pub fn start(engine: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -105,12 +105,12 @@ impl Proxy {
         Self { port, state }
     }
 
-    /// Returns its address as `--store` has it.
+    /// Returns its address in the form of `--store`.
     pub fn address(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Says how it passes on from now on.
+    /// Sets how it forwards from now on.
     pub fn set(&self, way: Way) {
         self.state.hits.store(0, Ordering::Release);
         self.state.way.store(way as u8, Ordering::Release);
@@ -131,7 +131,8 @@ impl Proxy {
         self.set(Way::Lossy);
     }
 
-    /// Returns how much the way has hit since it was set: what was held, what was lost, connections refused.
+    /// Returns how many requests, answers and connections were affected since the mode was set: held, lost, or
+    /// refused.
     pub fn hits(&self) -> usize {
         self.state.hits.load(Ordering::Acquire)
     }

@@ -1,5 +1,5 @@
-//! The scripts that clients reach seldom, through the store: deletions of more than one call takes, what grows old, the
-//! logs that are kept, operations that were given up. After each, all that is in the engine is audited.
+//! The scripts that clients seldom reach, through the store: deletions that take more than one call, expiry, kept
+//! logs, operations that were given up. After each test, everything in the engine is audited.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ impl On {
         Self { store: open(&engine, plan, capacity), engine }
     }
 
-    /// One whose engine has the time, as where deferd runs.
+    /// Opens a store that uses the engine's clock, as in production.
     fn by_its_clock() -> Self {
         let engine = Engine::start(&[]);
         Self { store: open_by(Clock::Engine, &engine, one_lane(), 64 << 20), engine }
@@ -56,7 +56,7 @@ impl On {
         (self.store.submit(submission, now), key)
     }
 
-    /// Notes the reply of a submission as that of a connection whose client never got it.
+    /// Records the reply of a submission as that of a connection whose client never received it.
     fn note_lost_reply(&self) {
         let slots: BTreeMap<String, Vec<u8>> = self.engine.command(&["HGETALL", &self.memo()]);
         let reply = slots.values().find(|reply| reply.windows(3).any(|part| part == b"new"));
@@ -81,7 +81,7 @@ impl On {
         self.engine.command::<Vec<String>>(&parts);
     }
 
-    /// The key of this instance's replies.
+    /// Returns the key of this instance's replies.
     fn memo(&self) -> String {
         self.engine.command::<Vec<String>>(&["KEYS", "*:m:*"]).remove(0)
     }
@@ -96,7 +96,7 @@ fn keeping_logs() -> Plan {
     Plan { log_ttl: Duration::from_secs(3600), ..one_lane() }
 }
 
-/// For the engine a job that was redirected runs on while it waits here: no word of the engine wakes its worker.
+/// For the engine, a redirected job stays running while it waits here: no message of the engine wakes its worker.
 #[test]
 fn a_worker_is_woken_when_a_delay_here_ends() {
     let on = On::by_its_clock();
@@ -142,7 +142,7 @@ fn more_jobs_are_forgotten_than_one_call_takes() {
     }
     assert_eq!((on.audit(), on.stored()), (0, 0));
     drop(jobs);
-    // By time: what is stamped before goes, the rest stays.
+    // By time: earlier jobs are removed, the others stay.
     let early = batch(&on.store, 600, Until::Done);
     let late = submit(&on.store, 1, Keep::Result);
     start(&on.store, &late);
@@ -165,7 +165,7 @@ fn results_and_keys_grow_old() {
     let age = |seconds: i64| Age::from_micros(seconds * 1_000_000);
     assert_eq!(on.store.expire(age(1000)), Ok(0), "not before its time");
     assert_eq!(on.store.expire(age(1001)), Ok(515));
-    // Those whose jobs are pending keep their keys.
+    // Jobs that are pending keep their keys.
     let (again, reused) = on.keyed(519, at(LATER));
     assert_eq!(again.unwrap().id(), ids[519]);
     let other = IdempotencyKey { fingerprint: [8; 32], ..reused };
@@ -181,7 +181,7 @@ fn results_and_keys_grow_old() {
 }
 
 #[test]
-fn a_full_engine_takes_a_large_result_and_no_large_request() {
+fn a_full_engine_takes_results_but_no_requests() {
     let on = On::with(one_lane(), 64 << 20);
     let job = submit(&on.store, 1, Keep::Result);
     start(&on.store, &job);
@@ -200,7 +200,7 @@ fn a_full_engine_takes_a_large_result_and_no_large_request() {
 }
 
 #[test]
-fn a_submission_that_is_given_up_leaves_a_job_that_another_request_was_told() {
+fn a_withdrawn_submission_leaves_a_job_found_by_key() {
     let on = On::with(one_lane(), 64 << 20);
     let (alone, key) = on.keyed(1, at(THEN));
     assert!(alone.is_ok());
@@ -256,7 +256,7 @@ fn connections_that_died_while_idle_are_made_anew() {
         on.store.flush().unwrap();
     };
     run_one();
-    // The keeper has its connection, too.
+    // The keeper has a connection, too.
     eventually("a beat", || on.engine.command(&["HEXISTS", "deferd:{default}:meta", "beat"]));
     on.engine.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal"]);
     run_one();
@@ -325,7 +325,7 @@ fn the_newest_logs_are_kept_while_there_is_room() {
         on.store.finish(&job.key, response(n), at(THEN + n as f64));
         let Delivery { id, .. } = collected(&on.store, &job).expect("it is done");
         on.store.confirm(&job.key, id, at(THEN + n as f64));
-        // What is told together is told for one moment.
+        // Deliveries that are reported together are reported for one time.
         on.store.flush().unwrap();
         jobs.push(job);
     }
@@ -337,7 +337,7 @@ fn the_newest_logs_are_kept_while_there_is_room() {
     assert_eq!(log(69), None);
     on.store.expire_logs(Age::from_micros((THEN as i64 + 10) * 1_000_000));
     assert_eq!((log(9), log(10).as_deref()), (None, Some(&b"log 10"[..])));
-    // They are the first to go.
+    // They are the first to be dropped.
     let mut large = call(0, &nobody());
     *large.request.body_mut() = vec![b'.'; 390_000].into();
     offer(&on.store, large, Keep::Result, at(LATER)).unwrap();
@@ -349,7 +349,7 @@ fn the_newest_logs_are_kept_while_there_is_room() {
 }
 
 #[test]
-fn a_job_that_is_delayed_or_cancelled_is_told_so() {
+fn status_reports_delayed_and_cancelled_jobs() {
     let on = On::with(one_lane(), CAPACITY);
     let job = submit(&on.store, 1, Keep::Result);
     let mut claimed = claim(&on.store).unwrap();
@@ -365,7 +365,7 @@ fn a_job_that_is_delayed_or_cancelled_is_told_so() {
     let Delivery { result, id } = collected(&on.store, &job).expect("it is done");
     assert_eq!(result.to_response().status(), 410);
     on.store.confirm(&job.key, id, at(THEN));
-    // A late word of an earlier delivery has no effect.
+    // A late report of an earlier delivery has no effect.
     on.store.restore(&job.key, id);
     assert_eq!((on.audit(), on.stored()), (0, 0));
 }

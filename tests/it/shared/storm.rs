@@ -1,8 +1,8 @@
-//! The storm: three instances, clients over all of them, and a fault every second; then every accepted job is accounted
-//! for. And what happens without the parts that hold that.
+//! The storm: three instances, clients of all of them, and a fault every second; then every accepted job is accounted
+//! for. And what happens without the parts that guarantee that.
 //!
-//! `DEFERD_TEST_SEED` repeats the choices of a failure (their timing cannot be repeated), `DEFERD_TEST_STORM` says how
-//! many seconds it lasts.
+//! `DEFERD_TEST_SEED` repeats the choices of a failure (their timing cannot be repeated), `DEFERD_TEST_STORM` sets its
+//! duration in seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -23,14 +23,14 @@ use crate::support::{Deferd, TempDir, eventually};
 const INSTANCES: usize = 3;
 const CLIENTS: usize = 4;
 
-/// How long a fault that hit an instance may explain that a result was delivered again.
+/// How long after a fault of an instance it may explain a second delivery of a result.
 const EXPLAINS: Duration = Duration::from_secs(10);
 
 /// What the clients have seen of a job.
 #[derive(Default)]
 struct Seen {
     id: String,
-    /// Which instance delivered its result, when, and what it was.
+    /// Which instance delivered its result, when, and with what status and content.
     deliveries: Vec<(usize, Instant, u16, String)>,
 }
 
@@ -44,7 +44,7 @@ struct Storm {
     addresses: Mutex<Vec<SocketAddr>>,
     /// The accepted jobs by their number.
     jobs: Mutex<BTreeMap<usize, Seen>>,
-    /// Which instances were hit, and when the hit was over; all by a fault of the engine.
+    /// Which instances were hit, and when the hit ended; a fault of the engine hits all.
     hits: Mutex<Vec<(usize, Instant)>>,
     /// How many faults there were.
     faults: AtomicUsize,
@@ -57,13 +57,13 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// The route of job `n`: every third may run again.
+/// Returns the route of job `n`: every third may run again.
 fn route(n: usize) -> &'static str {
     if n.is_multiple_of(3) { "/again/" } else { "/run/" }
 }
 
 impl Storm {
-    /// Sends a request to an instance; `None` if the whole answer does not come.
+    /// Sends a request to an instance; returns `None` if the answer does not arrive completely.
     fn ask(&self, n: usize, request: &str, body: &str) -> Option<Answer> {
         let address = self.addresses.lock().unwrap()[n];
         let mut stream = TcpStream::connect(address).ok()?;
@@ -135,7 +135,7 @@ impl Storm {
         })
     }
 
-    /// What the clients and the scripts have seen must fit together.
+    /// Checks that what the clients and the scripts have seen is consistent.
     fn check(&self) {
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
         let mut begun: HashMap<usize, usize> = HashMap::new();
@@ -182,14 +182,14 @@ impl Storm {
     }
 }
 
-/// Faults of instances, of ways, and of one engine.
+/// Faults of instances, of connections, and of one engine.
 struct Weather {
     engine: Engine,
     proxies: Vec<Proxy>,
     deferds: Vec<Deferd>,
 }
 
-/// Faults of instances, and of two engines, one of them the primary: it dies, and its replica takes its place.
+/// Faults of instances, and of two engines: the primary dies, and its replica replaces it.
 struct Failovers {
     primary: Engine,
     replica: Engine,
@@ -226,7 +226,7 @@ impl Failovers {
             }
             _ => {
                 self.replica.wait_in_step();
-                // A collection that the replica has not seen comes back.
+                // A collection that the replica has not seen is restored.
                 storm.hit(0..INSTANCES);
                 self.primary.kill();
                 wait(1000);
@@ -290,7 +290,7 @@ impl Weather {
     }
 }
 
-/// Has clients use these instances for a while, with faults; then every accepted job is accounted for.
+/// Runs clients against these instances for a while, with faults; then accounts for every accepted job.
 fn rage(addresses: Vec<SocketAddr>, mut fault: impl FnMut(&Storm, &mut Rng)) {
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let seed = variable("DEFERD_TEST_SEED").unwrap_or_else(clock);
@@ -345,7 +345,7 @@ fn nothing_is_lost_or_doubled_in_a_storm() {
     let addresses = deferds.iter().map(|deferd| deferd.address).collect();
     let mut weather = Weather { engine, proxies, deferds };
     rage(addresses, |storm, random| weather.fault(storm, random));
-    // What was accepted and whose 202 was lost is there as well.
+    // A job that was accepted and whose 202 was lost exists as well.
     Instances { engine: weather.engine, all: weather.deferds }.end_empty();
 }
 
@@ -364,7 +364,7 @@ fn nothing_is_lost_or_doubled_over_failovers() {
     Instances { engine: failovers.primary, all: failovers.deferds }.end_empty();
 }
 
-/// Without the memo an operation whose answer is lost happens twice.
+/// Without the memo, an operation whose answer is lost happens twice.
 #[test]
 fn without_the_memo_jobs_double() {
     for (part, doubles) in [("memo", true), ("", false)] {
@@ -376,7 +376,7 @@ fn without_the_memo_jobs_double() {
         for round in 0..3 {
             let mut client = deferd.client();
             let before = client.list("pending").len();
-            // The engine gets the submission, and its answer is lost.
+            // The engine receives the submission, and its answer is lost.
             proxy.lose(b"\r\nnew\r\n");
             client.send_request("POST", "/run/s-cat", &[("x-arango-async", "store")], b"x");
             eventually("the answer is lost", || proxy.hits() > 0);
@@ -390,7 +390,7 @@ fn without_the_memo_jobs_double() {
     }
 }
 
-/// Without the fence the result of a run that was taken away replaces that of the run that the job has.
+/// Without the fence, the result of a run that was taken away replaces that of the job's current run.
 #[test]
 fn without_the_fence_a_dead_run_gives_the_result() {
     for (part, kept) in [("fence", true), ("", false)] {
@@ -404,7 +404,7 @@ fn without_the_fence_a_dead_run_gives_the_result() {
         let mut runs = instances.run_at(1);
         runs.free_others();
         instances.all[1].signal("-STOP");
-        // The run there ends, and another begins here.
+        // The run there ends, and another one begins here.
         let began_again = || instances.client(0).get(&format!("/_api/job/{}", runs.id));
         runs.hold.release();
         runs.hold.wait_for("ended");
@@ -423,7 +423,7 @@ fn without_the_fence_a_dead_run_gives_the_result() {
     }
 }
 
-/// Without mercy the first instance that comes back after an outage takes the others for dead.
+/// Without mercy, the first instance that returns after an outage takes the others for dead.
 #[test]
 fn without_mercy_an_outage_interrupts_jobs() {
     let engine = Engine::durable();

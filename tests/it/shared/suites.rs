@@ -17,12 +17,12 @@ thread_local! {
     static ENGINES: RefCell<Vec<Engine>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The store that is shared.
+/// Opens the shared store on an engine of its own.
 pub fn shared() -> Arc<dyn Store> {
     shared_with(one_lane())
 }
 
-/// The store that is shared, with these lanes.
+/// Opens the shared store on an engine of its own, with these lanes.
 pub fn shared_with(plan: Plan) -> Arc<dyn Store> {
     let engine = Engine::start(&[]);
     let store = open(&engine, plan, CAPACITY);

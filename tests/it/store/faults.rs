@@ -1,7 +1,7 @@
 //! A disk that fails: at any call, of any kind, once or for a while, or because it is full.
 //!
-//! Whatever fails, what was acknowledged is kept, what was refused leaves nothing behind, the store works
-//! again by itself when the disk does, and its thread neither ends nor hangs.
+//! Whatever fails: what was acknowledged is kept, what was refused leaves nothing behind, the store works again by
+//! itself when the disk does, and its thread neither ends nor hangs.
 
 use std::sync::Arc;
 use std::thread;
@@ -25,15 +25,15 @@ use deferd::store::{Finished, List, Lookup, Refused, Store, Submission};
 use deferd::workers;
 use http::{Method, Response};
 
-/// Operations in a scenario: enough that each kind of them comes.
+/// Operations in a scenario: enough that each kind occurs.
 const OPERATIONS: usize = 30;
 /// More failures than there are attempts before jobs are refused.
 const A_WHILE: usize = 24;
 
-/// Scenarios that run at once.
+/// How many scenarios run at once.
 const LANES: usize = 8;
 
-/// How long the file can be on a disk that is full then.
+/// How large the file can become on a disk that is then full.
 const LIMIT: u64 = 2 << 20;
 
 macro_rules! faults {
@@ -59,7 +59,7 @@ faults! {
     any_sync_of_a_relaxed_store_can_fail: Relaxed, Sync, Badly 1, Forgetfully A_WHILE;
 }
 
-/// Lets the n-th call fail, and `times - 1` after it, for every n that there is.
+/// Makes the n-th call fail, and the `times - 1` after it, for every possible n.
 fn everywhere(durability: Durability, kind: Kind, how: How, times: usize) {
     let run = |after| {
         let plan = FaultPlan { kind, after, times, how };
@@ -79,12 +79,12 @@ fn everywhere(durability: Durability, kind: Kind, how: How, times: usize) {
             break;
         }
     }
-    // Of reads and growths a scenario may need none, as what it reads is cached; and few contents are files.
+    // A scenario may need no reads or growth, because what it reads is cached; and few contents are files.
     assert!(reached > 4 || !matches!(kind, Kind::Write | Kind::Sync), "{reached} {kind:?}");
     assert!(reached > 0 || matches!(kind, Kind::Read | Kind::SetLen), "{reached} {kind:?}");
 }
 
-/// Says on failure where it was.
+/// Reports the scenario and the fault if the test fails.
 struct Say<'a>(&'a Scenario, FaultPlan);
 
 impl Drop for Say<'_> {
@@ -95,11 +95,11 @@ impl Drop for Say<'_> {
     }
 }
 
-/// Whether the scenario has come so far that something failed.
+/// Returns whether the scenario has come far enough for something to fail.
 fn survives(durability: Durability, plan: FaultPlan) -> bool {
     let mut scenario = Scenario::new(7, durability);
     scenario.fail(plan);
-    // Few of them are about files.
+    // Few of the calls concern files.
     let is_of_files = matches!(plan.kind, Kind::Create | Kind::Open | Kind::Remove);
     for _ in 0..if is_of_files { 4 * OPERATIONS } else { OPERATIONS } {
         scenario.step();
@@ -118,7 +118,7 @@ fn survives(durability: Durability, plan: FaultPlan) -> bool {
     let say = Say(&scenario, plan);
     let (promised, refused) = (&scenario.promises, &scenario.refused[..]);
     let check = || Check { promised, begun: promised, refused, durability };
-    // What the disk says is synced, whatever it had given up before.
+    // What the disk reported as synced is durable, whatever it had given up before.
     check().image(synced);
     check().image(image());
     drop(say);
@@ -126,7 +126,7 @@ fn survives(durability: Durability, plan: FaultPlan) -> bool {
 }
 
 #[test]
-fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
+fn a_failing_disk_refuses_jobs_but_reads_results() {
     let volume = Volume::default();
     let store = open(&volume, Durability::Commit).unwrap().0;
     let done = batch(&store, 4, Until::Done);
@@ -156,7 +156,7 @@ fn while_the_disk_fails_jobs_are_refused_and_results_are_read() {
             store.restore(&job.key, id);
         }
     }
-    // The accounts hold what is there and nothing else.
+    // The accounts have exactly what exists.
     store.forget_all(&nobody()).unwrap();
     assert_empty(&store, &[]);
 }
@@ -184,7 +184,7 @@ fn a_failing_store_is_a_503_and_counted() {
 }
 
 #[test]
-fn a_start_that_is_not_recorded_is_none() {
+fn a_start_that_is_not_recorded_has_no_effects() {
     let volume = Volume::default();
     let store = open(&volume, Durability::Commit).unwrap().0;
     let job = submit(&store, 1, Keep::Result);
@@ -204,7 +204,7 @@ fn a_start_that_is_not_recorded_is_none() {
     start(&store, &job);
 }
 
-/// So that a result which was collected for it is not gone with it.
+/// So that a result which it has collected is not lost with it.
 #[test]
 fn a_result_that_cannot_be_made_durable_counts_as_dropped() {
     let volume = Volume::default();
@@ -225,19 +225,19 @@ fn one_failed_read_does_not_end_all_reading() {
     let store = open(&volume, Durability::Commit).unwrap().0;
     let done = batch(&store, 4, Until::Done);
     store.close();
-    // With nothing in its cache, so that reading reads.
+    // With an empty cache, so that reading reaches the disk.
     let store = open(&volume, Durability::Commit).unwrap().0;
     volume.fail(Some(FaultPlan { kind: Kind::Read, after: 0, times: 1, how: How::Cleanly }));
     assert!(matches!(store.peek(&done[0].key), Lookup::Unreadable));
     assert_eq!(volume.faults().failed, 1);
-    // No commit comes to find the fault: the store must look for it by itself.
+    // No commit comes to find the fault: the store must check for it by itself.
     for job in done {
         eventually("it is read again", || matches!(store.peek(&job.key), Lookup::Done(_)));
         job.assert_result(&collected(&store, &job).unwrap().result);
     }
 }
 
-/// More than a full disk holds, so that it is the disk that is full.
+/// More than a full disk holds, so that the disk is the limit.
 const ROOM: usize = 64 << 20;
 
 #[test]
@@ -252,7 +252,7 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
             offer(&store, call, Keep::Result, at(THEN))
         };
         let mut accepted = Vec::new();
-        // Not the end of the accounts, but that of the disk.
+        // Not when the accounts are full, but when the disk is.
         let refused = loop {
             match submit(accepted.len()) {
                 Ok(id) => accepted.push(key(id)),
@@ -261,7 +261,7 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
         };
         assert_eq!(refused, Refused::Unavailable, "{size}: after {}", accepted.len());
         assert!(accepted.len() > 4, "{size}: only {}", accepted.len());
-        // Results that do not fit wait, and do not keep what makes room from being done.
+        // Results that do not fit wait, and do not block what makes room.
         let (large, others) = accepted.split_first().unwrap();
         store.finish(large, http::Response::new(vec![b'x'; 150_000].into()), at(THEN));
         for key in others {
@@ -270,7 +270,7 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
         }
         eventually("there is room for the result", || matches!(store.peek(large), Lookup::Done(_)));
         eventually("there is room for jobs", || submit(0).is_ok());
-        // Reopened on the disk that is as full as before, and has nothing to give.
+        // Reopened on the disk, which is as full as before and has no more room.
         while let Ok(id) = submit(0) {
             accepted.push(key(id));
         }
@@ -287,9 +287,9 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
     }
 }
 
-/// Results that came while the disk failed, and do not fit all at once: those that fit are done.
+/// Results that arrived while the disk failed, and do not fit all at once: those that fit are done.
 #[test]
-fn results_that_do_not_fit_at_once_are_done_one_by_one() {
+fn results_that_fit_singly_are_done_one_by_one() {
     let volume = Volume::default();
     let store = open_for(ROOM, &volume, Durability::Commit).unwrap().0;
     let jobs = batch(&store, 8, Until::Running);
@@ -325,7 +325,7 @@ fn results_that_do_not_fit_at_once_are_done_one_by_one() {
     eventually("jobs are accepted again", || store.check(0).is_ok());
 }
 
-/// The built-in endpoints as the only route.
+/// Returns routes to the built-in endpoints only.
 fn endpoints(jobs: &Arc<Jobs>) -> Arc<Routes> {
     let api = Api::new(Arc::clone(jobs), Access::Open, Arc::from(["/".to_owned()]), PATIENCE);
     Arc::new(Routes::new(vec![Route {
@@ -342,9 +342,9 @@ fn endpoints(jobs: &Arc<Jobs>) -> Arc<Routes> {
     }]))
 }
 
-/// A full disk takes the removal of a collected result before the result of the job that has collected it.
+/// A full disk accepts the removal of a collected result before the result of the job that has collected it.
 #[test]
-fn a_result_that_a_job_collects_is_there_until_the_job_has_it() {
+fn a_result_stays_until_the_collecting_job_has_it() {
     let (volume, content) = (Volume::default(), vec![b'x'; 700_000]);
     let open = |volume: &Volume| {
         let (folder, room) = (Arc::new(volume.clone()), room(ROOM));
@@ -360,7 +360,7 @@ fn a_result_that_a_job_collects_is_there_until_the_job_has_it() {
     start(&*store, &other);
     assert_eq!(finish(&*store, &other), Finished::Kept);
     volume.limit(Some(0));
-    // Until nothing fits any more that is as large as the result.
+    // Until nothing as large as the result fits any more.
     let fills = || {
         let mut call = call(1, &nobody());
         *call.request.body_mut() = content.clone().into();
@@ -382,7 +382,7 @@ fn a_result_that_a_job_collects_is_there_until_the_job_has_it() {
     eventually("its result does not fit", || store.check(0).is_err());
     store.stop(Stop::Kill);
     workers.join();
-    // After what was removed before.
+    // After the earlier removals.
     assert_eq!(store.forget(&other.key), Ok(true));
     store.close();
     for event in volume.events() {

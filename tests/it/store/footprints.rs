@@ -1,7 +1,7 @@
-//! Footprints tell the truth: what is accounted for jobs, results and keys is, within a quarter, what the
-//! process grows by.
+//! Footprints are accurate: the accounted size of jobs, results and keys is, within a quarter, the memory by which the
+//! process grows.
 //!
-//! On the memory store: on disk, the memory of a result is its record alone.
+//! On the memory store: on disk, only the record of a result is in memory.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -9,30 +9,30 @@ use std::io::{BufRead, BufReader, Write};
 use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, eventually};
 
-/// How many of a kind are weighed: so many that what is kept free beside them does not matter.
+/// How many of a kind are weighed: enough that the free memory kept besides them does not matter.
 const MANY: usize = 10_000;
 
-/// How many requests are under way at once.
+/// How many requests are pending at once.
 const BATCH: usize = 10;
 
-/// How many jobs wait at most, if they are to be done: what many requests took would be free in the heap, and not given
-/// back, beside the results.
+/// How many jobs wait at most if they are then to be done: the heap would keep the memory of more requests, besides
+/// the results.
 const PART: usize = 100;
 
-/// What the process has of its own in memory, in bytes.
+/// Returns the private memory of the process, in bytes.
 fn private(deferd: &Deferd) -> usize {
     let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", deferd.pid())).unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// What deferd says that is stored, in bytes, to 64 KiB.
+/// Returns the size that deferd reports as stored, in bytes, rounded to 64 KiB.
 fn accounted(client: &mut Client) -> usize {
     let version = client.get("/_api/version?details=true").expect(200).json();
     version["details"]["stored-used"].as_str().unwrap().parse().unwrap()
 }
 
-/// Submits so many jobs, a batch at a time; each is what `request` says of its number.
+/// Submits `count` jobs, a batch at a time; `request` returns each one by its number.
 fn submit(client: &Client, count: usize, mut request: impl FnMut(usize) -> String) {
     let mut input = BufReader::new(client.socket());
     for batch in 0..count / BATCH {
@@ -41,7 +41,7 @@ fn submit(client: &Client, count: usize, mut request: impl FnMut(usize) -> Strin
         let mut answered = 0;
         while answered < BATCH {
             let mut line = String::new();
-            // Unlike `read`, it goes on when a signal interrupts it.
+            // Unlike `read`, this continues when a signal interrupts it.
             assert!(input.read_line(&mut line).unwrap() > 0, "the connection ends");
             assert!(!line.starts_with("HTTP/1.1 ") || line.starts_with("HTTP/1.1 2"), "{line}");
             // A `202` has no content: an empty line ends it.
@@ -54,7 +54,7 @@ fn head(line: &str, fields: &str) -> String {
     format!("{line} HTTP/1.1\r\nhost: a\r\nx-arango-async: store\r\n{fields}\r\n")
 }
 
-/// What there is of each, in bytes.
+/// The sizes of each item, in bytes.
 #[derive(Clone, Copy)]
 struct Each {
     accounted: f64,
@@ -74,14 +74,14 @@ impl Each {
     }
 }
 
-/// Returns the middle of three weighings: where an allocator places small blocks is partly chance.
+/// Returns the median of three weighings: where an allocator places small blocks is partly chance.
 fn middle(weigh: impl Fn() -> Each) -> Each {
     let mut all = [(); 3].map(|()| weigh());
     all.sort_by(|a, b| a.taken.total_cmp(&b.taken));
     all[1]
 }
 
-/// Fills a deferd with so many of a kind, and weighs each.
+/// Fills a deferd with this many of a kind, and weighs each.
 #[track_caller]
 fn weigh(
     deferd: &Deferd,
@@ -95,7 +95,7 @@ fn weigh(
             eventually("they are done", || client.list("pending?count=1").is_empty());
         }
     };
-    // What is made once is there before.
+    // What is created once exists before.
     submit(&jobs, PART, |_| head("GET /_admin/time", ""));
     wait();
     let (before, accounted_before) = (private(deferd), accounted(&mut deferd.client()));
@@ -155,7 +155,7 @@ fn waiting_jobs_take_what_is_accounted() {
             holds.iter().for_each(Hold::release);
             each
         });
-        // So much is reserved for the error that it may end with, and not taken yet.
+        // This much is reserved for the error with which it may end, and is not used yet.
         each.accounted -= 1024.0;
         each.is_true(what);
     }

@@ -1,7 +1,7 @@
-//! What stands in the directory of a store: damage and strangers are refused, and left as they are.
+//! The contents of a store's directory: damaged and foreign files are refused, and not changed.
 //!
-//! Over the store, a bit is flipped anywhere in a file. Through the real binary, a directory is given
-//! that holds something else, or that another deferd uses.
+//! Through the store, a bit is flipped anywhere in a file. Through the real binary, deferd gets a directory that
+//! contains something else, or that another deferd uses.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ use deferd::store::disk::Durability;
 use deferd::store::{Lookup, Store};
 use redb::{Database, TableDefinition};
 
-/// In how many places a bit is flipped.
+/// The number of places in which a bit is flipped.
 const FLIPS: usize = 1000;
 
 #[test]
@@ -26,7 +26,7 @@ fn a_flipped_bit_is_refused_or_changes_nothing() {
     scenario.store.close();
     let (image, whole) = (scenario.volume.bytes(), scenario.volume.image());
     let Scenario { promises, mut random, .. } = scenario;
-    // A page of zeros says nothing.
+    // A page of zeros contains nothing.
     let pages: Vec<usize> = (0..image.len() / 4096)
         .filter(|n| image[n * 4096..][..4096].iter().any(|&b| b != 0))
         .collect();
@@ -73,7 +73,7 @@ fn a_truncated_file_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn a_message_that_is_none_is_told_for_its_job_alone() {
+fn an_invalid_message_affects_only_its_job() {
     let volume = Volume::default();
     let store = open(&volume, Durability::Commit).unwrap().0;
     let done = batch(&store, 2, Until::Done);
@@ -92,7 +92,7 @@ fn a_message_that_is_none_is_told_for_its_job_alone() {
     assert!(matches!(store.peek(&done[0].key), Lookup::Unreadable));
     assert!(matches!(store.collect(&done[0].key), Lookup::Unreadable));
     done[1].assert_result(&collected(&store, &done[1]).unwrap().result);
-    // The first of those that wait is finished instead.
+    // The first of the waiting jobs is finished instead.
     start(&store, &waiting[1]);
     assert!(claim(&store).is_none());
     store.flush().unwrap();
@@ -117,20 +117,20 @@ fn ids_increase_over_restarts_with_the_clock_stepped_back() {
             let id = offer(&store, call(n, &nobody()), Keep::Nothing, at(now)).unwrap();
             assert!(last < Some(id), "{id} at {now}");
             last = Some(id);
-            // Not even when nothing is left of it.
+            // Not even if no job is left.
             store.finish(&key(id), response(n), at(now));
         }
         store.flush().unwrap();
         if ends {
             store.close();
         } else {
-            // Opened again on what it has left, without being closed.
+            // Opened again as it was left, without being closed.
             std::mem::forget(store);
         }
     }
 }
 
-/// Runs deferd on a directory that it must refuse; what it says.
+/// Runs deferd on a directory that it must refuse; returns its message.
 #[track_caller]
 fn refused(data: &Path) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_deferd"))
@@ -153,10 +153,10 @@ fn refused(data: &Path) -> String {
     said
 }
 
-/// How many jobs some file has.
+/// How many jobs are in such a file.
 const SOME: usize = 5;
 
-/// A file of a store that had some jobs.
+/// Returns a file of a store that had some jobs.
 fn some_file(dir: &TempDir) -> Vec<u8> {
     let data = dir.join("some");
     let mut deferd = Deferd::start(&["--data", data.to_str().unwrap()]);
@@ -171,7 +171,7 @@ fn some_file(dir: &TempDir) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_that_is_not_its_own_is_refused_and_left_as_it_is() {
+fn a_foreign_file_is_refused_and_unchanged() {
     let dir = TempDir::new();
     let good = some_file(&dir);
     let table = TableDefinition::<&[u8], &[u8]>::new("deferd");
@@ -225,7 +225,7 @@ fn a_file_that_is_not_its_own_is_refused_and_left_as_it_is() {
         assert_eq!(said.lines().count(), 1, "{name}: {said}");
         assert!(fs::read(&file).unwrap() == bytes, "{name} was changed");
     }
-    // The other half may be free: then all is there.
+    // The other half may be free: then everything is still there.
     let half = &good[..good.len() / 2];
     let volume = Volume::of(half.to_vec());
     match open(&volume, Durability::Commit) {
@@ -245,7 +245,7 @@ fn a_second_deferd_on_the_directory_is_refused() {
     let id = client.store("GET", "/_admin/time", b"");
     client.result(&id).expect(200);
     drop(deferd);
-    // Not by what is left of one that was killed.
+    // A lock left by a killed deferd does not block it.
     let deferd = Deferd::start(&["--data", data.to_str().unwrap()]);
     deferd.client().get("/_api/version").expect(200);
 }

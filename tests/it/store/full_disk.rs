@@ -1,6 +1,6 @@
-//! A real disk that is full, under a real deferd: a small file system in memory.
+//! A real disk that is full, with a real deferd: a small file system in memory.
 //!
-//! Mounting one needs root. Where it cannot be mounted, the test says so on stderr, and passes.
+//! Mounting it needs root. If it cannot be mounted, the test says so on stderr, and passes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// One of this size; `None` where it cannot be mounted.
+    /// Mounts one of this size; `None` if that is impossible.
     fn mount(size: &str) -> Option<Self> {
         let dir = TempDir::new();
         let options = format!("size={size},mode=700");
@@ -54,7 +54,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// The content of job `n`, which is its result, too.
+/// Returns the content of job `n`, which is also its result.
 fn content(n: usize) -> Vec<u8> {
     format!("job {n} ").bytes().cycle().take(100_000).collect()
 }
@@ -62,7 +62,7 @@ fn content(n: usize) -> Vec<u8> {
 /// Jobs that were accepted, by number and id.
 type Accepted = Vec<(usize, String)>;
 
-/// Submits a job, on a connection of its own: where it is refused its content is not read.
+/// Submits a job, on a connection of its own: if it is refused, its content is not read.
 fn submit(deferd: &Deferd, n: usize) -> Reply {
     let fields = [("x-arango-async", "store")];
     deferd.client().request("POST", "/run/s-cat", &fields, &content(n))
@@ -88,13 +88,13 @@ fn fill(deferd: &Deferd, accepted: &mut Accepted) {
     assert!(accepted.len() > first + 3, "only {} jobs fit", accepted.len() - first);
 }
 
-/// Asserts that every job is there, done with its own result or on its way to it.
+/// Asserts that every job exists, and is done with its own result or will be.
 fn assert_there(client: &mut Client, accepted: &Accepted) {
     for (n, id) in accepted {
         let reply = client.get(&format!("/_api/job/{id}/result"));
         match reply.status {
             200 => assert!(reply.body == content(*n), "the result of job {n}"),
-            // Not read while the disk is asked again.
+            // It cannot be read while the disk is retried.
             204 | 503 => {}
             status => panic!("job {n} ({id}): {status}"),
         }
@@ -110,13 +110,13 @@ fn assert_there(client: &mut Client, accepted: &Accepted) {
     });
 }
 
-/// Deletes some that are done: each deletion is answered, now or after a while.
+/// Deletes some jobs that are done: each deletion is answered, now or after a while.
 fn delete_done(client: &mut Client, accepted: &mut Accepted, count: usize) {
     for id in client.list(&format!("done?count={count}")) {
         eventually("it is deleted", || {
             match client.delete(&format!("/_api/job/{id}")).status {
                 200 => true,
-                // It is deleted, and that was not durable yet.
+                // It is deleted, but that was not yet durable.
                 404 => true,
                 status => {
                     assert_eq!(status, 503);
@@ -155,7 +155,7 @@ fn collect_all(client: &mut Client, accepted: Accepted) {
 }
 
 #[test]
-fn a_full_disk_refuses_jobs_loses_none_and_makes_room_by_deleting() {
+fn a_full_disk_loses_no_job_and_permits_deletion() {
     let Some(disk) = SmallDisk::mount("12m") else { return };
     let deferd = disk.start();
     let mut client = deferd.client();
@@ -190,7 +190,7 @@ fn a_full_disk_refuses_jobs_loses_none_and_makes_room_by_deleting() {
 }
 
 #[test]
-fn a_full_disk_recovers_when_somebody_else_makes_room() {
+fn a_full_disk_recovers_when_room_is_made() {
     let Some(disk) = SmallDisk::mount("24m") else { return };
     let ballast = disk.dir.join("ballast");
     fs::write(&ballast, vec![0; 16 << 20]).unwrap();
@@ -204,7 +204,7 @@ fn a_full_disk_recovers_when_somebody_else_makes_room() {
 }
 
 #[test]
-fn a_disk_that_can_only_be_read_is_refused_by_name_and_left_as_it_is() {
+fn a_read_only_disk_is_refused_and_unchanged() {
     let Some(disk) = SmallDisk::mount("12m") else { return };
     let deferd = disk.start();
     let mut client = deferd.client();
@@ -239,12 +239,12 @@ fn a_file_removed_behind_its_back_takes_no_more_jobs() {
     let fields = [("x-arango-async", "store")];
     client.request("POST", "/run/s-cat", &fields, b"lost").expect_error(503, 503);
     eventually("the log says why", || deferd.log().contains("the file was removed"));
-    // What can be read is.
+    // What can be read still is.
     assert_there(&mut client, &accepted);
 }
 
 #[test]
-fn a_disk_that_fails_to_the_end_loses_relaxed_jobs_by_name() {
+fn relaxed_jobs_lost_at_the_end_are_logged() {
     let dir = TempDir::new();
     let data = dir.join("data");
     let relaxed = ["--data", data.to_str().unwrap(), "--durability", "relaxed"];

@@ -25,7 +25,7 @@ suite! {
     }
 }
 
-// Not of the shared store: it forgets in the engine.
+// Not for the shared store, which forgets in the engine.
 suite! {
     alone_in_memory by memory,
     alone_on_disk by disk,
@@ -35,7 +35,7 @@ suite! {
     }
 }
 
-/// So that what is due meanwhile does not wait for all of them.
+/// So that what is due in the meantime does not wait for all of them.
 fn results_expire_some_hundreds_at_a_time(open: Open) {
     const JOBS: usize = 1500;
     let store = open();
@@ -76,7 +76,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
         let accepted = race(&[&fill, &fill, &fill]).concat();
         assert_eq!(accepted.len(), CAPACITY / footprint);
         assert!(has_exactly(store, CAPACITY % footprint));
-        // Their work takes up its room until it is done, wanted or not.
+        // Their work takes room until it is done, wanted or not.
         store.forget_all(&nobody()).unwrap();
         assert!(!has_room(store, footprint));
         assert_eq!(claim_all(store).len(), accepted.len());
@@ -110,8 +110,8 @@ fn ids_are_unique_and_increase(open: Open) {
     });
 }
 
-/// Producers, workers and collectors at once, on a store that is full most of the time; each
-/// collector breaks off every third delivery.
+/// Producers, workers and collectors run at once, on a store that is full most of the time; each collector breaks off
+/// every third delivery.
 fn every_result_arrives_once_from_many_producers(open: Open) {
     const JOBS: usize = 4000;
     let store = open();
@@ -156,7 +156,7 @@ fn every_result_arrives_once_from_many_producers(open: Open) {
         let mut turn = 0;
         while is_under_way() {
             for id in store.list(&nobody(), List::Done, None, 16).unwrap() {
-                // Its producer may not have noted it yet.
+                // Its producer may not have recorded it yet.
                 let Some(n) = numbers.lock().unwrap().get(&id).copied() else { continue };
                 let job = Job { n, key: key(id) };
                 let Some(Delivery { result, id }) = collected(&*store, &job) else { continue };

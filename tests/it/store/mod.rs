@@ -1,6 +1,6 @@
-//! Stores as their makers see them: through the `Store` trait, and in their directory.
+//! Stores as their developers see them: through the `Store` trait, and in their directory.
 //!
-//! What clients see of every store is in `contract::jobs`.
+//! `contract::jobs` has what clients see of every store.
 
 #[macro_use]
 pub mod kit;

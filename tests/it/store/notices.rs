@@ -1,4 +1,4 @@
-//! The outbox: with a result come the notices that tell of it, whatever led to the result, and they always fit.
+//! The outbox: a result comes with its notices, whatever led to the result, and they always fit.
 
 use deferd::content::Content;
 use deferd::job::notice;
@@ -22,13 +22,13 @@ suite! {
     }
 }
 
-/// One lane whose programs are told of everything.
+/// Returns one lane whose programs are told of everything.
 pub fn telling() -> Plan {
     let tells = Tells { on_done: true, on_failure: true };
     plan(vec![Lane { limit: Limit::Open, rerun: Rerun::No, tells }])
 }
 
-/// Submits a job whose end is to be told to a URL too.
+/// Submits a job that also has a callback.
 pub fn offer_telling(store: &dyn Store, n: usize, keep: Keep) -> Result<Job, Refused> {
     let call = call(n, &nobody());
     let (route, line, callback) = (RouteIndex(0), line(&call), Some("http://h/".into()));
@@ -37,10 +37,10 @@ pub fn offer_telling(store: &dyn Store, n: usize, keep: Keep) -> Result<Job, Ref
     Ok(Job { n, key: key(id) })
 }
 
-/// What a notice tells of, and to whom: `on-done`, `on-failure` or `callback`.
+/// What a notice is about, and for whom: `on-done`, `on-failure` or `callback`.
 pub type Told = (JobId, &'static str);
 
-/// Returns what a claimed job tells, if it is a notice.
+/// Returns what a claimed job reports, if it is a notice.
 pub fn told(claimed: &Claimed) -> Option<Told> {
     let request = &claimed.attempt.call.request;
     let receiver = match request.uri().path() {
@@ -50,13 +50,13 @@ pub fn told(claimed: &Claimed) -> Option<Told> {
     Some((JobId::parse(notice::job(request))?, receiver))
 }
 
-/// Claims everything that waits; the notices among it, each with its own name.
+/// Claims all waiting jobs; returns the notices among them, each with its own name.
 fn claim_notices(store: &dyn Store) -> Vec<(JobKey, Told)> {
     let claimed = std::iter::from_fn(|| claim(store));
     claimed.filter_map(|claimed| Some((claimed.job.clone(), told(&claimed)?))).collect()
 }
 
-/// Ends these notices.
+/// Finishes these notices.
 fn end(store: &dyn Store, notices: &[(JobKey, Told)]) {
     for (notice, _) in notices {
         store.finish(notice, Response::new(Content::default()), at(THEN));
@@ -156,7 +156,7 @@ fn notices_find_room_in_a_full_store(open: OpenWith) {
     for job in &jobs {
         let execution = start(store, job);
         execution.append_log(&[b'x'; 8192]);
-        // With its result a job takes all that is left.
+        // With its result, a job takes all that is left.
         let most = Response::builder().status(500).body(vec![0; CAPACITY / 4].into()).unwrap();
         store.finish(&job.key, most, at(THEN));
         store.flush().unwrap();

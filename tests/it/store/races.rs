@@ -1,8 +1,8 @@
-//! Races over the `Store` trait: two threads or more want the same jobs, thousands of times.
+//! Races over the `Store` trait: two or more threads want the same jobs, thousands of times.
 //!
-//! Each race is a function over a fresh store, so that every store can be run through the same
-//! list. In each round the racers go through one batch in the same order, so that they meet often;
-//! what must hold does not depend on who wins. After each round the accounts must be exact.
+//! Each race is a function over a fresh store, so that the same list runs over every store. In each round the racers
+//! go through one batch in the same order, so that they meet often; what must hold does not depend on who wins. After
+//! each round the accounts must be exact.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
@@ -25,12 +25,12 @@ suite! {
     {
         a_job_is_claimed_by_one_worker
         a_job_that_is_put_back_is_claimed_once_more
-        a_job_that_is_put_back_runs_again_or_is_cancelled
+        a_delayed_job_runs_again_or_is_cancelled
         a_result_is_handed_to_one_collector
         a_result_survives_failed_deliveries_and_is_delivered_once
         a_result_is_delivered_or_expires_never_both
         a_result_is_delivered_or_deleted_never_both
-        a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk
+        a_failed_delivery_does_not_restore_deleted_results
         a_collector_cannot_hide_results_from_a_deletion_in_bulk
         a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both
         deleting_a_job_does_not_keep_it_from_running
@@ -43,7 +43,7 @@ suite! {
     }
 }
 
-// Not of the shared store: jobs that have their answer end in the engine.
+// Not for the shared store: jobs that have their answer end in the engine.
 suite! {
     alone_in_memory by memory,
     alone_on_disk by disk,
@@ -68,7 +68,7 @@ fn a_job_is_claimed_by_one_worker(open: Open) {
     });
 }
 
-/// Has a claimed job wait for its next attempt, which is due.
+/// Makes a claimed job wait for its next attempt, which is due.
 fn put_back(store: &dyn Store, claimed: Claimed) {
     store.retry(&claimed.job, claimed.attempt, Instant::now(), at(THEN));
     assert!(store.overdue(Duration::ZERO).is_empty(), "it has to run again");
@@ -106,7 +106,7 @@ fn a_job_that_is_put_back_is_claimed_once_more(open: Open) {
     });
 }
 
-fn a_job_that_is_put_back_runs_again_or_is_cancelled(open: Open) {
+fn a_delayed_job_runs_again_or_is_cancelled(open: Open) {
     rounds(open, |store| {
         let jobs = batch(store, BATCH, Until::Waiting);
         let first: Vec<Claimed> = jobs.iter().map(|_| claim(store).expect("it waits")).collect();
@@ -123,7 +123,7 @@ fn a_job_that_is_put_back_runs_again_or_is_cancelled(open: Open) {
         };
         let again = race(&[&work, &cancel]).into_iter().flatten().collect::<Vec<Claimed>>();
         for claimed in &again {
-            // It ran when it was cancelled.
+            // It was running when it was cancelled.
             assert_eq!(claimed.attempt.execution.stopped(), Some(Stop::Cancel));
             store.finish(&claimed.job, response(0), at(THEN));
         }
@@ -190,13 +190,13 @@ fn a_result_survives_failed_deliveries_and_is_delivered_once(open: Open) {
         };
         let collect = || count(jobs.iter().map(|job| deliver(store, job)));
         let delivered: usize = race(&[&fail, &collect, &fail, &collect]).into_iter().sum();
-        // A collector finds nothing while another one's delivery is under way, and may come again.
+        // A collector finds nothing while another delivery is under way, and may try again.
         assert_eq!(delivered + collect(), BATCH);
         assert_empty(store, &jobs);
     });
 }
 
-/// Collects every result that is there, and delivers every other one; how many that were.
+/// Collects every result, and delivers every other one; returns how many it delivered.
 fn deliver_every_other<'a>(store: &dyn Store, jobs: impl Iterator<Item = &'a Job>) -> usize {
     let mut delivered = 0;
     for job in jobs {
@@ -217,7 +217,7 @@ fn a_result_is_delivered_or_expires_never_both(open: Open) {
         let collect = || deliver_every_other(store, jobs.iter());
         let expire = || (0..4).map(|_| store.expire(at(LATER).age).unwrap()).sum();
         let gone: usize = race(&[&collect, &expire, &expire]).into_iter().sum();
-        // What was in delivery at that moment came back, and expires now.
+        // A result that was in delivery at that moment was restored, and expires now.
         assert_eq!(gone + store.expire(at(LATER).age).unwrap(), BATCH);
         assert_empty(store, &jobs);
     });
@@ -244,7 +244,7 @@ const BULK: [fn(&dyn Store); 2] = [
     |store| store.forget_before(&nobody(), at(LATER).stamp).unwrap(),
 ];
 
-fn a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk(open: Open) {
+fn a_failed_delivery_does_not_restore_deleted_results(open: Open) {
     rounds(open, |store| {
         for delete in BULK {
             let jobs = batch(store, BATCH, Until::Done);
@@ -260,7 +260,7 @@ fn a_failed_delivery_does_not_resurrect_what_was_deleted_in_bulk(open: Open) {
 
 fn a_collector_cannot_hide_results_from_a_deletion_in_bulk(open: Open) {
     let store = &*open();
-    // More than one hold of a lock can take, and so fewer rounds.
+    // More than one hold of a lock can handle, and therefore fewer rounds.
     for round in 0..ROUNDS / 10 {
         let jobs = batch(store, 600, Until::Done);
         let collect = || {
@@ -280,7 +280,7 @@ fn a_job_deleted_while_it_finishes_is_deleted_or_delivered_never_both(open: Open
         };
         let delete = || count(jobs.iter().map(|job| store.forget(&job.key).unwrap()));
         let gone: usize = race(&[&work, &delete]).into_iter().sum();
-        // The rest was in delivery when it was to be deleted: delivered, so `gone` counts it.
+        // The rest was in delivery when it was deleted: it was delivered, so `gone` counts it.
         assert_eq!(gone, BATCH);
         assert_empty(store, &jobs);
     });
@@ -434,7 +434,7 @@ fn a_job_that_nobody_waits_for_runs_and_is_listed_nowhere(open: Open) {
                 assert!(
                     !store.forget(&job.key).unwrap() && !store.cancel(&job.key, at(THEN)).unwrap()
                 );
-                // Nothing but a worker reaches it: this one's, or the other worker's.
+                // Only workers reach it: this one, or the other.
                 let claimed = claim(store).expect("one waits for each worker");
                 let job = Job { n: number_of(&claimed), key: claimed.job };
                 assert_eq!(store.status(&job.key), Ok(None));

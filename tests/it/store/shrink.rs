@@ -1,4 +1,4 @@
-//! The file of the tables after much came and went: as short as what is left, and never cut where something is.
+//! The file of the tables after many additions and removals: as short as its contents, and never cut where data is.
 
 use redb::StorageBackend;
 
@@ -12,13 +12,13 @@ use http::Response;
 
 const ROOM: usize = 64 << 20;
 
-/// How much of the file may be free, and what is left here is much less.
+/// How much of the file may be free; what is left here is much less.
 const SLACK: u64 = 4 << 20;
 
-/// At how many moments the power is cut while the file becomes shorter.
+/// At how many points the power is cut while the file is shortened.
 const CUTS: usize = 60;
 
-/// Results that are in the tables, and are larger than a page.
+/// Returns a result that is in the tables, and is larger than a page.
 fn large(n: usize) -> Response<Content> {
     response(n).map(|_| vec![n as u8; 30_000].into())
 }
@@ -50,7 +50,7 @@ fn the_file_becomes_short_when_much_of_it_is_free() {
     }
     eventually("the file is short", || volume.len().unwrap() <= SLACK);
     assert_there(&store, &jobs);
-    // It goes on.
+    // The store still works.
     let new = submit(&store, 1000, Keep::Result);
     start(&store, &new);
     finish(&store, &new);

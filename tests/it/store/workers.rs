@@ -1,7 +1,7 @@
-//! Workers and callers that wait in a store: whatever lets one of them go on wakes it, and the end wakes all.
+//! Workers and callers that wait in a store: whatever lets one of them go on wakes it, and the shutdown wakes all.
 //!
-//! As in `races`, each test is a function over a fresh store. Each goes through so many rounds that a wake-up
-//! which is lost once in a while is lost here, and then hangs, which is told.
+//! As in `races`, each test is a function over a fresh store. Each runs so many rounds that a wake-up that is
+//! sometimes lost will be lost here: the test then hangs, which is reported.
 
 use std::sync::Arc;
 use std::sync::Barrier;
@@ -30,18 +30,19 @@ suite! {
         as_many_jobs_run_at_once_as_workers_wait
         a_free_place_in_a_lane_wakes_a_worker
         callers_and_jobs_share_a_lane
-        the_end_wakes_all_who_wait
+        the_shutdown_wakes_all_waiters
     }
 }
 
-// Not of the shared store: delays end in the engine, whatever looks at the time; and callers wait here, and jobs there.
+// Not for the shared store: delays end in the engine, whatever watches the time; and callers wait here, but jobs
+// there.
 suite! {
     alone_in_memory by memory_with,
     alone_on_disk by disk_with,
     alone_on_disk_relaxed by relaxed_with:
     {
         jobs_that_are_due_at_once_run_at_once
-        the_end_of_a_delay_wakes_who_waits_for_it
+        the_end_of_a_delay_wakes_its_waiters
         callers_and_jobs_run_in_order_of_arrival
         every_job_ends_whatever_becomes_of_it
     }
@@ -50,7 +51,7 @@ suite! {
 /// Longer than a test has patience.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// Lanes with these limits, for so many workers.
+/// Returns lanes with these limits, for this many workers.
 fn lanes(workers: usize, limits: &[Limit]) -> Plan {
     let lane = |&limit| Lane { limit, rerun: Rerun::Harmless, tells: Tells::NONE };
     Plan {
@@ -62,12 +63,12 @@ fn lanes(workers: usize, limits: &[Limit]) -> Plan {
     }
 }
 
-/// How many rounds of a test there is time for.
+/// Returns how many rounds of a test there is time for.
 fn rounds_for(store: &dyn Store, in_memory: usize) -> usize {
     if store.name() == "memory" { in_memory } else { in_memory / 5 }
 }
 
-/// Stops a store, also if a test has failed: else its workers would wait for ever.
+/// Stops a store, even if a test has failed: otherwise its workers would wait for ever.
 struct StopAtEnd<'a>(&'a dyn Store);
 
 impl Drop for StopAtEnd<'_> {
@@ -118,19 +119,19 @@ fn await_result(store: &dyn Store, job: &Job) {
     assert!(deliver(store, job));
 }
 
-/// Submits jobs to a lane one after the other, each when the one before is done.
+/// Submits jobs to a lane one after the other, each when the previous one is done.
 fn submit_one_by_one(store: &dyn Store, lane: usize, rounds: usize) {
     for n in 0..rounds {
         await_result(store, &submit_to(store, lane, n));
     }
 }
 
-/// What is counted while it goes on.
+/// Counts what is under way.
 #[derive(Default)]
 struct Count(AtomicUsize);
 
 impl Count {
-    /// One more is under way until it [ends](Self::end); with it no more than `limit`.
+    /// Counts one more as under way, until it [ends](Self::end); asserts that there are at most `limit`.
     fn begin(&self, limit: usize) {
         let before = self.0.fetch_add(1, Ordering::SeqCst);
         assert!(before < limit, "{} at once", before + 1);
@@ -182,7 +183,7 @@ fn as_many_jobs_run_at_once_as_workers_wait(open: OpenWith) {
     });
 }
 
-/// One look at the time lets all of them enter their lanes.
+/// A single check of the time lets all of them enter their lanes.
 fn jobs_that_are_due_at_once_run_at_once(open: OpenWith) {
     const WORKERS: usize = 4;
     within_patience(move || {
@@ -234,10 +235,10 @@ fn a_free_place_in_a_lane_wakes_a_worker(open: OpenWith) {
     });
 }
 
-/// The number of the job with which a test ends; an odd one, whose answer is delayed.
+/// The number of the job with which a test ends: it is odd, so its answer is delayed.
 const LAST: usize = 1_000_001;
 
-/// Watches the time of a store until the last job comes out.
+/// Watches the time of a store until the last job is due.
 fn watch_time(store: &dyn Store) {
     let mut is_over = false;
     while !is_over {
@@ -249,8 +250,8 @@ fn watch_time(store: &dyn Store) {
     }
 }
 
-/// Jobs that run twice, and jobs whose answers come later: nothing but the end of a delay moves them.
-fn the_end_of_a_delay_wakes_who_waits_for_it(open: OpenWith) {
+/// Jobs that run twice, and jobs whose answers are delayed: only the end of a delay moves them.
+fn the_end_of_a_delay_wakes_its_waiters(open: OpenWith) {
     within_patience(move || {
         let store = &*open(lanes(2, &[Limit::Open]));
         let rounds = rounds_for(store, 2000);
@@ -278,7 +279,7 @@ fn the_end_of_a_delay_wakes_who_waits_for_it(open: OpenWith) {
     });
 }
 
-/// A caller goes in and out again, or leaves the line before its turn.
+/// Calls and leaves again, or leaves the line before its turn.
 fn call_in(store: &dyn Store, lane: usize, limit: usize, inside: &Count, is_patient: bool) {
     let (wake, let_in) = bounded(1);
     let route = RouteIndex(lane);
@@ -359,7 +360,7 @@ fn callers_and_jobs_run_in_order_of_arrival(open: OpenWith) {
     assert_empty(store, &[]);
 }
 
-/// Jobs are put off, redirected and cancelled, and callers go in and out, all at once.
+/// Jobs are delayed, redirected and cancelled, and callers come and go, all at once.
 fn every_job_ends_whatever_becomes_of_it(open: OpenWith) {
     const LIMITS: [Limit; 3] = [Limit::Open, Limit::Shared(1), Limit::Shared(2)];
     within_patience(move || {
@@ -428,7 +429,7 @@ fn every_job_ends_whatever_becomes_of_it(open: OpenWith) {
     });
 }
 
-fn the_end_wakes_all_who_wait(open: OpenWith) {
+fn the_shutdown_wakes_all_waiters(open: OpenWith) {
     for round in 0..ROUNDS / 10 {
         within_patience(move || {
             let store = open(lanes(4, &[Limit::Open, Limit::Shared(1)]));
@@ -453,7 +454,7 @@ fn the_end_wakes_all_who_wait(open: OpenWith) {
             while waiting.load(Ordering::Acquire) < 4 {
                 thread::yield_now();
             }
-            // Sometimes they wait already, sometimes not quite.
+            // Sometimes they already wait, sometimes not quite.
             (0..round * 10).for_each(|_| thread::yield_now());
             store.stop(Stop::Cancel);
             assert!(threads.into_iter().all(|thread| thread.join().unwrap()), "no job is begun");

@@ -1,4 +1,4 @@
-//! Content that is cut short: it is never run, neither at once nor as a job.
+//! Content that is cut short: its request never runs, neither at once nor as a job.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -7,8 +7,8 @@ use super::unharmed;
 use super::unharmed::no_connection;
 use crate::support::Deferd;
 
-/// Ends the connection on our side behind these bytes; there must be no answer, and the script must
-/// not have run.
+/// Closes the connection on this side after these bytes; asserts that there is no answer, and that the script has not
+/// run.
 #[track_caller]
 fn is_not_run(cases: &[(&str, &str)]) {
     let deferd = Deferd::with_scripts("", &[]);
@@ -24,12 +24,12 @@ fn is_not_run(cases: &[(&str, &str)]) {
                 assert_eq!(client.try_read("POST"), None, "{mode:?} {fields:?} {content:?}");
             }
         }
-        // Without their threads there is nobody who could still run or submit anything.
+        // Without their threads, nothing is left that could still run or submit anything.
         no_connection(&deferd);
         let mut client = deferd.client();
         assert_eq!(client.jobs(), [""; 0]);
         let version = client.store("GET", "/_api/version", b"");
-        // Workers run jobs in order: what was submitted before this one has begun by now.
+        // Workers run jobs in order: any earlier submission has begun by now.
         client.result(&version).expect(200);
         assert!(!mark.exists(), "the script has run");
         client.request("POST", &target, &[], b"whole").expect(200);
@@ -63,7 +63,7 @@ fn chunks_without_the_last_are_not_run() {
     ]);
 }
 
-/// The same when time runs out instead: the client gets a `408`, and what comes later is not read.
+/// The same if time runs out: the client gets a `408`, and later bytes are not read.
 #[test]
 fn content_that_comes_too_late_is_not_run() {
     let deferd = Deferd::with_scripts("", &["--body-timeout", "200ms"]);
@@ -80,7 +80,7 @@ fn content_that_comes_too_late_is_not_run() {
             let reply = client.try_read("POST").expect("an answer").expect_error(408, 408);
             assert_eq!(reply.header("connection"), Some("close"));
             assert!(reply.text().contains("--body-timeout 200ms"), "{}", reply.text());
-            // It may be closed for good by now; that is what is wanted.
+            // It may already be closed; that is intended.
             let _ = client.socket().write_all(b"rest!\r\n0\r\n\r\n");
             assert!(client.is_closed());
         }
@@ -91,7 +91,7 @@ fn content_that_comes_too_late_is_not_run() {
     });
 }
 
-/// A MiB that came earns 1024 s, but not of silence.
+/// A MiB of content earns 1024 s, but not of silence.
 #[test]
 fn silence_after_much_content_is_cut() {
     let deferd = Deferd::start(&["--body-timeout", "500ms"]);

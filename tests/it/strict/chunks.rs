@@ -36,7 +36,7 @@ fn a_chunk_size_that_is_not_hexadecimal_is_refused() {
 fn a_chunk_size_beyond_every_number_is_refused() {
     chunks_are_refused(&[
         ("00000000000000005\r\nhello\r\n0\r\n\r\n", 400),
-        // 2^64 + 5: it must not come round to five.
+        // 2^64 + 5: it must not wrap around to five.
         ("10000000000000005\r\nhello\r\n0\r\n\r\n", 400),
         ("ffffffffffffffff\r\n", 413),
         ("8000000000000000\r\n", 413),
@@ -47,7 +47,7 @@ fn a_chunk_size_beyond_every_number_is_refused() {
 }
 
 #[test]
-fn a_chunk_that_does_not_end_where_it_says_is_refused() {
+fn a_chunk_longer_than_its_size_is_refused() {
     chunks_are_refused(&[
         ("5\r\nhelloworld\r\n0\r\n\r\n", 400),
         ("5\r\nhello0\r\n\r\n", 400),
@@ -84,7 +84,7 @@ fn a_megabyte_of_trailer_is_refused() {
     poured_is_refused(&format!("{HEAD}5\r\nhello\r\n0\r\n{}", "a:b\r\n".repeat(1 << 18)), 400);
 }
 
-/// Chunks of one byte must add up like any others.
+/// Chunks of one byte must add up like all others.
 #[test]
 fn chunks_beyond_max_body_are_refused_one_by_one() {
     let chunks = format!("{HEAD}{}", "1\r\nx\r\n".repeat(100_000));

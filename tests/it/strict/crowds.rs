@@ -8,7 +8,7 @@ use super::unharmed;
 use super::unharmed::{connect, connections, is_served, unharmed_by_crowd};
 use crate::support::{Client, Deferd, eventually};
 
-/// Reads a connection to its end; what came, and nothing where it is kept open.
+/// Reads a connection to its end; returns what arrived, or nothing if it is kept open.
 fn rest_of(mut stream: &TcpStream) -> String {
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
@@ -29,13 +29,13 @@ fn connections_beyond_the_limit_are_turned_away_until_others_go() {
             assert!(text.contains("too many connections: --max-connections 512, "), "{text:?}");
         }
         assert_eq!(connections(&deferd), 512);
-        // One goes, one comes.
+        // One leaves, one arrives.
         drop(held.into_iter().next_back());
         eventually("there is room again", || is_served(&deferd));
     });
 }
 
-/// Those that had a request and those that never had one; a connection in use is not idle, however old it is.
+/// Connections that had a request and those that never did; a connection in use is not idle, however old it is.
 #[test]
 fn idle_connections_are_closed_and_one_in_use_is_kept() {
     let time = Duration::from_secs(2);
@@ -57,7 +57,7 @@ fn idle_connections_are_closed_and_one_in_use_is_kept() {
     });
 }
 
-/// A request that has come already must not turn the answer into a reset.
+/// A request that has already arrived must not turn the answer into a reset.
 #[test]
 fn a_client_that_is_turned_away_can_read_why() {
     let deferd = Deferd::start(&["--max-connections", "1"]);
@@ -66,7 +66,7 @@ fn a_client_that_is_turned_away_can_read_why() {
         first.get("/_api/version").expect(200);
         for _ in 0..20 {
             let mut second = deferd.client();
-            // It may be gone before this is sent: the answer is there all the same.
+            // It may be closed before this is sent: the answer has arrived nevertheless.
             let _ =
                 super::unharmed::pour(&second, b"GET /_api/version HTTP/1.1\r\nhost: a\r\n\r\n");
             second.try_read("GET").expect("an answer").expect_error(503, 503);
@@ -90,8 +90,8 @@ fn every_one_of_many_kept_connections_is_served() {
     });
 }
 
-/// A row of section 10. Without `TCP_NODELAY` the second of two answers waits for the client's delayed
-/// acknowledgement of the first, 40 ms at least; with it a busy machine delays some, and not all.
+/// A row of section 10. Without `TCP_NODELAY`, the second of two answers waits for the client's delayed
+/// acknowledgement of the first, at least 40 ms; with it, a busy machine delays some answers, but not all.
 #[test]
 fn answers_do_not_wait_for_acknowledgements() {
     let deferd = Deferd::start(&[]);

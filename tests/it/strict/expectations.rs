@@ -5,7 +5,7 @@ use super::unharmed;
 use super::unharmed::pour;
 use crate::support::{Client, Deferd, eventually};
 
-/// Sends a head that announces content and waits to be asked for it; the status of the first answer.
+/// Sends a head that announces content and waits for a `100`; returns the status of the first answer.
 fn ask(client: &mut Client, target: &str, fields: &str) -> u16 {
     let head = format!("POST {target} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n{fields}\r\n");
     client.send(head.as_bytes());
@@ -13,7 +13,7 @@ fn ask(client: &mut Client, target: &str, fields: &str) -> u16 {
 }
 
 #[test]
-fn content_that_nobody_wants_is_refused_before_it_is_sent() {
+fn unwanted_content_is_refused_before_it_is_sent() {
     let deferd = Deferd::with_scripts("", &["--max-body", "1K"]);
     unharmed(&deferd, || {
         for (target, fields, status) in [
@@ -31,7 +31,7 @@ fn content_that_nobody_wants_is_refused_before_it_is_sent() {
                 let mut client = deferd.client();
                 let first = ask(&mut client, target, &format!("{mode}{fields}"));
                 assert_eq!(first, status, "{target} {fields:?}");
-                // What the client sends anyway is not a request.
+                // What the client sends nevertheless is not a request.
                 pour(&client, SMUGGLED.as_bytes());
                 assert!(client.is_closed(), "{target} {fields:?}");
             }
@@ -43,7 +43,7 @@ fn content_that_nobody_wants_is_refused_before_it_is_sent() {
 }
 
 #[test]
-fn a_full_queue_is_told_before_the_content_is_sent() {
+fn a_full_queue_refuses_before_the_content_is_sent() {
     let deferd = Deferd::start(&["--workers", "1", "--queue", "1"]);
     unharmed(&deferd, || {
         let mut holder = deferd.client();
@@ -85,7 +85,7 @@ fn content_that_is_wanted_is_asked_for_once() {
     });
 }
 
-/// Nobody who was asked has to answer: the deadline of the content holds.
+/// A client need not send what it was asked for: the deadline of the content holds.
 #[test]
 fn a_client_that_asks_and_sends_nothing_is_cut() {
     let deferd = Deferd::start(&["--body-timeout", "200ms"]);

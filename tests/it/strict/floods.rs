@@ -1,4 +1,4 @@
-//! Requests without end on one connection, and nothing read.
+//! Endless requests on one connection whose answers are not read.
 
 use std::io::{ErrorKind, Read, Write};
 use std::thread;
@@ -11,12 +11,12 @@ use crate::support::{Deferd, eventually};
 /// How many requests a flood has.
 const FLOOD: usize = 300_000;
 
-/// How long nothing more may be taken before a flood is called blocked.
+/// How long nothing more must be taken for a flood to count as blocked.
 const BLOCKED: Duration = Duration::from_secs(1);
 
-/// A row of section 10: the answers were 400 MB of memory.
+/// A row of section 10: the answers took 400 MB of memory.
 #[test]
-fn a_flood_of_pipelined_requests_is_held_back_by_its_unread_answers() {
+fn unread_answers_hold_back_a_flood_of_requests() {
     let deferd = Deferd::start(&[]);
     let request = b"GET /_admin/echo HTTP/1.1\r\nhost: a\r\n\r\n";
     unharmed(&deferd, || {
@@ -62,7 +62,7 @@ fn pipelined_requests_are_answered_in_order() {
     });
 }
 
-/// Bytes without any line end, as fast as they go, from many at once.
+/// Bytes without line ends, as fast as possible, from many clients at once.
 #[test]
 fn garbage_is_refused_as_fast_as_it_comes() {
     let deferd = Deferd::start(&[]);
@@ -71,7 +71,7 @@ fn garbage_is_refused_as_fast_as_it_comes() {
         for _ in 0..10 {
             let streams: Vec<_> = (0..20).map(|_| connect(deferd.address)).collect();
             for mut stream in &streams {
-                // It is refused in the middle of this.
+                // The refusal comes in the middle of this.
                 let _ = stream.write_all(&garbage);
             }
             for mut stream in streams {

@@ -1,4 +1,4 @@
-//! Answers that flow: section 3 of the contract, *Synchronous answers flow*, and what section 11 says of them.
+//! Answers that flow: section 3 of the contract, *Synchronous answers flow*, and what section 11 says about them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,7 +14,7 @@ use crate::support::{
 
 const MIB: usize = 1 << 20;
 
-/// A run of `f-steps`, and the files by which it goes on.
+/// A run of `f-steps`, and the files that control it.
 struct Steps(TempDir);
 
 impl Steps {
@@ -45,7 +45,7 @@ impl Steps {
     }
 }
 
-/// A client whose script has begun, and of whose answer nothing was read.
+/// Starts a script for a client that has not yet read any of its answer.
 #[track_caller]
 fn started(deferd: &Deferd, steps: &Steps, fields: &[(&str, &str)]) -> Client {
     let mut client = deferd.client();
@@ -62,7 +62,7 @@ fn asking(deferd: &Deferd, target: &str, version: &str) -> TcpStream {
     stream
 }
 
-/// Reads until it has read these words; returns all of it.
+/// Reads until it has read these words; returns everything.
 #[track_caller]
 fn read_to(stream: &mut TcpStream, words: &str) -> Vec<u8> {
     let mut answer = Vec::new();
@@ -74,7 +74,7 @@ fn read_to(stream: &mut TcpStream, words: &str) -> Vec<u8> {
     answer
 }
 
-/// How much a process has written, in bytes.
+/// Returns how much a process has written, in bytes.
 fn written(pid: u32) -> usize {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).expect("it runs");
     let bytes = io.lines().find_map(|line| line.strip_prefix("wchar: "));
@@ -112,7 +112,7 @@ fn an_announced_length_frames_the_answer() {
         client.wait_for_answer();
         steps.go("2");
         assert_eq!(client.read_rest("GET", head).text(), "step 1\nstep 2\n");
-        // The next answer is its own, and comes behind the script's end.
+        // The next answer is separate, and follows the end of the script.
         client.send_request("GET", "/_api/version", &[], b"");
         steps.go("end");
         client.try_read("GET").expect("an answer").expect(200);
@@ -134,7 +134,7 @@ fn an_http_1_0_client_reads_until_the_end() {
         let (head, content) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("connection: close") && !head.contains("chunked"), "{head}");
         assert_eq!(content, "step 1\n");
-        // With a length the connection stays.
+        // With a length, the connection stays open.
         let steps = Steps::new();
         steps.go("1");
         steps.go("end");
@@ -148,9 +148,9 @@ fn an_http_1_0_client_reads_until_the_end() {
     });
 }
 
-/// Without length, the end of the answer is that of the connection, and a reset is no end.
+/// Without a length, the end of the answer is the end of the connection, but a reset is not an end.
 #[test]
-fn an_http_1_0_client_sees_that_deferd_itself_has_ended() {
+fn an_http_1_0_client_detects_the_end_of_deferd() {
     let deferd = Deferd::with_scripts("", &[]);
     let steps = Steps::new();
     let mut stream = asking(&deferd, &steps.target(), "1.0");
@@ -162,7 +162,7 @@ fn an_http_1_0_client_sees_that_deferd_itself_has_ended() {
 
 /// A Unix socket has no reset.
 #[test]
-fn an_http_1_0_client_of_a_unix_socket_gets_whole_answers() {
+fn http_1_0_over_a_unix_socket_gets_whole_answers() {
     let dir = TempDir::new();
     let path = dir.join("socket");
     let unix = format!("unix:{}", path.display());
@@ -185,7 +185,7 @@ fn an_http_1_0_client_of_a_unix_socket_gets_whole_answers() {
         let reply = answer(&whole);
         assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
         assert!(reply.contains("content-length: 7\r\n") && reply.ends_with("\r\n\r\nstep 1\n"));
-        // It writes a step, and does not end in time.
+        // It writes a step, and exceeds its time limit.
         let reply = answer(&broken);
         assert!(reply.starts_with("HTTP/1.1 504 ") && !reply.contains("step 1"), "{reply}");
     });
@@ -234,7 +234,7 @@ fn pipelined_answers_keep_their_order() {
     });
 }
 
-/// As much as that passes, because only a buffer of each answer is in memory.
+/// An answer of this size passes because only one buffer of it is in memory.
 #[test]
 fn a_slow_reader_slows_the_script_and_memory_stays() {
     let scripts = fixtures().display().to_string();
@@ -272,7 +272,7 @@ fn charged(deferd: &Deferd) -> usize {
     bytes.expect("a metric").parse().expect("a number")
 }
 
-/// A flow needs no memory that others could have taken.
+/// A flow needs no memory that other requests could have taken.
 #[test]
 fn answers_flow_while_the_memory_is_in_use() {
     let deferd = Deferd::with_scripts("", &["--max-memory", "16M"]);
@@ -323,7 +323,7 @@ fn a_script_ends_with_the_client_that_leaves_midway() {
 }
 
 #[test]
-fn a_run_that_ignores_its_client_goes_on_when_that_leaves_midway() {
+fn an_ignore_abort_run_outlives_its_client_midway() {
     let deferd = Deferd::with_scripts(",ignore-abort=yes", &[]);
     unharmed(&deferd, || {
         let steps = Steps::new();
@@ -340,7 +340,7 @@ fn a_run_that_ignores_its_client_goes_on_when_that_leaves_midway() {
     });
 }
 
-/// Within the limit, though the client takes nothing.
+/// The limits hold even if the client takes nothing.
 #[test]
 fn limits_midway_break_the_connection() {
     let deferd = Deferd::with_scripts(",timeout=700ms,max-output=32M", &[]);
@@ -368,7 +368,7 @@ fn limits_midway_break_the_connection() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_and_its_script_ended() {
+fn a_client_that_takes_nothing_ends_its_script() {
     let deferd = Deferd::with_scripts_by(
         with_limit(FixedLimit::Answer, Duration::from_millis(500)),
         "",
@@ -419,7 +419,7 @@ fn stderr_is_read_while_the_client_takes_nothing() {
 }
 
 #[test]
-fn an_answer_under_way_at_the_end_is_whole_and_the_last() {
+fn an_answer_during_the_shutdown_is_whole_and_last() {
     let mut deferd = Deferd::with_scripts("", &["--grace", "1m"]);
     let (begun, new) = (Steps::new(), Steps::new());
     let mut early = started(&deferd, &begun, &[]);
@@ -428,7 +428,7 @@ fn an_answer_under_way_at_the_end_is_whole_and_the_last() {
     late.get("/_api/version").expect(200);
     deferd.signal("-TERM");
     deferd.log_with("ending");
-    // Its head goes out now, and says that the connection ends.
+    // Its head is sent now, and announces that the connection ends.
     late.send_request("GET", &new.target(), &[], b"");
     new.wait_for("started");
     let last = late.try_read_head().expect("a head");
@@ -488,7 +488,7 @@ fn an_upstream_is_held_up_and_left_with_its_client() {
     let route = upstream.route(",max-output=16M,timeout=1s");
     let deferd = Deferd::start(&["--route", &route, "--max-memory", "64M"]);
     unharmed(&deferd, || {
-        // It would be over max-output soon, if it were not held up: so the time is over first.
+        // If it were not held up, it would soon exceed max-output; instead, it times out first.
         let stream = asking(&deferd, "/up/", "1.1");
         let log = deferd.log_with("broken=");
         assert!(log.contains("its answer was not complete in time"), "{log}");
@@ -500,7 +500,7 @@ fn an_upstream_is_held_up_and_left_with_its_client() {
     });
 }
 
-/// The fields that depend on the request are those of whole answers.
+/// The fields that depend on the request are the same as in complete answers.
 #[test]
 fn a_flowing_answer_has_the_fields_of_a_whole_one() {
     let origin = "https://page.example";
@@ -510,7 +510,7 @@ fn a_flowing_answer_has_the_fields_of_a_whole_one() {
     let head = client.try_read_head().expect("a head").expect(200);
     assert_eq!(head.header("access-control-allow-origin"), Some(origin));
     assert_eq!(head.header("vary"), Some("origin"));
-    // They are the script's own affair.
+    // The script decides about them.
     assert_eq!(head.header("x-content-type-options"), None);
     assert_eq!(head.header("cross-origin-resource-policy"), None);
     steps.go("end");

@@ -1,4 +1,4 @@
-//! Where the content ends, said in ways that two readers could take differently (RFC 9112 section 6).
+//! The end of the content, announced in ways that two readers could understand differently (RFC 9112 section 6).
 
 use super::smuggling::{fields_are_refused, nothing_smuggled, requests_are_refused};
 use super::unharmed;
@@ -53,13 +53,13 @@ fn a_length_beyond_every_number_is_too_large() {
         (b"content-length: 4294967301\r\n", 413),
         (b"content-length: 9223372036854775808\r\n", 413),
         (b"content-length: 18446744073709551615\r\n", 413),
-        // 2^64 + 5: it must not come round to five.
+        // 2^64 + 5: it must not wrap around to five.
         (b"content-length: 18446744073709551621\r\n", 413),
         (b"content-length: 99999999999999999999999999999999999999999\r\n", 413),
     ]);
 }
 
-/// A row of section 10: the unread rest of such a content must not be allocated.
+/// A row of section 10: the unread rest of such content must not be allocated.
 #[test]
 fn an_announced_length_of_thirty_gigabytes_costs_nothing() {
     fields_are_refused(&[(b"content-length: 30000000000\r\n", 413)]);
@@ -111,7 +111,7 @@ fn chunks_in_http_1_0_are_refused() {
     ]);
 }
 
-/// The other side of the coin: what is framed well is content, even where it looks like a request.
+/// The converse: what is framed correctly is content, even if it looks like a request.
 #[test]
 fn a_request_inside_a_content_is_content() {
     let deferd = Deferd::start(&[]);

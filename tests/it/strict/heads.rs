@@ -161,7 +161,7 @@ fn a_version_that_is_not_offered_is_refused() {
     ]);
 }
 
-/// A row of section 10: each of these once cost a thread and two descriptors.
+/// A row of section 10: each of these formerly cost a thread and two descriptors.
 #[test]
 fn many_requests_of_http_2_leave_nothing() {
     let deferd = Deferd::start(&[]);
@@ -188,7 +188,7 @@ fn a_weight_that_is_no_number_panics_nothing() {
     });
 }
 
-/// Its client reads none (RFC 9110 section 9.3.2).
+/// A client reads no content after HEAD (RFC 9110 section 9.3.2).
 #[test]
 fn a_refusal_of_head_has_no_content() {
     let deferd = Deferd::start(&[]);

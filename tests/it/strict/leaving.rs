@@ -1,5 +1,5 @@
-//! Clients that leave while their request runs: section 5 and 11 of the contract. Their work ends, and their
-//! places are free at once.
+//! Clients that leave while their request runs: sections 5 and 11 of the contract. Their work ends, and their places
+//! are free at once.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,8 +12,8 @@ use super::unharmed::{NOTICED, connect, connections, is_served, unharmed_by_crow
 use crate::support::hold::Hold;
 use crate::support::{Deferd, TempDir, accept, eventually, fixtures, running_with_query};
 
-/// A deferd with `count` connections, whose scripts wait at `/one/` for their turn and at `/on/` go on
-/// without their clients.
+/// Starts a deferd with `count` connections. Scripts at `/one/` wait for their turn, those at `/on/` go on without
+/// their clients.
 fn with_places(count: usize) -> Deferd {
     let fixtures = fixtures().display().to_string();
     let one = format!("/one/=run:{fixtures},concurrency=1");
@@ -24,7 +24,7 @@ fn with_places(count: usize) -> Deferd {
     Deferd::with_scripts("", &[routes, limits].concat())
 }
 
-/// A connection that has sent a request.
+/// Opens a connection that has sent a request.
 fn asking(deferd: &Deferd, target: &str, version: &str, fields: &str) -> TcpStream {
     let mut stream = connect(deferd.address);
     let request = format!("GET {target} HTTP/{version}\r\nhost: a\r\n{fields}\r\n");
@@ -32,7 +32,7 @@ fn asking(deferd: &Deferd, target: &str, version: &str, fields: &str) -> TcpStre
     stream
 }
 
-/// Connections that have asked for this, as many as there are places.
+/// Opens as many connections as there are places, each with this request.
 #[track_caller]
 fn crowd(deferd: &Deferd, places: usize, target: &str) -> Vec<TcpStream> {
     let crowd = (0..places).map(|_| asking(deferd, target, "1.1", "")).collect();
@@ -40,7 +40,7 @@ fn crowd(deferd: &Deferd, places: usize, target: &str) -> Vec<TcpStream> {
     crowd
 }
 
-/// Waits until as many clients as there are places are served at once, which must be soon.
+/// Waits until as many clients as there are places are served at once, and asserts that it is soon.
 #[track_caller]
 fn assert_all_free(deferd: &Deferd, places: usize) {
     let begin = Instant::now();
@@ -48,7 +48,7 @@ fn assert_all_free(deferd: &Deferd, places: usize) {
     assert!(begin.elapsed() < NOTICED, "only after {:?}", begin.elapsed());
 }
 
-/// Waits until only so many connections have a thread: those of clients that have just been served are over.
+/// Waits until only `count` connections have a thread: the connections of clients that were just served are closed.
 #[track_caller]
 fn assert_threads(deferd: &Deferd, count: usize) {
     eventually("the other connections are over", || connections(deferd) == count);
@@ -129,7 +129,7 @@ fn upstream_calls_end_with_their_clients() {
     });
 }
 
-/// The script has five seconds between SIGTERM and SIGKILL; its client's place does not wait for it.
+/// The script has five seconds between SIGTERM and SIGKILL; the client's place does not wait for it.
 #[test]
 fn a_stubborn_script_holds_no_place() {
     let deferd = with_places(1);
@@ -161,7 +161,7 @@ fn a_reset_ends_the_run_of_any_client() {
     });
 }
 
-/// As `printf … | nc -N` does. A kept connection has no reason to, so there it means that the client left.
+/// As `printf … | nc -N` does. A kept connection has no reason to, so there it means that the client has left.
 #[test]
 fn clients_of_one_request_may_half_close() {
     let deferd = with_places(16);
@@ -187,7 +187,7 @@ fn clients_of_one_request_may_half_close() {
         let mut rest = Vec::new();
         leaves.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty(), "it gets no answer");
-        // Longer than it takes to see that a client has left.
+        // Longer than it takes to detect that a client has left.
         for (_, sleeps) in &mut waiting {
             let mut answer = String::new();
             sleeps.read_to_string(&mut answer).unwrap();
@@ -248,7 +248,7 @@ fn ignore_abort_runs_go_on_without_a_place() {
     });
 }
 
-/// Runs that hold no place are bounded by the lane: eight with two workers.
+/// Runs without a place are bounded by the lane: eight with two workers.
 #[test]
 fn ignore_abort_runs_are_bounded() {
     let deferd = with_places(32);
@@ -262,10 +262,10 @@ fn ignore_abort_runs_are_bounded() {
             eventually("as many as may run do", || running() >= 8);
             drop(crowd);
             assert_all_free(&deferd, 32);
-            // Those of the eight whose scripts run.
+            // The eight whose scripts run.
             assert_threads(&deferd, 8);
         }
-        // A shell, and the `sleep` that it waits for.
+        // A shell, and the `sleep` for which it waits.
         assert!(running() <= 16, "{}", running());
         assert_eq!(deferd.children().len(), 8);
         std::fs::write(dir.join("h.go"), "").unwrap();
@@ -273,7 +273,7 @@ fn ignore_abort_runs_are_bounded() {
     });
 }
 
-/// The result that such a client would have collected stays; one that may close its write side collects it.
+/// The result that such a client would have collected stays; a client that may close its write side collects it.
 #[test]
 fn clients_waiting_for_a_job_free_their_places() {
     let deferd = with_places(6);
@@ -296,7 +296,7 @@ fn clients_waiting_for_a_job_free_their_places() {
         let mut leaves = ask("PUT", "1.1");
         leaves.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
-        // Only its end says that it was seen leaving: where connections are counted, it may not be there yet.
+        // Only the end of the connection shows that deferd saw it leave: it may not yet be counted as open.
         leaves.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "");
         assert_threads(&deferd, 1);
@@ -306,7 +306,7 @@ fn clients_waiting_for_a_job_free_their_places() {
     });
 }
 
-/// A client that vanishes without a word, or closes where it could be waiting on, is asked for by the system.
+/// The system probes a client that vanishes silently, or that closes its write side while it may still be waiting.
 #[test]
 fn a_silent_connection_is_probed() {
     let deferd = Deferd::start(&[]);

@@ -15,7 +15,7 @@ fn deferd() -> Deferd {
 }
 
 #[test]
-fn a_refusal_arrives_at_a_client_that_sends_first_and_reads_later() {
+fn a_refusal_reaches_a_client_that_sends_first() {
     let deferd = deferd();
     unharmed(&deferd, || {
         let length = 4 * BODY - 64 * 1024;
@@ -40,7 +40,7 @@ fn a_refusal_arrives_at_a_client_that_sends_first_and_reads_later() {
                 if *fields == chunked {
                     client.send(format!("{sent:x}\r\n").as_bytes());
                 }
-                // All of it: only then does it read.
+                // It reads only after it has sent everything.
                 client.send(&vec![b'x'; sent]);
                 let reply = client.try_read("POST").expect("an answer");
                 reply.expect_error(status, status);
@@ -50,7 +50,7 @@ fn a_refusal_arrives_at_a_client_that_sends_first_and_reads_later() {
     });
 }
 
-/// Contract: four times `--max-body`. Beside that, the buffers of both sockets take some.
+/// Contract: four times `--max-body`. In addition, the buffers of both sockets take some.
 #[test]
 fn a_refused_upload_without_end_is_cut_after_four_bodies() {
     let deferd = deferd();
@@ -73,7 +73,7 @@ fn a_refused_upload_without_end_is_cut_after_four_bodies() {
     });
 }
 
-/// A client whose upload was refused, and which neither reads nor sends nor leaves.
+/// Returns a client whose upload was refused, and which neither reads nor sends nor leaves.
 fn silent(deferd: &Deferd) -> Client {
     let mut client = deferd.client();
     client.send(b"POST /_admin/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 30000000\r\n\r\nx");
@@ -82,7 +82,7 @@ fn silent(deferd: &Deferd) -> Client {
 }
 
 #[test]
-fn a_refused_client_that_stays_silent_is_cut_after_thirty_seconds() {
+fn a_silent_refused_client_is_cut_after_30_s() {
     let deferd = deferd();
     unharmed(&deferd, || {
         let begin = Instant::now();
@@ -94,7 +94,7 @@ fn a_refused_client_that_stays_silent_is_cut_after_thirty_seconds() {
     });
 }
 
-/// Its answer is out, so nothing is left to wait for.
+/// Its answer was sent, so there is nothing to wait for.
 #[test]
 fn the_end_does_not_wait_for_a_refused_client() {
     let mut deferd = deferd();

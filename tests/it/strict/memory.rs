@@ -1,8 +1,8 @@
-//! Content, results and keys by the hundred MiB: what is held stays within `--max-memory`, what is stored
-//! within `--max-stored`, and deferd serves again when they are free.
+//! Content, results and keys by the hundred MiB: what is held stays within `--max-memory`, what is stored within
+//! `--max-stored`, and deferd serves again when they are free.
 //!
-//! [`unharmed`] holds the first after each case: at its highest, the resident memory was at most 24 MiB
-//! above `--max-memory`.
+//! [`unharmed`] asserts the first after each case: at its highest, the resident memory was at most 24 MiB above
+//! `--max-memory`.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ use crate::support::hold::Hold;
 use crate::support::upstream::{Then, Upstream};
 use crate::support::{Client, Deferd, Reply, TempDir, eventually, fixtures};
 
-/// The budget of these cases.
+/// The budget in these cases.
 const MEMORY: [&str; 2] = ["--max-memory", "32M"];
 
 const MIB: usize = 1 << 20;
@@ -32,7 +32,7 @@ fn begin(deferd: &Deferd, target: &str, fields: &str) -> Client {
     client
 }
 
-/// Sends requests that are complete but for the last byte; returns how many were refused for want of memory.
+/// Sends requests that are complete except for the last byte; returns how many were refused for lack of memory.
 #[track_caller]
 fn send_unfinished(clients: &[Client], content: &[u8]) -> usize {
     std::thread::scope(|scope| {
@@ -85,7 +85,7 @@ fn submit_until_full(
         let reply = client.request("GET", target, &all, b"");
         match reply.id() {
             Some(id) => ids.push(id.to_owned()),
-            // Room may come when what waits has run.
+            // There may be room when what waits has run.
             None if reply.text().contains("queue is full") && client.list("pending").len() > 1 => {}
             None => return (ids, reply),
         }
@@ -110,7 +110,7 @@ fn unfinished_bodies_stay_within_the_budget() {
         unharmed(&deferd, || {
             let clients: Vec<_> = (0..40).map(|_| begin(&deferd, target, fields)).collect();
             let refused = send_unfinished(&clients, content);
-            // Where all grow at the same time, it may be all of them.
+            // If all grow at the same time, it may be all of them.
             assert!(refused >= 30, "{refused} of 40 refused, {target} {fields}");
             for mut client in clients {
                 client.socket().set_nonblocking(true).unwrap();
@@ -125,7 +125,7 @@ fn unfinished_bodies_stay_within_the_budget() {
     }
 }
 
-/// Those over 4 KiB: less counts with the connection.
+/// Answers over 4 KiB: smaller ones count with the connection.
 #[test]
 fn answers_of_endpoints_without_memory_are_refused() {
     const STEPS: [usize; 4] = [MIB, 64 << 10, 6 << 10, 5 << 10];
@@ -160,7 +160,7 @@ fn answers_of_endpoints_without_memory_are_refused() {
         for target in &targets {
             assert_no_memory(deferd.client().get(target));
         }
-        // Nor is there any for records, which no job leaves while so little is free.
+        // There is also no memory for records: a job could not start while so little is free.
         let (_, refused) = submit_until_full(&mut deferd.client(), "/_admin/time", 100, |_| vec![]);
         let told = "queue is full: --max-memory 16M has no room for the records of more jobs";
         assert_eq!(refused.expect_error(503, 21003).json()["errorMessage"], told);
@@ -175,7 +175,7 @@ fn answers_of_endpoints_without_memory_are_refused() {
     });
 }
 
-/// A deferd whose scripts are for those alone who know its secret: `secret` in `x-gitlab-token`.
+/// Starts a deferd whose scripts only run for senders that know the secret: `secret` in `x-gitlab-token`.
 fn start_signed() -> (Deferd, TempDir) {
     let dir = TempDir::new();
     let secret = dir.join("secret");
@@ -186,7 +186,7 @@ fn start_signed() -> (Deferd, TempDir) {
     (Deferd::start(&[&MEMORY[..], &["--route", &route]].concat()), dir)
 }
 
-/// Behind a proxy on this host every sender is a loopback peer, which may take all of the budget.
+/// Behind a proxy on this host, every sender is a loopback peer, which may take all of the budget.
 #[test]
 fn content_before_its_signature_is_verified_takes_a_quarter() {
     const QUARTER: usize = 8 * MIB;
@@ -204,9 +204,9 @@ fn content_before_its_signature_is_verified_takes_a_quarter() {
             (0..40).map(|_| begin(&deferd, "/run/s-cat", &fields("wrong", MIB + 1))).collect();
         let refused = send_unfinished(&clients, &content[..MIB]);
         assert!(refused >= 37, "{refused} of 40 refused");
-        // The others have their memory.
+        // The other requests have their memory.
         other.request("POST", "/_admin/echo", &[], &content).expect(200);
-        // A sender that knows the secret is in line with the others until deferd knows that.
+        // A sender that knows the secret waits with the others until deferd has verified it.
         let mut client = begin(&deferd, "/run/s-cat", &fields("secret", QUARTER));
         pour(&client, &content);
         assert_no_memory(client.try_read("POST").unwrap());
@@ -218,7 +218,7 @@ fn content_before_its_signature_is_verified_takes_a_quarter() {
     });
 }
 
-/// What is verified is bounded by the budget alone.
+/// Verified content is bounded by the budget alone.
 #[test]
 fn verified_content_gives_its_quarter_back() {
     let (deferd, _dir) = start_signed();
@@ -233,7 +233,7 @@ fn verified_content_gives_its_quarter_back() {
     hold.release();
 }
 
-/// Without credentials nothing of a content is kept, whatever the endpoint.
+/// Without credentials no content is kept, whatever the endpoint.
 #[test]
 fn content_without_credentials_takes_no_memory() {
     let dir = TempDir::new();
@@ -258,7 +258,7 @@ fn content_without_credentials_takes_no_memory() {
         drop(clients);
         no_connection(&deferd);
     }
-    // The same in chunks, whose sum the head does not tell.
+    // The same in chunks, whose sum is not in the head.
     let clients: Vec<_> =
         (0..20).map(|_| begin(&deferd, available, "transfer-encoding: chunked\r\n")).collect();
     let _ = send_unfinished(&clients, &[b"fffff0\r\n".as_slice(), &content[..MIB]].concat());
@@ -286,7 +286,7 @@ fn content_for_endpoints_without_use_is_limited() {
             let dropped = vec![b'x'; 64 << 10];
             assert_eq!(client.request("POST", target, &[], &dropped).status, status, "{target}");
             assert_eq!(client.request("POST", target, &[], b"").status, status, "{target}");
-            // One byte more is refused, before the client is asked for any of it.
+            // One byte more is refused, before the client is asked for any content.
             let announced = "expect: 100-continue\r\ncontent-length: 65537\r\n";
             let mut client = begin(&deferd, target, announced);
             let reply = client.try_read("POST").expect("an answer").expect_error(413, 413);
@@ -301,7 +301,7 @@ fn content_for_endpoints_without_use_is_limited() {
 }
 
 #[test]
-fn content_beyond_a_limit_is_told_which() {
+fn a_refusal_names_the_exceeded_limit() {
     let text_of = |arguments: &[&str], target: &str, length: usize| {
         let deferd = Deferd::start(arguments);
         let mut client = begin(&deferd, target, &format!("content-length: {length}\r\n"));
@@ -355,7 +355,8 @@ fn unread_answers_stay_within_the_budget() {
     }
 }
 
-/// One result that many clients read at once is in memory once; one on the disk is not in memory, each reads its file.
+/// A result that many clients read at once is in memory once; a result on disk is not in memory: each client reads its
+/// file.
 #[test]
 fn a_result_with_many_readers_is_held_once() {
     let dir = TempDir::new();
@@ -434,7 +435,7 @@ fn deferred_reads_of_a_result_stay_within_max_stored() {
                 let reply = client.get(&format!("/_api/job/{id}/result"));
                 if reply.status != 200 {
                     refused += 1;
-                    // Read from the disk at the same time, they need memory first.
+                    // To read them from the disk at the same time needs memory first.
                     assert!(matches!(reply.status, 507 | 503), "{}", reply.text());
                     assert!(reply.text().contains("see --max-"), "{}", reply.text());
                 }
@@ -451,7 +452,8 @@ fn deferred_reads_of_a_result_stay_within_max_stored() {
     }
 }
 
-/// What is kept whole and does not fit into the memory ends its script or call. An answer that flows is not kept.
+/// If output that is kept as a whole does not fit into the memory, its script or call ends. An answer that flows is
+/// not kept.
 #[test]
 fn a_result_beyond_free_memory_is_507_naming_it() {
     const LARGE: usize = 11_000_000;
@@ -528,7 +530,7 @@ fn keys_take_a_quarter_and_go_with_all() {
             assert!((20..512).contains(&count), "{count} keys");
             let used = detail(&mut client, "stored-used");
             assert!((64 << 10..=128 << 10).contains(&used), "{used} bytes of keys");
-            // Jobs without a key are welcome, and so is what is known already.
+            // Jobs without a key are accepted, and so are known submissions.
             client.store("GET", "/_admin/time", b"");
             let known = key(0);
             let fields = [("x-arango-async", "store"), (known[0].0, known[0].1.as_str())];
@@ -539,7 +541,7 @@ fn keys_take_a_quarter_and_go_with_all() {
     });
 }
 
-/// Heads and requests that come ahead are no content, but they are memory as well.
+/// Heads and pipelined requests are not content, but they are memory as well.
 #[test]
 fn large_heads_ahead_stay_within_the_budget() {
     let deferd = Deferd::start(&MEMORY);

@@ -1,10 +1,10 @@
 //! Hostile clients against the strict front: section 5 of the contract, and every row of section 10.
 //!
-//! Each case runs against a deferd of its own, inside [`unharmed`]: whatever the client did, an honest
-//! request is answered afterwards, and no memory, no thread and no descriptor is left behind. Where a
-//! request is refused, what stands behind it would leave a job as its trace if it were ever read.
+//! Each case runs against a deferd of its own, inside [`unharmed`]: whatever the client did, an honest request is
+//! answered afterwards, and no memory, no thread and no descriptor is left behind. If a request is refused, what
+//! follows it would leave a job as its trace if it were ever read.
 //!
-//! Where each rule is held (`file::part_of_a_name`):
+//! The tests of each rule (`file::part_of_a_name`):
 //!
 //! | section 10, row by row | |
 //! |---|---|
@@ -14,11 +14,11 @@
 //! | 200 MB in a line, ten million fields | `shapes::200_megabytes`, `ten_million_fields` |
 //! | `abc`, two lengths, both framings | `framing::not_digits`, `more_than_one_length`, `both_framings` |
 //! | half a content | `bodies::half_a_content`, `chunks_without_the_last` |
-//! | out of descriptors | `scarcity::running_out_of_descriptors`, `who_waits_for_a_descriptor` |
+//! | out of descriptors | `scarcity::running_out_of_descriptors`, `connections_without_descriptors` |
 //! | 500 connections, a byte a second | `trickles::trickles_heads`, `_content`, `_chunk_extensions` |
 //! | `te: a;q=nan` | `heads::weight_that_is_no_number` |
 //! | 44 ms an answer | `crowds::wait_for_acknowledgements` |
-//! | 300 000 pipelined requests | `floods::pipelined_requests_is_held_back` |
+//! | 300 000 pipelined requests | `floods::unread_answers_hold_back` |
 //!
 //! | section 5 | |
 //! |---|---|

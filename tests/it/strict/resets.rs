@@ -1,4 +1,4 @@
-//! Clients that reset the connection, in every phase of it.
+//! Clients that reset the connection, in every phase.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use super::unharmed;
 use super::unharmed::{connections, no_connection};
 use crate::support::{Client, Deferd, eventually};
 
-/// A connection whose end is a reset: an answer lies unread in it (RFC 1122 section 4.2.2.13).
+/// Returns a connection whose end is a reset: it has an unread answer (RFC 1122 section 4.2.2.13).
 fn about_to_reset(deferd: &Deferd) -> Client {
     let mut client = deferd.client();
     client.send_request("GET", "/_api/version", &[], b"");
@@ -91,7 +91,7 @@ fn a_reset_while_the_answer_is_written_is_survived() {
     });
 }
 
-/// The answer to a collection is the only copy: it must outlive the connection that broke.
+/// The answer to a collection is the only copy: it must outlive the broken connection.
 #[test]
 fn a_reset_while_a_result_is_collected_leaves_the_result() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -112,7 +112,7 @@ fn a_reset_while_a_result_is_collected_leaves_the_result() {
     });
 }
 
-/// An answer that finds nobody is not waited for.
+/// deferd does not wait for a client that cannot take its answer.
 #[test]
 fn a_client_that_leaves_at_once_costs_nothing() {
     let deferd = Deferd::start(&[]);

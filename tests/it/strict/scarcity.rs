@@ -1,4 +1,4 @@
-//! A system that has nothing more to give: descriptors, threads.
+//! A system whose descriptors or threads are used up.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -11,15 +11,15 @@ use super::unharmed::{connect, is_served};
 use crate::support::upstream::{Then, Upstream};
 use crate::support::{Client, Deferd, TempDir, eventually, fixtures};
 
-/// A user that runs nothing else: the number of a user's threads is limited for all but root.
+/// A user that runs nothing else: the number of a user's threads is limited for everyone except root.
 const NOBODY: u32 = 61_532;
 
-/// A deferd with room for 64 descriptors.
+/// Starts a deferd with room for 64 descriptors.
 fn short_of_descriptors() -> Deferd {
     with_descriptors("64")
 }
 
-/// A deferd with room for so many descriptors, which it cannot raise.
+/// Starts a deferd with room for this many descriptors, a limit that it cannot raise.
 fn with_descriptors(limit: &str) -> Deferd {
     let mut shell = Command::new("sh");
     let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
@@ -28,7 +28,7 @@ fn with_descriptors(limit: &str) -> Deferd {
     Deferd::start_by(shell, &["--workers", "2", "--route", &route])
 }
 
-/// Leaves a deferd `spare` descriptors, until dropped.
+/// Leaves a deferd only `spare` descriptors, until dropped.
 struct Squeezed {
     pid: Pid,
     before: Rlimit,
@@ -40,7 +40,7 @@ impl Squeezed {
         let is_open = |n: &u64| std::fs::exists(format!("/proc/{}/fd/{n}", deferd.pid())).unwrap();
         let taken = (0..).find(|n| !is_open(n)).unwrap();
         let limit = |current| prlimit(Some(pid), Resource::Nofile, current).unwrap();
-        // What the limit was is told when it is set. The hard one is what this process has.
+        // Setting a limit returns the old one. The hard limit is that of this process.
         let maximum = getrlimit(Resource::Nofile).maximum;
         let before = limit(Rlimit { current: Some(taken + spare), maximum });
         Self { pid, before }
@@ -60,7 +60,7 @@ fn assert_delayed(deferd: &Deferd, id: &str) {
     });
 }
 
-/// A synchronous request is refused at once, so that its client can come again.
+/// Asserts that a synchronous request is refused at once, so that its client can try again.
 #[track_caller]
 fn assert_refused(client: &mut Client, target: &str) {
     let reply = client.get(target).expect_error(503, 503);
@@ -147,7 +147,7 @@ fn a_crowd_leaves_a_reserve_for_jobs() {
     });
 }
 
-/// A row of section 10: the accept loop ended for good.
+/// A row of section 10: the accept loop ended for ever.
 #[test]
 fn running_out_of_descriptors_passes() {
     let deferd = short_of_descriptors();
@@ -158,10 +158,10 @@ fn running_out_of_descriptors_passes() {
             let mut first = deferd.client();
             first.get("/_api/version").expect(200);
             let crowd: Vec<_> = (0..100).map(|_| connect(deferd.address)).collect();
-            // Those whom there is no descriptor for wait; nobody is turned away.
+            // Connections for which there is no descriptor wait; no client is turned away.
             eventually("descriptors run out", || !is_served(&deferd));
             eventually("it is told", || deferd.log().contains("cannot accept connections"));
-            // Who is connected already is served; a script that cannot be started is an error.
+            // A client that is already connected is served; a script that cannot be started is an error.
             first.get("/_api/version").expect(200);
             let reply = first.get(&target);
             assert!(reply.status >= 500, "{reply:?}");
@@ -174,9 +174,9 @@ fn running_out_of_descriptors_passes() {
     });
 }
 
-/// Connections that wait in the backlog while descriptors are out are served when their time comes.
+/// Connections that wait in the backlog while there are no descriptors are served later.
 #[test]
-fn who_waits_for_a_descriptor_is_served_later() {
+fn connections_without_descriptors_are_served_later() {
     let deferd = short_of_descriptors();
     unharmed(&deferd, || {
         let crowd: Vec<_> = (0..100).map(|_| connect(deferd.address)).collect();
@@ -199,8 +199,8 @@ struct Denied {
 
 impl Denied {
     fn start() -> Self {
-        // That user may not be able to reach the directory where the binary was built. Copied by a
-        // program: were it open for writing here, a child of another test could hold it open while it runs.
+        // That user may not be able to reach the directory of the binary. A program makes the copy: if it were open
+        // for writing here, a child of another test could hold it open while it runs.
         let directory = TempDir::new();
         let binary = directory.join("deferd");
         let mut copy = Command::new("cp");
@@ -215,7 +215,7 @@ impl Denied {
         Self { deferd: Deferd::start_by(command, &arguments), _binary: directory }
     }
 
-    /// Sets how many threads the user may have; as that user, since others may not.
+    /// Sets how many threads the user may have; as that user, because others may not.
     fn limit_threads(&self, limit: &str) {
         let mut command = Command::new("prlimit");
         command.args(["--pid", &self.deferd.pid().to_string(), &format!("--nproc={limit}:")]);
@@ -226,7 +226,7 @@ impl Denied {
     }
 }
 
-/// A thread that cannot be had costs its connection, which is told, and nothing else.
+/// If a thread cannot be started, it costs its connection, which is logged, and nothing else.
 #[test]
 fn running_out_of_threads_passes() {
     let denied = Denied::start();
@@ -242,7 +242,7 @@ fn running_out_of_threads_passes() {
             for _ in 0..50 {
                 deferd.client().try_read("GET").expect("an answer").expect_error(503, 503);
             }
-            // Workers are there already.
+            // The workers already exist.
             let id = first.store("GET", "/_api/version", b"");
             first.result(&id).expect(200);
             denied.limit_threads(&limit);

@@ -5,10 +5,10 @@ use super::unharmed;
 use super::unharmed::{memory, pour};
 use crate::support::{Client, Deferd};
 
-/// Room for pages that any work takes, in KiB: far below what the client sends.
+/// Room for the pages that any work takes, in KiB: far below what the client sends.
 const NOTHING: usize = 4 * 1024;
 
-/// Pours a start and then a piece again and again; it must be refused long before the end of it.
+/// Sends a start and then a piece repeatedly; asserts a refusal long before the end.
 #[track_caller]
 fn flood_is_refused(start: &str, piece: &str, total: usize, status: u16) {
     let deferd = Deferd::start(&[]);
@@ -52,11 +52,11 @@ fn a_line_of_200_megabytes_is_refused_and_not_kept() {
 
 /// A row of section 10: ten million fields in 60 MB.
 #[test]
-fn a_head_of_ten_million_fields_is_refused_and_not_kept() {
+fn a_head_of_ten_million_fields_is_refused() {
     flood_is_refused("GET / HTTP/1.1\r\nhost: a\r\n", "ab:c\r\n", 60 << 20, 431);
 }
 
-/// Sends a head of exactly this many bytes, and something behind it.
+/// Sends a head of exactly this many bytes, followed by `behind`.
 fn send_head(client: &mut Client, size: usize, behind: &str) {
     let start = "GET /_api/version HTTP/1.1\r\nhost: a\r\nx: ";
     let filling = "x".repeat(size - start.len() - 4);
@@ -64,7 +64,7 @@ fn send_head(client: &mut Client, size: usize, behind: &str) {
 }
 
 #[test]
-fn a_head_of_exactly_max_head_is_read_and_one_byte_more_is_refused() {
+fn a_head_of_exactly_max_head_is_read() {
     for (option, limit) in [("16K", 16 * 1024), ("1K", 1024)] {
         let deferd = Deferd::start(&["--max-head", option]);
         unharmed(&deferd, || {

@@ -1,4 +1,4 @@
-//! Clients that ask for much and take nothing.
+//! Clients that request much and take nothing.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ fn ask_for_much(deferd: &Deferd) -> Client {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_holds_up_nobody_else_and_ends_with_its_client() {
+fn an_unread_answer_delays_no_other_client() {
     let deferd = Deferd::with_scripts("", &[]);
     unharmed(&deferd, || {
         let silent = [ask_for_much(&deferd), ask_for_much(&deferd), ask_for_much(&deferd)];
@@ -31,8 +31,8 @@ fn an_answer_that_nobody_takes_holds_up_nobody_else_and_ends_with_its_client() {
     });
 }
 
-/// Contract: less than a KiB a second on average is cut as well, after the same time. This one never takes
-/// nothing for as long as that, and would need more than half a day.
+/// Contract: a client that takes less than a KiB a second on average is cut off as well, after the same time. This one
+/// never takes nothing for that long, and would need more than half a day.
 #[test]
 fn a_client_that_takes_too_little_is_cut() {
     let time = Duration::from_secs(5);
@@ -61,7 +61,7 @@ fn a_client_that_takes_too_little_is_cut() {
     });
 }
 
-/// One who takes a little now and then is slow, not gone.
+/// A client that takes a little now and then is slow, but has not left.
 #[test]
 fn a_client_that_takes_its_time_gets_the_whole_answer() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -78,7 +78,7 @@ fn a_client_that_takes_its_time_gets_the_whole_answer() {
     });
 }
 
-/// An allocator that keeps what was freed, for later, would have kept a hundred MiB of these.
+/// An allocator that keeps freed memory for later would have kept a hundred MiB of these.
 #[test]
 fn large_answers_and_contents_leave_no_memory() {
     let deferd = Deferd::with_scripts("", &[]);

@@ -1,4 +1,4 @@
-//! The proof that what stands behind a refused request is never read as a request.
+//! The proof that what follows a refused request is never read as a request.
 
 use super::unharmed;
 use super::unharmed::no_connection;
@@ -7,12 +7,11 @@ use crate::support::{Client, Deferd};
 /// Leaves a job behind if it is ever read.
 pub const SMUGGLED: &str = "GET /_api/version HTTP/1.1\r\nhost: a\r\nx-arango-async: store\r\n\r\n";
 
-/// What may stand between a head of doubtful framing and the smuggled request: what some reader takes
-/// for the content.
+/// What may be between a head of doubtful framing and the smuggled request: what some reader takes for the content.
 const DECOYS: [&str; 4] = ["", "hello", "0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"];
 
-/// Sends the bytes with the smuggled request behind them; they must be refused with this status, and
-/// nothing more may be answered.
+/// Sends the bytes, followed by the smuggled request; asserts that they are refused with this status, and that nothing
+/// more is answered.
 #[track_caller]
 pub fn refused(deferd: &Deferd, bytes: &[u8], status: u16) {
     let mut client = deferd.client();
@@ -20,7 +19,7 @@ pub fn refused(deferd: &Deferd, bytes: &[u8], status: u16) {
     expect_refused(&mut client, bytes, status);
 }
 
-/// Reads the refusal, and the end of the connection behind it.
+/// Reads the refusal, and the end of the connection after it.
 #[track_caller]
 pub fn expect_refused(client: &mut Client, bytes: &[u8], status: u16) {
     let what = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
@@ -31,10 +30,10 @@ pub fn expect_refused(client: &mut Client, bytes: &[u8], status: u16) {
     assert!(client.is_closed(), "{what:?}: an answer behind {reply:?}");
 }
 
-/// Asserts that no smuggled request was read, and that one would have left a trace.
+/// Asserts that no smuggled request was read, and that it would have left a trace.
 #[track_caller]
 pub fn nothing_smuggled(deferd: &Deferd) {
-    // When their threads are gone, no connection can submit anything any more.
+    // After their threads have ended, no connection can submit anything.
     no_connection(deferd);
     let mut client = deferd.client();
     let jobs = client.jobs();
@@ -44,7 +43,7 @@ pub fn nothing_smuggled(deferd: &Deferd) {
     client.result(&id).expect(200);
 }
 
-/// Heads with these lines behind `host` are refused with these statuses, whatever content follows.
+/// Asserts that heads with these lines after `host` are refused with these statuses, whatever content follows.
 #[track_caller]
 pub fn fields_are_refused(table: &[(&[u8], u16)]) {
     let deferd = Deferd::start(&[]);
@@ -60,7 +59,7 @@ pub fn fields_are_refused(table: &[(&[u8], u16)]) {
     });
 }
 
-/// Whole requests, or beginnings of them, that are refused with these statuses.
+/// Asserts that requests, or beginnings of them, are refused with these statuses.
 #[track_caller]
 pub fn requests_are_refused(table: &[(&[u8], u16)]) {
     let deferd = Deferd::start(&[]);

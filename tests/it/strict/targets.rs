@@ -21,7 +21,7 @@ fn the_authority_of_an_absolute_form_replaces_host() {
 }
 
 #[test]
-fn a_target_that_names_no_resource_of_this_server_is_refused() {
+fn a_target_without_a_resource_is_refused() {
     requests_are_refused(&[
         (b"CONNECT example.org:80 HTTP/1.1\r\nhost: example.org:80\r\n\r\n", 501),
         (b"CONNECT /_admin/echo HTTP/1.1\r\nhost: a\r\n\r\n", 501),
@@ -43,7 +43,7 @@ fn a_target_that_names_no_resource_of_this_server_is_refused() {
     ]);
 }
 
-/// Browsers encode these; curl, scripts and Prometheus' users do not.
+/// Browsers encode these; curl, scripts and users of Prometheus do not.
 #[test]
 fn raw_bytes_are_percent_encoded_before_anything_reads_them() {
     let deferd = Deferd::with_scripts("", &[]);
@@ -67,14 +67,14 @@ fn raw_bytes_are_percent_encoded_before_anything_reads_them() {
         let text = environment(b"/cgi/s-environ/\xc3\xa4{}?\"\xe4\"");
         assert!(text.contains("QUERY_STRING=%22%E4%22\0"), "{text}");
         assert!(text.contains("PATH_INFO=/\u{e4}{}\0"), "{text}");
-        // A raw backslash separates no less than an encoded one.
+        // A raw backslash separates segments just as an encoded one does.
         client.send(b"GET /cgi/s-environ/..\\.. HTTP/1.1\r\nhost: a\r\n\r\n");
         client.try_read("GET").unwrap().expect(404);
     });
 }
 
 #[test]
-fn a_control_character_in_a_target_is_named_with_its_place() {
+fn a_refused_byte_of_a_target_is_named() {
     let deferd = Deferd::start(&[]);
     unharmed(&deferd, || {
         for (target, named) in [
@@ -93,7 +93,7 @@ fn a_control_character_in_a_target_is_named_with_its_place() {
     });
 }
 
-/// Two hosts are two even where the target brings a third.
+/// Two hosts are two even if the target names a third.
 #[test]
 fn an_absolute_form_does_not_excuse_a_second_host() {
     requests_are_refused(&[
@@ -103,7 +103,7 @@ fn an_absolute_form_does_not_excuse_a_second_host() {
 }
 
 #[test]
-fn options_of_the_whole_server_is_answered_and_the_connection_kept() {
+fn options_of_the_whole_server_is_answered() {
     let deferd = Deferd::start(&[]);
     unharmed(&deferd, || {
         let mut client = deferd.client();

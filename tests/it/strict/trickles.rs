@@ -1,4 +1,4 @@
-//! Hundreds of connections that send one byte a second: cut by the deadline of their phase, and no
+//! Hundreds of connections that send one byte a second: they are cut off by the deadline of their phase, and are no
 //! burden to others until then.
 
 use std::io::{ErrorKind, Read, Write};
@@ -27,7 +27,7 @@ impl Slow {
         self.stream.set_nonblocking(true).unwrap();
     }
 
-    /// Takes what has come, without waiting.
+    /// Takes what has arrived, without waiting.
     fn look(&mut self) {
         let mut buffer = [0; 1024];
         loop {
@@ -43,7 +43,7 @@ impl Slow {
     }
 }
 
-/// Lets the crowd trickle until all are cut with `408`; when the first of them was.
+/// Lets the crowd trickle until all are cut off with `408`; returns when the first of them was.
 fn trickle(deferd: &Deferd, start: &str, piece: &[u8]) -> Duration {
     let mut crowd: Vec<_> = (0..CROWD).map(|_| Slow::connect(deferd)).collect();
     eventually("all are connected", || connections(deferd) == CROWD);
@@ -59,7 +59,7 @@ fn trickle(deferd: &Deferd, start: &str, piece: &[u8]) -> Duration {
         );
         let round = Instant::now();
         for slow in crowd.iter_mut().filter(|slow| !slow.ended) {
-            // A full or broken socket is seen by the next look.
+            // The next look detects a full or broken socket.
             let _ = slow.stream.write(piece);
         }
         served += usize::from(is_served(deferd));
@@ -109,7 +109,7 @@ fn a_crowd_that_trickles_chunk_extensions_is_cut() {
     });
 }
 
-/// Content that comes slowly, but faster than the floor, is taken to its end.
+/// Content that arrives slowly, but faster than the minimum rate, is read to its end.
 #[test]
 fn content_above_the_floor_is_taken_however_long_it_lasts() {
     let deferd = Deferd::start(&["--body-timeout", "3s"]);

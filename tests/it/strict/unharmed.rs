@@ -1,4 +1,4 @@
-//! What must hold after every case, and the means of the cases: what deferd holds, and rude writing.
+//! What must hold after every case, and the tools of the cases: what deferd holds, and writing without reading.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,33 +11,33 @@ use crate::support::{Client, Deferd, PATIENCE, eventually};
 /// By how much the resident memory may have grown, in KiB: an allocator does not give back every page.
 const GROWTH: usize = 8 * 1024;
 
-/// Until when it is noticed that a client has left. Half a second is the contract's; a busy machine gets more. Without
-/// the behaviour it takes an hour, or has no end.
+/// How long deferd may take to notice that a client has left. The contract says half a second; a busy machine gets
+/// more. Without the behaviour it takes an hour, or for ever.
 pub const NOTICED: Duration = Duration::from_secs(2);
 
-/// How many are a crowd.
+/// The size of a crowd.
 pub const CROWD: usize = 500;
 
-/// What the first crowd may cost for good, in KiB, however honest it is. glibc keeps 40 MiB of stacks for
-/// the next one (157 of them, each with up to 24 KiB in use: 3.7 MiB), and in each of eight arenas a
-/// core the pages between freed pieces of less than 128 bytes. Measured on two cores: 4.7 MiB after 500
-/// connections that were idle, 8.6 after requests, 5 to 7 after heads, 8.3 after chunks and 10.7 after
-/// contents that were cut short; after four such crowds the same.
+/// What the first crowd may cost permanently, in KiB, however honest it is. glibc keeps 40 MiB of stacks for the next
+/// one (157 of them, each with up to 24 KiB in use: 3.7 MiB), and, in each of eight arenas a core, the pages between
+/// freed pieces of less than 128 bytes. Measured on two cores: 4.7 MiB after 500 connections that were idle, 8.6 after
+/// requests, 5 to 7 after heads, 8.3 after chunks and 10.7 after contents that were cut short; after four such crowds
+/// the same.
 const CROWD_PRICE: usize = 16 * 1024;
 
-/// What may be resident beside `--max-memory` at the highest, in KiB: the program, stacks, tables.
+/// The highest resident memory besides `--max-memory`, in KiB: the program, stacks, tables.
 const BESIDE_CONTENT: usize = 24 * 1024;
 
 /// Runs a case, and checks that nothing of it is left.
 #[track_caller]
 pub fn unharmed(deferd: &Deferd, case: impl FnOnce()) {
     raise_descriptor_limit();
-    // Warmed up, so that what is made once is there before.
+    // Warmed up, so that what is created once already exists.
     deferd.client().get("/_admin/echo").expect(200);
     unharmed_since(deferd, GROWTH, case);
 }
 
-/// The same for a case of hundreds of connections at once, after as many honest ones.
+/// Does the same for a case of hundreds of connections at once, after as many honest ones.
 #[track_caller]
 pub fn unharmed_by_crowd(deferd: &Deferd, case: impl FnOnce()) {
     raise_descriptor_limit();
@@ -54,8 +54,8 @@ pub fn unharmed_by_crowd(deferd: &Deferd, case: impl FnOnce()) {
     unharmed_since(deferd, GROWTH, case);
 }
 
-/// The same for a case after which an allocator keeps much: results of many MiB, which redb copies through the
-/// heap, or a crowd of large heads. The bound on the highest holds all the same.
+/// Does the same for a case after which an allocator keeps much: results of many MiB, which redb copies through the
+/// heap, or a crowd of large heads. The bound on the highest memory holds nevertheless.
 #[track_caller]
 pub fn unharmed_within_memory(deferd: &Deferd, case: impl FnOnce()) {
     raise_descriptor_limit();
@@ -91,8 +91,8 @@ fn unharmed_since(deferd: &Deferd, growth: usize, case: impl FnOnce()) {
     assert!(!deferd.log().contains("panicked"), "{}", deferd.log());
 }
 
-/// Whether an honest client on a connection of its own is answered within a second. It may be turned
-/// away: then it is not.
+/// Returns whether an honest client on a connection of its own is answered within a second. It may be turned away:
+/// then the answer is no.
 pub fn is_served(deferd: &Deferd) -> bool {
     let begin = Instant::now();
     let mut stream = TcpStream::connect(deferd.address).unwrap();
@@ -103,7 +103,7 @@ pub fn is_served(deferd: &Deferd) -> bool {
     answered.is_ok() && start == *b"HTTP/1.1 200" && begin.elapsed() < Duration::from_secs(1)
 }
 
-/// The threads that serve a connection.
+/// Returns the number of threads that serve a connection.
 pub fn connections(deferd: &Deferd) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", deferd.pid())).unwrap();
     let names = tasks.filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("comm")).ok());
@@ -116,12 +116,12 @@ pub fn no_connection(deferd: &Deferd) {
     eventually("no thread of a connection is left", || connections(deferd) == 0);
 }
 
-/// The resident memory, in KiB.
+/// Returns the resident memory, in KiB.
 pub fn memory(deferd: &Deferd) -> usize {
     status(deferd, "VmRSS:")
 }
 
-/// The highest that the resident memory was, in KiB.
+/// Returns the highest resident memory so far, in KiB.
 pub fn highest(deferd: &Deferd) -> usize {
     status(deferd, "VmHWM:")
 }
@@ -132,19 +132,19 @@ fn status(deferd: &Deferd, name: &str) -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// `--max-memory`, in bytes, as deferd says it.
+/// Returns `--max-memory`, in bytes, as deferd reports it.
 fn memory_limit(deferd: &Deferd) -> usize {
     detail(&mut deferd.client(), "memory-limit")
 }
 
-/// A number of the version's details.
+/// Returns a number of the version's details.
 #[track_caller]
 pub fn detail(client: &mut Client, name: &str) -> usize {
     let version = client.get("/_api/version?details=true").expect(200).json();
     version["details"][name].as_str().expect("a string").parse().expect("a number")
 }
 
-/// Writes as much as the other side takes before it closes; how much that was.
+/// Writes as much as the other side takes before it closes; returns how much.
 pub fn pour(client: &Client, bytes: &[u8]) -> usize {
     let mut socket = client.socket();
     let mut sent = 0;
@@ -158,7 +158,7 @@ pub fn pour(client: &Client, bytes: &[u8]) -> usize {
     sent
 }
 
-/// A bare connection.
+/// Opens a bare connection.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -166,7 +166,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Crowds of connections need descriptors on this side too.
+/// Raises the limit of descriptors, which crowds of connections need on this side too.
 pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

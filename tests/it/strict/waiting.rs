@@ -1,5 +1,5 @@
-//! A client that waits for a job and leaves, and one that asks again and again: seen by the strict front, which
-//! has its own sockets and a thread for each of them.
+//! A client that waits for a job and leaves, and one that asks repeatedly: as the strict front sees them, which has
+//! its own sockets and a thread for each.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use crate::support::{Client, Deferd, eventually};
 
 const LONG: &str = "wait=3600";
 
-/// How long a request waits that asks again for a pending job.
+/// How long a repeated request for a pending job waits.
 const MOMENT: Duration = Duration::from_millis(10);
 
-/// How often something is timed. The quickest counts: a busy machine makes each slower, none quicker.
+/// How often something is timed. The fastest counts: a busy machine makes a run slower, never faster.
 const TIMES: usize = 20;
 
-/// Returns the shortest of the times that something takes.
+/// Returns the shortest time that `something` takes.
 #[track_caller]
 fn quickest(mut something: impl FnMut()) -> Duration {
     let times = (0..TIMES).map(|_| {
@@ -25,7 +25,7 @@ fn quickest(mut something: impl FnMut()) -> Duration {
     times.min().unwrap()
 }
 
-/// A deferd with a job that runs until its `Hold` lets it go.
+/// Starts a deferd with a job that runs until its `Hold` releases it.
 fn holding() -> (Deferd, Client, Hold, String) {
     let deferd = Deferd::with_scripts("", &["--workers", "3"]);
     let (mut client, hold) = (deferd.client(), Hold::new());
@@ -81,7 +81,7 @@ fn asking_again_is_answered_when_the_job_is_done() {
 }
 
 #[test]
-fn a_client_that_asks_for_other_things_between_does_not_wait() {
+fn a_client_with_other_requests_between_does_not_wait() {
     let (deferd, mut client, hold, job) = holding();
     let other = Hold::new();
     let id = other.start(&mut client);
@@ -113,7 +113,7 @@ fn a_client_that_asks_for_other_things_between_does_not_wait() {
 }
 
 #[test]
-fn clients_that_ask_for_the_same_job_do_not_slow_each_other() {
+fn clients_of_one_job_do_not_slow_each_other() {
     let (deferd, mut client, hold, job) = holding();
     client.get(&job).expect(204);
     let first = quickest(|| drop(deferd.client().get(&job).expect(204)));
@@ -136,7 +136,7 @@ fn a_client_that_leaves_while_it_asks_again_is_noticed() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_frees_its_thread_and_takes_nothing_along() {
+fn a_waiting_client_that_leaves_takes_no_result() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1h"]);
     let mut client = deferd.client();
     let (hold, other) = (Hold::new(), Hold::new());
@@ -155,11 +155,11 @@ fn a_client_that_leaves_while_it_waits_frees_its_thread_and_takes_nothing_along(
     hold.release();
     other.release();
     assert_eq!(client.result(&id).expect(200).text(), "let go\n");
-    // The other's result is there as well, for whoever finds it in the list.
+    // The other job's result exists as well, for any client that finds it in the list.
     eventually("the other is done", || client.list("done").len() == 1);
 }
 
-/// Whether the answer to what was asked last is there.
+/// Returns whether the answer to the last request has arrived.
 fn is_answered(client: &Client) -> bool {
     client.socket().set_nonblocking(true).unwrap();
     let is_there = client.socket().peek(&mut [0]).is_ok();
@@ -168,7 +168,7 @@ fn is_answered(client: &Client) -> bool {
 }
 
 #[test]
-fn half_of_the_connections_may_wait_and_others_are_answered_at_once() {
+fn half_of_the_connections_may_wait() {
     let deferd = Deferd::with_scripts("", &["--max-connections", "8", "--max-wait", "1h"]);
     let mut client = deferd.client();
     let mut waiting: Vec<Client> = (0..6).map(|_| deferd.client()).collect();

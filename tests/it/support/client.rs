@@ -1,7 +1,6 @@
-//! A client that reads answers to the byte, and what it reads.
+//! A client that reads answers to the byte, and the answers.
 //!
-//! It asserts of every answer what holds for all; starts nothing. Invariant: no wait for the other side is without
-//! an end.
+//! It asserts of every answer what must hold for all; starts nothing. Invariant: every wait for the other side ends.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +18,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The one value of a field.
+    /// Returns the only value of a field.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str());
@@ -28,7 +27,7 @@ impl Reply {
         value
     }
 
-    /// How long its content is said to be.
+    /// Returns the announced length of its content.
     pub fn length(&self) -> Option<usize> {
         self.header("content-length").map(|length| length.parse().unwrap())
     }
@@ -46,7 +45,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    /// The id field of a `202` or a result.
+    /// Returns the id in a `202` or a result.
     pub fn id(&self) -> Option<&str> {
         self.header("x-arango-async-id")
     }
@@ -73,8 +72,7 @@ impl Reply {
 }
 
 impl Reply {
-    /// Asserts a job's result that is one of deferd's own errors: unlike those of the job resource, it
-    /// has an id.
+    /// Asserts a job's result that is one of deferd's own errors: unlike the errors of the job resource, it has an id.
     #[track_caller]
     pub fn expect_job_error(self, status: u16, number: u16) -> Self {
         let reply = self.expect(status);
@@ -85,7 +83,7 @@ impl Reply {
         reply
     }
 
-    /// Asserts that it is no job's result: neither of the id fields is there.
+    /// Asserts that it is not a job's result: neither of the id fields is present.
     #[track_caller]
     pub fn without_id(self) -> Self {
         assert_eq!(self.header("x-arango-async-id"), None, "{self:?}");
@@ -97,7 +95,7 @@ impl Reply {
 /// A connection that is kept.
 pub struct Client {
     stream: BufReader<TcpStream>,
-    /// The first line of what was sent last, for whoever waits in vain for an answer.
+    /// The first line of the last request, for the message if no answer arrives.
     asked: String,
 }
 
@@ -106,7 +104,7 @@ impl Client {
         Self::try_new(address).unwrap()
     }
 
-    /// The same where it is no wonder if nobody listens.
+    /// Connects; fails without a panic if nothing listens.
     pub fn try_new(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -150,7 +148,7 @@ impl Client {
         self.send(&bytes);
     }
 
-    /// Reads an answer; `None` when the connection was closed instead.
+    /// Reads an answer; `None` if the connection was closed instead.
     #[track_caller]
     pub fn try_read(&mut self, method: &str) -> Option<Reply> {
         let reply = self.try_read_head()?;
@@ -180,7 +178,7 @@ impl Client {
         reply
     }
 
-    /// Reads the head of an answer, and leaves its content; `None` when the connection was closed instead.
+    /// Reads the head of an answer, and leaves its content; `None` if the connection was closed instead.
     #[track_caller]
     pub fn try_read_head(&mut self) -> Option<Reply> {
         let line = self.read_line()?;
@@ -201,8 +199,8 @@ impl Client {
         Some(reply)
     }
 
-    /// Reads an answer that breaks off after its head: its content as far as it came, with the framing of chunks. A
-    /// client that takes the end of the connection for that of the content sees a reset.
+    /// Reads an answer that breaks off after its head: its content as far as it arrived, with the framing of chunks. A
+    /// client that takes the end of the connection for the end of the content sees a reset.
     #[track_caller]
     pub fn read_broken(&mut self) -> Reply {
         let reply = self.try_read_head().expect("an answer");
@@ -254,7 +252,7 @@ impl Client {
         }
     }
 
-    /// Ends the test: what it waited for does not come.
+    /// Ends the test: what it waited for does not arrive.
     #[track_caller]
     fn give_up(&self, part: &str, error: &std::io::Error) -> ! {
         panic!(
@@ -263,7 +261,7 @@ impl Client {
         )
     }
 
-    /// Waits until an answer has begun, and leaves it where it is.
+    /// Waits until an answer has begun, without reading it.
     #[track_caller]
     pub fn wait_for_answer(&self) {
         match uninterrupted(|| self.socket().peek(&mut [0])) {
@@ -272,7 +270,7 @@ impl Client {
         }
     }
 
-    /// Whether the other side has closed, after whatever it still sent.
+    /// Returns whether the other side has closed, after whatever it still sent.
     pub fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
@@ -309,7 +307,7 @@ impl Client {
         self.request("DELETE", target, &[], b"")
     }
 
-    /// Submits a job whose result is kept; its id.
+    /// Submits a job whose result is kept; returns its id.
     #[track_caller]
     pub fn store(&mut self, method: &str, target: &str, body: &[u8]) -> String {
         let reply = self.request(method, target, &[("x-arango-async", "store")], body).expect(202);
@@ -332,7 +330,7 @@ impl Client {
         reply
     }
 
-    /// The ids of a list: `done` or `pending`, with a query if need be.
+    /// Returns the ids of a list: `done` or `pending`, with a query if necessary.
     #[track_caller]
     pub fn list(&mut self, which: &str) -> Vec<String> {
         let json = self.get(&format!("/_api/job/{which}")).expect(200).json();
@@ -342,8 +340,7 @@ impl Client {
 }
 
 impl Client {
-    /// All jobs that are listed. In this order: a job that is done in between is in both lists, and not in
-    /// none.
+    /// Returns all jobs that are listed. In this order: a job that ends in between is in both lists, not in neither.
     #[track_caller]
     pub fn jobs(&mut self) -> Vec<String> {
         let (mut ids, done) = (self.list("pending"), self.list("done"));

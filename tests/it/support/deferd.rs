@@ -1,13 +1,13 @@
-//! A real deferd on a free port, and what it holds of the system.
+//! A real deferd on a free port, and the resources that it holds.
 //!
-//! Knows no HTTP. Invariant: it is ended with its test.
+//! Knows no HTTP. Invariant: it ends with its test.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::{Client, TempDir, children_of, eventually, first_line, fixtures, front_arguments};
 
-/// Options that are added to those of every test, so that a suite can be run over another store:
+/// Returns options that are added to those of every test, so that a suite can run over another store:
 /// `DEFERD_TEST_OPTIONS="--data DIR"`. `DIR` stands for a directory of the test's own, `NAME` for a name of its own.
 fn added_options(dir: &TempDir) -> Vec<String> {
     let options = std::env::var("DEFERD_TEST_OPTIONS").unwrap_or_default();
@@ -16,12 +16,12 @@ fn added_options(dir: &TempDir) -> Vec<String> {
     options.split_whitespace().map(|word| word.replace("DIR", &own).replace("NAME", name)).collect()
 }
 
-/// Whether the options that are added have deferd share its store.
+/// Returns whether the added options make deferd share its store.
 pub fn is_shared() -> bool {
     std::env::var("DEFERD_TEST_OPTIONS").is_ok_and(|options| options.contains("--store"))
 }
 
-/// Whether the jobs of the deferd under test end with it.
+/// Returns whether the jobs of the deferd under test are lost with it.
 pub fn is_in_memory() -> bool {
     std::env::var("DEFERD_TEST_OPTIONS").is_err()
 }
@@ -43,18 +43,18 @@ pub struct Deferd {
 }
 
 impl Deferd {
-    /// Starts one with these arguments, on a free port.
+    /// Starts a deferd with these arguments, on a free port.
     pub fn start(arguments: &[&str]) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_deferd")), arguments)
     }
 
-    /// Starts one with the scripts of the tests: `/run/` and `/cgi/`, options added to each route
+    /// Starts a deferd with the scripts of the tests at `/run/` and `/cgi/`, and adds options to each route
     /// (`",timeout=1s"`).
     pub fn with_scripts(route_options: &str, arguments: &[&str]) -> Self {
         Self::with_scripts_by(Command::new(env!("CARGO_BIN_EXE_deferd")), route_options, arguments)
     }
 
-    /// The same by a command that was prepared already.
+    /// Does the same with a prepared command.
     pub fn with_scripts_by(command: Command, route_options: &str, arguments: &[&str]) -> Self {
         let fixtures = fixtures().display().to_string();
         let run = format!("/run/=run:{fixtures}{route_options}");
@@ -64,7 +64,7 @@ impl Deferd {
         Self::start_by(command, &all)
     }
 
-    /// Starts one by a command that was prepared already.
+    /// Starts a deferd with a prepared command.
     pub fn start_by(mut command: Command, arguments: &[&str]) -> Self {
         let dir = TempDir::new();
         let log = std::fs::File::create(dir.join("log")).unwrap();
@@ -95,12 +95,12 @@ impl Deferd {
         Client::new(self.address)
     }
 
-    /// What it has logged.
+    /// Returns what it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap()
     }
 
-    /// What it has logged, once these words are in it: another thread writes the log.
+    /// Returns what it has logged, once it contains these words: another thread writes the log.
     #[track_caller]
     pub fn log_with(&self, words: &str) -> String {
         eventually(&format!("{words:?} is logged"), || self.log().contains(words));
@@ -111,17 +111,17 @@ impl Deferd {
         self.child.id()
     }
 
-    /// Its children, zombies included.
+    /// Returns its children, zombies included.
     pub fn children(&self) -> Vec<u32> {
         children_of(self.pid())
     }
 
-    /// Its open descriptors.
+    /// Returns its open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// Its sockets: those that listen, and its connections.
+    /// Returns the number of its sockets: listening ones, and its connections.
     pub fn sockets(&self) -> usize {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
         let target =
@@ -132,7 +132,7 @@ impl Deferd {
             .count()
     }
 
-    /// Its threads.
+    /// Returns its threads.
     pub fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
     }

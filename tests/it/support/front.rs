@@ -1,36 +1,36 @@
-//! The front under test: `DEFERD_TEST_FRONT`. The contract is the same on both, but for what tiny_http
-//! cannot do: that is listed here, and named by the tests that need it.
+//! The front under test: `DEFERD_TEST_FRONT`. The contract is the same on both, except for what tiny_http cannot do:
+//! that is listed here, and the tests that need it name it.
 
 use std::env;
 use std::process::Command;
 use std::time::Duration;
 
-/// What tiny_http 0.12 does not have, and nobody can give it from outside.
+/// What tiny_http 0.12 lacks, and no code outside of it can provide.
 #[derive(Clone, Copy, Debug)]
 pub enum Ability {
     /// Field values beyond ASCII: it closes the connection without an answer.
     Ascii,
-    /// A connection is closed when the client says so, never because an answer does.
+    /// It closes a connection when the client asks for that, never because an answer requires it.
     Closing,
-    /// It shows nothing of the connection: that a client has left is seen when an answer fails.
+    /// It shows nothing of the connection: only a failed answer shows that a client has left.
     Connection,
-    /// It waits without end: for a head, for a client to take its answer, and between two requests.
+    /// It waits for ever: for a head, for a client to take its answer, and between two requests.
     Deadlines,
-    /// The content of a refused request is read before the answer goes out.
+    /// It reads the content of a refused request before the answer is sent.
     EarlyRefusal,
-    /// Answers are whole: what fails midway is an error, and nothing comes before the end.
+    /// Its answers are complete: a failure midway becomes an error, and nothing is sent before the end.
     Flow,
-    /// Of connections that come at once, it serves eight at most, and sometimes fewer.
+    /// Of connections that arrive at once, it serves at most eight, and sometimes fewer.
     ManyConnections,
     /// Its own `100` has fields that no `100` may have.
     Interim,
-    /// What it does not understand it answers itself, without content.
+    /// It answers itself what it does not understand, without content.
     OwnRefusals,
-    /// It is not let out of this host.
+    /// It does not listen beyond this host.
     Strangers,
-    /// Fields behind the last chunk: to it the content is broken.
+    /// Fields after the last chunk: it takes the content for broken.
     Trailers,
-    /// Requests that a client sends ahead are handled at once; only their answers are in order.
+    /// It handles pipelined requests at once; only their answers are in order.
     Turns,
 }
 
@@ -38,7 +38,7 @@ fn is_tiny_http() -> bool {
     env::var("DEFERD_TEST_FRONT").is_ok_and(|front| front == "tiny_http")
 }
 
-/// Whether the front under test lacks this. What is left out because of that is told.
+/// Returns whether the front under test lacks this, and reports what is therefore left out.
 pub fn lacks(ability: Ability) -> bool {
     let lacks = is_tiny_http();
     if lacks {
@@ -47,7 +47,7 @@ pub fn lacks(ability: Ability) -> bool {
     lacks
 }
 
-/// The arguments that choose the front.
+/// Returns the arguments that choose the front.
 pub fn front_arguments() -> Vec<String> {
     env::var("DEFERD_TEST_FRONT").map_or_else(|_| Vec::new(), |front| vec!["--front".into(), front])
 }
@@ -57,12 +57,12 @@ pub fn front_arguments() -> Vec<String> {
 pub enum FixedLimit {
     /// From the first byte of a head to its last: 10 s.
     Head,
-    /// Without a byte of an answer being taken: 30 s.
+    /// The time in which no byte of an answer is taken: 30 s.
     Answer,
 }
 
-/// Returns the command of a deferd that has `time` in place of a fixed limit, so that its test need not wait
-/// for the real one. `contract::deadlines` waits for both.
+/// Returns the command of a deferd that has `time` in place of a fixed limit, so that its test need not wait for the
+/// real one. `contract::deadlines` waits for both.
 pub fn with_limit(limit: FixedLimit, time: Duration) -> Command {
     let variable = match limit {
         FixedLimit::Head => "DEFERD_TEST_HEAD_TIME",

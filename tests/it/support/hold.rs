@@ -1,10 +1,10 @@
-//! A script that runs until its test lets it go, so that no test depends on how long anything takes.
+//! A script that runs until its test releases it, so that no test depends on timing.
 
 use std::path::PathBuf;
 
 use super::{Client, TempDir, eventually};
 
-/// A run of `c-hold` or `c-deaf`, and the files by which it is seen and let go.
+/// A run of `c-hold` or `c-deaf`, and the files by which it is observed and released.
 pub struct Hold {
     dir: TempDir,
     script: &'static str,
@@ -15,17 +15,17 @@ impl Hold {
         Self { dir: TempDir::new(), script: "c-hold" }
     }
 
-    /// One that SIGTERM does not end.
+    /// Returns one that SIGTERM does not end.
     pub fn deaf() -> Self {
         Self { dir: TempDir::new(), script: "c-deaf" }
     }
 
-    /// The target that runs it, below the route `/run/`.
+    /// Returns the target that runs it, below the route `/run/`.
     pub fn target(&self) -> String {
         format!("/run/{}?{}", self.script, self.dir.join("h").display())
     }
 
-    /// Submits it and waits until it runs; its id.
+    /// Submits it and waits until it runs; returns its id.
     #[track_caller]
     pub fn start(&self, client: &mut Client) -> String {
         let id = client.store("GET", &self.target(), b"");
@@ -47,12 +47,12 @@ impl Hold {
         eventually(what, || self.has(what));
     }
 
-    /// Lets it go on.
+    /// Releases it.
     pub fn release(&self) {
         std::fs::write(self.file("go"), "").unwrap();
     }
 
-    /// Removes what it has left, so that it can be run again.
+    /// Removes the files that it has left, so that it can run again.
     pub fn forget(&self) {
         for what in ["started", "ended", "go"] {
             let _ = std::fs::remove_file(self.file(what));

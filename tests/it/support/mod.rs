@@ -1,7 +1,6 @@
 //! The harness: a real deferd on a free port (`deferd`), and a client that reads answers to the byte (`client`).
 //!
-//! Waits by polling with a deadline, never by a fixed sleep (`waits`). Whatever a test starts is ended
-//! with it.
+//! Waits by polling with a deadline, never by a fixed sleep (`waits`). Whatever a test starts ends with it.
 
 mod client;
 mod deferd;
@@ -21,13 +20,13 @@ pub use front::*;
 pub use processes::*;
 pub use waits::*;
 
-/// The scripts of the tests.
+/// Returns the directory of the tests' scripts.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts")
 }
 
-/// Says that a test cannot be made here, and why: to the terminal itself, for what a test prints is shown only when it
-/// fails.
+/// Reports that a test cannot run here, and why: to the terminal itself, because the output of a test is shown only if
+/// it fails.
 pub fn not_tested(what: &str) {
     let _ = std::io::stderr().write_all(format!("NOT TESTED: {what}\n").as_bytes());
 }

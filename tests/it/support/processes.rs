@@ -1,11 +1,11 @@
-//! The process table, as far as the tests look at it.
+//! The process table, as far as the tests need it.
 
-/// The children of a process, zombies included.
+/// Returns the children of a process, zombies included.
 pub fn children_of(pid: u32) -> Vec<u32> {
     processes().into_iter().filter(|p| p.parent == pid).map(|p| p.pid).collect()
 }
 
-/// The processes of a group.
+/// Returns the processes of a group.
 pub fn group_members(group: u32) -> Vec<u32> {
     processes().into_iter().filter(|p| p.group == group && p.state != "Z").map(|p| p.pid).collect()
 }
@@ -18,13 +18,13 @@ pub struct Process {
     pub group: u32,
 }
 
-/// The process table.
+/// Returns the process table.
 pub fn processes() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything.
+        // The name, in parentheses, may contain anything.
         let mut rest = stat[stat.rfind(')')? + 1..].split_whitespace();
         let state = rest.next()?.to_owned();
         let parent = rest.next()?.parse().ok()?;
@@ -34,8 +34,8 @@ pub fn processes() -> Vec<Process> {
     .collect()
 }
 
-/// The processes that have this query in their environment: a script that was asked with it, and all
-/// that it started, in whatever group they are. Zombies have no environment.
+/// Returns the processes that have this query in their environment: a script that was called with it, and everything
+/// that it started, in whatever group. Zombies have no environment.
 pub fn running_with_query(query: &str) -> Vec<u32> {
     let variable = format!("QUERY_STRING={query}");
     let has_it = |pid: u32| {

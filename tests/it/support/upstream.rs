@@ -1,4 +1,4 @@
-//! A scripted upstream: it does with each request what its test says, and remembers what it got.
+//! A scripted upstream: its test determines how it handles each request; it records what it received.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,10 +9,10 @@ use std::thread;
 
 use super::{PATIENCE, eventually};
 
-/// A request as it came.
+/// A request as it was received.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// Which of the upstream's connections it came over, from 0.
+    /// The number of the connection over which it came, from 0.
     pub connection: usize,
     /// `METHOD target HTTP/1.1`.
     pub line: String,
@@ -22,19 +22,19 @@ pub struct Received {
 }
 
 impl Received {
-    /// All values of a field.
+    /// Returns all values of a field.
     pub fn all(&self, name: &str) -> Vec<&str> {
         self.fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
     }
 }
 
-/// What becomes of a connection after a request.
+/// What happens to a connection after a request.
 pub enum Then {
     /// The next request is read.
     Keep,
     /// It is closed.
     Close,
-    /// Nothing more is said, until the other side closes it.
+    /// Nothing more is sent, until the other side closes it.
     Hang,
 }
 
@@ -55,14 +55,14 @@ struct Shared {
 }
 
 impl Upstream {
-    /// Starts one that does `script` with each request.
+    /// Starts an upstream that handles each request by `script`.
     pub fn start(
         script: impl Fn(&Received, &mut TcpStream) -> Then + Send + Sync + 'static,
     ) -> Self {
         Self::over(TcpListener::bind("127.0.0.1:0").unwrap(), script)
     }
 
-    /// Starts one in the place of another that is gone.
+    /// Starts an upstream at the address of another one that has ended.
     pub fn start_at(
         address: SocketAddr,
         script: impl Fn(&Received, &mut TcpStream) -> Then + Send + Sync + 'static,
@@ -94,7 +94,7 @@ impl Upstream {
         Self { address, shared }
     }
 
-    /// Starts one that always answers with these bytes.
+    /// Starts an upstream that always answers with these bytes.
     pub fn answering(bytes: impl Into<Vec<u8>>, then: fn() -> Then) -> Self {
         let bytes = bytes.into();
         Self::start(move |_, stream| {
@@ -103,17 +103,17 @@ impl Upstream {
         })
     }
 
-    /// A route to it: `/up/=http://ADDRESS/`, and options.
+    /// Returns a route to it: `/up/=http://ADDRESS/`, and options.
     pub fn route(&self, options: &str) -> String {
         format!("/up/=http://{}/{options}", self.address)
     }
 
-    /// What came so far.
+    /// Returns what it received so far.
     pub fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
     }
 
-    /// The one request that came.
+    /// Returns the only request that it received.
     #[track_caller]
     pub fn only(&self) -> Received {
         let received = self.received();
@@ -121,7 +121,7 @@ impl Upstream {
         received[0].clone()
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until it has received this many requests.
     #[track_caller]
     pub fn wait_for(&self, count: usize) {
         eventually("the upstream gets the request", || self.received().len() >= count);
@@ -179,7 +179,7 @@ fn read(connection: usize, reader: &mut BufReader<TcpStream>) -> Option<Received
     }
     let mut received = Received { connection, line, fields, body: Vec::new() };
     let length = received.all("content-length").first().map(|v| v.parse::<usize>().unwrap());
-    // One that is not read at once lets a script answer before the content came.
+    // A content that is not read at once lets a script answer before it has arrived.
     if !received.line.contains("/early") {
         received.body = vec![0; length.unwrap_or(0)];
         reader.read_exact(&mut received.body).ok()?;

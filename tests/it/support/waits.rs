@@ -1,7 +1,7 @@
-//! Every wait of the tests: bounded, and when it is in vain it says for what.
+//! All waits of the tests: they are bounded, and report what they waited for in vain.
 //!
-//! What blocks without a deadline in the standard library (the first line of a child, its end, `accept`, a
-//! barrier) is here with one. Invariant: no test hangs; one that fails says what did not come.
+//! Calls that block without a deadline in the standard library (the first line of a child, its end, `accept`, a
+//! barrier) are here with one. Invariant: no test hangs; a test that fails reports what did not arrive.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind};
@@ -17,9 +17,9 @@ use super::TempDir;
 /// How long anything may take before a test gives up: long, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes a call on a socket, again when it is interrupted: the end of a child can interrupt every such call that
-/// has a time limit, while another thread starts a process. What the standard library calls by name (`read_exact`,
-/// `write_all`) goes on by itself.
+/// Makes a call on a socket, and repeats it when it is interrupted: the end of a child can interrupt every such call
+/// that has a time limit, while another thread starts a process. The standard library's own loops (`read_exact`,
+/// `write_all`) continue by themselves.
 pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -29,7 +29,7 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// Asks again and again until the answer is yes.
+/// Calls `holds` repeatedly until it returns true.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -39,8 +39,8 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The first line that a child writes to its stdout, which is closed then. It is empty where the child
-/// ended without one.
+/// Returns the first line that a child writes to its stdout, which is then closed. It is empty if the child ended
+/// without one.
 #[track_caller]
 pub fn first_line(child: &mut Child) -> String {
     let stdout = child.stdout.take().unwrap();
@@ -64,7 +64,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Runs a command to its end, which must come by itself.
+/// Runs a command until it ends by itself.
 #[track_caller]
 pub fn run(command: &mut Command) -> Ended {
     let dir = TempDir::new();
@@ -95,7 +95,7 @@ pub fn run_deferd(arguments: &[&str]) -> Ended {
     run(Command::new(env!("CARGO_BIN_EXE_deferd")).args(arguments))
 }
 
-/// The next connection to a listener.
+/// Returns the next connection to a listener.
 #[track_caller]
 pub fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
@@ -111,7 +111,7 @@ pub fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// Where threads wait for each other, to begin something at the same moment, again and again.
+/// Where threads wait for each other, to begin something at the same moment, repeatedly.
 pub struct Meeting {
     size: usize,
     arrived: AtomicUsize,
@@ -122,7 +122,7 @@ impl Meeting {
         Self { size, arrived: AtomicUsize::new(0) }
     }
 
-    /// Waits for the others; gives up where one has failed and does not come.
+    /// Waits for the others; gives up if one of them has failed and does not come.
     #[track_caller]
     pub fn wait(&self) {
         let mine = self.arrived.fetch_add(1, Ordering::AcqRel);

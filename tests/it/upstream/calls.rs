@@ -1,4 +1,4 @@
-//! Upstreams: what they get, what of their answers reaches the client, and how a call ends.
+//! Upstreams: what they receive, what part of their answers reaches the client, and how a call ends.
 
 use std::fs::Permissions;
 use std::io::{Read, Write};
@@ -25,12 +25,12 @@ fn hang() -> Then {
     Then::Hang
 }
 
-/// A deferd before this upstream, with options of the route.
+/// Starts a deferd in front of this upstream, with options of the route.
 fn deferd(upstream: &Upstream, options: &str) -> Deferd {
     Deferd::start(&["--route", &upstream.route(options)])
 }
 
-/// Asks twice, once deferred, and asserts that both answers are alike.
+/// Sends a request twice, the second time deferred, and asserts that both answers are alike.
 #[track_caller]
 fn both(client: &mut Client, method: &str, target: &str) -> Reply {
     let now = client.request(method, target, &[], b"").without_id();
@@ -39,8 +39,8 @@ fn both(client: &mut Client, method: &str, target: &str) -> Reply {
     assert_eq!(later.length(), Some(later.body.len()), "{later:?}");
     later.headers.retain(|(name, _)| !name.starts_with("x-arango-async"));
     let mut of_now = now.clone();
-    // Where the upstream sends none it is deferd's, and the clock may have ticked. How the content is framed is
-    // deferd's too.
+    // If the upstream sends no date, it is deferd's, and the clock may have ticked. deferd also decides the framing of
+    // the content.
     const OWN: [&str; 3] = ["date", "content-length", "transfer-encoding"];
     for reply in [&mut later, &mut of_now] {
         reply.headers.retain(|(name, _)| !OWN.contains(&name.as_str()));
@@ -51,7 +51,7 @@ fn both(client: &mut Client, method: &str, target: &str) -> Reply {
 }
 
 #[test]
-fn an_upstream_gets_the_request_as_it_was_but_for_what_ends_at_deferd() {
+fn an_upstream_gets_the_request_without_hop_by_hop_fields() {
     let upstream = Upstream::answering(OK, keep);
     let deferd = deferd(&upstream, "");
     let mut client = deferd.client();
@@ -101,7 +101,7 @@ fn an_upstream_gets_the_request_as_it_was_but_for_what_ends_at_deferd() {
 }
 
 #[test]
-fn content_goes_with_every_method_that_has_some_and_a_length_where_one_is_expected() {
+fn content_and_its_length_are_forwarded_with_every_method() {
     let upstream = Upstream::answering(OK, keep);
     let deferd = deferd(&upstream, "");
     let mut client = deferd.client();
@@ -179,7 +179,7 @@ fn an_answer_reaches_the_client_as_it_was() {
 }
 
 #[test]
-fn an_answer_without_content_has_none_and_the_next_one_is_its_own() {
+fn an_answer_without_content_is_not_followed_by_another() {
     let upstream = Upstream::start(|got, stream| {
         let answer = match got.line.split(' ').nth(1).unwrap() {
             "/204" => "HTTP/1.1 204 No Content\r\nx-n: 204\r\n\r\n",
@@ -250,8 +250,8 @@ fn connections_to_an_upstream_are_kept() {
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_meanwhile_costs_a_new_one_and_no_more() {
-    // Closed right after the answer.
+fn a_closed_kept_connection_is_replaced() {
+    // Closed directly after the answer.
     let upstream = Upstream::answering(OK, close);
     let deferd = deferd(&upstream, "");
     let mut client = deferd.client();
@@ -264,9 +264,9 @@ fn a_kept_connection_that_was_closed_meanwhile_costs_a_new_one_and_no_more() {
 }
 
 #[test]
-fn a_request_over_a_stale_connection_is_sent_again_only_if_that_is_safe() {
+fn a_stale_connection_is_retried_only_if_safe() {
     for (method, status, sent) in [("GET", 200, 3), ("PUT", 200, 3), ("POST", 502, 2)] {
-        // Each connection serves one request, and ends without a word when the next has come.
+        // Each connection serves one request, and is closed silently when the next one arrives.
         let upstream = Upstream::start(|got, stream| {
             if got.all("x-n") == ["2"] && got.connection == 0 {
                 return Then::Close;
@@ -331,8 +331,8 @@ fn a_cancelled_call_closes_its_connection() {
 }
 
 #[test]
-fn a_call_to_one_who_takes_nothing_is_cancelled_too() {
-    // Nobody accepts, so nothing is read: the request waits in the kernel's buffers.
+fn a_call_to_a_deaf_upstream_is_cancelled_too() {
+    // Nothing accepts, so nothing is read: the request waits in the kernel's buffers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let route = format!("/up/=http://{}/", listener.local_addr().unwrap());
     let deferd = Deferd::start(&["--route", &route]);
@@ -355,14 +355,14 @@ fn the_end_of_deferd_abandons_calls() {
     assert_eq!(deferd.wait().code(), Some(0));
 }
 
-/// Asserts that a call fails with this status and these words, that the client is not told where the
-/// upstream is, and that the log is.
+/// Asserts that a call fails with this status and these words, that the client does not learn the address of the
+/// upstream, and that the log has it.
 #[track_caller]
 fn assert_fails(route: &str, address: &str, fails: Fails, status: u16, words: &str) {
     let deferd = Deferd::start(&["--route", route]);
     let mut client = deferd.client();
     let mut told = String::new();
-    // A limit may pass in an earlier phase where the machine is busy.
+    // On a busy machine, a limit may be reached in an earlier phase.
     eventually(words, || {
         told = failure(&deferd, "/up/secret", fails, status);
         told.contains(words)
@@ -427,16 +427,16 @@ fn an_answer_of_just_max_output_is_whole() {
 }
 
 #[test]
-fn nobody_behind_the_address_is_told_after_connect_timeout() {
+fn an_unreachable_upstream_fails_after_connect_timeout() {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     use rustix::net::{bind, getsockname, listen, socket_with};
-    // A backlog that is full: further connections wait for nobody.
+    // A backlog that is full: further connections wait in vain.
     let listener =
         socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     bind(&listener, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     listen(&listener, 0).unwrap();
     let address = std::net::SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
-    // Longer than a machine is likely to stand still: who gets no answer meanwhile gets none.
+    // Longer than a machine is likely to stand still: a client that gets no answer in that time gets none.
     let brief = std::time::Duration::from_secs(3);
     let mut fill = Vec::new();
     while let Ok(stream) = TcpStream::connect_timeout(&address, brief) {
@@ -451,7 +451,7 @@ fn nobody_behind_the_address_is_told_after_connect_timeout() {
         502,
         "no connection in time: connect-timeout 100ms",
     );
-    // And it can be cancelled before that.
+    // It can also be cancelled before that.
     let deferd = Deferd::start(&["--route", &format!("/up/=http://{shown}/,connect-timeout=1h")]);
     let mut client = deferd.client();
     let id = client.store("GET", "/up/", b"");
@@ -527,7 +527,7 @@ fn names_with_underscores_are_not_forwarded() {
         ("remote_user", "root"),
         ("_", "1"),
         ("x-own", "kept"),
-        // From this host they may be those of a proxy.
+        // From this host, they may be those of a proxy.
         ("forwarded", "for=198.51.100.7"),
         ("x-real-ip", "198.51.100.7"),
     ];

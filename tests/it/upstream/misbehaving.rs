@@ -10,7 +10,7 @@ use rustix::net::sockopt::set_socket_linger;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// An upstream that does this at `/bad`, and is well-behaved elsewhere.
+/// Starts an upstream that does this at `/bad`, and behaves well elsewhere.
 fn misbehaving(script: impl Fn(&mut TcpStream) -> Then + Send + Sync + 'static) -> Upstream {
     Upstream::start(move |got, stream| {
         if got.line.contains("/bad") {
@@ -21,8 +21,8 @@ fn misbehaving(script: impl Fn(&mut TcpStream) -> Then + Send + Sync + 'static) 
     })
 }
 
-/// Asserts that it costs its own call, again and again, and nothing else: no descriptor, no thread, and
-/// not the answers to others.
+/// Asserts that the fault costs its own call, repeatedly, and nothing else: no descriptor, no thread, and not the
+/// answers to other requests.
 #[track_caller]
 fn assert_harmless(upstream: &Upstream, options: &str, fails: Fails, status: u16, words: &str) {
     let good = format!("/good=http://{}/", upstream.address);
@@ -45,19 +45,19 @@ fn assert_harmless(upstream: &Upstream, options: &str, fails: Fails, status: u16
 }
 
 #[test]
-fn one_who_says_nothing_runs_out_of_time() {
+fn a_silent_upstream_runs_out_of_time() {
     let upstream = misbehaving(|_| Then::Hang);
     assert_harmless(&upstream, ",timeout=500ms", Fails::AtHead, 504, "in time");
 }
 
 #[test]
-fn a_reset_within_the_content_is_no_end_of_it_whatever_the_framing() {
+fn a_reset_within_the_content_breaks_the_answer() {
     for head in ["content-length: 9\r\n", "transfer-encoding: chunked\r\n", "connection: close\r\n"]
     {
         let upstream = misbehaving(move |stream| {
             let content = if head.contains("chunked") { "9\r\nhalf" } else { "half" };
             write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n{content}").unwrap();
-            // Closed with this, it resets.
+            // Closed with this option, it resets.
             set_socket_linger(&*stream, Some(std::time::Duration::ZERO)).unwrap();
             Then::Close
         });
@@ -113,7 +113,7 @@ fn endless_fields_are_given_up_on() {
 }
 
 #[test]
-fn what_is_not_http_is_no_answer() {
+fn an_answer_that_is_not_http_is_a_502() {
     for answer in [
         "hello\r\n\r\n",
         "HTTP/2.0 200 OK\r\n\r\n",
@@ -134,7 +134,7 @@ fn what_is_not_http_is_no_answer() {
             stream.write_all(answer.as_bytes()).unwrap();
             Then::Hang
         });
-        // Also of the last four: a head goes out with the first content, and they have none.
+        // This includes the last four: a head is sent with the first content, and they have none.
         assert_harmless(&upstream, "", Fails::AtHead, 502, "not valid HTTP");
     }
     // More than there is room for at first.
@@ -166,7 +166,7 @@ fn interim_answers_are_passed_over() {
 }
 
 #[test]
-fn one_who_only_ever_says_wait_runs_out_of_time() {
+fn interim_responses_alone_run_out_of_time() {
     let upstream = misbehaving(|stream| {
         while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").is_ok() {
             std::thread::sleep(std::time::Duration::from_millis(1));
@@ -176,7 +176,7 @@ fn one_who_only_ever_says_wait_runs_out_of_time() {
     assert_harmless(&upstream, ",timeout=500ms", Fails::AtHead, 504, "in time");
 }
 
-/// A call whose time would last for an hour.
+/// The time limit of the call is an hour.
 #[test]
 fn endless_interim_responses_are_given_up_on() {
     for interim in ["HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n", LONG_HINTS]
@@ -187,7 +187,7 @@ fn endless_interim_responses_are_given_up_on() {
         });
         assert_harmless(&upstream, "", Fails::AtHead, 502, "more than 64 KiB of interim responses");
     }
-    // And where an answer follows after all.
+    // The same if an answer follows in the end.
     let much = LONG_HINTS.repeat((75 << 10) / LONG_HINTS.len());
     let upstream = misbehaving(move |stream| {
         let _ = stream.write_all(format!("{much}{OK}").as_bytes());
@@ -228,7 +228,7 @@ fn endless_chunk_extensions_are_given_up_on() {
     assert_harmless(&upstream, "", Fails::AtContent, 502, "chunk framing");
 }
 
-/// What is allowed, whole and piece by piece: an answer of the tiniest chunks is an answer.
+/// What is allowed, in one piece and in many: an answer of the smallest chunks is valid.
 #[test]
 fn interim_responses_and_trailers_within_64_kib_pass() {
     if lacks(Ability::Interim) {
@@ -297,7 +297,7 @@ fn content_without_end_is_cut_off_at_max_output() {
         let words = "larger than max-output 100K";
         assert_harmless(&upstream, ",max-output=100K", Fails::AtContent, 502, words);
     }
-    // If that is announced, nothing of it is handed on.
+    // If that is announced, none of it is passed on.
     for length in ["102401", "18446744073709551615"] {
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\nok");
         let upstream = misbehaving(move |stream| {

@@ -8,13 +8,13 @@ use crate::support::{Ability, Deferd, eventually, lacks};
 /// Where an answer fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fails {
-    /// Before its head is handed on: the client gets an error.
+    /// Before its head is passed on: the client gets an error.
     AtHead,
-    /// Behind its head: the answer is broken, and the access log says why.
+    /// After its head: the answer is broken, and the access log says why.
     AtContent,
 }
 
-/// Asks for something whose answer fails; returns what is told of that, which has no word of a client but this one's.
+/// Requests something whose answer fails; returns the message about that, which contains nothing that a client sent.
 #[track_caller]
 fn failure(deferd: &Deferd, target: &str, fails: Fails, status: u16) -> String {
     let mut client = deferd.client();
@@ -25,7 +25,7 @@ fn failure(deferd: &Deferd, target: &str, fails: Fails, status: u16) -> String {
     client.send_request("GET", target, &[], b"");
     let reply = client.try_read_head().expect("an answer");
     if status == 504 && reply.status == status {
-        // The limit has passed in an earlier phase: the machine is busy.
+        // The limit was reached in an earlier phase: the machine is busy.
         return client.read_rest("GET", reply).expect_error(status, status).text();
     }
     client.read_break(reply.expect(200));

@@ -1,8 +1,8 @@
-//! The ranges that were written and not synced, so that they can be written again after a failed sync.
+//! The ranges that were written and not yet synced, so that they can be written again after a failed sync.
 //!
-//! Owns those ranges. Knows nothing of files and jobs. Invariant: until
-//! a sync succeeds, every range written since the last one that did can be written again, because a
-//! kernel may hold what a failed sync gave up for clean.
+//! Owns those ranges. Knows nothing of files and jobs. Invariant: until a sync succeeds, every range written since the
+//! last successful one can be written again, because after a failed sync the kernel may treat pages that it could not
+//! write as clean.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
-/// Storage that can be written again; its clones are the same.
+/// Storage whose unsynced ranges can be written again; clones share the same storage.
 #[derive(Clone, Debug)]
 pub struct DirtyRanges<B> {
     storage: B,
@@ -34,7 +34,7 @@ impl Ranges {
 }
 
 impl<B: StorageBackend> DirtyRanges<B> {
-    /// Over storage of which everything is synced.
+    /// Wraps storage that is completely synced.
     pub fn new(storage: B) -> Self {
         Self { storage, written: Arc::default() }
     }
@@ -43,10 +43,10 @@ impl<B: StorageBackend> DirtyRanges<B> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what was not synced once more, as it reads now: so the next sync has it all to do.
+    /// Writes all unsynced ranges again, as they read now, so that the next sync covers all of them.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub fn rewrite(&self) -> io::Result<()> {
         let len = self.storage.len()?;
         let mut bytes = Vec::new();
@@ -74,7 +74,7 @@ impl<B: StorageBackend> StorageBackend for DirtyRanges<B> {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        // Taken before, so that what is written meanwhile stays.
+        // Taken before the sync, so that ranges written in the meantime are kept.
         let synced = std::mem::take(&mut *self.written());
         self.storage.sync_data().inspect_err(|_| {
             let mut written = self.written();
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_that_touch_are_one() {
+    fn adjacent_ranges_are_merged() {
         let mut ranges = Ranges::default();
         for (from, to) in [(10, 20), (40, 50), (0, 5), (20, 30), (12, 14), (4, 10), (29, 41)] {
             ranges.add(from, to);

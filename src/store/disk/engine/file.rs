@@ -1,7 +1,7 @@
 //! The one file: grown with its blocks allocated, written and synced for redb.
 //!
-//! Owns the file's descriptor. Knows nothing of jobs. Invariant: the file grows only by blocks that the
-//! disk has given already, so that a full disk shows when the file grows and never in the middle of it.
+//! Owns the file's descriptor. Knows nothing of jobs. Invariant: the file grows only by blocks that the disk has
+//! already allocated, so that a full disk shows when the file grows and never in the middle of it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,15 +13,15 @@ use redb::StorageBackend;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// The file, shared by the backends that serve it one after the other.
+/// The file, shared by the backends that use it one after the other.
 #[derive(Clone, Debug)]
 pub struct DiskFile(Arc<File>);
 
 impl DiskFile {
-    /// Opens the file at `path`, or makes it, for its owner only.
+    /// Opens the file at `path`, or creates it, for its owner only.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -43,7 +43,7 @@ impl StorageBackend for DiskFile {
         if len > old {
             match fallocate(&*self.0, FallocateFlags::empty(), old, len - old) {
                 Ok(()) => return Ok(()),
-                // A file system that cannot: there a full disk shows later.
+                // Some file systems cannot allocate: there, a full disk shows later.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -54,7 +54,7 @@ impl StorageBackend for DiskFile {
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()?;
         if self.0.metadata()?.nlink() == 0 {
-            // What is written now is gone with this process.
+            // What is written from now on would be lost when this process ends.
             return Err(io::Error::other("the file was removed: restart deferd"));
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! An overlay: holds writes back until the contents of a file were verified.
 //!
-//! Owns what redb writes while it opens a file: redb repairs a file before deferd can ask whose it is, and writes
-//! to a disk that may only allow reading. Knows nothing of tables. Invariants: until the overlay is committed, the
-//! storage beneath is as it was; then everything is written, the header last, when all that it points to is
-//! durable. At the finish the storage is not made shorter: if the disk is full then, nothing could be removed later.
+//! Owns what redb writes while it opens a file: redb repairs a file before deferd can check whose it is, and may write
+//! to a disk that permits only reading. Knows nothing of tables. Invariants: until the overlay is committed, the
+//! storage beneath does not change; then everything is written, the header last, after all that it points to is
+//! durable. At the finish, the storage is not shortened: if the disk is full by then, nothing could be removed later.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,10 +15,10 @@ use redb::StorageBackend;
 
 use super::dirty::DirtyRanges;
 
-/// In what portions writes are held back, in bytes.
+/// The size of the blocks in which writes are held back, in bytes.
 const BLOCK: usize = 4096;
 
-/// Storage under an overlay; its clones are the same.
+/// Storage under an overlay; clones share the same storage.
 #[derive(Clone, Debug)]
 pub struct Overlay<B> {
     storage: DirtyRanges<B>,
@@ -26,12 +26,12 @@ pub struct Overlay<B> {
     is_ending: Arc<AtomicBool>,
 }
 
-/// What was written since it began; `None` in its place after the commit.
+/// The writes since the overlay began; replaced by `None` at the commit.
 #[derive(Debug, Default)]
 struct Held {
-    /// How long the storage is.
+    /// The current length of the storage.
     beneath: u64,
-    /// How long it is to be.
+    /// The length that it will have.
     len: u64,
     blocks: BTreeMap<u64, Box<[u8; BLOCK]>>,
 }
@@ -40,7 +40,7 @@ impl<B: StorageBackend> Overlay<B> {
     /// Begins to hold writes back.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub fn new(storage: DirtyRanges<B>) -> io::Result<Self> {
         let len = storage.len()?;
         let held = Held { beneath: len, len, blocks: BTreeMap::new() };
@@ -56,7 +56,7 @@ impl<B: StorageBackend> Overlay<B> {
         self.held.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The block of this number, as it is in the storage.
+    /// Reads the block of this number from the storage.
     fn block(&self, number: u64) -> io::Result<Box<[u8; BLOCK]>> {
         let mut block = Box::new([0; BLOCK]);
         let from = number * BLOCK as u64;
@@ -66,24 +66,24 @@ impl<B: StorageBackend> Overlay<B> {
     }
 }
 
-/// What can be asked of an overlay whatever its storage.
+/// The operations of an overlay that do not depend on its storage.
 pub trait HeldWrites: Send + Sync {
-    /// Writes everything that was held back; from now on nothing is held back.
+    /// Writes everything that was held back; from now on, writes are not held back.
     ///
     /// # Errors
-    /// Those of the storage; then writes are still held back.
+    /// Errors of the storage; then writes are still held back.
     fn commit(&self) -> io::Result<()>;
 
-    /// Whether writes are held back.
+    /// Returns whether writes are held back.
     fn is_open(&self) -> bool;
 
-    /// Returns how long the storage is, in bytes.
+    /// Returns the length of the storage, in bytes.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     fn length(&self) -> io::Result<u64>;
 
-    /// Says that what comes is the end.
+    /// Announces that only the final writes follow.
     fn finish(&self);
 }
 
@@ -103,7 +103,7 @@ impl<B: StorageBackend> HeldWrites for Overlay<B> {
         for (&number, block) in blocks.range(1..) {
             write(number, block)?;
         }
-        // Also what was there before: the process that wrote it may have ended before it was synced.
+        // Also syncs what was there before: the process that wrote it may have ended before it was synced.
         self.storage.sync_data()?;
         if let Some(header) = blocks.get(&0) {
             write(0, header)?;
@@ -126,7 +126,8 @@ impl<B: StorageBackend> HeldWrites for Overlay<B> {
     }
 }
 
-/// The parts of a range of bytes, by block: its number, where the part is in it, and in the range.
+/// Returns the parts of a range of bytes, by block: the block's number, the place in the block, the place in the
+/// range.
 fn parts(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {

@@ -1,10 +1,10 @@
--- beat: an incarnation lives on for a lease. ARGV[5..]: incarnation, lease in microseconds, then `ID LINE` for each job
--- whose progress changed.
--- Replies `ok BYTES LOGBYTES WAITING`, then the ids of its jobs that are to be stopped; or `fenced`. May happen twice.
+-- beat: an incarnation lives on for a lease. ARGV[5..]: incarnation, lease in microseconds, then `ID LINE` for each
+-- job whose progress changed.
+-- Replies `ok BYTES LOGBYTES WAITING`, then the ids of its jobs that must be stopped; or `fenced`. May happen twice.
 local inc, lease = ARGV[5], tonumber(ARGV[6])
 if not is_living(inc) then return {'fenced'} end
 call('ZADD', P .. 'i', text(now + lease), inc)
--- A time without a beat, or a clock that jumped, makes nothing older.
+-- A time without a beat, or a clock that jumped, does not age anything.
 local gap = now - meta('beat')
 if meta('beat') ~= 0 and (gap > lease or gap < 0) then add('off', gap) end
 call('HSET', META, 'beat', text(now), 'lease', text(lease))

@@ -1,4 +1,4 @@
--- cancel: ends a job that waits with 410, and has a running one stopped. ARGV[5..]: owner, id, message of the 410, its
+-- cancel: ends a waiting job with 410, and stops a running one. ARGV[5..]: owner, id, message of the 410, its
 -- footprint, ending.
 -- Replies `ended LANE CREATED STARTED ATTEMPTS`, `running INCARNATION`, `done` (no effect) or `unknown`.
 local owner, id = ARGV[5], ARGV[6]

@@ -1,4 +1,4 @@
--- due: lets jobs whose delay is over enter their lanes, and ends those that have their answer.
+-- due: puts jobs whose delay is over into their lanes, and ends those that have their answer.
 -- Replies `due`, then for each that ended: id, lane, ending, created, started, attempts.
 enter_due()
 local answer = {'due'}

@@ -1,5 +1,5 @@
--- epoch: an engine that is another than before may have lost the last ids and fences: none of them is given out
--- again. ARGV[5]: the engine's replication id.
+-- epoch: an engine that is not the one before may have lost the last ids and fences: none of them is assigned again.
+-- ARGV[5]: the engine's replication id.
 -- Replies `same` or `changed`. May happen twice.
 local before = call('HGET', META, 'replid')
 if before == ARGV[5] then return {'same'} end

@@ -1,5 +1,5 @@
--- expire: removes what came to be before a moment of the clock by which results expire, 512 of each at most: results
--- and keys whose jobs are gone (`results`), or the logs of collected jobs (`logs`). ARGV[5..]: which, the moment if the
+-- expire: removes what is older than a time by the clock that decides when results expire, at most 512 of each:
+-- results and keys of removed jobs (`results`), or logs of collected jobs (`logs`). ARGV[5..]: which, the time if the
 -- caller's clock counts (or empty), the age in microseconds if the engine's does.
 -- Replies `expired`, how many results, and `more` if there is more.
 local limit = ARGV[6] ~= '' and tonumber(ARGV[6]) or age() - ARGV[7]
@@ -32,5 +32,6 @@ for _, member in ipairs(keys) do
         if known then drop_key(owner, key) else call('ZREM', P .. 'ke', member) end
     end
 end
--- Keys that stay are looked at again with the next call, for which they are old again: they alone are not more.
+-- Keys that stay are checked again by the next call, for which they are old again: if there is nothing else, this is
+-- not `more`.
 return reply({'expired', text(#ids), (#ids == 512 or #keys == 512 and removed > 0) and 'more' or nil})

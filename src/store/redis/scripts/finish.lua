@@ -1,6 +1,6 @@
--- finish: gives a running job its result. ARGV[5..]: incarnation, id, fence, message or spool, its footprint,
--- ending, log, footprint of the log, capacity, whether it must fit (1: an error, for which there is room), footprint
--- and ending of a cancellation, attempts, how much was logged in all.
+-- finish: gives a running job its result. ARGV[5..]: incarnation, id, fence, message or spool, its footprint, ending,
+-- log, footprint of the log, capacity, whether it must fit (1: an error, for which there is room), footprint and
+-- ending of a cancellation, attempts, how much was logged in all.
 -- Replies `kept`, `cancelled` (the job has its 410), `dropped` (unwanted), `full` (nothing has changed), `lost` (it
 -- does not run under this fence) or `fenced`.
 local inc, id, message, spool, footprint, ending = ARGV[5], ARGV[6], ARGV[8], ARGV[9], ARGV[10], ARGV[11]

@@ -1,5 +1,5 @@
 -- forget: removes a job's record; the work goes on. ARGV[5..]: owner, id.
--- Replies `forgotten` or `unknown`; the log of one whose result was collected goes as well.
+-- Replies `forgotten` or `unknown`; if the result was collected, the log is removed too.
 local owner, id = ARGV[5], ARGV[6]
 local j = job(id, 's', 'o', 'u', 'b', 'w')
 if j.o ~= owner or j.u or is_gone(owner, id) or j.s == 'v' then return reply({'unknown'}) end

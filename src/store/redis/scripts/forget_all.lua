@@ -1,6 +1,6 @@
--- forget_all: forgets all jobs of an owner at once, and their keys: none up to the last id can be asked for from now
--- on. What they take is purged later: `z` has the names of the lists, and that of
--- the keys with their owner. ARGV[5]: owner.
+-- forget_all: forgets all jobs of an owner at once, and their keys: from now on, none up to the last id can be asked
+-- for. The room that they take is purged later: `z` has the names of the lists, and that of the keys with their owner.
+-- ARGV[5]: owner.
 -- Replies `forgotten`.
 local owner = ARGV[5]
 call('HSET', P .. 'hz', owner, call('HGET', META, 'last') or '0')

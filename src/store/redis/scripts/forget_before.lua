@@ -1,7 +1,7 @@
--- forget_before: forgets the jobs of an owner that are stamped before a moment, of the next 512 of one list.
--- ARGV[5..]: owner, the moment, the list (`p` or `d`), the id behind which to go on. From the first of `d` to the last,
--- or for a minute, a delivery that fails does not bring a job back; with the last go those in delivery.
--- Replies `forgotten`, and where to go on, if there is more.
+-- forget_before: forgets those of the next 512 jobs in a list of an owner that are stamped before a time. ARGV[5..]:
+-- owner, the time, the list (`p` or `d`), the id after which to continue. From the first call for `d` to the last, or
+-- for a minute, a failed delivery does not restore a job; the last call also removes the jobs in delivery.
+-- Replies `forgotten`, and the id after which to continue, if there is more.
 local owner, before, list = ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local is_results = list == 'd'
 if is_results and ARGV[8] == '0' then

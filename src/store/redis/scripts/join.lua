@@ -1,8 +1,8 @@
--- join: makes a living incarnation of a process. ARGV[5..]: lease in microseconds, host, pid, version, limits, then the
+-- join: starts an incarnation of a process. ARGV[5..]: lease in microseconds, host, pid, version, limits, then the
 -- lanes that it serves.
 -- Replies `joined INCARNATION`, then the limits of the other living ones; or `format F`: another form of the keys.
 if call('HGET', META, 'fmt') == false then
-    -- An engine that lost all gives out no incarnation and no fence again: they go on from the time.
+    -- An engine that lost all data must not assign an incarnation or a fence again: they continue from the time.
     call('HSET', META, 'fmt', '1', 'fence', text(now))
 end
 local format = call('HGET', META, 'fmt')

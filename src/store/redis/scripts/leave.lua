@@ -1,6 +1,6 @@
--- leave: an orderly end of an incarnation: what it has is given back. ARGV[5..]: incarnation, then as for reap the
--- message, footprint and ending of a job that is interrupted, footprint and ending of one that was cancelled.
--- Replies `left INTERRUPTED AGAIN RESTORED`, or `more`: to be called again. May happen twice.
+-- leave: ends an incarnation in order and gives back what it has. ARGV[5..]: incarnation, then as for reap the
+-- message, footprint and ending of an interrupted job, footprint and ending of a cancelled one.
+-- Replies `left INTERRUPTED AGAIN RESTORED`, or `more`: call it again. May happen twice.
 local inc = ARGV[5]
 local counts, is_over = give_back(inc, 512, {ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]})
 if not is_over then return {'more'} end

@@ -1,4 +1,5 @@
--- look: what a job is, for its owner. ARGV[5..]: owner, id, whether a log counts that outlives its result (1 or 0).
+-- look: the record of a job, for its owner. ARGV[5..]: owner, id, whether a log that outlives its result counts (1 or
+-- 0).
 -- Replies the fields of `told`, or nothing. Changes nothing.
 local owner, id = ARGV[5], ARGV[6]
 local j = job(id, 's', 'o', 'u', 'lg')

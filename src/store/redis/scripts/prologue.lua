@@ -1,15 +1,16 @@
--- What every script begins with. KEYS[1]: the prefix of the queue's keys. ARGV[1..4]: the process, the slot of its
--- pool, the number of the operation in that slot (empty for one that may happen twice), the caller's clock (empty:
--- the engine's). An operation whose reply was lost is repeated with the same number and happens once: its reply is
--- found in the memo. One that comes late, behind a higher number, does nothing. All numbers are below 2^53.
+-- The beginning of every script. KEYS[1]: the prefix of the queue's keys. ARGV[1..4]: the process, the slot of its
+-- pool, the number of the operation in that slot (empty for an operation that may happen twice), the caller's clock
+-- (empty: the engine's). An operation whose reply was lost is repeated with the same number and happens once: its
+-- reply is in the memo. An operation that arrives late, after a higher number, does nothing. All numbers are below
+-- 2^53.
 local P, PROC, SLOT, NONCE = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local call = redis.call
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local stamp = ARGV[4] == '' and now or tonumber(ARGV[4])
 local META = P .. 'meta'
--- The accounted size of a record, and of a key beside its two copies; how often a job begins that each time is
--- interrupted; how many kept logs an owner has. As the stores of one instance have them: `script` tests that.
+-- The accounted size of a record, and of a key besides its two copies; how often a job is started at most if it is
+-- interrupted each time; how many kept logs an owner has. They equal those of the other stores: `script` tests that.
 local RECORD, PLACES, STARTS, LOGS = 480, 224, 3, 64
 
 local function text(number)
@@ -29,7 +30,7 @@ if NONCE ~= '' then
     if last > tonumber(NONCE) then return {'stale'} end
 end
 
--- Returns the reply, which a list of strings is, and keeps it.
+-- Returns the reply, a list of strings, and stores it in the memo.
 local function reply(answer)
     if NONCE ~= '' then
         call('HSET', P .. 'm:' .. PROC, SLOT, NONCE .. '|' .. cmsgpack.pack(answer))
@@ -53,34 +54,34 @@ local function is_living(inc)
     return call('ZSCORE', P .. 'i', inc)
 end
 
--- The clock by which results expire: it stands still while no instance beats, and does not jump. Until the first beat
--- behind such a time has set it right, it is at the last one before.
+-- Returns the clock by which results expire: it stands still while no instance beats, and does not jump. After such a
+-- time, it stays at the last beat until the next beat has set it right.
 local function age()
     local beat = meta('beat')
     if ARGV[4] == '' and beat ~= 0 and math.abs(now - beat) > meta('lease') then return beat - meta('off') end
     return stamp - meta('off')
 end
 
--- What an allocation is accounted with, as memory::allocated has it.
+-- Returns the accounted size of an allocation, as memory::allocated does.
 local function allocated(length)
     if length == 0 then return 0 end
     return math.max(32, math.ceil((length + 8) / 16) * 16)
 end
 
--- Whether `DELETE all` has forgotten the job.
+-- Returns whether `DELETE all` has forgotten the job.
 local function is_gone(owner, id)
     local horizon = call('HGET', P .. 'hz', owner)
     return horizon and tonumber(id) <= tonumber(horizon)
 end
 
--- The named fields of a job, by name.
+-- Returns the named fields of a job, by name.
 local function job(id, ...)
     local names, found = {...}, {}
     for n, value in ipairs(call('HMGET', P .. 'j:' .. id, unpack(names))) do found[names[n]] = value end
     return found
 end
 
--- Notes that a job was told of by its key: it stays, even if the submission that made it is given up.
+-- Records that a client learned of a job by its key: the job stays, even if the submission that made it is given up.
 local function mark(id)
     if call('EXISTS', P .. 'j:' .. id) == 1 then call('HSET', P .. 'j:' .. id, 'K', '1') end
 end
@@ -99,7 +100,7 @@ local function wake(lane)
     end
 end
 
--- Tells those who wait for a job that it is done or gone.
+-- Notifies those who wait for a job that it is done or gone.
 local function ring(id, j)
     if j.w then
         call('HDEL', P .. 'j:' .. id, 'w')
@@ -107,7 +108,7 @@ local function ring(id, j)
     end
 end
 
--- Removes a job that is in no list any more.
+-- Removes a job that is no longer in any list.
 local function remove(id, bytes)
     call('UNLINK', P .. 'j:' .. id, P .. 'n:' .. id, P .. 'q:' .. id, P .. 'r:' .. id, P .. 'g:' .. id)
     add('bytes', -tonumber(bytes))
@@ -123,7 +124,7 @@ local function drop_log(id)
     end
 end
 
--- Drops the oldest logs of collected jobs until so many bytes more fit, or none is left.
+-- Drops the oldest logs of collected jobs until this many more bytes fit, or none is left.
 local function make_room(bytes, capacity)
     while meta('bytes') + bytes > capacity do
         local oldest = call('ZRANGE', P .. 'le', 0, 0)[1]
@@ -132,7 +133,7 @@ local function make_room(bytes, capacity)
     end
 end
 
--- Forgets an idempotency key, which its owner has.
+-- Removes an idempotency key of an owner.
 local function drop_key(owner, key)
     local size = PLACES + 2 * allocated(#key)
     call('HDEL', P .. 'k:' .. owner, key)
@@ -142,7 +143,7 @@ local function drop_key(owner, key)
     add('bytes', -size)
 end
 
--- Puts a message in its place: as it stands in the arguments, or from where it was spooled.
+-- Stores a message under its key: from the arguments, or from where it was spooled.
 local function put(key, message, spool)
     if spool == '' then
         call('SET', key, message)
@@ -161,8 +162,8 @@ local function enter(id, lane)
     wake(lane)
 end
 
--- Ends a job that is in no lane any more: `r:ID` has its result, of so many bytes with its record, and its log so many
--- more. Nothing of it stays if it is unwanted.
+-- Ends a job that is no longer in any lane: `r:ID` has its result, of this many bytes with its record, and its log has
+-- this many more. If the job is unwanted, nothing of it is kept.
 local function done(id, j, ending, bytes, log)
     if j.u or is_gone(j.o, id) then
         call('ZREM', P .. 'p:' .. j.o, id)
@@ -181,8 +182,8 @@ local function done(id, j, ending, bytes, log)
     return true
 end
 
--- Ends a job with an error of deferd's own, for which there is room since it was accepted; its log, where one is kept,
--- stays if it fits beside.
+-- Ends a job with an error of deferd's own, for which room was reserved when it was accepted; its log, if one is kept,
+-- stays if it fits as well.
 local function fail(id, j, message, footprint, ending)
     call('SET', P .. 'r:' .. id, message)
     local log = call('STRLEN', P .. 'g:' .. id)
@@ -196,7 +197,7 @@ local function fail(id, j, message, footprint, ending)
     return done(id, j, ending, bytes, log)
 end
 
--- Lets jobs whose delay is over enter their lanes.
+-- Puts jobs whose delay is over into their lanes.
 local function enter_due()
     for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'w', '-inf', text(now), 'LIMIT', 0, 64)) do
         call('ZREM', P .. 'w', id)
@@ -204,7 +205,7 @@ local function enter_due()
     end
 end
 
--- Ends jobs whose delay is over and that have their answer: of each its id, lane, ending and times.
+-- Ends jobs whose delay is over and that have their answer: returns for each its id, lane, ending and times.
 local function end_due()
     local ended = {}
     for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'ws', '-inf', text(now), 'LIMIT', 0, 64)) do
@@ -216,8 +217,8 @@ local function end_due()
     return ended
 end
 
--- Ends the run of a job whose instance is gone: it runs again where its route says so, if it may, or is
--- done with 500, or the 410 of its cancellation.
+-- Ends the run of a job whose instance is gone: if its route says so, and it may, it runs again; otherwise it is done
+-- with 500, or with the 410 of its cancellation.
 local function interrupt(inc, id, message, footprint, ending, cancelled)
     local j = job(id, 's', 'o', 'b', 'base', 'u', 'w', 'x', 'a', 'n', 'l', 'i', 'm')
     call('SREM', P .. 'run:' .. inc, id)
@@ -236,7 +237,7 @@ local function interrupt(inc, id, message, footprint, ending, cancelled)
     return 'interrupted'
 end
 
--- Puts a result back whose delivery failed, unless it is being deleted in bulk.
+-- Restores a result whose delivery failed, unless it is being deleted in bulk.
 local function restore(id, j)
     call('SREM', P .. 'dlv:' .. j.i, id)
     call('ZREM', P .. 'v:' .. j.o, id)
@@ -252,8 +253,8 @@ local function restore(id, j)
     call('ZADD', P .. 'e', j.fa, id)
 end
 
--- Gives back what an incarnation has: at most so many of what it runs and delivers. Returns how many of each, and
--- whether all is given back.
+-- Gives back what an incarnation has: at most this many of the jobs that it runs and delivers. Returns how many of
+-- each, and whether all is given back.
 local function give_back(inc, most, error)
     local counts = {again = 0, interrupted = 0, gone = 0, restored = 0}
     local run = call('SRANDMEMBER', P .. 'run:' .. inc, most)
@@ -274,8 +275,8 @@ local function give_back(inc, most, error)
     return counts, #delivered < most
 end
 
--- The fields by which a job is told, in the order in which the store reads them. The lines of its request are beside
--- the hash, which is small only while each of its values is.
+-- Returns the fields that describe a job, in the order in which the store reads them. The lines of its request are
+-- outside the hash, which is stored compactly only if each of its values is small.
 local function told(id)
     local fields = call('HMGET', P .. 'j:' .. id, 's', 'h', 'c', 'f', 'e', 't', 'm', 'p', 'i', 'b', 'lg', 'lo')
     fields[2] = call('GET', P .. 'n:' .. id)

@@ -1,4 +1,4 @@
--- purge: removes what forget_all left, 512 jobs or keys at most.
+-- purge: removes what forget_all left, at most 512 jobs or keys.
 -- Replies `more` or `empty`.
 local name = call('LINDEX', P .. 'z', 0)
 if not name then return reply({'empty'}) end
@@ -11,7 +11,7 @@ local keys, owner = string.match(name, '^(%S+) (.*)$')
 if keys then
     for _, key in ipairs(call('HRANDFIELD', P .. keys, 512)) do
         call('HDEL', P .. keys, key)
-        -- It may have been used again since.
+        -- The key may have been used again since.
         if call('HEXISTS', P .. 'k:' .. owner, key) == 0 then call('ZREM', P .. 'ke', owner .. '\n' .. key) end
     end
     if call('EXISTS', P .. keys) == 0 then call('LREM', P .. 'z', 1, name) end

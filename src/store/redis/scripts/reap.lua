@@ -1,5 +1,5 @@
--- reap: gives back what one incarnation past its lease had, 64 jobs at most. ARGV[5..]: lease in microseconds, the
--- message, footprint and ending of a job that is interrupted, footprint and ending of one that was cancelled.
+-- reap: gives back what one incarnation past its lease had, at most 64 jobs. ARGV[5..]: lease in microseconds, the
+-- message, footprint and ending of an interrupted job, footprint and ending of a cancelled one.
 -- Replies `none`; `mercy`: no instance could reach the engine for a while, or its clock jumped, so nothing is reaped
 -- for a lease; or `reaped INCARNATION HOST PID INTERRUPTED AGAIN RESTORED MORE`.
 local lease, tick, mercy = tonumber(ARGV[5]), meta('tick'), meta('mercy')
@@ -22,7 +22,7 @@ end
 local counts, is_over = give_back(inc, 64, {ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]})
 local who = call('HMGET', P .. 'i:' .. inc, 'host', 'pid', 'proc')
 if is_over then
-    -- A process that joined anew has its memo still; any other's is of no use a day later.
+    -- A process that joined anew still needs its memo; any other memo is useless a day later.
     if who[3] and call('HGET', P .. 'm:' .. who[3], 'inc') == inc then
         call('EXPIRE', P .. 'm:' .. who[3], 86400)
     end

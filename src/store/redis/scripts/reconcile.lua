@@ -1,7 +1,7 @@
--- reconcile: what the engine and an incarnation know of what runs there is made equal. ARGV[5..]: incarnation,
--- then as for reap the message, footprint and ending of a job that is interrupted, footprint and ending of one that was
--- cancelled, then `ID FENCE` for each job that it runs. It asks for none meanwhile.
--- Replies `stop`, then the ids of those that do not run any more as the engine sees it; or `fenced`. May happen twice.
+-- reconcile: makes the engine and an incarnation agree on the jobs that run there. ARGV[5..]: incarnation, then as for
+-- reap the message, footprint and ending of an interrupted job, footprint and ending of a cancelled one, then `ID
+-- FENCE` for each job that it runs. The incarnation asks for no jobs in the meantime.
+-- Replies `stop`, then the ids of those that, for the engine, no longer run; or `fenced`. May happen twice.
 local inc = ARGV[5]
 if not is_living(inc) then return {'fenced'} end
 local known, answer = {}, {'stop'}

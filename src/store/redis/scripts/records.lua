@@ -1,5 +1,5 @@
--- records: what an owner's jobs above an id are, ascending, or below it, descending. ARGV[5..]: owner, whether pending
--- ones (1 or 0), whether done ones, id, how many at most, whether descending (1 or 0).
+-- records: the records of an owner's jobs above an id, ascending, or below it, descending. ARGV[5..]: owner, whether
+-- to include pending jobs (1 or 0), and done ones, id, how many at most, whether descending (1 or 0).
 -- Replies for each its id and the fields of `told`. Changes nothing.
 local owner, most, is_descending = ARGV[5], ARGV[9], ARGV[10] == '1'
 local range, last = 'ZRANGEBYSCORE', '+inf'

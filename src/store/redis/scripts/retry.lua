@@ -1,7 +1,7 @@
 -- retry: delays a running job: then it runs again, or is done with the answer that it has. ARGV[5..]: incarnation, id,
--- fence, delay in microseconds, attempts at it (empty: as they were), shortages, log, progress, answer (or empty), its
--- footprint, ending, how much was logged in all. A run that comes to this was no start that `interrupt` counts.
--- Replies `delayed`; `cancelled` or `full`: it is to be finished; `lost` or `fenced`.
+-- fence, delay in microseconds, attempts at it (empty: unchanged), shortages, log, progress, answer (or empty), its
+-- footprint, ending, how much was logged in all. `interrupt` does not count a run that ends here as a start.
+-- Replies `delayed`; `cancelled` or `full`: the caller must finish it; `lost` or `fenced`.
 local inc, id = ARGV[5], ARGV[6]
 if not is_living(inc) then return reply({'fenced'}) end
 local j = job(id, 's', 'F', 'x', 'b', 'base')

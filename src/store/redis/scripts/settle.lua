@@ -1,5 +1,5 @@
 -- settle: ends deliveries. ARGV[5..]: whether logs are kept (1 or 0), then for each `confirm` or `restore`, its id and
--- fence. One that is not in this delivery any more stays as it is, so it may happen twice.
+-- fence. A result that is no longer in this delivery does not change, so it may happen twice.
 -- Replies `settled`.
 for n = 6, #ARGV, 3 do
     local id = ARGV[n + 1]

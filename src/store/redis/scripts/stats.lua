@@ -1,6 +1,6 @@
--- stats: how much there is. ARGV[5..]: for each lane its name.
--- Replies bytes, bytes of kept logs, waiting, delayed, those of them that have their answer, done, the time of
--- acceptance of the first that waits in one of the lanes (or empty), then for each lane how many wait. Changes nothing.
+-- stats: how much the store holds. ARGV[5..]: the name of each lane.
+-- Replies bytes, bytes of kept logs, waiting, delayed, those of them that have their answer, done, when the first job
+-- was accepted that waits in one of the lanes (or empty), then for each lane how many wait. Changes nothing.
 local first
 local lanes = {}
 for n = 5, #ARGV do

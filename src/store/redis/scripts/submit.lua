@@ -1,6 +1,6 @@
 -- submit: accepts a job. ARGV[5..]: owner, keep (1 or 0), lane, lines, message or spool, footprint of the record,
 -- footprint in all, capacity, reserve, places in the queue, workers, key, fingerprint, footprint of the key.
--- Replies `new ID`, `known ID`, `reused`, or why not: `large`, `full`, `queue`, `keys`; then nothing of it is left.
+-- Replies `new ID`, `known ID`, `reused`, or why not: `large`, `full`, `queue`, `keys`; then nothing of it is kept.
 local owner, keep, lane, lines, message, spool = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local base, footprint, capacity = ARGV[11], tonumber(ARGV[12]), tonumber(ARGV[13])
 local reserve, places, workers = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])

@@ -1,8 +1,8 @@
--- take: hands jobs to an incarnation, the lowest ids over the heads of the lanes; each runs there from now on.
+-- take: gives jobs to an incarnation, the lowest ids among the heads of the lanes; each runs there from now on.
 -- ARGV[5..]: incarnation, how many at most, whether more of its workers are idle (1 or 0), then for each lane its
 -- name, whether its jobs run again (1 or 0), how many of it at most.
--- Replies `jobs MORE`, then `ID FENCE BYTES` for each; or `fenced`. An incarnation that found too few is told of the
--- next.
+-- Replies `jobs MORE`, then `ID FENCE BYTES` for each; or `fenced`. An incarnation that found too few is notified of
+-- the next.
 local inc, most, idle = ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1'
 if not is_living(inc) then return reply({'fenced'}) end
 enter_due()

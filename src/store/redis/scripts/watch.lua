@@ -1,4 +1,4 @@
--- watch: has a pending job's end told on the channel `bell`. ARGV[5..]: owner, id.
+-- watch: requests a message on the channel `bell` at the end of a pending job. ARGV[5..]: owner, id.
 -- Replies `pending`, or `over` if it is done or unknown. May happen twice.
 local owner, id = ARGV[5], ARGV[6]
 local j = job(id, 's', 'o', 'u')

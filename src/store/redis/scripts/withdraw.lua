@@ -1,6 +1,6 @@
--- withdraw: undoes an operation whose reply never came, and keeps it from happening late. ARGV[5..]: slot and number of
--- the operation, the key of the job that it submits (or empty), then slots that were withdrawn so long ago that nothing
--- comes over them any more: their memo goes.
+-- withdraw: undoes an operation whose reply never came, and prevents it from happening late. ARGV[5..]: slot and
+-- number of the operation, the key of the job that it submits (or empty), then slots that were withdrawn so long ago
+-- that nothing can arrive over them any more: their memos are removed.
 -- Replies `withdrawn`. May happen twice.
 local slot, number = ARGV[5], ARGV[6]
 local last, packed = memo(slot)
@@ -12,7 +12,7 @@ elseif last == tonumber(number) then
     local id = was[2]
     call('HSET', P .. 'm:' .. PROC, slot, number .. '|' .. cmsgpack.pack({'withdrawn'}))
     local j = was[1] == 'new' and job(id, 's', 'o', 'b', 'l', 'w', 'i', 'K')
-    -- Another request may have got this job by its key: then it stays, and its key.
+    -- Another request may have found this job by its key: then the job and its key stay.
     if j and not j.K then
         if j.s == 'q' then
             call('ZREM', P .. 'l:' .. j.l, id)
@@ -20,7 +20,7 @@ elseif last == tonumber(number) then
             add('waiting', -1)
             remove(id, j.b)
         elseif j.s then
-            -- It was begun already: its result is dropped.
+            -- The job has already begun: its result is dropped.
             call('ZREM', P .. 'p:' .. j.o, id)
             call('HSET', P .. 'j:' .. id, 'u', '1')
             if j.s == 'd' then

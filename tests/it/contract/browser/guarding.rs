@@ -1,8 +1,8 @@
-//! The fields that keep answers from foreign pages: on which answers they stand, and on which not.
+//! The fields that keep answers from foreign pages: which answers have them, and which do not.
 
 use super::*;
 
-/// Whether the answer keeps foreign pages from guessing its type and from embedding it.
+/// Returns whether the answer keeps foreign pages from guessing its type and from embedding it.
 #[track_caller]
 pub fn guards(reply: &Reply) -> (bool, bool) {
     let (sniffing, embedding) =
@@ -109,7 +109,7 @@ fn fields_of_scripts_and_upstreams_reach_the_client_alone() {
 }
 
 #[test]
-fn a_result_is_collected_as_it_was_stored_and_read_in_a_sandbox() {
+fn a_result_is_collected_unchanged_and_peeked_sandboxed() {
     let deferd = Deferd::with_scripts("", &["--allow-origin", PAGE]);
     let mut client = deferd.client();
     for (target, own) in [

@@ -1,8 +1,8 @@
-//! Under which names deferd answers: a page under a name of its own cannot make one stand for this host.
+//! The names under which deferd answers: a page cannot reach this host under a name of its own.
 
 use super::*;
 
-/// The status of a request for the version under this name.
+/// Returns the status of a request for the version under this name.
 fn status_of(deferd: &Deferd, host: &str, target: &str) -> u16 {
     let mut client = deferd.client();
     client.send(format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes());

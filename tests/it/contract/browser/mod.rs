@@ -1,8 +1,7 @@
-//! What a web page in the reader's browser can do: nothing, unless its origin is allowed or the route takes
-//! any page.
+//! What a web page in a reader's browser can do: nothing, unless its origin is allowed or the route accepts any page.
 //!
-//! The fields are those that Chromium sends. `tests/pages` lets Chromium itself try. Under which names deferd answers
-//! is in `hosts`, what its answers tell browsers in `guarding`.
+//! The fields are those that Chromium sends. `tests/pages` tests with Chromium itself. `hosts` has the names under
+//! which deferd answers, `guarding` what its answers tell browsers.
 
 mod guarding;
 mod hosts;
@@ -21,7 +20,7 @@ const PAGE: &str = "https://ui.example";
 
 type Fields = &'static [(&'static str, &'static str)];
 
-/// How a page of another site makes Chromium send a request: the method, and what it adds of its own.
+/// How a page of another site makes Chromium send a request: the method, and the fields that Chromium adds.
 const ATTEMPTS: [(&str, &str, Fields); 13] = [
     (
         "an image",
@@ -125,7 +124,7 @@ const ATTEMPTS: [(&str, &str, Fields); 13] = [
     ),
 ];
 
-/// What pages of deferd's own origin, readers and other clients send.
+/// What pages of deferd's own origin, people and other clients send.
 const WELCOME: [Fields; 7] = [
     &[],
     &[
@@ -175,7 +174,7 @@ impl Trace {
         format!("{route}c-touch?{}", self.file().display())
     }
 
-    /// Whether the script has run since this was asked last.
+    /// Returns whether the script has run since the last call.
     fn is_fresh(&self) -> bool {
         std::fs::remove_file(self.file()).is_ok()
     }

@@ -1,4 +1,4 @@
-//! The commands for single steps: content in, results, logs and lists out.
+//! The commands for single steps: submitting content, and reading results, logs and lists.
 
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ fn a_pending_job_is_not_done() {
     place.run(&["wait", &id]).expect(0, "");
     place.run(&["list", "--state", "pending"]).expect(0, "");
     place.run(&["list", "--state", "done"]).expect(0, &format!("{id}\n"));
-    // A page in each line.
+    // Each line is a page.
     let listed = place.run(&["list", "--json"]).text();
     let pages = listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let jobs: Vec<_> = pages.flat_map(|page| page["jobs"].as_array().unwrap().clone()).collect();
@@ -129,13 +129,13 @@ fn a_result_that_cannot_be_written_stays() {
     let id = place.done("/run/h-big");
     let stays = "the result is still there";
     place.run(&["fetch", "-o", "none/file", &id]).expect(3, "").says(stays);
-    // By a link: what would replace it must not find the device itself.
+    // Through a link: code that replaced the file must not reach the device itself.
     symlink("/dev/full", place.dir.join("full")).unwrap();
     place.run(&["fetch", "-o", "full", &id]).expect(3, "").says(stays);
     fs::remove_file(place.dir.join("full")).unwrap();
     place.run(&["fetch", "-o", ".", &id]).expect(3, "").says(stays);
 
-    // A file system that is full after 4 KiB, as far as this process sees it.
+    // For this process, the file system is full after 4 KiB.
     let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\" fetch -o file \"$1\" 2>/dev/null";
     fs::write(place.dir.join("file"), "as before").unwrap();
     let mut sh = Command::new("sh");
@@ -145,7 +145,7 @@ fn a_result_that_cannot_be_written_stays() {
     assert_eq!(place.files(), ["file"], "the beginning is removed");
     assert_eq!(fs::read_to_string(place.dir.join("file")).unwrap(), "as before");
 
-    // A reader that leaves.
+    // A reader that has left.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let child = place.command(&["fetch", &id]).stdout(writer).spawn().unwrap();
@@ -159,7 +159,7 @@ fn a_result_that_cannot_be_written_stays() {
 }
 
 #[test]
-fn what_is_no_file_is_written_to_and_not_replaced() {
+fn devices_and_links_are_written_and_not_replaced() {
     let (_deferd, place) = start();
     fs::write(place.dir.join("file"), "before, and longer").unwrap();
     symlink("file", place.dir.join("link")).unwrap();
@@ -248,7 +248,7 @@ fn a_wait_lasts_no_longer_than_it_was_given() {
 }
 
 #[test]
-fn a_wait_goes_on_where_deferd_does_not_wait() {
+fn a_wait_continues_if_deferd_does_not_wait() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1ms"]);
     let place = Place::of(&deferd);
     let hold = Hold::new();

@@ -1,6 +1,6 @@
 //! The client: every command, against a real deferd.
 //!
-//! Knows no HTTP but what it checks with. Invariant: a command that does not end by itself fails its test.
+//! Knows HTTP only for its checks. Invariant: a command that does not end by itself fails its test.
 
 mod jobs;
 mod run;
@@ -26,14 +26,14 @@ impl Ended {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Asserts its exit code and what it printed.
+    /// Asserts the exit code and what was printed.
     #[track_caller]
     fn expect(self, code: i32, stdout: &str) -> Self {
         assert_eq!((self.code, self.text().as_str()), (Some(code), stdout), "{}", self.stderr);
         self
     }
 
-    /// Asserts a part of its message, which is one line.
+    /// Asserts a part of the message, which is one line.
     #[track_caller]
     fn says(self, part: &str) -> Self {
         assert!(self.stderr.contains(part), "{part:?}: {}", self.stderr);
@@ -42,7 +42,7 @@ impl Ended {
     }
 }
 
-/// A place for the files of commands, and the deferd that they ask.
+/// A directory for the files of commands, and the deferd that they ask.
 struct Place {
     dir: TempDir,
     url: String,
@@ -93,7 +93,7 @@ impl Place {
         self.end(self.command(arguments).spawn().unwrap())
     }
 
-    /// The same with this on standard input.
+    /// Runs a command with this on standard input.
     #[track_caller]
     fn run_with(&self, arguments: &[&str], stdin: &[u8]) -> Ended {
         let path = self.dir.join("stdin");
@@ -101,7 +101,7 @@ impl Place {
         self.end(self.command(arguments).stdin(File::open(path).unwrap()).spawn().unwrap())
     }
 
-    /// Submits a job; its id.
+    /// Submits a job; returns its id.
     #[track_caller]
     fn submit(&self, path: &str) -> String {
         let ended = self.run(&["submit", path]);
@@ -112,7 +112,7 @@ impl Place {
         id.to_owned()
     }
 
-    /// Submits a job and waits for its end; its id.
+    /// Submits a job and waits for its end; returns its id.
     #[track_caller]
     fn done(&self, path: &str) -> String {
         let id = self.submit(path);
@@ -121,7 +121,7 @@ impl Place {
         id
     }
 
-    /// Lists the files that are none of the harness.
+    /// Lists the files that do not belong to the harness.
     fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.dir.0).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -162,7 +162,7 @@ impl Drop for OverUnix {
     }
 }
 
-/// Every byte value, and no text.
+/// Returns every byte value, which is not text.
 fn binary(size: usize) -> Vec<u8> {
     let mut generator = fastrand::Rng::with_seed(1);
     std::iter::repeat_with(|| generator.u8(..)).take(size).collect()
@@ -212,7 +212,7 @@ fn a_deferd_that_is_down_is_named() {
 }
 
 #[test]
-fn users_show_their_token_and_nobody_else_sees_it() {
+fn a_users_token_is_sent_and_never_shown() {
     let dir = TempDir::new();
     let made = run_deferd(&["token", "ann"]).stdout;
     let after = |name| made.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
@@ -258,7 +258,7 @@ fn an_answer_that_breaks_off_loses_nothing() {
 }
 
 #[test]
-fn a_refusal_is_told_though_deferd_reads_no_more() {
+fn a_refusal_is_shown_although_deferd_stops_reading() {
     let deferd = Deferd::with_scripts("", &["--max-body", "1K"]);
     let place = Place::of(&deferd);
     let ended = place.run_with(&["submit", "-d", "-", "/run/s-cat"], &binary(8 << 20));

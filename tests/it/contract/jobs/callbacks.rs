@@ -1,4 +1,4 @@
-//! HTTP callbacks: who is called, what is sent, how it is signed, and what becomes of a receiver that does not take it.
+//! HTTP callbacks: which URLs are called, what is sent, how it is signed, and what happens if a receiver fails.
 
 use std::fs;
 use std::io::Write;
@@ -21,7 +21,7 @@ use crate::support::{
 
 const KEYS: [[u8; 24]; 2] = [[7; 24], [8; 24]];
 
-/// How long a receiver has to answer in these tests, and how long the first delay is.
+/// How long a receiver has to answer in these tests, and the length of the first delay.
 const TIME: Duration = Duration::from_millis(1500);
 const BACKOFF: Duration = Duration::from_millis(40);
 
@@ -34,7 +34,7 @@ fn secrets(dir: &TempDir) -> String {
     path.display().to_string()
 }
 
-/// A deferd that may call this receiver below `/cb`.
+/// Starts a deferd that may call this receiver below `/cb`.
 fn start(receiver: &Upstream, arguments: &[&str]) -> (Deferd, TempDir) {
     let dir = TempDir::new();
     let deferd = start_in(&dir, receiver, arguments);
@@ -45,7 +45,7 @@ fn start_in(dir: &TempDir, receiver: &Upstream, arguments: &[&str]) -> Deferd {
     start_by(command(), dir, receiver, "", arguments)
 }
 
-/// A command whose callbacks are tried again soon.
+/// Returns a command whose callbacks are retried soon.
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deferd"));
     command.env("DEFERD_TEST_CALLBACK_BACKOFF", BACKOFF.as_millis().to_string());
@@ -75,12 +75,12 @@ fn answer(stream: &mut TcpStream, status: &str, fields: &str) -> Then {
     Then::Keep
 }
 
-/// A receiver that takes everything.
+/// Returns a receiver that accepts everything.
 fn taker() -> Upstream {
     Upstream::start(|_, stream| answer(stream, "204 No Content", ""))
 }
 
-/// Submits a job whose end is to be told.
+/// Submits a job with a callback; returns its id.
 #[track_caller]
 fn store(client: &mut Client, target: &str, url: &str) -> String {
     let fields = [("x-arango-async", "store"), ("x-callback-url", url)];
@@ -88,13 +88,13 @@ fn store(client: &mut Client, target: &str, url: &str) -> String {
     reply.id().expect("an id").to_owned()
 }
 
-/// Asserts that a callback is signed with both keys, by a calculation of its own, and returns its content.
+/// Asserts, by a calculation of its own, that a callback is signed with both keys; returns its content.
 #[track_caller]
 fn verified(received: &Received) -> serde_json::Value {
     verified_by(received, &KEYS)
 }
 
-/// The same with these keys, in this order.
+/// Does the same for these keys, in this order.
 #[track_caller]
 fn verified_by(received: &Received, keys: &[[u8; 24]]) -> serde_json::Value {
     let only = |name| match received.all(name)[..] {
@@ -114,7 +114,7 @@ fn verified_by(received: &Received, keys: &[[u8; 24]]) -> serde_json::Value {
     record
 }
 
-/// Waits until so many callbacks ended in this way.
+/// Waits until this many callbacks have had this outcome.
 #[track_caller]
 fn wait_ended(deferd: &Deferd, outcome: &str, count: usize) {
     let name = "deferd_jobs_finished_total{route=\"callback\",outcome=";
@@ -168,7 +168,7 @@ fn a_preference_names_the_url_as_well() {
     let records: Vec<_> = receiver.received().iter().map(verified).collect();
     let dropped = records.iter().filter(|record| record["expires"].is_null()).count();
     assert_eq!(dropped, 1, "of a result that was dropped none expires: {records:?}");
-    // No script gets what deferd has heeded.
+    // Scripts do not see the preferences that deferd has acted on.
     let reply = submit(&[("x-arango-async", "store"), ("x-callback-url", &by_field)]);
     let seen = client.result(reply.id().unwrap()).expect(200).text();
     assert!(!seen.contains("CALLBACK") && !seen.contains("/cb"), "{seen}");
@@ -210,9 +210,9 @@ fn only_allowed_urls_are_called() {
     let twice = [("x-arango-async", "store"), ("x-callback-url", &good), ("x-callback-url", &good)];
     client.request("POST", "/run/s-cat", &twice, b"").expect_error(400, 400);
     assert!(client.jobs().is_empty(), "nothing of them stays behind");
-    // A request that is not deferred has no end to be told of.
+    // A request that is not deferred has no end to report.
     client.request("POST", "/run/s-cat", &[("x-callback-url", "nonsense")], b"").expect(200);
-    // Without the option none is allowed.
+    // Without the option, no URL is allowed.
     let other = Deferd::with_scripts("", &[]);
     let fields = [("x-arango-async", "store"), ("x-callback-url", &good)];
     other.client().request("POST", "/run/s-cat", &fields, b"").expect_error(403, 403);
@@ -231,7 +231,7 @@ fn a_receiver_that_fails_gets_the_same_five_times() {
         arrivals.push(Instant::now());
         answer(stream, answers[(arrivals.len() - 1) % answers.len()], &fields)
     });
-    // A redirect that was followed would arrive: deferd may call this receiver too.
+    // If the redirect were followed, it would arrive: deferd may call this receiver too.
     let (deferd, _dir) = start(&receiver, &["--allow-callback", &url(&elsewhere, "")]);
     let mut client = deferd.client();
     let id = store(&mut client, "/run/s-cat", &url(&receiver, ""));
@@ -241,7 +241,7 @@ fn a_receiver_that_fails_gets_the_same_five_times() {
     assert_eq!(all.len(), 5);
     assert!(all.iter().all(|record| *record == all[0] && record["id"] == id.as_str()));
     assert!(elsewhere.received().is_empty(), "no redirect is followed");
-    // A delay begins after the answer, and each is twice as long as the one before.
+    // A delay begins after the answer, and each is twice as long as the previous one.
     let arrivals = arrivals.lock().unwrap();
     let gaps: Vec<_> = arrivals.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let delays = [1, 2, 4, 8].map(|times| BACKOFF * times);
@@ -301,12 +301,13 @@ fn a_receiver_that_hangs_once_is_tried_again() {
 
 #[test]
 fn both_kinds_of_notices_leave_a_worker_to_jobs() {
-    // One worker has to end a notice first: how long a receiver and the program hang, in milliseconds and seconds.
+    // In the first case, a worker must end a notice first: how long the receiver and the program hang, in milliseconds
+    // and seconds.
     for (workers, receiver_hangs, program_hangs) in [("1", "1000", "1"), ("2", "600000", "600")] {
         let receiver = Upstream::start(|_, _| Then::Hang);
         let dir = TempDir::new();
         let program = dir.join("hangs");
-        // It ends with the directory at the latest, as deferd does not end it.
+        // The program ends with the directory at the latest, because deferd does not end it.
         let wait = "while [ -e \"$0\" ]; do sleep 0.1; done";
         let text = format!("#!/bin/sh\ntimeout {program_hangs} sh -c '{wait}' \"$0\"\n");
         fs::write(&program, text).unwrap();
@@ -332,7 +333,7 @@ fn a_receiver_that_cannot_be_reached_is_left_alone() {
     let mut client = deferd.client();
     store(&mut client, "/run/s-cat", &url_of_dead);
     wait_ended(&deferd, "error", 1);
-    // It could be reached now; its attempts fail without a connection.
+    // It would be reachable now; the attempts fail without a connection.
     let dead = Upstream::start_at(address, |_, stream| answer(stream, "204 No Content", ""));
     store(&mut client, "/run/s-cat", &url_of_dead);
     wait_ended(&deferd, "error", 2);
@@ -367,14 +368,14 @@ fn the_end_does_not_wait_for_further_attempts() {
     let (mut client, hold) = (deferd.client(), Hold::new());
     store(&mut client, "/run/s-cat", &url(&receiver, ""));
     deferd.log_with("attempt 1 ended with 502, next attempt in");
-    // The callback of a job that ends meanwhile is tried once.
+    // The callback of a job that ends during the shutdown is tried once.
     store(&mut client, &hold.target(), &url(&receiver, ""));
     hold.wait_for("started");
     deferd.signal("-TERM");
     deferd.log_with("ending: 0 jobs wait, 1 run");
     hold.release();
     assert_eq!(deferd.wait().code(), Some(0));
-    // With another store they wait there for the next start.
+    // In another store they wait for the next start.
     if is_in_memory() {
         assert_eq!(receiver.received().len(), 2);
         deferd.log_with("lost with the memory store: 2 notices");
@@ -440,7 +441,7 @@ fn a_full_queue_and_store_lose_no_callback() {
     hold.wait_for("started");
     let mut accepted = vec![held];
     loop {
-        // Its result is larger than what is left.
+        // The result is larger than the room that is left.
         let fields = [("x-arango-async", "store"), ("x-callback-url", &*url(&receiver, ""))];
         let reply = client.request("POST", "/run/c-zeros?100000", &fields, b"");
         match reply.status {
@@ -478,7 +479,7 @@ fn callbacks_outlive_a_kill() {
     deferd.wait();
     let (port, before) = (receiver.address, receiver.received().len());
     drop((receiver, deferd));
-    // At the same port: the URL is on the disk.
+    // On the same port: the URL is on the disk.
     let receiver = Upstream::start_at(port, |_, stream| answer(stream, "200 OK", ""));
     let deferd = start_in(&dir, &receiver, &arguments);
     wait_ended(&deferd, "ok", 2);

@@ -1,4 +1,4 @@
-//! Cancelling: a job that waits never runs, a running one is ended, a done one stays as it is.
+//! Cancelling: a waiting job never runs, a running one is ended, a done one does not change.
 
 use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, Reply, TempDir, eventually};
@@ -20,7 +20,7 @@ fn assert_canceled(reply: Reply) {
 }
 
 #[test]
-fn a_queued_job_that_is_cancelled_is_done_at_once_and_never_runs() {
+fn a_cancelled_queued_job_never_runs() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     let (hold, dir) = (Hold::new(), TempDir::new());
@@ -36,13 +36,13 @@ fn a_queued_job_that_is_cancelled_is_done_at_once_and_never_runs() {
     assert_canceled(client.put(&format!("/_api/job/{cancelled}")));
     client.put(&format!("/_api/job/{cancelled}")).expect_error(404, 404);
     hold.release();
-    // It came after the cancelled one, and there is one worker.
+    // It was submitted after the cancelled job, and there is one worker.
     client.result(&after).expect(200);
     assert!(dir.join("after").exists() && !dir.join("cancelled").exists());
 }
 
 #[test]
-fn a_running_script_that_is_cancelled_gets_sigterm_and_is_gone() {
+fn a_cancelled_running_script_gets_sigterm() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -54,14 +54,14 @@ fn a_running_script_that_is_cancelled_gets_sigterm_and_is_gone() {
 }
 
 #[test]
-fn a_script_that_minds_no_sigterm_is_pending_until_it_ends_and_its_answer_is_dropped() {
+fn a_cancelled_script_that_ignores_sigterm_stays_pending() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let hold = Hold::deaf();
     let id = hold.start(&mut client);
     cancel(&mut client, &id);
     hold.wait_for("term");
-    // Not yet killed: that would be seconds from now; were it so, the next lines held all the same.
+    // It is not yet killed, which happens only after some seconds; if it were, the next lines would hold nevertheless.
     cancel(&mut client, &id);
     hold.release();
     assert_canceled(client.result(&id));
@@ -86,7 +86,7 @@ fn a_sleep_that_runs_is_cancelled() {
     let mut client = deferd.client();
     let sleep = client.store("GET", "/_admin/sleep?duration=3600", b"");
     let mut next = String::new();
-    // With a queue of one, there is room again when the only worker has begun the sleep.
+    // The queue has one place: it is free again once the only worker has begun the sleep.
     eventually("the sleep runs", || {
         let reply = client.request("GET", "/_api/version", &[("x-arango-async", "store")], b"");
         next = reply.id().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! `on-done` and `on-failure`: what programs are told of jobs that are done, and which programs may be named.
+//! `on-done` and `on-failure`: what programs are told about jobs that have ended, and which programs are allowed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ fn executable(path: &Path, text: &str) -> String {
     path.display().to_string()
 }
 
-/// Writes a program that leaves what it is told in a file of its own below `dir/told`, named as it is.
+/// Writes a program that saves what it is told in a new file below `dir/told`, named after the program.
 fn program(dir: &TempDir, name: &str) -> String {
     let told = dir.join("told");
     fs::create_dir_all(&told).unwrap();
@@ -30,10 +30,10 @@ fn program(dir: &TempDir, name: &str) -> String {
     executable(&dir.join(name), &text)
 }
 
-/// What a program was told: variables and standard input.
+/// What a program was told: its variables and its standard input.
 type Told = (BTreeMap<String, String>, String);
 
-/// What the program of this name was told of a job, each time.
+/// Returns what the program of this name was told about a job, each time.
 fn told(dir: &TempDir, name: &str, id: &str) -> Vec<Told> {
     let prefix = format!("{name}.{id}.");
     let mut told = Vec::new();
@@ -50,7 +50,7 @@ fn told(dir: &TempDir, name: &str, id: &str) -> Vec<Told> {
     told
 }
 
-/// Waits until programs were told so many times in all, none of them more.
+/// Waits until programs were told this many times in all, and asserts that it is not more.
 #[track_caller]
 fn wait_told(client: &mut Client, dir: &TempDir, count: usize) {
     let mut metrics = || client.get("/_admin/metrics").expect(200).text();
@@ -61,12 +61,12 @@ fn wait_told(client: &mut Client, dir: &TempDir, count: usize) {
     assert_eq!(fs::read_dir(dir.join("told")).unwrap().count(), count);
 }
 
-/// The line of the metrics that counts notices to programs.
+/// Returns the line of the metrics that counts notices to programs.
 fn of_completion(what: &str, label: &str, count: usize) -> String {
     format!("deferd_jobs_{what}_total{{route=\"completion\"{label}}} {count}\n")
 }
 
-/// What the program of this name was told of a job, which must be once.
+/// Returns what the program of this name was told about a job; asserts that it was told once.
 #[track_caller]
 fn told_once(dir: &TempDir, name: &str, id: &str) -> Told {
     let mut all = told(dir, name, id);
@@ -74,7 +74,7 @@ fn told_once(dir: &TempDir, name: &str, id: &str) -> Told {
     all.pop().unwrap()
 }
 
-/// A deferd whose `/run/` tells both programs.
+/// Starts a deferd whose `/run/` tells both programs.
 fn start(options: &str, arguments: &[&str]) -> (Deferd, TempDir) {
     let dir = TempDir::new();
     let (done, failure) = (program(&dir, "done"), program(&dir, "failure"));
@@ -85,7 +85,7 @@ fn start(options: &str, arguments: &[&str]) -> (Deferd, TempDir) {
     (Deferd::start(&all), dir)
 }
 
-/// Waits for the end of all that was told, by a job that is told after the others: with it, they are so many.
+/// Waits until all notices have ended, by a job whose notices come last; with them, there are `count`.
 #[track_caller]
 fn settle(client: &mut Client, dir: &TempDir, count: usize) {
     let id = client.store("POST", "/run/s-cat", b"");
@@ -95,7 +95,7 @@ fn settle(client: &mut Client, dir: &TempDir, count: usize) {
 }
 
 #[test]
-fn programs_are_told_of_each_job_that_ends() {
+fn programs_are_notified_of_each_finished_job() {
     let (deferd, dir) = start("", &[]);
     let mut client = deferd.client();
     let good = client.store("POST", "/run/s-cat?a=b%20c", b"text");
@@ -124,7 +124,7 @@ fn programs_are_told_of_each_job_that_ends() {
     }
     settle(&mut client, &dir, 4);
     assert!(told(&dir, "failure", &good).is_empty());
-    // The job is as it was, and a synchronous run tells no program.
+    // The job does not change, and a synchronous run has no notices.
     client.result(&good).expect(200);
     client.result(&bad).expect(500);
     client.request("POST", "/run/s-cat", &[], b"").expect(200);
@@ -148,7 +148,7 @@ fn programs_get_the_log_of_the_job() {
 }
 
 #[test]
-fn cancelled_dropped_and_forgotten_jobs_are_told_of() {
+fn cancelled_dropped_and_forgotten_jobs_have_notices() {
     let (deferd, dir) = start(",concurrency=1", &[]);
     let (mut client, hold) = (deferd.client(), Hold::new());
     let running = hold.start(&mut client);
@@ -229,7 +229,7 @@ fn a_program_runs_again_after_a_kill() {
     hold.wait_for("started");
     deferd.signal("-KILL");
     deferd.wait();
-    // What the kill has orphaned ends by this.
+    // The process that the kill has orphaned ends because of this.
     hold.forget();
     let deferd = Deferd::start(&arguments);
     hold.wait_for("started");
@@ -312,7 +312,7 @@ fn a_program_that_a_url_leads_to_is_refused() {
             }
         }
     }
-    // Two routes of one directory, whatever they call it, share what is hidden there.
+    // If two routes share a directory, under whatever names, a hidden program is hidden from both.
     std::os::unix::fs::symlink(&run, dir.join("same")).unwrap();
     let same = format!("/same/=cgi:{}", at("same"));
     for (program, is_refused) in [(".hooks/done", false), ("open", true), (&hidden, true)] {
@@ -329,7 +329,7 @@ fn a_program_that_a_url_leads_to_is_refused() {
 }
 
 #[test]
-fn links_to_anywhere_are_warned_of() {
+fn links_that_may_reach_a_program_cause_a_warning() {
     let dir = TempDir::new();
     let program = executable(&dir.join("program"), "#!/bin/sh\n");
     fs::create_dir(dir.join("run")).unwrap();

@@ -5,7 +5,7 @@ use std::thread;
 use crate::support::hold::Hold;
 use crate::support::{Ability, Client, Deferd, TempDir, eventually, fixtures, lacks};
 
-/// A deferd with the scripts at `/one/`, one at once, and at `/run/`, without a limit.
+/// Starts a deferd with the scripts at `/one/`, one at once, and at `/run/`, without a limit.
 fn start(arguments: &[&str]) -> Deferd {
     let one = format!("/one/=run:{},concurrency=1", fixtures().display());
     let mut all = vec!["--route", one.as_str()];
@@ -18,7 +18,7 @@ fn one(hold: &Hold) -> String {
 }
 
 #[test]
-fn jobs_and_synchronous_requests_of_a_route_run_one_by_one_and_all_of_them_run() {
+fn jobs_and_callers_of_a_route_share_its_limit() {
     let deferd = start(&["--workers", "4"]);
     let dir = TempDir::new();
     let target = format!("/one/c-alone?{}", dir.join("a").display());
@@ -44,7 +44,7 @@ fn jobs_and_synchronous_requests_of_a_route_run_one_by_one_and_all_of_them_run()
 }
 
 #[test]
-fn a_route_at_its_limit_does_not_hold_up_the_others() {
+fn a_route_at_its_limit_delays_no_other() {
     let deferd = start(&["--workers", "2"]);
     let mut client = deferd.client();
     let holds = [(); 4].map(|()| Hold::new());
@@ -79,7 +79,7 @@ fn a_synchronous_request_waits_behind_a_job_of_its_route() {
 }
 
 #[test]
-fn a_job_that_is_cancelled_while_it_waits_for_its_route_never_runs() {
+fn a_job_cancelled_in_its_lane_never_runs() {
     let deferd = start(&["--workers", "2"]);
     let mut client = deferd.client();
     let holds = [(); 3].map(|()| Hold::new());
@@ -96,7 +96,7 @@ fn a_job_that_is_cancelled_while_it_waits_for_its_route_never_runs() {
 }
 
 #[test]
-fn jobs_that_wait_for_their_route_have_their_place_in_the_queue() {
+fn jobs_waiting_for_their_route_take_queue_places() {
     let deferd = start(&["--workers", "2", "--queue", "2"]);
     let mut client = deferd.client();
     let holds = [(); 3].map(|()| Hold::new());
@@ -127,7 +127,7 @@ fn callers_beyond_four_a_worker_wait_in_order() {
     holds[..4].iter().for_each(|hold| hold.wait_for("started"));
     for hold in &holds[4..] {
         callers.push(ask(hold));
-        // One behind the other: a job behind it says that its head was read.
+        // One after the other: a job submitted after a request shows that its head was read.
         let mut client = deferd.client();
         let id = client.store("GET", "/run/c-talk", b"");
         client.result(&id).expect(500);
@@ -157,7 +157,7 @@ fn callers_past_the_time_limit_get_504() {
         }
         let late = TempDir::new();
         let reply = deferd.client().get(&format!("{route}c-touch?{}", late.join("x").display()));
-        // On a busy machine its turn may come, when those before it have run out of time.
+        // On a busy machine it may get its turn, after those before it have timed out.
         if reply.status != 200 {
             let text = reply.expect_error(504, 504).text();
             assert!(text.contains("timeout") && text.contains("at once"), "{text}");
@@ -176,7 +176,7 @@ struct Redirected {
 }
 
 impl Redirected {
-    /// The lane of the target is taken by a job.
+    /// Starts it with a job that has the only place in the lane of the target.
     #[track_caller]
     fn to_a_full_lane(options: &str) -> Self {
         let fixtures = fixtures().display().to_string();
@@ -262,7 +262,7 @@ fn a_waiting_redirected_job_is_cancelled_at_once() {
     let Redirected { deferd, hold } = Redirected::to_a_full_lane("");
     let (mut client, next) = (deferd.client(), Hold::new());
     let id = Redirected::submit(&mut client, &one(&next));
-    // Behind it in the queue, so it was redirected when this one is done by the only other worker.
+    // It is behind the other in the queue: once it is done, on the only other worker, the first was redirected.
     let other = client.store("GET", "/run/c-talk", b"");
     client.result(&other).expect(500);
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
@@ -279,7 +279,7 @@ fn redirected_jobs_that_ended_free_their_places() {
     let (mut client, next) = (deferd.client(), Hold::new());
     let output = format!("Location: {}\n\n", one(&next));
     let store = [("x-arango-async", "store")];
-    // By a cancellation, and by the deadline.
+    // Ended by a cancellation, and by the deadline.
     for is_cancelled in [true, false] {
         let mut ids = Vec::new();
         eventually("the queue is full of jobs that wait for their lane", || {
@@ -304,7 +304,7 @@ fn redirected_jobs_that_ended_free_their_places() {
     assert!(!next.has("started"));
 }
 
-/// It need not wait for a turn to learn that.
+/// The caller need not wait for a turn to learn that.
 #[test]
 fn an_impossible_redirect_waits_for_no_turn() {
     let Redirected { deferd, hold: _held } = Redirected::to_a_full_lane("");

@@ -1,7 +1,7 @@
-//! How a result reaches its client: whole, once, and not lost with a connection that breaks.
+//! How a result reaches its client: completely, once, and without being lost if a connection breaks.
 //!
-//! Results are of 16 MiB where a delivery must hang or break: more than the kernel takes into its
-//! buffers (some 4 MiB to send, and no more than the client has read to receive).
+//! Where a delivery must hang or break, results have 16 MiB: more than the kernel buffers (some 4 MiB to send, and no
+//! more than the client has read to receive).
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -17,7 +17,7 @@ use crate::support::{
 
 const LARGE: usize = 16 << 20;
 
-/// What the script `d-count` writes.
+/// Returns what the script `d-count` writes.
 fn numbers(bytes: usize) -> &'static [u8] {
     static NUMBERS: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut text = String::with_capacity(LARGE + 10);
@@ -32,13 +32,13 @@ fn numbers(bytes: usize) -> &'static [u8] {
     &NUMBERS[..bytes]
 }
 
-/// Bytes of every value, in no order.
+/// Returns bytes of every value, in no order.
 fn noise(bytes: usize) -> Vec<u8> {
     let next = |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
     std::iter::successors(Some(1), next).take(bytes / 8).flat_map(u64::to_le_bytes).collect()
 }
 
-/// A done job with a result of this many bytes; its id.
+/// Runs a job with a result of this many bytes; returns its id.
 fn done_with(client: &mut Client, bytes: usize) -> String {
     let id = client.store("GET", &format!("/run/d-count?{bytes}"), b"");
     client.wait_done(&id);
@@ -57,7 +57,7 @@ fn assert_whole(reply: &Reply, id: &str, expected: &[u8]) {
     assert!(reply.body == expected, "the content differs");
 }
 
-/// Collects the result, now or when it is back, and asserts that it is gone then.
+/// Collects the result, now or once it is restored, and asserts that it is then removed.
 #[track_caller]
 fn assert_collectable_once(client: &mut Client, id: &str, expected: &[u8]) {
     eventually("the result is there", || client.get(&job(id)).status == 200);
@@ -77,7 +77,7 @@ fn assert_gone(client: &mut Client, id: &str) {
     assert!(!client.list("pending").iter().any(|other| other == id));
 }
 
-/// A client that asked for the result and has not read a byte of the answer, which has begun.
+/// Returns a client that asked for the result and has not read any of the answer, which has begun.
 fn hanging_collection(deferd: &Deferd, id: &str) -> Client {
     let mut client = deferd.client();
     client.send_request("PUT", &job(id), &[], b"");
@@ -115,7 +115,7 @@ fn a_client_that_leaves_before_the_answer_keeps_the_result() {
     let open = deferd.descriptors();
     for round in 0..30 {
         let mut broken = deferd.client();
-        // Every third time, behind an answer that nobody takes: then it is never collected.
+        // Every third time, after an answer that the client does not take: then it is never collected.
         if round % 3 == 0 {
             broken.send_request("GET", &format!("/run/d-count?{LARGE}"), &[], b"");
         }
@@ -128,12 +128,12 @@ fn a_client_that_leaves_before_the_answer_keeps_the_result() {
     assert_collectable_once(&mut client, &id, numbers(LARGE));
 }
 
-/// Waits until every connection that came before is over, and no more than `open` descriptors are.
+/// Waits until every earlier connection is closed, and at most `open` descriptors are left.
 fn wait_until_closed(deferd: &Deferd, open: usize) {
-    // Connections are accepted one after the other, so those before this one are.
+    // Connections are accepted in order, so the earlier ones were accepted.
     deferd.client().get("/_api/version").expect(200);
     if is_shared() {
-        // Connections to the engine come and stay. One is the test's, and one asks.
+        // Connections to the engine come and stay. One is the test's, and one sends the request.
         eventually("the connections are over", || {
             let metrics = deferd.client().get("/_admin/metrics").text();
             ["1", "2"].iter().any(|n| metrics.contains(&format!("\ndeferd_connections {n}\n")))
@@ -144,14 +144,14 @@ fn wait_until_closed(deferd: &Deferd, open: usize) {
 }
 
 #[test]
-fn a_small_result_is_kept_when_its_client_is_seen_to_be_gone() {
+fn a_small_result_is_kept_if_its_client_left() {
     if lacks(Ability::Connection) {
         return;
     }
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
-    // The write of a small answer succeeds in any case; only the reset that it provokes tells. Once
-    // in a while deferd answers before the client has left: then the result is rightly gone.
+    // Writing a small answer always succeeds; only the reset that it causes shows the failure. Now and then deferd
+    // answers before the client has left: then the result is rightly removed.
     eventually("a result is kept", || {
         let id = done_with(&mut client, 100);
         let open = deferd.descriptors();
@@ -179,7 +179,7 @@ fn a_small_result_pipelined_behind_a_broken_answer_is_kept() {
     broken.send_request("PUT", &job(&id), &[], b"");
     broken.wait_for_answer();
     drop(broken);
-    // All of it: on tiny_http a request that was read has a descriptor of its own.
+    // All connections: in tiny_http, a request that was read has a descriptor of its own.
     wait_until_closed(&deferd, open);
     assert_collectable_once(&mut client, &id, numbers(100));
 }
@@ -210,7 +210,7 @@ fn a_slow_reader_gets_the_whole_result() {
     let mut answer = Vec::with_capacity(LARGE + 1000);
     let mut piece = [0; 32 << 10];
     loop {
-        // Not a wait for something: the client itself is slow.
+        // This is not a wait for an event: the client itself is slow.
         thread::sleep(Duration::from_micros(500));
         match uninterrupted(|| slow.socket().read(&mut piece)).unwrap() {
             0 => break,
@@ -262,7 +262,7 @@ fn of_two_collections_at_once_one_gets_the_result() {
 }
 
 #[test]
-fn a_result_in_delivery_exists_for_nobody_else() {
+fn a_result_in_delivery_is_hidden_from_others() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let id = done_with(&mut client, LARGE);
@@ -281,8 +281,8 @@ fn a_result_in_delivery_exists_for_nobody_else() {
 }
 
 #[test]
-fn what_was_deleted_in_bulk_during_its_delivery_does_not_come_back() {
-    // Room for the one result and little more, so that it shows what is still on the accounts.
+fn results_deleted_during_delivery_are_not_restored() {
+    // Room for this one result and little more, to see what is still on the accounts.
     let max_stored = (LARGE + (64 << 10)).to_string();
     for bulk in ["all", "expired?stamp=99999999999"] {
         let deferd = Deferd::with_scripts("", &["--max-stored", &max_stored]);
@@ -306,7 +306,7 @@ fn what_was_deleted_in_bulk_during_its_delivery_does_not_come_back() {
 }
 
 #[test]
-fn a_delivery_under_way_goes_on_when_its_job_is_deleted_in_bulk() {
+fn a_delivery_outlives_a_deletion_in_bulk() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let id = done_with(&mut client, LARGE);
@@ -322,7 +322,7 @@ fn pipelined_requests_are_answered_in_their_order() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let ids: Vec<_> = (0..ROUNDS).map(|n| done_with(&mut client, n)).collect();
-    // The first is slow, so that all the others are there before its answer.
+    // The first is slow, so that all the others have arrived before its answer.
     client.send_request("GET", "/_admin/sleep?duration=0.1", &[], b"");
     for (n, id) in ids.iter().enumerate() {
         client.send_request("PUT", &job(id), &[], b"");
@@ -339,7 +339,7 @@ fn pipelined_requests_are_answered_in_their_order() {
         let first = next("PUT");
         assert_eq!(next("POST").expect(200).text(), format!("content {n}"));
         let second = next("PUT");
-        // Handled at once, either may be the one that collects.
+        // If they are handled at once, either may be the one that collects.
         let in_turn = in_turns || first.status == 200;
         let (collects, late) = if in_turn { (first, second) } else { (second, first) };
         assert_whole(&collects, id, numbers(n));
@@ -352,12 +352,12 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_deferred_collection_that_is_deleted_or_cancelled_leaves_the_inner_result() {
+fn a_cancelled_collection_leaves_the_inner_result() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     for end in ["none", "delete", "cancel"] {
         let inner = done_with(&mut client, 100);
-        // The one worker is taken until the outer job has met its fate.
+        // The only worker is occupied until the outer job is deleted or cancelled.
         let hold = Hold::new();
         let blocker = hold.start(&mut client);
         let outer = client.store("PUT", &job(&inner), b"");
@@ -370,7 +370,7 @@ fn a_deferred_collection_that_is_deleted_or_cancelled_leaves_the_inner_result() 
         client.get(&job(&inner)).expect(200);
         client.put(&format!("/_api/job/{blocker}/cancel")).expect(200);
         client.result(&blocker).expect(410);
-        // In line behind the outer job: that one has run, as forgotten jobs do.
+        // It is behind the outer job, so that one has run, as forgotten jobs do.
         client.result(&behind).expect(200);
         match end {
             "delete" => assert_gone(&mut client, &outer),

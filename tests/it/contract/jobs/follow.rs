@@ -1,4 +1,4 @@
-//! A log that is followed while its job runs: as text and as events, resumed, and to the end.
+//! Following a log while its job runs: as text and as events, resumed, and to the end.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, is_sha
 
 const EVENTS: (&str, &str) = ("accept", "text/event-stream");
 
-/// A run of `f-tell`, which writes to stderr what its test tells it to.
+/// A run of `f-tell`, which writes to stderr what its test tells it to write.
 struct Teller {
     dir: TempDir,
     told: usize,
@@ -56,7 +56,7 @@ impl Follower {
         Self { client, head, seen: Vec::new() }
     }
 
-    /// Waits until this is all that has come.
+    /// Waits until exactly this has arrived.
     #[track_caller]
     fn expect(&mut self, all: impl AsRef<[u8]>) {
         let all = all.as_ref();
@@ -67,13 +67,13 @@ impl Follower {
         assert_eq!(String::from_utf8_lossy(&self.seen), String::from_utf8_lossy(all));
     }
 
-    /// Waits for the end, and returns all that has come.
+    /// Waits for the end, and returns everything that has arrived.
     #[track_caller]
     fn end(mut self) -> String {
         while let Some(chunk) = self.client.read_chunk() {
             self.seen.extend(chunk);
         }
-        // The connection goes on behind it.
+        // The connection can be used after it.
         self.client.get("/_api/version").expect(200);
         String::from_utf8(self.seen).unwrap()
     }
@@ -84,7 +84,7 @@ fn start(arguments: &[&str]) -> Option<Deferd> {
 }
 
 #[test]
-fn a_follower_gets_what_is_kept_and_each_line_as_it_comes() {
+fn a_follower_gets_the_kept_log_and_new_lines() {
     let Some(deferd) = start(&[]) else { return };
     let mut teller = Teller::new();
     let id = teller.submit(&mut deferd.client());
@@ -135,7 +135,7 @@ fn events_have_offsets_at_which_a_client_goes_on() {
         );
         assert_eq!(follower.end(), format!("{first}{rest}"));
         assert_eq!(late.end(), format!("id: 8\ndata: two\n\n{rest}"));
-        // Of a job that is done there is still the rest, and at its end there is nothing.
+        // For a job that is done, the rest of the log is sent; after its end there is nothing.
         let late = Follower::new(&deferd, &id, &[EVENTS, ("last-event-id", "8")]);
         assert_eq!(late.end(), rest);
         let mut client = deferd.client();
@@ -163,14 +163,14 @@ fn a_job_that_waits_is_followed_from_its_first_line() {
     hold.release();
     teller.tell("now\n");
     follower.expect("id: 4\ndata: now\n\n");
-    // What is forgotten can be followed no more.
+    // A forgotten job can no longer be followed.
     client.delete(&format!("/_api/job/{id}")).expect(200);
     let done = r#"{"status":null,"exitCode":null}"#;
     assert_eq!(follower.end(), format!("id: 4\ndata: now\n\nid: 4\nevent: done\ndata: {done}\n\n"));
 }
 
 #[test]
-fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
+fn a_burst_before_the_end_arrives_whole() {
     let Some(deferd) = start(&[]) else { return };
     let mut client = deferd.client();
     let mut teller = Teller::new();
@@ -178,7 +178,7 @@ fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
     teller.tell("begin\n");
     let mut follower = Follower::new(&deferd, &id, &[]);
     follower.expect("begin\n");
-    // More than is kept, and less than a client may be behind.
+    // More than is kept, and less than a client may lag.
     let burst: String = (0..4000).map(|n| format!("line {n:04}\n")).collect();
     teller.tell(&burst);
     teller.end("0");
@@ -193,7 +193,7 @@ fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
         let text = Follower::new(&deferd, &id, &[EVENTS]).end();
         let first: usize = text.split(['\n', ' ']).nth(1).unwrap().parse().unwrap();
         assert!((all - 8192..all - 8180).contains(&first), "{first} of {all}");
-        // The same for the log that is kept when the result was collected.
+        // The same holds for the log that is kept after the result was collected.
         client.put(&format!("/_api/job/{id}"));
         let log = format!("/_api/job/{id}/log");
         eventually("the delivery is confirmed", || client.get(&log).status == 200);
@@ -201,7 +201,7 @@ fn a_burst_before_the_end_arrives_whole_and_offsets_count_what_is_dropped() {
 }
 
 #[test]
-fn what_cannot_come_bit_by_bit_is_the_log_as_it_is() {
+fn a_log_that_cannot_be_streamed_is_sent_whole() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let mut teller = Teller::new();
@@ -232,7 +232,7 @@ fn half_of_the_connections_may_follow() {
     let followers: Vec<_> = (0..2).map(|_| Follower::new(&deferd, &id, &[EVENTS])).collect();
     let refused = client.get(&format!("/_api/job/{id}/log?follow=1")).expect_error(503, 503);
     assert!(refused.text().contains("--max-connections"), "{}", refused.text());
-    // Neither may wait, which is no error.
+    // Neither may they wait, but that is not an error.
     let wait = [("prefer", "wait=3600")];
     client.request("GET", &format!("/_api/job/{id}"), &wait, b"").expect(204);
     drop(followers);
@@ -245,7 +245,7 @@ fn half_of_the_connections_may_follow() {
 }
 
 #[test]
-fn the_end_waits_for_what_runs_and_for_no_follower_of_what_waits() {
+fn the_shutdown_waits_for_followers_of_running_jobs_only() {
     let dir = TempDir::new();
     let data = dir.join("data");
     let Some(mut deferd) = start(&["--workers", "1", "--data", data.to_str().unwrap()]) else {
@@ -275,7 +275,7 @@ fn the_end_waits_for_what_runs_and_for_no_follower_of_what_waits() {
 }
 
 #[test]
-fn a_client_that_is_64_kib_behind_is_cut_and_goes_on_with_what_is_kept() {
+fn a_follower_64_kib_behind_is_cut_and_resumes() {
     let Some(deferd) = start(&[]) else { return };
     let mut client = deferd.client();
     let mut teller = Teller::new();

@@ -1,4 +1,4 @@
-//! `idempotency-key`: the same submission again is the same job; and what else stands for a request.
+//! `idempotency-key`: repeating a submission returns the same job; and which other differences matter.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ fn submit(client: &mut Client, key: &str, target: &str, body: &[u8]) -> Reply {
     client.request("POST", target, &fields, body)
 }
 
-/// A target that appends a line to a file each time it runs, and that file.
+/// Returns a target that appends a line to a file each time it runs, and that file.
 fn append(dir: &TempDir) -> (String, std::path::PathBuf) {
     let file = dir.join("runs");
     (format!("/run/c-append?{}", file.display()), file)
@@ -21,7 +21,7 @@ fn runs(file: &std::path::Path) -> usize {
 }
 
 #[test]
-fn the_same_submission_again_is_the_same_job_before_and_after_it_was_collected() {
+fn a_repeated_submission_is_the_same_job() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let dir = TempDir::new();
@@ -34,7 +34,7 @@ fn the_same_submission_again_is_the_same_job_before_and_after_it_was_collected()
         assert_eq!(reply.header("location"), first.header("location"));
     };
     again(&mut client, "\"k\"");
-    // Quotes are no part of the key.
+    // Quotes are not part of the key.
     again(&mut client, "k");
     client.wait_done(&id);
     again(&mut client, "\"k\"; p=1");
@@ -42,7 +42,7 @@ fn the_same_submission_again_is_the_same_job_before_and_after_it_was_collected()
     again(&mut client, "k");
     client.put(&format!("/_api/job/{id}")).expect_error(404, 404);
     assert_eq!(runs(&file), 1);
-    // With the preference it is the same submission as well.
+    // With the preference, it is also the same submission.
     let fields = [("prefer", "respond-async"), ("idempotency-key", "k")];
     let reply = client.request("POST", &target, &fields, b"x\n").expect(202);
     assert_eq!(reply.id(), Some(id.as_str()));
@@ -64,12 +64,12 @@ fn a_key_does_not_stand_for_another_request() {
         let fields = [("x-arango-async", mode), ("idempotency-key", "k")];
         client.request(method, "/_admin/echo", &fields, b"x").expect_error(422, 422);
     }
-    // Refused before anything of it is kept.
+    // Refused before any of it is kept.
     assert_eq!(client.jobs(), [first.id().unwrap()]);
 }
 
 #[test]
-fn what_is_no_key_is_refused_and_only_where_there_is_a_job() {
+fn an_invalid_key_is_refused_if_deferred() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let long = "k".repeat(256);
@@ -81,7 +81,7 @@ fn what_is_no_key_is_refused_and_only_where_there_is_a_job() {
 }
 
 #[test]
-fn submissions_at_the_same_time_are_one_job_that_runs_once() {
+fn simultaneous_submissions_with_one_key_run_once() {
     let deferd = Deferd::with_scripts("", &[]);
     let dir = TempDir::new();
     let (target, file) = append(&dir);
@@ -122,7 +122,7 @@ fn a_key_outlives_a_restart_with_a_store_on_disk() {
     assert_eq!(runs(&file), 2);
 }
 
-/// Keys take a quarter of `--max-stored` at most, and go with their jobs when an owner deletes all.
+/// Keys take at most a quarter of `--max-stored`, and are removed with their jobs when an owner deletes all.
 #[test]
 fn deleting_all_jobs_frees_their_keys() {
     let deferd = Deferd::with_scripts("", &["--max-stored", "64K"]);
@@ -141,7 +141,7 @@ fn deleting_all_jobs_frees_their_keys() {
         let text = refused.expect_error(503, 21003).text();
         assert!(text.contains("a quarter of --max-stored"), "{text}");
         counts.push(ids.len());
-        // The keys outlive the results that were collected, and so they do one deletion by id.
+        // The keys outlive the results that were collected, and likewise a deletion by id.
         client.delete(&format!("/_api/job/{}", ids[0])).expect_error(404, 404);
         let another = format!("{round}-x{:0>199}", 0);
         submit(&mut deferd.client(), &another, "/_api/version", b"").expect_error(503, 21003);
@@ -169,7 +169,7 @@ fn a_known_submission_needs_no_place_in_a_full_queue() {
 }
 
 #[test]
-fn a_post_stands_for_the_method_that_its_client_cannot_send() {
+fn a_post_can_override_its_method() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for field in ["x-http-method-override", "x-http-method", "x-method-override"] {
@@ -179,11 +179,11 @@ fn a_post_stands_for_the_method_that_its_client_cannot_send() {
         client.request("POST", &path, &[(field, "PUT")], b"").expect(200);
         client.request("POST", &path, &[(field, "DELETE")], b"").expect_error(404, 404);
         client.request("POST", &path, &[(field, "no method")], b"").expect_error(400, 400);
-        // Others stand for themselves.
+        // Other methods are not overridden.
         client.request("GET", "/_admin/time", &[(field, "DELETE")], b"").expect(200);
         let reply = client.request("POST", "/_admin/echo", &[(field, "BREW")], b"x").expect(200);
         assert_eq!(reply.json()["method"], "BREW");
-        // It is framed as what it is: the answer to a POST.
+        // It is framed as the answer to a POST.
         let reply = client.request("POST", "/_admin/echo", &[(field, "HEAD")], b"x").expect(200);
         assert_eq!(reply.json()["method"], "HEAD");
         client.request("POST", "/_api/job", &[(field, "PATCH")], b"").expect_error(405, 405);

@@ -1,4 +1,4 @@
-//! The lists of done and pending jobs, and forgetting: one job, all of them, those before a stamp.
+//! The lists of done and pending jobs, and forgetting: one job, all jobs, or those before a stamp.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, TempDir, eventually};
 use serde_json::json;
 
-/// The moment that it is, as a stamp with six decimals.
+/// Returns the current time, as a stamp with six decimals.
 fn now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     format!("{}.{:06}", since.as_secs(), since.subsec_micros())
@@ -36,7 +36,7 @@ fn the_lists_are_empty_arrays_at_first() {
 }
 
 #[test]
-fn ids_are_listed_as_strings_in_ascending_order_whatever_was_done_first() {
+fn ids_are_listed_as_strings_in_ascending_order() {
     let deferd = Deferd::with_scripts("", &["--workers", "4"]);
     let mut client = deferd.client();
     let holds = [(); 3].map(|()| Hold::new());
@@ -141,7 +141,7 @@ fn forgotten_jobs_still_run_and_leave_nothing() {
         assert_eq!(client.list("pending"), [""; 0]);
         hold.release();
         hold.wait_for("ended");
-        // The only worker does this one after the others.
+        // The only worker runs this job after the others.
         let marker = store_done(&mut client);
         assert!(dir.join("ran").exists());
         assert_eq!(client.list("done"), [marker.as_str()]);
@@ -151,7 +151,7 @@ fn forgotten_jobs_still_run_and_leave_nothing() {
 }
 
 #[test]
-fn all_forgets_done_and_pending_jobs_and_nothing_that_comes_later() {
+fn all_forgets_earlier_jobs_and_no_later_ones() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     forget(&mut client, "all");
@@ -169,7 +169,7 @@ fn all_forgets_done_and_pending_jobs_and_nothing_that_comes_later() {
 }
 
 #[test]
-fn a_stamp_that_is_missing_or_no_number_is_400_and_nothing_is_forgotten() {
+fn a_missing_or_invalid_stamp_forgets_nothing() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     let id = store_done(&mut client);
@@ -212,7 +212,7 @@ fn expired_forgets_what_is_stamped_before_and_keeps_the_rest() {
     }
     assert_eq!(client.list("done"), [first.as_str(), second.as_str()]);
     assert_eq!(client.list("pending"), [running.as_str()]);
-    // The fraction counts: all of this is likely to lie within one second.
+    // The fraction counts: all of this is likely to happen within one second.
     forget(&mut client, &format!("expired?stamp={between}"));
     assert_eq!(client.list("done"), [second.as_str()]);
     assert_eq!(client.list("pending"), [""; 0], "the pending job was stamped when it was created");

@@ -6,15 +6,15 @@ fn deferd(arguments: &[&str]) -> Deferd {
     Deferd::with_scripts("", arguments)
 }
 
-/// Runs a script that writes these words to stderr, and collects its result; the path of its log.
+/// Runs a script that writes these words to stderr, and collects its result; returns the path of its log.
 fn collected(client: &mut Client, words: &str) -> String {
     let id = client.store("POST", "/run/c-words", words.as_bytes());
     client.result(&id).expect(200);
     format!("/_api/job/{id}/log")
 }
 
-/// The same, once the delivery is confirmed and the log is kept: under tiny_http that is a moment after
-/// the last byte has come.
+/// Does the same, and waits until the delivery is confirmed and the log is kept: under tiny_http, that is a moment
+/// after the last byte has arrived.
 fn kept(client: &mut Client, words: &str) -> String {
     let log = collected(client, words);
     eventually("the delivery is confirmed", || client.get(&log).status == 200);
@@ -29,7 +29,7 @@ fn a_log_outlives_its_collected_result() {
     let job = log.trim_end_matches("/log").to_owned();
     assert_eq!(client.get(&log).expect(200).text(), "last words\n");
     for method in ["GET", "PUT", "DELETE"] {
-        // It is no job any more; only its log is there, until it is deleted.
+        // It is no longer a job; only its log exists, until it is deleted.
         client.request(method, &job, &[], b"").expect_error(404, 404);
     }
     client.get(&log).expect_error(404, 404);
@@ -86,7 +86,7 @@ fn logs_are_the_first_to_go_when_room_is_short() {
     let deferd = deferd(&["--max-stored", "128K"]);
     let mut client = deferd.client();
     let logs: Vec<_> = (0..8).map(|_| kept(&mut client, &"x".repeat(8000))).collect();
-    // What is refused at the end has had the room of all logs.
+    // A submission that is refused at the end has had the room of all logs.
     let mut accepted = 0;
     let fields = [("x-arango-async", "store")];
     // A refusal may end its connection.
@@ -109,7 +109,7 @@ fn a_kept_log_outlives_a_restart_with_data() {
         let log = kept(&mut client, "words\n");
         let deleted = kept(&mut client, "deleted\n");
         client.delete(deleted.trim_end_matches("/log")).expect(404);
-        // A later submission is durable, so what came before it is as well.
+        // A later submission is durable, so everything before it is as well.
         client.store("GET", "/_admin/time", b"");
         drop(client);
         first.signal(end);

@@ -1,4 +1,4 @@
-//! The metrics: what is counted agrees with what was done, to the last job.
+//! The metrics: the counts agree exactly with what was done.
 
 use std::collections::BTreeMap;
 
@@ -120,12 +120,12 @@ fn a_waiting_job_grows_old_and_refusals_have_their_reasons() {
     client.request("GET", "/_admin/time", &named, b"").expect_error(422, 422);
     let now = Samples::read(&mut client);
     assert_eq!((now.refused("queue_full"), now.refused("key_reused")), (3.0, 1.0));
-    // What was known already is no new job.
+    // A known submission is not a new job.
     assert_eq!((now.submitted("/_api/"), now.submitted("/run/")), (1.0, 1.0));
     assert_eq!((now.state("waiting"), now.state("running")), (1.0, 1.0));
 }
 
-/// Asserts a refusal that names its limit, and that it is counted for this reason alone.
+/// Asserts that a refusal names its limit, and that it is counted for this reason alone.
 #[track_caller]
 fn assert_refused(deferd: &Deferd, reply: &Reply, words: &str, reason: &str) {
     let told = reply.json()["errorMessage"].as_str().unwrap().to_owned();
@@ -188,7 +188,7 @@ fn a_refusal_names_its_limit_and_is_counted_for_it() {
             if reason == "many_keys" {
                 fields.push(("idempotency-key", &key[..255]));
             }
-            // Content that is not read ends the connection.
+            // If content is not read, the connection ends.
             let reply = deferd.client().request("POST", "/_api/version", &fields, &content);
             (reply.status != 202).then_some(reply)
         });
@@ -203,7 +203,7 @@ fn jobs_refused_at_the_end_are_counted() {
     let mut deferd = Deferd::with_scripts("", &["--grace", "60s"]);
     let (mut client, hold) = (deferd.client(), Hold::new());
     hold.start(&mut client);
-    // Open before the end begins: no connection is accepted after that.
+    // Opened before the shutdown begins, after which no connection is accepted.
     let (mut first, mut second) = (deferd.client(), deferd.client());
     for client in [&mut first, &mut second] {
         client.get("/_api/version").expect(200);
@@ -228,7 +228,7 @@ fn requests_and_connections_are_counted() {
     client.get("/nowhere").expect_error(404, 404);
     let now = Samples::read(&mut client);
     let name = "deferd_http_request_duration_seconds_count";
-    // With the request that read it before.
+    // Including the earlier request that read it.
     assert_eq!(now.get(name) - before.get(name), 7.0);
     let started = now.get("process_start_time_seconds");
     let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - started;
@@ -256,6 +256,6 @@ fn an_interrupted_job_is_counted_by_the_next_start() {
     let mut client = deferd.client();
     eventually("it is done", || Samples::read(&mut client).finished("/run/", "interrupted") == 1.0);
     let now = Samples::read(&mut client);
-    // It was accepted by the process before.
+    // The previous process had accepted it.
     assert_eq!((now.submitted("/run/"), now.state("done")), (0.0, 1.0));
 }

@@ -5,19 +5,19 @@ use crate::support::{Client, eventually, in_both_stores};
 /// More than stays in memory with `--data`.
 const SIZE: usize = 200_000;
 
-/// Content of which every part can be told from every other.
+/// Returns content in which no two parts are equal.
 fn content() -> Vec<u8> {
     (0..).flat_map(|n: u32| n.to_be_bytes()).take(SIZE).collect()
 }
 
-/// A job that is done with [`content`] as its result; its id.
+/// Runs a job whose result is [`content`]; returns its id.
 fn inner_job(client: &mut Client) -> String {
     let id = client.store("POST", "/run/s-cat", &content());
     client.wait_done(&id);
     id
 }
 
-/// Submits a request for another job's result as a job, which is done when this returns; its id.
+/// Submits a request for another job's result as a job, and waits until it is done; returns its id.
 fn outer_job(client: &mut Client, method: &str, target: &str, range: Option<&str>) -> String {
     let mut fields = vec![("x-arango-async", "store")];
     fields.extend(range.map(|range| ("range", range)));

@@ -1,9 +1,9 @@
-//! First in, first out: waiting jobs of a lane start in their order, whatever is cancelled meanwhile and however
-//! full the queue is.
+//! First in, first out: the waiting jobs of a lane start in their order, whatever is cancelled in the meantime and
+//! however full the queue is.
 //!
-//! A client keeps the queue full, and makes room by cancelling a waiting job at each `503`. Each script says when
-//! it begins. That is exact where only one job can begin at a time: with one worker; in a lane with a limit of one;
-//! and with two workers whose scripts end one by one, each when the one that took its place has begun.
+//! A client keeps the queue full, and makes room by cancelling a waiting job at each `503`. Each script records when
+//! it begins. That order is exact only where one job can begin at a time: with one worker; in a lane with a limit of
+//! one; and with two workers whose scripts end one at a time, each after its successor has begun.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -15,16 +15,16 @@ use std::thread;
 
 use crate::support::{Client, Deferd, TempDir, eventually, fixtures};
 
-/// Jobs that wait at most.
+/// The most jobs that wait.
 const QUEUE: usize = 400;
 
-/// How many begin until the order is looked at.
+/// How many jobs begin before the order is checked.
 const STARTS: usize = 200;
 
-/// The oldest that wait are never cancelled: they may begin at that moment.
+/// The oldest waiting jobs are never cancelled: they may begin at that moment.
 const SPARED: usize = 100;
 
-/// A lane whose jobs run one by one, and one without a limit.
+/// A lane whose jobs run one at a time, and one without a limit.
 const LANES: [&str; 2] = ["gated", "free"];
 
 /// When a script ends.
@@ -32,7 +32,7 @@ const LANES: [&str; 2] = ["gated", "free"];
 enum End {
     /// As soon as it can.
     AtOnce,
-    /// When it is let go: one at a time.
+    /// When it is released: one at a time.
     OneByOne,
 }
 
@@ -55,7 +55,7 @@ fn jobs_start_in_order_from_disk() {
 
 fn check_order(kept: Kept) {
     assert_in_order("one worker", &starts(kept, "1", End::AtOnce), &LANES);
-    // Who begins first of two that run freely is not to be seen from outside; only the gated lane is exact.
+    // If two run freely, it is not visible from outside which begins first; only the gated lane is exact.
     assert_in_order("two workers", &starts(kept, "2", End::AtOnce), &LANES[..1]);
     assert_in_order("two workers, one by one", &starts(kept, "2", End::OneByOne), &LANES);
 }
@@ -91,7 +91,7 @@ fn starts(kept: Kept, workers: &str, end: End) -> Vec<(String, usize)> {
     order.lines()
 }
 
-/// Sets this when it is dropped, a failed test included.
+/// Sets the flag when it is dropped, even if a test has failed.
 struct SetAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {
@@ -100,10 +100,10 @@ impl Drop for SetAtEnd<'_> {
     }
 }
 
-/// The file in which the scripts say that they begin, and the FIFO that holds them.
+/// The file in which the scripts record their starts, and the FIFO that holds them.
 struct Order {
     dir: TempDir,
-    /// Open at both ends, so that opening it does not block. `None` once nothing holds them any more.
+    /// Open at both ends, so that opening it does not block. `None` once nothing holds the scripts any more.
     go: Option<File>,
 }
 
@@ -117,11 +117,11 @@ impl Order {
         Self { dir, go: Some(go) }
     }
 
-    /// Has the scripts end like that; until here all are held, so that the queue can be filled.
+    /// Makes the scripts end in this way; until now all are held, so that the queue can be filled.
     fn begin(&mut self, end: End) {
         if end == End::AtOnce {
             std::fs::rename(self.dir.join("order.go"), self.dir.join("gone")).unwrap();
-            // Those that have it open get the end of it.
+            // The scripts that have it open read its end.
             self.go = None;
         }
     }
@@ -158,11 +158,11 @@ impl Order {
 struct Submitter {
     client: Client,
     file: PathBuf,
-    /// Of the next job: with one submitter, jobs are in the order of their numbers.
+    /// The number of the next job: with one submitter, jobs are in the order of their numbers.
     number: usize,
     /// Accepted jobs that were not cancelled, the oldest first.
     accepted: VecDeque<(usize, String)>,
-    /// Of a linear congruential generator: which jobs are cancelled.
+    /// The state of a linear congruential generator, which decides what is cancelled.
     random: u32,
 }
 
@@ -181,7 +181,7 @@ impl Submitter {
         }
     }
 
-    /// Submits a job; `false` if the queue is full.
+    /// Submits a job; returns `false` if the queue is full.
     fn submit(&mut self) -> bool {
         let lane = LANES[self.number % LANES.len()];
         let (file, number) = (self.file.display(), self.number);
@@ -196,7 +196,7 @@ impl Submitter {
         true
     }
 
-    /// Cancels one of the younger jobs that wait.
+    /// Cancels one of the younger waiting jobs.
     fn cancel(&mut self) {
         let waiting = self.accepted.len().min(QUEUE) - SPARED;
         self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -1,4 +1,4 @@
-//! RFC 7240: a client prefers to be answered later, or to wait, and both.
+//! RFC 7240: a client prefers to be answered later, or to wait, or both.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::hold::Hold;
 use crate::support::{Client, Deferd, Reply, eventually};
 
-/// Long enough for all who wait, as long as they are woken.
+/// Long enough for all waiting clients, provided that they are woken.
 const LONG: &str = "wait=3600";
 
 fn deferd() -> Deferd {
@@ -40,7 +40,7 @@ fn respond_async_submits_like_store_and_says_so() {
     }
 }
 
-/// For clients that cannot read fields, as OpenWrt's uclient-fetch.
+/// For clients that cannot read fields, such as OpenWrt's uclient-fetch.
 #[test]
 fn return_representation_puts_the_id_into_the_content() {
     let deferd = deferd();
@@ -112,7 +112,7 @@ fn arango_s_field_wins() {
 }
 
 #[test]
-fn an_answer_that_is_there_in_time_is_the_plain_one_and_its_job_is_gone() {
+fn a_result_in_time_is_the_plain_answer() {
     let deferd = deferd();
     let mut client = deferd.client();
     let reply =
@@ -129,7 +129,7 @@ fn an_answer_that_is_there_in_time_is_the_plain_one_and_its_job_is_gone() {
 }
 
 #[test]
-fn an_answer_that_is_not_there_in_time_is_a_202_and_the_job_goes_on() {
+fn without_a_result_in_time_the_answer_is_202() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -143,7 +143,7 @@ fn an_answer_that_is_not_there_in_time_is_a_202_and_the_job_goes_on() {
 }
 
 #[test]
-fn whoever_waits_for_a_job_is_answered_when_it_is_done() {
+fn waiting_clients_are_answered_when_the_job_is_done() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -161,7 +161,7 @@ fn whoever_waits_for_a_job_is_answered_when_it_is_done() {
             ask("GET", format!("{path}/result")),
             ask("GET", format!("/_db/_system/_api/job/{id}/")),
         ];
-        // They wait; were one answered at once, it would be with 204.
+        // They wait; if one were answered at once, it would be with 204.
         eventually("all are connected", || deferd.sockets() >= before + 4);
         hold.release();
         for waiting in waiting {
@@ -174,7 +174,7 @@ fn whoever_waits_for_a_job_is_answered_when_it_is_done() {
 }
 
 #[test]
-fn a_collector_who_waits_gets_the_result_once() {
+fn a_waiting_collector_gets_the_result_once() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -191,7 +191,7 @@ fn a_collector_who_waits_gets_the_result_once() {
 }
 
 #[test]
-fn who_waits_for_a_job_that_is_cancelled_or_forgotten_is_answered() {
+fn clients_waiting_for_a_cancelled_job_are_answered() {
     for (method, path, status) in [
         ("PUT", "ID/cancel", 410),
         ("DELETE", "ID", 404),
@@ -217,7 +217,7 @@ fn who_waits_for_a_job_that_is_cancelled_or_forgotten_is_answered() {
 }
 
 #[test]
-fn who_waits_in_vain_is_told_that_it_is_pending() {
+fn a_wait_in_vain_is_answered_with_204() {
     let deferd = deferd();
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -227,14 +227,14 @@ fn who_waits_in_vain_is_told_that_it_is_pending() {
     prefer(&mut client, "PUT", &path, &["wait=1"]).expect(204).without_id();
     assert!(begin.elapsed() >= Duration::from_secs(1));
     prefer(&mut client, "GET", &path, &["wait=0"]).expect(204);
-    // What is not there is not waited for.
+    // A job that does not exist is not waited for.
     prefer(&mut client, "GET", "/_api/job/1", &[LONG]).expect_error(404, 404);
     prefer(&mut client, "PUT", "/_api/job/none", &[LONG]).expect_error(404, 404);
     hold.release();
 }
 
 #[test]
-fn nobody_waits_for_longer_than_max_wait() {
+fn no_client_waits_longer_than_max_wait() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "50ms"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -247,7 +247,7 @@ fn nobody_waits_for_longer_than_max_wait() {
 }
 
 #[test]
-fn who_waits_holds_no_worker() {
+fn a_waiting_client_holds_no_worker() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1h", "--workers", "1"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -261,7 +261,7 @@ fn who_waits_holds_no_worker() {
         eventually("four wait", || deferd.sockets() >= before + 4);
         let next = client.store("GET", "/_api/version", b"");
         hold.release();
-        // The one worker is free for it.
+        // The only worker is free for it.
         client.result(&next).expect(200);
     });
 }
@@ -279,12 +279,12 @@ fn a_deferred_collection_does_not_wait() {
 }
 
 #[test]
-fn the_end_of_deferd_answers_those_who_wait() {
-    // The end may come before the request is read: then there is nobody to answer, and no answer.
+fn the_shutdown_answers_waiting_clients() {
+    // The shutdown may come before the request is read: then there is no client to answer, and no answer.
     eventually("one who waited is answered", || ended_while_one_waits().is_some());
 }
 
-/// What one who waits for a job is answered at the end of deferd.
+/// Returns the answer to a client that waits for a job during the shutdown.
 fn ended_while_one_waits() -> Option<Reply> {
     let mut deferd =
         Deferd::with_scripts("", &["--max-wait", "1h", "--workers", "1", "--grace", "1ms"]);
@@ -303,11 +303,11 @@ fn ended_while_one_waits() -> Option<Reply> {
 }
 
 #[test]
-fn a_result_whose_waiting_client_does_not_take_it_stays() {
+fn a_result_that_a_waiter_does_not_take_stays() {
     let deferd = Deferd::with_scripts("", &["--max-wait", "1h", "--max-output", "64M"]);
     let mut client = deferd.client();
     let mut deaf = deferd.client();
-    // More than the buffers between hold, so that it cannot all be sent.
+    // More than the buffers in between hold, so that it cannot all be sent.
     let target = "/run/c-zeros?60000000";
     deaf.send_request("GET", target, &[("prefer", "respond-async, wait=3600")], b"");
     eventually("the job has run", || deferd.log().contains(" run="));

@@ -1,17 +1,17 @@
-//! Ranges of a result's content (RFC 9110 section 14): a download that goes on where it broke off.
+//! Ranges of a result's content (RFC 9110 section 14): resuming a download that broke off.
 
 use crate::support::in_both_stores;
 
 /// More than stays in memory with `--data`.
 const SIZE: usize = 200_000;
 
-/// Content of which every part can be told from every other.
+/// Returns content in which no two parts are equal.
 fn content() -> Vec<u8> {
     (0..).flat_map(|n: u32| n.to_be_bytes()).take(SIZE).collect()
 }
 
 #[test]
-fn a_download_goes_on_where_it_broke_off() {
+fn a_download_resumes_where_it_broke_off() {
     in_both_stores(&[], |deferd| {
         let mut client = deferd.client();
         let id = client.store("POST", "/run/s-cat", &content());
@@ -72,7 +72,7 @@ fn head_says_the_length_and_collecting_gives_the_whole() {
 }
 
 #[test]
-fn only_a_whole_200_has_ranges_and_its_own_tag_stays() {
+fn only_a_complete_200_has_ranges() {
     in_both_stores(&[], |deferd| {
         let mut client = deferd.client();
         for (head, status, tag) in [
@@ -90,7 +90,7 @@ fn only_a_whole_200_has_ranges_and_its_own_tag_stays() {
             assert_eq!(reply.text(), if is_part { "ou" } else { "four" }, "{head}");
             assert_eq!(reply.header("accept-ranges").is_some(), is_part, "{head}");
         }
-        // What is pending or unknown has no ranges either.
+        // Pending and unknown jobs have no ranges either.
         let pending = client.store("GET", "/_admin/sleep?duration=3600", b"");
         let range = [("range", "bytes=1-2")];
         client.request("GET", &format!("/_api/job/{pending}/result"), &range, b"").expect(204);

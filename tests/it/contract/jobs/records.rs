@@ -13,7 +13,7 @@ fn record(client: &mut Client, id: &str) -> Value {
     client.get(&format!("{JOBS}/{id}")).expect(200).without_id().json()
 }
 
-/// The ids of a page, and the id behind which the list goes on.
+/// Returns the ids of a page, and the id after which the list continues.
 #[track_caller]
 fn page(client: &mut Client, query: &str) -> (Vec<String>, Option<String>) {
     let page = client.get(&format!("{JOBS}?{query}")).expect(200).without_id().json();
@@ -24,7 +24,7 @@ fn page(client: &mut Client, query: &str) -> (Vec<String>, Option<String>) {
     (ids, next)
 }
 
-/// A request that the filter lets through; all of it is on one page.
+/// Returns the ids of the jobs that pass the filter; all of them are on one page.
 #[track_caller]
 fn ids(client: &mut Client, query: &str) -> Vec<String> {
     let (ids, next) = page(client, query);
@@ -78,7 +78,7 @@ fn a_record_tells_of_its_job_from_waiting_to_done() {
 }
 
 #[test]
-fn a_record_shows_progress_attempts_exit_code_and_a_short_target() {
+fn a_record_shows_progress_attempts_and_exit_code() {
     let dir = TempDir::new();
     // Nothing listens there.
     let up = "/up/=http://127.0.0.1:1/,retry=2,backoff=1ms";
@@ -164,7 +164,7 @@ fn filters_list_what_passes_all_of_them() {
     let other = Hold::new();
     let second = other.start(&mut client);
     let waiting = client.store("GET", "/run/s-exit?0", b"");
-    // What is cancelled has not failed.
+    // A cancelled job has not failed.
     let cancelled = client.store("GET", "/_api/version", b"");
     client.put(&format!("/_api/job/{cancelled}/cancel")).expect(200);
     let all =
@@ -311,7 +311,7 @@ fn records_show_the_jobs_of_their_owner_alone() {
 }
 
 #[test]
-fn the_content_of_a_result_is_shown_as_text_without_its_fields() {
+fn the_content_of_a_result_is_plain_text() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let hold = Hold::new();

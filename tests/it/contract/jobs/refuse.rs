@@ -1,4 +1,4 @@
-//! What is refused instead of a 202: at once, without an id, and with nothing left behind.
+//! What is refused instead of a 202: at once, without an id, and leaving nothing behind.
 
 use std::net::Shutdown;
 
@@ -8,7 +8,7 @@ use crate::support::{Ability, Client, Deferd, Reply, TempDir, eventually, lacks}
 const STORE: [(&str, &str); 1] = [("x-arango-async", "store")];
 const TRUE: [(&str, &str); 1] = [("x-arango-async", "true")];
 
-/// Submits on a connection of its own: where content is left unread, the connection is closed.
+/// Submits on a connection of its own: if content is left unread, the connection is closed.
 fn submit(deferd: &Deferd, target: &str, body: &[u8]) -> Reply {
     deferd.client().request("POST", target, &STORE, body)
 }
@@ -28,7 +28,7 @@ fn assert_full(reply: Reply) {
 }
 
 #[test]
-fn what_no_route_or_script_answers_is_404_before_the_202() {
+fn an_unknown_target_is_404_before_the_202() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for target in [
@@ -59,7 +59,7 @@ fn what_no_route_or_script_answers_is_404_before_the_202() {
 }
 
 #[test]
-fn a_method_that_an_endpoint_has_not_is_405_before_the_202() {
+fn an_unsupported_method_is_405_before_the_202() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     for (method, target, allow) in [
@@ -99,7 +99,7 @@ fn any_other_database_is_404_1228() {
 }
 
 #[test]
-fn a_script_that_is_not_executable_is_403_before_the_202() {
+fn a_non_executable_script_is_403_before_the_202() {
     let dir = TempDir::new();
     std::fs::write(dir.join("plain"), "#!/bin/sh\n").unwrap();
     let deferd = Deferd::start(&["--route", &format!("/x/=run:{}", dir.0.display())]);
@@ -144,7 +144,7 @@ fn a_body_cut_short_is_never_a_job() {
         .as_bytes(),
     );
     client.socket().shutdown(Shutdown::Write).unwrap();
-    // Once the server has let the connection go, it has made up its mind.
+    // Once the server has closed the connection, it has decided.
     while client.try_read("POST").is_some_and(|reply| reply.without_id().status >= 400) {}
     let mut client = deferd.client();
     let marker = client.store("GET", "/_api/version", b"");
@@ -176,7 +176,7 @@ fn a_body_over_max_body_is_413_and_no_job() {
 }
 
 #[test]
-fn an_announced_length_over_max_body_is_refused_without_waiting_for_it() {
+fn an_announced_length_over_max_body_is_refused_early() {
     if lacks(Ability::EarlyRefusal) {
         return;
     }
@@ -193,7 +193,7 @@ fn an_announced_length_over_max_body_is_refused_without_waiting_for_it() {
 }
 
 #[test]
-fn a_full_queue_refuses_and_nothing_of_the_refused_job_stays_behind() {
+fn a_job_refused_by_a_full_queue_leaves_nothing() {
     let deferd = Deferd::with_scripts("", &["--workers", "1", "--queue", "2"]);
     let mut client = deferd.client();
     let (hold, dir) = (Hold::new(), TempDir::new());
@@ -227,7 +227,7 @@ fn a_full_queue_refuses_and_nothing_of_the_refused_job_stays_behind() {
 }
 
 #[test]
-fn cancelled_jobs_make_room_in_a_full_queue_and_forgotten_ones_do_not() {
+fn cancelled_jobs_free_their_queue_places_forgotten_do_not() {
     let deferd = Deferd::with_scripts("", &["--workers", "1", "--queue", "2"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -235,7 +235,7 @@ fn cancelled_jobs_make_room_in_a_full_queue_and_forgotten_ones_do_not() {
     let first = client.store("GET", "/_admin/time", b"");
     let second = client.store("GET", "/_admin/time", b"");
     assert_full(submit(&deferd, "/_admin/echo", b""));
-    // Its work is still to be done.
+    // Its work is still pending.
     client.delete(&format!("/_api/job/{first}")).expect(200);
     assert_full(submit(&deferd, "/_admin/echo", b""));
     client.put(&format!("/_api/job/{second}/cancel")).expect(200);
@@ -247,7 +247,7 @@ fn cancelled_jobs_make_room_in_a_full_queue_and_forgotten_ones_do_not() {
 }
 
 #[test]
-fn at_max_stored_new_jobs_are_refused_and_no_result_is_evicted() {
+fn at_max_stored_jobs_are_refused_and_nothing_is_evicted() {
     let deferd = Deferd::with_scripts("", &["--max-stored", "16K"]);
     let mut client = deferd.client();
     let id = client.store("GET", "/run/c-zeros?12000", b"");
@@ -298,7 +298,7 @@ fn contents_that_wait_count_for_max_stored() {
     hold.start(&mut client);
     let waiting = client.store("POST", "/_api/version", &[b'x'; 12000]);
     assert_full(submit(&deferd, "/_api/version", &[b'x'; 6000]));
-    // Content whose length is not announced is weighed when it is there.
+    // Content whose length is not announced is measured once it has arrived.
     let mut chunked = deferd.client();
     chunked.send(
         format!(
@@ -326,7 +326,7 @@ fn deleted_and_forgotten_results_make_room() {
         client.delete(&target).expect(200);
         let reply = client.request("POST", "/_api/version", &TRUE, &[b'x'; 4000]);
         reply.expect(202);
-        // What was deferred last gives its own room back when it has run.
+        // The job that was deferred last gives its own room back after it has run.
         let room =
             || deferd.client().request("POST", "/_api/version", &TRUE, &[b'x'; 12000]).status;
         eventually("room", || room() == 202);

@@ -1,6 +1,6 @@
-//! The job resource: one job's rows of its table, and every request that it refuses.
+//! The job resource: the rows of its table for one job, and every request that it refuses.
 //!
-//! The lists and the deletions of many are in `lists`, cancelling is in `cancel`.
+//! `lists` has the lists and the deletions of many, `cancel` has cancelling.
 
 use std::io::Read;
 use std::thread;
@@ -16,7 +16,7 @@ fn job(id: &str) -> String {
     format!("/_api/job/{id}")
 }
 
-/// A deferd and a job that is done: `c-talk`, with stdout, stderr and an exit code.
+/// Starts a deferd; returns it with a client and a job that is done: `c-talk`, with stdout, stderr and an exit code.
 fn with_done_job() -> (Deferd, Client, String) {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
@@ -95,7 +95,7 @@ fn a_pending_job_in_every_row() {
 fn an_unknown_or_collected_job_is_404_in_every_row() {
     let (deferd, mut client, id) = with_done_job();
     client.put(&job(&id)).expect(500);
-    // That only removes its log, which outlives the collection: from when the client has the result, or a little later.
+    // This only removes the log, which outlives the collection: once the client has the result, or a little later.
     eventually("the log is removed", || {
         client.delete(&job(&id)).expect_error(404, 404);
         client.get(&job(&format!("{id}/log"))).status == 404
@@ -172,7 +172,7 @@ fn only_the_canonical_form_is_an_id() {
             ("GET", "/log", 400),
         ] {
             let target = job(&format!("{hostile}{below}"));
-            // A number is a job that is not there, as ArangoDB has it; what is no number has no meaning.
+            // As in ArangoDB, a number is a job that does not exist; anything else is invalid.
             let is_number = hostile.bytes().all(|b| b.is_ascii_digit());
             let status = if is_number { 404 } else { status };
             let reply = client.request(method, &target, &[], b"").expect_error(status, status);
@@ -183,7 +183,7 @@ fn only_the_canonical_form_is_an_id() {
 }
 
 #[test]
-fn a_path_without_an_id_or_with_too_many_segments_is_400() {
+fn a_path_without_exactly_one_id_is_400() {
     let (_deferd, mut client, id) = with_done_job();
     for place in PLACES {
         for method in ["PUT", "GET", "DELETE"] {
@@ -302,7 +302,7 @@ fn a_broken_collection_keeps_the_result() {
     client.wait_done(&id);
     let mut broken = deferd.client();
     broken.send_request("PUT", &job(&id), &[], b"");
-    // Its first byte is there, and far more than fits on the way is still to come.
+    // Its first byte has arrived, and far more than fits into the buffers is still to come.
     broken.socket().read_exact(&mut [0; 1]).unwrap();
     client.put(&job(&id)).expect_error(404, 404);
     client.get(&job(&id)).expect_error(404, 404);
@@ -314,7 +314,7 @@ fn a_broken_collection_keeps_the_result() {
 }
 
 #[test]
-fn a_result_is_replayed_as_it_was_produced_without_what_is_the_connections() {
+fn a_result_is_replayed_without_fields_of_the_connection() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for status in ["200", "299", "302", "404", "418", "503", "599"] {
@@ -334,7 +334,7 @@ fn a_result_is_replayed_as_it_was_produced_without_what_is_the_connections() {
 }
 
 #[test]
-fn a_jobs_own_204_and_404_differ_from_the_job_resources_by_the_id() {
+fn the_id_marks_a_jobs_own_204_and_404() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     for status in [204, 404] {
@@ -384,14 +384,14 @@ fn the_status_of_a_done_job_says_how_it_ended() {
 }
 
 #[test]
-fn a_script_cannot_pretend_that_its_answer_is_a_collected_one() {
+fn a_script_cannot_fake_a_collected_result() {
     let deferd = Deferd::with_scripts("", &[]);
     let reply = deferd.client().get("/cgi/c-status?404").expect(404).without_id();
     assert_eq!(reply.header("x-own"), Some("yes"));
 }
 
 #[test]
-fn progress_and_log_show_what_a_running_job_wrote_to_stderr() {
+fn progress_and_log_show_stderr_of_running_jobs() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     let hold = Hold::new();

@@ -1,4 +1,4 @@
-//! `retry=N`: a job whose upstream fails in passing is tried again, and holds no worker meanwhile.
+//! `retry=N`: a job whose upstream fails temporarily is retried, and holds no worker in between.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use crate::support::hold::Hold;
 use crate::support::upstream::{Then, Upstream};
 use crate::support::{Client, Deferd, Meeting, TempDir, accept, eventually, fixtures};
 
-/// An upstream that answers the first `failures` requests with this, and then with `200`.
+/// Starts an upstream that answers the first `failures` requests with this, and further ones with `200`.
 fn failing(failures: usize, answer: &'static str) -> Upstream {
     let count = AtomicUsize::new(0);
     Upstream::start(move |_, stream| {
@@ -31,7 +31,7 @@ fn deferd(upstream: &Upstream, options: &str, arguments: &[&str]) -> Deferd {
     Deferd::start(&all)
 }
 
-/// Submits a job that fails at first, and waits until it waits for its next attempt.
+/// Submits a job that fails at first, and waits until it is delayed; returns its id.
 #[track_caller]
 fn waiting(client: &mut Client, deferd: &Deferd) -> String {
     let id = client.store("GET", "/up/", b"");
@@ -49,7 +49,7 @@ fn what_passes_is_tried_again_until_it_has_passed() {
         "HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n",
         UNAVAILABLE,
         "HTTP/1.1 504 Late\r\ncontent-length: 0\r\n\r\n",
-        // Broken off: deferd's own 502.
+        // The upstream breaks off: the answer is deferd's own 502.
         "",
     ] {
         let upstream = failing(2, answer);
@@ -63,7 +63,7 @@ fn what_passes_is_tried_again_until_it_has_passed() {
 }
 
 #[test]
-fn the_last_answer_is_the_result_where_it_does_not_pass() {
+fn the_last_failed_attempt_is_the_result() {
     let upstream = failing(FOREVER, UNAVAILABLE);
     let deferd = deferd(&upstream, ",retry=2,backoff=1ms", &[]);
     let mut client = deferd.client();
@@ -105,7 +105,7 @@ fn nothing_else_is_tried_again() {
 }
 
 #[test]
-fn what_is_not_idempotent_is_tried_again_only_where_the_operator_says_so() {
+fn unsafe_methods_are_retried_only_with_unsafe_yes() {
     for (options, status, attempts) in
         [(",retry=5,backoff=1ms", 503, "1"), (",retry=5,backoff=1ms,unsafe=yes", 200, "2")]
     {
@@ -118,7 +118,7 @@ fn what_is_not_idempotent_is_tried_again_only_where_the_operator_says_so() {
     }
 }
 
-/// Starts a deferd that tries these scripts again, and returns its directory: a script finds how often it ran there.
+/// Starts a deferd that retries these scripts, and returns its directory: there, a script finds how often it ran.
 fn with_scripts(scripts: &[(&str, &str)], options: &str) -> (TempDir, Deferd) {
     let dir = TempDir::new();
     for (name, text) in scripts {
@@ -134,7 +134,7 @@ fn with_scripts(scripts: &[(&str, &str)], options: &str) -> (TempDir, Deferd) {
 }
 
 #[test]
-fn a_script_is_tried_again_by_its_exit_code_whatever_the_method() {
+fn a_script_is_retried_by_its_exit_code() {
     let third = "[ $n -ge 3 ] && echo $DEFERD_ATTEMPT && exit 0; echo failed $n >&2; exit";
     let (temporary, other) = (format!("{third} 75"), format!("{third} 1"));
     let scripts = [("temporary", &*temporary), ("other", &*other)];
@@ -163,7 +163,7 @@ fn a_script_is_tried_again_by_its_exit_code_whatever_the_method() {
 }
 
 #[test]
-fn a_cgi_script_is_tried_again_by_its_status_or_its_exit_code() {
+fn a_cgi_script_is_retried_by_status_or_exit_code() {
     let scripts = [
         ("busy", "[ $n = 1 ] && printf 'Status: 503\\n\\n' || printf 'Status: 200\\n\\n'"),
         ("many", "[ $n = 1 ] && printf 'Status: 429\\n\\n' || printf 'Status: 200\\n\\n'"),
@@ -186,7 +186,7 @@ fn a_cgi_script_is_tried_again_by_its_status_or_its_exit_code() {
     }
 }
 
-/// A script that did not end by itself may have done its work, or be too slow for ever.
+/// A script that did not end by itself may have done its work, or may be too slow every time.
 #[test]
 fn a_script_that_is_ended_is_not_tried_again() {
     let scripts = [
@@ -208,13 +208,13 @@ fn a_script_that_is_ended_is_not_tried_again() {
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
     client.result(&id).expect(410);
     assert_eq!(std::fs::read_to_string(dir.join("count.trap")).unwrap(), "x\n");
-    // Nor is one for a client that waits.
+    // A script for a waiting client is not retried either.
     client.get("/run/signal").expect(500);
     assert_eq!(std::fs::read_to_string(dir.join("count.signal")).unwrap(), "x\nx\n");
 }
 
 #[test]
-fn a_client_that_waits_gets_the_first_answer_as_it_is() {
+fn a_waiting_client_gets_the_first_answer() {
     let upstream = failing(1, UNAVAILABLE);
     let deferd = deferd(&upstream, ",retry=5,backoff=1ms", &[]);
     let reply = deferd.client().get("/up/").expect(503);
@@ -223,14 +223,14 @@ fn a_client_that_waits_gets_the_first_answer_as_it_is() {
 }
 
 #[test]
-fn a_job_between_two_attempts_holds_no_worker_and_says_what_it_waits_for() {
+fn a_job_between_two_attempts_holds_no_worker() {
     let upstream = failing(1, UNAVAILABLE);
     let deferd = deferd(&upstream, ",retry=1,backoff=1h,concurrency=1", &["--workers", "1"]);
     let mut client = deferd.client();
     let id = waiting(&mut client, &deferd);
     let other = client.store("GET", "/_api/version", b"");
     client.result(&other).expect(200);
-    // Nor a place among those of its route that run at once.
+    // It also holds no place among the requests of its route that run at once.
     let next = client.store("GET", "/up/", b"");
     assert_eq!(client.result(&next).expect(200).header("x-attempts"), Some("1"));
     let reply = client.get(&format!("/_api/job/{id}")).expect(204);
@@ -249,7 +249,7 @@ fn a_job_between_two_attempts_is_cancelled_at_once() {
     let deferd = deferd(&upstream, ",retry=1,backoff=1h", &arguments);
     let mut client = deferd.client();
     let id = waiting(&mut client, &deferd);
-    // Even where no worker is free.
+    // Even if no worker is free.
     let hold = Hold::new();
     let busy = hold.start(&mut client);
     client.put(&format!("/_api/job/{id}/cancel")).expect(200);
@@ -260,7 +260,7 @@ fn a_job_between_two_attempts_is_cancelled_at_once() {
 }
 
 #[test]
-fn a_job_that_waits_for_a_worker_for_its_next_attempt_is_cancelled_at_once() {
+fn a_job_waiting_for_its_retry_is_cancelled_at_once() {
     let go = Arc::new(Meeting::of(2));
     let its = Arc::clone(&go);
     let upstream = Upstream::start(move |_, stream| {
@@ -274,7 +274,7 @@ fn a_job_that_waits_for_a_worker_for_its_next_attempt_is_cancelled_at_once() {
     let mut client = deferd.client();
     let id = client.store("GET", "/up/", b"");
     upstream.wait_for(1);
-    // It is first in line for the one worker when that has failed.
+    // It is first in line for the only worker when it has failed.
     let hold = Hold::new();
     client.store("GET", &hold.target(), b"");
     go.wait();
@@ -321,7 +321,7 @@ fn the_end_does_not_wait_for_the_next_attempt() {
 }
 
 #[test]
-fn the_upstream_is_left_alone_for_as_long_as_it_says() {
+fn retry_after_delays_the_next_attempt() {
     let upstream = failing(1, "HTTP/1.1 503 Busy\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n");
     let deferd = deferd(&upstream, ",retry=1,backoff=1ms", &[]);
     let mut client = deferd.client();

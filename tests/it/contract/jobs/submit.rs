@@ -1,4 +1,4 @@
-//! Submitting: what is deferred, what the 202 says, the ids. What is refused instead is in `refuse`.
+//! Submitting: what is deferred, what the 202 contains, the ids. `refuse` has what is refused instead.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ const TRUE: (&str, &str) = ("x-arango-async", "true");
 /// The fields that keep an answer from foreign pages.
 const GUARDS: [&str; 2] = ["cross-origin-resource-policy", "x-content-type-options"];
 
-/// The names of the fields that do not belong to the connection.
+/// Returns the names of the fields that do not belong to the connection.
 fn names(reply: &Reply) -> Vec<&str> {
     let own = ["date", "content-length", "connection"];
     let mut names: Vec<_> = reply.headers.iter().map(|(name, _)| name.as_str()).collect();
     names.retain(|name| !own.contains(name));
-    // Those that every answer of deferd's own has come first.
+    // The fields that every answer of deferd's own has come first.
     names.sort_unstable_by_key(|name| (!GUARDS.contains(name), *name));
     names
 }
@@ -26,7 +26,7 @@ fn target_of(script: &str, file: &std::path::Path) -> String {
 }
 
 #[test]
-fn store_is_answered_with_202_and_an_id_and_nothing_else() {
+fn store_is_answered_with_202_and_an_id() {
     let deferd = Deferd::start(&[]);
     let reply = deferd.client().request("GET", "/_api/version", &[STORE], b"").expect(202);
     let others = ["content-type", "location", "x-arango-async-id"];
@@ -56,7 +56,7 @@ fn true_does_the_work_is_never_listed_and_leaves_nothing() {
     assert_eq!(client.list("pending"), [""; 0], "neither the running nor the waiting one");
     hold.release();
     hold.wait_for("ended");
-    // The only worker does this one after the others: their results are long dropped.
+    // The only worker runs this job after the others, so their results were already dropped.
     let marker = client.store("GET", "/_api/version", b"");
     client.wait_done(&marker);
     assert_eq!(client.list("done"), [marker]);
@@ -116,7 +116,7 @@ fn every_method_but_options_can_be_deferred() {
 }
 
 #[test]
-fn a_deferred_head_has_a_result_without_content_that_does_not_hang_its_collector() {
+fn collecting_a_deferred_head_does_not_hang() {
     let deferd = Deferd::start(&[]);
     let mut client = deferd.client();
     let reply = client.request("HEAD", "/_admin/echo", &[STORE], b"").expect(202);
@@ -124,7 +124,7 @@ fn a_deferred_head_has_a_result_without_content_that_does_not_hang_its_collector
     let result = client.result(&id).expect(200);
     assert_eq!(result.header("content-type"), Some("application/json; charset=utf-8"));
     assert_eq!(result.header("content-length"), Some("0"));
-    // Had a promised content not come, this would be read as a part of it.
+    // If promised content were missing, this answer would be read as part of it.
     client.get("/_api/version").expect(200);
 }
 
@@ -183,13 +183,13 @@ fn what_fails_after_the_202_says_so_in_its_result() {
     let mut client = deferd.client();
     let id = client.store("GET", "/_admin/sleep?duration=x", b"");
     client.result(&id).expect_job_error(400, 400);
-    // It gives no CGI response.
+    // Its output is not a CGI response.
     let id = client.store("GET", "/cgi/c-talk", b"");
     client.result(&id).expect_job_error(502, 502);
 }
 
 #[test]
-fn a_job_past_its_time_limit_is_504_and_one_past_its_output_limit_502() {
+fn time_limit_gives_504_output_limit_gives_502() {
     let deferd = Deferd::with_scripts("", &["--timeout", "300ms"]);
     let mut client = deferd.client();
     let hold = Hold::new();
@@ -217,7 +217,7 @@ fn a_routes_own_limits_replace_the_general_ones() {
 }
 
 #[test]
-fn the_system_database_is_the_only_one_and_its_prefix_means_nothing() {
+fn only_the_system_database_exists() {
     let deferd = Deferd::with_scripts("", &[]);
     let mut client = deferd.client();
     let id = client.store("GET", "/_db/_system/_admin/echo?x=1", b"");
@@ -253,7 +253,7 @@ fn ids_are_canonical_and_strictly_increasing() {
 }
 
 #[test]
-fn one_worker_runs_the_jobs_in_the_order_of_their_ids() {
+fn one_worker_runs_jobs_in_id_order() {
     let deferd = Deferd::with_scripts("", &["--workers", "1"]);
     let mut client = deferd.client();
     let dir = TempDir::new();

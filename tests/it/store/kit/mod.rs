@@ -1,7 +1,7 @@
 //! What the suites over the `Store` trait share: jobs to submit, results to finish with, racers.
 //!
-//! Knows no store. Every job is built from a number, and its request and its result say that number,
-//! so that a result can be told from any other.
+//! Knows no store. Every job is made from a number, and its request and its result contain that number, so that each
+//! result can be recognized.
 
 pub mod promise;
 mod volume;
@@ -33,14 +33,14 @@ pub use volume::*;
 #[cfg(feature = "redis")]
 pub use crate::shared::suites::{audit_engines, shared, shared_with};
 
-/// Without a store that is shared there is no engine.
+/// Without a shared store, there is no engine.
 #[cfg(not(feature = "redis"))]
 pub const fn audit_engines() {}
 
-/// The capacity that every store of these suites is opened with, in bytes.
+/// The capacity with which these suites open every store, in bytes.
 pub const CAPACITY: usize = 2 << 20;
 
-/// What any job is accounted with until it is done, beside its request.
+/// The accounted size of any job until it is done, besides its request.
 pub const JOB: usize = RECORD + ERROR_ROOM;
 
 /// Opens an empty store of [`CAPACITY`] bytes with these lanes.
@@ -63,44 +63,44 @@ macro_rules! suite {
     };
 }
 
-/// The store in memory.
+/// Opens the store in memory.
 pub fn memory() -> Arc<dyn Store> {
     memory_with(one_lane())
 }
 
-/// The store on disk.
+/// Opens the store on disk.
 pub fn disk() -> Arc<dyn Store> {
     disk_with(one_lane())
 }
 
-/// The store on disk that answers before it is durable.
+/// Opens the store on disk that answers before it is durable.
 pub fn relaxed() -> Arc<dyn Store> {
     relaxed_with(one_lane())
 }
 
-/// The store in memory, with these lanes.
+/// Opens the store in memory, with these lanes.
 pub fn memory_with(plan: Plan) -> Arc<dyn Store> {
     Arc::new(MemoryStore::new(room(CAPACITY), plan))
 }
 
-/// The store on disk, with these lanes.
+/// Opens the store on disk, with these lanes.
 pub fn disk_with(plan: Plan) -> Arc<dyn Store> {
     let opened = open_with(plan, CAPACITY, &Volume::default(), Durability::Commit);
     Arc::new(opened.unwrap().0)
 }
 
-/// The store on disk that answers before it is durable, with these lanes.
+/// Opens the store on disk that answers before it is durable, with these lanes.
 pub fn relaxed_with(plan: Plan) -> Arc<dyn Store> {
     let opened = open_with(plan, CAPACITY, &Volume::default(), Durability::Relaxed);
     Arc::new(opened.unwrap().0)
 }
 
-/// Room for requests and results, and memory without a bound.
+/// Returns room for requests and results, and memory without a bound.
 pub fn room(capacity: usize) -> Room {
     Room { capacity, reserve: 0, memory: Allowance::default() }
 }
 
-/// Lanes for as many jobs as there may ever be.
+/// Returns a plan with these lanes, for any number of jobs.
 pub fn plan(lanes: Vec<Lane>) -> Plan {
     Plan {
         workers: 1_000_000,
@@ -111,12 +111,12 @@ pub fn plan(lanes: Vec<Lane>) -> Plan {
     }
 }
 
-/// One lane without a limit, whose jobs do not run again.
+/// Returns a plan with one lane without a limit, whose jobs do not run again.
 pub fn one_lane() -> Plan {
     plan(vec![Lane { limit: Limit::Open, rerun: Rerun::No, tells: Tells::NONE }])
 }
 
-/// The route of job `n` where there are so many lanes.
+/// Returns the route of job `n` if there are this many lanes.
 pub fn route(n: usize, lanes: usize) -> RouteIndex {
     RouteIndex(n % lanes)
 }
@@ -126,7 +126,7 @@ pub fn open(volume: &Volume, durability: Durability) -> Result<(DiskStore, Recov
     open_for(CAPACITY, volume, durability)
 }
 
-/// The same for a store of this capacity.
+/// Opens a store of this capacity.
 pub fn open_for(
     capacity: usize,
     volume: &Volume,
@@ -135,7 +135,7 @@ pub fn open_for(
     open_with(one_lane(), capacity, volume, durability)
 }
 
-/// The same with these lanes: job `n` is in the lane of its [`route`].
+/// Opens a store with these lanes: job `n` is in the lane of its [`route`].
 pub fn open_with(
     plan: Plan,
     capacity: usize,
@@ -148,7 +148,7 @@ pub fn open_with(
     DiskStore::with_backend(volume.clone(), folder, room(capacity), plan, durability, &find, REST)
 }
 
-/// The number of the job with this path.
+/// Returns the number of the job with this path.
 pub fn number(path: &str) -> usize {
     path.strip_prefix("/job/").expect("the path of a job").parse().expect("its number")
 }
@@ -158,25 +158,25 @@ pub const REST: Duration = Duration::from_millis(2);
 
 /// How often a race is run.
 pub const ROUNDS: usize = 250;
-/// Jobs in a round: enough for the racers to be under way together.
+/// Jobs in a round: enough for the racers to overlap.
 pub const BATCH: usize = 32;
 
-/// When the results of these suites come to be.
+/// The time at which the results of these suites are produced.
 pub const THEN: f64 = 1000.0;
-/// A moment after that: everything is stamped before it.
+/// A later time: everything is stamped before it.
 pub const LATER: f64 = 2000.0;
 
-/// The moment `seconds` after the epoch.
+/// Returns the time `seconds` after the epoch.
 pub fn at(seconds: f64) -> Moment {
     moment(Stamp::from_unix_seconds(seconds).unwrap())
 }
 
-/// The moment of this stamp: in these suites both clocks go alike.
+/// Returns the time of this stamp: in these suites, both clocks agree.
 pub fn moment(stamp: Stamp) -> Moment {
     Moment { stamp, age: Age::from_micros(i64::try_from(stamp.micros()).unwrap()) }
 }
 
-/// The request of job `n`.
+/// Returns the request of job `n`.
 pub fn call(n: usize, owner: &Owner) -> Call {
     let request = Request::post(format!("/job/{n}")).body(format!("request {n}").into());
     let here = "127.0.0.1:1".parse().unwrap();
@@ -184,14 +184,14 @@ pub fn call(n: usize, owner: &Owner) -> Call {
     Call { request: request.unwrap(), connection, owner: owner.clone(), auth_type: None }
 }
 
-/// What the record of a job keeps of its request.
+/// Returns what the record of a job keeps of its request.
 pub fn line(call: &Call) -> RequestLine {
     let path = call.request.uri().path();
     let line = RequestLine::new(call.request.method(), path, "/job/");
     if path.len().is_multiple_of(2) { line.repeatable(path) } else { line }
 }
 
-/// The result of job `n`.
+/// Returns the result of job `n`.
 pub fn response(n: usize) -> Response<Content> {
     Response::builder().header("x-job", n).body(Content::from(format!("result {n}"))).unwrap()
 }
@@ -210,12 +210,12 @@ impl Job {
     }
 }
 
-/// The owner of every job of the races.
+/// Returns the owner of every job of the races.
 pub fn nobody() -> Owner {
     Owner::anonymous()
 }
 
-/// The id and the owner of a job of nobody in particular.
+/// Returns the key of a job of the anonymous owner.
 pub fn key(id: JobId) -> JobKey {
     JobKey { owner: nobody(), id }
 }
@@ -232,12 +232,12 @@ pub fn offer(store: &dyn Store, call: Call, keep: Keep, now: Moment) -> Result<J
     store.submit(submission, now).map(Accepted::id)
 }
 
-/// Whether so many bytes would fit.
+/// Returns whether this many bytes would fit.
 pub fn has_room(store: &dyn Store, bytes: usize) -> bool {
     store.check(bytes).is_ok()
 }
 
-/// Whether so many bytes are free, and not one more.
+/// Returns whether exactly this many bytes are free.
 pub fn has_exactly(store: &dyn Store, free: usize) -> bool {
     match free.checked_sub(JOB) {
         Some(content) => has_room(store, content) && !has_room(store, content + 1),
@@ -250,7 +250,7 @@ pub fn claim(store: &dyn Store) -> Option<Claimed> {
     store.claim(&Allowance::default(), Patience::None)
 }
 
-/// The number of a job that was claimed.
+/// Returns the number of a claimed job.
 pub fn number_of(claimed: &Claimed) -> usize {
     number(claimed.attempt.call.request.uri().path())
 }
@@ -265,12 +265,12 @@ pub fn start(store: &dyn Store, job: &Job) -> Arc<Execution> {
     attempt.execution
 }
 
-/// What a job was redirected to.
+/// Returns the request to which a job was redirected.
 pub fn redirected(route: RouteIndex, deadline: Instant) -> Redirected {
     Redirected { call: call(0, &nobody()), route, count: 1, deadline }
 }
 
-/// Claims jobs as long as there is one; in their order.
+/// Claims jobs for as long as there is one; returns them in their order.
 pub fn claim_all(store: &dyn Store) -> Vec<JobKey> {
     let claimed = std::iter::from_fn(|| claim(store).map(|claimed| claimed.job));
     let claimed: Vec<JobKey> = claimed.collect();
@@ -285,7 +285,7 @@ pub fn finish(store: &dyn Store, job: &Job) -> Finished {
     finished
 }
 
-/// How far a batch is when the race begins.
+/// The state of a batch when the race begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     Waiting,
@@ -293,7 +293,7 @@ pub enum Until {
     Done,
 }
 
-/// Submits jobs and takes each of them so far.
+/// Submits jobs and takes each of them to this state.
 pub fn batch(store: &dyn Store, size: usize, until: Until) -> Vec<Job> {
     let jobs: Vec<Job> = (0..size).map(|n| submit(store, n, Keep::Result)).collect();
     for job in &jobs {
@@ -313,7 +313,7 @@ pub struct Delivery {
     pub id: DeliveryId,
 }
 
-/// Collects a job that is done; `None` if it is gone or in delivery.
+/// Collects a job that is done; `None` if it was removed or is in delivery.
 #[track_caller]
 pub fn collected(store: &dyn Store, job: &Job) -> Option<Delivery> {
     match store.collect(&job.key) {
@@ -326,7 +326,7 @@ pub fn collected(store: &dyn Store, job: &Job) -> Option<Delivery> {
     }
 }
 
-/// Collects a job's own result and confirms it; whether there was one.
+/// Collects a job's own result and confirms it; returns whether there was one.
 #[track_caller]
 pub fn deliver(store: &dyn Store, job: &Job) -> bool {
     let Some(Delivery { result, id }) = collected(store, job) else { return false };
@@ -335,16 +335,16 @@ pub fn deliver(store: &dyn Store, job: &Job) -> bool {
     true
 }
 
-/// Every id of nobody in particular in this list.
+/// Returns every id of the anonymous owner in this list.
 #[track_caller]
 pub fn list_all(store: &dyn Store, list: List) -> Vec<JobId> {
     store.list(&nobody(), list, None, usize::MAX).unwrap()
 }
 
-/// Every id of nobody in particular.
+/// Returns every id of the anonymous owner.
 #[track_caller]
 pub fn listed(store: &dyn Store) -> Vec<JobId> {
-    // What is done meanwhile is in both lists, and never in none.
+    // A job that ends in the meantime is in both lists, and never in neither.
     let mut ids = list_all(store, List::Pending);
     ids.extend(list_all(store, List::Done));
     ids.sort();
@@ -374,10 +374,10 @@ pub fn assert_empty(store: &dyn Store, jobs: &[Job]) {
     assert!(!has_room(store, CAPACITY - JOB + 1), "more bytes were taken off than were put on");
 }
 
-/// Runs rounds on one store: what a round leaves behind shows in the next.
+/// Runs rounds on one store: whatever a round leaves behind shows in the next.
 pub fn rounds(open: Open, round: impl Fn(&dyn Store)) {
     let store = open();
-    // Where each step is a commit, or is made elsewhere, a race is slower and no wider.
+    // If each step is a commit, or is made elsewhere, a race is slower and no more likely to fail.
     let rounds = if store.name() == "memory" { ROUNDS } else { ROUNDS / 10 };
     for _ in 0..rounds {
         round(&*store);
@@ -387,7 +387,7 @@ pub fn rounds(open: Open, round: impl Fn(&dyn Store)) {
 /// How long a test may take before it is taken for hanging.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs it on a thread of its own, so that what hangs is told.
+/// Runs this on a thread of its own, so that a hang is reported.
 pub fn within_patience<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, answer) = mpsc::channel();
     let running = thread::spawn(move || {
@@ -408,11 +408,11 @@ pub fn within_patience<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'stat
 /// One side of a race.
 pub type Racer<'a, R> = &'a (dyn Fn() -> R + Sync);
 
-/// Lets the racers go at the same moment; what each of them returns.
+/// Starts the racers at the same moment; returns the result of each.
 pub fn race<R: Send>(racers: &[Racer<R>]) -> Vec<R> {
     let ready = AtomicUsize::new(0);
     let run = |racer: Racer<R>| {
-        // Not a barrier: woken one after the other, the first would have won already.
+        // Not a barrier: its threads are woken one after the other, and the first would already have won.
         ready.fetch_add(1, Ordering::AcqRel);
         while ready.load(Ordering::Acquire) < racers.len() {
             thread::yield_now();
@@ -425,7 +425,7 @@ pub fn race<R: Send>(racers: &[Racer<R>]) -> Vec<R> {
     })
 }
 
-/// How many answers are yes.
+/// Returns how many answers are true.
 pub fn count(answers: impl IntoIterator<Item = bool>) -> usize {
     answers.into_iter().filter(|&yes| yes).count()
 }

@@ -1,6 +1,6 @@
 //! Random operations over a store on a disk, what their answers promise, and what must be found of it.
 //!
-//! Knows nothing of how the disk comes to harm. A promise says of each thing that happened to a job
+//! Knows nothing about how the disk is damaged. A promise records about each thing that may have happened to a job
 //! whether it happened, and whether a disk may lose it.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use deferd::store::{
 
 use super::*;
 
-/// What becomes of the jobs of each lane that ran when the process ended.
+/// What happens to the jobs of each lane that were running when the process ended.
 const RERUNS: [Rerun; 3] = [Rerun::No, Rerun::Yes, Rerun::Harmless];
 
 /// Opens a store on a disk, with a lane of each of [`RERUNS`].
@@ -30,29 +30,29 @@ pub fn open(volume: &Volume, durability: Durability) -> Result<(DiskStore, Recov
     open_with(plan(RERUNS.map(lane).to_vec()), CAPACITY, volume, durability)
 }
 
-/// What is known of a job, and how much of it is promised to survive.
+/// What is known about a job, and how much of it is promised to survive.
 #[derive(Clone, Debug)]
 pub struct Promise {
     n: usize,
     key: JobKey,
     idempotency: Option<IdempotencyKey>,
-    /// It was accepted.
+    /// Whether it was accepted.
     accepted: Sure,
-    /// Where it is, while it has not ended.
+    /// Where it is, until it has ended.
     place: Place,
-    /// What a disk may say of whether it runs, the last of it being so.
+    /// What a disk may record about whether it runs; the last entry is the truth.
     runs: Vec<Runs>,
-    /// Nobody may ask for it: it was fired so, or forgotten.
+    /// Whether no client may ask for it: it was submitted so, or forgotten.
     unwanted: Sure,
-    /// It ended.
+    /// Whether it ended.
     ended: Sure,
-    /// With this, where that is wanted.
+    /// The result with which it ended, if that is wanted.
     result: Option<StoredResponse>,
-    /// It is gone.
+    /// Whether it was removed.
     removed: Sure,
-    /// Its idempotency key stands for nothing any more.
+    /// Whether its idempotency key was removed.
     key_gone: Sure,
-    /// Its disk may fail.
+    /// Whether its disk may fail.
     may_fail: bool,
 }
 
@@ -64,7 +64,7 @@ enum Place {
     Running,
 }
 
-/// Whether a disk says that a job runs.
+/// Whether a disk records that a job runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Runs {
     Yes,
@@ -90,7 +90,7 @@ impl Promise {
         RERUNS[route(self.n, RERUNS.len()).0]
     }
 
-    /// Whether this is the result; or what takes its place if the disk did not take it.
+    /// Returns whether this is the result, or what replaces it if the disk did not take it.
     fn has_result(&self, found: &StoredResponse) -> bool {
         let is_large = result(self.n).len() > IN_MEMORY;
         let may_be_refused = self.may_fail && is_large;
@@ -101,7 +101,7 @@ impl Promise {
         self.ended != Sure::No && self.removed == Sure::No
     }
 
-    /// All that happened is durable.
+    /// Records that everything that happened is durable.
     fn settle(&mut self) {
         self.settle_removal();
         for sure in [&mut self.accepted, &mut self.ended] {
@@ -110,7 +110,7 @@ impl Promise {
         self.runs.drain(..self.runs.len() - 1);
     }
 
-    /// That it is gone, or wanted by nobody, is durable.
+    /// Records that it is durable that the job was removed, or is unwanted.
     fn settle_removal(&mut self) {
         for sure in [&mut self.unwanted, &mut self.removed, &mut self.key_gone] {
             sure.settle();
@@ -128,20 +128,20 @@ impl Sure {
 
 pub type Promises = BTreeMap<JobId, Promise>;
 
-/// A store that is driven, and what it has promised.
+/// A store that is being driven, and what it has promised.
 pub struct Scenario {
     pub store: DiskStore,
     pub volume: Volume,
     pub random: Rng,
     pub promises: Promises,
-    /// What runs, for it to go on later.
+    /// The running attempts, for later steps.
     attempts: BTreeMap<JobId, Box<Attempt>>,
-    /// The keys of those that were refused.
+    /// The keys of refused submissions.
     pub refused: Vec<IdempotencyKey>,
     pub trace: Vec<String>,
     durability: Durability,
     submitted: usize,
-    /// The disk may fail: what it does not take or give is left out.
+    /// Whether the disk may fail: then what it does not write or read is left out.
     may_fail: bool,
 }
 
@@ -169,13 +169,13 @@ impl Scenario {
         self.volume.fail(Some(plan));
     }
 
-    /// Asserts that a failure can be the disk's.
+    /// Asserts that the disk can be the cause of a failure.
     #[track_caller]
     fn blame_disk(&self, failed: &str) {
         assert!(self.may_fail, "{failed}, and the disk works:\n{}", self.trace.join("\n"));
     }
 
-    /// What an answer that waits for a commit promises.
+    /// Returns what an answer that waits for a commit promises.
     fn answered(&self) -> Sure {
         if self.durability == Durability::Commit { Sure::Yes } else { Sure::Perhaps }
     }
@@ -190,7 +190,7 @@ impl Scenario {
         self.promises.get_mut(&key.id).unwrap()
     }
 
-    /// All that was done until now is durable.
+    /// Records that everything done until now is durable.
     fn settle(&mut self) {
         self.promises.values_mut().for_each(Promise::settle);
     }
@@ -266,7 +266,7 @@ impl Scenario {
         self.promises.insert(id, promise);
     }
 
-    /// The oldest job that waits is claimed, and none if none waits.
+    /// Claims the oldest waiting job, if any job waits.
     fn claim(&mut self) {
         let expected = self.promises.values().find(|p| p.is_in(Place::Waiting));
         let expected = expected.map(|p| p.key.clone());
@@ -300,7 +300,7 @@ impl Scenario {
     fn finish(&mut self) {
         let Some(key) = self.pick(|p| p.is_in(Place::Running)) else { return };
         let n = self.promise(&key).n;
-        // What a handler gives without room for its answer.
+        // The answer of a handler that has no room for its answer.
         let no_room = || Error::InsufficientStorage("the disk fails".into()).response();
         let content = self.volume.content(&result(n));
         if content.is_err() {
@@ -312,7 +312,7 @@ impl Scenario {
         self.end(&key, response(n).map(|_| result(n).into()).into());
     }
 
-    /// A job that ran waits again, at once or much later.
+    /// Makes a running job wait again, for a short or a long time.
     fn retry(&mut self) {
         let Some(key) = self.pick(|p| p.is_in(Place::Running)) else { return };
         let attempt = self.attempts.remove(&key.id).unwrap();
@@ -329,7 +329,7 @@ impl Scenario {
         }
     }
 
-    /// A job goes on in another lane; on disk it runs all the while.
+    /// Moves a job into another lane; on disk, it stays running.
     fn redirect(&mut self) {
         let Some(key) = self.pick(|p| p.is_in(Place::Running)) else { return };
         let mut attempt = self.attempts.remove(&key.id).unwrap();
@@ -354,7 +354,7 @@ impl Scenario {
         let Some(key) = self.pick(Promise::is_done) else { return };
         let (found, delivery) = match self.store.collect(&key) {
             Lookup::Done(collected) => collected,
-            // Its end is not durable yet.
+            // Its end is not yet durable.
             Lookup::Pending => return,
             _ => return self.blame_disk("a result cannot be collected"),
         };
@@ -367,7 +367,7 @@ impl Scenario {
         let promise = self.promise(&key);
         assert!(promise.has_result(&found), "{}: {found:?}", key.id);
         if is_durable {
-            // Else it would not be done: then that is a promise.
+            // Otherwise it would not be done: so this is a promise.
             promise.ended = Sure::Yes;
         }
         self.trace.push(format!("collect {}", key.id));
@@ -395,7 +395,7 @@ impl Scenario {
         }
     }
 
-    /// After what waits until jobs are gone: those before them are gone as well.
+    /// Records an answer that waits until jobs are removed: earlier ones are removed as well.
     fn settled(&mut self, answer: Result<(), StoreUnavailable>) {
         if answer.is_err() {
             self.blame_disk("a deletion fails");
@@ -434,7 +434,7 @@ impl Scenario {
         self.settled(forgotten);
     }
 
-    /// Every result that can be collected expires; those that are on their way do not.
+    /// Makes every result expire that can be collected; results in delivery do not.
     fn expire(&mut self) {
         if !self.flush() {
             return;
@@ -455,7 +455,7 @@ impl Scenario {
         }
     }
 
-    /// Whether everything is durable.
+    /// Flushes the store; returns whether everything is durable.
     pub fn flush(&mut self) -> bool {
         let flushed = self.store.flush();
         if flushed.is_err() {
@@ -468,7 +468,7 @@ impl Scenario {
         flushed.is_ok()
     }
 
-    /// Lets what is not urgent be written by itself.
+    /// Lets lazy changes be written without being waited for.
     fn linger(&mut self) {
         let (calls, patience) =
             (self.volume.recorded(), Instant::now() + Duration::from_millis(60));
@@ -478,19 +478,19 @@ impl Scenario {
     }
 }
 
-/// The content of a request: some are larger than a page of the file, and some so large that they are files.
+/// Returns the content of a request: some are larger than a page of the file, and some so large that they are files.
 pub fn body(n: usize) -> Vec<u8> {
     let size = [10, 70_000, 700, 5000, 70_000, 20_000][n % 6];
     format!("request {n} ").bytes().cycle().take(size).collect()
 }
 
-/// The content of a result.
+/// Returns the content of a result.
 fn result(n: usize) -> Vec<u8> {
     let size = [70_000, 10, 700][n % 3];
     format!("result {n} ").bytes().cycle().take(size).collect()
 }
 
-/// What content is; `None` if the disk fails.
+/// Reads content; `None` if the disk fails.
 fn read(content: &Content) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     content.reader().read_to_end(&mut bytes).ok()?;
@@ -501,11 +501,11 @@ pub fn idempotency(n: usize) -> IdempotencyKey {
     IdempotencyKey { key: format!("key {n}").into(), fingerprint: [n as u8; 32] }
 }
 
-/// What must be in an image, or in a store: what was promised; and what may be: what was begun.
+/// What must be in an image, or in a store, because it was promised; and what may be, because it was begun.
 pub struct Check<'a> {
     pub promised: &'a Promises,
     pub begun: &'a Promises,
-    /// The keys of what was refused: nothing may be there of that.
+    /// The keys of refused submissions: nothing of these may exist.
     pub refused: &'a [IdempotencyKey],
     pub durability: Durability,
 }
@@ -518,7 +518,7 @@ impl Check<'_> {
         assert_eq!(volume.names().len(), files, "files and contents that are in one");
     }
 
-    /// The same of a store that is open already; returns how many of its contents are so large that each is a file.
+    /// Checks a store that is already open; returns how many of its contents are so large that each is a file.
     pub fn store(&self, store: &DiskStore, found: Recovered) -> usize {
         store.flush().expect("the disk does not fail");
         let statuses: BTreeMap<JobId, Option<Status>> =
@@ -542,14 +542,14 @@ impl Check<'_> {
         for key in self.refused {
             assert_eq!(store.recall(&nobody(), key), Ok(None), "of a job that was refused");
         }
-        // An id that was given out is not given out again.
+        // An id that was assigned is not assigned again.
         let next = offer(store, call(0, &nobody()), Keep::Result, at(0.0)).unwrap();
         assert!(self.promised.keys().all(|&id| id < next), "{next} was given out before");
         assert!(waiting.keys().all(|&id| id < next), "{next} is taken");
         files
     }
 
-    /// Claims all that waits: in their order, each with its own request. Returns how many of those are files.
+    /// Claims all waiting jobs: in their order, each with its own request. Returns how many of those are files.
     fn waiting(&self, store: &DiskStore) -> (BTreeMap<JobId, JobKey>, usize) {
         let (mut waiting, mut files) = (BTreeMap::new(), 0);
         while let Some(Claimed { job, attempt }) = claim(store) {
@@ -567,7 +567,7 @@ impl Check<'_> {
         (waiting, files)
     }
 
-    /// `promised` is what is known of the job, `begun` the same after the operation under way.
+    /// Checks a job: `promised` is what is known of it, `begun` the same after the current operation.
     fn job(
         &self,
         store: &DiskStore,
@@ -614,7 +614,7 @@ impl Check<'_> {
         }
     }
 
-    /// What the idempotency key of a job stands for.
+    /// Checks what the idempotency key of a job stands for.
     fn key(&self, store: &DiskStore, promised: Option<&Promise>, begun: &Promise) {
         let Some(key) = &begun.idempotency else { return };
         let id = begun.key.id;

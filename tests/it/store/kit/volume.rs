@@ -1,9 +1,8 @@
-//! A disk of the tests: storage for redb in memory, and a folder of files, that remembers what was synced, and can
+//! A disk for the tests: storage for redb in memory, and a folder of files, that records what was synced, and can
 //! fail.
 //!
-//! Knows neither redb's format nor jobs. What a power cut leaves of it is everything up to the last sync, and of what
-//! came after that any part, sector by sector. A file's sync says nothing of its name: the folder has a sync of its
-//! own.
+//! Knows neither redb's format nor jobs. A power cut leaves everything up to the last sync, and any part of what came
+//! after it, sector by sector. The sync of a file does not cover its name: the folder has a sync of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,33 +14,33 @@ use deferd::memory::{Allowance, Budget, Disk as DiskBudget};
 use fastrand::Rng;
 use redb::StorageBackend;
 
-/// What a disk writes whole or not at all, in bytes.
+/// What a disk writes completely or not at all, in bytes.
 const SECTOR: usize = 512;
 
-/// The disk; its clones are the same one.
+/// The disk; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Volume(Arc<Mutex<Disk>>);
 
 #[derive(Debug, Default)]
 struct Disk {
-    /// As it reads now.
+    /// The contents as they read now.
     image: Image,
     medium: Medium,
     /// What was done since [`Volume::record`].
     record: Option<Vec<Event>>,
     faults: Faults,
-    /// What fails, and how many calls of its kind came since.
+    /// What fails, and how many calls of its kind were made since.
     plan: Option<(FaultPlan, usize)>,
-    /// How long it can be.
+    /// How long it can become.
     limit: Option<u64>,
 }
 
-/// What is on a disk.
+/// The contents of a disk.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
     /// The file of the tables.
     bytes: Vec<u8>,
-    /// What the files contain, those without a name as well.
+    /// The contents of the files, including those without a name.
     files: BTreeMap<FileName, Vec<u8>>,
     /// Which of them are in the folder.
     names: BTreeSet<FileName>,
@@ -54,14 +53,14 @@ impl From<Vec<u8>> for Image {
 }
 
 impl Image {
-    /// Returns the same with another file of the tables.
+    /// Returns the same image with another file of the tables.
     #[must_use]
     pub fn with_bytes(&self, bytes: Vec<u8>) -> Self {
         Self { bytes, ..self.clone() }
     }
 }
 
-/// What changes a disk.
+/// A change of a disk.
 #[derive(Clone, Debug)]
 pub enum Event {
     Write(u64, Vec<u8>),
@@ -75,7 +74,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether this sync makes it durable.
+    /// Returns whether this sync makes it durable.
     fn is_of(&self, sync: &Self) -> bool {
         match (self, sync) {
             (Self::Write(..) | Self::SetLen(_), Self::Sync) => true,
@@ -86,7 +85,7 @@ impl Event {
     }
 }
 
-/// What of a disk survives a power cut: what was synced, and what may have been written since.
+/// What a power cut leaves of a disk: what was synced, and what may have been written since.
 #[derive(Clone, Debug, Default)]
 pub struct Medium {
     synced: Image,
@@ -94,7 +93,7 @@ pub struct Medium {
 }
 
 impl Medium {
-    /// Takes in what is done next.
+    /// Records the next change.
     pub fn take(&mut self, event: Event) {
         match event {
             sync @ (Event::Sync | Event::SyncFile(_) | Event::SyncFolder) => {
@@ -106,13 +105,13 @@ impl Medium {
         }
     }
 
-    /// How much would be at stake.
+    /// Returns how many changes a power cut could lose.
     pub fn at_stake(&self) -> usize {
         self.unsynced.len()
     }
 
-    /// What a power cut may leave. Any part of what was not synced is there: what was written later
-    /// without what was written before, and torn between sectors.
+    /// Returns what a power cut may leave. Any part of what was not synced may be there: later writes without earlier
+    /// ones, and torn between sectors.
     pub fn image(&self, random: &mut Rng) -> Image {
         let mut image = self.synced.clone();
         // From nearly nothing to nearly everything.
@@ -125,13 +124,13 @@ impl Medium {
         image
     }
 
-    /// What is left when nothing that was not synced is.
+    /// Returns what is left if everything that was not synced is lost.
     pub fn synced(&self) -> Image {
         self.synced.clone()
     }
 }
 
-/// Does what is done to a disk, as far as it `is_done`, sector by sector.
+/// Makes a change of a disk, as far as it `is_done`, sector by sector.
 fn apply(image: &mut Image, event: &Event, mut is_done: impl FnMut(usize) -> bool) {
     match event {
         Event::SetLen(len) if is_done(0) => image.bytes.resize(*len as usize, 0),
@@ -140,7 +139,7 @@ fn apply(image: &mut Image, event: &Event, mut is_done: impl FnMut(usize) -> boo
         Event::WriteFile(name, offset, data) => {
             let (file, end) =
                 (image.files.entry(*name).or_default(), *offset as usize + data.len());
-            // A file may have grown without having what was written.
+            // A file may have grown without the data that was written.
             if file.len() < end && is_done(0) {
                 file.resize(end, 0);
             }
@@ -157,7 +156,7 @@ fn apply(image: &mut Image, event: &Event, mut is_done: impl FnMut(usize) -> boo
     }
 }
 
-/// Writes those sectors of `data` that are done, as far as there is room.
+/// Writes the sectors of `data` that are done, as far as there is room.
 fn write(bytes: &mut [u8], offset: usize, data: &[u8], mut is_done: impl FnMut(usize) -> bool) {
     let mut from = 0;
     while from < data.len() {
@@ -179,13 +178,13 @@ pub enum Kind {
     Write,
     SetLen,
     Sync,
-    /// Of a file of content, or the folder.
+    /// For a file of content, or the folder.
     Create,
     Open,
     Remove,
 }
 
-/// Which calls of a kind fail: `times` of them, after `after` that do not.
+/// Which calls of a kind fail: `times` of them, after `after` calls that succeed.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultPlan {
     pub kind: Kind,
@@ -197,16 +196,16 @@ pub struct FaultPlan {
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// Nothing of it is done.
+    /// None of it is done.
     Cleanly,
-    /// A write is done in part. A sync gives up: what was not synced counts as written from then on
-    /// and never will be, though it can be read (as Linux does with ext4 and XFS).
+    /// A write is done in part. A sync gives up: what was not synced then counts as written and never will be, though
+    /// it can be read (as Linux does with ext4 and XFS).
     Badly,
-    /// The same, but what a sync gave up cannot be read either (as btrfs does).
+    /// The same, but data that a sync gave up cannot be read either (as on btrfs).
     Forgetfully,
 }
 
-/// How many calls of each kind there were, and how many of them failed.
+/// How many calls of each kind were made, and how many of them failed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     pub calls: [usize; 7],
@@ -214,7 +213,7 @@ pub struct Faults {
 }
 
 impl Volume {
-    /// A disk with this on it.
+    /// Returns a disk with this on it.
     pub fn of(image: impl Into<Image>) -> Self {
         let image = image.into();
         let medium = Medium { synced: image.clone(), unsynced: Vec::new() };
@@ -226,28 +225,28 @@ impl Volume {
         self.0.lock().unwrap()
     }
 
-    /// The file of the tables.
+    /// Returns the file of the tables.
     pub fn bytes(&self) -> Vec<u8> {
         self.disk().image.bytes.clone()
     }
 
-    /// Everything on it.
+    /// Returns everything on it.
     pub fn image(&self) -> Image {
         self.disk().image.clone()
     }
 
-    /// The names of the files in its folder.
+    /// Returns the names of the files in its folder.
     pub fn names(&self) -> BTreeSet<FileName> {
         self.disk().image.names.clone()
     }
 
-    /// The right to have content in memory, and in this disk's folder if it is large.
+    /// Returns the right to have content in memory, and in this disk's folder if it is large.
     pub fn allowance(&self) -> Allowance {
         let disk = DiskBudget { folder: Arc::new(self.clone()), capacity: usize::MAX };
         Budget::with_disk(usize::MAX, disk).allowance()
     }
 
-    /// Content of these bytes.
+    /// Returns content of these bytes.
     ///
     /// # Errors
     /// If the disk fails.
@@ -257,44 +256,44 @@ impl Volume {
         content.freeze()
     }
 
-    /// What a power cut would leave of it.
+    /// Returns what a power cut would leave of it.
     pub fn medium(&self) -> Medium {
         self.disk().medium.clone()
     }
 
-    /// Records what is done from now on.
+    /// Records changes from now on.
     pub fn record(&self) {
         self.disk().record = Some(Vec::new());
     }
 
-    /// How much was recorded.
+    /// Returns how many changes were recorded.
     pub fn recorded(&self) -> usize {
         self.disk().record.as_ref().map_or(0, Vec::len)
     }
 
-    /// What was recorded.
+    /// Returns what was recorded.
     pub fn events(&self) -> Vec<Event> {
         self.disk().record.clone().unwrap_or_default()
     }
 
-    /// Fails from now on as planned; `None` for no more.
+    /// Fails from now on as planned; `None` ends that.
     pub fn fail(&self, plan: Option<FaultPlan>) {
         self.disk().plan = plan.map(|plan| (plan, 0));
     }
 
-    /// Is this long from now on; `None` for as long as it is asked to.
+    /// Limits its length from now on; `None`: no limit.
     pub fn limit(&self, limit: Option<u64>) {
         self.disk().limit = limit;
     }
 
-    /// How many calls there were.
+    /// Returns how many calls there were, and how many failed.
     pub fn faults(&self) -> Faults {
         self.disk().faults
     }
 }
 
 impl Disk {
-    /// Counts a call; how it fails, if it does.
+    /// Counts a call; returns how it fails, if it does.
     fn call(&mut self, kind: Kind) -> Option<How> {
         self.faults.calls[kind as usize] += 1;
         let (plan, count) = self.plan.as_mut().filter(|(plan, _)| plan.kind == kind)?;
@@ -312,7 +311,7 @@ impl Disk {
         self.medium.take(event);
     }
 
-    /// A sync fails, and gives up what it should have written. Which files there are is in the journal of a file
+    /// Makes a sync fail, and give up what it should have written. The list of files is in the journal of a file
     /// system, which is not given up.
     fn give_up(&mut self, sync: &Event, how: How) {
         let is_lost = |event: &Event| {
@@ -339,7 +338,7 @@ impl Disk {
         Err(error())
     }
 
-    /// Does `event`, or fails; a write that fails badly is done in part.
+    /// Makes a change, or fails; a write that fails badly is done in part.
     fn attempt(&mut self, kind: Kind, event: Event) -> io::Result<()> {
         let Some(how) = self.call(kind) else {
             self.done(event);
@@ -352,7 +351,7 @@ impl Disk {
                 Event::WriteFile(name, offset, data) => {
                     self.done(Event::WriteFile(name, offset, half(&data)));
                 }
-                // It is done, and said not to be.
+                // It is done, but reported as failed.
                 event @ (Event::Create(_) | Event::Remove(_)) => self.done(event),
                 _ => {}
             }
@@ -405,7 +404,7 @@ impl Files for Volume {
     }
 }
 
-/// An open file of a disk; it stays what it is when its name is gone.
+/// An open file of a disk; it stays usable after its name was removed.
 struct File(Volume, FileName);
 
 impl OpenFile for File {

@@ -1,6 +1,6 @@
-//! What the model knows of a job, from its acceptance to its end.
+//! What the model knows about a job, from its acceptance to its end.
 //!
-//! Knows neither stores nor lanes beside the job's own.
+//! Knows neither stores nor lanes other than the job's own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,18 +18,18 @@ use deferd::store::{DeliveryId, End, JobRecord, JobState, Refused, Status};
 
 use super::LANES;
 
-/// What the model knows of a job.
+/// What the model knows about a job.
 pub struct Entry {
     pub owner: Owner,
     pub n: usize,
     pub created: Stamp,
-    /// What its request is accounted with.
+    /// The accounted size of its request.
     pub request: usize,
-    /// Fire and forget, or forgotten since: nobody can ask for it.
+    /// Whether clients can ask for it: it is neither fire and forget nor forgotten.
     pub wanted: bool,
     /// In how many processes it was begun.
     pub starts: u32,
-    /// What the disk says of whether it runs.
+    /// What the disk records about whether it runs.
     pub recorded: Runs,
     /// Whether a crash may undo that.
     pub is_recent: bool,
@@ -44,7 +44,7 @@ pub enum Runs {
 }
 
 pub enum State {
-    /// In this lane; with what it had come to, if it was begun before.
+    /// Waiting in this lane; with its state from earlier attempts, if it was begun before.
     Waiting {
         lane: usize,
         again: Option<Again>,
@@ -53,7 +53,7 @@ pub enum State {
         until: Instant,
         again: Again,
     },
-    /// With a place in this lane; without one if it only has to be finished.
+    /// Running, with a place in this lane, or without one if it only has to be finished.
     Running {
         lane: Option<usize>,
         attempt: Box<Attempt>,
@@ -66,10 +66,10 @@ pub enum State {
     },
 }
 
-/// What the model knows of an attempt while the store has it.
+/// What the model knows about an attempt while the store has it.
 pub struct Again {
     pub execution: Arc<Execution>,
-    /// The lane and the deadline of what it was redirected to.
+    /// The lane and the deadline of its redirect.
     pub redirected: Option<(usize, Instant)>,
     pub has_answer: bool,
 }
@@ -84,7 +84,7 @@ impl Again {
         }
     }
 
-    /// When it has to be finished although it only waits.
+    /// Returns when it must be finished even if it still waits.
     pub fn expiry(&self) -> Option<Instant> {
         self.redirected.map(|(_, deadline)| deadline)
     }
@@ -99,7 +99,7 @@ impl Entry {
         matches!(self.state, State::Done { delivery: None, .. })
     }
 
-    /// The lane of its own route.
+    /// Returns the lane of its own route.
     pub fn own_lane(&self) -> usize {
         route(self.n, LANES.len()).0
     }
@@ -146,7 +146,7 @@ impl Entry {
         }
     }
 
-    /// Nobody is taking it any more.
+    /// Ends its delivery: no client is taking it any more.
     pub fn deliver_again(&mut self) {
         if let State::Done { delivery, .. } = &mut self.state {
             *delivery = None;
@@ -160,7 +160,7 @@ impl Entry {
         }
     }
 
-    /// How far it is, as its owner sees it.
+    /// Returns its state, as its owner sees it.
     pub fn job_state(&self) -> JobState {
         match self.state {
             State::Waiting { .. } => JobState::Waiting,
@@ -170,7 +170,7 @@ impl Entry {
         }
     }
 
-    /// How it ended.
+    /// Returns how it ended.
     pub fn ending(&self) -> Option<Ending> {
         match &self.state {
             State::Done { result, .. } => Some(result.ending()),
@@ -178,7 +178,7 @@ impl Entry {
         }
     }
 
-    /// Its record, but for the attempts.
+    /// Returns its record, except for the attempts.
     pub fn record(&self, id: JobId) -> JobRecord {
         let end = match &self.state {
             State::Done { finished, result, .. } => {
@@ -198,7 +198,7 @@ impl Entry {
         }
     }
 
-    /// What its record keeps of its request.
+    /// Returns what its record keeps of its request.
     pub fn line(&self) -> RequestLine {
         line(&call(self.n, &self.owner))
     }
@@ -210,8 +210,8 @@ impl Entry {
         }
     }
 
-    /// What this job's work ends with: `410` if it was cancelled, and `507` if there is no more `room`
-    /// than its request has taken.
+    /// Returns what this job's work ends with: `410` if it was cancelled, and `507` if it needs more than `room` and
+    /// what its request has taken.
     pub fn finish(&mut self, cancelled: bool, now: Stamp, room: usize) {
         let response = if cancelled { Error::Cancelled.response() } else { response(self.n) };
         let (result, log) = (StoredResponse::from(response), self.log());

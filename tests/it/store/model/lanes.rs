@@ -1,6 +1,6 @@
-//! Lanes: how many wait and run in each, and which callers are let in.
+//! Lanes: how many jobs wait and run in each, and which callers are admitted.
 //!
-//! Counts everything anew for each answer.
+//! Recounts everything for each answer.
 
 use crossbeam_channel::{Receiver, bounded};
 use deferd::job::{JobId, RouteIndex, Stamp};
@@ -13,7 +13,7 @@ use super::{LANES, Trial, WORKERS};
 /// A synchronous caller.
 pub struct Caller {
     pub lane: usize,
-    /// The last job that was there before it.
+    /// The last job that arrived before it.
     pub after: Option<JobId>,
     /// Its place in line, if it had to wait.
     pub turn: Option<Turn>,
@@ -43,13 +43,13 @@ impl Trial {
         }
     }
 
-    /// When the first of those that wait was accepted.
+    /// Returns when the first of the waiting jobs was accepted.
     fn oldest(&self) -> Option<Stamp> {
         let waits = |entry: &&Entry| matches!(entry.state, State::Waiting { .. });
         self.model.values().find(waits).map(|entry| entry.created)
     }
 
-    /// Delays hold as many places as there are no workers for them.
+    /// Returns whether the queue is full: delays take as many places as exceed the workers.
     pub fn is_queue_full(&self) -> bool {
         let Stats { waiting, delayed, .. } = self.stats();
         let asleep = self.count(|entry| match &entry.state {
@@ -59,7 +59,7 @@ impl Trial {
         waiting + delayed - asleep + asleep.saturating_sub(WORKERS) >= self.limits.queue
     }
 
-    /// How many more may run in a lane, of what shares a limit.
+    /// Returns how many more may run in a lane under a shared limit.
     pub fn room_in(&self, lane: usize) -> usize {
         let inside = self.inside.iter().filter(|caller| caller.lane == lane).count();
         match LANES[lane].limit {
@@ -68,8 +68,8 @@ impl Trial {
         }
     }
 
-    /// Whether a caller that is first in line may go in: beside the jobs that were there before it, as
-    /// far as there are workers for them.
+    /// Returns whether the first caller in line may go in: together with the jobs that arrived before it, as far as
+    /// there are workers for them.
     pub fn has_room_for(&self, lane: usize, after: Option<JobId>) -> bool {
         let inside = self.inside.iter().filter(|caller| caller.lane == lane).count();
         match LANES[lane].limit {
@@ -84,7 +84,7 @@ impl Trial {
         }
     }
 
-    /// Lets in those who may go in, and nobody else.
+    /// Admits the callers that may go in, and no others.
     pub fn let_in(&mut self) {
         for lane in 0..LANES.len() {
             while let Some(first) = self.line.iter().position(|caller| caller.lane == lane)
@@ -124,7 +124,7 @@ impl Trial {
             None => self.line.remove(n),
         };
         self.trace.note(format!("leave {}: {:?}", caller.lane, caller.turn));
-        // One that was let in may say so, or not know it yet.
+        // An admitted caller may report that, or may not know it yet.
         self.store.leave_lane(RouteIndex(caller.lane), caller.turn);
     }
 }

@@ -1,12 +1,12 @@
-//! The store against a model: random operations, one after the other, must have the same answers.
+//! The store against a model: random operations, one after the other, must get the same answers.
 //!
-//! The model is a plain map that does everything by looking at every job. After each operation the two are compared
-//! whole: each job's status, result and log, the lists, what each idempotency key stands for, the records in pages
-//! through filters, how many jobs wait and run in each lane, which callers are let in, and the accounts to the byte.
-//! Every second store is small, so that it is full most of the time: then it refuses just what does not fit, and
-//! nothing that it keeps has to go; every third has a short queue. Now and then a store on disk is closed or crashes,
-//! and is opened again on what is left: then what waited or was delayed waits, what ran is done with an error or waits
-//! again, what was in delivery can be collected, and nothing else has changed. A failure prints the seed and the
+//! The model is a plain map that does everything by examining every job. After each operation the two are compared
+//! completely: each job's status, result and log, the lists, what each idempotency key stands for, the records in
+//! pages through filters, how many jobs wait and run in each lane, which callers are admitted, and the accounts to the
+//! byte. Every second store is small, so that it is full most of the time: then it refuses exactly what does not fit,
+//! and evicts nothing; every third has a short queue. Now and then a store on disk is closed or crashes, and is opened
+//! again on what is left: then jobs that waited or were delayed wait, running jobs are done with an error or wait
+//! again, results in delivery can be collected, and nothing else has changed. A failure prints the seed and the
 //! operations that led to it.
 
 mod entry;
@@ -52,7 +52,7 @@ const WORKERS: usize = 3;
 const FAR: Duration = Duration::from_secs(3600);
 
 #[test]
-fn a_store_in_memory_answers_as_a_plain_map_does() {
+fn a_store_in_memory_equals_the_model() {
     let run = |seed| {
         let limits = Limits::of(seed);
         let store = MemoryStore::new(room(limits.capacity), limits.plan());
@@ -62,7 +62,7 @@ fn a_store_in_memory_answers_as_a_plain_map_does() {
 }
 
 #[test]
-fn a_store_on_disk_answers_as_a_plain_map_does_over_crashes() {
+fn a_store_on_disk_equals_the_model_over_crashes() {
     let tried: Tried = (1..=ON_DISK).map(|seed| run_on_disk(seed, Durability::Commit)).sum();
     tried.assert_enough(ON_DISK);
     assert!(tried.interrupted > ON_DISK as usize / 10, "{tried:?}");
@@ -70,14 +70,14 @@ fn a_store_on_disk_answers_as_a_plain_map_does_over_crashes() {
 }
 
 #[test]
-fn a_relaxed_store_answers_as_a_plain_map_does_over_crashes() {
+fn a_relaxed_store_equals_the_model_over_crashes() {
     let tried: Tried = (1..=ON_DISK).map(|seed| run_on_disk(seed, Durability::Relaxed)).sum();
     tried.assert_enough(ON_DISK);
     assert!(tried.interrupted > ON_DISK as usize / 10, "{tried:?}");
     assert!(tried.exhausted > 0, "{tried:?}");
 }
 
-/// How much a store takes.
+/// The limits of a store.
 #[derive(Clone, Copy)]
 struct Limits {
     capacity: usize,
@@ -85,7 +85,7 @@ struct Limits {
 }
 
 impl Limits {
-    /// In every second sequence room for a few jobs, in every third a short queue.
+    /// Returns, in every second sequence, room for a few jobs, and in every third a short queue.
     fn of(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let (few, short) = (2000 + random.usize(..8000), 1 + random.usize(..4));
@@ -118,7 +118,7 @@ fn run_on_disk(seed: u64, durability: Durability) -> Tried {
     run(Trial::new(store, Some(Disk { volume, durability }), limits, seed))
 }
 
-/// Goes through a sequence.
+/// Runs a sequence.
 fn run(mut trial: Trial) -> Tried {
     for _ in 0..OPERATIONS {
         trial.step();
@@ -128,20 +128,20 @@ fn run(mut trial: Trial) -> Tried {
     trial.end()
 }
 
-/// How often what is seldom has happened.
+/// How often rare events have happened.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tried {
     /// Submissions for which there was no room.
     full: usize,
     /// Submissions for which there was no place in the queue.
     queue_full: usize,
-    /// Callers that had to wait and were let in.
+    /// Callers that had to wait and were admitted.
     let_in: usize,
-    /// Jobs that came out at their moment, to be finished.
+    /// Jobs that became due and had to be finished.
     due: usize,
-    /// Jobs that ran when the process ended.
+    /// Jobs that were running when the process ended.
     interrupted: usize,
-    /// Those of them that had run too often.
+    /// Those of them that had been started too often.
     exhausted: usize,
 }
 
@@ -167,24 +167,24 @@ impl Tried {
     }
 }
 
-/// What a store is on that can be opened again.
+/// What a store is on, to open it again.
 struct Disk {
     volume: Volume,
     durability: Durability,
 }
 
-/// Everybody for whom a job can be submitted.
+/// Returns everyone for whom a job can be submitted.
 fn owners() -> Vec<Owner> {
     vec![Owner::anonymous(), Owner::named("alice"), Owner::named("bob")]
 }
 
-/// What the model knows of an idempotency key.
+/// What the model knows about an idempotency key.
 struct Named {
     id: JobId,
     key: IdempotencyKey,
     /// When its job was accepted.
     created: Stamp,
-    /// That, or when it was last kept because its job was there.
+    /// The same, or when it was last kept because its job existed.
     stamp: Stamp,
 }
 
@@ -197,25 +197,25 @@ struct Trial {
     limits: Limits,
     model: BTreeMap<JobId, Entry>,
     keys: Keys,
-    /// What is gone, and after a crash may be there again.
+    /// What was removed, and may exist again after a crash.
     fading: BTreeMap<JobId, Entry>,
     fading_keys: Keys,
     /// Every delivery of this process.
     deliveries: Vec<(JobKey, DeliveryId)>,
-    /// Callers that wait, in their order.
+    /// Waiting callers, in their order.
     line: Vec<Caller>,
-    /// Callers that were let in.
+    /// Admitted callers.
     inside: Vec<Caller>,
     tried: Tried,
     last: Option<JobId>,
     submitted: usize,
     random: Rng,
-    /// For the filters of records alone, so that they change nothing of what is done.
+    /// Random numbers for the filters of records alone, so that they do not affect the operations.
     filters: Rng,
     trace: Trace,
 }
 
-/// Says on failure how it came to it.
+/// Prints, on failure, the operations that led to it.
 struct Trace {
     seed: u64,
     lines: RefCell<Vec<String>>,
@@ -257,42 +257,42 @@ impl Trial {
         }
     }
 
-    /// What is on the accounts, counted anew.
+    /// Recounts what is on the accounts.
     fn stored(&self) -> usize {
         let jobs: usize = self.model.values().map(Entry::bytes).sum();
         jobs + self.keys.values().map(|named| named.key.footprint()).sum::<usize>()
     }
 
-    /// What the result of a job may take.
+    /// Returns how much the result of a job may take.
     fn room_of(&self, id: JobId) -> usize {
         let own = self.model.get(&id).map_or(0, Entry::bytes);
         (self.limits.capacity + own).saturating_sub(self.stored())
     }
 
-    /// Whether its answers wait until what they tell is durable.
+    /// Returns whether its answers wait until what they report is durable.
     fn commits(&self) -> bool {
         self.disk.as_ref().is_some_and(|disk| disk.durability == Durability::Commit)
     }
 
-    /// All that was done is durable, and results can be collected.
+    /// Makes everything durable, so that results can be collected.
     fn flush(&mut self) {
         self.store.flush().unwrap();
         self.model.values_mut().for_each(|entry| entry.is_recent = false);
     }
 
-    /// Waits only where an answer says less than all.
+    /// Flushes, but only if answers do not imply it.
     fn flush_if_need_be(&mut self) {
         if self.commits() {
             self.flush();
         }
     }
 
-    /// A clock that often stands still and often steps back.
+    /// Returns the time of a clock that often stands still and often steps back.
     fn now(&mut self) -> Stamp {
         at(self.random.usize(..12) as f64).stamp
     }
 
-    /// Any job that ever was, or one that never was.
+    /// Picks any job that ever existed, or one that never did.
     fn pick(&mut self) -> JobKey {
         let owners = owners();
         let owner = owners[self.random.usize(..owners.len())].clone();
@@ -300,13 +300,13 @@ impl Trial {
         let nth = self.random.usize(..known + 1);
         let id = self.model.keys().nth(nth).copied();
         let id = id.or(self.last).unwrap_or(JobId::parse("7").unwrap());
-        // Mostly of its own owner, sometimes of another.
+        // Mostly with its own owner, sometimes with another.
         let own = self.model.get(&id).map(|entry| entry.owner.clone());
         let owner = own.filter(|_| self.random.usize(..4) != 0).unwrap_or(owner);
         JobKey { owner, id }
     }
 
-    /// The job as its owner sees it.
+    /// Returns the job as its owner sees it.
     fn visible(&mut self, key: &JobKey) -> Option<&mut Entry> {
         let entry = self.model.get_mut(&key.id)?;
         (entry.owner == key.owner && entry.is_visible()).then_some(entry)
@@ -389,7 +389,7 @@ impl Trial {
         self.model.insert(id, entry);
     }
 
-    /// Compares everything that can be asked for.
+    /// Compares everything that can be queried.
     fn compare(&mut self) {
         let store = &*self.store;
         for (&id, entry) in &self.model {
@@ -495,7 +495,7 @@ impl Trial {
         assert_eq!(expected.next().map(|(id, _)| id), None, "{filter:?}");
     }
 
-    /// Lets everything run to its end, and go.
+    /// Runs everything to its end, and removes it.
     fn end(mut self) -> Tried {
         if self.disk.is_none() {
             let visible = self.model.iter().filter(|(_, entry)| entry.is_visible());
@@ -518,10 +518,10 @@ impl Trial {
     }
 }
 
-/// How many names keys have.
+/// How many names keys can have.
 const KEYS: usize = 3;
 
-/// Each name with two requests.
+/// Returns a key: each name occurs with two requests.
 fn key_of(n: usize) -> IdempotencyKey {
     IdempotencyKey { key: format!("key {}", n / 2).into(), fingerprint: [(n % 2) as u8; 32] }
 }

@@ -14,27 +14,27 @@ use super::{Disk, LANES, Trial};
 /// How a store ends before it is opened again.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// In order, with what may still go on having gone on before.
+    /// In order, after what may still go on has gone on.
     Drained,
     /// In order.
     Closed,
-    /// Without warning, when everything was durable.
+    /// Without warning, after everything was durable.
     CrashedAfterFlush,
     /// Without warning.
     Crashed,
 }
 
-/// For the moment of an opening, which is by the clock on the wall: later than any other.
+/// Returns the time of an opening, by the wall clock: later than any other.
 pub fn reopening() -> Moment {
     at(4e9)
 }
 
 impl Trial {
-    /// How the store may end now.
+    /// Chooses how the store may end now.
     fn choose_end(&mut self, durability: Durability) -> End {
         let ends = [End::Drained, End::Closed, End::CrashedAfterFlush, End::Crashed];
-        // What a relaxed store has not flushed may be lost: that has suites of its own. What became of a
-        // job that cannot be asked for could not be seen.
+        // What a relaxed store has not flushed may be lost: that has suites of its own. The fate of a job that cannot
+        // be asked for would not be visible.
         let is_unseen = self.count(|entry| !entry.wanted && entry.is_recent) > 0;
         let knows_all = durability == Durability::Commit && !is_unseen;
         *self.random.choice(if knows_all { &ends[..] } else { &ends[..3] }).unwrap()
@@ -63,7 +63,7 @@ impl Trial {
         let volume = Volume::of(left);
         let (store, found) = self.limits.open(&volume, durability);
         (self.store, self.disk) = (store, Some(Disk { volume, durability }));
-        // Jobs that ran are done then.
+        // Running jobs are then done.
         self.store.flush().unwrap();
         self.recover_what_faded(end);
         self.recover_jobs(end, found);
@@ -73,7 +73,7 @@ impl Trial {
         self.inside.clear();
     }
 
-    /// Ends the store as deferd does: only what a script was redirected to is begun yet.
+    /// Ends the store as deferd does: only redirected requests are still begun.
     fn drain(&mut self) {
         self.store.drain();
         let is_redirected = |entry: &Entry| match &entry.state {
@@ -95,7 +95,7 @@ impl Trial {
         assert_eq!(self.store.close(), [], "all is durable");
     }
 
-    /// What was gone may be back if that was not durable.
+    /// Restores removed jobs whose removal was not durable.
     fn recover_what_faded(&mut self, end: End) {
         for (id, mut entry) in std::mem::take(&mut self.fading) {
             let key = JobKey { owner: entry.owner.clone(), id };
@@ -115,7 +115,7 @@ impl Trial {
         }
     }
 
-    /// What waited or was delayed waits; what ran is done with an error, or waits again.
+    /// Makes waiting and delayed jobs wait, and running ones end with an error, or wait again.
     fn recover_jobs(&mut self, end: End, found: Recovered) {
         let (mut waiting, mut gone) = (0, Vec::new());
         let before = self.tried.interrupted;

@@ -49,7 +49,7 @@ impl Trial {
         }
     }
 
-    /// A delivery that is under way, if there is one, or any that ever was; sometimes of another job.
+    /// Returns a current delivery, if there is one, or any earlier one; sometimes of another job.
     pub fn delivery(&mut self) -> (JobKey, DeliveryId) {
         let mut jobs = self.model.iter();
         let under_way = jobs.find_map(|(&id, entry)| match entry.state {
@@ -84,7 +84,7 @@ impl Trial {
         self.trace.note("forget all".into());
         self.store.forget_all(&owner).unwrap();
         self.forget_those(|_, entry| entry.owner == owner);
-        // Their removal is durable before a crash, as that of results is.
+        // Their removal is durable before a crash, like that of results.
         self.keys.retain(|(of, _), _| *of != owner);
     }
 
@@ -106,7 +106,7 @@ impl Trial {
         assert_eq!(expired, count - self.model.len());
         let old = self.keys.extract_if(.., |_, named| named.stamp < before);
         for (name, mut named) in old.collect::<Vec<_>>() {
-            // A key lives as long as its job, whatever its age.
+            // A key lives at least as long as its job.
             if self.model.contains_key(&named.id) {
                 named.stamp = before;
                 self.keys.insert(name, named);
@@ -116,7 +116,7 @@ impl Trial {
         }
     }
 
-    /// Results go at once; what is under way goes on, and nobody can ask for it.
+    /// Removes results at once; pending jobs go on, but no client can ask for them.
     pub fn forget_those(&mut self, which: impl Fn(&JobId, &Entry) -> bool) {
         self.model.retain(|id, entry| !which(id, entry) || entry.is_pending());
         for (id, entry) in &mut self.model {

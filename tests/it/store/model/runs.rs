@@ -1,4 +1,4 @@
-//! How jobs run: claimed, finished, put off, redirected, cancelled, overdue.
+//! How jobs run: claimed, finished, delayed, redirected, cancelled, overdue.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::entry::{Again, Runs, State};
 use super::{FAR, LANES, Trial, WORKERS};
 
 impl Trial {
-    /// The oldest job whose lane has room.
+    /// Returns the oldest job whose lane has room.
     pub fn next(&self) -> Option<(JobId, usize)> {
         self.model.iter().find_map(|(id, entry)| match entry.state {
             State::Waiting { lane, .. } if self.room_in(lane) > 0 => Some((*id, lane)),
@@ -56,7 +56,7 @@ impl Trial {
         entry.state = State::Running { lane: Some(*lane), attempt };
     }
 
-    /// Some job that runs, is in a lane if need be.
+    /// Picks a running job, in a lane that `which` accepts.
     pub fn running(&mut self, which: impl Fn(Option<usize>) -> bool) -> Option<JobKey> {
         let running = self.model.iter().filter(|(_, entry)| match entry.state {
             State::Running { lane, .. } => which(lane),
@@ -67,7 +67,7 @@ impl Trial {
         (!running.is_empty()).then(|| self.random.choice(&running).unwrap().clone())
     }
 
-    /// Only workers finish jobs, and only those that they were handed.
+    /// Only workers finish jobs, and only jobs that were given to them.
     pub fn finish(&mut self) {
         let Some(key) = self.running(|_| true) else { return };
         let now = self.now();
@@ -77,7 +77,7 @@ impl Trial {
         let its_own = response(entry.n);
         let finished = self.store.finish(&key, its_own.clone(), moment(now));
         self.finished(key.id, cancelled, now);
-        // Neither of a job that no client can ask for, nor if an error took its place.
+        // Not if no client can ask for the job, nor if an error replaced the response.
         let kept = match self.model.get(&key.id).map(|entry| &entry.state) {
             Some(State::Done { result, .. }) => *result == StoredResponse::from(its_own),
             _ => false,
@@ -85,7 +85,7 @@ impl Trial {
         assert_eq!(finished, if kept { Finished::Kept } else { Finished::Dropped });
     }
 
-    /// The work of a job has ended.
+    /// Ends the work of a job.
     pub fn finished(&mut self, id: JobId, cancelled: bool, now: Stamp) {
         self.flush_if_need_be();
         let room = self.room_of(id);
@@ -97,8 +97,7 @@ impl Trial {
         }
     }
 
-    /// Takes from a worker what it gives back of a job, and whether that goes on: a cancelled one does
-    /// not.
+    /// Takes from a worker a job that it gives back; returns whether the job goes on: a cancelled one does not.
     pub fn lay_down(&mut self) -> Option<(JobKey, Box<Attempt>, bool)> {
         let key = self.running(|lane| lane.is_some())?;
         let entry = self.model.get_mut(&key.id)?;
@@ -112,7 +111,7 @@ impl Trial {
         Some((key, attempt, goes_on))
     }
 
-    /// Now, or in a long time.
+    /// Returns the present, or a time far ahead.
     pub fn moment(&mut self) -> Instant {
         let now = Instant::now();
         if self.random.usize(..3) == 0 { now + FAR } else { now }
@@ -155,7 +154,7 @@ impl Trial {
         entry.state = State::Waiting { lane, again };
     }
 
-    /// Delays and deadlines that are over: some jobs have to be finished, others wait again.
+    /// Ends delays and deadlines that are over: some jobs must be finished, others wait again.
     pub fn overdue(&mut self) {
         let mut due = self.store.overdue(Duration::ZERO);
         let now = Instant::now();
@@ -194,7 +193,7 @@ impl Trial {
         }
     }
 
-    /// The handler writes to its stderr, which no store knows of.
+    /// Makes the handler write to its stderr, which no store knows about.
     pub fn write_log(&mut self) {
         let size = self.random.usize(..300);
         let Some(key) = self.running(|_| true) else { return };

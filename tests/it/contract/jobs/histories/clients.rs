@@ -1,4 +1,4 @@
-//! Clients that do at random what clients do, all at once to the same few jobs, and write down what they see.
+//! Clients that do random operations on the same few jobs, all at once, and record what they see.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -11,12 +11,12 @@ use super::model::{Answer, Event, Failures, Operation};
 use crate::support::{Client, Reply, eventually};
 
 const CLIENTS: usize = 4;
-/// What each of them does in a round.
+/// How many operations each of them does in a round.
 const OPERATIONS: usize = 12;
-/// How many jobs they share in a round, about.
+/// About how many jobs they share in a round.
 const JOBS: usize = 3;
 
-/// What a client noted: of which job, or of a list.
+/// What a client recorded: about a job, or about a list.
 struct Note {
     of: Of,
     event: Event,
@@ -24,11 +24,11 @@ struct Note {
 
 enum Of {
     Job(String),
-    /// All of them; a list's ids.
+    /// All jobs; the ids of a list.
     All(Vec<String>),
 }
 
-/// The histories of the jobs of one round: the clients are spread over the instances at these addresses.
+/// Returns the histories of the jobs of one round: the clients are spread over the instances at these addresses.
 pub fn round(addresses: &[SocketAddr], seed: u64, failures: Failures) -> Vec<(String, Vec<Event>)> {
     let jobs = Mutex::new(Vec::new());
     let notes: Vec<Note> = thread::scope(|scope| {
@@ -39,7 +39,7 @@ pub fn round(addresses: &[SocketAddr], seed: u64, failures: Failures) -> Vec<(St
         let clients: Vec<_> = (0..CLIENTS).map(start).collect();
         clients.into_iter().flat_map(|client| client.join().expect("it has not failed")).collect()
     });
-    // An instance without its engine refuses that.
+    // An instance without its engine refuses to delete.
     eventually("all is deleted", || {
         Client::new(addresses[0]).delete("/_api/job/all").status == 200
     });
@@ -47,7 +47,7 @@ pub fn round(addresses: &[SocketAddr], seed: u64, failures: Failures) -> Vec<(St
     jobs.into_iter().map(|job| (history(&job, &notes), job)).map(|(h, job)| (job, h)).collect()
 }
 
-/// What was noted of this job, in the order of the requests.
+/// Returns what was recorded about this job, in the order of the requests.
 fn history(job: &str, notes: &[Note]) -> Vec<Event> {
     let concern = notes.iter().filter_map(|note| match (&note.of, note.event.operation) {
         (Of::Job(other), _) => (other == job).then_some(note.event),
@@ -122,13 +122,13 @@ impl<'a> One<'a> {
         self.notes.push(Note { of, event: Event { client, operation, answer, begin, end } });
     }
 
-    /// Notes an operation of which nothing came to be known.
+    /// Records an operation whose outcome is unknown.
     fn note_lost(&mut self, of: Of, operation: Operation, begin: Instant) {
         use Operation as O;
         let (operation, answer) = match operation {
             O::Collect | O::Abandon => (O::Abandon, Answer::Yes),
             O::Cancel | O::Forget | O::ForgetAll | O::ForgetExpired => (operation, Answer::Lost),
-            // Nothing came of it.
+            // It had no effect.
             O::Submit | O::Status | O::Peek | O::ForgetNone | O::ListDone | O::ListPending => {
                 return;
             }
@@ -144,7 +144,8 @@ impl<'a> One<'a> {
         (!is_failing).then_some(reply)
     }
 
-    /// A job that is done at once, or one that can be met while it runs; sometimes more than run at once.
+    /// Submits a job that is done at once, or one that can be seen while it runs; at times there are more than can run
+    /// at once.
     fn submit(&mut self) {
         let target = self
             .random
@@ -166,7 +167,7 @@ impl<'a> One<'a> {
         }
     }
 
-    /// Begins to collect on a connection of its own, and goes away.
+    /// Begins to collect on a connection of its own, and leaves.
     fn abandon(&mut self, job: String) {
         let begin = Instant::now();
         let mut client = Client::new(self.address);
@@ -197,7 +198,7 @@ impl<'a> One<'a> {
     }
 }
 
-/// What a reply says. A result is told by its id, and a cancelled job's by its status code.
+/// Returns the meaning of a reply. A result is recognized by its id, and a cancelled job's result by its status code.
 fn answer(operation: Operation, reply: &Reply) -> Answer {
     let asks_for_result = matches!(operation, Operation::Peek | Operation::Collect);
     match (reply.status, reply.id().is_some()) {

@@ -1,5 +1,5 @@
-//! Many clients at once over real sockets: whatever they did, what each saw of a job is explained by
-//! some order of submit, start, finish, collect, cancel, delete and expire.
+//! Many clients at once over real sockets: whatever they do, some order of submit, start, finish, collect, cancel,
+//! delete and expire explains what each saw of a job.
 //!
 //! `DEFERD_TEST_SEED` repeats the operations of a failure (their timing cannot be repeated),
 //! `DEFERD_TEST_ROUNDS` makes it longer, and `DEFERD_TEST_OPTIONS` adds options to deferd.
@@ -16,10 +16,10 @@ pub use self::model::{Failures, Rules};
 use self::model::{Answer, Event, Expiry, Operation, is_explained};
 use crate::support::Deferd;
 
-/// Each is a few histories.
+/// Each round has a few histories.
 const ROUNDS: u64 = 500;
 
-/// The clients of the instances at these addresses.
+/// Runs clients of the instances at these addresses.
 pub fn explain_all(addresses: &[SocketAddr], rules: Rules, rounds: u64) {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
     let seed = variable("DEFERD_TEST_SEED").unwrap_or_else(clock);
@@ -44,7 +44,7 @@ fn explain(options: &[&str], expiry: Expiry) {
     explain_all(&[deferd.address], Rules { expiry, ..PLAIN }, ROUNDS);
 }
 
-/// A history to be read.
+/// Returns a history in readable form.
 fn told(history: &[Event]) -> String {
     let zero = history[0].begin;
     let micros = |instant: Instant| (instant - zero).as_micros();
@@ -67,12 +67,11 @@ fn every_history_of_a_job_is_explained() {
 }
 
 #[test]
-fn every_history_of_a_job_is_explained_where_results_expire() {
+fn histories_with_expiry_are_explained() {
     explain(&["--workers", "2", "--ttl", "1ms"], Expiry::AnyTime);
 }
 
-/// Events one after the other, but where a `|` stands before one: that one is at the same time as the
-/// one before.
+/// Returns events in sequence; an event marked with `|` takes place at the same time as the previous one.
 fn history(events: &[(&str, Operation, Answer)]) -> Vec<Event> {
     let zero = Instant::now();
     let at = |n: usize| zero + Duration::from_millis(n as u64);
@@ -87,7 +86,7 @@ fn history(events: &[(&str, Operation, Answer)]) -> Vec<Event> {
     events.iter().map(place).collect()
 }
 
-/// Nothing fails, and results stay.
+/// Nothing fails, and results do not expire.
 pub const PLAIN: Rules = Rules { expiry: Expiry::Never, failures: Failures::None };
 
 #[test]
@@ -134,7 +133,7 @@ fn what_no_job_can_do_is_not_explained() {
         &[submit, ("", O::Forget, A::Yes), ("", O::Collect, A::Result)],
         &[submit, ("", O::ForgetAll, A::Yes), ("", O::Status, A::Pending)],
         &[submit, ("", O::ForgetExpired, A::Yes), ("", O::ListDone, A::Listed(true))],
-        // Done, and pending again; cancelled without a cancel, or in spite of it not.
+        // Done, and then pending again; cancelled without a cancel, or not cancelled in spite of one.
         &[submit, ("", O::Status, A::Done), ("", O::Collect, A::Pending)],
         &[submit, ("", O::Peek, A::Cancelled)],
         &[
@@ -168,7 +167,7 @@ fn what_no_job_can_do_is_not_explained() {
 }
 
 #[test]
-fn an_instance_that_dies_explains_a_second_delivery_and_an_interrupted_job_and_no_more() {
+fn what_the_death_of_an_instance_explains() {
     use {Answer as A, Operation as O};
     let submit = ("", O::Submit, A::Yes);
     let dying = Rules { failures: Failures::Instances, ..PLAIN };
@@ -181,7 +180,7 @@ fn an_instance_that_dies_explains_a_second_delivery_and_an_interrupted_job_and_n
             ("", O::Peek, A::Result),
         ],
         &[submit, ("", O::Status, A::Pending), ("", O::Peek, A::Interrupted)],
-        // Whether an operation without an answer was done is not known.
+        // Whether an operation without an answer took effect is unknown.
         &[submit, ("", O::Cancel, A::Lost), ("", O::Peek, A::Cancelled)],
         &[submit, ("", O::Cancel, A::Lost), ("", O::Peek, A::Result), ("", O::Forget, A::Lost)],
     ] {

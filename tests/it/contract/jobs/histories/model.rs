@@ -1,9 +1,9 @@
 //! The job as its clients may see it, and the search for an order that explains what they saw.
 //!
-//! A history is explained if its operations can be put in one order, each at some moment between its
-//! request and its answer, with the job's own steps (start, finish, expire) anywhere between them, such that a
-//! single job answers each as it was answered (Herlihy and Wing: linearizability). Jobs are independent: what
-//! concerns all of them, lists and deletions in bulk, is looked at as an operation on each.
+//! A history is explained if its operations can be put in one order, each at some time between its request and its
+//! answer, with the job's own steps (start, finish, expire) anywhere between them, such that a single job would give
+//! each of the answers (Herlihy and Wing: linearizability). Jobs are independent: what concerns all of them, lists and
+//! deletions in bulk, is treated as an operation on each.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -15,23 +15,23 @@ pub enum Operation {
     Status,
     Peek,
     Collect,
-    /// A collection whose client goes away: it may take the result or not, and deliver it or not.
+    /// A collection whose client leaves: it may or may not take the result, and may or may not deliver it.
     Abandon,
     Cancel,
     Forget,
     ForgetAll,
-    /// By a stamp that every job is before.
+    /// With a stamp later than every job.
     ForgetExpired,
-    /// By a stamp that no job is before.
+    /// With a stamp earlier than every job.
     ForgetNone,
     ListDone,
     ListPending,
 }
 
-/// What it is answered.
+/// The answer to an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// `202`, or `{"result":true}`, or nothing is known.
+    /// `202`, or `{"result":true}`, or it is unknown.
     Yes,
     /// `204`.
     Pending,
@@ -41,24 +41,24 @@ pub enum Answer {
     Result,
     /// The response of a job that was cancelled.
     Cancelled,
-    /// That of a job whose instance has died.
+    /// The response of a job whose instance has died.
     Interrupted,
-    /// None: whether it was done is not known.
+    /// No answer: whether it took effect is unknown.
     Lost,
     /// `404`.
     Unknown,
-    /// The list has the job, or has not.
+    /// Whether the list has the job.
     Listed(bool),
 }
 
-/// An operation with its answer, and the time that it took.
+/// An operation with its answer, and when it began and ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
     pub client: usize,
     pub operation: Operation,
     pub answer: Answer,
     pub begin: Instant,
-    /// `None`: its client has no answer, and it may come to pass at any time or never.
+    /// `None`: its client has no answer, and it may take effect at any time or never.
     pub end: Option<Instant>,
 }
 
@@ -78,7 +78,7 @@ enum Phase {
     /// It was told to end.
     Ending,
     Done(Ending),
-    /// Taken by a client that has gone away.
+    /// Taken by a client that has left.
     Taken(Ending),
     Gone,
 }
@@ -86,11 +86,11 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct State {
     phase: Phase,
-    /// Collections whose clients have gone away, and which have not taken the result.
+    /// How many collections, whose clients have left, have not taken the result.
     abandoned: u8,
 }
 
-/// What there is beside the operations.
+/// What can happen apart from the operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub expiry: Expiry,
@@ -104,12 +104,13 @@ pub struct Rules {
 )]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failures {
-    /// Nothing.
+    /// Nothing fails.
     None,
-    /// The way to the engine of a shared store, for so short a time that no instance is taken for dead: a `503` is no
-    /// answer.
+    /// The connections to the engine of a shared store fail, for so short a time that no instance is taken for dead: a
+    /// `503` is not an answer.
     Ways,
-    /// Instances die, or are taken for dead: what one runs is interrupted, and what it has delivered may come back.
+    /// Instances die, or are taken for dead: what they run is interrupted, and what they have delivered may be
+    /// restored.
     Instances,
 }
 
@@ -127,7 +128,7 @@ impl State {
         Self { phase, ..self }
     }
 
-    /// The states that the job may come to by itself.
+    /// Returns the states that the job can reach by itself.
     fn steps(self, rules: Rules) -> Vec<Self> {
         match self.phase {
             Phase::Absent | Phase::Gone => Vec::new(),
@@ -155,7 +156,7 @@ impl State {
         }
     }
 
-    /// The state behind an operation that is answered so; `None` if it cannot be.
+    /// Returns the state after an operation with this answer; `None` if that answer is impossible.
     fn after(self, operation: Operation, answer: Answer, rules: Rules) -> Option<Self> {
         use Operation as O;
         if operation == O::Abandon {
@@ -204,11 +205,11 @@ impl Ending {
     }
 }
 
-/// Whether some order of these events explains all of them.
+/// Returns whether some order of these events explains all of them.
 pub fn is_explained(events: &[Event], rules: Rules) -> bool {
     assert!(events.len() < 128, "an event is a bit");
     let waited = mask(events.iter().map(|event| event.end.is_some()));
-    // An event may be next as long as none that is left had ended before it began.
+    // An event may be next if no remaining event had ended before it began.
     let before: Vec<u128> = events
         .iter()
         .map(|event| mask(events.iter().map(|e| e.end.is_some_and(|end| end < event.begin))))
@@ -232,7 +233,7 @@ pub fn is_explained(events: &[Event], rules: Rules) -> bool {
     false
 }
 
-/// The bits of those that are true.
+/// Returns the bits of the values that are true.
 fn mask(bits: impl Iterator<Item = bool>) -> u128 {
     bits.enumerate().map(|(n, bit)| u128::from(bit) << n).sum()
 }
