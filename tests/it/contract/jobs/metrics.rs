@@ -162,12 +162,12 @@ fn a_refusal_names_its_limit_and_is_counted_for_it() {
             "too_large",
         ),
         (
-            ["--max-stored", "4K"],
+            ["--max-stored", "5K"],
             None,
             0,
             &"k".repeat(255),
             503,
-            "keys have reached a quarter of --max-stored 4K",
+            "keys have reached a quarter of --max-stored 5K",
             "many_keys",
         ),
     ] {
