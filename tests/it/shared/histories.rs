@@ -47,7 +47,7 @@ fn explain(
 
 #[test]
 fn histories_of_three_instances_are_explained() {
-    explain(Failures::None, "10s", 150, |_, _, _| thread::sleep(Duration::from_millis(50)));
+    explain(Failures::Shared, "10s", 150, |_, _, _| thread::sleep(Duration::from_millis(50)));
 }
 
 #[test]

@@ -140,7 +140,8 @@ impl<'a> One<'a> {
     /// Sends a request; `None` if it is refused because of a failure.
     fn send(&mut self, method: &str, target: &str, fields: &[(&str, &str)]) -> Option<Reply> {
         let reply = self.client.request(method, target, fields, b"");
-        let is_failing = self.failures != Failures::None && reply.status == 503;
+        let may_fail = matches!(self.failures, Failures::Ways | Failures::Instances);
+        let is_failing = may_fail && reply.status == 503;
         (!is_failing).then_some(reply)
     }
 

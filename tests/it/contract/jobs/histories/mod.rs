@@ -195,6 +195,26 @@ fn what_the_death_of_an_instance_explains() {
     ] {
         assert!(!is_explained(&history(events), dying), "{events:?}");
     }
+    // A collection in a shared store may take the job for a moment, and never loses it.
+    let taken = [
+        submit,
+        ("", O::Status, A::Done),
+        ("", O::Collect, A::Unknown),
+        ("|", O::Status, A::Unknown),
+    ];
+    for (failures, is) in
+        [(Failures::None, false), (Failures::Shared, true), (Failures::Ways, true)]
+    {
+        let rules = Rules { failures, ..PLAIN };
+        let [back, lost] =
+            [A::Done, A::Unknown].map(|then| [&taken[..], &[("", O::Status, then)]].concat());
+        assert_eq!(is_explained(&history(&back), rules), is, "{failures:?}");
+        let forgotten =
+            [&back[..], &[("", O::Forget, A::Yes), ("", O::Status, A::Unknown)]].concat();
+        assert_eq!(is_explained(&history(&forgotten), rules), is, "{failures:?}");
+        let kept = [&lost[..], &[("", O::ListDone, A::Listed(true))]].concat();
+        assert_eq!(is_explained(&history(&kept), rules), is, "{failures:?}");
+    }
     let interrupted = [submit, ("", O::Peek, A::Interrupted)];
     assert!(!is_explained(&history(&interrupted), PLAIN));
 }

@@ -80,6 +80,8 @@ enum Phase {
     Done(Ending),
     /// Taken by a client that has left.
     Taken(Ending),
+    /// Taken by a collection that does not deliver it.
+    Held(Ending),
     Gone,
 }
 
@@ -106,6 +108,9 @@ pub struct Rules {
 pub enum Failures {
     /// Nothing fails.
     None,
+    /// Nothing fails, in a shared store: a collection takes the job, and then reads its result; a deletion of many jobs
+    /// between the two leaves it without one.
+    Shared,
     /// The connections to the engine of a shared store fail, for so short a time that no instance is taken for dead: a
     /// `503` is not an answer.
     Ways,
@@ -143,6 +148,7 @@ impl State {
                 steps
             }
             Phase::Taken(ending) => vec![self.with(Phase::Done(ending)), self.with(Phase::Gone)],
+            Phase::Held(ending) => vec![self.with(Phase::Done(ending))],
             Phase::Done(ending) => {
                 let mut steps = Vec::new();
                 if self.abandoned > 0 {
@@ -154,6 +160,26 @@ impl State {
                 steps
             }
         }
+    }
+
+    /// Returns the states after an operation with this answer. A collection that finds no job in a shared store may have
+    /// had it for a moment.
+    fn afters(
+        self,
+        operation: Operation,
+        answer: Answer,
+        rules: Rules,
+    ) -> impl Iterator<Item = Self> {
+        let held = match self.phase {
+            Phase::Done(ending)
+                if rules.failures != Failures::None
+                    && (operation, answer) == (Operation::Collect, Answer::Unknown) =>
+            {
+                Some(self.with(Phase::Held(ending)))
+            }
+            _ => None,
+        };
+        self.after(operation, answer, rules).into_iter().chain(held)
     }
 
     /// Returns the state after an operation with this answer; `None` if that answer is impossible.
@@ -170,7 +196,7 @@ impl State {
             (O::ForgetAll | O::ForgetExpired, _) => (Answer::Yes, Phase::Gone),
             (O::ListDone, phase) => (Answer::Listed(matches!(phase, Phase::Done(_))), phase),
             (O::ListPending, phase) => (Answer::Listed(phase.is_pending()), phase),
-            (_, phase @ (Phase::Absent | Phase::Taken(_) | Phase::Gone)) => {
+            (_, phase @ (Phase::Absent | Phase::Taken(_) | Phase::Held(_) | Phase::Gone)) => {
                 (Answer::Unknown, phase)
             }
             (O::Forget, _) => (Answer::Yes, Phase::Gone),
@@ -221,11 +247,10 @@ pub fn is_explained(events: &[Event], rules: Rules) -> bool {
             return true;
         }
         let steps = state.steps(rules).into_iter().map(|state| (passed, state));
-        let events = events.iter().enumerate().filter_map(|(n, event)| {
+        let events = events.iter().enumerate().flat_map(|(n, event)| {
             let may_be_next = passed & (1 << n) == 0 && before[n] & !passed == 0;
-            let state =
-                may_be_next.then(|| state.after(event.operation, event.answer, rules))??;
-            Some((passed | 1 << n, state))
+            let states = may_be_next.then(|| state.afters(event.operation, event.answer, rules));
+            states.into_iter().flatten().map(move |state| (passed | 1 << n, state))
         });
         let next = steps.chain(events).filter(|next| seen.insert(*next));
         open.extend(next);
