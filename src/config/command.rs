@@ -52,10 +52,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, I
                 check_first("token", &from_line, &config)?;
                 return token(&mut parser);
             }
-            lexopt::Arg::Value(word) if client_command(&word).is_some() => {
-                let word = client_command(&word).unwrap_or_default();
-                check_first(word, &from_line, &config)?;
-                return Ok(Command::Client(word, parser.raw_args()?.collect()));
+            lexopt::Arg::Value(word) => {
+                let Some(command) = client_command(&word) else {
+                    return Err(lexopt::Arg::Value(word).unexpected().into());
+                };
+                check_first(command, &from_line, &config)?;
+                return Ok(Command::Client(command, parser.raw_args()?.collect()));
             }
             other => return Err(other.unexpected().into()),
         }

@@ -56,7 +56,7 @@ impl Prepared {
 
 /// The outcome of a submission.
 pub enum Submitted {
-    /// A new job; it is accepted once the outcome says so, or at once if there is none.
+    /// A new job; it is accepted once its outcome says so, or at once without an outcome.
     New(JobId, Option<Outcome>),
     /// The job of an earlier submission with the same key, which may not be durable yet; and this submission, to be
     /// repeated if the earlier one is refused.

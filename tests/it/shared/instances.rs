@@ -61,7 +61,8 @@ impl Instances {
         panic!("no job runs on instance {n}");
     }
 
-    /// Waits until an instance has a job's result, and collects it there; while the engine fails, there is none.
+    /// Waits until an instance has a job's result, and collects it there. While the engine fails, the
+    /// instance answers `503`, and is asked again.
     #[track_caller]
     pub fn result(&self, n: usize, id: &str) -> Reply {
         let mut reply = None;

@@ -42,7 +42,7 @@ impl On {
 
     /// Submits a job with a key of its own.
     fn keyed(&self, n: usize, now: Moment) -> (Result<Accepted, Refused>, IdempotencyKey) {
-        let (call, route) = (call(n, &nobody()), deferd::job::RouteIndex(0));
+        let (call, route) = (call(n, &anonymous()), deferd::job::RouteIndex(0));
         let key = IdempotencyKey { key: format!("key {n}").into(), fingerprint: [7; 32] };
         let line = line(&call);
         let submission = Submission {
@@ -133,7 +133,7 @@ fn more_jobs_are_forgotten_than_one_call_takes() {
     let jobs = batch(&on.store, 700, Until::Done);
     let pending = batch(&on.store, 600, Until::Running);
     let waiting = batch(&on.store, 30, Until::Waiting);
-    on.store.forget_all(&nobody()).unwrap();
+    on.store.forget_all(&anonymous()).unwrap();
     assert_eq!(listed(&on.store), []);
     assert_eq!(on.audit(), 630, "the work goes on");
     assert_eq!(claim_all(&on.store).len(), 30);
@@ -147,7 +147,7 @@ fn more_jobs_are_forgotten_than_one_call_takes() {
     let late = submit(&on.store, 1, Keep::Result);
     start(&on.store, &late);
     on.store.finish(&late.key, response(late.n), at(LATER));
-    on.store.forget_before(&nobody(), at(LATER).stamp).unwrap();
+    on.store.forget_before(&anonymous(), at(LATER).stamp).unwrap();
     assert_eq!(listed(&on.store), [late.key.id]);
     assert!(deliver(&on.store, &late));
     assert_eq!((on.audit(), on.stored()), (0, 0));
@@ -169,10 +169,10 @@ fn results_and_keys_grow_old() {
     let (again, reused) = on.keyed(519, at(LATER));
     assert_eq!(again.unwrap().id(), ids[519]);
     let other = IdempotencyKey { fingerprint: [8; 32], ..reused };
-    assert_eq!(on.store.recall(&nobody(), &other), Err(Refused::KeyReused));
+    assert_eq!(on.store.recall(&anonymous(), &other), Err(Refused::KeyReused));
     assert_ne!(on.keyed(3, at(LATER)).0.unwrap().id(), ids[3]);
     assert_eq!(on.audit(), 6);
-    on.store.forget_all(&nobody()).unwrap();
+    on.store.forget_all(&anonymous()).unwrap();
     let left = claim_all(&on.store);
     for job in &left {
         on.store.finish(job, response(0), at(LATER));
@@ -188,7 +188,7 @@ fn a_full_engine_takes_results_but_no_requests() {
     on.engine.command::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]);
     let large = http::Response::new(vec![b'x'; 200_000].into());
     assert_eq!(on.store.finish(&job.key, large, at(THEN)), Finished::Kept);
-    let mut request = call(2, &nobody());
+    let mut request = call(2, &anonymous());
     *request.request.body_mut() = vec![b'.'; 200_000].into();
     let refused = offer(&on.store, request, Keep::Result, at(THEN));
     assert!(matches!(refused, Err(Refused::EngineFull)), "{refused:?}");
@@ -206,7 +206,7 @@ fn a_withdrawn_submission_leaves_a_job_found_by_key() {
     assert!(alone.is_ok());
     on.note_lost_reply();
     on.withdraw(&key);
-    assert_eq!(on.store.recall(&nobody(), &key), Ok(None));
+    assert_eq!(on.store.recall(&anonymous(), &key), Ok(None));
     assert_eq!((on.audit(), on.stored()), (0, 0));
     for told_by_submission in [true, false] {
         let (first, key) = on.keyed(1, at(THEN));
@@ -215,15 +215,15 @@ fn a_withdrawn_submission_leaves_a_job_found_by_key() {
         if told_by_submission {
             assert_eq!(on.keyed(1, at(THEN)).0, Ok(Accepted::Known(id)));
         } else {
-            assert_eq!(on.store.recall(&nobody(), &key), Ok(Some(id)));
+            assert_eq!(on.store.recall(&anonymous(), &key), Ok(Some(id)));
         }
         on.withdraw(&key);
         assert_eq!(on.audit(), 1);
-        assert_eq!(on.store.recall(&nobody(), &key), Ok(Some(id)));
+        assert_eq!(on.store.recall(&anonymous(), &key), Ok(Some(id)));
         let job = Job { n: 1, key: self::key(id) };
         start(&on.store, &job);
         assert_eq!(finish(&on.store, &job), Finished::Kept);
-        on.store.forget_all(&nobody()).unwrap();
+        on.store.forget_all(&anonymous()).unwrap();
     }
     assert_eq!((on.audit(), on.stored()), (0, 0));
 }
@@ -267,7 +267,7 @@ fn connections_that_died_while_idle_are_made_anew() {
 #[test]
 fn all_keys_go_with_all_jobs() {
     let on = On::with(one_lane(), 64 << 20);
-    let forget_all = || on.store.forget_all(&nobody()).unwrap();
+    let forget_all = || on.store.forget_all(&anonymous()).unwrap();
     for n in 0..600 {
         on.keyed(n, at(THEN)).0.unwrap();
     }
@@ -276,7 +276,7 @@ fn all_keys_go_with_all_jobs() {
     on.audit();
     let (again, key) = on.keyed(1, at(LATER));
     assert!(matches!(again, Ok(Accepted::New(_))), "{again:?}");
-    assert!(on.store.recall(&nobody(), &key).unwrap().is_some());
+    assert!(on.store.recall(&anonymous(), &key).unwrap().is_some());
     on.audit();
     forget_all();
     for job in jobs.iter().chain(&claim_all(&on.store)) {
@@ -338,12 +338,12 @@ fn the_newest_logs_are_kept_while_there_is_room() {
     on.store.expire_logs(Age::from_micros((THEN as i64 + 10) * 1_000_000));
     assert_eq!((log(9), log(10).as_deref()), (None, Some(&b"log 10"[..])));
     // They are the first to be dropped.
-    let mut large = call(0, &nobody());
+    let mut large = call(0, &anonymous());
     *large.request.body_mut() = vec![b'.'; 390_000].into();
     offer(&on.store, large, Keep::Result, at(LATER)).unwrap();
     assert_eq!((log(12), log(68).as_deref()), (None, Some(&b"log 68"[..])));
     on.audit();
-    on.store.forget_all(&nobody()).unwrap();
+    on.store.forget_all(&anonymous()).unwrap();
     on.store.finish(&claim(&on.store).unwrap().job, response(0), at(LATER));
     assert_eq!((on.audit(), on.stored()), (0, 0));
 }

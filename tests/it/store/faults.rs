@@ -134,7 +134,7 @@ fn a_failing_disk_refuses_jobs_but_reads_results() {
         volume.fail(Some(FaultPlan { kind, after: 0, times: usize::MAX, how: How::Badly }));
         let key = Some(idempotency(kind as usize));
         let offer = || {
-            let (call, route) = (call(99, &nobody()), RouteIndex(0));
+            let (call, route) = (call(99, &anonymous()), RouteIndex(0));
             let (line, keep, key) = (line(&call), Keep::Result, key.clone());
             let submission = Submission { call, route, line, keep, key, callback: None };
             store.submit(submission, at(THEN))
@@ -142,14 +142,14 @@ fn a_failing_disk_refuses_jobs_but_reads_results() {
         assert_eq!(offer(), Err(Refused::Unavailable));
         assert_eq!(store.check(0), Err(Refused::Unavailable));
         assert_eq!(offer(), Err(Refused::Unavailable));
-        assert_eq!(store.recall(&nobody(), key.as_ref().unwrap()), Ok(None));
+        assert_eq!(store.recall(&anonymous(), key.as_ref().unwrap()), Ok(None));
         assert_eq!(list_all(&store, List::Pending), []);
         eventually("results are read between two attempts", || {
             done.iter().all(|job| matches!(store.peek(&job.key), Lookup::Done(_)))
         });
         volume.fail(None);
         eventually("it works again", || store.check(0).is_ok());
-        assert_eq!(store.recall(&nobody(), key.as_ref().unwrap()), Ok(None));
+        assert_eq!(store.recall(&anonymous(), key.as_ref().unwrap()), Ok(None));
         for job in &done {
             let Delivery { result, id } = collected(&store, job).unwrap();
             job.assert_result(&result);
@@ -157,7 +157,7 @@ fn a_failing_disk_refuses_jobs_but_reads_results() {
         }
     }
     // The accounts have exactly what exists.
-    store.forget_all(&nobody()).unwrap();
+    store.forget_all(&anonymous()).unwrap();
     assert_empty(&store, &[]);
 }
 
@@ -169,7 +169,7 @@ fn a_failing_store_is_a_503_and_counted() {
     let jobs = Jobs::new(Arc::clone(&store) as Arc<dyn Store>, Budget::new(1 << 20), limits);
     volume.fail(Some(FaultPlan { kind: Kind::Sync, after: 0, times: usize::MAX, how: How::Badly }));
     let submit = || {
-        let (call, route) = (call(1, &nobody()), RouteIndex(0));
+        let (call, route) = (call(1, &anonymous()), RouteIndex(0));
         let (line, keep) = (line(&call), Keep::Result);
         jobs.submit(Submission { call, route, line, keep, key: None, callback: None })
     };
@@ -247,7 +247,7 @@ fn a_full_disk_takes_removals_and_has_room_after_them() {
         let store = open_for(ROOM, &volume, Durability::Commit).unwrap().0;
         volume.limit(Some(LIMIT));
         let submit = |n: usize| {
-            let mut call = call(n, &nobody());
+            let mut call = call(n, &anonymous());
             *call.request.body_mut() = vec![b'.'; size].into();
             offer(&store, call, Keep::Result, at(THEN))
         };
@@ -295,7 +295,7 @@ fn results_that_fit_singly_are_done_one_by_one() {
     let jobs = batch(&store, 8, Until::Running);
     let content = vec![b'x'; 60_000];
     let fill = || {
-        let mut call = call(8, &nobody());
+        let mut call = call(8, &anonymous());
         *call.request.body_mut() = content.clone().into();
         offer(&store, call, Keep::Result, at(THEN)).map(key)
     };
@@ -362,13 +362,13 @@ fn a_result_stays_until_the_collecting_job_has_it() {
     volume.limit(Some(0));
     // Until nothing as large as the result fits any more.
     let fills = || {
-        let mut call = call(1, &nobody());
+        let mut call = call(1, &anonymous());
         *call.request.body_mut() = content.clone().into();
         offer(&*store, call, Keep::Nothing, at(THEN)).is_ok()
     };
     while fills() {}
     claim_all(&*store);
-    let mut collect = call(2, &nobody());
+    let mut collect = call(2, &anonymous());
     *collect.request.method_mut() = Method::PUT;
     *collect.request.uri_mut() = format!("/_api/job/{}", collected.key.id).parse().unwrap();
     eventually("a small job fits", || store.check(0).is_ok());

@@ -114,7 +114,7 @@ fn ids_increase_over_restarts_with_the_clock_stepped_back() {
     {
         let store = open(&volume, Durability::Commit).unwrap().0;
         for n in 0..3 {
-            let id = offer(&store, call(n, &nobody()), Keep::Nothing, at(now)).unwrap();
+            let id = offer(&store, call(n, &anonymous()), Keep::Nothing, at(now)).unwrap();
             assert!(last < Some(id), "{id} at {now}");
             last = Some(id);
             // Not even if no job is left.

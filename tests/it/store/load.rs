@@ -56,7 +56,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
     const BODY: usize = 64 * 1024;
     rounds(open, |store| {
         let large = || {
-            let mut call = call(0, &nobody());
+            let mut call = call(0, &anonymous());
             *call.request.body_mut() = vec![b'.'; BODY].into();
             call
         };
@@ -77,7 +77,7 @@ fn a_full_store_takes_exactly_what_fits(open: Open) {
         assert_eq!(accepted.len(), CAPACITY / footprint);
         assert!(has_exactly(store, CAPACITY % footprint));
         // Their work takes room until it is done, wanted or not.
-        store.forget_all(&nobody()).unwrap();
+        store.forget_all(&anonymous()).unwrap();
         assert!(!has_room(store, footprint));
         assert_eq!(claim_all(store).len(), accepted.len());
         let jobs: Vec<Job> = accepted.into_iter().map(|id| Job { n: 0, key: key(id) }).collect();
@@ -93,7 +93,7 @@ fn ids_are_unique_and_increase(open: Open) {
         // The clock of each thread stands still or steps back.
         let submit_all = || {
             let times = (0..BATCH).map(|n| at(THEN - (n % 7) as f64));
-            let calls = times.map(|now| offer(store, call(0, &nobody()), Keep::Result, now));
+            let calls = times.map(|now| offer(store, call(0, &anonymous()), Keep::Result, now));
             calls.collect::<Result<Vec<_>, _>>().unwrap()
         };
         let ids = race(&[&submit_all, &submit_all, &submit_all]);
@@ -101,7 +101,7 @@ fn ids_are_unique_and_increase(open: Open) {
         let all: HashSet<_> = ids.concat().into_iter().collect();
         assert_eq!(all.len(), 3 * BATCH);
         assert!(list_all(store, List::Pending).is_sorted_by(|a, b| a < b));
-        store.forget_all(&nobody()).unwrap();
+        store.forget_all(&anonymous()).unwrap();
         assert_eq!(claim_all(store).len(), all.len());
         for n in all {
             store.finish(&key(n), response(0), at(THEN));
@@ -131,7 +131,7 @@ fn every_result_arrives_once_from_many_producers(open: Open) {
                 return;
             }
             let id = loop {
-                let mut call = call(n, &nobody());
+                let mut call = call(n, &anonymous());
                 call.request.headers_mut().insert("x-ballast", "x".repeat(8000).parse().unwrap());
                 match offer(&*store, call, Keep::Result, at(THEN)) {
                     Ok(id) => break id,
@@ -155,7 +155,7 @@ fn every_result_arrives_once_from_many_producers(open: Open) {
     let collect = || {
         let mut turn = 0;
         while is_under_way() {
-            for id in store.list(&nobody(), List::Done, None, 16).unwrap() {
+            for id in store.list(&anonymous(), List::Done, None, 16).unwrap() {
                 // Its producer may not have recorded it yet.
                 let Some(n) = numbers.lock().unwrap().get(&id).copied() else { continue };
                 let job = Job { n, key: key(id) };

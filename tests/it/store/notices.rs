@@ -30,7 +30,7 @@ pub fn telling() -> Plan {
 
 /// Submits a job that also has a callback.
 pub fn offer_telling(store: &dyn Store, n: usize, keep: Keep) -> Result<Job, Refused> {
-    let call = call(n, &nobody());
+    let call = call(n, &anonymous());
     let (route, line, callback) = (RouteIndex(0), line(&call), Some("http://h/".into()));
     let submission = Submission { call, route, line, keep, key: None, callback };
     let id = store.submit(submission, at(THEN)).map(Accepted::id)?;
@@ -116,7 +116,7 @@ fn jobs_without_a_result_lead_to_notices(open: OpenWith) {
         assert_eq!(receivers(&notices, job), ["on-done", "callback"], "{}", job.n);
     }
     end(store, &notices);
-    store.forget_all(&nobody()).unwrap();
+    store.forget_all(&anonymous()).unwrap();
     assert_empty(store, &[dropped, forgotten, waiting, cancelled]);
 }
 
@@ -136,8 +136,8 @@ fn no_client_can_ask_for_a_notice(open: OpenWith) {
         assert_eq!(store.forget(notice), Ok(false));
         assert!(matches!(store.peek(notice), Lookup::Unknown));
     }
-    store.forget_all(&nobody()).unwrap();
-    store.forget_before(&nobody(), at(LATER).stamp).unwrap();
+    store.forget_all(&anonymous()).unwrap();
+    store.forget_before(&anonymous(), at(LATER).stamp).unwrap();
     end(store, &notices);
     assert_eq!(list_all(store, List::Done), []);
     assert_empty(store, &[job]);
@@ -167,6 +167,6 @@ fn notices_find_room_in_a_full_store(open: OpenWith) {
         assert_eq!(receivers(&notices, job), ["on-done", "on-failure", "callback"], "{}", job.n);
     }
     end(store, &notices);
-    store.forget_all(&nobody()).unwrap();
+    store.forget_all(&anonymous()).unwrap();
     assert_empty(store, &jobs);
 }

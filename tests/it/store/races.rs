@@ -240,8 +240,8 @@ fn a_result_is_delivered_or_deleted_never_both(open: Open) {
 
 /// The deletions in bulk that reach results in delivery.
 const BULK: [fn(&dyn Store); 2] = [
-    |store| store.forget_all(&nobody()).unwrap(),
-    |store| store.forget_before(&nobody(), at(LATER).stamp).unwrap(),
+    |store| store.forget_all(&anonymous()).unwrap(),
+    |store| store.forget_before(&anonymous(), at(LATER).stamp).unwrap(),
 ];
 
 fn a_failed_delivery_does_not_restore_deleted_results(open: Open) {
@@ -421,7 +421,7 @@ fn a_job_never_vanishes_between_its_states(open: Open) {
             assert!(listed(store).iter().eq(jobs.iter().map(|job| &job.key.id)));
         };
         race(&[&work, &look, &look]);
-        store.forget_all(&nobody()).unwrap();
+        store.forget_all(&anonymous()).unwrap();
         assert_empty(store, &jobs);
     });
 }
@@ -462,9 +462,9 @@ fn a_key_is_accepted_while_all_are_forgotten(open: Open) {
         let submit = || {
             for n in 0..BATCH / 4 {
                 let key = IdempotencyKey { key: "one".into(), fingerprint: [1; 32] };
-                let known = store.recall(&nobody(), &key).expect("it is the same request");
+                let known = store.recall(&anonymous(), &key).expect("it is the same request");
                 let id = known.unwrap_or_else(|| {
-                    let (call, route) = (call(0, &nobody()), RouteIndex(0));
+                    let (call, route) = (call(0, &anonymous()), RouteIndex(0));
                     let (line, keep, key) = (line(&call), Keep::Result, Some(key));
                     let submission = Submission { call, route, line, keep, key, callback: None };
                     let accepted = store.submit(submission, at(THEN));
@@ -473,9 +473,9 @@ fn a_key_is_accepted_while_all_are_forgotten(open: Open) {
                 submitted.lock().unwrap().insert(id);
             }
         };
-        let forget = || (0..BATCH / 4).for_each(|_| store.forget_all(&nobody()).unwrap());
+        let forget = || (0..BATCH / 4).for_each(|_| store.forget_all(&anonymous()).unwrap());
         race(&[&submit, &submit, &forget]);
-        store.forget_all(&nobody()).unwrap();
+        store.forget_all(&anonymous()).unwrap();
         let claimed = claim_all(store);
         let ids: HashSet<JobId> = claimed.iter().map(|job| job.id).collect();
         assert_eq!(ids, submitted.into_inner().unwrap(), "each was accepted, and none has run");

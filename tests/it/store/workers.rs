@@ -100,7 +100,7 @@ fn finish_claimed(store: &dyn Store, claimed: &Claimed) {
 
 /// Submits job `n` to a lane.
 fn submit_to(store: &dyn Store, lane: usize, n: usize) -> Job {
-    let (call, route) = (call(n, &nobody()), RouteIndex(lane));
+    let (call, route) = (call(n, &anonymous()), RouteIndex(lane));
     let line = line(&call);
     let submission =
         Submission { call, route, line, keep: Keep::Result, key: None, callback: None };

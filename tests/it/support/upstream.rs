@@ -160,7 +160,7 @@ fn serve(number: usize, stream: TcpStream, shared: &Shared, script: &Script) {
     shared.closed.lock().unwrap().insert(number);
 }
 
-/// Reads a request; its content has a length, or there is none.
+/// Reads a request, whose content has a length or is missing.
 fn read(connection: usize, reader: &mut BufReader<TcpStream>) -> Option<Received> {
     let mut next = || {
         let mut line = String::new();

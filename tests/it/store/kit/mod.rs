@@ -211,17 +211,17 @@ impl Job {
 }
 
 /// Returns the owner of every job of the races.
-pub fn nobody() -> Owner {
+pub fn anonymous() -> Owner {
     Owner::anonymous()
 }
 
 /// Returns the key of a job of the anonymous owner.
 pub fn key(id: JobId) -> JobKey {
-    JobKey { owner: nobody(), id }
+    JobKey { owner: anonymous(), id }
 }
 
 pub fn submit(store: &dyn Store, n: usize, keep: Keep) -> Job {
-    let id = offer(store, call(n, &nobody()), keep, at(THEN)).expect("there is room");
+    let id = offer(store, call(n, &anonymous()), keep, at(THEN)).expect("there is room");
     Job { n, key: key(id) }
 }
 
@@ -267,7 +267,7 @@ pub fn start(store: &dyn Store, job: &Job) -> Arc<Execution> {
 
 /// Returns the request to which a job was redirected.
 pub fn redirected(route: RouteIndex, deadline: Instant) -> Redirected {
-    Redirected { call: call(0, &nobody()), route, count: 1, deadline }
+    Redirected { call: call(0, &anonymous()), route, count: 1, deadline }
 }
 
 /// Claims jobs for as long as there is one; returns them in their order.
@@ -338,7 +338,7 @@ pub fn deliver(store: &dyn Store, job: &Job) -> bool {
 /// Returns every id of the anonymous owner in this list.
 #[track_caller]
 pub fn list_all(store: &dyn Store, list: List) -> Vec<JobId> {
-    store.list(&nobody(), list, None, usize::MAX).unwrap()
+    store.list(&anonymous(), list, None, usize::MAX).unwrap()
 }
 
 /// Returns every id of the anonymous owner.

@@ -227,7 +227,7 @@ impl Scenario {
             self.trace.push(format!("no room for {n}"));
             return;
         };
-        let mut call = call(n, &nobody());
+        let mut call = call(n, &anonymous());
         *call.request.body_mut() = content;
         // The clock often steps back.
         let now = at(self.random.usize(..50) as f64);
@@ -424,7 +424,7 @@ impl Scenario {
     }
 
     fn forget_all(&mut self) {
-        let forgotten = self.store.forget_all(&nobody());
+        let forgotten = self.store.forget_all(&anonymous());
         self.trace.push(format!("forget all {forgotten:?}"));
         let keys: Vec<JobKey> = self.promises.values().map(|p| p.key.clone()).collect();
         keys.iter().for_each(|key| self.forgotten(key));
@@ -448,7 +448,7 @@ impl Scenario {
         }
         for promise in self.promises.values_mut().filter(|p| p.key_gone == Sure::No) {
             if let Some(key) = &promise.idempotency
-                && self.store.recall(&nobody(), key) == Ok(None)
+                && self.store.recall(&anonymous(), key) == Ok(None)
             {
                 promise.key_gone = Sure::Perhaps;
             }
@@ -540,10 +540,10 @@ impl Check<'_> {
             assert_eq!(listed.contains(&id), status.is_some());
         }
         for key in self.refused {
-            assert_eq!(store.recall(&nobody(), key), Ok(None), "of a job that was refused");
+            assert_eq!(store.recall(&anonymous(), key), Ok(None), "of a job that was refused");
         }
         // An id that was assigned is not assigned again.
-        let next = offer(store, call(0, &nobody()), Keep::Result, at(0.0)).unwrap();
+        let next = offer(store, call(0, &anonymous()), Keep::Result, at(0.0)).unwrap();
         assert!(self.promised.keys().all(|&id| id < next), "{next} was given out before");
         assert!(waiting.keys().all(|&id| id < next), "{next} is taken");
         files
@@ -558,7 +558,7 @@ impl Check<'_> {
             assert_eq!(attempt.route, route(promise.n, RERUNS.len()));
             let (request, id) = (&attempt.call.request, job.id);
             assert_eq!(request.body(), &body(promise.n), "the request of {id}");
-            let expected = call(promise.n, &nobody()).request;
+            let expected = call(promise.n, &anonymous()).request;
             assert_eq!((request.method(), request.uri()), (expected.method(), expected.uri()));
             assert_eq!(request.headers(), expected.headers());
             files += usize::from(request.body().in_file().is_some());
@@ -619,7 +619,7 @@ impl Check<'_> {
         let Some(key) = &begun.idempotency else { return };
         let id = begun.key.id;
         let sure = |what: fn(&Promise) -> Sure| promised.is_some_and(|p| what(p) == Sure::Yes);
-        match store.recall(&nobody(), key) {
+        match store.recall(&anonymous(), key) {
             Ok(Some(known)) => {
                 assert_eq!(known, id);
                 assert!(!sure(|p| p.key_gone), "the key of {id} is back");
